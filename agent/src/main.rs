@@ -1,0 +1,3 @@
+//! The hyperv-agent binary.
+
+fn main() {}

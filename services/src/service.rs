@@ -1,0 +1,36 @@
+//! What a service is to the agent.
+
+use hyperv_vmbus::ic::{Negotiated, Status};
+
+/// An integration service behind one open device.
+///
+/// A service is straight-line, blocking code, owned by the device's worker
+/// thread: it may wait for a disk or a network file system. It is made anew
+/// each time its device is opened; dropping it abandons what was under way.
+///
+/// A request comes in by the method of its transport; both decode into the same
+/// request and run the same logic.
+pub trait Service: Send {
+    /// One request over a ring: `body` is what follows the
+    /// integration-component header. What the service leaves in `body` goes
+    /// back to the host, with the status given here.
+    fn handle_uio(&mut self, body: &mut [u8]) -> Status;
+
+    /// One request over a character device: the first `len` bytes of `buffer`.
+    /// The reply is left in `buffer`; its length is given back.
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize;
+
+    /// The host and the agent settled on these versions; told at each
+    /// negotiation over a ring, which may come at any time.
+    fn negotiated(&mut self, _versions: Negotiated) {}
+
+    /// What the kernel answered to the registration on a character device.
+    fn registered(&mut self, _answer: &[u8]) {}
+
+    /// Whether more requests are expected at once, as during a file transfer:
+    /// then the worker keeps the device to itself and looks for the next
+    /// request for a moment before it sleeps.
+    fn busy(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,3 @@
+//! A simulated Hyper-V host.
+
+pub mod port;

@@ -1,0 +1,3 @@
+//! The hyperv-sim binary.
+
+fn main() {}

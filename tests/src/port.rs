@@ -1,0 +1,166 @@
+//! What a guest machine is to the simulated host: devices that it offers, and
+//! the host's end of each that the guest has opened. Scenarios know nothing
+//! beyond this, so the same scenario runs in process and black box.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::mapping::MappedRings;
+
+/// A device that the host offers to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// A VMBus device bound to `uio_hv_generic`.
+    Uio {
+        /// Class of the device.
+        class: Guid,
+        /// Instance of the device.
+        instance: Guid,
+        /// It appears as `/dev/uioN` with this number.
+        number: u32,
+        /// Bytes of each ring, header page included.
+        ring_len: usize,
+    },
+    /// A VMBus device held by `hv_utils`, seen as its character device.
+    HvUtil {
+        /// Class of the device.
+        class: Guid,
+        /// Instance of the device.
+        instance: Guid,
+        /// Node under `/dev`, for example `vmbus/hv_fcopy`.
+        node: &'static str,
+    },
+}
+
+/// A device that has been offered.
+pub trait Device: Send + Sync {
+    /// Waits until the guest has opened the device, and gives the host's end of
+    /// it: fresh rings at each open, as the kernel makes them.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has not opened it in time.
+    fn accept(&self, timeout: Duration) -> Result<Port>;
+
+    /// Takes the device away, as a host does: the guest's descriptor reports an
+    /// error from now on, and the device is gone from the guest's `/sys` and
+    /// `/dev`.
+    ///
+    /// # Errors
+    ///
+    /// Where the device could not be removed from the guest's view.
+    fn rescind(&self) -> Result<()>;
+}
+
+/// The host's end of an open device.
+pub enum Port {
+    /// Rings and a doorbell.
+    Uio(UioPort),
+    /// Messages through a character device.
+    HvUtil(Arc<dyn Pipe>),
+}
+
+/// The host's end of an open channel.
+pub struct UioPort {
+    /// The rings, named as the guest sees them: the host reads `outgoing` and
+    /// writes `incoming`.
+    pub rings: MappedRings,
+    /// Interrupts and signals.
+    pub bell: Arc<dyn Bell>,
+}
+
+/// What a wait came back with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The guest signalled at least once since the last wait.
+    Signalled,
+    /// The guest closed the device.
+    Closed,
+    /// Nothing happened in time.
+    TimedOut,
+}
+
+/// Interrupts to the guest and signals from it.
+pub trait Bell: Send + Sync {
+    /// Interrupts the guest, whatever the ring's mask says: whether to is the
+    /// caller's decision.
+    fn interrupt(&self);
+
+    /// Waits for the guest to signal.
+    fn wait(&self, timeout: Duration) -> Event;
+
+    /// How often the guest has signalled since the device was opened.
+    fn signals(&self) -> u64;
+
+    /// How often the guest was interrupted since the device was opened.
+    fn interrupts(&self) -> u64;
+}
+
+/// The kernel's end of a `/dev/vmbus/hv_*` device.
+pub trait Pipe: Send + Sync {
+    /// Gives the guest a message to read.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has closed the device.
+    fn send(&self, message: &[u8]) -> Result<()>;
+
+    /// Waits for what the guest writes; `None` where nothing came in time.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has closed the device.
+    fn recv(&self, timeout: Duration) -> Result<Option<Vec<u8>>>;
+
+    /// Lets each write of the guest fail with `EINVAL` from now on, as the
+    /// kernel does with a reply that comes too late.
+    fn refuse_writes(&self);
+}
+
+/// A guest machine with the one program that is looked at.
+pub trait Machine {
+    /// Makes a device appear in the guest.
+    ///
+    /// # Errors
+    ///
+    /// Where it could not be put into the guest's view.
+    fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>>;
+
+    /// Starts the program.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be started.
+    fn start(&mut self) -> Result<()>;
+
+    /// Ends the program in an orderly way (SIGTERM), and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not end in time.
+    fn stop(&mut self) -> Result<()>;
+
+    /// Ends the program at once (SIGKILL), where that can be done: in process
+    /// it cannot.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no program of its own to kill.
+    fn kill(&mut self) -> Result<()>;
+
+    /// Process id of the program, where it is a process of its own.
+    fn pid(&self) -> Option<u32>;
+
+    /// Whether the program runs.
+    fn is_running(&mut self) -> bool;
+
+    /// A directory that exists, under the same path, for the program and for
+    /// the host, on an ordinary file system.
+    fn directory(&self) -> &Path;
+
+    /// What the program has logged so far.
+    fn log(&self) -> String;
+}

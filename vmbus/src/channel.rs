@@ -1,0 +1,133 @@
+//! What an open device is to the rest of the agent: a [`Channel`] that takes
+//! messages in and sends replies out, whichever transport is beneath.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::ring::RingError;
+
+/// Which way messages travel. It decides how a service reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// VMBus rings mapped through UIO: messages carry the integration-component
+    /// header, and versions are negotiated by the agent. Protocol sections 2
+    /// to 4.
+    Uio,
+    /// A `/dev/vmbus/hv_*` character device: the kernel negotiates and strips
+    /// the header. Protocol section 6.
+    HvUtil,
+}
+
+/// What [`Channel::recv`] put into the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Where it lies in the buffer: from `start`, `len` bytes.
+    pub start: usize,
+    /// Bytes of the message.
+    pub len: usize,
+    /// What it is.
+    pub kind: MessageKind,
+    /// The packet's transaction id; the reply carries it back. Zero on a
+    /// character device.
+    pub transaction: u64,
+}
+
+/// What kind of message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageKind {
+    /// A request, to be answered.
+    Request,
+    /// The kernel's answer to the registration on a character device; it is not
+    /// answered.
+    Registered,
+    /// A packet of a type that carries no request (the number is the packet's
+    /// type); it is not answered.
+    Other(u16),
+}
+
+/// Whether a reply went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// It is on its way.
+    Done,
+    /// The outgoing ring is full. The host has been asked to interrupt when
+    /// there is room: wait for the descriptor and send again.
+    Full,
+}
+
+/// Why a channel is of no more use. Each means: drop it, and open the device
+/// again when it is there.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The host or the kernel took the device away.
+    #[error("the device went away")]
+    Gone,
+    /// The kernel refused a reply, because it came after the kernel's own time
+    /// limit or because the guest was suspended meanwhile.
+    #[error("the kernel refused the reply: it came too late, or the machine was suspended")]
+    ReplyRefused,
+    /// What stands in the ring cannot be.
+    #[error("the ring is corrupt: {0}")]
+    Corrupt(#[from] RingError),
+    /// A system call on the device failed.
+    #[error("{call} failed: {source}")]
+    Io {
+        /// What was being done.
+        call: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// An open device that carries a service's messages.
+///
+/// A channel belongs to one thread. None of its methods waits: where there is
+/// nothing to do they say so, and the caller waits for [`Channel::as_fd`] to
+/// become readable, edge-triggered.
+///
+/// The order that loses no message: [`recv`](Channel::recv) until it gives
+/// `None`, then [`arm`](Channel::arm); where that gives `true`, again from the
+/// start; otherwise wait for the descriptor.
+pub trait Channel: Send {
+    /// The descriptor that becomes readable when the host sends.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Which transport this is.
+    fn transport(&self) -> Transport;
+
+    /// Bytes a buffer must have to hold every message.
+    fn buffer_len(&self) -> usize;
+
+    /// Takes the next message into `buffer`, which has at least
+    /// [`buffer_len`](Channel::buffer_len) bytes; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ChannelError`] but [`ChannelError::ReplyRefused`].
+    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError>;
+
+    /// Sends `reply` to the request that had this `transaction`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ChannelError`].
+    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError>;
+
+    /// Asks for an interrupt at the next message, and looks once more: `true`
+    /// where a message is there already, so that waiting would be wrong.
+    fn arm(&mut self) -> bool;
+
+    /// Whether a message is there, without asking for an interrupt: for looking
+    /// again and again during a short bounded time. Always `false` where only
+    /// the descriptor can tell.
+    fn pending(&mut self) -> bool;
+
+    /// Consumes what made the descriptor readable, after a wake-up that brought
+    /// no message: this is how a device that went away shows itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Gone`] or [`ChannelError::Io`].
+    fn acknowledge(&mut self) -> Result<(), ChannelError>;
+}

@@ -1,0 +1,1 @@
+//! A channel over a `/dev/vmbus/hv_*` character device. Protocol section 6.

@@ -1,0 +1,299 @@
+//! Integration-component messages: the header that every service shares, status
+//! codes, and version negotiation. Protocol section 4.
+//!
+//! Everything here is a pure function over a message that was already copied
+//! out of shared memory. A message is the payload of one in-band packet: the
+//! pipe header and the component header, [`HEADER_LEN`] bytes together, then
+//! the body. A reply is made in place and has the request's length.
+
+use std::fmt;
+
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Length in bytes of the pipe header and the component header: where the body
+/// starts.
+pub const HEADER_LEN: usize = size_of::<Header>();
+
+/// The most versions, of framework and message together, that a negotiation
+/// may offer.
+pub const MAX_OFFERED_VERSIONS: usize = 100;
+
+const FLAG_TRANSACTION: u8 = 1;
+const FLAG_RESPONSE: u8 = 4;
+
+/// What a negotiation's reply states as its message size.
+const NEGOTIATED_SIZE: u16 = 0x10;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    pipe_flags: U32,
+    pipe_size: U32,
+    framework_major: U16,
+    framework_minor: U16,
+    kind: U16,
+    message_major: U16,
+    message_minor: U16,
+    size: U16,
+    status: U32,
+    transaction: u8,
+    flags: u8,
+    reserved: U16,
+}
+
+const _: () = assert!(HEADER_LEN == 28);
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct NegotiateHeader {
+    frameworks: U16,
+    messages: U16,
+    reserved: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct WireVersion {
+    major: U16,
+    minor: U16,
+}
+
+/// What a message asks for. Values without a name here survive as they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageType(pub u16);
+
+impl MessageType {
+    /// Version negotiation, common to all services.
+    pub const NEGOTIATE: Self = Self(0);
+    /// Heartbeat.
+    pub const HEARTBEAT: Self = Self(1);
+    /// Key-value pairs and IP configuration.
+    pub const KVP: Self = Self(2);
+    /// Shutdown.
+    pub const SHUTDOWN: Self = Self(3);
+    /// Time synchronisation.
+    pub const TIME_SYNC: Self = Self(4);
+    /// Volume snapshots.
+    pub const VSS: Self = Self(5);
+    /// File copy.
+    pub const FILE_COPY: Self = Self(7);
+}
+
+/// The outcome of a request, as the host reads it: an HRESULT.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Status(pub u32);
+
+impl Status {
+    /// Done.
+    pub const OK: Self = Self(0);
+    /// Failed, for a reason that has no code of its own.
+    pub const FAIL: Self = Self(0x8000_4005);
+    /// An enumeration is past its end.
+    pub const NO_MORE_ITEMS: Self = Self(0x8007_0103);
+    /// The request is known, and not done here.
+    pub const NOT_SUPPORTED: Self = Self(0x8007_0032);
+    /// The request is malformed or asks for something that cannot be.
+    pub const INVALID_ARGUMENT: Self = Self(0x8007_0057);
+    /// No device has that GUID.
+    pub const GUID_NOT_FOUND: Self = Self(0x8004_1002);
+    /// The file is there already.
+    pub const ALREADY_EXISTS: Self = Self(0x8007_0050);
+    /// No room for the file.
+    pub const DISK_FULL: Self = Self(0x8007_0070);
+    /// The machine is locked.
+    pub const MACHINE_LOCKED: Self = Self(0x8007_04F7);
+    /// The device is not connected.
+    pub const DEVICE_NOT_CONNECTED: Self = Self(0x8007_048F);
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match *self {
+            Self::OK => "ok",
+            Self::FAIL => "fail",
+            Self::NO_MORE_ITEMS => "no more items",
+            Self::NOT_SUPPORTED => "not supported",
+            Self::INVALID_ARGUMENT => "invalid argument",
+            Self::GUID_NOT_FOUND => "GUID not found",
+            Self::ALREADY_EXISTS => "already exists",
+            Self::DISK_FULL => "disk full",
+            Self::MACHINE_LOCKED => "machine locked",
+            Self::DEVICE_NOT_CONNECTED => "device not connected",
+            Self(code) => return write!(f, "{code:#010x}"),
+        };
+        f.write_str(words)
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({:#010x})", self.0)
+    }
+}
+
+/// A version of the framework or of a service's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Major number.
+    pub major: u16,
+    /// Minor number.
+    pub minor: u16,
+}
+
+impl Version {
+    /// A version from its two numbers.
+    pub const fn new(major: u16, minor: u16) -> Self {
+        Self { major, minor }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// The versions that a negotiation settled on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Version of the framework.
+    pub framework: Version,
+    /// Version of the service's messages.
+    pub message: Version,
+}
+
+/// A message that does not hold together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IcError {
+    /// Shorter than the two headers: it cannot even be answered.
+    #[error("the message has {len} bytes, its headers alone take {HEADER_LEN}")]
+    NoHeader {
+        /// Bytes in the message.
+        len: usize,
+    },
+    /// The header states a larger body than the packet carries.
+    #[error("the header states a body of {stated} bytes, the packet carries {carried}")]
+    SizeBeyondPacket {
+        /// Bytes stated in the header.
+        stated: usize,
+        /// Bytes in the packet behind the header.
+        carried: usize,
+    },
+    /// A negotiation that is shorter than the versions it counts.
+    #[error("a negotiation of {frameworks} + {messages} versions does not fit its {carried} bytes")]
+    VersionsBeyondPacket {
+        /// Framework versions counted.
+        frameworks: u16,
+        /// Message versions counted.
+        messages: u16,
+        /// Bytes in the packet behind the header.
+        carried: usize,
+    },
+    /// A negotiation that counts more than [`MAX_OFFERED_VERSIONS`].
+    #[error("a negotiation offers {0} versions, more than {MAX_OFFERED_VERSIONS}")]
+    TooManyVersions(usize),
+}
+
+/// Checks a message's headers and tells what it asks for.
+///
+/// # Errors
+///
+/// [`IcError::NoHeader`] where there is not even a header to answer to;
+/// [`IcError::SizeBeyondPacket`] where the header states more than there is.
+/// A stated size below the packet's is taken as it is: packets are padded.
+pub fn decode(message: &[u8]) -> Result<MessageType, IcError> {
+    let (header, body) =
+        Header::ref_from_prefix(message).map_err(|_| IcError::NoHeader { len: message.len() })?;
+    let stated = usize::from(header.size.get());
+    if stated > body.len() {
+        return Err(IcError::SizeBeyondPacket {
+            stated,
+            carried: body.len(),
+        });
+    }
+    Ok(MessageType(header.kind.get()))
+}
+
+/// Turns a request into its reply, in place: status and flags are set, the rest
+/// stays, the length too.
+///
+/// A message without room for a header is left as it is: it has no place for a
+/// status, and [`decode`] has refused it.
+pub fn encode_reply(message: &mut [u8], status: Status) {
+    if let Ok((header, _)) = Header::mut_from_prefix(message) {
+        header.status = status.0.into();
+        header.flags = FLAG_TRANSACTION | FLAG_RESPONSE;
+    }
+}
+
+/// Answers a negotiation in place, and tells what was settled: the first of
+/// `frameworks` and the first of `messages` that the host offers, `None` where
+/// one of them has nothing in common with the offer.
+///
+/// The body afterwards is the reply's; the header's status and flags are for
+/// [`encode_reply`].
+///
+/// # Errors
+///
+/// Any [`IcError`] where the counts do not fit the message; nothing is written
+/// then.
+pub fn negotiate(
+    message: &mut [u8],
+    frameworks: &[Version],
+    messages: &[Version],
+) -> Result<Option<Negotiated>, IcError> {
+    let len = message.len();
+    let (header, body) = Header::mut_from_prefix(message).map_err(|_| IcError::NoHeader { len })?;
+    let carried = body.len();
+    let (counts, rest) =
+        NegotiateHeader::mut_from_prefix(body).map_err(|_| IcError::VersionsBeyondPacket {
+            frameworks: 0,
+            messages: 0,
+            carried,
+        })?;
+    let (framework_count, message_count) = (counts.frameworks.get(), counts.messages.get());
+    let total = usize::from(framework_count) + usize::from(message_count);
+    if total > MAX_OFFERED_VERSIONS {
+        return Err(IcError::TooManyVersions(total));
+    }
+    let beyond = IcError::VersionsBeyondPacket {
+        frameworks: framework_count,
+        messages: message_count,
+        carried,
+    };
+    let (versions, _) =
+        <[WireVersion]>::mut_from_prefix_with_elems(rest, total).map_err(|_| beyond)?;
+    let (framework_offer, message_offer) = versions
+        .split_at_checked(usize::from(framework_count))
+        .ok_or(beyond)?;
+
+    let settled = choose(frameworks, framework_offer)
+        .zip(choose(messages, message_offer))
+        .map(|(framework, message)| Negotiated { framework, message });
+
+    header.size = NEGOTIATED_SIZE.into();
+    match settled {
+        Some(Negotiated { framework, message }) => {
+            counts.frameworks = 1.into();
+            counts.messages = 1.into();
+            for (place, version) in versions.iter_mut().zip([framework, message]) {
+                place.major = version.major.into();
+                place.minor = version.minor.into();
+            }
+        }
+        None => {
+            counts.frameworks = 0.into();
+            counts.messages = 0.into();
+        }
+    }
+    Ok(settled)
+}
+
+fn choose(ours: &[Version], offered: &[WireVersion]) -> Option<Version> {
+    ours.iter().copied().find(|version| {
+        offered
+            .iter()
+            .any(|offer| offer.major == version.major && offer.minor == version.minor)
+    })
+}

@@ -1,0 +1,151 @@
+//! The rings as they lie in memory shared with the host: the one home of
+//! `unsafe` in this crate.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::ring::{RingMemory, Word};
+
+/// One direction of a mapped pair of rings.
+#[derive(Debug, Clone)]
+pub struct MappedRing {
+    map: Arc<MmapRaw>,
+    /// Where the ring starts in the mapping, in bytes.
+    start: usize,
+    /// Where its data area starts in the mapping, in bytes.
+    data: usize,
+    data_len: u32,
+}
+
+/// Both directions of a channel, seen from the guest.
+#[derive(Debug)]
+pub struct MappedRings {
+    /// Guest to host.
+    pub outgoing: MappedRing,
+    /// Host to guest.
+    pub incoming: MappedRing,
+}
+
+impl MappedRings {
+    /// Maps `2 × ring_len` bytes from the start of `file`: first the outgoing
+    /// ring, then the incoming one. A ring's header takes `page_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] where a ring of that length has no room
+    /// for a data area of whole words beside its header, otherwise what `mmap`
+    /// says.
+    pub fn map(file: impl AsFd, ring_len: usize, page_size: usize) -> io::Result<Self> {
+        let impossible = || {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a ring of {ring_len} bytes cannot be, with pages of {page_size}"),
+            )
+        };
+        let data_len = ring_len
+            .checked_sub(page_size)
+            .and_then(|len| u32::try_from(len).ok())
+            .filter(|len| *len > 0 && len.is_multiple_of(8))
+            .ok_or_else(impossible)?;
+        if !page_size.is_multiple_of(8) || page_size < 128 {
+            return Err(impossible());
+        }
+        let map_len = ring_len.checked_mul(2).ok_or_else(impossible)?;
+        let map = Arc::new(
+            MmapOptions::new()
+                .len(map_len)
+                .map_raw(file.as_fd().as_raw_fd())?,
+        );
+        let ring = |start| MappedRing {
+            map: Arc::clone(&map),
+            start,
+            data: start + page_size,
+            data_len,
+        };
+        Ok(Self {
+            outgoing: ring(0),
+            incoming: ring(ring_len),
+        })
+    }
+}
+
+impl MappedRing {
+    fn word(&self, word: Word) -> &AtomicU32 {
+        // SAFETY: the header page lies within the mapping (`MappedRings::map`
+        // made `start + page_size <= map.len()`, and every `Word` is below 128,
+        // the least page size it takes). `start` is a multiple of 8 in a mapping
+        // that starts on a page, so the word is aligned. The mapping lives as
+        // long as `self.map`. Nothing in this process has a reference to that
+        // memory other than to atomics.
+        unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().add(self.start + word as usize).cast()) }
+    }
+
+    /// The words of the data area from `offset` on, `len` bytes of them.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not a range of whole words in the data area, which the
+    /// ring code excludes for whatever the host wrote.
+    fn words(&self, offset: u32, len: usize) -> &[AtomicU64] {
+        let offset = offset as usize;
+        let in_data = offset
+            .checked_add(len)
+            .is_some_and(|end| end <= self.data_len as usize);
+        assert!(
+            in_data && offset.is_multiple_of(8) && len.is_multiple_of(8),
+            "{len} bytes at {offset} of a ring's {} data bytes",
+            self.data_len
+        );
+        // SAFETY: the range was just checked to lie in the data area, which
+        // `MappedRings::map` placed within the mapping. `data` and `offset` are
+        // multiples of 8 in a mapping that starts on a page, so the words are
+        // aligned. The memory is shared with the host; all accesses of this
+        // process to it are atomic, so that it is no data race whenever the
+        // host writes. The mapping lives as long as `self.map`, which outlives
+        // the borrow.
+        unsafe {
+            let first: *const AtomicU64 = self.map.as_mut_ptr().add(self.data + offset).cast();
+            std::slice::from_raw_parts(first, len / 8)
+        }
+    }
+}
+
+impl RingMemory for MappedRing {
+    fn data_len(&self) -> u32 {
+        self.data_len
+    }
+
+    fn load(&self, word: Word) -> u32 {
+        u32::from_le(self.word(word).load(Ordering::Acquire))
+    }
+
+    fn store(&self, word: Word, value: u32) {
+        self.word(word).store(value.to_le(), Ordering::Release);
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn copy_out(&self, offset: u32, to: &mut [u8]) {
+        let words = self.words(offset, to.len());
+        for (to, word) in to.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+    }
+
+    fn copy_in(&self, offset: u32, from: &[u8]) {
+        let words = self.words(offset, from.len());
+        for (from, word) in from.chunks_exact(8).zip(words) {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(from);
+            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+}

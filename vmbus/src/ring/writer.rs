@@ -1,0 +1,124 @@
+use super::{
+    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Word, advance, distance, load_index,
+};
+use crate::packet::{Header, TRAILER_LEN};
+
+/// The writing end of a ring.
+#[derive(Debug)]
+pub struct Writer<M> {
+    memory: M,
+    write: u32,
+}
+
+/// Whether a packet went into the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Written {
+    /// It is there.
+    Done {
+        /// The reader has to be signalled: it had an empty ring and wants to
+        /// be told.
+        signal: bool,
+    },
+    /// There is no room for it now.
+    Full {
+        /// The reader will signal when there is; otherwise it knows nothing of
+        /// that, and the writer has to look by itself.
+        announced: bool,
+    },
+}
+
+impl<M: RingMemory> Writer<M> {
+    /// Starts where the ring's write index stands.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Index`] where that is no place in the ring.
+    pub fn new(memory: M) -> Result<Self, RingError> {
+        let write = load_index(&memory, Word::WriteIndex)?;
+        Ok(Self { memory, write })
+    }
+
+    /// Writes an in-band packet. A payload that is no whole number of words is
+    /// padded with zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::TooLarge`] where the ring could never hold it, and
+    /// [`RingError::Index`] where the reader's index cannot be.
+    pub fn send(&mut self, transaction: u64, payload: &[u8]) -> Result<Written, RingError> {
+        let data_len = self.memory.data_len();
+        let too_large = RingError::TooLarge {
+            len: payload.len(),
+            data_len,
+        };
+        let header = Header::in_band(payload.len(), transaction).ok_or(too_large)?;
+        let needed = u32::try_from(header.total_len + TRAILER_LEN).map_err(|_| too_large)?;
+        if needed >= data_len {
+            return Err(too_large);
+        }
+        if !self.has_room(needed)? {
+            // The mirror image of what the reader does after it made room: ask,
+            // fence, look again.
+            self.memory.store(Word::PendingSendSize, needed);
+            self.memory.fence();
+            if !self.has_room(needed)? {
+                let features = self.memory.load(Word::FeatureBits);
+                return Ok(Written::Full {
+                    announced: features & FEATURE_PENDING_SEND_SIZE != 0,
+                });
+            }
+        }
+        self.memory.store(Word::PendingSendSize, 0);
+
+        let start = self.write;
+        let whole = payload.len() - payload.len() % 8;
+        let (words, tail) = payload.split_at(whole);
+        let mut at = self.copy_in(start, &header.encode());
+        at = self.copy_in(at, words);
+        if !tail.is_empty() {
+            let mut last = [0; 8];
+            for (to, from) in last.iter_mut().zip(tail) {
+                *to = *from;
+            }
+            at = self.copy_in(at, &last);
+        }
+        at = self.copy_in(at, &(u64::from(start) << 32).to_le_bytes());
+        self.write = at;
+        self.memory.store(Word::WriteIndex, at);
+
+        // The reader clears its mask, or empties the ring, and then looks at the
+        // write index: see `Reader::arm`.
+        self.memory.fence();
+        let masked = self.memory.load(Word::InterruptMask) != 0;
+        let was_empty = self.memory.load(Word::ReadIndex) == start;
+        Ok(Written::Done {
+            signal: was_empty && !masked,
+        })
+    }
+
+    /// Whether `needed` bytes fit without filling the ring to its last byte:
+    /// equal indices mean empty.
+    fn has_room(&self, needed: u32) -> Result<bool, RingError> {
+        let read = load_index(&self.memory, Word::ReadIndex)?;
+        let data_len = self.memory.data_len();
+        Ok(data_len - distance(read, self.write, data_len) > needed)
+    }
+
+    /// Copies to `offset` on, going round at the end of the data area, and
+    /// gives the offset behind.
+    fn copy_in(&self, offset: u32, from: &[u8]) -> u32 {
+        let data_len = self.memory.data_len();
+        let until_wrap = (data_len - offset) as usize;
+        match from.split_at_checked(until_wrap) {
+            Some((first, second)) => {
+                self.memory.copy_in(offset, first);
+                self.memory.copy_in(0, second);
+            }
+            None => self.memory.copy_in(offset, from),
+        }
+        // A packet is shorter than the ring, whose length is a `u32`.
+        #[allow(clippy::cast_possible_truncation)]
+        advance(offset, from.len() as u32, data_len)
+    }
+}

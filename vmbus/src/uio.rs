@@ -1,0 +1,211 @@
+//! A channel over `/dev/uioN`: rings mapped into the process, with the file as
+//! the doorbell. Protocol sections 2 and 3.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
+use crate::mapping::{MappedRing, MappedRings};
+use crate::packet;
+use crate::ring::{Reader, RingMemory, Writer, Written};
+
+/// How a channel is told of the host's doings, and tells the host of its own.
+pub trait Doorbell: Send {
+    /// Becomes readable, edge-triggered, when the host interrupts.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Consumes the interrupts so far.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] where there were none; anything else where
+    /// the device is not usable.
+    fn acknowledge(&self) -> io::Result<()>;
+
+    /// Unmasks the interrupt and signals the host.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    fn signal(&self) -> io::Result<()>;
+}
+
+/// The doorbell of a UIO device: its file.
+#[derive(Debug)]
+pub struct UioFile(File);
+
+impl UioFile {
+    /// Opens the device, which opens its channel: the host starts to negotiate.
+    ///
+    /// # Errors
+    ///
+    /// What `open` says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map(Self)
+    }
+}
+
+impl Doorbell for UioFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn acknowledge(&self) -> io::Result<()> {
+        let mut count = [0; 4];
+        (&self.0).read(&mut count).map(drop)
+    }
+
+    fn signal(&self) -> io::Result<()> {
+        (&self.0).write(&1u32.to_ne_bytes()).map(drop)
+    }
+}
+
+/// An open channel whose rings are mapped into this process.
+#[derive(Debug)]
+pub struct UioChannel<D> {
+    doorbell: D,
+    reader: Reader<MappedRing>,
+    writer: Writer<MappedRing>,
+    buffer_len: usize,
+    /// The host waits for room that a receive has made.
+    owes_signal: bool,
+}
+
+impl UioChannel<UioFile> {
+    /// Opens `/dev/uioN` and maps its rings of `ring_len` bytes each, header
+    /// page included.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Io`] where a system call fails, [`ChannelError::Corrupt`]
+    /// where the rings are not in order.
+    pub fn open(path: &Path, ring_len: usize) -> Result<Self, ChannelError> {
+        let file = UioFile::open(path).map_err(io_error("open"))?;
+        let rings = MappedRings::map(file.as_fd(), ring_len, page_size()?)
+            .map_err(io_error("mapping the rings"))?;
+        Self::new(file, rings)
+    }
+}
+
+impl<D: Doorbell> UioChannel<D> {
+    /// A channel over rings that are mapped already.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Corrupt`] where the rings' indices are not in order.
+    pub fn new(doorbell: D, rings: MappedRings) -> Result<Self, ChannelError> {
+        let buffer_len = rings.incoming.data_len() as usize;
+        Ok(Self {
+            doorbell,
+            reader: Reader::new(rings.incoming)?,
+            writer: Writer::new(rings.outgoing)?,
+            buffer_len,
+            owes_signal: false,
+        })
+    }
+
+    /// Signals the host. The device unmasks the interrupt on the way; it is
+    /// masked again, for the channel says itself when it wants one.
+    fn signal(&mut self) -> Result<(), ChannelError> {
+        self.owes_signal = false;
+        self.doorbell
+            .signal()
+            .map_err(io_error("signalling the host"))?;
+        self.reader.mask();
+        Ok(())
+    }
+}
+
+impl<D: Doorbell> Channel for UioChannel<D> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Uio
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
+        let Some(received) = self.reader.recv(buffer)? else {
+            // Nobody may be about to send a reply that would carry the signal.
+            if self.owes_signal {
+                self.signal()?;
+            }
+            return Ok(None);
+        };
+        self.owes_signal |= received.signal;
+        let header = received.header;
+        Ok(Some(Message {
+            start: header.header_len,
+            len: header.total_len - header.header_len,
+            kind: match header.kind {
+                packet::IN_BAND => MessageKind::Request,
+                kind => MessageKind::Other(kind),
+            },
+            transaction: header.transaction,
+        }))
+    }
+
+    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
+        match self.writer.send(transaction, reply)? {
+            Written::Done { signal } => {
+                if signal || self.owes_signal {
+                    self.signal()?;
+                }
+                Ok(Sent::Done)
+            }
+            Written::Full { .. } => Ok(Sent::Full),
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.reader.arm()
+    }
+
+    fn pending(&mut self) -> bool {
+        self.reader.pending()
+    }
+
+    fn acknowledge(&mut self) -> Result<(), ChannelError> {
+        match self.doorbell.acknowledge() {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(io_error("reading the interrupt count")(error)),
+        }
+    }
+}
+
+/// What a failed system call on the device means: a device that the host took
+/// away answers everything with `EIO`, and one that the kernel has removed with
+/// `ENODEV`, `ENXIO` or `EBADF`.
+pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelError {
+    move |source| match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EIO | Errno::ENODEV | Errno::ENXIO | Errno::EBADF) => ChannelError::Gone,
+        _ => ChannelError::Io { call, source },
+    }
+}
+
+/// Bytes of a system page, which is what a ring's header takes.
+fn page_size() -> Result<usize, ChannelError> {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .map_err(|errno| io_error("sysconf")(errno.into()))?;
+    usize::try_from(size.unwrap_or_default()).map_err(|_| {
+        io_error("sysconf")(io::Error::other("the system states a negative page size"))
+    })
+}
