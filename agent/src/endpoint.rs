@@ -205,6 +205,7 @@ impl Worker<'_> {
             let mut came = false;
             while let Some(message) = self.channel.recv(&mut self.buffer)? {
                 came = true;
+                *self.served_anything = true;
                 self.answer(message)?;
                 if self.control.stopping() {
                     break;
@@ -213,7 +214,6 @@ impl Worker<'_> {
             if self.control.stopping() {
                 return Ok(());
             }
-            *self.served_anything |= came;
             let busy = self.service.busy();
             if !busy && let Some(config) = self.control.new_config() {
                 self.configure(&config);
