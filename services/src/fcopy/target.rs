@@ -22,7 +22,7 @@ const MAX_LINKS: u32 = 40;
 pub(super) struct Target {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,
-    /// For messages.
+    /// The same as a path, for messages.
     pub(super) path: PathBuf,
 }
 
@@ -115,6 +115,7 @@ pub(super) fn resolve(
             Err(source) => return Err(place.explain(source)),
         };
         target.name = name.to_owned();
+        target.path = place.path().join(name);
     }
     Err(target.refused("a loop of symbolic links"))
 }
