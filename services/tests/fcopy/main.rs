@@ -16,5 +16,6 @@ mod lifetime;
 mod logs;
 mod overwrite;
 mod paths;
+mod plain;
 mod privileged;
 mod space;
