@@ -19,7 +19,7 @@ pub(super) enum Error {
     #[error("the file name {0:?} is not a single path component")]
     FileName(String),
 
-    #[error("the directory {0:?} contains `..` or a NUL")]
+    #[error("the directory {0:?} contains `..`")]
     DirectoryName(String),
 
     #[error("a size of {size} bytes is over the configured limit of {limit}")]

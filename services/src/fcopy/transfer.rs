@@ -9,7 +9,7 @@ use rustix::fs::{
     Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync, ftruncate,
     openat,
 };
-use rustix::io::{Errno, pwrite, retry_on_intr};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
 use super::Config;
@@ -65,9 +65,7 @@ impl Transfer {
         let mut record = Record::new(&config.state_directory, log);
         let mut made = Made::default();
         let target = target::resolve(start, path, &config.directories, &mut made, &mut record)?;
-        let directory = target.directory.try_clone();
-        let staging = directory
-            .map_err(|_| Errno::MFILE)
+        let staging = fcntl_dupfd_cloexec(&target.directory, 0)
             .and_then(|directory| Staging::new(directory, &mut record))
             .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
         let reserved = reserve(&staging, &target.path, start.size)?;

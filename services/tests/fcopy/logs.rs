@@ -92,3 +92,15 @@ fn names_cannot_forge_lines_and_stay_readable() {
     }
     guest.log.assert_says("Grüße 文件");
 }
+
+#[test]
+fn a_copy_that_is_cut_short_says_by_what() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.start("one", 0, 100), Status::OK);
+    assert_eq!(guest.start("two", 0, 100), Status::OK);
+    guest.reopen();
+    let lines = guest.log.lines();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(lines[1].contains("copy cancelled") && lines[1].contains("the host started another"));
+    assert!(lines[3].contains("copy cancelled") && lines[3].contains("the device was closed"));
+}

@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use hyperv_vmbus::ic::Status;
 
@@ -29,13 +29,17 @@ enum Kind {
 
 struct Plain {
     kind: Kind,
-    inside: Mutex<Inside>,
+    inside: Arc<Mutex<Inside>>,
 }
 
 #[derive(Default)]
 struct Inside {
     names: BTreeMap<OsString, u64>,
     files: HashMap<u64, (u32, Vec<u8>)>,
+    /// What was done that a disk would notice.
+    events: Vec<&'static str>,
+    /// A name that somebody else takes when a mode is set.
+    taken_meanwhile: Option<OsString>,
 }
 
 const ROOT: u64 = 1;
@@ -65,6 +69,13 @@ impl Inside {
             blksize: 512,
             flags: 0,
         })
+    }
+
+    fn insert(&mut self, name: &OsStr, mode: u32) -> u64 {
+        let number = ROOT + 1 + self.files.len() as u64;
+        self.files.insert(number, (mode, Vec::new()));
+        self.names.insert(name.to_owned(), number);
+        number
     }
 
     fn named(&self, name: &OsStr) -> Option<FileAttr> {
@@ -112,6 +123,11 @@ impl Filesystem for Plain {
         reply: ReplyAttr,
     ) {
         let mut inside = self.inside();
+        if mode.is_some()
+            && let Some(name) = inside.taken_meanwhile.take()
+        {
+            inside.insert(&name, 0o640);
+        }
         let file = inside.files.get_mut(&number.0).unwrap();
         match (mode, self.kind) {
             (Some(_), Kind::Fat) => return reply.error(Errno::EPERM),
@@ -135,13 +151,11 @@ impl Filesystem for Plain {
         reply: ReplyCreate,
     ) {
         let mut inside = self.inside();
-        let number = ROOT + 1 + inside.files.len() as u64;
         let mode = match self.kind {
             Kind::Fat => 0o700,
             Kind::Old => mode,
         };
-        inside.files.insert(number, (mode, Vec::new()));
-        inside.names.insert(name.to_owned(), number);
+        let number = inside.insert(name, mode);
         let attributes = inside.attributes(number).unwrap();
         reply.created(
             &NOT_CACHED,
@@ -195,6 +209,7 @@ impl Filesystem for Plain {
             Kind::Fat => reply.error(Errno::EPERM),
             Kind::Old => {
                 let mut inside = self.inside();
+                inside.events.push("link");
                 inside.names.insert(name.to_owned(), number.0);
                 reply.entry(
                     &NOT_CACHED,
@@ -219,8 +234,19 @@ impl Filesystem for Plain {
             return reply.error(Errno::EINVAL);
         }
         let mut inside = self.inside();
+        inside.events.push("rename");
         let number = inside.names.remove(name).unwrap();
         inside.names.insert(new_name.to_owned(), number);
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.inside().events.push("sync file");
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.inside().events.push("sync directory");
         reply.ok();
     }
 
@@ -249,18 +275,9 @@ impl Filesystem for Plain {
     }
 }
 
-/// Serves one at `place`; given back with its end, which unmounts.
-fn mount(kind: Kind, place: &Path) -> io::Result<BackgroundSession> {
-    let plain = Plain {
-        kind,
-        inside: Mutex::default(),
-    };
-    fuser::spawn_mount(plain, place, &Config::default())
-}
-
 /// Runs `test` in a guest whose directory is such a file system.
 #[track_caller]
-fn on_plain(name: &str, test: fn(&mut Guest)) {
+fn on_plain(name: &str, test: fn(&mut Guest, Kind, &Mutex<Inside>)) {
     if !Path::new("/dev/fuse").exists() {
         return skip("serving a file system needs /dev/fuse");
     }
@@ -269,8 +286,14 @@ fn on_plain(name: &str, test: fn(&mut Guest)) {
     }
     for kind in [Kind::Fat, Kind::Old] {
         let mut guest = Guest::with(Transport::Uio, |_, _| {});
-        let mounted = mount(kind, guest.directory.path()).unwrap();
-        test(&mut guest);
+        let inside = Arc::default();
+        let plain = Plain {
+            kind,
+            inside: Arc::clone(&inside),
+        };
+        let mounted =
+            fuser::spawn_mount(plain, guest.directory.path(), &Config::default()).unwrap();
+        test(&mut guest, kind, &inside);
         assert!(names(&guest.config.state_directory).is_empty());
         drop(mounted);
     }
@@ -278,7 +301,7 @@ fn on_plain(name: &str, test: fn(&mut Guest)) {
 
 #[test]
 fn new_files() {
-    on_plain("plain::new_files", |guest| {
+    on_plain("plain::new_files", |guest, _, _| {
         assert_eq!(guest.start("file", 0, 10), Status::OK);
         let hidden = guest.names();
         assert_eq!(hidden.len(), 1, "{hidden:?}");
@@ -294,7 +317,7 @@ fn new_files() {
 
 #[test]
 fn overwriting() {
-    on_plain("plain::overwriting", |guest| {
+    on_plain("plain::overwriting", |guest, _, _| {
         fs::write(guest.path("file"), "a long old text").unwrap();
         guest.copy("file", OVERWRITE, b"new");
         guest.copy("other", OVERWRITE, b"new");
@@ -305,7 +328,7 @@ fn overwriting() {
 
 #[test]
 fn what_appears_meanwhile() {
-    on_plain("plain::what_appears_meanwhile", |guest| {
+    on_plain("plain::what_appears_meanwhile", |guest, _, _| {
         assert_eq!(guest.start("file", 0, 0), Status::OK);
         fs::write(guest.path("file"), "old").unwrap();
         // The kernel, not the file system, sees that it is there.
@@ -322,7 +345,7 @@ fn what_appears_meanwhile() {
 
 #[test]
 fn unfinished() {
-    on_plain("plain::unfinished", |guest| {
+    on_plain("plain::unfinished", |guest, _, _| {
         assert_eq!(guest.start("file", 0, 10), Status::OK);
         assert_eq!(guest.names().len(), 1);
         assert_eq!(guest.cancel(), Status::OK);
@@ -335,7 +358,7 @@ fn unfinished() {
 
 #[test]
 fn killed() {
-    on_plain("plain::killed", |guest| {
+    on_plain("plain::killed", |guest, _, _| {
         assert_eq!(guest.start("file", 0, 10), Status::OK);
         let [part] = &guest.names()[..] else {
             panic!("{:?}", guest.names());
@@ -352,4 +375,64 @@ fn killed() {
         guest.reopen();
         assert!(guest.names().is_empty());
     });
+}
+
+#[test]
+fn synced_then_put_in_place() {
+    on_plain("plain::synced_then_put_in_place", |guest, kind, inside| {
+        let put = match kind {
+            Kind::Fat => "rename",
+            Kind::Old => "link",
+        };
+        guest.copy("new", 0, b"x");
+        assert_eq!(
+            inside.lock().unwrap().events,
+            ["sync file", put, "sync directory"]
+        );
+        inside.lock().unwrap().events.clear();
+        guest.copy("new", OVERWRITE, b"x");
+        assert_eq!(
+            inside.lock().unwrap().events,
+            ["sync file", "rename", "sync directory"]
+        );
+
+        guest.config.sync = false;
+        guest.reopen();
+        inside.lock().unwrap().events.clear();
+        guest.copy("other", 0, b"x");
+        assert_eq!(inside.lock().unwrap().events, [put]);
+    });
+}
+
+#[test]
+fn the_name_is_taken_at_the_last_moment() {
+    on_plain(
+        "plain::the_name_is_taken_at_the_last_moment",
+        |guest, kind, inside| {
+            for flags in [0, OVERWRITE] {
+                assert_eq!(guest.start("file", flags, 3), Status::OK);
+                assert_eq!(guest.write(0, b"new"), Status::OK);
+                inside.lock().unwrap().taken_meanwhile = Some(OsString::from("file"));
+                let status = guest.complete();
+                assert_eq!(guest.names(), ["file"]);
+                let content = fs::read(guest.path("file")).unwrap();
+                match (flags, kind) {
+                    (OVERWRITE, Kind::Old) => {
+                        assert_eq!((status, &content[..]), (Status::OK, &b"new"[..]));
+                        let mode = fs::metadata(guest.path("file"))
+                            .unwrap()
+                            .permissions()
+                            .mode();
+                        assert_eq!(mode & 0o7777, 0o640);
+                    }
+                    // It cannot have the mode of what it would replace.
+                    (OVERWRITE, Kind::Fat) => {
+                        assert_eq!((status, content.len()), (Status::FAIL, 0))
+                    }
+                    _ => assert_eq!((status, content.len()), (Status::ALREADY_EXISTS, 0)),
+                }
+                fs::remove_file(guest.path("file")).unwrap();
+            }
+        },
+    );
 }
