@@ -282,14 +282,31 @@ pub fn in_own_mounts(test: &str) -> bool {
     false
 }
 
-/// Mounts a tmpfs of `size` on `place`; it goes with the namespace.
-#[track_caller]
-pub fn mount_tmpfs(size: &str, place: &Path) {
-    let options = format!("size={size},mode=0755");
-    let status = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-        .arg(place)
-        .status()
-        .expect("mount, of util-linux");
-    assert!(status.success());
+/// A mounted file system, unmounted when dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Runs `mount` with these arguments and `place`.
+    #[track_caller]
+    pub fn new(arguments: &[&str], place: &Path) -> Self {
+        let mut mount = Command::new("mount");
+        let status = mount.args(arguments).arg(place).status();
+        assert!(status.expect("mount, of util-linux").success());
+        Self(place.to_owned())
+    }
+
+    /// A tmpfs with these options.
+    #[track_caller]
+    pub fn tmpfs(options: &str, place: &Path) -> Self {
+        Self::new(&["-t", "tmpfs", "-o", options, "tmpfs"], place)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(&self.0).status();
+        if !std::thread::panicking() {
+            assert!(status.expect("umount, of util-linux").success());
+        }
+    }
 }

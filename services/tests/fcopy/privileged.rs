@@ -3,12 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{IFlags, XattrFlags, getxattr, ioctl_getflags, ioctl_setflags, setxattr};
 
-use crate::guest::{Guest, OVERWRITE, in_own_mounts, is_root, skip};
+use crate::guest::{Guest, Mounted, OVERWRITE, in_own_mounts, is_root, skip};
 
 #[test]
 fn owner_and_labels_are_kept() {
@@ -103,21 +102,10 @@ fn a_mount_point_is_refused() {
     let mut guest = Guest::new();
     fs::write(guest.path("file"), "below").unwrap();
     fs::write(guest.path("other"), "above").unwrap();
-    let status = Command::new("mount")
-        .arg("--bind")
-        .args([guest.path("other"), guest.path("file")])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    let other = guest.path("other").to_str().unwrap().to_owned();
+    let _mounted = Mounted::new(&["--bind", &other], &guest.path("file"));
     assert_eq!(guest.start("file", OVERWRITE, 1), Status::FAIL);
     guest.log.assert_says("a mount point");
-    assert!(
-        Command::new("umount")
-            .arg(guest.path("file"))
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 #[test]
@@ -126,25 +114,7 @@ fn a_read_only_file_system() {
         return;
     }
     let mut guest = Guest::new();
-    let mount = |options: &str| {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
-        assert!(
-            mount
-                .arg(guest.directory.path())
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    mount("ro,size=1m");
+    let _mounted = Mounted::tmpfs("ro", guest.directory.path());
     assert_eq!(guest.start("file", 0, 1), Status::FAIL);
     guest.log.assert_says("Read-only file system");
-    assert!(
-        Command::new("umount")
-            .arg(guest.directory.path())
-            .status()
-            .unwrap()
-            .success()
-    );
 }

@@ -5,9 +5,7 @@ use std::fs;
 use hyperv_vmbus::ic::Status;
 use rustix::fs::statvfs;
 
-use crate::guest::{
-    BOTH, CREATE_PATH, Guest, OVERWRITE, Transport, data, in_own_mounts, mount_tmpfs,
-};
+use crate::guest::{BOTH, CREATE_PATH, Guest, Mounted, OVERWRITE, Transport, data, in_own_mounts};
 
 #[test]
 fn a_size_limit() {
@@ -43,7 +41,7 @@ fn full_at_the_start() {
         return;
     }
     let mut guest = Guest::new();
-    mount_tmpfs("1m", guest.directory.path());
+    let _mounted = Mounted::tmpfs("size=1m", guest.directory.path());
     assert_eq!(guest.start("file", 0, 2 << 20), Status::DISK_FULL);
     guest.log.assert_says("no room for 2097152 bytes");
     assert!(!guest.service.busy());
@@ -63,7 +61,7 @@ fn full_midway() {
         return;
     }
     let mut guest = Guest::new();
-    mount_tmpfs("1m", guest.directory.path());
+    let _mounted = Mounted::tmpfs("size=1m", guest.directory.path());
     fs::write(guest.path("old"), "old").unwrap();
     let free = || statvfs(guest.directory.path()).unwrap().f_bfree;
     let before = free();
@@ -93,7 +91,7 @@ fn space_is_reserved_at_the_start() {
         return;
     }
     let mut guest = Guest::new();
-    mount_tmpfs("1m", guest.directory.path());
+    let _mounted = Mounted::tmpfs("size=1m", guest.directory.path());
     assert_eq!(guest.start("file", 0, 800_000), Status::OK);
     // What somebody else writes meanwhile cannot take it.
     assert!(fs::write(guest.path("other"), data(500_000)).is_err());
