@@ -6,10 +6,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyperv_sim::blackbox::BlackBox;
+use hyperv_sim::port::{Machine, Offer};
 use hyperv_vmbus::uio::UioChannel;
-use hyperv_vmbus::{Channel, ChannelError};
+use hyperv_vmbus::{Channel, ChannelError, Guid};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::libc;
@@ -19,11 +22,18 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["echo", path, ring_len] => echo(path, ring_len.parse()?),
+        ["echo", path, ring_len] => match echo(path, ring_len.parse()?) {
+            Err(error) if matches!(error.downcast_ref(), Some(ChannelError::Gone)) => {
+                println!("gone");
+                Ok(())
+            }
+            ended => ended,
+        },
         ["edges", path, edges] => count_edges(path, edges.parse()?),
         ["block", path] => block(path),
         ["hold", path] => hold(path),
         ["pipe", path] => pipe(path),
+        ["host"] => host(),
         _ => bail!("no such guest: {arguments:?}"),
     }
 }
@@ -47,18 +57,13 @@ fn echo(path: &str, ring_len: usize) -> Result<()> {
             let sent = channel.send(message.transaction, payload)?;
             assert_eq!(sent, hyperv_vmbus::Sent::Done);
         }
+        // Before the look at the ring that `arm` takes: an interrupt that is
+        // consumed after it would be one that nobody acts on.
+        if !received {
+            channel.acknowledge()?;
+        }
         if channel.arm() {
             continue;
-        }
-        if !received {
-            match channel.acknowledge() {
-                Ok(()) => {}
-                Err(ChannelError::Gone) => {
-                    println!("gone");
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
         }
         poll.poll(&mut events, None)?;
     }
@@ -121,6 +126,24 @@ fn hold(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// The other way round: a host whose guest waits in `read`, until it is killed.
+fn host() -> Result<()> {
+    let program = std::env::current_exe()?;
+    let program = shell_words::quote(&program.to_string_lossy()).into_owned();
+    let mut machine = BlackBox::new(&format!("{program} block /dev/uio0"))?;
+    let device = machine.offer(Offer::Uio {
+        class: Guid::from_u128(1),
+        instance: Guid::from_u128(2),
+        number: 0,
+        ring_len: 16384,
+    })?;
+    machine.start()?;
+    device.accept(Duration::from_secs(20))?;
+    println!("{}", machine.pid().context("no process")?);
+    poll(&mut [], PollTimeout::NONE)?;
+    Ok(())
+}
+
 /// Sends back each message of a character device, reversed.
 fn pipe(path: &str) -> Result<()> {
     let mut file = open(path, libc::O_NONBLOCK)?;
@@ -140,9 +163,8 @@ fn pipe(path: &str) -> Result<()> {
         let len = file.read(&mut buffer)?;
         let message = buffer.get_mut(..len).context("more than was asked for")?;
         message.reverse();
-        match file.write(message) {
-            Ok(_) => {}
-            Err(error) => println!("write {:?}", errno(error)),
+        if let Err(error) = file.write_all(message) {
+            println!("write {:?}", errno(error));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -11,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::lock;
-use std::sync::Mutex;
 
 /// A datagram that no program sends: everything before it has been written.
 const MARK: &[u8] = b"\0";
@@ -45,7 +45,8 @@ impl Log {
                         }
                         continue;
                     }
-                    let mut line = datagram.trim_ascii_end().to_vec();
+                    let text = String::from_utf8_lossy(datagram);
+                    let mut line = text.trim_end_matches(['\0', '\n']).as_bytes().to_vec();
                     line.push(b'\n');
                     // One write: lines of the two sources do not mix.
                     let _ = output.write_all(&line);
@@ -100,10 +101,8 @@ impl Drop for Log {
     fn drop(&mut self) {
         // The thread ends at the next mark when nobody takes it.
         self.marks = Mutex::new(mpsc::channel().1);
-        if self.mark().is_ok() {
-            if let Some(thread) = self.thread.take() {
-                let _ = thread.join();
-            }
+        if let (Ok(()), Some(thread)) = (self.mark(), self.thread.take()) {
+            let _ = thread.join();
         }
     }
 }

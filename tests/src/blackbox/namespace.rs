@@ -3,13 +3,17 @@
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// How long killed processes may take to go.
+const KILL: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -64,26 +68,38 @@ impl Namespace {
     }
 
     /// Kills every process in the namespace, descendants that the program has
-    /// left behind too.
+    /// left behind too, and waits until they have ended.
     pub(super) fn kill_all(&self) -> Result<()> {
         self.run(|| {
-            let own = fs::read_link("/proc/thread-self/ns/mnt")
-                .context("reading which mount namespace this is")?;
-            for entry in fs::read_dir("/proc").context("reading /proc")? {
-                let Some(pid) = entry
-                    .ok()
-                    .and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-                else {
-                    continue;
-                };
-                // A process that has ended meanwhile is none to kill.
-                if fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|of| of == own) {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let deadline = Instant::now() + KILL;
+            loop {
+                let processes = processes()?;
+                if processes.is_empty() {
+                    return Ok(());
                 }
+                if Instant::now() >= deadline {
+                    bail!("{processes:?} do not die");
+                }
+                for process in processes {
+                    // One that has ended meanwhile is none to kill.
+                    let _ = kill(process, Signal::SIGKILL);
+                }
+                thread::yield_now();
             }
-            Ok(())
         })?
     }
+}
+
+/// The processes in this thread's namespace, its own aside.
+fn processes() -> Result<Vec<Pid>> {
+    let namespace = fs::read_link("/proc/thread-self/ns/mnt")
+        .context("reading which mount namespace this is")?;
+    let entries = fs::read_dir("/proc").context("reading /proc")?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|of| of == namespace))
+        .map(Pid::from_raw)
+        .collect())
 }
 
 impl Drop for Namespace {
