@@ -1,3 +1,4 @@
 //! A simulated Hyper-V host.
 
+pub mod blackbox;
 pub mod port;
