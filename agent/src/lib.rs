@@ -1,1 +1,12 @@
-//! The agent as a library: supervisor, command line and configuration.
+//! The agent as a library: one supervisor over every VMBus device that carries
+//! an integration service. The binary is a thin shell around [`cli::main`].
+
+pub mod cli;
+pub mod config;
+pub mod devices;
+mod endpoint;
+mod hotplug;
+pub mod locate;
+pub mod logging;
+pub mod opener;
+pub mod supervisor;

@@ -1,3 +1,7 @@
 //! The hyperv-agent binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hyperv_agent::cli::main()
+}

@@ -1,6 +1,16 @@
 //! What VMBus devices there are, from sysfs. Protocol section 1.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::Guid;
+
+const DEVICES: &str = "bus/vmbus/devices";
+const DRIVERS: &str = "bus/vmbus/drivers";
+const UIO_DRIVER: &str = "uio_hv_generic";
 
 /// Where the kernel's file systems are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,5 +27,364 @@ impl Default for Roots {
             sys: "/sys".into(),
             dev: "/dev".into(),
         }
+    }
+}
+
+/// A VMBus device that the host offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Instance of the device.
+    pub instance: Guid,
+    /// Class of the device.
+    pub class: Guid,
+    /// Name of the driver that holds it.
+    pub driver: Option<String>,
+    /// Its UIO device, where `uio_hv_generic` holds it.
+    pub uio: Option<Uio>,
+}
+
+/// The UIO device of a VMBus device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uio {
+    /// Name of its node under `/dev`, such as `uio0`.
+    pub name: String,
+    /// Bytes of each of its two rings, header page included; `None` while the
+    /// kernel has not said so yet. It announces a device before it says, and
+    /// does not announce it again: look once more shortly after.
+    pub ring_len: Option<usize>,
+}
+
+/// Why devices could not be listed, or one not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryError {
+    /// The kernel has no VMBus: no Hyper-V guest, or `hv_vmbus` is not loaded.
+    #[error("{} does not exist: the kernel has no VMBus", .0.display())]
+    NoVmbus(PathBuf),
+    /// The driver that rings are mapped through is not there.
+    #[error("{} does not exist: load the module with `modprobe {UIO_DRIVER}`", .0.display())]
+    NoUioDriver(PathBuf),
+    /// Something in sysfs could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What could not be read or written.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Every VMBus device there is, by instance. A device that vanishes meanwhile
+/// is left out.
+///
+/// # Errors
+///
+/// [`DiscoveryError::NoVmbus`] where the kernel has none, otherwise what could
+/// not be read.
+pub fn devices(roots: &Roots) -> Result<Vec<Device>, DiscoveryError> {
+    let directory = roots.sys.join(DEVICES);
+    let mut found = Vec::new();
+    for name in names(&directory)?.ok_or_else(|| DiscoveryError::NoVmbus(directory.clone()))? {
+        // What is no GUID is no device.
+        if let Ok(instance) = name.parse()
+            && let Some(device) = device(roots, &directory.join(&name), instance)?
+        {
+            found.push(device);
+        }
+    }
+    found.sort_by_key(|device| device.instance);
+    Ok(found)
+}
+
+fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, DiscoveryError> {
+    let Some(class) = attribute(&path.join("class_id"))? else {
+        return Ok(None);
+    };
+    let Ok(class) = class.parse() else {
+        return Err(DiscoveryError::Io {
+            path: path.join("class_id"),
+            source: io::Error::new(ErrorKind::InvalidData, format!("{class:?} is not a GUID")),
+        });
+    };
+    let driver = fs::read_link(path.join("driver"))
+        .ok()
+        .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+    Ok(Some(Device {
+        instance,
+        class,
+        driver,
+        uio: uio(roots, path)?,
+    }))
+}
+
+fn uio(roots: &Roots, device: &Path) -> Result<Option<Uio>, DiscoveryError> {
+    let Some(name) = names(&device.join("uio"))?
+        .unwrap_or_default()
+        .into_iter()
+        .find(|name| name.starts_with("uio"))
+    else {
+        return Ok(None);
+    };
+    let size = roots
+        .sys
+        .join("class/uio")
+        .join(&name)
+        .join("maps/map0/size");
+    let ring_len = match attribute(&size)? {
+        None => None,
+        Some(text) => match parse_size(&text) {
+            Some(both) => Some(both / 2),
+            None => {
+                return Err(DiscoveryError::Io {
+                    path: size,
+                    source: io::Error::new(
+                        ErrorKind::InvalidData,
+                        format!("{text:?} is not a size"),
+                    ),
+                });
+            }
+        },
+    };
+    Ok(Some(Uio { name, ring_len }))
+}
+
+fn parse_size(text: &str) -> Option<usize> {
+    match text.strip_prefix("0x") {
+        Some(digits) => usize::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Names in a directory; `None` where there is no such directory.
+fn names(directory: &Path) -> Result<Option<Vec<String>>, DiscoveryError> {
+    let io = |source| DiscoveryError::Io {
+        path: directory.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if vanished(&error) => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()
+        .map(Some)
+        .map_err(io)
+}
+
+/// Content of an attribute without the line's end; `None` where it has
+/// vanished.
+fn attribute(path: &Path) -> Result<Option<String>, DiscoveryError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if vanished(&error) => Ok(None),
+        Err(source) => Err(DiscoveryError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn vanished(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENODEV)
+}
+
+/// Gives a device to `uio_hv_generic`: takes it from the driver that has it, if
+/// one does, and tells the UIO driver of the class.
+///
+/// # Errors
+///
+/// [`DiscoveryError::NoUioDriver`] where the module is not loaded, otherwise
+/// what could not be written. The device is given back to the driver it had
+/// where the UIO driver does not take it.
+pub fn bind_to_uio(roots: &Roots, device: &Device) -> Result<(), DiscoveryError> {
+    let drivers = roots.sys.join(DRIVERS);
+    let uio = drivers.join(UIO_DRIVER);
+    if !uio.exists() {
+        return Err(DiscoveryError::NoUioDriver(uio));
+    }
+    let instance = device.instance.to_string();
+    if device.driver.as_deref() == Some(UIO_DRIVER) {
+        return Ok(());
+    }
+    if let Some(driver) = &device.driver {
+        write(&drivers.join(driver).join("unbind"), &instance)?;
+    }
+    // The kernel binds all devices of a new class that no driver has.
+    let taken = match write(&uio.join("new_id"), &device.class.to_string()) {
+        Err(DiscoveryError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+            write(&uio.join("bind"), &instance)
+        }
+        taken => taken,
+    };
+    if let (Err(_), Some(driver)) = (&taken, &device.driver) {
+        write(&drivers.join(driver).join("bind"), &instance)?;
+    }
+    taken
+}
+
+fn write(path: &Path, text: &str) -> Result<(), DiscoveryError> {
+    fs::write(path, text).map_err(|source| DiscoveryError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const CLASS: &str = "34d14be3-dee4-41c8-9ae7-6b174977c192";
+    const INSTANCE: &str = "eb765408-105f-49b6-b4aa-c123b64d17d4";
+
+    struct Sysfs(tempfile::TempDir);
+
+    impl Sysfs {
+        fn new() -> Self {
+            let sysfs = Self(tempfile::tempdir().unwrap());
+            fs::create_dir_all(sysfs.path("bus/vmbus/devices")).unwrap();
+            sysfs
+        }
+
+        fn path(&self, relative: &str) -> PathBuf {
+            self.0.path().join(relative)
+        }
+
+        fn write(&self, relative: &str, text: &str) {
+            let path = self.path(relative);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn roots(&self) -> Roots {
+            Roots {
+                sys: self.0.path().into(),
+                dev: "/nonexistent".into(),
+            }
+        }
+
+        fn fcopy(&self) {
+            self.write(
+                &format!("bus/vmbus/devices/{INSTANCE}/class_id"),
+                &format!("{{{CLASS}}}\n"),
+            );
+        }
+
+        fn uio(&self, size: &str) {
+            fs::create_dir_all(self.path(&format!("bus/vmbus/devices/{INSTANCE}/uio/uio3")))
+                .unwrap();
+            self.write("class/uio/uio3/maps/map0/size", size);
+            fs::create_dir_all(self.path("bus/vmbus/drivers/uio_hv_generic")).unwrap();
+            symlink(
+                "../../drivers/uio_hv_generic",
+                self.path(&format!("bus/vmbus/devices/{INSTANCE}/driver")),
+            )
+            .unwrap();
+        }
+
+        fn read(&self, relative: &str) -> Option<String> {
+            fs::read_to_string(self.path(relative)).ok()
+        }
+    }
+
+    fn bare(driver: Option<&str>) -> Device {
+        Device {
+            instance: INSTANCE.parse().unwrap(),
+            class: CLASS.parse().unwrap(),
+            driver: driver.map(str::to_owned),
+            uio: None,
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_vmbus_is_named() {
+        let roots = Roots {
+            sys: "/nonexistent".into(),
+            dev: "/nonexistent".into(),
+        };
+        assert!(matches!(devices(&roots), Err(DiscoveryError::NoVmbus(_))));
+    }
+
+    #[test]
+    fn every_ring_size_is_read_from_the_kernel() {
+        for (size, ring_len) in [
+            ("0x8000\n", 16 << 10),
+            ("0x000000000000a000\n", 20 << 10),
+            ("0x22000\n", 68 << 10),
+            ("0x400000\n", 2 << 20),
+        ] {
+            let sysfs = Sysfs::new();
+            sysfs.fcopy();
+            sysfs.uio(size);
+            let mut expected = bare(Some("uio_hv_generic"));
+            expected.uio = Some(Uio {
+                name: "uio3".into(),
+                ring_len: Some(ring_len),
+            });
+            assert_eq!(devices(&sysfs.roots()).unwrap(), [expected]);
+        }
+    }
+
+    #[test]
+    fn devices_without_a_driver_and_half_made_ones_are_listed_as_they_are() {
+        let sysfs = Sysfs::new();
+        assert_eq!(devices(&sysfs.roots()).unwrap(), []);
+        sysfs.fcopy();
+        fs::create_dir_all(sysfs.path("bus/vmbus/devices/not-a-guid")).unwrap();
+        fs::create_dir_all(sysfs.path("bus/vmbus/devices/00000000-0000-0000-0000-000000000001"))
+            .unwrap();
+        assert_eq!(devices(&sysfs.roots()).unwrap(), [bare(None)]);
+        fs::create_dir_all(sysfs.path(&format!("bus/vmbus/devices/{INSTANCE}/uio/uio3"))).unwrap();
+        let mut settling = bare(None);
+        settling.uio = Some(Uio {
+            name: "uio3".into(),
+            ring_len: None,
+        });
+        assert_eq!(devices(&sysfs.roots()).unwrap(), [settling]);
+        sysfs.write("class/uio/uio3/maps/map0/size", "many\n");
+        let error = devices(&sysfs.roots()).unwrap_err().to_string();
+        assert!(
+            error.contains("map0/size: \"many\" is not a size"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn binding_tells_the_uio_driver_of_the_class() {
+        let sysfs = Sysfs::new();
+        let roots = sysfs.roots();
+        assert!(matches!(
+            bind_to_uio(&roots, &bare(None)),
+            Err(DiscoveryError::NoUioDriver(_))
+        ));
+        sysfs.write("bus/vmbus/drivers/uio_hv_generic/new_id", "");
+        sysfs.write("bus/vmbus/drivers/hv_utils/unbind", "");
+        bind_to_uio(&roots, &bare(Some("hv_utils"))).unwrap();
+        assert_eq!(
+            sysfs
+                .read("bus/vmbus/drivers/uio_hv_generic/new_id")
+                .as_deref(),
+            Some(CLASS)
+        );
+        assert_eq!(
+            sysfs.read("bus/vmbus/drivers/hv_utils/unbind").as_deref(),
+            Some(INSTANCE)
+        );
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_bound_goes_back_to_its_driver() {
+        let sysfs = Sysfs::new();
+        fs::create_dir_all(sysfs.path("bus/vmbus/drivers/uio_hv_generic/new_id")).unwrap();
+        sysfs.write("bus/vmbus/drivers/hv_utils/unbind", "");
+        let error = bind_to_uio(&sysfs.roots(), &bare(Some("hv_utils"))).unwrap_err();
+        assert!(error.to_string().contains("new_id"), "{error}");
+        assert_eq!(
+            sysfs.read("bus/vmbus/drivers/hv_utils/bind").as_deref(),
+            Some(INSTANCE)
+        );
     }
 }

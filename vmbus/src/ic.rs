@@ -297,3 +297,161 @@ fn choose(ours: &[Version], offered: &[WireVersion]) -> Option<Version> {
             .any(|offer| offer.major == version.major && offer.minor == version.minor)
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FRAMEWORKS: &[Version] = &[Version::new(3, 0), Version::new(1, 0)];
+    const MESSAGES: &[Version] = &[Version::new(4, 0), Version::new(3, 0)];
+
+    /// A negotiation as a host sends it.
+    fn offer(frameworks: &[(u16, u16)], messages: &[(u16, u16)]) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.extend((frameworks.len() as u16).to_le_bytes());
+        body.extend((messages.len() as u16).to_le_bytes());
+        body.extend([0; 4]);
+        for (major, minor) in frameworks.iter().chain(messages) {
+            body.extend(major.to_le_bytes());
+            body.extend(minor.to_le_bytes());
+        }
+        let mut message = message(MessageType::NEGOTIATE, body.len() as u16);
+        message.extend(body);
+        message
+    }
+
+    fn message(kind: MessageType, size: u16) -> Vec<u8> {
+        let mut header = vec![0; HEADER_LEN];
+        header[0] = 1;
+        header[12..14].copy_from_slice(&kind.0.to_le_bytes());
+        header[18..20].copy_from_slice(&size.to_le_bytes());
+        header[24] = 77;
+        header[25] = 3;
+        header
+    }
+
+    #[test]
+    fn our_first_choice_among_what_is_offered_is_taken() {
+        let mut message = offer(&[(1, 0), (3, 0)], &[(5, 0), (3, 0), (1, 0)]);
+        let len = message.len();
+        assert_eq!(decode(&message), Ok(MessageType::NEGOTIATE));
+        let settled = negotiate(&mut message, FRAMEWORKS, MESSAGES).unwrap();
+        assert_eq!(
+            settled,
+            Some(Negotiated {
+                framework: Version::new(3, 0),
+                message: Version::new(3, 0),
+            })
+        );
+        encode_reply(&mut message, Status::OK);
+        assert_eq!(message.len(), len, "a reply has the request's length");
+        assert_eq!(message[18..20], [0x10, 0], "message size");
+        assert_eq!(message[20..24], [0; 4], "status");
+        assert_eq!(message[24..26], [77, 5], "transaction id and flags");
+        assert_eq!(message[28..32], [1, 0, 1, 0], "one version each");
+        assert_eq!(message[36..44], [3, 0, 0, 0, 3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn nothing_in_common_is_answered_with_no_versions() {
+        for (frameworks, messages) in [
+            (&[(3, 0)][..], &[(9, 9)][..]),
+            (&[(2, 0)], &[(4, 0)]),
+            (&[], &[(4, 0)]),
+            (&[], &[]),
+            // A framework version is no message version.
+            (&[(3, 0), (4, 0)], &[]),
+        ] {
+            let mut message = offer(frameworks, messages);
+            assert_eq!(negotiate(&mut message, FRAMEWORKS, MESSAGES), Ok(None));
+            assert_eq!(message[28..32], [0; 4]);
+        }
+    }
+
+    #[test]
+    fn counts_are_checked_against_the_message() {
+        let mut short = offer(&[(3, 0)], &[(4, 0)]);
+        short.truncate(HEADER_LEN + 12);
+        let before = short.clone();
+        assert_eq!(
+            negotiate(&mut short, FRAMEWORKS, MESSAGES),
+            Err(IcError::VersionsBeyondPacket {
+                frameworks: 1,
+                messages: 1,
+                carried: 12
+            })
+        );
+        assert_eq!(short, before, "a refused negotiation is left as it is");
+        let mut many = offer(&[(3, 0); 51], &[(4, 0); 50]);
+        assert_eq!(
+            negotiate(&mut many, FRAMEWORKS, MESSAGES),
+            Err(IcError::TooManyVersions(101))
+        );
+        many.truncate(HEADER_LEN + 7);
+        assert!(negotiate(&mut many, FRAMEWORKS, MESSAGES).is_err());
+    }
+
+    #[test]
+    fn a_stated_size_beyond_the_packet_is_refused_and_below_it_is_taken() {
+        let mut message = message(MessageType::FILE_COPY, 8);
+        message.extend([0; 8]);
+        assert_eq!(decode(&message), Ok(MessageType::FILE_COPY));
+        message.extend([0; 8]);
+        assert_eq!(decode(&message), Ok(MessageType::FILE_COPY));
+        message.truncate(HEADER_LEN + 7);
+        assert_eq!(
+            decode(&message),
+            Err(IcError::SizeBeyondPacket {
+                stated: 8,
+                carried: 7
+            })
+        );
+        assert_eq!(decode(&message[..27]), Err(IcError::NoHeader { len: 27 }));
+    }
+
+    #[test]
+    fn statuses_read_as_words_and_unknown_ones_as_numbers() {
+        assert_eq!(Status::DISK_FULL.to_string(), "disk full");
+        assert_eq!(Status(0x8007_1234).to_string(), "0x80071234");
+    }
+
+    proptest! {
+        /// Whatever a host sends, the message keeps its length, and a version
+        /// that is settled on was offered and is one of ours.
+        #[test]
+        fn any_message_is_survived(
+            mut message in prop::collection::vec(any::<u8>(), 0..600),
+            frameworks in 0u16..8,
+            messages in 0u16..8,
+            plausible: bool,
+        ) {
+            if plausible && message.len() >= HEADER_LEN + 8 {
+                message[28..30].copy_from_slice(&frameworks.to_le_bytes());
+                message[30..32].copy_from_slice(&messages.to_le_bytes());
+                for byte in &mut message[36..] {
+                    *byte %= 5;
+                }
+            }
+            let before = message.clone();
+            let _ = decode(&message);
+            match negotiate(&mut message, FRAMEWORKS, MESSAGES) {
+                Ok(Some(settled)) => {
+                    prop_assert!(FRAMEWORKS.contains(&settled.framework));
+                    prop_assert!(MESSAGES.contains(&settled.message));
+                    let offered = before[36..].chunks_exact(4).any(|version| {
+                        version[..2] == settled.message.major.to_le_bytes()
+                            && version[2..] == settled.message.minor.to_le_bytes()
+                    });
+                    prop_assert!(offered);
+                }
+                Ok(None) => prop_assert_eq!(&message[36..], &before[36..]),
+                Err(_) => prop_assert_eq!(&message, &before),
+            }
+            encode_reply(&mut message, Status::FAIL);
+            prop_assert_eq!(message.len(), before.len());
+        }
+    }
+}

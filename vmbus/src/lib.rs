@@ -5,6 +5,7 @@
 //! them as a [`Channel`]; [`ic`] reads and answers what comes out of it.
 
 pub mod channel;
+pub mod classes;
 pub mod discovery;
 pub mod guid;
 pub mod hvutil;

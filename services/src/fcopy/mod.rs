@@ -1,12 +1,38 @@
 //! Copying files from the host into the guest. Protocol section 5.
+//!
+//! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
+//! START resolves the `target` (`confine` opens its directory, `directories`
+//! makes what is missing), `transfer` keeps the state of the one copy there is,
+//! `staging` holds its file until it is whole and puts it in place, with the
+//! `metadata` of what it replaces. `journal` notes what a killed agent would
+//! leave behind, and `error` says what went wrong, to host and administrator.
 
-use std::path::PathBuf;
+use std::mem;
+use std::path::{Path, PathBuf};
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 
+use slog::{Logger, info, o, warn};
+
+use self::error::Error;
+use self::request::{Malformed, Request, Start};
+use self::transfer::{Finished, Transfer};
 use crate::registry::{Entry, HvUtil};
 use crate::service::Service;
+
+mod confine;
+mod directories;
+mod error;
+mod extents;
+pub mod hvutil;
+mod journal;
+mod metadata;
+pub mod request;
+mod staging;
+mod target;
+mod transfer;
+pub mod uio;
 
 /// The service's entry in the registry.
 pub static ENTRY: Entry = Entry {
@@ -22,12 +48,7 @@ pub static ENTRY: Entry = Entry {
         message_len: 6196,
     },
     default: true,
-    make: |config, log| {
-        Box::new(FileCopy {
-            config: config.fcopy.clone(),
-            log: log.clone(),
-        })
-    },
+    make: |config, log| Box::new(FileCopy::new(&config.fcopy, log)),
 };
 
 /// What the service is configured with.
@@ -60,17 +81,161 @@ impl Default for Config {
 }
 
 struct FileCopy {
-    #[allow(dead_code)]
     config: Config,
-    #[allow(dead_code)]
-    log: slog::Logger,
+    log: Logger,
+    state: State,
+}
+
+enum State {
+    /// No copy in progress. `quiet` once a request was refused for that: a host
+    /// that goes on sending does not fill the log.
+    Idle {
+        quiet: bool,
+    },
+    Copying(Box<Transfer>),
+}
+
+impl FileCopy {
+    fn new(config: &Config, log: &Logger) -> Self {
+        journal::clean(&config.state_directory, log);
+        Self {
+            config: config.clone(),
+            log: log.clone(),
+            state: State::Idle { quiet: false },
+        }
+    }
+
+    fn handle(&mut self, request: Result<Request<'_>, Malformed>) -> Status {
+        let result = match request {
+            Ok(Request::Start(start)) => self.start(&start),
+            Ok(Request::Write { offset, data }) => self.write(offset, data),
+            Ok(Request::Complete) => self.complete(),
+            Ok(Request::Cancel) => {
+                self.cancel("the host cancelled it");
+                Ok(())
+            }
+            Err(malformed) => Err(Error::from(malformed)),
+        };
+        match result {
+            Ok(()) => Status::OK,
+            Err(error) => {
+                self.fail(&error);
+                error.status()
+            }
+        }
+    }
+
+    fn start(&mut self, start: &Start) -> Result<(), Error> {
+        self.cancel("the host started another");
+        let begun = target::path(start)
+            .and_then(|path| Transfer::start(start, &path, &self.config, &self.log));
+        match begun {
+            Ok(transfer) => {
+                info!(self.log, "copy started";
+                    "path" => ?transfer.path(), "size" => start.size,
+                    "overwrite" => start.overwrite, "create_path" => start.create_path);
+                self.state = State::Copying(Box::new(transfer));
+                Ok(())
+            }
+            Err(error) => {
+                let path = PathBuf::from(&start.directory).join(&start.file_name);
+                self.log_failure(&path, &error);
+                self.state = State::Idle { quiet: true };
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        match &mut self.state {
+            State::Copying(transfer) => transfer.write(offset, data, &self.config),
+            State::Idle { .. } => Err(Error::Idle),
+        }
+    }
+
+    fn complete(&mut self) -> Result<(), Error> {
+        match &mut self.state {
+            State::Copying(transfer) => {
+                let finished = transfer.complete(&self.config)?;
+                self.state = State::Idle { quiet: false };
+                self.log_success(&finished);
+                Ok(())
+            }
+            State::Idle { .. } => Err(Error::Idle),
+        }
+    }
+
+    /// Drops a copy in progress.
+    fn cancel(&mut self, reason: &str) {
+        if let Some(transfer) = self.take() {
+            warn!(self.log, "copy cancelled"; "path" => ?transfer.path(), "reason" => reason);
+        }
+    }
+
+    /// Ends the copy in progress, whichever request failed: a part of the file
+    /// may have been in it.
+    fn fail(&mut self, error: &Error) {
+        if let Some(transfer) = self.take() {
+            self.log_failure(transfer.path(), error);
+        } else if let State::Idle { quiet: false } = self.state {
+            warn!(self.log, "request refused"; "reason" => error.in_words());
+        }
+        self.state = State::Idle { quiet: true };
+    }
+
+    fn take(&mut self) -> Option<Box<Transfer>> {
+        match mem::replace(&mut self.state, State::Idle { quiet: false }) {
+            State::Copying(transfer) => Some(transfer),
+            idle @ State::Idle { .. } => {
+                self.state = idle;
+                None
+            }
+        }
+    }
+
+    fn log_failure(&self, path: &Path, error: &Error) {
+        warn!(self.log, "copy failed"; "path" => ?path, "reason" => error.in_words());
+    }
+
+    fn log_success(&self, finished: &Finished) {
+        let Finished {
+            path,
+            size,
+            announced,
+            seconds,
+        } = finished;
+        let mib = *size as f64 / f64::from(1 << 20);
+        let figures = o!(
+            "path" => format!("{path:?}"), "size" => *size,
+            "seconds" => format!("{seconds:.3}"),
+            "MiB/s" => format!("{:.1}", mib / seconds.max(1e-6)));
+        let log = self.log.new(figures);
+        if size == announced {
+            info!(log, "copy finished");
+        } else {
+            warn!(log, "copy finished with another size than announced"; "announced" => announced);
+        }
+    }
+}
+
+impl Drop for FileCopy {
+    fn drop(&mut self) {
+        self.cancel("the device was closed");
+    }
 }
 
 impl Service for FileCopy {
-    fn handle_uio(&mut self, _body: &mut [u8]) -> Status {
-        Status::FAIL
+    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
+        self.handle(uio::decode(body))
     }
-    fn handle_hvutil(&mut self, _buffer: &mut [u8], _len: usize) -> usize {
-        0
+
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
+        let message = buffer.get(..len).unwrap_or(buffer);
+        let status = self.handle(hvutil::decode(message));
+        hvutil::encode_reply(buffer, status)
+    }
+
+    fn busy(&self) -> bool {
+        matches!(self.state, State::Copying(_))
     }
 }

@@ -3,6 +3,10 @@ use super::{
 };
 use crate::packet::{HEADER_LEN, Header, TRAILER_LEN};
 
+/// [`TRAILER_LEN`] as indices count.
+const TRAILER: u32 = 8;
+const _: () = assert!(TRAILER as usize == TRAILER_LEN);
+
 /// The reading end of a ring.
 #[derive(Debug)]
 pub struct Reader<M> {
@@ -72,30 +76,30 @@ impl<M: RingMemory> Reader<M> {
         *to_head = head;
         let trailer_at = self.copy_out(rest_at, to_rest);
 
-        self.read = advance(trailer_at, TRAILER_LEN as u32, data_len);
+        self.read = advance(trailer_at, TRAILER, data_len);
         self.memory.store(Word::ReadIndex, self.read);
-        Ok(Some(Received {
-            header,
-            signal: self.freed_what_the_writer_waits_for(write, needed),
-        }))
+        let signal = self.freed_what_the_writer_waits_for(needed)?;
+        Ok(Some(Received { header, signal }))
     }
 
     /// Whether freeing the last `freed` bytes made the room that a waiting
     /// writer asked for. Only the step across that mark counts, so that the
     /// writer is signalled once.
-    fn freed_what_the_writer_waits_for(&self, write: u32, freed: usize) -> bool {
+    fn freed_what_the_writer_waits_for(&self, freed: usize) -> Result<bool, RingError> {
         // The writer publishes what it waits for and then looks at the read
         // index; this side published the read index and now looks at what it
         // waits for. With a fence in between on both sides, one sees the other.
         self.memory.fence();
         let pending = self.memory.load(Word::PendingSendSize) as usize;
         if pending == 0 || self.memory.load(Word::FeatureBits) & FEATURE_PENDING_SEND_SIZE == 0 {
-            return false;
+            return Ok(false);
         }
+        // The write index anew: with the one from before, room that the writer
+        // has used since would count, and the step across would be missed.
+        let write = load_index(&self.memory, Word::WriteIndex)?;
         let data_len = self.memory.data_len();
-        let used = distance(self.read, write, data_len);
-        let room = (data_len - used) as usize;
-        room > pending && room - freed <= pending
+        let room = (data_len - distance(self.read, write, data_len)) as usize;
+        Ok(room > pending && room.saturating_sub(freed) <= pending)
     }
 
     /// Asks for an interrupt at the next packet and looks once more: `true`
@@ -118,9 +122,7 @@ impl<M: RingMemory> Reader<M> {
     pub fn pending(&self) -> bool {
         self.memory.load(Word::WriteIndex) != self.read
     }
-}
 
-impl<M: RingMemory> Reader<M> {
     /// Copies from `offset` on, going round at the end of the data area, and
     /// gives the offset behind.
     fn copy_out(&self, offset: u32, to: &mut [u8]) -> u32 {

@@ -1,1 +1,461 @@
+//! Tests of both ends of a ring against each other, and of the reader against a
+//! hostile writer.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::packet::{self, HEADER_LEN, Header, TRAILER_LEN};
+
+/// Ring memory of one process, for one thread at a time.
+#[derive(Clone)]
+struct Memory(Arc<Mutex<State>>);
+
+struct State {
+    words: [u32; 17],
+    data: Vec<u8>,
+}
+
+impl Memory {
+    fn new(data_len: usize) -> Self {
+        let mut words = [0; 17];
+        words[Word::FeatureBits as usize / 4] = FEATURE_PENDING_SEND_SIZE;
+        Self(Arc::new(Mutex::new(State {
+            words,
+            data: vec![0; data_len],
+        })))
+    }
+
+    /// Both indices at `start`, as after many rounds.
+    fn starting_at(data_len: usize, start: u32) -> Self {
+        let memory = Self::new(data_len);
+        memory.store(Word::ReadIndex, start);
+        memory.store(Word::WriteIndex, start);
+        memory
+    }
+
+    fn ends(&self) -> (Writer<Self>, Reader<Self>) {
+        (
+            Writer::new(self.clone()).unwrap(),
+            Reader::new(self.clone()).unwrap(),
+        )
+    }
+}
+
+impl RingMemory for Memory {
+    fn data_len(&self) -> u32 {
+        u32::try_from(self.0.lock().unwrap().data.len()).unwrap()
+    }
+    fn load(&self, word: Word) -> u32 {
+        self.0.lock().unwrap().words[word as usize / 4]
+    }
+    fn store(&self, word: Word, value: u32) {
+        self.0.lock().unwrap().words[word as usize / 4] = value;
+    }
+    fn fence(&self) {}
+    fn copy_out(&self, offset: u32, to: &mut [u8]) {
+        let from = offset as usize;
+        assert!(from.is_multiple_of(8) && to.len().is_multiple_of(8));
+        to.copy_from_slice(&self.0.lock().unwrap().data[from..from + to.len()]);
+    }
+    fn copy_in(&self, offset: u32, from: &[u8]) {
+        let to = offset as usize;
+        assert!(to.is_multiple_of(8) && from.len().is_multiple_of(8));
+        self.0.lock().unwrap().data[to..to + from.len()].copy_from_slice(from);
+    }
+}
+
+fn payload_of(received: &Received, buffer: &[u8]) -> Vec<u8> {
+    buffer[received.header.header_len..received.header.total_len].to_vec()
+}
+
+#[test]
+fn a_packet_lies_in_the_ring_as_the_wire_has_it() {
+    let memory = Memory::starting_at(64, 40);
+    let (mut writer, _) = memory.ends();
+    let written = writer.send(7, b"payload!").unwrap();
+    assert_eq!(written, Written::Done { signal: true });
+    let state = memory.0.lock().unwrap();
+    assert_eq!(state.words[Word::WriteIndex as usize / 4], 8);
+    assert_eq!(state.data[40..56], Header::in_band(8, 7).unwrap().encode());
+    assert_eq!(&state.data[56..64], b"payload!");
+    assert_eq!(state.data[..8], (40u64 << 32).to_le_bytes());
+}
+
+#[test]
+fn only_the_first_packet_into_an_empty_unmasked_ring_is_signalled() {
+    let memory = Memory::new(256);
+    let (mut writer, mut reader) = memory.ends();
+    let mut buffer = [0; 256];
+    let signalled = |written| written == Written::Done { signal: true };
+
+    assert!(signalled(writer.send(1, &[0; 8]).unwrap()));
+    assert!(!signalled(writer.send(2, &[0; 8]).unwrap()));
+    while reader.recv(&mut buffer).unwrap().is_some() {}
+    reader.mask();
+    assert!(!signalled(writer.send(3, &[0; 8]).unwrap()));
+    assert!(reader.arm(), "a packet that came while masked is seen");
+    while reader.recv(&mut buffer).unwrap().is_some() {}
+    assert!(!reader.arm());
+    assert!(signalled(writer.send(4, &[0; 8]).unwrap()));
+}
+
+#[test]
+fn a_full_ring_is_back_pressure_and_the_reader_says_when_there_is_room() {
+    let memory = Memory::new(96);
+    let (mut writer, mut reader) = memory.ends();
+    let mut buffer = [0; 96];
+    assert!(matches!(
+        writer.send(1, &[1; 8]).unwrap(),
+        Written::Done { .. }
+    ));
+    assert!(matches!(
+        writer.send(2, &[2; 8]).unwrap(),
+        Written::Done { .. }
+    ));
+    // 32 bytes are left, and the ring is never filled to the last one.
+    let full = writer.send(3, &[3; 8]).unwrap();
+    assert_eq!(full, Written::Full { announced: true });
+    assert_eq!(memory.load(Word::PendingSendSize), 32);
+
+    assert!(reader.recv(&mut buffer).unwrap().unwrap().signal);
+    assert!(
+        !reader.recv(&mut buffer).unwrap().unwrap().signal,
+        "signalled once, when the mark was crossed"
+    );
+    assert!(matches!(
+        writer.send(3, &[3; 8]).unwrap(),
+        Written::Done { .. }
+    ));
+    assert_eq!(memory.load(Word::PendingSendSize), 0);
+}
+
+#[test]
+fn a_reader_that_ignores_the_pending_size_is_told_apart() {
+    let memory = Memory::new(64);
+    memory.store(Word::FeatureBits, 0);
+    let (mut writer, mut reader) = memory.ends();
+    assert!(matches!(
+        writer.send(1, &[1; 8]).unwrap(),
+        Written::Done { .. }
+    ));
+    assert_eq!(
+        writer.send(2, &[2; 8]).unwrap(),
+        Written::Full { announced: false }
+    );
+    assert!(!reader.recv(&mut [0; 64]).unwrap().unwrap().signal);
+}
+
+#[test]
+fn what_can_never_fit_is_refused() {
+    let memory = Memory::new(64);
+    let (mut writer, _) = memory.ends();
+    assert!(matches!(
+        writer.send(1, &[0; 32]).unwrap(),
+        Written::Done { .. }
+    ));
+    for len in [33, 40, 64, 1 << 20] {
+        assert_eq!(
+            writer.send(1, &vec![0; len]),
+            Err(RingError::TooLarge { len, data_len: 64 })
+        );
+    }
+}
+
+/// A ring in which the host has written `head` and published `write`.
+fn hostile(data_len: usize, read: u32, write: u32, head: [u8; HEADER_LEN]) -> Memory {
+    let memory = Memory::starting_at(data_len, read);
+    let first = head.len().min(data_len - read as usize);
+    memory.copy_in(read, &head[..first]);
+    memory.copy_in(0, &head[first..]);
+    memory.store(Word::WriteIndex, write);
+    memory
+}
+
+#[test]
+fn each_malformed_ring_is_named() {
+    let header = |header_words: u16, total_words: u16| {
+        let mut head = [0; HEADER_LEN];
+        head[0] = 6;
+        head[2..4].copy_from_slice(&header_words.to_le_bytes());
+        head[4..6].copy_from_slice(&total_words.to_le_bytes());
+        head
+    };
+    let mut buffer = [0; 128];
+    let mut recv = |memory: Memory| Reader::new(memory).unwrap().recv(&mut buffer);
+    let index = |value| {
+        Err(RingError::Index {
+            word: Word::WriteIndex,
+            value,
+            data_len: 128,
+        })
+    };
+    assert_eq!(recv(hostile(128, 0, 128, header(2, 3))), index(128));
+    assert_eq!(recv(hostile(128, 0, 44, header(2, 3))), index(44));
+    assert_eq!(
+        recv(hostile(128, 0, u32::MAX, header(2, 3))),
+        index(u32::MAX)
+    );
+    assert_eq!(
+        recv(hostile(128, 120, 8, header(2, 3))),
+        Err(RingError::Truncated {
+            needed: 24,
+            available: 16
+        })
+    );
+    for (header_words, total_words) in [(1, 3), (0, 0), (4, 3), (2, 1), (0xffff, 2)] {
+        assert!(matches!(
+            recv(hostile(128, 0, 64, header(header_words, total_words))),
+            Err(RingError::Packet(_))
+        ));
+    }
+    assert_eq!(
+        recv(hostile(128, 0, 32, header(2, 4))),
+        Err(RingError::Truncated {
+            needed: 40,
+            available: 32
+        })
+    );
+    let memory = hostile(128, 0, 64, header(2, 7));
+    assert_eq!(
+        Reader::new(memory).unwrap().recv(&mut [0; 48]),
+        Err(RingError::BeyondBuffer {
+            len: 56,
+            buffer: 48
+        })
+    );
+    let memory = Memory::starting_at(128, 0);
+    memory.store(Word::ReadIndex, 4);
+    assert!(Reader::new(memory.clone()).is_err());
+    let memory = Memory::new(128);
+    let (mut writer, _) = memory.ends();
+    memory.store(Word::ReadIndex, 1 << 31);
+    assert!(matches!(
+        writer.send(1, &[0; 8]),
+        Err(RingError::Index {
+            word: Word::ReadIndex,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn the_host_moving_our_own_index_changes_nothing() {
+    let memory = Memory::new(128);
+    let (mut writer, mut reader) = memory.ends();
+    let _ = writer.send(1, b"first...").unwrap();
+    let _ = writer.send(2, b"second..").unwrap();
+    let mut buffer = [0; 128];
+    let first = reader.recv(&mut buffer).unwrap().unwrap();
+    assert_eq!(payload_of(&first, &buffer), b"first...");
+    memory.store(Word::ReadIndex, 96);
+    let second = reader.recv(&mut buffer).unwrap().unwrap();
+    assert_eq!(payload_of(&second, &buffer), b"second..");
+}
+
+proptest! {
+    /// Any sequence of sends and receives, from any start, gives what went in,
+    /// in order, padded to words.
+    #[test]
+    fn what_goes_in_comes_out_across_every_wrap(
+        words in 8u32..64,
+        start in 0u32..64,
+        steps in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..200)), 1..100),
+    ) {
+        let data_len = words * 8;
+        let memory = Memory::starting_at(data_len as usize, (start * 8) % data_len);
+        let (mut writer, mut reader) = memory.ends();
+        let mut buffer = vec![0; data_len as usize];
+        let mut expected: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+        let mut used = 0;
+        let mut transaction = 0;
+        for (send, payload) in steps {
+            if send {
+                transaction += 1;
+                let needed = HEADER_LEN + payload.len().next_multiple_of(8) + TRAILER_LEN;
+                match writer.send(transaction, &payload) {
+                    Ok(Written::Done { signal }) => {
+                        prop_assert_eq!(signal, expected.is_empty());
+                        prop_assert!(used + needed < data_len as usize);
+                        used += needed;
+                        let mut padded = payload;
+                        padded.resize(needed - HEADER_LEN - TRAILER_LEN, 0);
+                        expected.push_back((transaction, padded));
+                    }
+                    Ok(Written::Full { .. }) => prop_assert!(used + needed >= data_len as usize),
+                    Err(error) => prop_assert!(needed >= data_len as usize, "{}", error),
+                }
+            } else {
+                match (reader.recv(&mut buffer).unwrap(), expected.pop_front()) {
+                    (Some(received), Some((transaction, payload))) => {
+                        prop_assert_eq!(received.header.kind, packet::IN_BAND);
+                        prop_assert_eq!(received.header.transaction, transaction);
+                        prop_assert_eq!(payload_of(&received, &buffer), payload);
+                        used -= received.header.total_len + TRAILER_LEN;
+                    }
+                    (None, None) => {}
+                    (received, expected) => prop_assert!(false, "{:?} for {:?}", received, expected),
+                }
+            }
+        }
+    }
+
+    /// Whatever stands in shared memory, the reader ends with packets that lie
+    /// within it or with an error, and never receives more than the indices
+    /// allow.
+    #[test]
+    fn any_content_and_any_indices_are_survived(
+        words in 4u32..64,
+        read in any::<u32>(),
+        write in any::<u32>(),
+        near in any::<bool>(),
+        pending in any::<u32>(),
+        content in prop::collection::vec(prop_oneof![Just(0u8), Just(2), Just(6), any::<u8>()], 512),
+    ) {
+        let data_len = words * 8;
+        // Half of the cases have indices that are in order, to reach the
+        // packets behind them.
+        let place = |index: u32| if near { index % words * 8 } else { index };
+        let memory = Memory::new(data_len as usize);
+        memory.copy_in(0, &content[..data_len as usize]);
+        memory.store(Word::ReadIndex, place(read));
+        memory.store(Word::WriteIndex, place(write));
+        memory.store(Word::PendingSendSize, pending);
+        let Ok(mut reader) = Reader::new(memory) else { return Ok(()) };
+        let mut buffer = vec![0; data_len as usize];
+        let mut total = 0;
+        while let Ok(Some(received)) = reader.recv(&mut buffer) {
+            prop_assert!(received.header.total_len <= buffer.len());
+            total += received.header.total_len + TRAILER_LEN;
+            prop_assert!(total < data_len as usize);
+        }
+    }
+}
+
+/// Models of a reader and a writer in two threads, over every interleaving that
+/// the memory model allows up to a bound of preemptions.
+mod wake_ups {
+    use loom::sync::atomic::{AtomicU32, Ordering, fence};
+    use loom::sync::{Arc, Notify};
+    use loom::thread;
+
+    use super::super::*;
+
+    const PACKETS: u64 = 3;
+
+    struct Shared {
+        write_index: AtomicU32,
+        read_index: AtomicU32,
+        mask: AtomicU32,
+        pending: AtomicU32,
+        data: std::sync::Mutex<Vec<u8>>,
+        to_reader: Notify,
+        to_writer: Notify,
+    }
+
+    impl Shared {
+        fn word(&self, word: Word) -> Option<&AtomicU32> {
+            match word {
+                Word::WriteIndex => Some(&self.write_index),
+                Word::ReadIndex => Some(&self.read_index),
+                Word::InterruptMask => Some(&self.mask),
+                Word::PendingSendSize => Some(&self.pending),
+                Word::FeatureBits => None,
+            }
+        }
+    }
+
+    impl RingMemory for Arc<Shared> {
+        fn data_len(&self) -> u32 {
+            64
+        }
+        fn load(&self, word: Word) -> u32 {
+            self.word(word).map_or(FEATURE_PENDING_SEND_SIZE, |word| {
+                word.load(Ordering::Acquire)
+            })
+        }
+        fn store(&self, word: Word, value: u32) {
+            if let Some(word) = self.word(word) {
+                word.store(value, Ordering::Release);
+            }
+        }
+        fn fence(&self) {
+            fence(Ordering::SeqCst);
+        }
+        fn copy_out(&self, offset: u32, to: &mut [u8]) {
+            let from = offset as usize;
+            to.copy_from_slice(&self.data.lock().unwrap()[from..from + to.len()]);
+        }
+        fn copy_in(&self, offset: u32, from: &[u8]) {
+            let to = offset as usize;
+            self.data.lock().unwrap()[to..to + from.len()].copy_from_slice(from);
+        }
+    }
+
+    /// A writer that waits for room and a reader that waits for packets, each
+    /// only woken by what the other says is necessary. A wake-up too few leaves
+    /// one of them waiting for ever, which the model reports as a deadlock.
+    #[test]
+    fn none_is_lost_between_reader_and_writer() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Arc::new(Shared {
+                write_index: AtomicU32::new(0),
+                read_index: AtomicU32::new(0),
+                mask: AtomicU32::new(0),
+                pending: AtomicU32::new(0),
+                data: std::sync::Mutex::new(vec![0; 64]),
+                to_reader: Notify::new(),
+                to_writer: Notify::new(),
+            });
+            let host = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let mut writer = Writer::new(Arc::clone(&shared)).unwrap();
+                    for transaction in 0..PACKETS {
+                        loop {
+                            // The ring has room for one packet at a time.
+                            match writer.send(transaction, &transaction.to_le_bytes()) {
+                                Ok(Written::Done { signal }) => {
+                                    if signal {
+                                        shared.to_reader.notify();
+                                    }
+                                    break;
+                                }
+                                Ok(Written::Full { announced }) => {
+                                    assert!(announced);
+                                    shared.to_writer.wait();
+                                }
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    }
+                })
+            };
+            let mut reader = Reader::new(Arc::clone(&shared)).unwrap();
+            let mut buffer = [0; 64];
+            let mut next = 0;
+            while next < PACKETS {
+                while let Some(received) = reader.recv(&mut buffer).unwrap() {
+                    assert_eq!(received.header.transaction, next);
+                    assert_eq!(buffer[16..24], next.to_le_bytes());
+                    next += 1;
+                    if received.signal {
+                        shared.to_writer.notify();
+                    }
+                }
+                if next < PACKETS && !reader.arm() {
+                    shared.to_reader.wait();
+                    // As after an interrupt that the driver masks by itself, or
+                    // a look in advance.
+                    reader.mask();
+                }
+            }
+            host.join().unwrap();
+        });
+    }
+}

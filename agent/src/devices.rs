@@ -1,0 +1,92 @@
+//! `hyperv-agent devices`: what VMBus devices there are, and which service
+//! would serve them.
+
+use hyperv_services::registry;
+use hyperv_vmbus::classes;
+use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
+use serde::Serialize;
+
+/// One device, as it is listed.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// Instance GUID.
+    pub instance: String,
+    /// Class GUID.
+    pub class: String,
+    /// What the class is, in words; `null` where it is not known here.
+    pub description: Option<&'static str>,
+    /// Driver that holds the device.
+    pub driver: Option<String>,
+    /// Node through which the agent would reach it.
+    pub node: Option<String>,
+    /// Bytes of each of its rings, where they are mapped through UIO.
+    pub ring_size: Option<usize>,
+    /// Service that would serve it.
+    pub service: Option<&'static str>,
+}
+
+/// Lists every VMBus device.
+///
+/// # Errors
+///
+/// As [`discovery::devices`].
+pub fn list(roots: &Roots) -> Result<Vec<Listed>, DiscoveryError> {
+    let devices = discovery::devices(roots)?;
+    Ok(devices
+        .into_iter()
+        .map(|device| listed(device, roots))
+        .collect())
+}
+
+fn listed(device: Device, roots: &Roots) -> Listed {
+    let entry = registry::by_class(device.class);
+    let node = match (&device.uio, entry) {
+        (Some(uio), _) => Some(roots.dev.join(&uio.name)),
+        (None, Some(entry)) => Some(roots.dev.join(entry.hvutil.node)).filter(|node| node.exists()),
+        (None, None) => None,
+    };
+    Listed {
+        instance: device.instance.to_string(),
+        class: device.class.to_string(),
+        description: classes::name(device.class),
+        driver: device.driver,
+        node: node.map(|node| node.display().to_string()),
+        ring_size: device.uio.and_then(|uio| uio.ring_len),
+        service: entry.map(|entry| entry.name),
+    }
+}
+
+/// The list as a table for people.
+pub fn table(devices: &[Listed]) -> String {
+    const NONE: &str = "-";
+    let header = ["INSTANCE", "DEVICE", "DRIVER", "NODE", "RING", "SERVICE"].map(str::to_owned);
+    let rows = devices.iter().map(|device| {
+        [
+            device.instance.clone(),
+            device.description.unwrap_or(&device.class).to_owned(),
+            device.driver.clone().unwrap_or_else(|| NONE.to_owned()),
+            device.node.clone().unwrap_or_else(|| NONE.to_owned()),
+            device
+                .ring_size
+                .map_or_else(|| NONE.to_owned(), |size| format!("{} KiB", size / 1024)),
+            device.service.unwrap_or(NONE).to_owned(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    rows.iter()
+        .map(|row| {
+            let cells: Vec<_> = row
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            cells.join("  ").trim_end().to_owned() + "\n"
+        })
+        .collect()
+}

@@ -1,0 +1,439 @@
+//! One device's worker: a thread that owns the device's channel and its
+//! service, and carries each request to its reply.
+//!
+//! Between requests the device hangs on the supervisor's poll, and the worker
+//! sleeps until it is woken. While the service is busy, as in a file transfer,
+//! the worker has the device on a poll of its own: a request then costs one
+//! wait, the service's work and one signal to the host, without a detour
+//! through another thread.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyperv_services::registry::Entry;
+use hyperv_services::service::Service;
+use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
+use hyperv_vmbus::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use slog::{Logger, debug, info, warn};
+
+use crate::locate::Located;
+use crate::opener::{OpenError, Opener};
+use crate::supervisor::{Handle, Notice};
+
+const DEVICE: Token = Token(0);
+const WAKER: Token = Token(1);
+
+/// How long a busy worker looks for the next request before it sleeps. A host
+/// that takes longer than this is waited for asleep.
+const LOOK_FOR: Duration = Duration::from_micros(100);
+
+/// How often a full ring is looked at, should the host not say that it has
+/// room.
+const FULL_RING_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a worker ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) why: Why,
+    /// Whether any message came since the device was opened: then it was in
+    /// order until the end.
+    pub(crate) served_anything: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Why {
+    /// It was told to.
+    Stopped,
+    NotOpened(OpenError),
+    Failed(ChannelError),
+    Panicked(String),
+}
+
+/// How the supervisor reaches a worker.
+#[derive(Debug)]
+pub(crate) struct Control {
+    waker: Waker,
+    stop: AtomicBool,
+    config: Mutex<Option<Arc<hyperv_services::Config>>>,
+}
+
+impl Control {
+    /// The device is readable.
+    pub(crate) fn wake(&self) {
+        // It fails only when the worker, and with it the poll, is gone.
+        let _ = self.waker.wake();
+    }
+
+    /// Ends the worker after the request it is at.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Makes the service anew with this configuration, as soon as it is not
+    /// busy.
+    pub(crate) fn configure(&self, config: Arc<hyperv_services::Config>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.wake();
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn new_config(&self) -> Option<Arc<hyperv_services::Config>> {
+        self.config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// What a worker is made from.
+pub(crate) struct Endpoint {
+    pub(crate) entry: &'static Entry,
+    pub(crate) device: Located,
+    pub(crate) opener: Arc<dyn Opener>,
+    pub(crate) config: Arc<hyperv_services::Config>,
+    pub(crate) log: Logger,
+}
+
+impl Endpoint {
+    /// Starts the worker. It opens the device itself, for that may take its
+    /// time, and has it on the supervisor's poll under `token`. Its end is told
+    /// to `supervisor`.
+    pub(crate) fn start(
+        self,
+        registry: &Registry,
+        token: Token,
+        supervisor: Handle,
+    ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
+        let poll = Poll::new()?;
+        let control = Arc::new(Control {
+            waker: Waker::new(poll.registry(), WAKER)?,
+            stop: AtomicBool::new(false),
+            config: Mutex::new(None),
+        });
+        let waiting = Waiting {
+            poll,
+            events: Events::with_capacity(4),
+            supervisor: registry.try_clone()?,
+            token,
+            device_is_ours: false,
+            on_any_poll: false,
+        };
+        let its_control = Arc::clone(&control);
+        let thread = thread::Builder::new()
+            .name(self.entry.name.to_owned())
+            .spawn(move || {
+                let mut served_anything = false;
+                let why = catch_unwind(AssertUnwindSafe(|| {
+                    self.run(&its_control, waiting, &mut served_anything)
+                }))
+                .unwrap_or_else(|panic| Why::Panicked(message_of(&*panic)));
+                let ended = Ended {
+                    why,
+                    served_anything,
+                };
+                supervisor.tell(Notice::Ended { token, ended });
+            })?;
+        Ok((control, thread))
+    }
+
+    fn run(self, control: &Control, waiting: Waiting, served_anything: &mut bool) -> Why {
+        let channel = match self.opener.open(&self.device, self.entry) {
+            Ok(channel) => channel,
+            Err(error) => return Why::NotOpened(error),
+        };
+        let log = self.log;
+        info!(log, "serving"; "device" => %self.device.node().display());
+        let mut worker = Worker {
+            buffer: vec![0; channel.buffer_len()],
+            service: (self.entry.make)(&self.config, &log),
+            entry: self.entry,
+            channel,
+            control,
+            waiting,
+            negotiated: None,
+            served_anything,
+            log,
+        };
+        let ended = worker.serve();
+        worker.waiting.let_go(&*worker.channel);
+        match ended {
+            Ok(()) => Why::Stopped,
+            Err(error) => Why::Failed(error),
+        }
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+struct Worker<'a> {
+    entry: &'static Entry,
+    channel: Box<dyn Channel>,
+    service: Box<dyn Service>,
+    control: &'a Control,
+    waiting: Waiting,
+    /// A message is copied here, answered in place, and sent from here.
+    buffer: Vec<u8>,
+    negotiated: Option<Negotiated>,
+    served_anything: &'a mut bool,
+    log: Logger,
+}
+
+impl Worker<'_> {
+    /// Serves until it is told to stop.
+    fn serve(&mut self) -> Result<(), ChannelError> {
+        self.waiting.hold(&*self.channel, false)?;
+        // The first look needs no wake-up: the host may have been quicker.
+        let mut looks = LookAhead::new();
+        loop {
+            let mut came = false;
+            while let Some(message) = self.channel.recv(&mut self.buffer)? {
+                came = true;
+                *self.served_anything = true;
+                self.answer(message)?;
+                if self.control.stopping() {
+                    break;
+                }
+            }
+            if self.control.stopping() {
+                return Ok(());
+            }
+            let busy = self.service.busy();
+            if !busy && let Some(config) = self.control.new_config() {
+                self.configure(&config);
+            }
+            if busy && looks.find(&mut *self.channel, self.control) {
+                continue;
+            }
+            if !came {
+                // A wake-up without a message is how a device that went away
+                // shows itself.
+                self.channel.acknowledge()?;
+            }
+            self.waiting.hold(&*self.channel, busy)?;
+            if self.channel.arm() {
+                continue;
+            }
+            let asleep = Instant::now();
+            self.waiting.wait(None)?;
+            looks.woken_after(asleep.elapsed());
+        }
+    }
+
+    fn configure(&mut self, config: &hyperv_services::Config) {
+        self.service = (self.entry.make)(config, &self.log);
+        if let Some(negotiated) = self.negotiated {
+            self.service.negotiated(negotiated);
+        }
+        debug!(self.log, "new configuration in use");
+    }
+
+    /// Carries one message to its reply.
+    fn answer(&mut self, message: Message) -> Result<(), ChannelError> {
+        let end = message.start + message.len;
+        match (message.kind, self.channel.transport()) {
+            (MessageKind::Other(kind), _) => {
+                debug!(self.log, "a packet of type {} is passed over", kind);
+                Ok(())
+            }
+            (MessageKind::Registered, _) => {
+                let answer = self.buffer.get(message.start..end).unwrap_or_default();
+                self.service.registered(answer);
+                debug!(self.log, "registered with the kernel");
+                Ok(())
+            }
+            (MessageKind::Request, Transport::HvUtil) => {
+                let len = self.service.handle_hvutil(&mut self.buffer, message.len);
+                self.send(message.transaction, 0, len)
+            }
+            (MessageKind::Request, Transport::Uio) => {
+                let body = self.buffer.get_mut(message.start..end).unwrap_or_default();
+                let status = match ic::decode(body) {
+                    Ok(MessageType::NEGOTIATE) => self.negotiate(message.start, end),
+                    Ok(kind) if kind == self.entry.message_type => {
+                        let request = body.get_mut(ic::HEADER_LEN..).unwrap_or_default();
+                        self.service.handle_uio(request)
+                    }
+                    Ok(MessageType(kind)) => {
+                        warn!(
+                            self.log,
+                            "a message of type {} is not for this service", kind
+                        );
+                        Status::NOT_SUPPORTED
+                    }
+                    Err(error @ IcError::NoHeader { .. }) => {
+                        warn!(self.log, "a message has no place for an answer: {}", error);
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        warn!(self.log, "malformed message: {}", error);
+                        Status::INVALID_ARGUMENT
+                    }
+                };
+                let body = self.buffer.get_mut(message.start..end).unwrap_or_default();
+                ic::encode_reply(body, status);
+                self.send(message.transaction, message.start, end)
+            }
+        }
+    }
+
+    fn negotiate(&mut self, start: usize, end: usize) -> Status {
+        let message = self.buffer.get_mut(start..end).unwrap_or_default();
+        match ic::negotiate(message, self.entry.frameworks, self.entry.versions) {
+            Ok(Some(negotiated)) => {
+                info!(self.log, "negotiated with the host";
+                    "framework" => %negotiated.framework, "version" => %negotiated.message);
+                self.negotiated = Some(negotiated);
+                self.service.negotiated(negotiated);
+                Status::OK
+            }
+            Ok(None) => {
+                warn!(
+                    self.log,
+                    "the host offers no version that this service speaks"
+                );
+                Status::FAIL
+            }
+            Err(error) => {
+                warn!(self.log, "malformed negotiation: {}", error);
+                Status::INVALID_ARGUMENT
+            }
+        }
+    }
+
+    /// Sends what lies in the buffer, when there is room for it.
+    fn send(&mut self, transaction: u64, start: usize, end: usize) -> Result<(), ChannelError> {
+        let reply = self.buffer.get(start..end).unwrap_or_default();
+        while self.channel.send(transaction, reply)? == Sent::Full {
+            if self.control.stopping() {
+                return Ok(());
+            }
+            self.waiting.hold(&*self.channel, true)?;
+            // The host says that there is room as it says anything: by an
+            // interrupt.
+            self.channel.arm();
+            self.waiting.wait(Some(FULL_RING_PAUSE))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a worker waits, and on whose poll its device is meanwhile.
+struct Waiting {
+    /// The worker's own poll.
+    poll: Poll,
+    events: Events,
+    /// The supervisor's.
+    supervisor: Registry,
+    /// The device's token there.
+    token: Token,
+    device_is_ours: bool,
+    on_any_poll: bool,
+}
+
+impl Waiting {
+    /// Has the device on the worker's own poll, or on the supervisor's.
+    fn hold(&mut self, channel: &dyn Channel, ours: bool) -> Result<(), ChannelError> {
+        if self.on_any_poll && self.device_is_ours == ours {
+            return Ok(());
+        }
+        self.let_go(channel);
+        let (registry, token) = if ours {
+            (self.poll.registry(), DEVICE)
+        } else {
+            (&self.supervisor, self.token)
+        };
+        let descriptor = channel.as_fd().as_raw_fd();
+        registry
+            .register(&mut SourceFd(&descriptor), token, Interest::READABLE)
+            .map_err(|source| ChannelError::Io {
+                call: "watching the device",
+                source,
+            })?;
+        self.device_is_ours = ours;
+        self.on_any_poll = true;
+        Ok(())
+    }
+
+    /// Takes the device off the poll it is on.
+    fn let_go(&mut self, channel: &dyn Channel) {
+        if !self.on_any_poll {
+            return;
+        }
+        self.on_any_poll = false;
+        let registry = if self.device_is_ours {
+            self.poll.registry()
+        } else {
+            &self.supervisor
+        };
+        let descriptor = channel.as_fd().as_raw_fd();
+        // It fails only where the kernel has dropped the device by itself.
+        let _ = registry.deregister(&mut SourceFd(&descriptor));
+    }
+
+    /// Waits for the device or the supervisor.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
+        match self.poll.poll(&mut self.events, limit) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(source) => Err(ChannelError::Io {
+                call: "waiting for the device",
+                source,
+            }),
+        }
+    }
+}
+
+/// Looking for the next request before going to sleep, for as long as that
+/// pays.
+struct LookAhead {
+    worthwhile: bool,
+    several_processors: bool,
+}
+
+impl LookAhead {
+    fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, |count| count.get());
+        Self {
+            worthwhile: true,
+            several_processors: processors > 1,
+        }
+    }
+
+    /// Looks for a moment; `true` where a request came.
+    fn find(&mut self, channel: &mut dyn Channel, control: &Control) -> bool {
+        if !self.worthwhile || !self.several_processors {
+            return false;
+        }
+        let until = Instant::now() + LOOK_FOR;
+        while Instant::now() < until && !control.stopping() {
+            if channel.pending() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    /// How long the worker slept tells whether looking would have found the
+    /// request.
+    fn woken_after(&mut self, asleep: Duration) {
+        self.worthwhile = asleep < LOOK_FOR;
+    }
+}

@@ -1,0 +1,113 @@
+//! Kernel uevents: how the agent hears of devices that come and go.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
+};
+
+/// Group of the messages that the kernel itself sends; udev's own are in
+/// another.
+const KERNEL_GROUP: u32 = 1;
+
+/// Subsystems whose devices matter: the bus, its UIO devices, and the character
+/// devices of `hv_utils`. Protocol section 1.
+const SUBSYSTEMS: [&str; 3] = ["vmbus", "uio", "misc"];
+
+/// A socket on which the kernel announces devices.
+#[derive(Debug)]
+pub(crate) struct Uevents(OwnedFd);
+
+impl Uevents {
+    /// Starts to listen.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkKObjectUEvent,
+        )?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
+        Ok(Self(socket))
+    }
+
+    /// The descriptor that is readable when something was announced.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Takes all announcements that have come, and tells whether to look for
+    /// devices.
+    pub(crate) fn drain(&self) -> io::Result<bool> {
+        let mut buffer = [0; 8192];
+        let mut look = false;
+        loop {
+            match recvfrom::<NetlinkAddr>(self.0.as_raw_fd(), &mut buffer) {
+                Ok((len, sender)) => {
+                    // Whoever may send to the group has another port id.
+                    let from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
+                    look |= from_kernel && concerns_us(buffer.get(..len).unwrap_or_default());
+                }
+                // More came than was taken in time: anything may have been
+                // among it.
+                Err(Errno::ENOBUFS) => look = true,
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    let error = io::Error::from(errno);
+                    return match error.kind() {
+                        ErrorKind::WouldBlock => Ok(look),
+                        _ => Err(error),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Whether a uevent is of a subsystem that matters. A uevent is a headline and
+/// then `KEY=value` strings, each with a NUL behind.
+fn concerns_us(message: &[u8]) -> bool {
+    message
+        .split(|byte| *byte == 0)
+        .filter_map(|field| field.strip_prefix(b"SUBSYSTEM="))
+        .any(|subsystem| SUBSYSTEMS.iter().any(|ours| ours.as_bytes() == subsystem))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{MsgFlags, sendto};
+
+    use super::*;
+
+    const RELEVANT: &[u8] = b"add@/devices/x/uio/uio0\0ACTION=add\0SUBSYSTEM=uio\0SEQNUM=1\0";
+
+    #[test]
+    fn subsystems_are_told_apart() {
+        assert!(concerns_us(RELEVANT));
+        assert!(concerns_us(b"remove@/x\0SUBSYSTEM=vmbus"));
+        assert!(!concerns_us(b"add@/x\0SUBSYSTEM=uiox\0"));
+        assert!(!concerns_us(b"add@/x\0SUBSYSTEM=net\0NAME=SUBSYSTEM=uio\0"));
+        assert!(!concerns_us(b""));
+    }
+
+    #[test]
+    fn what_another_program_sends_does_not_count() {
+        let uevents = Uevents::listen().unwrap();
+        let sender = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::empty(),
+            SockProtocol::NetlinkKObjectUEvent,
+        )
+        .unwrap();
+        // Straight to the listener's own port id, which needs no privilege.
+        let listener: NetlinkAddr = nix::sys::socket::getsockname(uevents.0.as_raw_fd()).unwrap();
+        match sendto(sender.as_raw_fd(), RELEVANT, &listener, MsgFlags::empty()) {
+            Ok(_) | Err(Errno::EPERM | Errno::ECONNREFUSED) => {}
+            Err(errno) => panic!("sending failed: {errno}"),
+        }
+        assert!(!uevents.drain().unwrap());
+    }
+}

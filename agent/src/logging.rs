@@ -1,0 +1,295 @@
+//! Where log records go, and how they are kept from doing harm: a bounded queue
+//! between workers and the drain, and a limit on what the host can cause.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
+use slog_async::{Async, AsyncGuard, OverflowStrategy};
+use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
+
+/// Records that may wait for the drain; more are dropped and counted.
+const QUEUE: usize = 256;
+
+/// How long the last records may take at the end.
+const FLUSH_LIMIT: Duration = Duration::from_millis(200);
+
+const SYSLOG_SOCKET: &str = "/dev/log";
+
+/// Where log records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Target {
+    /// The system log, through /dev/log.
+    Syslog,
+    /// Standard error.
+    Stderr,
+}
+
+/// The least severe level that is logged; it can be changed while logging.
+#[derive(Debug, Clone)]
+pub struct Threshold(Arc<AtomicU8>);
+
+impl Threshold {
+    /// A threshold at `level`.
+    pub fn new(level: Level) -> Self {
+        let threshold = Self(Arc::default());
+        threshold.set(level);
+        threshold
+    }
+
+    /// Logs from `level` on.
+    pub fn set(&self, level: Level) {
+        // Levels are the numbers from 1 to 6.
+        #[allow(clippy::cast_possible_truncation)]
+        self.0.store(level.as_usize() as u8, Ordering::Relaxed);
+    }
+
+    fn passes(&self, level: Level) -> bool {
+        level.as_usize() <= usize::from(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A running log; dropping it writes out what waits, for a short time.
+pub struct Log {
+    /// The root of all loggers.
+    pub logger: Logger,
+    guard: Option<AsyncGuard>,
+}
+
+impl Log {
+    /// Starts to log to `target`.
+    ///
+    /// # Errors
+    ///
+    /// Where the system log is not there.
+    pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
+        let (queue, guard) = match target {
+            Target::Syslog => queue(Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?.ignore_res()),
+            Target::Stderr => {
+                let decorator = slog_term::TermDecorator::new().stderr().build();
+                let format = slog_term::FullFormat::new(decorator)
+                    .use_original_order()
+                    .build();
+                queue(format.ignore_res())
+            }
+        };
+        let drain = FromThreshold {
+            to: queue,
+            threshold,
+        };
+        Ok(Self {
+            logger: Logger::root(drain, o!()),
+            guard: Some(guard),
+        })
+    }
+}
+
+/// Passes on what the threshold lets pass.
+struct FromThreshold {
+    to: Async,
+    threshold: Threshold,
+}
+
+impl Drain for FromThreshold {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        if self.is_enabled(record.level()) {
+            // It fails where the queue is full, which it counts and reports.
+            let _ = self.to.log(record, values);
+        }
+        Ok(())
+    }
+
+    fn is_enabled(&self, level: Level) -> bool {
+        self.threshold.passes(level)
+    }
+}
+
+fn queue(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Async, AsyncGuard) {
+    Async::new(drain)
+        .chan_size(QUEUE)
+        .overflow_strategy(OverflowStrategy::DropAndReport)
+        .thread_name("log".to_owned())
+        .build_with_guard()
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let guard = self.guard.take();
+        // The guard waits for the drain, which may wait for a reader that has
+        // stopped: then the process ends without it.
+        let (flushed, wait) = channel();
+        thread::spawn(move || {
+            drop(guard);
+            let _ = flushed.send(());
+        });
+        let _ = wait.recv_timeout(FLUSH_LIMIT);
+    }
+}
+
+/// The system log, found again after its daemon was restarted.
+struct Syslog {
+    socket: PathBuf,
+    stream: Mutex<Streamer3164>,
+}
+
+impl Syslog {
+    fn connect(socket: PathBuf) -> io::Result<Self> {
+        let stream = Mutex::new(Self::stream(&socket)?);
+        Ok(Self { socket, stream })
+    }
+
+    fn stream(socket: &PathBuf) -> io::Result<Streamer3164> {
+        SyslogBuilder::new()
+            .facility(Facility::LOG_DAEMON)
+            .unix(socket)
+            .start()
+    }
+}
+
+impl Drain for Syslog {
+    type Ok = ();
+    type Err = io::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if stream.log(record, values).is_ok() {
+            return Ok(());
+        }
+        *stream = Self::stream(&self.socket)?;
+        stream.log(record, values)
+    }
+}
+
+/// Passes on as many records as the host may reasonably cause; beyond that they
+/// are counted, and the count is logged when there is room again.
+#[derive(Debug)]
+pub struct RateLimit {
+    to: Logger,
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    filled: Instant,
+    suppressed: u64,
+}
+
+/// Records that may come at once.
+const BURST: u32 = 100;
+
+/// Time after which one more may.
+const REFILL: Duration = Duration::from_millis(50);
+
+impl RateLimit {
+    /// Limits what goes to `to`.
+    pub fn new(to: Logger) -> Self {
+        Self {
+            to,
+            bucket: Mutex::new(Bucket {
+                tokens: BURST,
+                filled: Instant::now(),
+                suppressed: 0,
+            }),
+        }
+    }
+}
+
+impl Bucket {
+    /// Takes a token; what was suppressed before is given back with it.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let refills = now.saturating_duration_since(self.filled).as_millis() / REFILL.as_millis();
+        let refills = u32::try_from(refills).unwrap_or(BURST);
+        if refills > 0 {
+            self.tokens = self.tokens.saturating_add(refills).min(BURST);
+            self.filled = now;
+        }
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                Some(std::mem::take(&mut self.suppressed))
+            }
+            None => {
+                self.suppressed += 1;
+                None
+            }
+        }
+    }
+}
+
+impl Drain for RateLimit {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        if !self.is_enabled(record.level()) {
+            return Ok(());
+        }
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(suppressed) = bucket.take(Instant::now()) else {
+            return Ok(());
+        };
+        drop(bucket);
+        if suppressed > 0 {
+            slog::warn!(
+                self.to,
+                "{} log records were left out, too many came at once",
+                suppressed
+            );
+        }
+        Drain::log(&self.to, record, values)
+    }
+
+    fn is_enabled(&self, level: Level) -> bool {
+        Drain::is_enabled(&self.to, level)
+    }
+}
+
+/// A log level as it is written in configuration and flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Only what keeps the agent from its work.
+    Error,
+    /// And what went wrong.
+    Warning,
+    /// And what was done.
+    Info,
+    /// And how.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl From<LogLevel> for Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::Error,
+            LogLevel::Warning => Self::Warning,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}

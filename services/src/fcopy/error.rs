@@ -1,0 +1,128 @@
+//! Why a copy fails, in words for the administrator and as a status for the
+//! host.
+//!
+//! Paths and names come from the host: they are shown with `{:?}`, which
+//! escapes control characters and keeps other letters readable.
+
+use std::path::PathBuf;
+
+use hyperv_vmbus::ic::Status;
+use rustix::io::Errno;
+
+use super::request::Malformed;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+
+    #[error("the file name {0:?} is not a single path component")]
+    FileName(String),
+
+    #[error("the directory {0:?} contains `..` or a NUL")]
+    DirectoryName(String),
+
+    #[error("a size of {size} bytes is over the configured limit of {limit}")]
+    OverLimit { size: u64, limit: u64 },
+
+    #[error("no file can have {0} bytes")]
+    Size(u64),
+
+    #[error("{0:?} lies outside the directories that the configuration allows")]
+    NotAllowed(PathBuf),
+
+    #[error(
+        "this kernel lacks openat2 (Linux 5.6 has it), without which a copy cannot be held to \
+         the configured directories; allow `/` or use a newer kernel"
+    )]
+    CannotConfine(#[source] Errno),
+
+    #[error("the directory {0:?} does not exist, and the host did not ask for it to be made")]
+    NoDirectory(PathBuf),
+
+    #[error("cannot open the directory {path:?}")]
+    Directory { path: PathBuf, source: Errno },
+
+    #[error("cannot make the directory {path:?}")]
+    MakeDirectory { path: PathBuf, source: Errno },
+
+    #[error("{0:?} exists already, and the host did not ask for it to be overwritten")]
+    Exists(PathBuf),
+
+    #[error("{path:?} is {what} and will not be overwritten")]
+    NotReplaceable { path: PathBuf, what: &'static str },
+
+    #[error("cannot {doing} {path:?}")]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        source: Errno,
+    },
+
+    #[error("the file system of {path:?} has no room for {size} bytes")]
+    NoRoom {
+        path: PathBuf,
+        size: u64,
+        source: Errno,
+    },
+
+    #[error(
+        "cannot keep {what} of {path:?}, which was to be overwritten; does the agent run as root?"
+    )]
+    Keep {
+        what: String,
+        path: PathBuf,
+        source: Errno,
+    },
+
+    #[error("the host sent parts too scattered to keep track of")]
+    TooScattered,
+
+    #[error("the host never sent bytes {start} to {end}")]
+    Hole { start: u64, end: u64 },
+
+    #[error("no copy is in progress")]
+    Idle,
+}
+
+impl Error {
+    /// What the host is told. The one place where that is decided.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Malformed(_)
+            | Self::FileName(_)
+            | Self::DirectoryName(_)
+            | Self::OverLimit { .. }
+            | Self::Size(_) => Status::INVALID_ARGUMENT,
+            Self::Exists(_) => Status::ALREADY_EXISTS,
+            Self::NoRoom { .. } => Status::DISK_FULL,
+            Self::Directory { source, .. }
+            | Self::MakeDirectory { source, .. }
+            | Self::File { source, .. }
+            | Self::Keep { source, .. } => match *source {
+                Errno::NOSPC | Errno::DQUOT => Status::DISK_FULL,
+                Errno::NAMETOOLONG => Status::INVALID_ARGUMENT,
+                _ => Status::FAIL,
+            },
+            Self::NotAllowed(_)
+            | Self::CannotConfine(_)
+            | Self::NoDirectory(_)
+            | Self::NotReplaceable { .. }
+            | Self::TooScattered
+            | Self::Hole { .. }
+            | Self::Idle => Status::FAIL,
+        }
+    }
+
+    /// The error and what caused it, in one line.
+    pub(super) fn in_words(&self) -> String {
+        let mut words = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            words.push_str(": ");
+            words.push_str(&error.to_string());
+            cause = error.source();
+        }
+        words
+    }
+}

@@ -1,0 +1,301 @@
+//! What the host asks for, the same over both transports, and the layout that
+//! both share. Protocol section 5.
+//!
+//! The transports differ only in how a name is written; [`super::uio`] and
+//! [`super::hvutil`] each bring that, and hand out [`Request`].
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Bytes of data that one WRITE carries at most.
+pub const MAX_DATA: usize = 6144;
+
+/// Bytes of a name's field: 260 UTF-16 units.
+pub const NAME_LEN: usize = 520;
+
+const START: u32 = 0;
+const WRITE: u32 = 1;
+const COMPLETE: u32 = 2;
+const CANCEL: u32 = 3;
+
+const FLAG_OVERWRITE: u32 = 1;
+const FLAG_CREATE_PATH: u32 = 2;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    operation: U32,
+    services: [[u8; 16]; 2],
+}
+
+const _: () = assert!(size_of::<Header>() == 36);
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct StartFields {
+    file_name: [u8; NAME_LEN],
+    directory: [u8; NAME_LEN],
+    flags: U32,
+    size: U64,
+}
+
+const _: () = assert!(size_of::<StartFields>() == 1052);
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct WriteFields {
+    reserved: U32,
+    offset: U64,
+    size: U32,
+}
+
+const _: () = assert!(size_of::<WriteFields>() == 16);
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// A copy begins.
+    Start(Start),
+    /// A part of the file.
+    Write {
+        /// Where in the file the part belongs, in bytes.
+        offset: u64,
+        /// The part, [`MAX_DATA`] bytes at most.
+        data: &'a [u8],
+    },
+    /// Every part was sent.
+    Complete,
+    /// The file is not wanted any more.
+    Cancel,
+}
+
+/// What a copy begins with. Nothing in it was checked but that the names are
+/// Unicode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// Directory for the file.
+    pub directory: String,
+    /// Name of the file in that directory.
+    pub file_name: String,
+    /// Whether a file of that name may be replaced.
+    pub overwrite: bool,
+    /// Whether missing directories are made.
+    pub create_path: bool,
+    /// Bytes that the file is to have.
+    pub size: u64,
+}
+
+/// A message that does not hold together. The host is told "invalid argument".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The message ends before its fields do.
+    #[error("the host's message has {len} bytes, its fields take {needed}")]
+    Short {
+        /// Bytes in the message.
+        len: usize,
+        /// Bytes that the operation's fields take.
+        needed: usize,
+    },
+    /// No such operation.
+    #[error("the host's message asks for operation {0}, which does not exist")]
+    Operation(u32),
+    /// A WRITE that states more than [`MAX_DATA`] bytes.
+    #[error("the host's message states {0} bytes of data, more than {MAX_DATA}")]
+    DataSize(u32),
+    /// A WRITE that states more data than the message carries.
+    #[error("the host's message states {stated} bytes of data and carries {carried}")]
+    DataBeyondMessage {
+        /// Bytes stated.
+        stated: usize,
+        /// Bytes behind the fields.
+        carried: usize,
+    },
+    /// A name that fills its field without an end.
+    #[error("the host's {0} has no NUL at its end")]
+    Unterminated(&'static str),
+    /// A name that is not Unicode: a lone surrogate, or bytes that are not
+    /// UTF-8.
+    #[error("the host's {0} is not valid Unicode")]
+    NotUnicode(&'static str),
+}
+
+/// Why a name's field could not be read.
+pub(super) enum BadName {
+    Unterminated,
+    NotUnicode,
+}
+
+/// Decodes a message whose names `name` can read. Allocates for the names of a
+/// START only.
+pub(super) fn decode(
+    message: &[u8],
+    name: fn(&[u8; NAME_LEN]) -> Result<String, BadName>,
+) -> Result<Request<'_>, Malformed> {
+    let short = |fields: usize| Malformed::Short {
+        len: message.len(),
+        needed: size_of::<Header>() + fields,
+    };
+    let (header, rest) = Header::ref_from_prefix(message).map_err(|_| short(0))?;
+    match header.operation.get() {
+        START => {
+            let (fields, _) =
+                StartFields::ref_from_prefix(rest).map_err(|_| short(size_of::<StartFields>()))?;
+            let read = |field, what| {
+                name(field).map_err(|bad| match bad {
+                    BadName::Unterminated => Malformed::Unterminated(what),
+                    BadName::NotUnicode => Malformed::NotUnicode(what),
+                })
+            };
+            let flags = fields.flags.get();
+            Ok(Request::Start(Start {
+                directory: read(&fields.directory, "directory")?,
+                file_name: read(&fields.file_name, "file name")?,
+                overwrite: flags & FLAG_OVERWRITE != 0,
+                create_path: flags & FLAG_CREATE_PATH != 0,
+                size: fields.size.get(),
+            }))
+        }
+        WRITE => {
+            let (fields, rest) =
+                WriteFields::ref_from_prefix(rest).map_err(|_| short(size_of::<WriteFields>()))?;
+            let stated = fields.size.get();
+            let size = usize::try_from(stated)
+                .ok()
+                .filter(|&size| size <= MAX_DATA)
+                .ok_or(Malformed::DataSize(stated))?;
+            let data = rest.get(..size).ok_or(Malformed::DataBeyondMessage {
+                stated: size,
+                carried: rest.len(),
+            })?;
+            Ok(Request::Write {
+                offset: fields.offset.get(),
+                data,
+            })
+        }
+        COMPLETE => Ok(Request::Complete),
+        CANCEL => Ok(Request::Cancel),
+        other => Err(Malformed::Operation(other)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    //! An encoder of our own for the tests of both transports, and what they
+    //! have in common.
+
+    use super::*;
+
+    pub(in crate::fcopy) fn header(operation: u32) -> Vec<u8> {
+        let mut message = operation.to_le_bytes().to_vec();
+        message.resize(36, 0xee);
+        message
+    }
+
+    pub(in crate::fcopy) fn start(
+        file_name: &[u8],
+        directory: &[u8],
+        flags: u32,
+        size: u64,
+    ) -> Vec<u8> {
+        let mut message = header(0);
+        message.extend_from_slice(file_name);
+        message.resize(36 + 520, 0);
+        message.extend_from_slice(directory);
+        message.resize(36 + 1040, 0);
+        message.extend_from_slice(&flags.to_le_bytes());
+        message.extend_from_slice(&size.to_le_bytes());
+        message
+    }
+
+    pub(in crate::fcopy) fn write(offset: u64, size: u32, data: &[u8]) -> Vec<u8> {
+        let mut message = header(1);
+        message.extend_from_slice(&[0xee; 4]);
+        message.extend_from_slice(&offset.to_le_bytes());
+        message.extend_from_slice(&size.to_le_bytes());
+        message.extend_from_slice(data);
+        message
+    }
+
+    fn no_name(_: &[u8; NAME_LEN]) -> Result<String, BadName> {
+        Ok(String::new())
+    }
+
+    #[test]
+    fn flags_and_size() {
+        for (flags, overwrite, create_path) in [
+            (0, false, false),
+            (1, true, false),
+            (2, false, true),
+            (0xffff_ffff, true, true),
+        ] {
+            let message = start(b"", b"", flags, u64::MAX);
+            let Ok(Request::Start(start)) = decode(&message, no_name) else {
+                panic!("not a START");
+            };
+            assert_eq!(
+                (start.overwrite, start.create_path),
+                (overwrite, create_path)
+            );
+            assert_eq!(start.size, u64::MAX);
+        }
+    }
+
+    #[test]
+    fn data_ends_where_the_size_says() {
+        let message = write(7, 3, b"abc-padding");
+        let wanted = Request::Write {
+            offset: 7,
+            data: b"abc",
+        };
+        assert_eq!(decode(&message, no_name), Ok(wanted));
+        let full = write(0, 6144, &[1; 6144]);
+        assert!(decode(&full, no_name).is_ok());
+    }
+
+    #[test]
+    fn a_size_that_lies() {
+        assert_eq!(
+            decode(&write(0, 6145, &[1; 7000]), no_name),
+            Err(Malformed::DataSize(6145))
+        );
+        assert_eq!(
+            decode(&write(0, u32::MAX, &[1; 7000]), no_name),
+            Err(Malformed::DataSize(u32::MAX))
+        );
+        assert_eq!(
+            decode(&write(0, 4, b"abc"), no_name),
+            Err(Malformed::DataBeyondMessage {
+                stated: 4,
+                carried: 3
+            })
+        );
+    }
+
+    #[test]
+    fn every_shorter_message_is_refused() {
+        for whole in [
+            start(b"", b"", 0, 0),
+            write(0, 1, b"x"),
+            header(2),
+            header(3),
+        ] {
+            assert!(decode(&whole, no_name).is_ok());
+            for len in 0..whole.len() {
+                let cut = whole.get(..len).unwrap();
+                assert!(decode(cut, no_name).is_err(), "{len} of {}", whole.len());
+            }
+        }
+    }
+
+    #[test]
+    fn operations_that_do_not_exist() {
+        for operation in [4, 5, 0x100, u32::MAX] {
+            let message = header(operation);
+            assert_eq!(
+                decode(&message, no_name),
+                Err(Malformed::Operation(operation))
+            );
+        }
+    }
+}

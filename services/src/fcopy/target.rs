@@ -1,0 +1,184 @@
+//! Where a file is to go: the name in an opened directory, and what is there
+//! already.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, readlinkat, statx};
+use rustix::io::Errno;
+
+use super::confine::Place;
+use super::directories::{self, Made};
+use super::error::Error;
+use super::journal::Record;
+use super::request::Start;
+
+/// Symbolic links followed one after the other, at most; the kernel's limit.
+const MAX_LINKS: u32 = 40;
+
+/// A name in an opened directory.
+pub(super) struct Target {
+    pub(super) directory: OwnedFd,
+    pub(super) name: OsString,
+    /// For messages.
+    pub(super) path: PathBuf,
+}
+
+/// What is at a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// A regular file that can be replaced.
+    File,
+    Link,
+}
+
+/// The path that a START means, checked by itself.
+pub(super) fn path(start: &Start) -> Result<PathBuf, Error> {
+    let bad = || Error::DirectoryName(start.directory.clone());
+    let mut path = PathBuf::from("/");
+    for component in Path::new(&start.directory).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(bad()),
+        }
+    }
+    if start.directory.contains('\0') {
+        return Err(bad());
+    }
+    let name = &start.file_name;
+    if name.contains(['/', '\0']) || matches!(name.as_str(), "" | "." | "..") {
+        return Err(Error::FileName(name.clone()));
+    }
+    path.push(name);
+    Ok(path)
+}
+
+/// Opens the directory for `path`, which [`path`] made of `start`, follows a
+/// symbolic link at its end where the file is to be overwritten, and makes sure
+/// that what is there may be replaced.
+pub(super) fn resolve(
+    start: &Start,
+    path: &Path,
+    allowed: &[PathBuf],
+    made: &mut Made,
+    record: &mut Record,
+) -> Result<Target, Error> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let mut place = Place::new(parent, allowed)?;
+    let mut target = Target {
+        directory: directories::open(&place, start.create_path, made, record)?,
+        name: OsString::from(&start.file_name),
+        path: path.to_owned(),
+    };
+    if !start.overwrite {
+        return match target.exists()? {
+            true => Err(Error::Exists(target.path)),
+            false => Ok(target),
+        };
+    }
+    for followed in 0..MAX_LINKS {
+        match target.find()? {
+            Found::Link => {}
+            Found::Nothing if followed > 0 => {
+                return Err(target.refused("a dangling symbolic link"));
+            }
+            Found::Nothing | Found::File => return Ok(target),
+        }
+        let text = readlinkat(&target.directory, target.name.as_os_str(), Vec::new())
+            .map_err(|source| target.failed("read the symbolic link", source))?;
+        let text = PathBuf::from(OsString::from_vec(text.into_bytes()));
+        // A link that ends in `/`, `.` or `..` leads to a directory.
+        let name = match text.file_name() {
+            Some(name)
+                if text
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .ends_with(name.as_encoded_bytes()) =>
+            {
+                name
+            }
+            _ => return Err(target.refused("a symbolic link to a directory")),
+        };
+        let parent = text.parent().unwrap_or(Path::new(""));
+        if parent.is_absolute() {
+            place = Place::new(parent, allowed)?;
+        } else {
+            place.join(parent);
+        }
+        target.directory = match place.open(place.rest()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Err(target.refused("a dangling symbolic link")),
+            Err(source) => return Err(place.explain(source)),
+        };
+        target.name = name.to_owned();
+    }
+    Err(target.refused("a loop of symbolic links"))
+}
+
+impl Target {
+    fn exists(&self) -> Result<bool, Error> {
+        match look(self.directory.as_fd(), &self.name) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(source) => Err(self.failed("look at", source)),
+        }
+    }
+
+    /// Looks at the name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReplaceable`] for anything but a regular file or a link, and
+    /// for a file that is protected from being replaced.
+    pub(super) fn find(&self) -> Result<Found, Error> {
+        let (kind, attributes) = match look(self.directory.as_fd(), &self.name) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(Found::Nothing),
+            Err(source) => return Err(self.failed("look at", source)),
+        };
+        let what = match kind {
+            FileType::Symlink => return Ok(Found::Link),
+            FileType::RegularFile if attributes.contains(StatxAttributes::IMMUTABLE) => {
+                "immutable (chattr +i)"
+            }
+            FileType::RegularFile if attributes.contains(StatxAttributes::APPEND) => {
+                "append-only (chattr +a)"
+            }
+            FileType::RegularFile if attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                "a mount point"
+            }
+            FileType::RegularFile => return Ok(Found::File),
+            FileType::Directory => "a directory",
+            FileType::Fifo => "a named pipe",
+            FileType::Socket => "a socket",
+            FileType::CharacterDevice | FileType::BlockDevice => "a device",
+            _ => "not a regular file",
+        };
+        Err(self.refused(what))
+    }
+
+    pub(super) fn refused(&self, what: &'static str) -> Error {
+        Error::NotReplaceable {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    pub(super) fn failed(&self, doing: &'static str, source: Errno) -> Error {
+        Error::File {
+            doing,
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(FileType, StatxAttributes), Errno> {
+    let found = statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
+    let kind = FileType::from_raw_mode(found.stx_mode.into());
+    Ok((kind, found.stx_attributes))
+}

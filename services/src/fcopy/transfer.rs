@@ -1,0 +1,297 @@
+//! One copy, from START to COMPLETE.
+
+use std::num::NonZeroU64;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::fs::{
+    Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync, ftruncate,
+    openat,
+};
+use rustix::io::{Errno, pwrite, retry_on_intr};
+use slog::Logger;
+
+use super::Config;
+use super::directories::Made;
+use super::error::Error;
+use super::extents::Extents;
+use super::journal::Record;
+use super::metadata;
+use super::request::Start;
+use super::staging::{self, Staging};
+use super::target::{self, Found, Target};
+
+/// Bytes after which the disk is set to work on what came in, so that little is
+/// left to wait for at the end.
+const WRITE_BACK: u64 = 8 << 20;
+
+/// Write-back stops short of a page that the next part will write to again; the
+/// largest page of any system.
+const PAGE: u64 = 64 << 10;
+
+/// How often the end is tried again because the file appeared or went meanwhile.
+const RACE_RETRIES: u32 = 8;
+
+/// A copy in progress. Dropped, it leaves no trace.
+pub(super) struct Transfer {
+    staging: Staging,
+    // After `staging`: directories must be empty to go.
+    made: Made,
+    // Last: until then a death of the agent would leave something behind.
+    record: Record,
+    target: Target,
+    overwrite: bool,
+    announced: u64,
+    /// Bytes reserved on disk.
+    reserved: u64,
+    extents: Extents,
+    /// Bytes on their way to the disk.
+    written_back: u64,
+    started: Instant,
+}
+
+impl Transfer {
+    /// Opens the target, checks what is there, and reserves the space.
+    ///
+    /// `path` is what [`target::path`] made of `start`.
+    pub(super) fn start(
+        start: &Start,
+        path: &Path,
+        config: &Config,
+        log: &Logger,
+    ) -> Result<Self, Error> {
+        check_size(start.size, config)?;
+        let mut record = Record::new(&config.state_directory, log);
+        let mut made = Made::default();
+        let target = target::resolve(start, path, &config.directories, &mut made, &mut record)?;
+        let directory = target.directory.try_clone();
+        let staging = directory
+            .map_err(|_| Errno::MFILE)
+            .and_then(|directory| Staging::new(directory, &mut record))
+            .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
+        let reserved = reserve(&staging, &target.path, start.size)?;
+        Ok(Self {
+            staging,
+            made,
+            record,
+            target,
+            overwrite: start.overwrite,
+            announced: start.size,
+            reserved,
+            extents: Extents::default(),
+            written_back: 0,
+            started: Instant::now(),
+        })
+    }
+
+    /// Where the file goes.
+    pub(super) fn path(&self) -> &Path {
+        &self.target.path
+    }
+
+    /// Writes one part. After an error, the file has a hole that the host does
+    /// not know of: the copy must end.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8], config: &Config) -> Result<(), Error> {
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(Error::Size(u64::MAX))?;
+        check_size(end, config)?;
+        self.extents
+            .insert(offset..end)
+            .map_err(|_| Error::TooScattered)?;
+        let (mut offset, mut data) = (offset, data);
+        while !data.is_empty() {
+            let written = match pwrite(self.staging.file(), data, offset) {
+                Ok(0) => return Err(self.target.failed("write to", Errno::IO)),
+                Ok(written) => written,
+                Err(Errno::INTR) => continue,
+                Err(source) => return Err(self.no_room(end, "write to", source)),
+            };
+            offset = offset.saturating_add(written as u64);
+            data = data.get(written..).unwrap_or_default();
+        }
+        if config.sync {
+            self.write_back();
+        }
+        Ok(())
+    }
+
+    fn write_back(&mut self) {
+        let ready = self.extents.head() / PAGE * PAGE;
+        let new = ready.saturating_sub(self.written_back);
+        if new < WRITE_BACK {
+            return;
+        }
+        // The kernel starts writing what is dirty before it drops what is
+        // clean. It is a hint: an error shows at the end, when it counts.
+        let _ = fadvise(
+            self.staging.file(),
+            self.written_back,
+            NonZeroU64::new(new),
+            Advice::DontNeed,
+        );
+        self.written_back = ready;
+    }
+
+    /// Puts the file in place.
+    pub(super) fn complete(&mut self, config: &Config) -> Result<Finished, Error> {
+        if let Some(hole) = self.extents.hole() {
+            return Err(Error::Hole {
+                start: hole.start,
+                end: hole.end,
+            });
+        }
+        let size = self.extents.head();
+        let file = self.staging.file();
+        if size < self.reserved {
+            retry_on_intr(|| ftruncate(file, size))
+                .map_err(|source| self.target.failed("give back space of", source))?;
+        }
+        self.put_in_place(config)?;
+        if config.sync {
+            staging::sync_directory(self.staging.directory())
+                .map_err(|source| self.target.failed("sync the directory of", source))?;
+        }
+        self.made
+            .keep(config.sync)
+            .map_err(|source| self.target.failed("sync the new directories above", source))?;
+        Ok(Finished {
+            path: self.target.path.clone(),
+            size,
+            announced: self.announced,
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn put_in_place(&mut self, config: &Config) -> Result<(), Error> {
+        let failed = |target: &Target, source| target.failed("put in place", source);
+        for _ in 0..RACE_RETRIES {
+            let found = if self.overwrite {
+                self.target.find()?
+            } else {
+                Found::Nothing
+            };
+            match found {
+                Found::Nothing => {
+                    fchmod(self.staging.file(), Mode::from_raw_mode(config.mode))
+                        .map_err(|source| self.target.failed("set the mode of", source))?;
+                    self.sync(config)?;
+                    match self.staging.put(&self.target.name) {
+                        Ok(()) => return Ok(()),
+                        Err(Errno::EXIST) if self.overwrite => {}
+                        Err(Errno::EXIST) => return Err(Error::Exists(self.target.path.clone())),
+                        Err(source) => return Err(failed(&self.target, source)),
+                    }
+                }
+                Found::File => {
+                    if !self.keep_metadata()? {
+                        continue;
+                    }
+                    self.sync(config)?;
+                    return self
+                        .staging
+                        .replace(&self.target.name, &mut self.record)
+                        .map_err(|source| failed(&self.target, source));
+                }
+                // It was none at START, or was followed then.
+                Found::Link => return Err(self.target.refused("now a symbolic link")),
+            }
+        }
+        Err(failed(&self.target, Errno::BUSY))
+    }
+
+    /// Takes over from the file that is about to be replaced; `false` where it
+    /// went meanwhile.
+    fn keep_metadata(&self) -> Result<bool, Error> {
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let name = self.target.name.as_os_str();
+        let old = match retry_on_intr(|| openat(&self.target.directory, name, flags, Mode::empty()))
+        {
+            Ok(old) => old,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(source) => {
+                return Err(self
+                    .target
+                    .failed("open, to keep its owner and mode,", source));
+            }
+        };
+        metadata::keep(old.as_fd(), self.staging.file()).map_err(|(what, source)| Error::Keep {
+            what,
+            path: self.target.path.clone(),
+            source,
+        })?;
+        Ok(true)
+    }
+
+    fn sync(&self, config: &Config) -> Result<(), Error> {
+        if !config.sync {
+            return Ok(());
+        }
+        let file = self.staging.file();
+        retry_on_intr(|| fsync(file))
+            .map_err(|source| self.no_room(self.extents.head(), "sync", source))
+    }
+
+    fn no_room(&self, size: u64, doing: &'static str, source: Errno) -> Error {
+        match source {
+            Errno::NOSPC | Errno::DQUOT => Error::NoRoom {
+                path: self.target.path.clone(),
+                size,
+                source,
+            },
+            source => self.target.failed(doing, source),
+        }
+    }
+}
+
+/// How a copy went that succeeded.
+pub(super) struct Finished {
+    pub(super) path: PathBuf,
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// Bytes that START announced.
+    pub(super) announced: u64,
+    pub(super) seconds: f64,
+}
+
+fn check_size(size: u64, config: &Config) -> Result<(), Error> {
+    if i64::try_from(size).is_err() {
+        return Err(Error::Size(size));
+    }
+    match config.max_size {
+        Some(limit) if size > limit => Err(Error::OverLimit { size, limit }),
+        _ => Ok(()),
+    }
+}
+
+/// Reserves space on disk, where the file system can; gives back how much it
+/// did.
+fn reserve(staging: &Staging, path: &Path, size: u64) -> Result<u64, Error> {
+    if size == 0 {
+        return Ok(0);
+    }
+    let no_room = |source| Error::NoRoom {
+        path: path.to_owned(),
+        size,
+        source,
+    };
+    let file = staging.file();
+    match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+        Ok(()) => Ok(size),
+        Err(source @ (Errno::NOSPC | Errno::DQUOT)) => Err(no_room(source)),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => match fstatvfs(file) {
+            // A file system that counts no blocks does not know.
+            Ok(fs) if fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < size => {
+                Err(no_room(Errno::NOSPC))
+            }
+            _ => Ok(0),
+        },
+        Err(source) => Err(Error::File {
+            doing: "reserve space for",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
