@@ -1,8 +1,14 @@
 //! A simulated Hyper-V host, and the scenarios that it plays with a guest.
+//!
+//! [`port`] is what a guest machine is to it; [`inprocess`] is one without
+//! privileges. [`ring`] and [`channel`] are the host's side of a VMBus channel,
+//! [`ic`] and [`fcopy`] of what is said over it.
 
 pub mod channel;
 pub mod fcopy;
 pub mod ic;
+pub mod inprocess;
 pub mod port;
 pub mod ring;
+pub mod sysfs;
 pub mod wait;
