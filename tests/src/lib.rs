@@ -2,7 +2,8 @@
 //!
 //! [`port`] is what a guest machine is to it; [`inprocess`] is one without
 //! privileges. [`ring`] and [`channel`] are the host's side of a VMBus channel,
-//! [`ic`] and [`fcopy`] of what is said over it.
+//! [`ic`] and [`fcopy`] of what is said over it; [`scenario`] has the list of
+//! what is tried.
 
 pub mod channel;
 pub mod fcopy;
@@ -10,5 +11,6 @@ pub mod ic;
 pub mod inprocess;
 pub mod port;
 pub mod ring;
+pub mod scenario;
 pub mod sysfs;
 pub mod wait;
