@@ -1,7 +1,11 @@
 //! The UIO channel over rings in a file, against a host that holds the other
 //! ends.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 use std::fs::File;
 use std::io;

@@ -1,0 +1,25 @@
+//! Integration-component messages and negotiation, with every service's
+//! versions.
+
+#![no_main]
+
+use hyperv_services::registry::SERVICES;
+use hyperv_vmbus::ic::{self, Status};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|message: &[u8]| {
+    let _ = ic::decode(message);
+    for entry in SERVICES {
+        let mut reply = message.to_vec();
+        match ic::negotiate(&mut reply, entry.frameworks, entry.versions) {
+            Ok(Some(settled)) => {
+                assert!(entry.frameworks.contains(&settled.framework));
+                assert!(entry.versions.contains(&settled.message));
+            }
+            Ok(None) => {}
+            Err(_) => assert_eq!(reply, message),
+        }
+        ic::encode_reply(&mut reply, Status::FAIL);
+        assert_eq!(reply.len(), message.len());
+    }
+});
