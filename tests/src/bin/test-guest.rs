@@ -1,0 +1,190 @@
+//! A guest program for the tests of the black box: it shows, from inside, how
+//! device files behave.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hyperv_sim::blackbox::BlackBox;
+use hyperv_sim::port::{Machine, Offer};
+use hyperv_vmbus::uio::UioChannel;
+use hyperv_vmbus::{Channel, ChannelError, Guid};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["echo", path, ring_len] => match echo(path, ring_len.parse()?) {
+            Err(error) if matches!(error.downcast_ref(), Some(ChannelError::Gone)) => {
+                println!("gone");
+                Ok(())
+            }
+            ended => ended,
+        },
+        ["edges", path, edges] => count_edges(path, edges.parse()?),
+        ["block", path] => block(path),
+        ["hold", path] => hold(path),
+        ["pipe", path] => pipe(path),
+        ["host"] => host(),
+        _ => bail!("no such guest: {arguments:?}"),
+    }
+}
+
+/// Sends back each message, and ends when the device goes.
+fn echo(path: &str, ring_len: usize) -> Result<()> {
+    let mut channel = UioChannel::open(Path::new(path), ring_len)?;
+    let mut buffer = vec![0; channel.buffer_len()];
+    let mut poll = Poll::new()?;
+    let fd = channel.as_fd().as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)?;
+    let mut events = Events::with_capacity(4);
+    loop {
+        let mut received = false;
+        while let Some(message) = channel.recv(&mut buffer)? {
+            received = true;
+            let payload = buffer
+                .get(message.start..message.start + message.len)
+                .context("a message outside of its buffer")?;
+            let sent = channel.send(message.transaction, payload)?;
+            assert_eq!(sent, hyperv_vmbus::Sent::Done);
+        }
+        // Before the look at the ring that `arm` takes: an interrupt that is
+        // consumed after it would be one that nobody acts on.
+        if !received {
+            channel.acknowledge()?;
+        }
+        if channel.arm() {
+            continue;
+        }
+        poll.poll(&mut events, None)?;
+    }
+}
+
+/// Counts edges without ever reading, and signals the host at each.
+fn count_edges(path: &str, edges: u32) -> Result<()> {
+    let mut file = open(path, libc::O_NONBLOCK)?;
+    let mut poll = Poll::new()?;
+    poll.registry().register(
+        &mut SourceFd(&file.as_raw_fd()),
+        Token(0),
+        Interest::READABLE,
+    )?;
+    let mut events = Events::with_capacity(4);
+    file.write_all(&1u32.to_ne_bytes())?;
+    for edge in 1..=edges {
+        poll.poll(&mut events, None)?;
+        println!("edge {edge}");
+        file.write_all(&1u32.to_ne_bytes())?;
+    }
+    // Nothing has been read: the count has to be there still.
+    println!("count {}", read_count(&mut file)?);
+    println!("then {:?}", read_count(&mut file).map_err(errno));
+    let size = file.read(&mut [0; 8]).map_err(errno);
+    println!("eight bytes {size:?}");
+    let write = file.write(&[0; 3]).map_err(errno);
+    println!("write of three {write:?}");
+    Ok(())
+}
+
+/// Waits in `read`.
+fn block(path: &str) -> Result<()> {
+    let mut file = open(path, 0)?;
+    loop {
+        println!("count {}", read_count(&mut file)?);
+    }
+}
+
+/// Waits for the device to go and keeps it open after that.
+fn hold(path: &str) -> Result<()> {
+    let mut file = open(path, 0)?;
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::NONE)?;
+    println!(
+        "poll {:?}",
+        fds.first()
+            .and_then(PollFd::revents)
+            .unwrap_or_else(PollFlags::empty)
+    );
+    for _ in 0..2 {
+        println!("read {:?}", read_count(&mut file).map_err(errno));
+        let written = file.write(&1u32.to_ne_bytes()).map_err(errno);
+        println!("write {written:?}");
+    }
+    println!("open {:?}", open(path, 0).map(drop).map_err(errno));
+    println!("held");
+    // Until it is killed.
+    poll(&mut [], PollTimeout::NONE)?;
+    Ok(())
+}
+
+/// The other way round: a host whose guest waits in `read`, until it is killed.
+fn host() -> Result<()> {
+    let program = std::env::current_exe()?;
+    let program = shell_words::quote(&program.to_string_lossy()).into_owned();
+    let mut machine = BlackBox::new(&format!("{program} block /dev/uio0"))?;
+    let device = machine.offer(Offer::Uio {
+        class: Guid::from_u128(1),
+        instance: Guid::from_u128(2),
+        number: 0,
+        ring_len: 16384,
+    })?;
+    machine.start()?;
+    device.accept(Duration::from_secs(20))?;
+    println!("{}", machine.pid().context("no process")?);
+    poll(&mut [], PollTimeout::NONE)?;
+    Ok(())
+}
+
+/// Sends back each message of a character device, reversed.
+fn pipe(path: &str) -> Result<()> {
+    let mut file = open(path, libc::O_NONBLOCK)?;
+    println!("second open {:?}", open(path, 0).map(drop).map_err(errno));
+    let mut buffer = [0; 64];
+    loop {
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE)?;
+        let events = fds.first().and_then(PollFd::revents);
+        if events != Some(PollFlags::POLLIN) {
+            println!("poll {events:?}");
+            println!("read {:?}", file.read(&mut buffer).map_err(errno));
+            println!("write {:?}", file.write(&buffer).map_err(errno));
+            return Ok(());
+        }
+        println!("short read {:?}", file.read(&mut [0; 1]).map_err(errno));
+        let len = file.read(&mut buffer)?;
+        let message = buffer.get_mut(..len).context("more than was asked for")?;
+        message.reverse();
+        if let Err(error) = file.write_all(message) {
+            println!("write {:?}", errno(error));
+        }
+    }
+}
+
+fn open(path: &str, flags: i32) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
+}
+
+fn read_count(file: &mut File) -> std::io::Result<u32> {
+    let mut count = [0; 4];
+    file.read_exact(&mut count)?;
+    Ok(u32::from_ne_bytes(count))
+}
+
+fn errno(error: std::io::Error) -> String {
+    error.raw_os_error().map_or(error.to_string(), |code| {
+        format!("{:?}", nix::errno::Errno::from_raw(code))
+    })
+}

@@ -1,0 +1,264 @@
+//! `/dev/vmbus/hv_*` as `hv_utils` serves it. Protocol section 6.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen};
+
+use super::node::{Node, wake};
+use super::{lock, wait_until};
+use crate::port::{Pipe, Port};
+
+/// A character device that is offered to the guest.
+pub(super) struct HvUtilNode {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Itself, for the host's ends that it makes.
+    node: Weak<Self>,
+}
+
+#[derive(Default)]
+struct State {
+    rescinded: bool,
+    open: Option<OpenFile>,
+    /// The host has not looked at this open yet.
+    unaccepted: bool,
+}
+
+/// The guest's descriptor: there is one at most.
+struct OpenFile {
+    handle: u64,
+    /// For the guest.
+    messages: VecDeque<Vec<u8>>,
+    replies: Arc<Mailbox>,
+    refuses: bool,
+    /// Reads that wait, with the size of their buffers.
+    readers: VecDeque<(u32, ReplyData)>,
+    notifier: Option<PollNotifier>,
+}
+
+/// What the guest has written while it had the device open; the host may read
+/// it later than that.
+#[derive(Default)]
+struct Mailbox {
+    content: Mutex<Content>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Content {
+    replies: VecDeque<Vec<u8>>,
+    closed: bool,
+}
+
+impl Mailbox {
+    fn close(&self) {
+        lock(&self.content).closed = true;
+        self.changed.notify_all();
+    }
+}
+
+impl OpenFile {
+    /// Answers reads that wait, as far as there are messages.
+    fn deliver(&mut self) {
+        while let Some(message) = self.messages.pop_front() {
+            let Some((size, reader)) = self.readers.pop_front() else {
+                self.messages.push_front(message);
+                return;
+            };
+            if message.len() > size as usize {
+                self.messages.push_front(message);
+                reader.error(Errno::EINVAL);
+            } else {
+                reader.data(&message);
+            }
+        }
+    }
+}
+
+impl HvUtilNode {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new_cyclic(|node| Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            node: node.clone(),
+        })
+    }
+}
+
+impl Node for HvUtilNode {
+    fn open(
+        self: Arc<Self>,
+        handle: u64,
+        _reply: &ReplyOpen,
+    ) -> Result<Option<Arc<BackingId>>, Errno> {
+        let mut state = lock(&self.state);
+        if state.rescinded {
+            return Err(Errno::ENODEV);
+        }
+        if state.open.is_some() {
+            return Err(Errno::EBUSY);
+        }
+        state.open = Some(OpenFile {
+            handle,
+            messages: VecDeque::new(),
+            replies: Arc::default(),
+            refuses: false,
+            readers: VecDeque::new(),
+            notifier: None,
+        });
+        state.unaccepted = true;
+        self.changed.notify_all();
+        Ok(None)
+    }
+
+    fn release(&self, _handle: u64) {
+        let mut state = lock(&self.state);
+        state.unaccepted = false;
+        if let Some(open) = state.open.take() {
+            open.replies.close();
+        }
+    }
+
+    // It waits with `O_NONBLOCK` too: this is what the driver does.
+    fn read(&self, _handle: u64, size: u32, _nonblocking: bool, reply: ReplyData) {
+        let mut state = lock(&self.state);
+        let rescinded = state.rescinded;
+        match &mut state.open {
+            Some(open) if !rescinded => {
+                open.readers.push_back((size, reply));
+                open.deliver();
+            }
+            _ => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn write(&self, data: &[u8]) -> Result<(), Errno> {
+        let mut state = lock(&self.state);
+        let rescinded = state.rescinded;
+        match &mut state.open {
+            Some(open) if !rescinded => {
+                if open.refuses {
+                    return Err(Errno::EINVAL);
+                }
+                let mailbox = &open.replies;
+                lock(&mailbox.content).replies.push_back(data.to_vec());
+                mailbox.changed.notify_all();
+                Ok(())
+            }
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    fn poll(&self, _handle: u64, notifier: PollNotifier) -> PollEvents {
+        let mut state = lock(&self.state);
+        let rescinded = state.rescinded;
+        let Some(open) = &mut state.open else {
+            return PollEvents::POLLNVAL;
+        };
+        open.notifier = Some(notifier);
+        if rescinded {
+            PollEvents::POLLERR | PollEvents::POLLHUP
+        } else if open.messages.is_empty() {
+            PollEvents::empty()
+        } else {
+            PollEvents::POLLIN | PollEvents::POLLRDNORM
+        }
+    }
+
+    fn interrupt_reads(&self) {
+        if let Some(open) = &mut lock(&self.state).open {
+            for (_, reader) in open.readers.drain(..) {
+                reader.error(Errno::EINTR);
+            }
+        }
+    }
+
+    fn accept(&self, timeout: Duration) -> Result<Port> {
+        let state = lock(&self.state);
+        let mut state = wait_until(&self.changed, state, timeout, |state| {
+            state.rescinded || state.unaccepted
+        });
+        if state.rescinded {
+            bail!("the device has been taken away");
+        }
+        let open = state.open.as_ref().filter(|_| state.unaccepted);
+        let open = open.with_context(|| format!("nobody has opened the device in {timeout:?}"))?;
+        let pipe = HvUtilPipe {
+            node: self.node.upgrade().context("the device is gone")?,
+            handle: open.handle,
+            replies: Arc::clone(&open.replies),
+        };
+        state.unaccepted = false;
+        Ok(Port::HvUtil(Arc::new(pipe)))
+    }
+
+    fn rescind(&self) {
+        let mut state = lock(&self.state);
+        state.rescinded = true;
+        let mut waiting = Vec::new();
+        if let Some(open) = &mut state.open {
+            for (_, reader) in open.readers.drain(..) {
+                reader.error(Errno::EBADF);
+            }
+            waiting.extend(open.notifier.clone());
+            open.replies.close();
+        }
+        drop(state);
+        self.changed.notify_all();
+        wake(waiting);
+    }
+}
+
+/// The kernel's end of one open.
+struct HvUtilPipe {
+    node: Arc<HvUtilNode>,
+    handle: u64,
+    replies: Arc<Mailbox>,
+}
+
+impl HvUtilPipe {
+    fn open<'a>(&self, state: &'a mut State) -> Result<&'a mut OpenFile> {
+        if state.rescinded {
+            bail!("the device has been taken away");
+        }
+        state
+            .open
+            .as_mut()
+            .filter(|open| open.handle == self.handle)
+            .context("the guest has closed the device")
+    }
+}
+
+impl Pipe for HvUtilPipe {
+    fn send(&self, message: &[u8]) -> Result<()> {
+        let mut state = lock(&self.node.state);
+        let open = self.open(&mut state)?;
+        open.messages.push_back(message.to_vec());
+        open.deliver();
+        let waiting = open.notifier.clone();
+        drop(state);
+        wake(waiting.into_iter().collect());
+        Ok(())
+    }
+
+    fn recv(&self, timeout: Duration) -> Result<Option<Vec<u8>>> {
+        let content = lock(&self.replies.content);
+        let mut content = wait_until(&self.replies.changed, content, timeout, |content| {
+            content.closed || !content.replies.is_empty()
+        });
+        let reply = content.replies.pop_front();
+        if reply.is_none() && content.closed {
+            bail!("the device is closed");
+        }
+        Ok(reply)
+    }
+
+    fn refuse_writes(&self) {
+        if let Ok(open) = self.open(&mut lock(&self.node.state)) {
+            open.refuses = true;
+        }
+    }
+}

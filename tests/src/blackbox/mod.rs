@@ -1,0 +1,326 @@
+//! A guest machine around an unmodified program: it runs as a process of its
+//! own, and finds the devices where a kernel under Hyper-V has them.
+//!
+//! The program lives in a mount namespace in which `/dev` is a file system of
+//! ours ([`devfs`]) and `/sys` has the devices in it ([`sysfs`]); everything
+//! else is the machine's. The namespace, and with it every mount, ends when its
+//! last process does: nothing is left on the machine, even where the simulator
+//! is killed.
+//!
+//! Where a device of ours differs from the kernel's: its node is a regular file;
+//! a read that waits keeps other threads from using the same descriptor, and
+//! ends at a signal only where [`Machine::stop`] or [`Machine::kill`] sent it;
+//! a mapping does not keep a closed device open.
+
+mod devfs;
+mod hvutil;
+mod log;
+mod namespace;
+mod node;
+mod process;
+mod sysfs;
+mod uio;
+
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use nix::unistd::{SysconfVar, geteuid, sysconf};
+use tempfile::TempDir;
+
+use crate::port::{Device, Machine, Offer, Port};
+use devfs::{DevFs, DevTree, Entry};
+use log::Log;
+use namespace::Namespace;
+use node::Node;
+use process::Process;
+
+/// How long the program may take to end in an orderly way.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A guest machine around a program.
+pub struct BlackBox {
+    command: Vec<String>,
+    process: Option<Process>,
+    offered: Vec<Arc<Offered>>,
+    driver_masks: bool,
+    guest: Arc<Guest>,
+    log: Log,
+    directory: TempDir,
+}
+
+/// What the guest sees of the machine.
+struct Guest {
+    tree: Arc<DevTree>,
+    session: Mutex<Option<BackgroundSession>>,
+    namespace: Namespace,
+    next_relid: AtomicU32,
+}
+
+/// Why this machine cannot have a [`BlackBox`], in words; `None` where it can.
+#[must_use]
+pub fn unavailable() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("it takes root to give a program a /dev and a /sys of its own".to_owned());
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return Some(format!("/dev/fuse: {error}"));
+    }
+    // The rest depends on the kernel, on how it was built and on what the
+    // surroundings allow: trying is the surest way to know.
+    BlackBox::new("true")
+        .err()
+        .map(|error| format!("{error:#}"))
+}
+
+impl BlackBox {
+    /// A machine without devices, in which `command` is to run: a program and
+    /// its arguments, quoted as for a shell.
+    ///
+    /// # Errors
+    ///
+    /// Where the command is not well-formed, and where this machine cannot have
+    /// such a guest, for which see [`unavailable`].
+    pub fn new(command: &str) -> Result<Self> {
+        let command =
+            shell_words::split(command).with_context(|| format!("the command line {command:?}"))?;
+        let directory = tempfile::Builder::new()
+            .prefix("hyperv-sim-")
+            .tempdir()
+            .context("a directory for the guest")?;
+        let log = Log::new(directory.path())?;
+        let guest = Arc::new(Guest::new(log.socket())?);
+        Ok(Self {
+            command,
+            process: None,
+            offered: Vec::new(),
+            driver_masks: false,
+            guest,
+            log,
+            directory,
+        })
+    }
+
+    /// Whether the UIO driver masks a device's interrupt when one comes, as it
+    /// does in kernels before 6.18; for devices that are offered from now on.
+    pub fn set_driver_masks(&mut self, masks: bool) {
+        self.driver_masks = masks;
+    }
+
+    /// How the program has ended, if it was started and has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.as_ref()?.status()
+    }
+
+    fn end(&mut self, signal: Signal, timeout: Duration) -> Result<()> {
+        let process = self.process.as_ref().context("the program does not run")?;
+        process.signal(signal)?;
+        process.wait(timeout, signal, || {
+            for offered in &self.offered {
+                offered.node.interrupt_reads();
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn new(syslog: &Path) -> Result<Self> {
+        let tree = Arc::new(DevTree::new());
+        devfs::machine_entries(&tree)?;
+        tree.add("log", Entry::Link(syslog.to_owned()))?;
+        let namespace = Namespace::new()?;
+        let devfs = DevFs::new(Arc::clone(&tree));
+        let session = namespace.run(move || {
+            sysfs::prepare()?;
+            mount_dev(devfs)
+        })??;
+        Ok(Self {
+            tree,
+            session: Mutex::new(Some(session)),
+            namespace,
+            next_relid: AtomicU32::new(12),
+        })
+    }
+}
+
+/// Mounts `devfs` over `/dev`. The mount belongs to nobody but the namespace:
+/// a session that thinks of it as its own would unmount the `/dev` of whatever
+/// namespace it is dropped in.
+fn mount_dev(devfs: DevFs) -> Result<BackgroundSession> {
+    let connection = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .context("/dev/fuse")?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        connection.as_raw_fd()
+    );
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let options = Some(options.as_str());
+    mount(Some("hyperv-sim"), "/dev", Some("fuse"), flags, options)
+        .context("mounting the guest's /dev")?;
+    let config = Config::default();
+    Session::from_fd(devfs, connection.into(), SessionACL::All, config)
+        .and_then(Session::spawn)
+        .context("serving the guest's /dev")
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.namespace.kill_all();
+        let unmounted = self.namespace.run(|| {
+            // Forced: the connection ends, and with it all that waits on it.
+            let _ = umount2("/dev", MntFlags::MNT_FORCE);
+            umount2("/dev", MntFlags::MNT_DETACH)
+        });
+        let session = lock(&self.session).take();
+        if let (Ok(_), Some(session)) = (unmounted, session) {
+            let _ = session.join();
+        }
+    }
+}
+
+impl Machine for BlackBox {
+    fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>> {
+        let (path, node): (String, Arc<dyn Node>) = match offer {
+            Offer::Uio {
+                number, ring_len, ..
+            } => {
+                let node = uio::UioNode::new(ring_len, page_size()?, self.driver_masks);
+                (format!("uio{number}"), Arc::new(node))
+            }
+            Offer::HvUtil { node, .. } => (node.to_owned(), hvutil::HvUtilNode::new()),
+        };
+        // The kernel makes the node before the directories that point to it.
+        self.guest
+            .tree
+            .add(&path, Entry::Device(Arc::clone(&node)))?;
+        let offered = Arc::new(Offered {
+            offer,
+            path,
+            node,
+            guest: Arc::downgrade(&self.guest),
+            rescinded: AtomicBool::new(false),
+        });
+        let relid = self.guest.next_relid.fetch_add(1, Ordering::Relaxed);
+        self.guest
+            .namespace
+            .run(move || sysfs::add(&offer, relid).and_then(|()| sysfs::announce()))??;
+        self.offered.push(Arc::clone(&offered));
+        Ok(offered)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if self.is_running() {
+            bail!("the program runs already");
+        }
+        let output = self.log.output()?;
+        self.process = Some(Process::start(
+            &self.guest.namespace,
+            &self.command,
+            output,
+        )?);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.end(Signal::SIGTERM, STOP)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.end(Signal::SIGKILL, STOP)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let process = self.process.as_ref()?;
+        process.status().is_none().then(|| process.pid())
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.pid().is_some()
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn log(&self) -> String {
+        self.log.read()
+    }
+}
+
+impl Drop for BlackBox {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.kill();
+        }
+    }
+}
+
+/// A device in the guest.
+struct Offered {
+    offer: Offer,
+    /// Relative to `/dev`.
+    path: String,
+    node: Arc<dyn Node>,
+    /// The guest ends with its [`BlackBox`], whoever still holds a device.
+    guest: Weak<Guest>,
+    rescinded: AtomicBool,
+}
+
+impl Device for Offered {
+    fn accept(&self, timeout: Duration) -> Result<Port> {
+        self.node.accept(timeout)
+    }
+
+    fn rescind(&self) -> Result<()> {
+        // Once: another device may have the place by now.
+        if self.rescinded.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let guest = self.guest.upgrade().context("the guest has ended")?;
+        let offer = self.offer;
+        self.node.rescind();
+        guest.tree.remove(&self.path);
+        guest
+            .namespace
+            .run(move || sysfs::remove(&offer).and_then(|()| sysfs::announce()))?
+    }
+}
+
+/// Bytes of a system page, which is what a ring's header takes.
+fn page_size() -> Result<usize> {
+    sysconf(SysconfVar::PAGE_SIZE)
+        .context("the size of a page")?
+        .and_then(|size| usize::try_from(size).ok())
+        .context("the system does not state the size of a page")
+}
+
+/// Locks `mutex`. What is behind these locks is whole after each statement, so
+/// that a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `done` or `timeout`.
+fn wait_until<'a, T>(
+    changed: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+    mut done: impl FnMut(&mut T) -> bool,
+) -> MutexGuard<'a, T> {
+    changed
+        .wait_timeout_while(guard, timeout, |value| !done(value))
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
+}
