@@ -7,6 +7,7 @@
 
 pub mod blackbox;
 pub mod channel;
+pub mod compare;
 pub mod fcopy;
 pub mod ic;
 pub mod inprocess;

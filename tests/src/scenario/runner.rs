@@ -47,6 +47,19 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
+impl Verdict {
+    /// A scenario that was not played, and why.
+    pub fn skipped(scenario: &Scenario, transport: Transport, reason: String) -> Self {
+        Self {
+            scenario: scenario.name,
+            transport: transport.to_string(),
+            outcome: Outcome::Skipped(reason),
+            log: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
 /// Lines of the log that go with a failure.
 const LOG_LINES: usize = 12;
 

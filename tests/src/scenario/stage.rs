@@ -1,17 +1,17 @@
 //! What a scenario has to work with: a machine, a device, a directory of its
 //! own, and expectations that say what came instead.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::{Pattern, Transport};
+use crate::compare::expect_same;
 use crate::fcopy::{FcopyHost, Operation, Start};
 use crate::port::{Device, Machine, Offer};
 use crate::wait::until;
@@ -213,10 +213,20 @@ impl<'m> Stage<'m> {
     ///
     /// Where there are others.
     pub fn expect_files(&self, names: &[&str]) -> Result<()> {
+        self.expect_files_in(&self.directory, names)
+    }
+
+    /// Expects exactly these files in a directory and below, once the guest has
+    /// come to rest.
+    ///
+    /// # Errors
+    ///
+    /// Where there are others.
+    pub fn expect_files_in(&self, directory: &Path, names: &[&str]) -> Result<()> {
         let mut last = Vec::new();
         let settled = until(SETTLE_TIME, "the right files", || {
             let mut found = Vec::new();
-            list(&self.directory, &self.directory, &mut found)?;
+            list(directory, directory, &mut found)?;
             found.sort();
             let mut expected = names.to_vec();
             expected.sort_unstable();
@@ -275,40 +285,4 @@ pub(super) fn expect_failure(came: Status, what: &str) -> Result<()> {
 /// Expects a file with this content.
 pub(super) fn expect_content(path: &Path, expected: &[u8]) -> Result<()> {
     expect_same(path, &mut &*expected)
-}
-
-/// Expects a file with the bytes that `expected` gives.
-pub(super) fn expect_same(path: &Path, expected: &mut dyn Read) -> Result<()> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut at = 0usize;
-    let (mut ours, mut theirs) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    loop {
-        let wanted = fill(expected, &mut ours)?;
-        let found = fill(&mut file, &mut theirs)?;
-        let same = ours.get(..wanted) == theirs.get(..found);
-        if !same {
-            let differs = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
-            bail!(
-                "{} differs from what was copied at byte {}, or in its length (expected {}, found {})",
-                path.display(),
-                at + differs.min(wanted).min(found),
-                at + wanted,
-                at + found
-            );
-        }
-        if wanted == 0 {
-            return Ok(());
-        }
-        at += wanted;
-    }
-}
-
-fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
-    let len = buffer.len() as u64;
-    let mut filled = Vec::with_capacity(buffer.len());
-    source.take(len).read_to_end(&mut filled)?;
-    for (to, from) in buffer.iter_mut().zip(&filled) {
-        *to = *from;
-    }
-    Ok(filled.len())
 }

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::Pattern;
-use super::stage::{Stage, expect, expect_content, expect_failure, expect_same};
+use super::stage::{Stage, expect, expect_content, expect_failure};
+use crate::compare::expect_same;
 use crate::fcopy::{CHUNK, Operation, Start};
 
 pub(super) fn small(stage: &mut Stage<'_>) -> Result<()> {
