@@ -33,7 +33,14 @@ enum Command {
     Bench(command::bench::Arguments),
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("hyperv-sim: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Copy(arguments) => command::copy::run(&arguments),
         Command::Scenarios => {
