@@ -70,6 +70,7 @@ pub type Reload = Box<dyn FnMut() -> anyhow::Result<Settings> + Send>;
 pub(crate) enum Notice {
     Ended { token: Token, ended: Ended },
     Rescan,
+    Reload,
     Stop,
 }
 
@@ -84,6 +85,11 @@ impl Handle {
     /// Looks for devices, as after a uevent.
     pub fn rescan(&self) {
         self.tell(Notice::Rescan);
+    }
+
+    /// Reads the settings again and looks for devices, as SIGHUP does.
+    pub fn reload(&self) {
+        self.tell(Notice::Reload);
     }
 
     /// Ends the supervisor in an orderly way, as SIGTERM does.
@@ -266,6 +272,7 @@ impl Supervisor {
                 match notice {
                     Notice::Ended { token, ended } => self.worker_ended(token, ended),
                     Notice::Rescan => {}
+                    Notice::Reload => self.reload(),
                     Notice::Stop => return self.stop(),
                 }
                 look = true;

@@ -87,8 +87,9 @@ pub enum ChannelError {
 /// become readable, edge-triggered.
 ///
 /// The order that loses no message: [`recv`](Channel::recv) until it gives
-/// `None`, then [`arm`](Channel::arm); where that gives `true`, again from the
-/// start; otherwise wait for the descriptor.
+/// `None`; [`acknowledge`](Channel::acknowledge) if at all, for afterwards it
+/// would consume the interrupt that is waited for; [`arm`](Channel::arm); where
+/// that gives `true`, again from the start; otherwise wait for the descriptor.
 pub trait Channel: Send {
     /// The descriptor that becomes readable when the host sends.
     fn as_fd(&self) -> BorrowedFd<'_>;

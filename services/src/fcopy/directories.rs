@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, fchmod, fstat, mkdirat, unlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::confine::{Place, open_child};
 use super::error::Error;
@@ -69,10 +69,10 @@ pub(super) fn open(
             path: place.path(),
             source,
         };
+        let parent = fcntl_dupfd_cloexec(&directory, 0).map_err(failed)?;
         record.directory(directory.as_fd(), name);
         let ours = match mkdirat(&directory, name, PERMISSIONS) {
             Ok(()) => {
-                let parent = directory.try_clone().map_err(|_| failed(Errno::MFILE))?;
                 made.0.push((parent, name.to_owned()));
                 true
             }

@@ -19,7 +19,7 @@ pub(super) enum Error {
     #[error("the file name {0:?} is not a single path component")]
     FileName(String),
 
-    #[error("the directory {0:?} contains `..` or a NUL")]
+    #[error("the directory {0:?} contains `..`")]
     DirectoryName(String),
 
     #[error("a size of {size} bytes is over the configured limit of {limit}")]
@@ -124,5 +124,40 @@ impl Error {
             cause = error.source();
         }
         words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_full_quota_are_the_same_to_the_host() {
+        for source in [Errno::NOSPC, Errno::DQUOT] {
+            let path = PathBuf::from("/f");
+            let doing = "write to";
+            let error = Error::File {
+                doing,
+                path,
+                source,
+            };
+            assert_eq!(error.status(), Status::DISK_FULL);
+        }
+    }
+
+    #[test]
+    fn the_words_name_the_cause() {
+        let path = PathBuf::from("/f\n");
+        let doing = "write to";
+        let source = Errno::IO;
+        let error = Error::File {
+            doing,
+            path,
+            source,
+        };
+        assert_eq!(
+            error.in_words(),
+            r#"cannot write to "/f\n": Input/output error (os error 5)"#
+        );
     }
 }

@@ -41,11 +41,10 @@ pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost>
     }
     let names = names(old).map_err(lost("the extended attributes"))?;
     // A directory's default list may have given the new file one of its own.
-    if !names.iter().any(|name| name.as_c_str() == ACL) {
-        match fremovexattr(new, ACL) {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err((String::from("the access control list"), error)),
-        }
+    let has_list = names.iter().any(|name| name.as_c_str() == ACL);
+    let list = || lost("the access control list");
+    if !has_list && value(new, ACL).map_err(list())?.is_some() {
+        fremovexattr(new, ACL).map_err(list())?;
     }
     for name in &names {
         let what = || format!("the attribute {name:?}");
@@ -64,8 +63,13 @@ pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost>
             Err(error) => return Err((what(), error)),
         }
     }
-    // Last, as a change of owner or list changes mode bits.
-    fchmod(new, Mode::from_raw_mode(before.st_mode)).map_err(lost("the mode"))
+    // Last, as a change of owner or list changes mode bits. A file system that
+    // makes modes up refuses a change, and makes up the same for both.
+    let after = fstat(new).map_err(lost("the mode"))?;
+    if before.st_mode != after.st_mode {
+        fchmod(new, Mode::from_raw_mode(before.st_mode)).map_err(lost("the mode"))?;
+    }
+    Ok(())
 }
 
 fn names(file: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {

@@ -54,7 +54,8 @@ pub static ENTRY: Entry = Entry {
 /// What the service is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Directories under which files may be written; `/` allows all.
+    /// Directories under which files may be written, absolute; each must exist.
+    /// `/` among them allows all.
     pub directories: Vec<PathBuf>,
     /// Permission bits of a new file.
     pub mode: u32,

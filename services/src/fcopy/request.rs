@@ -70,7 +70,7 @@ pub enum Request<'a> {
 }
 
 /// What a copy begins with. Nothing in it was checked but that the names are
-/// Unicode.
+/// Unicode and end at the first NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
     /// Directory for the file.

@@ -22,7 +22,7 @@ const MAX_LINKS: u32 = 40;
 pub(super) struct Target {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,
-    /// For messages.
+    /// The same as a path, for messages.
     pub(super) path: PathBuf,
 }
 
@@ -37,20 +37,18 @@ pub(super) enum Found {
 
 /// The path that a START means, checked by itself.
 pub(super) fn path(start: &Start) -> Result<PathBuf, Error> {
-    let bad = || Error::DirectoryName(start.directory.clone());
     let mut path = PathBuf::from("/");
     for component in Path::new(&start.directory).components() {
         match component {
             Component::Normal(name) => path.push(name),
             Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err(bad()),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(Error::DirectoryName(start.directory.clone()));
+            }
         }
     }
-    if start.directory.contains('\0') {
-        return Err(bad());
-    }
     let name = &start.file_name;
-    if name.contains(['/', '\0']) || matches!(name.as_str(), "" | "." | "..") {
+    if name.contains('/') || matches!(name.as_str(), "" | "." | "..") {
         return Err(Error::FileName(name.clone()));
     }
     path.push(name);
@@ -115,6 +113,7 @@ pub(super) fn resolve(
             Err(source) => return Err(place.explain(source)),
         };
         target.name = name.to_owned();
+        target.path = place.path().join(name);
     }
     Err(target.refused("a loop of symbolic links"))
 }

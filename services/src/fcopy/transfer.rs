@@ -9,7 +9,7 @@ use rustix::fs::{
     Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync, ftruncate,
     openat,
 };
-use rustix::io::{Errno, pwrite, retry_on_intr};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
 use super::Config;
@@ -65,9 +65,7 @@ impl Transfer {
         let mut record = Record::new(&config.state_directory, log);
         let mut made = Made::default();
         let target = target::resolve(start, path, &config.directories, &mut made, &mut record)?;
-        let directory = target.directory.try_clone();
-        let staging = directory
-            .map_err(|_| Errno::MFILE)
+        let staging = fcntl_dupfd_cloexec(&target.directory, 0)
             .and_then(|directory| Staging::new(directory, &mut record))
             .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
         let reserved = reserve(&staging, &target.path, start.size)?;
@@ -174,8 +172,13 @@ impl Transfer {
             };
             match found {
                 Found::Nothing => {
-                    fchmod(self.staging.file(), Mode::from_raw_mode(config.mode))
-                        .map_err(|source| self.target.failed("set the mode of", source))?;
+                    let mode = Mode::from_raw_mode(config.mode);
+                    match fchmod(self.staging.file(), mode) {
+                        // The file is ours, so it is the file system that has
+                        // no such modes.
+                        Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+                        Err(source) => return Err(self.target.failed("set the mode of", source)),
+                    }
                     self.sync(config)?;
                     match self.staging.put(&self.target.name) {
                         Ok(()) => return Ok(()),
@@ -278,16 +281,19 @@ fn reserve(staging: &Staging, path: &Path, size: u64) -> Result<u64, Error> {
         source,
     };
     let file = staging.file();
+    // Asked for more than there is, some file systems hand out all they have
+    // before they refuse, and for that moment nobody can write anything.
+    match fstatvfs(file) {
+        // One that counts no blocks does not know.
+        Ok(fs) if fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < size => {
+            return Err(no_room(Errno::NOSPC));
+        }
+        _ => {}
+    }
     match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
         Ok(()) => Ok(size),
         Err(source @ (Errno::NOSPC | Errno::DQUOT)) => Err(no_room(source)),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => match fstatvfs(file) {
-            // A file system that counts no blocks does not know.
-            Ok(fs) if fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < size => {
-                Err(no_room(Errno::NOSPC))
-            }
-            _ => Ok(0),
-        },
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(0),
         Err(source) => Err(Error::File {
             doing: "reserve space for",
             path: path.to_owned(),

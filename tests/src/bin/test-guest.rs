@@ -17,6 +17,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +36,7 @@ fn main() -> Result<()> {
         ["block", path] => block(path),
         ["hold", path] => hold(path),
         ["pipe", path] => pipe(path),
+        ["announcements"] => announcements(),
         ["host"] => host(),
         _ => bail!("no such guest: {arguments:?}"),
     }
@@ -124,6 +128,28 @@ fn hold(path: &str) -> Result<()> {
     // Until it is killed.
     poll(&mut [], PollTimeout::NONE)?;
     Ok(())
+}
+
+/// Prints which subsystems the kernel announces something of.
+fn announcements() -> Result<()> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::empty(),
+        SockProtocol::NetlinkKObjectUEvent,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
+    println!("listening");
+    let mut buffer = [0; 8192];
+    loop {
+        let (len, from) = recvfrom::<NetlinkAddr>(socket.as_raw_fd(), &mut buffer)?;
+        let event = buffer.get(..len).context("more than was asked for")?;
+        let subsystem = event
+            .split(|byte| *byte == 0)
+            .find_map(|field| field.strip_prefix(b"SUBSYSTEM="));
+        let subsystem = String::from_utf8_lossy(subsystem.unwrap_or_default()).into_owned();
+        println!("{subsystem} from {:?}", from.map(|from| from.pid()));
+    }
 }
 
 /// The other way round: a host whose guest waits in `read`, until it is killed.

@@ -7,143 +7,22 @@
 //! guest's is ever filled or written back by us, so that one server thread is
 //! enough, and it never waits.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
 use fuser::{
-    BackingId, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyWrite, Request,
-    WriteFlags,
+    BackingId, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyWrite, Request, WriteFlags,
 };
 use nix::libc;
 
+use super::devtree::{DevTree, Entry};
 use super::lock;
 use super::node::Node;
-
-/// What a name in `/dev` stands for.
-#[derive(Clone)]
-pub(super) enum Entry {
-    Directory,
-    Link(PathBuf),
-    /// A device of the machine: its number and permissions.
-    Machine {
-        rdev: u64,
-        perm: u16,
-    },
-    /// A device of ours.
-    Device(Arc<dyn Node>),
-}
-
-/// The names in `/dev`, which the simulated host changes while the guest looks.
-pub(super) struct DevTree(Mutex<Tree>);
-
-struct Tree {
-    names: BTreeMap<(u64, OsString), u64>,
-    /// By inode number. An entry stays when its name goes: it may still be open.
-    entries: Vec<Entry>,
-}
-
-impl DevTree {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Tree {
-            names: BTreeMap::new(),
-            entries: vec![Entry::Directory],
-        }))
-    }
-
-    /// Adds `path`, relative to `/dev`, and its directories.
-    pub(super) fn add(&self, path: &str, entry: Entry) -> Result<()> {
-        let mut tree = lock(&self.0);
-        let mut parent = INodeNo::ROOT.0;
-        let (directories, name) = path.rsplit_once('/').unwrap_or(("", path));
-        for directory in directories.split('/').filter(|part| !part.is_empty()) {
-            parent = match tree.names.get(&(parent, directory.into())) {
-                Some(ino) => *ino,
-                None => tree.insert(parent, directory, Entry::Directory),
-            };
-        }
-        if tree.names.contains_key(&(parent, name.into())) {
-            bail!("/dev/{path} is there already");
-        }
-        tree.insert(parent, name, entry);
-        Ok(())
-    }
-
-    /// Takes the name `path` away.
-    pub(super) fn remove(&self, path: &str) {
-        let mut tree = lock(&self.0);
-        let mut parent = INodeNo::ROOT.0;
-        let (directories, name) = path.rsplit_once('/').unwrap_or(("", path));
-        for directory in directories.split('/').filter(|part| !part.is_empty()) {
-            match tree.names.get(&(parent, directory.into())) {
-                Some(ino) => parent = *ino,
-                None => return,
-            }
-        }
-        tree.names.remove(&(parent, name.into()));
-    }
-
-    fn find(&self, parent: INodeNo, name: &OsStr) -> Option<FileAttr> {
-        let tree = lock(&self.0);
-        let ino = *tree.names.get(&(parent.0, name.to_owned()))?;
-        Some(attributes(ino, tree.entry(ino)?))
-    }
-
-    fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
-        Some(attributes(ino.0, lock(&self.0).entry(ino.0)?))
-    }
-
-    fn entry(&self, ino: INodeNo) -> Option<Entry> {
-        lock(&self.0).entry(ino.0).cloned()
-    }
-}
-
-impl Tree {
-    fn insert(&mut self, parent: u64, name: &str, entry: Entry) -> u64 {
-        self.entries.push(entry);
-        let ino = self.entries.len() as u64;
-        self.names.insert((parent, name.into()), ino);
-        ino
-    }
-
-    fn entry(&self, ino: u64) -> Option<&Entry> {
-        let index = usize::try_from(ino.checked_sub(INodeNo::ROOT.0)?).ok()?;
-        self.entries.get(index)
-    }
-}
-
-fn attributes(ino: u64, entry: &Entry) -> FileAttr {
-    let (kind, perm, rdev) = match entry {
-        Entry::Directory => (FileType::Directory, 0o755, 0),
-        Entry::Link(_) => (FileType::Symlink, 0o777, 0),
-        Entry::Machine { rdev, perm } => (FileType::CharDevice, *perm, *rdev),
-        Entry::Device(_) => (FileType::RegularFile, 0o600, 0),
-    };
-    FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind,
-        perm,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        // The machine's own devices have small numbers: nothing is lost.
-        rdev: u32::try_from(rdev).unwrap_or_default(),
-        blksize: 4096,
-        flags: 0,
-    }
-}
 
 /// Nothing is kept by the kernel: a device that goes is gone at once.
 const TTL: Duration = Duration::ZERO;
@@ -242,20 +121,12 @@ impl Filesystem for DevFs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let tree = lock(&self.tree.0);
-        let dots = [(".", ino.0), ("..", INodeNo::ROOT.0)];
-        let dots = dots.map(|(name, ino)| (OsStr::new(name), ino));
-        let names = tree
-            .names
-            .iter()
-            .filter(|((parent, _), _)| *parent == ino.0)
-            .map(|((_, name), ino)| (name.as_os_str(), *ino));
+        let dots = [(".", ino.0), ("..", INodeNo::ROOT.0)]
+            .map(|(name, ino)| (name.into(), ino, FileType::Directory));
+        let names = dots.into_iter().chain(self.tree.list(ino));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (position, (name, ino)) in (1..).zip(dots.into_iter().chain(names)).skip(skip) {
-            let Some(entry) = tree.entry(ino) else {
-                continue;
-            };
-            if reply.add(INodeNo(ino), position, attributes(ino, entry).kind, name) {
+        for (position, (name, ino, kind)) in (1..).zip(names).skip(skip) {
+            if reply.add(INodeNo(ino), position, kind, name) {
                 break;
             }
         }
@@ -359,29 +230,4 @@ impl Filesystem for DevFs {
             None => reply.poll(PollEvents::POLLNVAL),
         }
     }
-}
-
-/// The entries that every guest's `/dev` has: the machine's plain devices.
-pub(super) fn machine_entries(tree: &DevTree) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    for name in [
-        "null", "zero", "full", "random", "urandom", "tty", "fuse", "console", "ptmx",
-    ] {
-        // What the machine lacks, the guest lacks.
-        let Ok(metadata) = std::fs::metadata(format!("/dev/{name}")) else {
-            continue;
-        };
-        let perm = u16::try_from(metadata.mode() & 0o777).context("permissions of a device")?;
-        let rdev = metadata.rdev();
-        tree.add(name, Entry::Machine { rdev, perm })?;
-    }
-    for (name, target) in [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-    ] {
-        tree.add(name, Entry::Link(target.into()))?;
-    }
-    Ok(())
 }

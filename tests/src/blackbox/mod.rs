@@ -2,7 +2,7 @@
 //! own, and finds the devices where a kernel under Hyper-V has them.
 //!
 //! The program lives in a mount namespace in which `/dev` is a file system of
-//! ours ([`devfs`]) and `/sys` has the devices in it ([`sysfs`]); everything
+//! ours (`devfs`) and `/sys` has the devices in it (`sysfs`); everything
 //! else is the machine's. The namespace, and with it every mount, ends when its
 //! last process does: nothing is left on the machine, even where the simulator
 //! is killed.
@@ -13,6 +13,7 @@
 //! a mapping does not keep a closed device open.
 
 mod devfs;
+mod devtree;
 mod hvutil;
 mod log;
 mod namespace;
@@ -37,7 +38,8 @@ use nix::unistd::{SysconfVar, geteuid, sysconf};
 use tempfile::TempDir;
 
 use crate::port::{Device, Machine, Offer, Port};
-use devfs::{DevFs, DevTree, Entry};
+use devfs::DevFs;
+use devtree::{DevTree, Entry};
 use log::Log;
 use namespace::Namespace;
 use node::Node;
@@ -109,8 +111,9 @@ impl BlackBox {
         })
     }
 
-    /// Whether the UIO driver masks a device's interrupt when one comes, as it
-    /// does in kernels before 6.18; for devices that are offered from now on.
+    /// Whether the UIO driver masks a device's interrupt by itself when one
+    /// comes, as older kernels' driver does and newer ones' does not; for devices
+    /// that are offered from now on.
     pub fn set_driver_masks(&mut self, masks: bool) {
         self.driver_masks = masks;
     }
@@ -135,7 +138,7 @@ impl BlackBox {
 impl Guest {
     fn new(syslog: &Path) -> Result<Self> {
         let tree = Arc::new(DevTree::new());
-        devfs::machine_entries(&tree)?;
+        devtree::machine_entries(&tree)?;
         tree.add("log", Entry::Link(syslog.to_owned()))?;
         let namespace = Namespace::new()?;
         let devfs = DevFs::new(Arc::clone(&tree));

@@ -1,0 +1,121 @@
+//! The supervisor through its real poll loop, on made-up devices.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::{Guest, ONE, RELEASE, TWO};
+
+const MODE: u32 = 0o744;
+
+#[test]
+fn a_device_is_served_when_it_comes_and_closed_when_it_goes() {
+    let guest = Guest::start(&[&ONE]);
+    guest.log.wait_for("waiting for the host to offer one");
+    guest.offer(&ONE);
+    let mut device = guest.opened(&ONE);
+    assert_eq!(device.call(b"request"), MODE);
+    guest.withdraw(&ONE);
+    device.wait_closed();
+    guest.offer(&ONE);
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    guest.stop();
+}
+
+#[test]
+fn a_device_that_hangs_up_is_opened_again() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    drop(guest.opened(&ONE));
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    assert_eq!(guest.log.with("the device went away"), 1);
+    guest.stop();
+}
+
+#[test]
+fn a_panic_in_one_service_restarts_it_and_leaves_the_others_alone() {
+    let guest = Guest::start(&[&ONE, &TWO]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    guest.offer(&TWO);
+    let mut two = guest.opened(&TWO);
+    one.send(b"panic");
+    one.wait_closed();
+    assert_eq!(two.call(b"request"), MODE);
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    assert_eq!(two.call(b"request"), MODE);
+    assert_eq!(
+        guest.log.with("panicked and will be restarted: asked to"),
+        1
+    );
+    guest.stop();
+}
+
+#[test]
+fn services_are_switched_while_others_go_on() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    guest.offer(&TWO);
+    guest.change(|settings| settings.services.push(&TWO));
+    let mut two = guest.opened(&TWO);
+    assert_eq!(two.call(b"request"), MODE);
+    assert_eq!(one.call(b"request"), MODE);
+    guest.change(|settings| settings.services.retain(|entry| entry.name == "one"));
+    two.wait_closed();
+    assert_eq!(one.call(b"request"), MODE);
+    guest.stop();
+}
+
+#[test]
+fn a_new_configuration_is_used_without_opening_the_device_again() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut device = guest.opened(&ONE);
+    assert_eq!(device.call(b"request"), MODE);
+    guest.change(|settings| {
+        let mut config = (*settings.config).clone();
+        config.fcopy.mode = 0o600;
+        settings.config = Arc::new(config);
+    });
+    guest.log.wait_for("new configuration in use");
+    assert_eq!(device.call(b"request"), 0o600);
+    guest.stop();
+}
+
+#[test]
+fn a_busy_device_is_complained_of_once_and_served_when_it_is_free() {
+    let guest = Guest::start(&[&ONE]);
+    guest.refuse.store(true, Ordering::Relaxed);
+    guest.offer(&ONE);
+    guest
+        .log
+        .wait_for("another program serves the device; stop it");
+    // Each of these tries again.
+    for _ in 0..3 {
+        guest.handle.reload();
+    }
+    guest.refuse.store(false, Ordering::Relaxed);
+    guest.handle.reload();
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    guest.stop();
+}
+
+#[test]
+fn the_agent_ends_although_a_service_hangs() {
+    let guest = Guest::start(&[&ONE, &TWO]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    guest.offer(&TWO);
+    let mut two = guest.opened(&TWO);
+    one.send(b"hang");
+    assert_eq!(two.call(b"request"), MODE, "the other goes on meanwhile");
+    let log = guest.log.clone();
+    guest.stop();
+    two.wait_closed();
+    assert_eq!(log.with("a request is still being worked on"), 1);
+    RELEASE.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,195 @@
+//! Data arrives, in any order, and a request that lies is refused.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use hyperv_vmbus::ic::Status;
+
+use crate::guest::{BOTH, Guest, OVERWRITE, Transport, data, header};
+
+#[test]
+fn a_file_arrives() {
+    for transport in BOTH {
+        let mut guest = Guest::with(transport, |_, _| {});
+        let data = data(100_000);
+        guest.copy("file", 0, &data);
+        assert_eq!(fs::read(guest.path("file")).unwrap(), data);
+        assert_eq!(guest.names(), ["file"]);
+    }
+}
+
+#[test]
+fn a_large_file_arrives_with_and_without_sync() {
+    for sync in [true, false] {
+        let mut guest = Guest::with(Transport::Uio, |config, _| config.sync = sync);
+        let data = data(20 << 20);
+        guest.copy("file", 0, &data);
+        assert!(fs::read(guest.path("file")).unwrap() == data);
+    }
+}
+
+#[test]
+fn an_empty_file_arrives() {
+    for transport in BOTH {
+        let mut guest = Guest::with(transport, |_, _| {});
+        guest.copy("file", 0, b"");
+        assert_eq!(fs::metadata(guest.path("file")).unwrap().len(), 0);
+    }
+}
+
+#[test]
+fn one_after_the_other() {
+    let mut guest = Guest::new();
+    guest.copy("one", 0, b"1");
+    guest.copy("two", 0, b"22");
+    assert_eq!(fs::read(guest.path("one")).unwrap(), b"1");
+    assert_eq!(fs::read(guest.path("two")).unwrap(), b"22");
+}
+
+#[test]
+fn a_new_file_has_mode_0744() {
+    let mut guest = Guest::new();
+    guest.copy("file", 0, b"x");
+    let mode = fs::metadata(guest.path("file"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o744);
+}
+
+#[test]
+fn a_new_file_has_the_configured_mode() {
+    let mut guest = Guest::with(Transport::Uio, |config, _| config.mode = 0o622);
+    guest.copy("new", 0, b"x");
+    guest.copy("with-flag", OVERWRITE, b"x");
+    for name in ["new", "with-flag"] {
+        let mode = fs::metadata(guest.path(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o622);
+    }
+}
+
+#[test]
+fn nothing_is_seen_before_the_end() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.start("file", 0, 3), Status::OK);
+    assert!(guest.names().is_empty());
+    assert_eq!(guest.write(0, b"abc"), Status::OK);
+    assert!(guest.names().is_empty());
+    assert_eq!(guest.complete(), Status::OK);
+    assert_eq!(guest.names(), ["file"]);
+}
+
+#[test]
+fn parts_come_in_any_order_and_overlap() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.start("file", 0, 10), Status::OK);
+    for (offset, part) in [(8, &b"89"[..]), (0, b"01"), (4, b"4567"), (1, b"12345")] {
+        assert_eq!(guest.write(offset, part), Status::OK);
+    }
+    assert_eq!(guest.complete(), Status::OK);
+    assert_eq!(fs::read(guest.path("file")).unwrap(), b"0123456789");
+}
+
+#[test]
+fn backwards() {
+    let mut guest = Guest::new();
+    let data = data(6144 * 3000);
+    assert_eq!(guest.start("file", 0, data.len() as u64), Status::OK);
+    for (i, part) in data.chunks(6144).enumerate().rev() {
+        assert_eq!(guest.write(i as u64 * 6144, part), Status::OK);
+    }
+    assert_eq!(guest.complete(), Status::OK);
+    assert!(fs::read(guest.path("file")).unwrap() == data);
+}
+
+#[test]
+fn a_hole_is_a_failure() {
+    for offset in [1, 4096, 1 << 40] {
+        let mut guest = Guest::new();
+        assert_eq!(guest.start("file", 0, 10), Status::OK);
+        assert_eq!(guest.write(offset, b"x"), Status::OK);
+        assert_eq!(guest.complete(), Status::FAIL);
+        assert!(guest.names().is_empty());
+        guest.log.assert_says("never sent bytes 0 to");
+    }
+}
+
+#[test]
+fn another_size_than_announced_is_logged() {
+    for announced in [2, 0, 1 << 20] {
+        let mut guest = Guest::new();
+        assert_eq!(guest.start("file", 0, announced), Status::OK);
+        assert_eq!(guest.write(0, b"abc"), Status::OK);
+        assert_eq!(guest.complete(), Status::OK);
+        assert_eq!(fs::read(guest.path("file")).unwrap(), b"abc");
+        guest.log.assert_says(&format!("announced={announced}"));
+        // What was reserved and not needed was given back.
+        assert!(fs::metadata(guest.path("file")).unwrap().blocks() <= 128);
+    }
+}
+
+#[test]
+fn sizes_and_offsets_that_lie() {
+    let long = vec![7; 7000];
+    for transport in BOTH {
+        for (offset, size, data) in [
+            (0, 6145, &long[..]),
+            (0, u32::MAX, &long),
+            (0, 100, b"short"),
+            (u64::MAX, 1, b"x"),
+            (u64::MAX - 1, 6144, &long[..6144]),
+            (i64::MAX as u64, 1, b"x"),
+        ] {
+            let mut guest = Guest::with(transport, |_, _| {});
+            assert_eq!(guest.start("file", 0, 5), Status::OK);
+            let status = guest.write_stating(offset, size, data);
+            assert_eq!(status, Status::INVALID_ARGUMENT, "{offset} {size}");
+            // A part is missing, whatever comes now.
+            assert!(!guest.service.busy());
+            assert_eq!(guest.write(0, b"hello"), Status::FAIL);
+            assert_eq!(guest.complete(), Status::FAIL);
+            assert!(guest.names().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_write_may_be_cut_to_its_data() {
+    let mut guest = Guest::with(Transport::HvUtil, |_, _| {});
+    assert_eq!(guest.start("file", 0, 1), Status::OK);
+    assert_eq!(guest.write(0, b"x"), Status::OK);
+    assert_eq!(guest.write(1, b""), Status::OK);
+    assert_eq!(guest.complete(), Status::OK);
+}
+
+#[test]
+fn messages_that_are_too_short_or_mean_nothing() {
+    for transport in BOTH {
+        let mut guest = Guest::with(transport, |_, _| {});
+        for len in [0, 1, 35] {
+            assert_eq!(guest.send(&vec![0; len]), Status::INVALID_ARGUMENT);
+        }
+        assert_eq!(guest.send(&header(0)), Status::INVALID_ARGUMENT);
+        assert_eq!(guest.send(&header(1)), Status::INVALID_ARGUMENT);
+        assert_eq!(guest.send(&header(4)), Status::INVALID_ARGUMENT);
+        guest.copy("file", 0, b"still works");
+    }
+}
+
+#[test]
+fn the_character_device_is_never_overrun() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.service.handle_hvutil(&mut [], 0), 0);
+    assert_eq!(guest.service.handle_hvutil(&mut [0; 3], 3), 0);
+    assert_eq!(guest.service.handle_hvutil(&mut [0; 4], 1000), 4);
+}
+
+#[test]
+fn scattered_beyond_reason() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.start("file", 0, 5), Status::OK);
+    let refused = (0..10_000).find(|i| guest.write(1 + i * 2, b"x") != Status::OK);
+    assert_eq!(refused, Some(4096));
+    assert!(!guest.service.busy());
+    guest.log.assert_says("too scattered");
+}

@@ -1,0 +1,21 @@
+//! The file-copy service as a channel's worker drives it: requests in, statuses
+//! out, and what becomes of the file.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "this is a test from end to end"
+)]
+
+mod basics;
+mod confined;
+mod guest;
+mod lifetime;
+mod logs;
+mod overwrite;
+mod paths;
+mod plain;
+mod privileged;
+mod space;
