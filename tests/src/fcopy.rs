@@ -137,6 +137,22 @@ impl Operation {
     }
 }
 
+/// Where a message has its transaction id.
+const ID_AT: usize = 24;
+
+/// The packet transaction of a program that does not give the request's back,
+/// as the stock UIO daemon does not; hosts go by the message's id then.
+const NO_TRANSACTION: u64 = u64::MAX;
+
+impl Waiting {
+    fn is_answered_by(&self, packet: &Packet) -> bool {
+        match packet.transaction {
+            NO_TRANSACTION => self.message.get(ID_AT) == packet.payload.get(ID_AT),
+            transaction => transaction == self.transaction,
+        }
+    }
+}
+
 /// A host that copies files to a guest, from when the guest has opened its
 /// device.
 pub struct FcopyHost {
@@ -320,7 +336,7 @@ impl FcopyHost {
                 let place = self
                     .waiting
                     .iter()
-                    .position(|waiting| waiting.transaction == packet.transaction)
+                    .position(|waiting| waiting.is_answered_by(&packet))
                     .with_context(|| {
                         format!(
                             "a reply to transaction {}, which is not in flight",

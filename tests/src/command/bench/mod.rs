@@ -140,6 +140,9 @@ fn measure(
 
 /// What programs take that do nothing.
 fn still(subjects: &mut [Subject], idle: u64) -> Result<Vec<Row>> {
+    for subject in subjects.iter_mut() {
+        subject.settle();
+    }
     let before: Vec<_> = subjects.iter_mut().map(Subject::switches).collect();
     thread::sleep(Duration::from_secs(idle));
     let wakeups = subjects

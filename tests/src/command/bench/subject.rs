@@ -18,6 +18,9 @@ use super::trace;
 /// Longer than any program looks for the next message before it sleeps.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// A program that was not switched to for so long rests.
+const REST: Duration = Duration::from_millis(200);
+
 /// How messages are sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
@@ -155,6 +158,18 @@ impl Subject {
             }
         }
         Ok(outcome.map_err(|error| format!("{}: {error:#}", self.name)))
+    }
+
+    /// Lets it come to rest after the last message. A program that never does
+    /// is measured as it is.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10 {
+            let before = self.switches();
+            thread::sleep(REST);
+            if before == self.switches() {
+                return;
+            }
+        }
     }
 
     /// How often it was switched to so far.
