@@ -122,7 +122,8 @@ impl Subject {
             Err(reason) => return Ok(Err(reason)),
         };
         let sent = begun.and_then(|()| writes(self.host()?, pace, messages));
-        let calls = trace.finish();
+        let bell = Arc::clone(self.host()?.channel()?.bell());
+        let calls = trace.finish(|| bell.interrupt());
         self.end(sent.and_then(|_| Ok(calls? as f64 / messages as f64)))
     }
 

@@ -56,10 +56,14 @@ pub(super) fn attach(pid: u32) -> Result<Result<Trace, String>> {
 }
 
 impl Trace {
-    /// Detaches, and gives the number of system calls since.
-    pub(super) fn finish(mut self) -> Result<u64> {
+    /// Detaches, and gives the number of system calls since. `nudge` wakes the
+    /// process: one that sleeps in a device of ours cannot be let go of.
+    pub(super) fn finish(mut self, nudge: impl Fn()) -> Result<u64> {
         kill(Pid::from_raw(self.strace.id().try_into()?), Signal::SIGINT)?;
-        until(TIME, "strace to detach", || Ok(self.strace.try_wait()?))?;
+        until(TIME, "strace to detach", || {
+            nudge();
+            Ok(self.strace.try_wait()?)
+        })?;
         let summary = fs::read_to_string(self.summary.path())?;
         total(&summary).with_context(|| format!("strace's summary has no total: {summary:?}"))
     }
