@@ -1,4 +1,18 @@
-//! A simulated Hyper-V host.
+//! A simulated Hyper-V host, and the scenarios that it plays with a guest.
+//!
+//! [`port`] is what a guest machine is to it; [`inprocess`] is one without
+//! privileges, [`blackbox`] one around an unmodified program. [`ring`] and [`channel`] are the host's side of a VMBus channel,
+//! [`ic`] and [`fcopy`] of what is said over it; [`scenario`] has the list of
+//! what is tried.
 
 pub mod blackbox;
+pub mod channel;
+pub mod compare;
+pub mod fcopy;
+pub mod ic;
+pub mod inprocess;
 pub mod port;
+pub mod ring;
+pub mod scenario;
+pub mod sysfs;
+pub mod wait;

@@ -1,3 +1,53 @@
-//! The hyperv-sim binary.
+//! The command line of the simulated host.
 
-fn main() {}
+mod command;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// A simulated Hyper-V host that drives guest agents through their devices.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  hyperv-sim copy README.md /tmp
+  hyperv-sim run
+  hyperv-sim run --agent 'target/release/hyperv-agent run --log stderr' device-gone
+  hyperv-sim bench --peer /usr/sbin/hv_fcopy_uio_daemon";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copies a file through the agent, which runs in this process, and compares.
+    Copy(command::copy::Arguments),
+    /// Lists the scenarios.
+    Scenarios,
+    /// Plays scenarios with the agent in this process, or with any program.
+    Run(command::run::Arguments),
+    /// Compares programs: time, system calls, signals, memory, wake-ups.
+    Bench(command::bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("hyperv-sim: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Copy(arguments) => command::copy::run(&arguments),
+        Command::Scenarios => {
+            command::run::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run(arguments) => command::run::run(&arguments),
+        Command::Bench(arguments) => command::bench::run(&arguments),
+    }
+}

@@ -11,6 +11,9 @@ use super::node::{Node, wake};
 use super::{lock, wait_until};
 use crate::port::{Pipe, Port};
 
+/// How long the guest may leave a message unread.
+const READ: Duration = Duration::from_secs(30);
+
 /// A character device that is offered to the guest.
 pub(super) struct HvUtilNode {
     state: Mutex<State>,
@@ -120,6 +123,7 @@ impl Node for HvUtilNode {
         if let Some(open) = state.open.take() {
             open.replies.close();
         }
+        self.changed.notify_all();
     }
 
     // It waits with `O_NONBLOCK` too: this is what the driver does.
@@ -130,6 +134,7 @@ impl Node for HvUtilNode {
             Some(open) if !rescinded => {
                 open.readers.push_back((size, reply));
                 open.deliver();
+                self.changed.notify_all();
             }
             _ => reply.error(Errno::EBADF),
         }
@@ -234,8 +239,20 @@ impl HvUtilPipe {
 
 impl Pipe for HvUtilPipe {
     fn send(&self, message: &[u8]) -> Result<()> {
-        let mut state = lock(&self.node.state);
+        // The driver holds one message at a time: with two, a program that reads
+        // once for each wake-up would leave one behind.
+        let state = lock(&self.node.state);
+        let mut state = wait_until(&self.node.changed, state, READ, |state| {
+            let unread = state
+                .open
+                .as_ref()
+                .filter(|open| open.handle == self.handle);
+            state.rescinded || unread.is_none_or(|open| open.messages.is_empty())
+        });
         let open = self.open(&mut state)?;
+        if !open.messages.is_empty() {
+            bail!("the guest left a message unread for {READ:?}");
+        }
         open.messages.push_back(message.to_vec());
         open.deliver();
         let waiting = open.notifier.clone();

@@ -1,0 +1,53 @@
+//! What the kernel says of a process.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Memory, in KiB.
+pub(super) struct Memory {
+    /// All that it has in memory, shared or not.
+    pub(super) resident: u64,
+    /// What nobody else has.
+    pub(super) private: u64,
+}
+
+impl Memory {
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        Ok(Self {
+            resident: sum(&rollup, "Rss:"),
+            private: sum(&rollup, "Private_"),
+        })
+    }
+}
+
+/// How often the process's threads have been switched to, all together.
+pub(super) fn switches(pid: u32) -> Result<u64> {
+    let mut switches = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        switches += sum(&status, "voluntary_ctxt_switches:");
+        switches += sum(&status, "nonvoluntary_ctxt_switches:");
+    }
+    Ok(switches)
+}
+
+/// Whether each thread of the process is traced.
+pub(super) fn is_traced(pid: u32) -> Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status =
+            fs::read_to_string(task?.path().join("status")).context("a thread ended meanwhile")?;
+        if sum(&status, "TracerPid:") == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn sum(text: &str, key: &str) -> u64 {
+    text.lines()
+        .filter(|line| line.starts_with(key))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}

@@ -1,0 +1,5 @@
+//! The subcommands.
+
+pub(crate) mod bench;
+pub(crate) mod copy;
+pub(crate) mod run;

@@ -1,0 +1,166 @@
+//! `hyperv-sim run` and `hyperv-sim scenarios`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use hyperv_sim::blackbox::{self, BlackBox};
+use hyperv_sim::inprocess::InProcess;
+use hyperv_sim::port::Machine;
+use hyperv_sim::scenario::{
+    Factory, Options, Outcome, Runner, SCENARIOS, Scenario, Transport, Verdict,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Scenarios to play; all where none is named.
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// Play with this program and its arguments, quoted as for a shell, as a
+    /// process of its own; otherwise with the agent in this process.
+    #[arg(long, value_name = "COMMAND")]
+    agent: Option<String>,
+    /// How the guest has its device.
+    #[arg(long, value_enum, default_value_t = Wanted::All)]
+    transport: Wanted,
+    /// Size of the large file, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    large: u64,
+    /// Print each verdict as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Wanted {
+    /// Rings through `/dev/uioN`.
+    Uio,
+    /// The char device of `hv_utils`.
+    Hvutil,
+    /// Both.
+    All,
+}
+
+impl Wanted {
+    fn takes(self, transport: Transport) -> bool {
+        match self {
+            Self::Uio => matches!(transport, Transport::Uio(_)),
+            Self::Hvutil => transport == Transport::HvUtil,
+            Self::All => true,
+        }
+    }
+}
+
+/// Prints every scenario's name and summary.
+pub(crate) fn list() {
+    for scenario in SCENARIOS {
+        println!("{:26} {}", scenario.name, scenario.summary);
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let chosen = chosen(arguments)?;
+    let unavailable = match arguments.agent {
+        Some(_) => blackbox::unavailable(),
+        None => None,
+    };
+    let options = Options {
+        large: arguments.large << 20,
+        alone: true,
+    };
+    let command = arguments.agent.clone();
+    let factory: Factory<'_> = Box::new(move || {
+        let machine: Box<dyn Machine> = match &command {
+            Some(command) => Box::new(BlackBox::new(command)?),
+            None => Box::new(InProcess::new()?),
+        };
+        Ok(machine)
+    });
+    let mut runner = Runner::new(factory, options);
+    let mut tally = Tally::default();
+    for scenario in chosen {
+        for transport in scenario.transports.iter().copied() {
+            if !arguments.transport.takes(transport) {
+                continue;
+            }
+            let verdict = match &unavailable {
+                Some(reason) => Verdict::skipped(scenario, transport, reason.clone()),
+                None => runner.run(scenario, transport)?,
+            };
+            tally.count(&verdict);
+            match arguments.json {
+                true => println!("{}", serde_json::to_string(&verdict)?),
+                false => print(&verdict),
+            }
+        }
+    }
+    let skips_fail = std::env::var_os("CI").is_some();
+    if !arguments.json {
+        println!(
+            "{} passed, {} failed, {} skipped",
+            tally.passed, tally.failed, tally.skipped
+        );
+        if skips_fail && tally.skipped > 0 {
+            println!("CI is set: a scenario that was skipped counts as failed");
+        }
+    }
+    match tally.failed > 0 || (skips_fail && tally.skipped > 0) {
+        true => Ok(ExitCode::FAILURE),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn chosen(arguments: &Arguments) -> Result<Vec<&'static Scenario>> {
+    if arguments.scenarios.is_empty() {
+        let own_process = arguments.agent.is_some();
+        return Ok(SCENARIOS
+            .iter()
+            .filter(|scenario| own_process || !scenario.kills)
+            .collect());
+    }
+    arguments
+        .scenarios
+        .iter()
+        .map(
+            |name| match SCENARIOS.iter().find(|scenario| scenario.name == name) {
+                Some(scenario) => Ok(scenario),
+                None => bail!("there is no scenario {name:?}; `hyperv-sim scenarios` lists them"),
+            },
+        )
+        .collect()
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    fn count(&mut self, verdict: &Verdict) {
+        match verdict.outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Skipped(_) => self.skipped += 1,
+        }
+    }
+}
+
+fn print(verdict: &Verdict) {
+    let Verdict {
+        scenario,
+        transport,
+        seconds,
+        ..
+    } = verdict;
+    let outcome = match &verdict.outcome {
+        Outcome::Passed => format!("ok ({seconds:.1} s)"),
+        Outcome::Failed(reason) => format!("FAILED: {reason}"),
+        Outcome::Skipped(reason) => format!("skipped: {reason}"),
+    };
+    println!("{scenario:26} {transport:8} {outcome}");
+    for line in &verdict.log {
+        println!("    | {line}");
+    }
+}

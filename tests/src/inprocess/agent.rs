@@ -1,0 +1,97 @@
+//! The agent as this machine runs it: the one place that knows how the library
+//! is started.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use hyperv_agent::locate::Located;
+use hyperv_agent::opener::{OpenError, Opener};
+use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
+use hyperv_services::fcopy;
+use hyperv_services::registry::{self, Entry};
+use hyperv_vmbus::Channel;
+use hyperv_vmbus::discovery::Roots;
+use slog::Logger;
+
+use super::device::{Announcer, World};
+
+/// A running agent.
+pub(super) struct Agent {
+    handle: Handle,
+    thread: JoinHandle<()>,
+    ended: Receiver<io::Result<()>>,
+}
+
+/// Opens what the host offers.
+struct Devices(Arc<World>);
+
+impl Opener for Devices {
+    fn open(&self, device: &Located, _entry: &Entry) -> Result<Box<dyn Channel>, OpenError> {
+        Ok(self.0.open(device.node())?)
+    }
+}
+
+impl Agent {
+    pub(super) fn start(world: &Arc<World>, config: &fcopy::Config, log: Logger) -> Result<Self> {
+        let settings = Settings {
+            services: registry::SERVICES.to_vec(),
+            config: Arc::new(hyperv_services::Config {
+                fcopy: config.clone(),
+            }),
+            bind_uio: false,
+            roots: Roots {
+                sys: world.tree().sys.clone(),
+                dev: world.tree().dev.clone(),
+            },
+        };
+        let unchanged = settings.clone();
+        let supervisor = Supervisor::new(
+            settings,
+            Box::new(move || Ok(unchanged.clone())),
+            Arc::new(Devices(Arc::clone(world))),
+            log,
+        )
+        .context("starting the agent")?;
+        let handle = supervisor.handle();
+        let (tell, ended) = channel();
+        let thread = std::thread::Builder::new()
+            .name("agent".into())
+            .spawn(move || {
+                // Nobody asks any more once the machine is dropped.
+                let _ = tell.send(supervisor.run());
+            })?;
+        Ok(Self {
+            handle,
+            thread,
+            ended,
+        })
+    }
+
+    /// What tells the agent that devices came or went.
+    pub(super) fn announcer(&self) -> Announcer {
+        let handle = self.handle.clone();
+        Box::new(move || handle.rescan())
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    pub(super) fn stop(self, timeout: Duration) -> Result<()> {
+        self.handle.stop();
+        match self.ended.recv_timeout(timeout) {
+            Ok(ended) => ended.context("the agent's loop")?,
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("expected the agent to end within {timeout:?}; it did not")
+            }
+            Err(RecvTimeoutError::Disconnected) => {}
+        }
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the agent's loop panicked"))
+    }
+}

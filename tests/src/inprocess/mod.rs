@@ -1,0 +1,117 @@
+//! A guest machine within this process, without privileges: a made-up `/sys`
+//! and `/dev`, channels over anonymous memory and socket pairs, and the agent
+//! as a library.
+
+mod agent;
+mod device;
+mod hvutil;
+mod log;
+mod uio;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hyperv_services::fcopy;
+use tempfile::TempDir;
+
+use crate::port::{Device, Machine, Offer};
+use crate::sysfs::Tree;
+use agent::Agent;
+use device::World;
+pub use log::Sink;
+
+/// How long the agent may take to end.
+const STOP_TIME: Duration = Duration::from_secs(30);
+
+/// A guest machine within this process.
+pub struct InProcess {
+    world: Arc<World>,
+    agent: Option<Agent>,
+    log: log::Log,
+    config: fcopy::Config,
+    /// Removed with the machine.
+    _home: TempDir,
+}
+
+impl InProcess {
+    /// A machine to which nothing is offered and in which nothing runs.
+    ///
+    /// # Errors
+    ///
+    /// Where its directories cannot be made.
+    pub fn new() -> Result<Self> {
+        let home = tempfile::Builder::new()
+            .prefix("hyperv-sim-")
+            .tempdir()
+            .context("making a directory for the machine")?;
+        let files = home.path().join("files");
+        std::fs::create_dir(&files)?;
+        std::fs::create_dir(home.path().join("state"))?;
+        Ok(Self {
+            world: World::new(Tree::new(home.path())?, files),
+            agent: None,
+            log: log::Log::new(),
+            config: fcopy::Config {
+                state_directory: home.path().join("state"),
+                ..fcopy::Config::default()
+            },
+            _home: home,
+        })
+    }
+
+    /// Passes each line that the agent logs from now on to `sink` too.
+    pub fn show_log(&self, sink: Sink) {
+        self.log.pass_to(sink);
+    }
+}
+
+impl Machine for InProcess {
+    fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>> {
+        self.world.offer(offer)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        ensure!(self.agent.is_none(), "the agent runs already");
+        let agent = Agent::start(&self.world, &self.config, self.log.logger())?;
+        self.world.announce_to(Some(agent.announcer()));
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let agent = self.agent.take().context("no agent runs")?;
+        self.world.announce_to(None);
+        agent.stop(STOP_TIME)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        bail!("an agent within this process cannot be killed")
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.agent.as_ref().is_some_and(Agent::is_running)
+    }
+
+    fn directory(&self) -> &Path {
+        self.world.files()
+    }
+
+    fn log(&self) -> String {
+        self.log.text()
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            // There is nobody left to tell.
+            let _ = agent.stop(STOP_TIME);
+        }
+    }
+}

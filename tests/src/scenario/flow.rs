@@ -1,0 +1,220 @@
+//! How packets flow: several at a time, rings that fill up, versions.
+
+use anyhow::{Result, ensure};
+use hyperv_vmbus::ic::{Status, Version};
+
+use super::Pattern;
+use super::stage::{SETTLE_TIME, Stage, expect, expect_content};
+use crate::fcopy::{CHUNK, FRAMEWORKS, FcopyHost, MESSAGES, Operation, Start};
+use crate::ic::Request;
+use crate::ring::{HEADER_LEN, Packet};
+use crate::wait::until;
+
+pub(super) fn in_flight(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    for at_a_time in [2, 3, 8] {
+        let data = Pattern::bytes(at_a_time, 200 * CHUNK + 1);
+        let name = format!("{at_a_time} at a time");
+        let start = Start::new(&stage.path()?, &name, 0, data.len() as u64);
+        let status = host.copy(
+            &start,
+            &mut &*data,
+            usize::try_from(at_a_time)?,
+            &mut |_| {},
+        )?;
+        expect(status, Status::OK, &name)?;
+        expect_content(&stage.directory().join(&name), &data)?;
+    }
+    stage.expect_files(&["2 at a time", "3 at a time", "8 at a time"])
+}
+
+pub(super) fn replies_held_back(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let data = Pattern::bytes(1, 3 * CHUNK);
+    let start = stage.start("held back", 0, data.len() as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    for round in 0..20 {
+        let mut chunks = (0u64..).step_by(CHUNK).zip(data.chunks(CHUNK));
+        for (offset, chunk) in chunks.by_ref().take(2) {
+            host.send(&Operation::write(offset, chunk))?;
+            // Not read: the ring holds one reply of this length, not two.
+            let channel = host.channel()?;
+            until(SETTLE_TIME, "the guest to take the request", || {
+                Ok(channel.to_guest.is_drained().then_some(()))
+            })?;
+        }
+        let channel = host.channel()?;
+        until(
+            SETTLE_TIME,
+            "the guest to say that it waits for room",
+            || Ok((channel.from_guest.guest_waits_for() > 0).then_some(())),
+        )?;
+        for (offset, chunk) in chunks {
+            host.send(&Operation::write(offset, chunk))?;
+        }
+        while host.in_flight() > 0 {
+            expect(
+                host.reply()?.status,
+                Status::OK,
+                &format!("a WRITE of round {round}"),
+            )?;
+        }
+    }
+    expect(
+        host.request(&Operation::Complete)?,
+        Status::OK,
+        "a COMPLETE",
+    )?;
+    stage.expect_files(&["held back"])?;
+    expect_content(&stage.directory().join("held back"), &data)
+}
+
+pub(super) fn masked_host(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let start = stage.start("quiet", 0, 100)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    let channel = host.channel()?;
+    channel.from_guest.mask(true);
+    let before = channel.bell().signals();
+    for _ in 0..10 {
+        host.send(&Operation::write(0, &[7; 100]))?;
+        let channel = host.channel()?;
+        until(SETTLE_TIME, "a reply in the ring", || {
+            Ok(channel.from_guest.pending().then_some(()))
+        })?;
+        expect(host.reply()?.status, Status::OK, "a WRITE")?;
+    }
+    let channel = host.channel()?;
+    let signals = channel.bell().signals() - before;
+    channel.from_guest.mask(false);
+    ensure!(
+        signals == 0,
+        "expected no signal to a host that masked them; {signals} came for 10 replies"
+    );
+    expect(
+        host.request(&Operation::Complete)?,
+        Status::OK,
+        "a COMPLETE",
+    )
+}
+
+pub(super) fn spurious_interrupts(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    for _ in 0..100 {
+        host.channel()?.bell().interrupt();
+    }
+    stage.expect_working(&mut host)?;
+    let start = stage.start("interrupted", 0, 50 * CHUNK as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    let data = Pattern::bytes(5, 50 * CHUNK);
+    for (offset, chunk) in (0u64..).step_by(CHUNK).zip(data.chunks(CHUNK)) {
+        host.send(&Operation::write(offset, chunk))?;
+        host.channel()?.bell().interrupt();
+        expect(host.reply()?.status, Status::OK, "a WRITE")?;
+        host.channel()?.bell().interrupt();
+    }
+    expect(
+        host.request(&Operation::Complete)?,
+        Status::OK,
+        "a COMPLETE",
+    )?;
+    stage.expect_files(&["interrupted"])?;
+    expect_content(&stage.directory().join("interrupted"), &data)
+}
+
+pub(super) fn longer_header(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let request = Request::negotiation(99, &FRAMEWORKS, &MESSAGES)?.encode();
+    let mut packet = Packet::in_band(99, &request).encode()?;
+    // Two more words of header, and the total says so.
+    packet.splice(HEADER_LEN..HEADER_LEN, [0xee; 16]);
+    let words = u16::try_from(packet.len() / 8)?;
+    packet.splice(2..6, [4, 0].into_iter().chain(words.to_le_bytes()));
+    host.channel()?.send_bytes(&packet)?;
+    let reply = host.channel()?.recv(crate::fcopy::REPLY_TIME)?;
+    let reply = reply.map(|packet| (packet.transaction, packet.payload.len()));
+    let expected = (99, request.len().next_multiple_of(8));
+    ensure!(
+        reply == Some(expected),
+        "expected a reply with transaction and length {expected:?}; {reply:?} came"
+    );
+    stage.expect_working(&mut host)
+}
+
+pub(super) fn other_packets(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    for kind in [0, 1, 7, 8, 9, 10, 11, 12, 0xffff] {
+        let packet = Packet {
+            kind,
+            flags: 0,
+            transaction: 1000,
+            payload: vec![0xff; 64],
+        };
+        let sent = host.channel()?.try_send(&packet)?;
+        ensure!(sent, "no room for a packet of type {kind}");
+    }
+    stage.expect_working(&mut host)
+}
+
+pub(super) fn renegotiation(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let data = Pattern::bytes(6, 4 * CHUNK);
+    let start = stage.start("renegotiated", 0, data.len() as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    for (offset, chunk) in (0u64..).step_by(CHUNK).zip(data.chunks(CHUNK)) {
+        let status = host.request(&Operation::write(offset, chunk))?;
+        expect(
+            status,
+            Status::OK,
+            &format!("a WRITE at {offset}, between negotiations"),
+        )?;
+        expect_settled(&mut host, &FRAMEWORKS, &MESSAGES, Some(OURS))?;
+    }
+    expect(
+        host.request(&Operation::Complete)?,
+        Status::OK,
+        "a COMPLETE",
+    )?;
+    stage.expect_files(&["renegotiated"])?;
+    expect_content(&stage.directory().join("renegotiated"), &data)
+}
+
+const OURS: (Version, Version) = (Version::new(3, 0), Version::new(1, 1));
+
+pub(super) fn versions(stage: &mut Stage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let v = Version::new;
+    for (frameworks, messages, expected) in [
+        (vec![v(3, 0)], vec![v(1, 1)], Some(OURS)),
+        (vec![v(1, 0)], vec![v(1, 1)], None),
+        (vec![v(3, 0)], vec![v(9, 9)], None),
+        (vec![v(3, 1)], vec![v(1, 0)], None),
+        (vec![], vec![], None),
+        (vec![v(3, 0)], vec![], None),
+        (
+            vec![v(9, 0), v(3, 0), v(1, 0)],
+            vec![v(2, 0), v(1, 1), v(1, 0)],
+            Some(OURS),
+        ),
+        (vec![v(3, 0); 99], vec![v(1, 1)], Some(OURS)),
+        (vec![v(7, 7); 50], vec![v(7, 7); 50], None),
+    ] {
+        expect_settled(&mut host, &frameworks, &messages, expected)?;
+    }
+    expect_settled(&mut host, &FRAMEWORKS, &MESSAGES, Some(OURS))?;
+    stage.expect_working(&mut host)
+}
+
+fn expect_settled(
+    host: &mut FcopyHost,
+    frameworks: &[Version],
+    messages: &[Version],
+    expected: Option<(Version, Version)>,
+) -> Result<()> {
+    let settled = host.negotiate(frameworks, messages)?;
+    ensure!(
+        settled == expected,
+        "expected the offer of {frameworks:?} and {messages:?} to settle on {expected:?}; the guest chose {settled:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What is tried with a guest. A scenario knows a machine only through
+//! [`crate::port`], so the same one runs in process and black box.
+
+mod breaks;
+mod flow;
+mod hostile;
+mod names;
+mod pattern;
+mod replace;
+mod runner;
+mod space;
+mod stage;
+mod whole;
+
+use std::fmt;
+
+use anyhow::Result;
+
+pub use pattern::Pattern;
+pub use runner::{Factory, Options, Outcome, Runner, Verdict, run_one};
+pub use stage::{FCOPY, FCOPY_INSTANCE, OPEN_TIME, SETTLE_TIME, Stage};
+
+/// How the guest has its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `/dev/uioN`, with rings of so many bytes each.
+    Uio(usize),
+    /// `/dev/vmbus/hv_fcopy`.
+    HvUtil,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uio(ring_len) if *ring_len >= 1 << 20 => write!(f, "uio-{}m", ring_len >> 20),
+            Self::Uio(ring_len) => write!(f, "uio-{}k", ring_len >> 10),
+            Self::HvUtil => f.write_str("hvutil"),
+        }
+    }
+}
+
+/// The ring of the first kernels that had fcopy over UIO.
+const SMALLEST: Transport = Transport::Uio(16 << 10);
+
+/// The ring of current kernels.
+const USUAL: Transport = Transport::Uio(20 << 10);
+
+/// Which transports a scenario is tried over.
+const RINGS: &[Transport] = &[
+    SMALLEST,
+    USUAL,
+    Transport::Uio(68 << 10),
+    Transport::Uio(2 << 20),
+];
+const EVERY: &[Transport] = &[
+    SMALLEST,
+    USUAL,
+    Transport::Uio(68 << 10),
+    Transport::Uio(2 << 20),
+    Transport::HvUtil,
+];
+const BOTH: &[Transport] = &[USUAL, Transport::HvUtil];
+const UIO: &[Transport] = &[USUAL];
+const SMALL_RING: &[Transport] = &[SMALLEST];
+const HVUTIL: &[Transport] = &[Transport::HvUtil];
+
+/// One thing that is tried.
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What is tried, and what is expected, in a line.
+    pub summary: &'static str,
+    /// Which transports it is tried over.
+    pub transports: &'static [Transport],
+    /// It kills the program, which has to be a process of its own for that.
+    pub kills: bool,
+    /// Plays it.
+    pub play: fn(&mut Stage<'_>) -> Result<()>,
+}
+
+/// A scenario that cannot be tried here, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Skip(pub String);
+
+macro_rules! kills {
+    () => {
+        false
+    };
+    (kills) => {
+        true
+    };
+}
+
+macro_rules! scenarios {
+    ($($name:literal $transports:ident $play:path $(, $kills:ident)? : $summary:literal;)*) => {
+        &[$(Scenario {
+            name: $name,
+            summary: $summary,
+            transports: $transports,
+            kills: kills!($($kills)?),
+            play: $play,
+        }),*]
+    };
+}
+
+/// Every scenario there is.
+pub static SCENARIOS: &[Scenario] = scenarios! {
+    "small-copy" EVERY whole::small: "files around the size of one message arrive as they are, mode 0744";
+    "large-copy" EVERY whole::large: "a file of 1 GiB arrives as it is";
+    "empty-file" BOTH whole::empty: "a file of no bytes is made";
+    "any-order" BOTH whole::any_order: "WRITEs in any order make the file whole";
+    "hole" BOTH whole::hole: "a COMPLETE with bytes missing fails and leaves nothing";
+    "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
+    "in-flight" RINGS flow::in_flight: "two, three and eight requests at a time";
+    "replies-held-back" SMALL_RING flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
+    "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
+    "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
+    "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
+    "other-packets" UIO flow::other_packets: "packets that are no requests are passed over";
+    "renegotiation" UIO flow::renegotiation: "a negotiation in the middle of a copy leaves it whole";
+    "versions" UIO flow::versions: "only versions that both sides know are settled on, or none";
+    "overwrite-shorter" BOTH replace::shorter: "overwriting by a shorter file leaves nothing of the longer one; mode and owner stay";
+    "exists" BOTH replace::exists: "without the overwrite flag what is there stays, and the host is told";
+    "overwrite-dropped" BOTH replace::dropped: "a copy that is called off leaves what it was to replace";
+    "symbolic-link" BOTH replace::symbolic_link: "overwriting a symbolic link writes its target";
+    "not-a-file" BOTH replace::not_a_file: "what is no regular file is not overwritten";
+    "immutable-target" BOTH replace::immutable: "a target that cannot be replaced fails and leaves no trace";
+    "create-path" BOTH names::create_path: "with the create flag every missing directory is made";
+    "missing-path" BOTH names::missing_path: "without it a missing directory is an error";
+    "long-names" BOTH names::long: "the longest names that a file system takes";
+    "unicode-names" BOTH names::unicode: "names beyond ASCII, surrogate pairs too";
+    "refused-names" BOTH names::refused: "names that would leave the directory are refused";
+    "lone-surrogate" UIO names::lone_surrogate: "half a surrogate pair is an invalid argument";
+    "disk-full-at-start" BOTH space::at_start: "a file that cannot fit is refused at START as disk full";
+    "disk-full-midway" BOTH space::midway: "a disk that fills up fails a WRITE as disk full and leaves nothing";
+    "cancel" BOTH breaks::cancel: "a CANCEL drops the file; one for nothing harms nothing";
+    "new-start" BOTH breaks::new_start: "a new START drops the file before it";
+    "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";
+    "stopped-midway" BOTH breaks::stopped: "an agent that ends midway leaves no file";
+    "killed-midway" BOTH breaks::killed, kills: "an agent that is killed midway leaves no file once it runs again";
+    "reply-refused" HVUTIL breaks::reply_refused: "a kernel that refuses a reply makes the guest open the device again";
+    "toggles" BOTH breaks::toggles: "twenty rounds of the device coming and going leak nothing";
+    "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
+    "malformed-negotiation" UIO hostile::negotiations: "bad negotiations get a failure reply each, and the channel lives";
+    "malformed-device-messages" HVUTIL hostile::device_messages: "bad messages on the char device get a failure reply each";
+    "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each";
+    "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
+    "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";
+};

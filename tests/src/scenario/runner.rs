@@ -1,0 +1,175 @@
+//! Plays scenarios on machines, and says how each went.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
+
+use super::{Scenario, Skip, Stage, Transport};
+use crate::port::Machine;
+
+/// What scenarios are played with.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Bytes of the large file.
+    pub large: u64,
+    /// Nothing else runs in this process that opens files or starts threads.
+    pub alone: bool,
+}
+
+/// How a scenario went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "lowercase")]
+pub enum Outcome {
+    /// All was as expected.
+    Passed,
+    /// Something was not.
+    Failed(String),
+    /// It could not be tried.
+    Skipped(String),
+}
+
+/// How a scenario went over one transport.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// The transport's name.
+    pub transport: String,
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What the program logged last, where the scenario failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+impl Verdict {
+    /// A scenario that was not played, and why.
+    pub fn skipped(scenario: &Scenario, transport: Transport, reason: String) -> Self {
+        Self {
+            scenario: scenario.name,
+            transport: transport.to_string(),
+            outcome: Outcome::Skipped(reason),
+            log: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Lines of the log that go with a failure.
+const LOG_LINES: usize = 12;
+
+/// Plays one scenario on a machine. `number` is that of the last UIO device.
+pub fn run_one(
+    scenario: &Scenario,
+    transport: Transport,
+    machine: &mut dyn Machine,
+    number: &mut u32,
+    options: Options,
+) -> Verdict {
+    let begun = Instant::now();
+    let played = play(scenario, transport, machine, number, options);
+    let outcome = match played {
+        Ok(()) => Outcome::Passed,
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(skip) => Outcome::Skipped(skip.to_string()),
+            None => Outcome::Failed(format!("{error:#}")),
+        },
+    };
+    let log = match outcome {
+        Outcome::Failed(_) => {
+            let log = machine.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.len().saturating_sub(LOG_LINES);
+            lines
+                .iter()
+                .skip(from)
+                .map(|line| (*line).to_owned())
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    Verdict {
+        scenario: scenario.name,
+        transport: transport.to_string(),
+        outcome,
+        log,
+        seconds: begun.elapsed().as_secs_f64(),
+    }
+}
+
+fn play(
+    scenario: &Scenario,
+    transport: Transport,
+    machine: &mut dyn Machine,
+    number: &mut u32,
+    options: Options,
+) -> Result<()> {
+    let directory = machine.directory().join(scenario.name);
+    fs::create_dir_all(&directory).context("making the scenario's directory")?;
+    let mut stage = Stage::new(machine, transport, directory.clone(), number);
+    stage.large = options.large;
+    stage.alone = options.alone;
+    let played = (scenario.play)(&mut stage);
+    let rescinded = stage.rescind();
+    let removed = fs::remove_dir_all(&directory).context("removing the scenario's directory");
+    played?;
+    rescinded?;
+    removed?;
+    match machine.is_running() {
+        true => Ok(()),
+        false => Err(anyhow!("the program ended")),
+    }
+}
+
+/// Makes a new machine.
+pub type Factory<'f> = Box<dyn FnMut() -> Result<Box<dyn Machine>> + 'f>;
+
+/// Plays scenarios one after the other on one machine, which is made anew after
+/// a failure.
+pub struct Runner<'f> {
+    factory: Factory<'f>,
+    machine: Option<Box<dyn Machine>>,
+    number: u32,
+    options: Options,
+}
+
+impl<'f> Runner<'f> {
+    /// A runner without a machine as yet.
+    pub fn new(factory: Factory<'f>, options: Options) -> Self {
+        Self {
+            factory,
+            machine: None,
+            number: 0,
+            options,
+        }
+    }
+
+    /// Plays a scenario.
+    ///
+    /// # Errors
+    ///
+    /// Where a machine cannot be made.
+    pub fn run(&mut self, scenario: &Scenario, transport: Transport) -> Result<Verdict> {
+        let mut machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => (self.factory)()?,
+        };
+        let options = self.options;
+        let verdict = run_one(
+            scenario,
+            transport,
+            machine.as_mut(),
+            &mut self.number,
+            options,
+        );
+        if !matches!(verdict.outcome, Outcome::Failed(_)) {
+            self.machine = Some(machine);
+        }
+        Ok(verdict)
+    }
+}

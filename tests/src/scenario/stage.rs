@@ -1,0 +1,288 @@
+//! What a scenario has to work with: a machine, a device, a directory of its
+//! own, and expectations that say what came instead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::Status;
+
+use super::{Pattern, Transport};
+use crate::compare::expect_same;
+use crate::fcopy::{FcopyHost, Operation, Start};
+use crate::port::{Device, Machine, Offer};
+use crate::wait::until;
+
+/// Class of the file copy device.
+pub const FCOPY: Guid = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
+
+/// Its instance, the same on every host.
+pub const FCOPY_INSTANCE: Guid = Guid::from_u128(0xeb765408_105f_49b6_b4aa_c123b64d17d4);
+
+/// How long a guest may take to open a device that has appeared.
+pub const OPEN_TIME: Duration = Duration::from_secs(60);
+
+/// How long a guest may take for what it does on its own.
+pub const SETTLE_TIME: Duration = Duration::from_secs(60);
+
+/// What a scenario plays with.
+pub struct Stage<'m> {
+    machine: &'m mut dyn Machine,
+    transport: Transport,
+    directory: PathBuf,
+    device: Option<Arc<dyn Device>>,
+    /// The number of the next UIO device.
+    number: &'m mut u32,
+    /// Bytes of the large file.
+    pub large: u64,
+    /// Nothing else runs in this process that opens files or starts threads.
+    pub alone: bool,
+}
+
+impl<'m> Stage<'m> {
+    /// A stage with a directory that is there and empty.
+    pub fn new(
+        machine: &'m mut dyn Machine,
+        transport: Transport,
+        directory: PathBuf,
+        number: &'m mut u32,
+    ) -> Self {
+        Self {
+            machine,
+            transport,
+            directory,
+            device: None,
+            number,
+            large: 1 << 30,
+            alone: false,
+        }
+    }
+
+    /// The machine.
+    pub fn machine(&mut self) -> &mut dyn Machine {
+        self.machine
+    }
+
+    /// How the guest has its device.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The scenario's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The directory as a host names it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not UTF-8.
+    pub fn path(&self) -> Result<String> {
+        text(&self.directory)
+    }
+
+    /// Offers the device, under a number that it did not have before, and
+    /// starts the program where it does not run.
+    ///
+    /// # Errors
+    ///
+    /// Where one of it fails.
+    pub fn offer(&mut self) -> Result<()> {
+        *self.number += 1;
+        self.offer_again()
+    }
+
+    /// Offers the device under the number that it had last.
+    ///
+    /// # Errors
+    ///
+    /// Where it, or the program's start, fails.
+    pub fn offer_again(&mut self) -> Result<()> {
+        let (class, instance) = (FCOPY, FCOPY_INSTANCE);
+        let offer = match self.transport {
+            Transport::Uio(ring_len) => Offer::Uio {
+                class,
+                instance,
+                number: *self.number,
+                ring_len,
+            },
+            Transport::HvUtil => Offer::HvUtil {
+                class,
+                instance,
+                node: "vmbus/hv_fcopy",
+            },
+        };
+        self.device = Some(self.machine.offer(offer).context("offering the device")?);
+        if !self.machine.is_running() {
+            self.machine.start().context("starting the program")?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the guest to open the device.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not, or there is none.
+    pub fn accept(&mut self) -> Result<crate::port::Port> {
+        self.device
+            .as_ref()
+            .context("no device is offered")?
+            .accept(OPEN_TIME)
+    }
+
+    /// Offers the device where none is, waits for the guest to open it, and
+    /// settles the versions.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not take part.
+    pub fn connect(&mut self) -> Result<FcopyHost> {
+        if self.device.is_none() {
+            self.offer()?;
+        }
+        FcopyHost::connect(self.accept()?)
+    }
+
+    /// Takes the device away.
+    ///
+    /// # Errors
+    ///
+    /// Where that fails.
+    pub fn rescind(&mut self) -> Result<()> {
+        match self.device.take() {
+            Some(device) => device.rescind().context("taking the device away"),
+            None => Ok(()),
+        }
+    }
+
+    /// A START into the scenario's directory.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory is not UTF-8.
+    pub fn start(&self, name: &str, flags: u32, size: u64) -> Result<Operation> {
+        Ok(Operation::Start(Start::new(
+            &self.path()?,
+            name,
+            flags,
+            size,
+        )))
+    }
+
+    /// Copies `data` into the scenario's directory.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer as it should.
+    pub fn copy(
+        &self,
+        host: &mut FcopyHost,
+        name: &str,
+        data: &[u8],
+        flags: u32,
+    ) -> Result<Status> {
+        let start = Start::new(&self.path()?, name, flags, data.len() as u64);
+        host.copy(&start, &mut &*data, 1, &mut |_| {})
+            .with_context(|| format!("copying {name:?}"))
+    }
+
+    /// Copies a file, looks at it and removes it: the guest works.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not.
+    pub fn expect_working(&self, host: &mut FcopyHost) -> Result<()> {
+        let data = Pattern::bytes(host.messages(), 10_000);
+        let status = self.copy(host, "still works", &data, 0)?;
+        expect(status, Status::OK, "a copy after that")?;
+        let path = self.directory.join("still works");
+        expect_content(&path, &data)?;
+        fs::remove_file(path)?;
+        Ok(())
+    }
+
+    /// Expects exactly these files in the scenario's directory and below, once
+    /// the guest has come to rest.
+    ///
+    /// # Errors
+    ///
+    /// Where there are others.
+    pub fn expect_files(&self, names: &[&str]) -> Result<()> {
+        self.expect_files_in(&self.directory, names)
+    }
+
+    /// Expects exactly these files in a directory and below, once the guest has
+    /// come to rest.
+    ///
+    /// # Errors
+    ///
+    /// Where there are others.
+    pub fn expect_files_in(&self, directory: &Path, names: &[&str]) -> Result<()> {
+        let mut last = Vec::new();
+        let settled = until(SETTLE_TIME, "the right files", || {
+            let mut found = Vec::new();
+            list(directory, directory, &mut found)?;
+            found.sort();
+            let mut expected = names.to_vec();
+            expected.sort_unstable();
+            let same = found == expected;
+            last = found;
+            Ok(same.then_some(()))
+        });
+        settled.with_context(|| format!("expected the files {names:?}; found {last:?}"))
+    }
+}
+
+/// A path as a host names it.
+pub(super) fn text(path: &Path) -> Result<String> {
+    let text = path.to_str();
+    Ok(text
+        .with_context(|| format!("{} is not UTF-8", path.display()))?
+        .to_owned())
+}
+
+fn list(root: &Path, directory: &Path, found: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            list(root, &entry.path(), found)?;
+        } else {
+            found.push(
+                entry
+                    .path()
+                    .strip_prefix(root)?
+                    .to_string_lossy()
+                    .into_owned(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Expects a status.
+pub(super) fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
+    ensure!(
+        came == expected,
+        "expected {expected:?} for {what}; the guest said {came:?}"
+    );
+    Ok(())
+}
+
+/// Expects any failure.
+pub(super) fn expect_failure(came: Status, what: &str) -> Result<()> {
+    ensure!(
+        came != Status::OK,
+        "expected a failure for {what}; the guest said ok"
+    );
+    Ok(())
+}
+
+/// Expects a file with this content.
+pub(super) fn expect_content(path: &Path, expected: &[u8]) -> Result<()> {
+    expect_same(path, &mut &*expected)
+}
