@@ -297,8 +297,12 @@ impl Worker<'_> {
         let message = self.buffer.get_mut(start..end).unwrap_or_default();
         match ic::negotiate(message, self.entry.frameworks, self.entry.versions) {
             Ok(Some(negotiated)) => {
-                info!(self.log, "negotiated with the host";
-                    "framework" => %negotiated.framework, "version" => %negotiated.message);
+                info!(
+                    self.log,
+                    "negotiated version {} with the host (framework {})",
+                    negotiated.message,
+                    negotiated.framework
+                );
                 self.negotiated = Some(negotiated);
                 self.service.negotiated(negotiated);
                 Status::OK

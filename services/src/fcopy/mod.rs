@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 
-use slog::{Logger, info, o, warn};
+use slog::{Logger, info, warn};
 
 use self::error::Error;
 use self::request::{Malformed, Request, Start};
@@ -132,9 +132,22 @@ impl FileCopy {
             .and_then(|path| Transfer::start(start, &path, &self.config, &self.log));
         match begun {
             Ok(transfer) => {
-                info!(self.log, "copy started";
-                    "path" => ?transfer.path(), "size" => start.size,
-                    "overwrite" => start.overwrite, "create_path" => start.create_path);
+                info!(
+                    self.log,
+                    "copy started: {:?}, {} bytes{}{}",
+                    transfer.path(),
+                    start.size,
+                    if start.overwrite {
+                        ", may overwrite"
+                    } else {
+                        ""
+                    },
+                    if start.create_path {
+                        ", may create its path"
+                    } else {
+                        ""
+                    }
+                );
                 self.state = State::Copying(Box::new(transfer));
                 Ok(())
             }
@@ -169,7 +182,12 @@ impl FileCopy {
     /// Drops a copy in progress.
     fn cancel(&mut self, reason: &str) {
         if let Some(transfer) = self.take() {
-            warn!(self.log, "copy cancelled"; "path" => ?transfer.path(), "reason" => reason);
+            warn!(
+                self.log,
+                "copy cancelled: {:?}: {}",
+                transfer.path(),
+                reason
+            );
         }
     }
 
@@ -179,7 +197,7 @@ impl FileCopy {
         if let Some(transfer) = self.take() {
             self.log_failure(transfer.path(), error);
         } else if let State::Idle { quiet: false } = self.state {
-            warn!(self.log, "request refused"; "reason" => error.in_words());
+            warn!(self.log, "request refused: {}", error.in_words());
         }
         self.state = State::Idle { quiet: true };
     }
@@ -195,7 +213,7 @@ impl FileCopy {
     }
 
     fn log_failure(&self, path: &Path, error: &Error) {
-        warn!(self.log, "copy failed"; "path" => ?path, "reason" => error.in_words());
+        warn!(self.log, "copy failed: {:?}: {}", path, error.in_words());
     }
 
     fn log_success(&self, finished: &Finished) {
@@ -205,16 +223,15 @@ impl FileCopy {
             announced,
             seconds,
         } = finished;
-        let mib = *size as f64 / f64::from(1 << 20);
-        let figures = o!(
-            "path" => format!("{path:?}"), "size" => *size,
-            "seconds" => format!("{seconds:.3}"),
-            "MiB/s" => format!("{:.1}", mib / seconds.max(1e-6)));
-        let log = self.log.new(figures);
+        let rate = *size as f64 / f64::from(1 << 20) / seconds.max(1e-6);
+        let figures = format!("{path:?}, {size} bytes in {seconds:.3} s, {rate:.1} MiB/s");
         if size == announced {
-            info!(log, "copy finished");
+            info!(self.log, "copy finished: {}", figures);
         } else {
-            warn!(log, "copy finished with another size than announced"; "announced" => announced);
+            warn!(
+                self.log,
+                "copy finished: {}, although {} bytes were announced", figures, announced
+            );
         }
     }
 }

@@ -11,24 +11,16 @@ fn a_copy_is_two_lines() {
     let path = guest.path("file");
     let lines = guest.log.lines();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    for part in [
-        "INFO copy started",
-        &format!("path={path:?}"),
-        "size=100000",
-        "overwrite=true",
-        "create_path=true",
-    ] {
-        assert!(lines[0].contains(part), "{part} in {}", lines[0]);
-    }
-    for part in [
-        "INFO copy finished",
-        &format!("path={path:?}"),
-        "size=100000",
-        "seconds=",
-        "MiB/s=",
-    ] {
-        assert!(lines[1].contains(part), "{part} in {}", lines[1]);
-    }
+    let started =
+        format!("INFO copy started: {path:?}, 100000 bytes, may overwrite, may create its path");
+    assert!(lines[0].starts_with(&started), "{}", lines[0]);
+    let finished = format!("INFO copy finished: {path:?}, 100000 bytes in ");
+    assert!(lines[1].starts_with(&finished), "{}", lines[1]);
+    assert!(
+        lines[1].contains(" s, ") && lines[1].contains(" MiB/s"),
+        "{}",
+        lines[1]
+    );
 }
 
 #[test]
@@ -39,7 +31,7 @@ fn a_cancelled_copy_is_two_lines() {
     let lines = guest.log.lines();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[1].contains("WARN copy cancelled"));
-    assert!(lines[1].contains("reason=the host cancelled it"));
+    assert!(lines[1].contains(": the host cancelled it"));
 }
 
 #[test]
