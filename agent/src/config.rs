@@ -112,7 +112,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
     };
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
-        bind_uio: file.bind_uio.unwrap_or(false),
+        bind_uio: file.bind_uio.unwrap_or(true),
         services: file
             .services
             .into_iter()
@@ -256,7 +256,7 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.service, ServiceConfig::default());
         assert_eq!(config.log_level, LogLevel::Info);
-        assert!(!config.bind_uio && config.services.is_empty());
+        assert!(config.bind_uio && config.services.is_empty());
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         let config = parse(
             r#"
             log-level = "debug"
-            bind-uio = true
+            bind-uio = false
             state-directory = "/var/tmp/agent"
             [services]
             fcopy = false
@@ -301,7 +301,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.log_level, LogLevel::Debug);
-        assert!(config.bind_uio);
+        assert!(!config.bind_uio);
         assert_eq!(
             config.services.into_iter().collect::<Vec<_>>(),
             [("fcopy", false), ("vss", true)]

@@ -12,9 +12,10 @@ use nix::sys::socket::{
 /// another.
 const KERNEL_GROUP: u32 = 1;
 
-/// Subsystems whose devices matter: the bus, its UIO devices, and the character
-/// devices of `hv_utils`. Protocol section 1.
-const SUBSYSTEMS: [&str; 3] = ["vmbus", "uio", "misc"];
+/// Subsystems that matter: the bus, its UIO devices, the character devices of
+/// `hv_utils`, and drivers, to one of which a device may be bound. Protocol
+/// section 1.
+const SUBSYSTEMS: [&str; 4] = ["vmbus", "uio", "misc", "drivers"];
 
 /// A socket on which the kernel announces devices.
 #[derive(Debug)]

@@ -150,6 +150,9 @@ impl Syslog {
     fn stream(socket: &PathBuf) -> io::Result<Streamer3164> {
         SyslogBuilder::new()
             .facility(Facility::LOG_DAEMON)
+            // The crate passes on what is at most as severe as this; the
+            // threshold has filtered before.
+            .level(Level::Critical)
             .unix(socket)
             .start()
     }
@@ -205,14 +208,17 @@ impl RateLimit {
 }
 
 impl Bucket {
-    /// Takes a token; what was suppressed before is given back with it.
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    fn refill(&mut self, now: Instant) {
         let refills = now.saturating_duration_since(self.filled).as_millis() / REFILL.as_millis();
         let refills = u32::try_from(refills).unwrap_or(BURST);
         if refills > 0 {
             self.tokens = self.tokens.saturating_add(refills).min(BURST);
             self.filled = now;
         }
+    }
+
+    /// Takes a token; what was suppressed before is given back with it.
+    fn take(&mut self) -> Option<u64> {
         match self.tokens.checked_sub(1) {
             Some(left) => {
                 self.tokens = left;
@@ -235,7 +241,8 @@ impl Drain for RateLimit {
             return Ok(());
         }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(suppressed) = bucket.take(Instant::now()) else {
+        bucket.refill(Instant::now());
+        let Some(suppressed) = bucket.take() else {
             return Ok(());
         };
         drop(bucket);
@@ -291,5 +298,103 @@ impl fmt::Display for LogLevel {
             Self::Debug => "debug",
             Self::Trace => "trace",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Sender;
+
+    use slog::{info, warn};
+
+    use super::*;
+
+    /// Gives the text of each record to a test.
+    struct Texts(Mutex<Sender<String>>);
+
+    impl Drain for Texts {
+        type Ok = ();
+        type Err = Never;
+        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+            let text = record.msg().to_string();
+            self.0.lock().unwrap().send(text).unwrap();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn beyond_the_burst_records_are_counted_instead() {
+        let (texts, received) = channel();
+        let to = Logger::root(Texts(Mutex::new(texts)), o!());
+        let limit = Arc::new(RateLimit::new(to));
+        let log = Logger::root(Arc::clone(&limit), o!());
+        for _ in 0..BURST + 50 {
+            warn!(log, "again");
+        }
+        let passed = received.try_iter().count();
+        assert!(passed >= BURST as usize && passed < BURST as usize + 50);
+        // As if a minute had passed.
+        let now = Instant::now() + Duration::from_secs(60);
+        limit.bucket.lock().unwrap().refill(now);
+        warn!(log, "later");
+        let texts: Vec<_> = received.try_iter().collect();
+        assert_eq!(texts.len(), 2);
+        let left_out = BURST as usize + 50 - passed;
+        assert!(texts[0].starts_with(&format!("{left_out} log records were left out")));
+        assert_eq!(texts[1], "later");
+    }
+
+    #[test]
+    fn records_below_the_threshold_do_not_count_as_a_burst() {
+        let threshold = Threshold::new(Level::Info);
+        let (queue, guard) = queue(slog::Discard);
+        let drain = FromThreshold {
+            to: queue,
+            threshold: threshold.clone(),
+        };
+        let limit = Arc::new(RateLimit::new(Logger::root(drain, o!())));
+        let log = Logger::root(Arc::clone(&limit), o!());
+        for _ in 0..10 {
+            slog::debug!(log, "quiet");
+        }
+        assert_eq!(limit.bucket.lock().unwrap().tokens, BURST);
+        info!(log, "loud");
+        assert_eq!(limit.bucket.lock().unwrap().tokens, BURST - 1);
+        threshold.set(Level::Debug);
+        slog::debug!(log, "now it counts");
+        assert!(limit.bucket.lock().unwrap().tokens < BURST);
+        drop((log, limit, guard));
+    }
+
+    #[test]
+    fn a_syslog_daemon_that_was_restarted_is_found_again() {
+        use std::os::unix::net::UnixDatagram;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let bind = || {
+            let daemon = UnixDatagram::bind(&path).unwrap();
+            daemon
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+            daemon
+        };
+        let daemon = bind();
+        let log = Logger::root(Syslog::connect(path.clone()).unwrap().ignore_res(), o!());
+        let read = |daemon: &UnixDatagram| {
+            let mut line = [0; 256];
+            let len = daemon.recv(&mut line).unwrap();
+            String::from_utf8(line[..len].to_vec()).unwrap()
+        };
+        info!(log, "first"; "key" => "value");
+        let line = read(&daemon);
+        // Facility daemon (3), severity notice (5).
+        assert!(line.starts_with("<29>"), "{line}");
+        assert!(line.ends_with("first, key: value"), "{line}");
+        drop(daemon);
+        std::fs::remove_file(&path).unwrap();
+        let daemon = bind();
+        warn!(log, "second");
+        assert!(read(&daemon).ends_with("second"));
     }
 }

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_services::registry::Entry;
-use hyperv_vmbus::ChannelError;
-use hyperv_vmbus::discovery::{self, DiscoveryError, Roots};
+use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
+use hyperv_vmbus::{ChannelError, Guid};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;
@@ -44,6 +44,10 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// kernel is still setting up.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE_LOOKS: u32 = 50;
+
+/// How long a new device may be without a driver before that is a complaint, or
+/// the agent binds it.
+const DRIVER_GRACE: Duration = Duration::from_secs(1);
 
 /// What the supervisor is to do; read again at SIGHUP.
 #[derive(Debug, Clone)]
@@ -149,6 +153,8 @@ pub struct Supervisor {
     next_token: usize,
     settle_looks: u32,
     look_again: Option<Instant>,
+    /// Devices that no driver makes accessible, and since when.
+    unreachable: BTreeMap<Guid, Instant>,
     /// Discovery's last complaints, so that each is logged once.
     complaints: Vec<String>,
 }
@@ -185,6 +191,7 @@ impl Supervisor {
             next_token: FIRST_ENDPOINT,
             settle_looks: 0,
             look_again: None,
+            unreachable: BTreeMap::new(),
             complaints: Vec::new(),
         })
     }
@@ -384,7 +391,9 @@ impl Supervisor {
 
     /// The devices of all services that are switched on.
     fn wanted(&mut self, complaints: &mut Vec<String>) -> BTreeMap<Key, &'static Entry> {
+        let now = Instant::now();
         let mut wanted = BTreeMap::new();
+        let mut unreachable_now = Vec::new();
         let devices = match discovery::devices(&self.settings.roots) {
             Ok(devices) => devices,
             // The bus can be missing where the nodes are not, as in containers.
@@ -402,28 +411,20 @@ impl Supervisor {
             } = locate(entry, &devices, &self.settings.roots);
             if settling && self.settle_looks < SETTLE_LOOKS {
                 self.settle_looks += 1;
-                self.look_again = Some(Instant::now() + SETTLE_PAUSE);
+                self.look_again = Some(now + SETTLE_PAUSE);
             }
             for device in unreachable {
-                if self.settings.bind_uio {
-                    match discovery::bind_to_uio(&self.settings.roots, &device) {
-                        Ok(()) => {
-                            info!(self.log, "bound to uio_hv_generic";
-                                "service" => entry.name, "device" => %device.instance);
-                            self.look_again = Some(Instant::now() + SETTLE_PAUSE);
-                        }
-                        Err(error) => complaints.push(format!(
-                            "{}: device {} cannot be bound to uio_hv_generic: {error}",
-                            entry.name, device.instance
-                        )),
-                    }
-                } else {
-                    complaints.push(format!(
-                        "{}: the host offers device {}, but no driver makes it accessible: load \
-                         the module with `modprobe uio_hv_generic` (kernels before 6.10: \
-                         hv_utils), or set bind-uio in the configuration",
-                        entry.name, device.instance
-                    ));
+                unreachable_now.push(device.instance);
+                // A driver may be on its way: the module is being loaded, or
+                // udev is at work.
+                let since = self.unreachable.entry(device.instance).or_insert(now);
+                if now.duration_since(*since) < DRIVER_GRACE {
+                    self.look_again = Some(*since + DRIVER_GRACE);
+                    continue;
+                }
+                match self.make_reachable(entry, &device) {
+                    Ok(()) => self.look_again = Some(now + SETTLE_PAUSE),
+                    Err(complaint) => complaints.push(complaint),
                 }
             }
             for device in located {
@@ -431,7 +432,34 @@ impl Supervisor {
                 wanted.insert(Key { service, device }, entry);
             }
         }
+        self.unreachable
+            .retain(|instance, _| unreachable_now.contains(instance));
         wanted
+    }
+
+    /// Binds a device to `uio_hv_generic`, where it may; or says why nobody can
+    /// reach it.
+    fn make_reachable(&self, entry: &Entry, device: &Device) -> Result<(), String> {
+        let (service, instance) = (entry.name, device.instance);
+        if let Some(driver) = &device.driver {
+            return Err(format!(
+                "{service}: the driver {driver} has device {instance}, but there is no {}: is \
+                 /dev complete?",
+                self.settings.roots.dev.join(entry.hvutil.node).display()
+            ));
+        }
+        if !self.settings.bind_uio {
+            return Err(format!(
+                "{service}: the host offers device {instance}, but no driver has it: install the \
+                 udev rule 60-hyperv-agent.rules, or load the module uio_hv_generic (kernels \
+                 before 6.10: hv_utils) and set bind-uio in the configuration"
+            ));
+        }
+        discovery::bind_to_uio(&self.settings.roots, device).map_err(|error| {
+            format!("{service}: device {instance} has no driver and cannot be bound: {error}")
+        })?;
+        info!(self.log, "bound to uio_hv_generic"; "service" => service, "device" => %instance);
+        Ok(())
     }
 
     fn serve(&mut self, key: Key, entry: &'static Entry) {
