@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::{Scenario, Skip, Stage, Transport};
@@ -115,15 +115,17 @@ fn play(
     stage.large = options.large;
     stage.alone = options.alone;
     let played = (scenario.play)(&mut stage);
+    // The program ends before its device goes, which not every program outlives;
+    // those scenarios in which it has to take the device away themselves.
+    let ended = end(stage.machine());
     let rescinded = stage.rescind();
     let removed = fs::remove_dir_all(&directory).context("removing the scenario's directory");
-    played?;
-    rescinded?;
-    removed?;
-    match machine.is_running() {
-        true => Ok(()),
-        false => Err(anyhow!("the program ended")),
-    }
+    played.and(ended).and(rescinded).and(removed)
+}
+
+fn end(machine: &mut dyn Machine) -> Result<()> {
+    ensure!(machine.is_running(), "the program ended by itself");
+    machine.stop()
 }
 
 /// Makes a new machine.

@@ -34,6 +34,8 @@ pub struct Stage<'m> {
     transport: Transport,
     directory: PathBuf,
     device: Option<Arc<dyn Device>>,
+    /// The program was started for this scenario.
+    started: bool,
     /// The number of the next UIO device.
     number: &'m mut u32,
     /// Bytes of the large file.
@@ -55,6 +57,7 @@ impl<'m> Stage<'m> {
             transport,
             directory,
             device: None,
+            started: false,
             number,
             large: 1 << 30,
             alone: false,
@@ -86,7 +89,7 @@ impl<'m> Stage<'m> {
     }
 
     /// Offers the device, under a number that it did not have before, and
-    /// starts the program where it does not run.
+    /// starts the program the first time.
     ///
     /// # Errors
     ///
@@ -118,8 +121,10 @@ impl<'m> Stage<'m> {
         };
         self.device = Some(self.machine.offer(offer).context("offering the device")?);
         if !self.machine.is_running() {
+            ensure!(!self.started, "the program ended by itself");
             self.machine.start().context("starting the program")?;
         }
+        self.started = true;
         Ok(())
     }
 
