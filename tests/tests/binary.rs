@@ -1,0 +1,226 @@
+//! The shipped binary in a guest of its own: what the scenarios do not look at,
+//! as they are for any program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperv_services::registry::Entry;
+use hyperv_services::{fcopy, kvp, vss};
+use hyperv_sim::blackbox::{BlackBox, unavailable};
+use hyperv_sim::channel::HostChannel;
+use hyperv_sim::fcopy::{FRAMEWORKS, FcopyHost, MESSAGES, OVERWRITE, Start};
+use hyperv_sim::ic::{Reply, Request};
+use hyperv_sim::port::{Device, Machine, Offer, Port};
+use hyperv_sim::ring::Packet;
+use hyperv_sim::wait;
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::{Status, Version};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Far beyond what anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Runs a test in a guest, where this machine can have one.
+fn in_guest(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
+    if let Some(why) = unavailable() {
+        assert!(std::env::var_os("CI").is_none(), "cannot run: {why}");
+        println!("skipped: {why}");
+        return;
+    }
+    test(&mut BlackBox::new(&format!("{} {arguments}", agent().display())).unwrap());
+}
+
+/// The agent that was built along with this test.
+fn agent() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let agent = test.ancestors().nth(2).unwrap().join("hyperv-agent");
+    assert!(
+        agent.exists(),
+        "{} is missing: build the whole workspace",
+        agent.display()
+    );
+    agent
+}
+
+fn uio(entry: &Entry, number: u32) -> Offer {
+    Offer::Uio {
+        class: entry.class,
+        instance: Guid::from_u128(0x1000 + u128::from(number)),
+        number,
+        ring_len: 20 * 1024,
+    }
+}
+
+fn accept_channel(device: &Arc<dyn Device>) -> HostChannel {
+    match device.accept(LONG).unwrap() {
+        Port::Uio(port) => HostChannel::new(port),
+        Port::HvUtil(_) => panic!("a UIO device was offered"),
+    }
+}
+
+/// One request, and its reply.
+fn call(channel: &mut HostChannel, request: &Request) -> Reply {
+    let message = request.encode();
+    let packet = Packet::in_band(7, &message);
+    channel.send(&packet, LONG).unwrap();
+    let reply = channel.recv(LONG).unwrap().expect("no reply");
+    Reply::to(&message, &reply.payload).unwrap()
+}
+
+/// Waits for words in the log.
+fn wait_for(machine: &BlackBox, words: &str) {
+    wait::until(LONG, &format!("{words:?} in the log"), || {
+        Ok(machine.log().contains(words).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}; the log is:\n{}", machine.log()));
+}
+
+fn signal(machine: &BlackBox, signal: Signal) {
+    let pid = machine.pid().unwrap();
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+fn copy(host: &mut FcopyHost, directory: &Path) {
+    let start = Start::new(directory.to_str().unwrap(), "file", OVERWRITE, 5);
+    let status = host.copy(&start, &mut &b"hello"[..], 1, &mut |_| {});
+    assert_eq!(status.unwrap(), Status::OK);
+    assert_eq!(fs::read(directory.join("file")).unwrap(), b"hello");
+}
+
+#[test]
+fn devices_are_listed_for_people_and_for_programs() {
+    in_guest("devices --json", |machine| {
+        machine.offer(uio(&fcopy::ENTRY, 3)).unwrap();
+        machine.start().unwrap();
+        wait_for(machine, "]");
+        let list: serde_json::Value = serde_json::from_str(&machine.log()).unwrap();
+        assert_eq!(list[0]["class"], fcopy::ENTRY.class.to_string());
+        assert_eq!(list[0]["description"], "file copy (guest services)");
+        assert_eq!(list[0]["driver"], "uio_hv_generic");
+        assert_eq!(list[0]["node"], "/dev/uio3");
+        assert_eq!(list[0]["ring_size"], 20 * 1024);
+        assert_eq!(list[0]["service"], "fcopy");
+    });
+    in_guest("devices", |machine| {
+        machine.offer(uio(&fcopy::ENTRY, 3)).unwrap();
+        machine.start().unwrap();
+        wait_for(
+            machine,
+            "file copy (guest services)  uio_hv_generic  /dev/uio3  20 KiB  fcopy",
+        );
+    });
+}
+
+#[test]
+fn it_ends_in_an_orderly_way_at_either_signal() {
+    for ending in [Signal::SIGTERM, Signal::SIGINT] {
+        in_guest("run", |machine| {
+            let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+            machine.start().unwrap();
+            FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+            signal(machine, ending);
+            wait::until(LONG, "the agent's end", || Ok(machine.exit_status())).unwrap();
+            assert!(machine.exit_status().unwrap().success());
+            // It logs to syslog, for it is on no terminal.
+            wait_for(machine, &format!("stopping, signal: {}", ending.as_str()));
+            wait_for(machine, "stopped");
+        });
+    }
+}
+
+#[test]
+fn services_are_switched_by_reloading_and_a_wrong_configuration_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "[services]\nfcopy = false\nkvp = true\n").unwrap();
+    in_guest(&format!("run --config {}", config.display()), |machine| {
+        let fcopy_device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+        let kvp_device = machine.offer(uio(&kvp::ENTRY, 1)).unwrap();
+        machine.start().unwrap();
+        let mut kvp_channel = accept_channel(&kvp_device);
+
+        fs::write(&config, "[services]\nkvp = true\n").unwrap();
+        signal(machine, Signal::SIGHUP);
+        let mut host = FcopyHost::connect(fcopy_device.accept(LONG).unwrap()).unwrap();
+        copy(&mut host, machine.directory());
+
+        fs::write(&config, "[services]\nkvp = perhaps\n").unwrap();
+        signal(machine, Signal::SIGHUP);
+        wait_for(machine, "the configuration stays as it was");
+        wait_for(machine, "line 2");
+        copy(&mut host, machine.directory());
+        let offer = [Version::new(4, 0)];
+        let request = Request::negotiation(1, &FRAMEWORKS, &offer).unwrap();
+        let reply = call(&mut kvp_channel, &request);
+        assert_eq!(
+            reply.settled().unwrap(),
+            Some((Version::new(3, 0), offer[0]))
+        );
+    });
+}
+
+#[test]
+fn services_without_work_negotiate_and_decline() {
+    in_guest("run --enable kvp --enable vss --disable fcopy", |machine| {
+        for (number, entry) in [(0, &kvp::ENTRY), (1, &vss::ENTRY)] {
+            let device = machine.offer(uio(entry, number)).unwrap();
+            if number == 0 {
+                machine.start().unwrap();
+            }
+            let mut channel = accept_channel(&device);
+            let request = Request::negotiation(1, &FRAMEWORKS, entry.versions).unwrap();
+            let settled = call(&mut channel, &request).settled().unwrap();
+            assert_eq!(settled, Some((entry.frameworks[0], entry.versions[0])));
+            let request = Request::new(entry.message_type.0, 2, vec![0; 64]).unwrap();
+            let reply = call(&mut channel, &request);
+            assert_eq!(reply.status, Status::NOT_SUPPORTED);
+        }
+    });
+}
+
+#[test]
+fn detached_it_serves_and_logs_to_syslog() {
+    in_guest("run --daemon", |machine| {
+        let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+        machine.start().unwrap();
+        let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+        host.negotiate(&FRAMEWORKS, &MESSAGES).unwrap();
+        copy(&mut host, machine.directory());
+        wait_for(machine, "copy finished");
+        wait::until(LONG, "the end of the process that was started", || {
+            Ok(machine.exit_status())
+        })
+        .unwrap();
+        assert!(machine.exit_status().unwrap().success());
+    });
+}
+
+#[test]
+fn a_device_that_another_program_has_is_complained_of_once() {
+    let Some(first) = unavailable().is_none().then(agent) else {
+        return in_guest("run", |_| {});
+    };
+    // Two agents in one guest: the second finds the device busy.
+    let script = format!(
+        "{0} run --log stderr & exec {0} run --log stderr",
+        first.display()
+    );
+    let script = shell_words::quote(&script).into_owned();
+    let mut machine = BlackBox::new(&format!("sh -c {script}")).unwrap();
+    let device = machine
+        .offer(Offer::HvUtil {
+            class: fcopy::ENTRY.class,
+            instance: Guid::from_u128(1),
+            node: fcopy::ENTRY.hvutil.node,
+        })
+        .unwrap();
+    machine.start().unwrap();
+    let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+    wait_for(&machine, "another program serves the device; stop it");
+    copy(&mut host, machine.directory());
+}
