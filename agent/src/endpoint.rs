@@ -8,7 +8,6 @@
 //! through another thread.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +18,13 @@ use hyperv_services::registry::Entry;
 use hyperv_services::service::Service;
 use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
 use hyperv_vmbus::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Registry, Token, Waker};
 use slog::{Logger, debug, info, warn};
 
 use crate::locate::Located;
 use crate::opener::{OpenError, Opener};
 use crate::supervisor::{Handle, Notice};
-
-const DEVICE: Token = Token(0);
-const WAKER: Token = Token(1);
-
-/// How long a busy worker looks for the next request before it sleeps. A host
-/// that takes longer than this is waited for asleep.
-const LOOK_FOR: Duration = Duration::from_micros(100);
+use crate::waiting::{LookAhead, Waiting};
 
 /// How often a full ring is looked at, should the host not say that it has
 /// room.
@@ -51,6 +43,8 @@ pub(crate) struct Ended {
 pub(crate) enum Why {
     /// It was told to.
     Stopped,
+    /// There is no thread to be had.
+    NotStarted(io::Error),
     NotOpened(OpenError),
     Failed(ChannelError),
     Panicked(String),
@@ -115,20 +109,12 @@ impl Endpoint {
         token: Token,
         supervisor: Handle,
     ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
-        let poll = Poll::new()?;
+        let waiting = Waiting::new(registry, token)?;
         let control = Arc::new(Control {
-            waker: Waker::new(poll.registry(), WAKER)?,
+            waker: waiting.waker()?,
             stop: AtomicBool::new(false),
             config: Mutex::new(None),
         });
-        let waiting = Waiting {
-            poll,
-            events: Events::with_capacity(4),
-            supervisor: registry.try_clone()?,
-            token,
-            device_is_ours: false,
-            on_any_poll: false,
-        };
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
@@ -218,7 +204,7 @@ impl Worker<'_> {
             if !busy && let Some(config) = self.control.new_config() {
                 self.configure(&config);
             }
-            if busy && looks.find(&mut *self.channel, self.control) {
+            if busy && looks.find(&mut *self.channel, || self.control.stopping()) {
                 continue;
             }
             if !came {
@@ -335,109 +321,5 @@ impl Worker<'_> {
             self.waiting.wait(Some(FULL_RING_PAUSE))?;
         }
         Ok(())
-    }
-}
-
-/// Where a worker waits, and on whose poll its device is meanwhile.
-struct Waiting {
-    /// The worker's own poll.
-    poll: Poll,
-    events: Events,
-    /// The supervisor's.
-    supervisor: Registry,
-    /// The device's token there.
-    token: Token,
-    device_is_ours: bool,
-    on_any_poll: bool,
-}
-
-impl Waiting {
-    /// Has the device on the worker's own poll, or on the supervisor's.
-    fn hold(&mut self, channel: &dyn Channel, ours: bool) -> Result<(), ChannelError> {
-        if self.on_any_poll && self.device_is_ours == ours {
-            return Ok(());
-        }
-        self.let_go(channel);
-        let (registry, token) = if ours {
-            (self.poll.registry(), DEVICE)
-        } else {
-            (&self.supervisor, self.token)
-        };
-        let descriptor = channel.as_fd().as_raw_fd();
-        registry
-            .register(&mut SourceFd(&descriptor), token, Interest::READABLE)
-            .map_err(|source| ChannelError::Io {
-                call: "watching the device",
-                source,
-            })?;
-        self.device_is_ours = ours;
-        self.on_any_poll = true;
-        Ok(())
-    }
-
-    /// Takes the device off the poll it is on.
-    fn let_go(&mut self, channel: &dyn Channel) {
-        if !self.on_any_poll {
-            return;
-        }
-        self.on_any_poll = false;
-        let registry = if self.device_is_ours {
-            self.poll.registry()
-        } else {
-            &self.supervisor
-        };
-        let descriptor = channel.as_fd().as_raw_fd();
-        // It fails only where the kernel has dropped the device by itself.
-        let _ = registry.deregister(&mut SourceFd(&descriptor));
-    }
-
-    /// Waits for the device or the supervisor.
-    fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
-        match self.poll.poll(&mut self.events, limit) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(source) => Err(ChannelError::Io {
-                call: "waiting for the device",
-                source,
-            }),
-        }
-    }
-}
-
-/// Looking for the next request before going to sleep, for as long as that
-/// pays.
-struct LookAhead {
-    worthwhile: bool,
-    several_processors: bool,
-}
-
-impl LookAhead {
-    fn new() -> Self {
-        let processors = thread::available_parallelism().map_or(1, |count| count.get());
-        Self {
-            worthwhile: true,
-            several_processors: processors > 1,
-        }
-    }
-
-    /// Looks for a moment; `true` where a request came.
-    fn find(&mut self, channel: &mut dyn Channel, control: &Control) -> bool {
-        if !self.worthwhile || !self.several_processors {
-            return false;
-        }
-        let until = Instant::now() + LOOK_FOR;
-        while Instant::now() < until && !control.stopping() {
-            if channel.pending() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
-    }
-
-    /// How long the worker slept tells whether looking would have found the
-    /// request.
-    fn woken_after(&mut self, asleep: Duration) {
-        self.worthwhile = asleep < LOOK_FOR;
     }
 }

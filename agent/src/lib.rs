@@ -9,4 +9,7 @@ mod hotplug;
 pub mod locate;
 pub mod logging;
 pub mod opener;
+mod scan;
+mod slot;
 pub mod supervisor;
+mod waiting;

@@ -8,24 +8,23 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_services::registry::Entry;
-use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
-use hyperv_vmbus::{ChannelError, Guid};
+use hyperv_vmbus::discovery::Roots;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
-use slog::{Logger, debug, error, info, o, warn};
+use slog::{Logger, error, info, o, warn};
 
-use crate::endpoint::{Control, Ended, Endpoint, Why};
+use crate::endpoint::{Ended, Endpoint, Why};
 use crate::hotplug::Uevents;
-use crate::locate::{Found, Located, locate};
 use crate::logging::RateLimit;
 use crate::opener::Opener;
+use crate::scan::Scanner;
+use crate::slot::{Key, Slot, State};
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -34,20 +33,6 @@ const FIRST_ENDPOINT: usize = 16;
 
 /// How long workers have to end, before the process does so without them.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
-
-/// A device that fails is opened again after this long, twice as long after
-/// each further failure.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
-
-/// How often, and how many times in a row, to look again for a device that the
-/// kernel is still setting up.
-const SETTLE_PAUSE: Duration = Duration::from_millis(100);
-const SETTLE_LOOKS: u32 = 50;
-
-/// How long a new device may be without a driver before that is a complaint, or
-/// the agent binds it.
-const DRIVER_GRACE: Duration = Duration::from_secs(1);
 
 /// What the supervisor is to do; read again at SIGHUP.
 #[derive(Debug, Clone)]
@@ -108,36 +93,6 @@ impl Handle {
     }
 }
 
-/// One device of one service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    service: &'static str,
-    device: Located,
-}
-
-/// What becomes of a device that is, or was, there.
-#[derive(Debug)]
-struct Slot {
-    entry: &'static Entry,
-    state: State,
-    /// Failures in a row.
-    failures: u32,
-    /// The last failure that was logged, so that it is not again.
-    complaint: Option<String>,
-}
-
-#[derive(Debug)]
-enum State {
-    Served {
-        token: Token,
-        control: Arc<Control>,
-        thread: thread::JoinHandle<()>,
-        stopping: bool,
-    },
-    /// Not before then.
-    BackOff(Instant),
-}
-
 /// The poll loop and all that hangs on it.
 pub struct Supervisor {
     poll: Poll,
@@ -151,12 +106,7 @@ pub struct Supervisor {
     handle: Handle,
     slots: BTreeMap<Key, Slot>,
     next_token: usize,
-    settle_looks: u32,
-    look_again: Option<Instant>,
-    /// Devices that no driver makes accessible, and since when.
-    unreachable: BTreeMap<Guid, Instant>,
-    /// Discovery's last complaints, so that each is logged once.
-    complaints: Vec<String>,
+    scanner: Scanner,
 }
 
 impl Supervisor {
@@ -174,6 +124,7 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, notices) = channel();
+        let scanner = Scanner::new(log.clone());
         Ok(Self {
             poll,
             settings,
@@ -189,10 +140,7 @@ impl Supervisor {
             },
             slots: BTreeMap::new(),
             next_token: FIRST_ENDPOINT,
-            settle_looks: 0,
-            look_again: None,
-            unreachable: BTreeMap::new(),
-            complaints: Vec::new(),
+            scanner,
         })
     }
 
@@ -301,7 +249,7 @@ impl Supervisor {
         match self.uevents.as_ref().map(Uevents::drain) {
             Some(Ok(look)) => {
                 if look {
-                    self.settle_looks = 0;
+                    self.scanner.expect_news();
                 }
                 look
             }
@@ -347,21 +295,12 @@ impl Supervisor {
             State::BackOff(until) => Some(until),
             State::Served { .. } => None,
         });
-        back_offs.chain(self.look_again)
+        back_offs.chain(self.scanner.look_again())
     }
 
     /// Compares what there is with what is served: starts and stops workers.
     fn look_for_devices(&mut self) {
-        self.look_again = None;
-        let mut complaints = Vec::new();
-        let wanted = self.wanted(&mut complaints);
-        for complaint in &complaints {
-            if !self.complaints.contains(complaint) {
-                warn!(self.log, "{}", complaint);
-            }
-        }
-        self.complaints = complaints;
-
+        let wanted = self.scanner.scan(&self.settings);
         self.slots.retain(|key, slot| match &mut slot.state {
             _ if wanted.contains_key(key) => true,
             State::Served {
@@ -389,79 +328,6 @@ impl Supervisor {
         }
     }
 
-    /// The devices of all services that are switched on.
-    fn wanted(&mut self, complaints: &mut Vec<String>) -> BTreeMap<Key, &'static Entry> {
-        let now = Instant::now();
-        let mut wanted = BTreeMap::new();
-        let mut unreachable_now = Vec::new();
-        let devices = match discovery::devices(&self.settings.roots) {
-            Ok(devices) => devices,
-            // The bus can be missing where the nodes are not, as in containers.
-            Err(DiscoveryError::NoVmbus(_)) => Vec::new(),
-            Err(error) => {
-                complaints.push(format!("cannot look for devices: {error}"));
-                Vec::new()
-            }
-        };
-        for entry in self.settings.services.clone() {
-            let Found {
-                located,
-                unreachable,
-                settling,
-            } = locate(entry, &devices, &self.settings.roots);
-            if settling && self.settle_looks < SETTLE_LOOKS {
-                self.settle_looks += 1;
-                self.look_again = Some(now + SETTLE_PAUSE);
-            }
-            for device in unreachable {
-                unreachable_now.push(device.instance);
-                // A driver may be on its way: the module is being loaded, or
-                // udev is at work.
-                let since = self.unreachable.entry(device.instance).or_insert(now);
-                if now.duration_since(*since) < DRIVER_GRACE {
-                    self.look_again = Some(*since + DRIVER_GRACE);
-                    continue;
-                }
-                match self.make_reachable(entry, &device) {
-                    Ok(()) => self.look_again = Some(now + SETTLE_PAUSE),
-                    Err(complaint) => complaints.push(complaint),
-                }
-            }
-            for device in located {
-                let service = entry.name;
-                wanted.insert(Key { service, device }, entry);
-            }
-        }
-        self.unreachable
-            .retain(|instance, _| unreachable_now.contains(instance));
-        wanted
-    }
-
-    /// Binds a device to `uio_hv_generic`, where it may; or says why nobody can
-    /// reach it.
-    fn make_reachable(&self, entry: &Entry, device: &Device) -> Result<(), String> {
-        let (service, instance) = (entry.name, device.instance);
-        if let Some(driver) = &device.driver {
-            return Err(format!(
-                "{service}: the driver {driver} has device {instance}, but there is no {}: is \
-                 /dev complete?",
-                self.settings.roots.dev.join(entry.hvutil.node).display()
-            ));
-        }
-        if !self.settings.bind_uio {
-            return Err(format!(
-                "{service}: the host offers device {instance}, but no driver has it: install the \
-                 udev rule 60-hyperv-agent.rules, or load the module uio_hv_generic (kernels \
-                 before 6.10: hv_utils) and set bind-uio in the configuration"
-            ));
-        }
-        discovery::bind_to_uio(&self.settings.roots, device).map_err(|error| {
-            format!("{service}: device {instance} has no driver and cannot be bound: {error}")
-        })?;
-        info!(self.log, "bound to uio_hv_generic"; "service" => service, "device" => %instance);
-        Ok(())
-    }
-
     fn serve(&mut self, key: Key, entry: &'static Entry) {
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -477,12 +343,7 @@ impl Supervisor {
             log,
         };
         let started = endpoint.start(self.poll.registry(), token, self.handle());
-        let slot = self.slots.entry(key).or_insert(Slot {
-            entry,
-            state: State::BackOff(Instant::now()),
-            failures: 0,
-            complaint: None,
-        });
+        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
         match started {
             Ok((control, thread)) => {
                 slot.state = State::Served {
@@ -493,18 +354,16 @@ impl Supervisor {
                 };
             }
             Err(error) => {
-                slot.failures += 1;
-                slot.state = State::BackOff(Instant::now() + back_off(slot.failures));
-                error!(self.log, "cannot start a worker: {}", error; "service" => entry.name);
+                let ended = Ended {
+                    why: Why::NotStarted(error),
+                    served_anything: false,
+                };
+                slot.back_off(ended, &self.log.new(o!("service" => entry.name)));
             }
         }
     }
 
     fn worker_ended(&mut self, token: Token, ended: Ended) {
-        let Ended {
-            why,
-            served_anything,
-        } = ended;
         let Some(key) = self.slots.iter().find_map(|(key, slot)| match slot.state {
             State::Served { token: its, .. } if its == token => Some(key.clone()),
             _ => None,
@@ -514,39 +373,15 @@ impl Supervisor {
         let Some(mut slot) = self.slots.remove(&key) else {
             return;
         };
-        let State::Served { thread, .. } = slot.state else {
-            return;
-        };
-        // It has told of its end, so this does not wait for more than its exit.
-        let _ = thread.join();
+        slot.join();
         let log = self.log.new(
             o!("service" => slot.entry.name, "device" => key.device.node().display().to_string()),
         );
-        if served_anything {
-            slot.failures = 0;
-            slot.complaint = None;
+        if let Why::Stopped = ended.why {
+            info!(log, "no longer served");
+            return;
         }
-        let complaint = match why {
-            Why::Stopped => {
-                info!(log, "no longer served");
-                return;
-            }
-            Why::NotOpened(error) => format!("cannot be opened: {error}"),
-            Why::Failed(ChannelError::Gone) => "the device went away".to_owned(),
-            Why::Failed(error) => format!("closed, to be opened again: {error}"),
-            Why::Panicked(message) => {
-                format!("the service panicked and will be restarted: {message}")
-            }
-        };
-        slot.failures += 1;
-        let pause = back_off(slot.failures);
-        if slot.complaint.as_ref() == Some(&complaint) {
-            debug!(log, "{}", complaint; "retry_in" => ?pause);
-        } else {
-            warn!(log, "{}", complaint);
-            slot.complaint = Some(complaint);
-        }
-        slot.state = State::BackOff(Instant::now() + pause);
+        slot.back_off(ended, &log);
         self.slots.insert(key, slot);
     }
 
@@ -570,7 +405,7 @@ impl Supervisor {
             }
         }
         // Whoever sends SIGHUP wants every device to be tried again at once.
-        self.settle_looks = 0;
+        self.scanner.expect_news();
         let now = Instant::now();
         for slot in self.slots.values_mut() {
             if let State::BackOff(until) = &mut slot.state {
@@ -612,11 +447,6 @@ impl Supervisor {
         info!(self.log, "stopped");
         Ok(())
     }
-}
-
-fn back_off(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_BACK_OFF * 2u32.pow(doublings)).min(LONGEST_BACK_OFF)
 }
 
 /// Tells systemd, where it is the one that started the agent.

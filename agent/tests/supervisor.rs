@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -118,4 +119,24 @@ fn the_agent_ends_although_a_service_hangs() {
     two.wait_closed();
     assert_eq!(log.with("a request is still being worked on"), 1);
     RELEASE.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn a_device_without_a_driver_is_bound_where_that_is_allowed() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer_without_driver(&ONE);
+    guest
+        .log
+        .wait_for("no driver has it: install the udev rule");
+    guest.change(|settings| settings.bind_uio = true);
+    guest
+        .log
+        .wait_for("load the module with `modprobe uio_hv_generic`");
+    let driver = guest.sys("bus/vmbus/drivers/uio_hv_generic");
+    fs::create_dir_all(&driver).unwrap();
+    guest.handle.rescan();
+    guest.log.wait_for("bound to uio_hv_generic");
+    let bound = fs::read_to_string(driver.join("new_id")).unwrap();
+    assert_eq!(bound, ONE.class.to_string());
+    guest.stop();
 }

@@ -267,6 +267,19 @@ impl Guest {
         self.handle.rescan();
     }
 
+    /// A path under the made-up sysfs.
+    pub fn sys(&self, relative: &str) -> PathBuf {
+        self.root.path().join("sys").join(relative)
+    }
+
+    /// Makes a service's device appear on the bus, without a driver.
+    pub fn offer_without_driver(&self, entry: &Entry) {
+        let device = self.sys("bus/vmbus/devices/00000000-0000-0000-0000-0000000000aa");
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("class_id"), format!("{{{}}}\n", entry.class)).unwrap();
+        self.handle.rescan();
+    }
+
     /// Takes a service's device away.
     pub fn withdraw(&self, entry: &Entry) {
         fs::remove_file(self.node(entry)).unwrap();

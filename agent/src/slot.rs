@@ -1,0 +1,98 @@
+//! What the supervisor keeps of a device: its worker, or how it failed and when
+//! to try again.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hyperv_services::registry::Entry;
+use hyperv_vmbus::ChannelError;
+use mio::Token;
+use slog::{Logger, debug, warn};
+
+use crate::endpoint::{Control, Ended, Why};
+use crate::locate::Located;
+
+/// A device that fails is opened again after this long, twice as long after
+/// each further failure.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// One device of one service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) service: &'static str,
+    pub(crate) device: Located,
+}
+
+/// What becomes of a device that is, or was, there.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) entry: &'static Entry,
+    pub(crate) state: State,
+    /// Failures in a row.
+    failures: u32,
+    /// The last failure that was logged, so that it is not again.
+    complaint: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    Served {
+        token: Token,
+        control: Arc<Control>,
+        thread: JoinHandle<()>,
+        stopping: bool,
+    },
+    /// Not before then.
+    BackOff(Instant),
+}
+
+impl Slot {
+    /// A device to be opened at once.
+    pub(crate) fn new(entry: &'static Entry) -> Self {
+        Self {
+            entry,
+            state: State::BackOff(Instant::now()),
+            failures: 0,
+            complaint: None,
+        }
+    }
+
+    /// Joins the thread of a worker that has told of its end, which takes no
+    /// longer than a thread's exit.
+    pub(crate) fn join(&mut self) {
+        let idle = State::BackOff(Instant::now());
+        if let State::Served { thread, .. } = std::mem::replace(&mut self.state, idle) {
+            // A panic was told of along with the end.
+            let _ = thread.join();
+        }
+    }
+
+    /// Takes in how a worker failed, and says when to try again.
+    pub(crate) fn back_off(&mut self, ended: Ended, log: &Logger) {
+        if ended.served_anything {
+            self.failures = 0;
+            self.complaint = None;
+        }
+        let complaint = match ended.why {
+            Why::Stopped | Why::Failed(ChannelError::Gone) => "the device went away".to_owned(),
+            Why::NotStarted(error) => format!("cannot start a worker: {error}"),
+            Why::NotOpened(error) => format!("cannot be opened: {error}"),
+            Why::Failed(error) => format!("closed, to be opened again: {error}"),
+            Why::Panicked(message) => {
+                format!("the service panicked and will be restarted: {message}")
+            }
+        };
+        self.failures += 1;
+        let doublings = (self.failures - 1).min(16);
+        let pause = (FIRST_BACK_OFF * 2u32.pow(doublings)).min(LONGEST_BACK_OFF);
+        self.state = State::BackOff(Instant::now() + pause);
+        if self.complaint.as_ref() == Some(&complaint) {
+            debug!(log, "{}", complaint; "retry_in" => ?pause);
+        } else {
+            warn!(log, "{}", complaint);
+            self.complaint = Some(complaint);
+        }
+    }
+}

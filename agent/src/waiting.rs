@@ -1,0 +1,140 @@
+//! How a worker waits for its device: asleep, on its own poll or on the
+//! supervisor's, or awake for a moment.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyperv_vmbus::{Channel, ChannelError};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+const DEVICE: Token = Token(0);
+const WAKER: Token = Token(1);
+
+/// How long a busy worker looks for the next request before it sleeps. A host
+/// that takes longer than this is waited for asleep.
+const LOOK_FOR: Duration = Duration::from_micros(100);
+
+/// Where a worker waits, and on whose poll its device is meanwhile.
+pub(crate) struct Waiting {
+    /// The worker's own poll.
+    poll: Poll,
+    events: Events,
+    /// The supervisor's.
+    supervisor: Registry,
+    /// The device's token there.
+    token: Token,
+    device_is_ours: bool,
+    on_any_poll: bool,
+}
+
+impl Waiting {
+    /// A worker's waiting, with the device on no poll yet; on the supervisor's
+    /// it will be under `token`.
+    pub(crate) fn new(supervisor: &Registry, token: Token) -> io::Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(4),
+            supervisor: supervisor.try_clone()?,
+            token,
+            device_is_ours: false,
+            on_any_poll: false,
+        })
+    }
+
+    /// What wakes the worker.
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKER)
+    }
+
+    /// Has the device on the worker's own poll, or on the supervisor's.
+    pub(crate) fn hold(&mut self, channel: &dyn Channel, ours: bool) -> Result<(), ChannelError> {
+        if self.on_any_poll && self.device_is_ours == ours {
+            return Ok(());
+        }
+        self.let_go(channel);
+        let (registry, token) = if ours {
+            (self.poll.registry(), DEVICE)
+        } else {
+            (&self.supervisor, self.token)
+        };
+        let descriptor = channel.as_fd().as_raw_fd();
+        registry
+            .register(&mut SourceFd(&descriptor), token, Interest::READABLE)
+            .map_err(|source| ChannelError::Io {
+                call: "watching the device",
+                source,
+            })?;
+        self.device_is_ours = ours;
+        self.on_any_poll = true;
+        Ok(())
+    }
+
+    /// Takes the device off the poll it is on.
+    pub(crate) fn let_go(&mut self, channel: &dyn Channel) {
+        if !self.on_any_poll {
+            return;
+        }
+        self.on_any_poll = false;
+        let registry = if self.device_is_ours {
+            self.poll.registry()
+        } else {
+            &self.supervisor
+        };
+        let descriptor = channel.as_fd().as_raw_fd();
+        // It fails only where the kernel has dropped the device by itself.
+        let _ = registry.deregister(&mut SourceFd(&descriptor));
+    }
+
+    /// Waits for the device or the supervisor.
+    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
+        match self.poll.poll(&mut self.events, limit) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(source) => Err(ChannelError::Io {
+                call: "waiting for the device",
+                source,
+            }),
+        }
+    }
+}
+
+/// Looking for the next request before going to sleep, for as long as that
+/// pays.
+pub(crate) struct LookAhead {
+    worthwhile: bool,
+    several_processors: bool,
+}
+
+impl LookAhead {
+    pub(crate) fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, |count| count.get());
+        Self {
+            worthwhile: true,
+            several_processors: processors > 1,
+        }
+    }
+
+    /// Looks for a moment; `true` where a request came.
+    pub(crate) fn find(&self, channel: &mut dyn Channel, stopping: impl Fn() -> bool) -> bool {
+        if !self.worthwhile || !self.several_processors {
+            return false;
+        }
+        let until = Instant::now() + LOOK_FOR;
+        while Instant::now() < until && !stopping() {
+            if channel.pending() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    /// How long the worker slept tells whether looking would have found the
+    /// request.
+    pub(crate) fn woken_after(&mut self, asleep: Duration) {
+        self.worthwhile = asleep < LOOK_FOR;
+    }
+}
