@@ -31,7 +31,8 @@ fn a_device_that_hangs_up_is_opened_again() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     drop(guest.opened(&ONE));
-    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    let mut device = guest.opened(&ONE);
+    assert_eq!(device.call(b"request"), MODE);
     assert_eq!(guest.log.with("the device went away"), 1);
     guest.stop();
 }
