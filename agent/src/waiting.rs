@@ -15,7 +15,7 @@ const WAKER: Token = Token(1);
 
 /// How long a busy worker looks for the next request before it sleeps. A host
 /// that takes longer than this is waited for asleep.
-const LOOK_FOR: Duration = Duration::from_micros(100);
+const LOOK_FOR: Duration = Duration::from_micros(200);
 
 /// Where a worker waits, and on whose poll its device is meanwhile.
 pub(crate) struct Waiting {
