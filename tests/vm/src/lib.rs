@@ -1,0 +1,3 @@
+//! A virtual machine monitor that is a Hyper-V host as far as VMBus goes.
+
+pub mod hypercall;

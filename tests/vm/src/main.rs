@@ -1,0 +1,3 @@
+//! Boots a guest under the monitor.
+
+fn main() {}
