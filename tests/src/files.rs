@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::expect_same;
+use crate::scenario::Pattern;
 
 /// What stands under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,11 @@ pub trait Files: Send + Sync {
 
     /// Makes or replaces a file.
     fn write(&self, path: &Path, data: &[u8]) -> Result<()>;
+
+    /// Makes or replaces a file with the bytes of a [`Pattern`].
+    fn fill(&self, path: &Path, seed: u64, len: usize) -> Result<()> {
+        self.write(path, &Pattern::bytes(seed, len))
+    }
 
     /// Changes permission bits.
     fn set_mode(&self, path: &Path, mode: u32) -> Result<()>;

@@ -14,7 +14,7 @@ use crate::files::{Facts, Files, Kind};
 pub(super) fn shorter(stage: &mut Stage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.directory().join("shrunk");
-    stage.files().write(&path, &Pattern::bytes(1, 50_000))?;
+    stage.files().fill(&path, 1, 50_000)?;
     stage.files().set_mode(&path, 0o640)?;
     let before = stage.facts("shrunk")?;
     let data = Pattern::bytes(2, 10_000);
