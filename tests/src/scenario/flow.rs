@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::{Status, Version};
 
 use super::Pattern;
-use super::stage::{SETTLE_TIME, Stage, expect, expect_content};
+use super::stage::{SETTLE_TIME, Stage, expect};
 use crate::fcopy::{CHUNK, FRAMEWORKS, FcopyHost, MESSAGES, Operation, Start};
 use crate::ic::Request;
 use crate::ring::{HEADER_LEN, Packet};
@@ -23,7 +23,7 @@ pub(super) fn in_flight(stage: &mut Stage<'_>) -> Result<()> {
             &mut |_| {},
         )?;
         expect(status, Status::OK, &name)?;
-        expect_content(&stage.directory().join(&name), &data)?;
+        stage.expect_content(&stage.directory().join(&name), &data)?;
     }
     stage.expect_files(&["2 at a time", "3 at a time", "8 at a time"])
 }
@@ -66,7 +66,7 @@ pub(super) fn replies_held_back(stage: &mut Stage<'_>) -> Result<()> {
         "a COMPLETE",
     )?;
     stage.expect_files(&["held back"])?;
-    expect_content(&stage.directory().join("held back"), &data)
+    stage.expect_content(&stage.directory().join("held back"), &data)
 }
 
 pub(super) fn masked_host(stage: &mut Stage<'_>) -> Result<()> {
@@ -119,7 +119,7 @@ pub(super) fn spurious_interrupts(stage: &mut Stage<'_>) -> Result<()> {
         "a COMPLETE",
     )?;
     stage.expect_files(&["interrupted"])?;
-    expect_content(&stage.directory().join("interrupted"), &data)
+    stage.expect_content(&stage.directory().join("interrupted"), &data)
 }
 
 pub(super) fn longer_header(stage: &mut Stage<'_>) -> Result<()> {
@@ -176,7 +176,7 @@ pub(super) fn renegotiation(stage: &mut Stage<'_>) -> Result<()> {
         "a COMPLETE",
     )?;
     stage.expect_files(&["renegotiated"])?;
-    expect_content(&stage.directory().join("renegotiated"), &data)
+    stage.expect_content(&stage.directory().join("renegotiated"), &data)
 }
 
 const OURS: (Version, Version) = (Version::new(3, 0), Version::new(1, 1));

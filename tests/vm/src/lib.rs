@@ -17,3 +17,4 @@ pub mod monitor;
 pub mod ports;
 pub mod synic;
 pub mod sys;
+pub mod vmbus;
