@@ -1,6 +1,7 @@
 //! The machine: made of its parts, run, and stopped.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -22,6 +23,9 @@ use crate::{acpi, boot, cpuid, memory, sys};
 
 /// How often a processor is asked to stop until it does.
 const KICK: Duration = Duration::from_millis(10);
+/// How often the console is written to its file: a file on a slow share would
+/// hold the guest up at each line.
+const CONSOLE: Duration = Duration::from_millis(200);
 
 /// A machine to be made.
 #[derive(Debug, Clone)]
@@ -69,6 +73,7 @@ pub struct Monitor {
     control: Arc<Control>,
     ports: Arc<Ports>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    console: File,
     limit: Duration,
 }
 
@@ -158,7 +163,7 @@ impl Monitor {
             bail!("another number of serial ports");
         };
         let control = Arc::new(Control::default());
-        let ports = Arc::new(Ports::new(console, Arc::clone(&control), lines));
+        let ports = Arc::new(Ports::new(Arc::clone(&control), lines));
         control.connect(Arc::downgrade(&ports));
         Ok(Monitor {
             vcpus,
@@ -168,6 +173,7 @@ impl Monitor {
             control,
             ports,
             events: mpsc::channel(),
+            console,
             limit: config.limit,
         })
     }
@@ -210,6 +216,7 @@ impl Monitor {
             control,
             ports,
             events: (sender, receiver),
+            mut console,
             limit,
         } = self;
         register_signal_handler(SIGRTMIN(), on_kick).context("no signal for the processors")?;
@@ -236,11 +243,17 @@ impl Monitor {
                 let _ = sender.send(Event::Ended(ending));
             })?);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let ending = match receiver.recv_timeout(left) {
-            Ok(Event::Ended(ending)) => ending,
-            Ok(Event::Stop) => Ok(Ending::Stopped),
-            Err(_) => Ok(Ending::TimedOut),
+        let ending = loop {
+            match receiver.recv_timeout(CONSOLE) {
+                Ok(Event::Ended(ending)) => break ending,
+                Ok(Event::Stop) => break Ok(Ending::Stopped),
+                Err(_) if Instant::now() >= deadline => break Ok(Ending::TimedOut),
+                Err(_) => {
+                    if let Err(error) = console.write_all(&ports.take_console()) {
+                        break Err(error).context("the console cannot be written");
+                    }
+                }
+            }
         };
         surroundings.stop.store(true, Ordering::SeqCst);
         // A processor that was about to run when it was kicked misses it.
@@ -252,7 +265,7 @@ impl Monitor {
         }
         no_more_messages.write(1)?;
         let _ = messages.join();
-        ports.flush();
+        console.write_all(&ports.take_console())?;
         control.close();
         host.gone();
         ending

@@ -1,8 +1,7 @@
 //! The guest's I/O ports: two serial ports, and the registers that power it off
 //! and reset it. Everything else reads as if nothing were there.
 
-use std::fs::File;
-use std::io::{self, LineWriter, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::NoEvents;
@@ -58,7 +57,7 @@ type Uart<W> = Mutex<Serial<Line, NoEvents, W>>;
 
 /// The ports of a machine.
 pub struct Ports {
-    console: Uart<LineWriter<File>>,
+    console: Uart<Vec<u8>>,
     control_port: Uart<ToHost>,
     control: Arc<Control>,
 }
@@ -78,13 +77,12 @@ impl Write for ToHost {
 }
 
 impl Ports {
-    /// Ports with a console that goes to a file. The interrupts are in the
-    /// order of [`SERIAL_PORTS`].
+    /// Ports with their interrupts in the order of [`SERIAL_PORTS`].
     #[must_use]
-    pub fn new(console: File, control: Arc<Control>, interrupts: [EventFd; 2]) -> Self {
+    pub fn new(control: Arc<Control>, interrupts: [EventFd; 2]) -> Self {
         let [console_line, control_line] = interrupts;
         Ports {
-            console: Mutex::new(Serial::new(Line(console_line), LineWriter::new(console))),
+            console: Mutex::new(Serial::new(Line(console_line), Vec::new())),
             control_port: Mutex::new(Serial::new(
                 Line(control_line),
                 ToHost(Arc::clone(&control)),
@@ -135,9 +133,9 @@ impl Ports {
         feed(&self.control, &mut lock(&self.control_port));
     }
 
-    /// Lets everything that the guest has said so far reach the file.
-    pub fn flush(&self) {
-        let _ = lock(&self.console).writer_mut().flush();
+    /// Takes what the guest has written to its console since the last time.
+    pub fn take_console(&self) -> Vec<u8> {
+        std::mem::take(lock(&self.console).writer_mut())
     }
 }
 
