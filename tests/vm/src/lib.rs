@@ -14,7 +14,6 @@ pub mod cpuid;
 pub mod devices;
 pub mod guest;
 pub mod hypercall;
-pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod monitor;

@@ -26,21 +26,22 @@ pub struct Arguments {
     /// Kernel (bzImage)
     #[arg(long)]
     kernel: PathBuf,
-    /// Initramfs with the program in it, from `hyperv-vm image`
+    /// Initramfs with the program and the helper in it
     #[arg(long)]
     initramfs: PathBuf,
     /// The program and its arguments in the guest, quoted as for a shell
     #[arg(long, default_value = "/bin/hyperv-agent run --log stderr")]
     agent: String,
-    /// How the guest's kernel has the file copy device
+    /// How the guest's kernel has the file copy device [default: as mainline
+    /// kernels of its release have it]
     #[arg(long, value_enum)]
-    transport: Kind,
+    transport: Option<Kind>,
     /// Let the UIO driver take the device before the program starts, which
     /// otherwise has to do so itself
     #[arg(long)]
     bind: bool,
     /// Size of the large file, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    #[arg(long, value_name = "MIB", default_value_t = 16)]
     large: u64,
     /// Print each verdict as a line of JSON
     #[arg(long)]
@@ -68,6 +69,20 @@ enum Kind {
     Uio,
     /// `hv_utils`: before 6.10
     Hvutil,
+}
+
+impl Kind {
+    /// As mainline has it in this release.
+    fn of(release: &str) -> Self {
+        let mut numbers = release
+            .split(|letter: char| !letter.is_ascii_digit())
+            .map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0u32);
+        match (next(), next()) >= (6, 10) {
+            true => Self::Uio,
+            false => Self::Hvutil,
+        }
+    }
 }
 
 /// Prints what can be played, and what cannot and why.
@@ -206,7 +221,8 @@ fn play(
     if arguments.bind {
         bind_to_uio(&booted.guest)?;
     }
-    let transport = match arguments.transport {
+    let kind = arguments.transport;
+    let transport = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {
         Kind::Uio => Transport::Uio(machine()?.ring_len()?),
         Kind::Hvutil => Transport::HvUtil,
     };
@@ -267,5 +283,24 @@ impl Tally {
             println!("    | {line}");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_tells_the_transport() {
+        for (release, kind) in [
+            ("6.1.0-40-amd64", Kind::Hvutil),
+            ("6.9.12", Kind::Hvutil),
+            ("6.10.0-rc1", Kind::Uio),
+            ("6.12.43+deb13-amd64", Kind::Uio),
+            ("7.0", Kind::Uio),
+            ("", Kind::Hvutil),
+        ] {
+            assert_eq!(Kind::of(release), kind, "{release}");
+        }
     }
 }
