@@ -1,29 +1,45 @@
 //! Boots a guest under the monitor.
 
+mod boot_command;
+
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
-use hyperv_vm::hypercall::Host;
-use hyperv_vm::monitor::{Config, Monitor, supported};
+use clap::{Args, Parser, Subcommand};
+use hyperv_vm::monitor::{Config, supported};
 
-/// Boots a Linux kernel on a Hyper-V host that is none
+/// A Hyper-V host for Linux guests, as far as VMBus goes
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Only says whether the machine can run here
-    #[arg(long)]
-    check: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Only says whether a machine can run here
+    Check,
+    /// Boots a guest, runs commands in it, and powers it off
+    Boot(boot_command::Arguments),
+}
+
+/// The machine.
+#[derive(Args)]
+struct Machine {
     /// Kernel (bzImage)
-    #[arg(long, required_unless_present = "check")]
-    kernel: Option<PathBuf>,
+    #[arg(long)]
+    kernel: PathBuf,
     /// Initramfs
-    #[arg(long, required_unless_present = "check")]
-    initramfs: Option<PathBuf>,
+    #[arg(long)]
+    initramfs: PathBuf,
     /// Kernel command line
-    #[arg(long, default_value = "console=ttyS0 panic=-1")]
+    #[arg(
+        long,
+        default_value = "console=ttyS0 panic=-1 mitigations=off loglevel=4"
+    )]
     command_line: String,
     /// Memory of the guest, in MiB
     #[arg(long, default_value_t = 512)]
@@ -39,48 +55,30 @@ struct Arguments {
     limit: u64,
 }
 
-/// A host that only tells what it is asked.
-struct Listener(Instant);
-
-impl Host for Listener {
-    fn post_message(&self, connection: u32, kind: u32, payload: &[u8]) -> u16 {
-        println!(
-            "{:?}: message to {connection}, type {kind}: {payload:x?}",
-            self.0.elapsed()
-        );
-        0
-    }
-
-    fn signal_event(&self, connection: u32, flag: u16) -> u16 {
-        println!(
-            "{:?}: signal to {connection}, flag {flag}",
-            self.0.elapsed()
-        );
-        0
-    }
-
-    fn gone(&self) {
-        println!("{:?}: the guest is gone", self.0.elapsed());
+impl From<Machine> for Config {
+    fn from(machine: Machine) -> Self {
+        Config {
+            kernel: machine.kernel,
+            initramfs: machine.initramfs,
+            command_line: machine.command_line,
+            memory: machine.memory,
+            processors: machine.processors,
+            console: machine.console,
+            limit: Duration::from_secs(machine.limit),
+        }
     }
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    if arguments.check {
-        supported()?;
-        return Ok(());
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Check => {
+            // Read by a script: the reason, without a backtrace.
+            if let Err(reason) = supported() {
+                println!("{reason:#}");
+                return Ok(ExitCode::FAILURE);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Boot(arguments) => boot_command::run(arguments),
     }
-    let monitor = Monitor::new(&Config {
-        kernel: arguments.kernel.unwrap_or_default(),
-        initramfs: arguments.initramfs.unwrap_or_default(),
-        command_line: arguments.command_line,
-        memory: arguments.memory,
-        processors: arguments.processors,
-        console: arguments.console,
-        limit: Duration::from_secs(arguments.limit),
-    })?;
-    let host: Arc<dyn Host> = Arc::new(Listener(Instant::now()));
-    let ending = monitor.run(&host)?;
-    println!("ending: {ending:?}");
-    Ok(())
 }

@@ -10,8 +10,9 @@ use super::message::{GpadlHeader, Range};
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-/// Pages that a list has at most: what a guest can make the host keep.
-const MOST_PAGES: usize = 4096;
+/// Pages that a list has at most: its length is given in 16 bits, and
+/// `uio_hv_generic` nearly fills them (31 MiB).
+const MOST_PAGES: usize = 8190;
 
 /// A list that is being handed over, or is whole.
 #[derive(Debug)]
