@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use hyperv_vm::monitor::{Config, supported};
+use hyperv_vm::suite;
 
 /// A Hyper-V host for Linux guests, as far as VMBus goes
 #[derive(Parser)]
@@ -24,6 +25,9 @@ enum Command {
     Check,
     /// Boots a guest, runs commands in it, and powers it off
     Boot(boot_command::Arguments),
+    /// Lists the scenarios
+    List,
+    Run(suite::Arguments),
 }
 
 /// The machine.
@@ -80,5 +84,10 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Boot(arguments) => boot_command::run(arguments),
+        Command::List => {
+            suite::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run(arguments) => suite::run(&arguments),
     }
 }

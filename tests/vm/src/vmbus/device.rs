@@ -28,9 +28,11 @@ impl VmDevice {
 
     /// Takes the device away without waiting for the guest.
     pub fn rescind_at_once(&self) {
-        self.bus.state().rescind(self.relid);
-        self.bus
-            .note(format!("channel {} is rescinded", self.relid));
+        let was_there = self.bus.state().rescind(self.relid);
+        if was_there {
+            let line = format!("channel {} is rescinded", self.relid);
+            self.bus.note(line);
+        }
     }
 
     /// Whether the guest knows nothing of the device any more.

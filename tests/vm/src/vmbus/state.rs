@@ -139,10 +139,10 @@ impl State {
         }
     }
 
-    /// Takes a device away.
-    pub(super) fn rescind(&mut self, relid: u32) {
+    /// Takes a device away, and says whether it was there still.
+    pub(super) fn rescind(&mut self, relid: u32) -> bool {
         let Some(channel) = self.channels.get_mut(&relid) else {
-            return;
+            return false;
         };
         channel.waiting.clear();
         if !channel.offered {
@@ -152,7 +152,10 @@ impl State {
                 relid: relid.into(),
             };
             self.post(Kind::RESCIND, &body);
+        } else {
+            return false;
         }
+        true
     }
 
     /// Forgets all that the guest was told and has said.
