@@ -1,7 +1,7 @@
 //! The files of a guest machine, as scenarios look at them: here where the
 //! guest has the host's own file systems, through a helper where it does not.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Read};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::expect_same;
@@ -183,8 +184,10 @@ impl Files for LocalFiles {
     }
 
     fn set_immutable(&self, path: &Path, immutable: bool) -> Result<()> {
-        let flag = if immutable { "+i" } else { "-i" };
-        succeed(Command::new("chattr").arg(flag).arg(path))
+        let file = File::open(path)?;
+        let mut flags = ioctl_getflags(&file)?;
+        flags.set(IFlags::IMMUTABLE, immutable);
+        Ok(ioctl_setflags(&file, flags)?)
     }
 
     fn mount(&self, path: &Path, size: usize) -> Result<PathBuf> {

@@ -15,7 +15,7 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Version;
 
 use crate::guest::{Guest, Request};
-use crate::vmbus::VmBus;
+use crate::vmbus::{VmBus, VmDevice};
 
 /// How long the guest may take for each step. The kernel itself waits 55
 /// seconds for a program before it settles anything.
@@ -78,8 +78,20 @@ pub fn play(device: &Served, bus: &VmBus, guest: &Guest) -> Verdict {
 }
 
 fn try_device(device: &Served, bus: &VmBus, guest: &Guest) -> Result<()> {
-    let node = Path::new(device.node);
     let offered = bus.offer(device.class, device.instance, true)?;
+    let settled = settle(device, &offered, guest);
+    // Its driver lets go of a device only once no program has it open.
+    let closed = guest.order(&Request::LetGo);
+    let rescinded = offered.rescind();
+    settled.and(closed).and(rescinded)?;
+    let node = Path::new(device.node);
+    until(STEP, "the node to go", || {
+        Ok((!guest.has(node)?).then_some(()))
+    })
+}
+
+fn settle(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
+    let node = Path::new(device.node);
     until(STEP, device.node, || Ok(guest.has(node)?.then_some(())))?;
     let Port::Kernel(port) = offered.accept(STEP)? else {
         bail!("the kernel's end of {} is no driver", device.node);
@@ -104,10 +116,5 @@ fn try_device(device: &Served, bus: &VmBus, guest: &Guest) -> Result<()> {
         settled == expected,
         "expected the versions {expected:?}; the kernel chose {settled:?}"
     );
-    // Its driver lets go of a device only once no program has it open.
-    guest.order(&Request::LetGo)?;
-    offered.rescind()?;
-    until(STEP, "the node to go", || {
-        Ok((!guest.has(node)?).then_some(()))
-    })
+    Ok(())
 }

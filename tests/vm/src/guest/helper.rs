@@ -1,7 +1,7 @@
 //! The helper in the guest.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,6 +94,7 @@ impl Helper {
                 let mut options = OpenOptions::new();
                 let mut device = options.read(true).write(true).open(path)?;
                 device.write_all(&message)?;
+                let _ = device.read(&mut vec![0; 1 << 14])?;
                 self.open.push(device);
             }
             Request::LetGo => self.open.clear(),

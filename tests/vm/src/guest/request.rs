@@ -71,7 +71,8 @@ pub enum Request {
     Held,
     /// The last of what the program has logged.
     Log,
-    /// Opens a device, writes a message to it and keeps it open.
+    /// Opens a device of `hv_utils`, registers with this message, reads what the
+    /// kernel says to that, and keeps it open.
     Hold {
         path: PathBuf,
         message: Vec<u8>,
