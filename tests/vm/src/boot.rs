@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
@@ -11,6 +12,11 @@ use linux_loader::loader::{BzImage, Cmdline, KernelLoader as _, load_cmdline};
 use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 
 use crate::memory::{ACPI, BOOT_PARAMETERS, COMMAND_LINE, COMMAND_LINE_LEN, HIGH, KERNEL, LOW_END};
+
+/// What a guest's kernel is told unless something else is wanted. Each character
+/// on the console is an exit from the guest, so it says only what matters; its
+/// log has the rest.
+pub const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off loglevel=4";
 
 /// Offset of the 64-bit entry in the kernel's protected-mode part.
 const ENTRY_64: u64 = 0x200;
@@ -52,6 +58,9 @@ pub fn load(
 
     let mut words = Cmdline::new(COMMAND_LINE_LEN)?;
     words.insert_str(command_line)?;
+    // The machine has no clock of the day: the first program sets it from this.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    words.insert("now", &now.as_secs().to_string())?;
     load_cmdline(memory, COMMAND_LINE, &words).context("the command line cannot be loaded")?;
 
     let content =

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use hyperv_vm::boot::KERNEL_OPTIONS;
 use hyperv_vm::monitor::{Config, supported};
 use hyperv_vm::suite;
 
@@ -40,10 +41,7 @@ struct Machine {
     #[arg(long)]
     initramfs: PathBuf,
     /// Kernel command line
-    #[arg(
-        long,
-        default_value = "console=ttyS0 panic=-1 mitigations=off loglevel=4"
-    )]
+    #[arg(long, default_value = KERNEL_OPTIONS)]
     command_line: String,
     /// Memory of the guest, in MiB
     #[arg(long, default_value_t = 512)]

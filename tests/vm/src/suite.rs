@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::scenario::{Factory, Options, Outcome, Runner, SCENARIOS, Transport, Verdict};
 
+use crate::boot::KERNEL_OPTIONS;
 use crate::devices::{self, DEVICES};
 use crate::guest::Guest;
 use crate::hypercall::Host;
@@ -125,7 +126,7 @@ impl Booted {
         let monitor = Monitor::new(&Config {
             kernel: arguments.kernel.clone(),
             initramfs: arguments.initramfs.clone(),
-            command_line: format!("console=ttyS0 panic=-1 {}", arguments.append),
+            command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
             memory: arguments.memory,
             processors: arguments.processors,
             console: arguments.console.clone(),

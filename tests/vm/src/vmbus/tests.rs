@@ -212,7 +212,7 @@ fn what_a_guest_must_not_ask_for_fails() {
     let offer = guest.offered();
     let relid = offer.relid.get();
     let beyond = u64::MAX >> 12;
-    for pages in [vec![], vec![beyond], vec![beyond << 8], vec![0; 4097]] {
+    for pages in [vec![], vec![beyond], vec![beyond << 8], vec![0; 8191]] {
         assert_ne!(guest.gpadl(relid, 9, &pages), 0, "{} pages", pages.len());
     }
     assert_ne!(guest.gpadl(relid + 1, 9, &[1, 2, 3, 4]), 0);
