@@ -19,6 +19,8 @@ pub const CONTROL: u16 = 0x2f8;
 pub const SERIAL_PORTS: [(u16, u32); 2] = [(CONSOLE, 4), (CONTROL, 3)];
 /// Ports that a serial port has.
 const SERIAL_LEN: u16 = 8;
+/// Bytes that a serial port holds for the guest.
+const FIFO: usize = 64;
 /// ACPI's sleep control register.
 pub const SLEEP_CONTROL: u16 = 0x600;
 /// ACPI's sleep status register.
@@ -139,9 +141,14 @@ impl Ports {
     }
 }
 
-/// Moves to the guest as many bytes as it has room for.
+/// Moves a byte to the guest where it has read the last one. A driver stops
+/// reading after some 256 bytes, and reading one takes the interrupt back: what
+/// is left in a queue of several would lie there until something else comes.
 fn feed(control: &Control, serial: &mut Serial<Line, NoEvents, ToHost>) {
-    let bytes = control.take_for_guest(serial.fifo_capacity());
+    if serial.fifo_capacity() < FIFO {
+        return;
+    }
+    let bytes = control.take_for_guest(1);
     if !bytes.is_empty() {
         let _ = serial.enqueue_raw_bytes(&bytes);
     }

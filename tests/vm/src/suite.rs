@@ -64,6 +64,9 @@ pub struct Arguments {
     limit: u64,
 }
 
+/// Lines of the protocol's journal that are shown after a failure.
+const JOURNAL_LINES: usize = 40;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// `uio_hv_generic`: 6.10 and later
@@ -183,7 +186,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut tally = Tally::new(arguments);
     let played = play(arguments, &booted, &command, &mut tally);
     if played.is_err() || tally.failed > 0 {
-        eprintln!("{}", booted.bus.journal());
+        let journal = booted.bus.journal();
+        let lines: Vec<&str> = journal.lines().collect();
+        let end = lines.len().saturating_sub(JOURNAL_LINES);
+        eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
     }
     let ended = booted.end();
     played.and(ended)?;
