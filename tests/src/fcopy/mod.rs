@@ -295,7 +295,9 @@ impl FcopyHost {
 
     /// Copies what `source` gives, with up to `in_flight` requests at a time,
     /// telling `progress` how many bytes the guest has taken. A request that
-    /// the guest declines ends the copy with a CANCEL.
+    /// the guest declines ends the copy with a CANCEL. A char device has one
+    /// request at a time, and so has the kernel's driver: it drops a reply that
+    /// finds no room in the ring.
     ///
     /// # Errors
     ///
@@ -312,8 +314,8 @@ impl FcopyHost {
             return Ok(status);
         }
         let in_flight = match self.link {
-            Link::Rings(_) => in_flight.max(1),
-            Link::Device(_) => 1,
+            Link::Rings(_) if !self.kernel => in_flight.max(1),
+            Link::Rings(_) | Link::Device(_) => 1,
         };
         let (mut offset, mut at_end) = (0u64, false);
         let mut sizes = VecDeque::new();

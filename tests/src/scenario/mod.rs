@@ -66,7 +66,7 @@ const EVERY: &[Transport] = &[
 ];
 const BOTH: &[Transport] = &[USUAL, Transport::HvUtil];
 const UIO: &[Transport] = &[USUAL];
-const SMALL_RING: &[Transport] = &[SMALLEST];
+const SMALL_RINGS: &[Transport] = &[SMALLEST, USUAL];
 const HVUTIL: &[Transport] = &[Transport::HvUtil];
 
 /// One thing that is tried.
@@ -185,7 +185,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
     "hole" BOTH whole::hole: "a COMPLETE with bytes missing fails and leaves nothing";
     "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
     "in-flight" RINGS flow::in_flight => EITHER: "two, three and eight requests at a time";
-    "replies-held-back" SMALL_RING flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
+    "replies-held-back" SMALL_RINGS flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
     "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
     "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
     "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
