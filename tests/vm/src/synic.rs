@@ -87,35 +87,45 @@ impl Controllers {
     ///
     /// Where KVM refuses.
     pub fn new(vm: &VmFd, memory: GuestMemoryMmap, processors: u8) -> Result<Self> {
+        let controllers = Self::unwired(memory, processors)?;
         let mut routes: Vec<_> = (0..IO_APIC_PINS).map(io_apic_route).collect();
         let mut wires = Vec::new();
-        let mut controllers = Vec::new();
-        let mut line = IO_APIC_PINS;
-        for vcpu in 0..u32::from(processors) {
-            let mut sints = Vec::new();
-            for sint in (0..).take(SINTS) {
-                let raise = EventFd::new(EFD_NONBLOCK)?;
-                let taken = EventFd::new(EFD_NONBLOCK)?;
-                wires.push((raise.try_clone()?, taken.try_clone()?, line));
-                routes.push(sint_route(line, vcpu, sint));
-                sints.push(Sint { raise, taken });
-                line += 1;
+        for (vcpu, processor) in (0..).zip(&controllers.processors) {
+            for (number, sint) in (0..).zip(&processor.sints) {
+                let line = IO_APIC_PINS + u32::try_from(wires.len())?;
+                routes.push(sint_route(line, vcpu, number));
+                wires.push((sint, line));
             }
-            controllers.push(Processor {
-                state: Mutex::default(),
-                sints,
-            });
         }
         let routes = KvmIrqRouting::from_entries(&routes).context("too many routes")?;
         vm.set_gsi_routing(&routes)
             .context("KVM refuses interrupts of the SynIC")?;
-        for (raise, taken, line) in wires {
-            vm.register_irqfd_with_resample(&raise, &taken, line)
+        for (sint, line) in wires {
+            vm.register_irqfd_with_resample(&sint.raise, &sint.taken, line)
                 .context("KVM refuses an irqfd for a SINT")?;
+        }
+        Ok(controllers)
+    }
+
+    /// Controllers whose interrupts reach nobody yet.
+    fn unwired(memory: GuestMemoryMmap, processors: u8) -> Result<Self> {
+        let mut all = Vec::new();
+        for _ in 0..processors {
+            let mut sints = Vec::new();
+            for _ in 0..SINTS {
+                sints.push(Sint {
+                    raise: EventFd::new(EFD_NONBLOCK)?,
+                    taken: EventFd::new(EFD_NONBLOCK)?,
+                });
+            }
+            all.push(Processor {
+                state: Mutex::default(),
+                sints,
+            });
         }
         Ok(Controllers {
             memory,
-            processors: controllers,
+            processors: all,
         })
     }
 
@@ -313,3 +323,6 @@ fn sint_route(gsi: u32, vcpu: u32, sint: u32) -> kvm_irq_routing_entry {
         ..kvm_irq_routing_entry::default()
     }
 }
+
+#[cfg(test)]
+mod tests;
