@@ -49,7 +49,8 @@ pub struct Found {
 ///
 /// A device that `uio_hv_generic` has is reached by it; otherwise the service's
 /// character device is taken, where there is one. Some kernels have that node
-/// without showing the VMBus device, so it counts by itself.
+/// without showing the VMBus device, so it counts by itself. It is there a
+/// little before the driver is: see [`Device::open`].
 pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots) -> Found {
     let node = roots.dev.join(entry.hvutil.node);
     let has_node = node.exists();
@@ -64,11 +65,45 @@ pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots) -> Found {
                 None => found.settling = true,
             },
             None if !has_node => found.unreachable.push(device.clone()),
-            None => {}
+            None => found.settling |= device.open == Some(false),
         }
     }
-    if found.located.is_empty() && has_node {
+    if found.located.is_empty() && has_node && !found.settling {
         found.located.insert(Located::HvUtil { node });
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use hyperv_services::registry::SERVICES;
+
+    use super::*;
+
+    #[test]
+    fn a_character_device_waits_until_its_driver_has_the_channel_open() {
+        let home = tempfile::tempdir().unwrap();
+        let roots = Roots {
+            sys: home.path().join("sys"),
+            dev: home.path().to_owned(),
+        };
+        let entry = &SERVICES[0];
+        let node = home.path().join(entry.hvutil.node);
+        fs::create_dir_all(node.parent().unwrap()).unwrap();
+        fs::write(&node, "").unwrap();
+        let device = |open| Device {
+            instance: entry.class,
+            class: entry.class,
+            driver: Some("hv_utils".into()),
+            uio: None,
+            open,
+        };
+        for (open, there) in [(None, true), (Some(false), false), (Some(true), true)] {
+            let found = locate(entry, &[device(open)], &roots);
+            assert_eq!(found.located.len(), usize::from(there), "{open:?}");
+            assert_eq!(found.settling, !there, "{open:?}");
+        }
+    }
 }

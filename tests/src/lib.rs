@@ -9,6 +9,8 @@ pub mod blackbox;
 pub mod channel;
 pub mod compare;
 pub mod fcopy;
+pub mod files;
+pub mod held;
 pub mod ic;
 pub mod inprocess;
 pub mod port;

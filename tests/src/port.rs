@@ -9,6 +9,10 @@ use std::time::Duration;
 use anyhow::Result;
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::mapping::MappedRings;
+use hyperv_vmbus::ring::RingMemory;
+
+use crate::files::Files;
+use crate::held::Held;
 
 /// A device that the host offers to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub trait Device: Send + Sync {
 pub enum Port {
     /// Rings and a doorbell.
     Uio(UioPort),
+    /// Rings whose other end is the guest's `hv_utils`, which answers some
+    /// requests by itself and hands the program the others.
+    Kernel(UioPort),
     /// Messages through a character device.
     HvUtil(Arc<dyn Pipe>),
 }
@@ -67,9 +74,29 @@ pub enum Port {
 pub struct UioPort {
     /// The rings, named as the guest sees them: the host reads `outgoing` and
     /// writes `incoming`.
-    pub rings: MappedRings,
+    pub rings: Rings,
     /// Interrupts and signals.
     pub bell: Arc<dyn Bell>,
+}
+
+/// A ring, wherever its memory is.
+pub type Ring = Arc<dyn RingMemory + Send + Sync>;
+
+/// Both directions of a channel, named as the guest sees them.
+pub struct Rings {
+    /// Guest to host.
+    pub outgoing: Ring,
+    /// Host to guest.
+    pub incoming: Ring,
+}
+
+impl From<MappedRings> for Rings {
+    fn from(rings: MappedRings) -> Self {
+        Self {
+            outgoing: Arc::new(rings.outgoing),
+            incoming: Arc::new(rings.incoming),
+        }
+    }
 }
 
 /// What a wait came back with.
@@ -157,9 +184,21 @@ pub trait Machine {
     /// Whether the program runs.
     fn is_running(&mut self) -> bool;
 
-    /// A directory that exists, under the same path, for the program and for
-    /// the host, on an ordinary file system.
+    /// What the program holds; `None` where it is no process of its own.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be looked at.
+    fn held(&self) -> Result<Option<Held>> {
+        self.pid().map(Held::by).transpose()
+    }
+
+    /// A directory that exists for the program, and under the same path in
+    /// [`Machine::files`], on an ordinary file system.
     fn directory(&self) -> &Path;
+
+    /// The files that the program sees.
+    fn files(&self) -> Arc<dyn Files>;
 
     /// What the program has logged so far.
     fn log(&self) -> String;

@@ -8,8 +8,9 @@
 //! room.
 
 use anyhow::{Result, bail, ensure};
-use hyperv_vmbus::mapping::MappedRing;
 use hyperv_vmbus::ring::{RingMemory, Word};
+
+use crate::port::Ring;
 
 /// Bytes of a packet's header.
 pub const HEADER_LEN: usize = 16;
@@ -70,16 +71,14 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The ring that the host writes and the guest reads.
-#[derive(Debug)]
 pub struct ToGuest {
-    ring: MappedRing,
+    ring: Ring,
     at: u32,
 }
 
 /// The ring that the guest writes and the host reads.
-#[derive(Debug)]
 pub struct FromGuest {
-    ring: MappedRing,
+    ring: Ring,
     at: u32,
 }
 
@@ -98,14 +97,14 @@ pub enum Wrote {
 
 impl ToGuest {
     /// The writing end, from where the ring's write index stands.
-    pub fn new(ring: MappedRing) -> Self {
+    pub fn new(ring: Ring) -> Self {
         let at = ring.load(Word::WriteIndex);
         Self { ring, at }
     }
 
     /// The ring itself, for what a well-behaved host never does.
-    pub fn raw(&self) -> &MappedRing {
-        &self.ring
+    pub fn raw(&self) -> &dyn RingMemory {
+        &*self.ring
     }
 
     /// Writes a packet where there is room.
@@ -178,21 +177,21 @@ impl ToGuest {
 
     /// Bytes that are free, of which the last may not be used.
     fn room(&self) -> Result<u32> {
-        let read = checked_index(&self.ring, Word::ReadIndex)?;
+        let read = checked_index(&*self.ring, Word::ReadIndex)?;
         Ok(self.ring.data_len() - between(read, self.at, self.ring.data_len()))
     }
 }
 
 impl FromGuest {
     /// The reading end, from where the ring's read index stands.
-    pub fn new(ring: MappedRing) -> Self {
+    pub fn new(ring: Ring) -> Self {
         let at = ring.load(Word::ReadIndex);
         Self { ring, at }
     }
 
     /// The ring itself, for what a well-behaved host never does.
-    pub fn raw(&self) -> &MappedRing {
-        &self.ring
+    pub fn raw(&self) -> &dyn RingMemory {
+        &*self.ring
     }
 
     /// Reads a packet where there is one; the flag says whether the guest waits
@@ -203,7 +202,7 @@ impl FromGuest {
     /// Where the guest wrote something that cannot be.
     pub fn try_recv(&mut self) -> Result<Option<(Packet, bool)>> {
         let size = self.ring.data_len();
-        let write = checked_index(&self.ring, Word::WriteIndex)?;
+        let write = checked_index(&*self.ring, Word::WriteIndex)?;
         let filled = between(self.at, write, size);
         if filled == 0 {
             return Ok(None);
@@ -250,7 +249,7 @@ impl FromGuest {
         self.at = step(self.at, whole, size);
         self.ring.store(Word::ReadIndex, self.at);
         self.ring.fence();
-        let room = size - between(self.at, checked_index(&self.ring, Word::WriteIndex)?, size);
+        let room = size - between(self.at, checked_index(&*self.ring, Word::WriteIndex)?, size);
         let wanted = self.ring.load(Word::PendingSendSize);
         let crossed = room > wanted && room.saturating_sub(whole) <= wanted;
         Ok(Some((packet, wanted != 0 && crossed)))
@@ -284,7 +283,7 @@ impl FromGuest {
 }
 
 /// An index of the guest's, which a right guest keeps within the ring.
-fn checked_index(ring: &MappedRing, word: Word) -> Result<u32> {
+fn checked_index(ring: &dyn RingMemory, word: Word) -> Result<u32> {
     let (index, size) = (ring.load(word), ring.data_len());
     ensure!(
         index < size && index.is_multiple_of(8),

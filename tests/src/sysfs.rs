@@ -79,6 +79,8 @@ impl Tree {
         fs::write(hidden.join("class_id"), format!("{{{class}}}\n"))?;
         let instance = device.file_name().unwrap_or_default().to_string_lossy();
         fs::write(hidden.join("device_id"), format!("{{{instance}}}\n"))?;
+        // Open: a driver opens the channel when it takes the device.
+        fs::write(hidden.join("state"), "3\n")?;
         symlink(
             Path::new("../../drivers").join(driver),
             hidden.join("driver"),

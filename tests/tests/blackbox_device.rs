@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_sim::blackbox::{BlackBox, unavailable};
-use hyperv_sim::port::{Bell, Event, Machine, Offer, Pipe, Port};
+use hyperv_sim::port::{Bell, Event, Machine, Offer, Pipe, Port, Ring};
 use hyperv_vmbus::Guid;
-use hyperv_vmbus::mapping::MappedRing;
 use hyperv_vmbus::packet::HEADER_LEN;
 use hyperv_vmbus::ring::{Reader, Writer, Written};
 
@@ -44,8 +43,8 @@ fn available() -> bool {
 
 /// The host's end of a channel.
 struct Host {
-    reader: Reader<MappedRing>,
-    writer: Writer<MappedRing>,
+    reader: Reader<Ring>,
+    writer: Writer<Ring>,
     bell: Arc<dyn Bell>,
 }
 

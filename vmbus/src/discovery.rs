@@ -30,6 +30,9 @@ impl Default for Roots {
     }
 }
 
+/// What `state` says of a device whose channel is open.
+const STATE_OPEN: &str = "3";
+
 /// A VMBus device that the host offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -41,6 +44,10 @@ pub struct Device {
     pub driver: Option<String>,
     /// Its UIO device, where `uio_hv_generic` holds it.
     pub uio: Option<Uio>,
+    /// Whether its channel is open; `None` where the kernel does not say.
+    /// `hv_utils` makes its character device before it opens the channel, and
+    /// kernels exist that crash where a program registers in between.
+    pub open: Option<bool>,
 }
 
 /// The UIO device of a VMBus device.
@@ -113,6 +120,7 @@ fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, 
         class,
         driver,
         uio: uio(roots, path)?,
+        open: attribute(&path.join("state"))?.map(|state| state == STATE_OPEN),
     }))
 }
 
@@ -296,6 +304,7 @@ mod tests {
             class: CLASS.parse().unwrap(),
             driver: driver.map(str::to_owned),
             uio: None,
+            open: None,
         }
     }
 
@@ -337,6 +346,12 @@ mod tests {
         fs::create_dir_all(sysfs.path("bus/vmbus/devices/00000000-0000-0000-0000-000000000001"))
             .unwrap();
         assert_eq!(devices(&sysfs.roots()).unwrap(), [bare(None)]);
+        for (state, open) in [("0\n", false), ("1\n", false), ("3\n", true)] {
+            sysfs.write(&format!("bus/vmbus/devices/{INSTANCE}/state"), state);
+            let found = devices(&sysfs.roots()).unwrap();
+            assert_eq!(found[0].open, Some(open), "state {state:?}");
+        }
+        fs::remove_file(sysfs.path(&format!("bus/vmbus/devices/{INSTANCE}/state"))).unwrap();
         fs::create_dir_all(sysfs.path(&format!("bus/vmbus/devices/{INSTANCE}/uio/uio3"))).unwrap();
         let mut settling = bare(None);
         settling.uio = Some(Uio {

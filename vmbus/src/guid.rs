@@ -22,6 +22,11 @@ impl Guid {
     pub const fn from_u128(value: u128) -> Self {
         Self(value.to_be_bytes())
     }
+
+    /// Its number as written, without the dashes.
+    pub const fn to_u128(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
 }
 
 impl FromStr for Guid {

@@ -37,6 +37,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, geteuid, sysconf};
 use tempfile::TempDir;
 
+use crate::files::{Files, LocalFiles};
 use crate::port::{Device, Machine, Offer, Port};
 use devfs::DevFs;
 use devtree::{DevTree, Entry};
@@ -255,6 +256,10 @@ impl Machine for BlackBox {
 
     fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(LocalFiles { pid: self.pid() })
     }
 
     fn log(&self) -> String {

@@ -111,6 +111,7 @@ impl UioNode {
             node: Arc::clone(self),
             line,
         });
+        let rings = rings.into();
         Ok((channel, UioPort { rings, bell }))
     }
 }

@@ -6,6 +6,7 @@ mod message;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,11 +16,18 @@ use crate::channel::HostChannel;
 use crate::ic::{FILE_COPY, Reply, Request};
 use crate::port::{Pipe, Port};
 use crate::ring::{IN_BAND, Packet};
+use crate::wait::until;
 pub use message::{CHUNK, CREATE_PATH, OVERWRITE, Operation, Start};
 
 /// How long a guest may take for a reply. The kernel gives it 30 seconds; a
 /// COMPLETE waits for a disk.
 pub const REPLY_TIME: Duration = Duration::from_secs(60);
+
+/// Between two looks whether a program has registered.
+const REGISTER_PAUSE: Duration = Duration::from_millis(100);
+
+/// Hosts that spoke through a driver so far, and one.
+static HOSTS: AtomicU64 = AtomicU64::new(1);
 
 /// Where a message has its transaction id.
 const ID_AT: usize = 24;
@@ -32,6 +40,8 @@ const NO_TRANSACTION: u64 = u64::MAX;
 /// device.
 pub struct FcopyHost {
     link: Link,
+    /// The other end of the rings is the guest's driver, not the program.
+    kernel: bool,
     next: u64,
     waiting: VecDeque<Waiting>,
     messages: u64,
@@ -60,12 +70,19 @@ impl Waiting {
 impl FcopyHost {
     /// Takes over an opened device without a word to the guest.
     pub fn new(port: Port) -> Self {
+        let kernel = matches!(port, Port::Kernel(_));
         Self {
             link: match port {
-                Port::Uio(port) => Link::Rings(HostChannel::new(port)),
+                Port::Uio(port) | Port::Kernel(port) => Link::Rings(HostChannel::new(port)),
                 Port::HvUtil(pipe) => Link::Device(pipe),
             },
-            next: 1,
+            kernel,
+            // A driver's channel outlives the program, and may still answer
+            // what another host asked: no two hosts use the same numbers.
+            next: match kernel {
+                true => HOSTS.fetch_add(1, Ordering::Relaxed) << 32,
+                false => 1,
+            },
             waiting: VecDeque::new(),
             messages: 0,
         }
@@ -87,6 +104,9 @@ impl FcopyHost {
                     settled == Some(expected),
                     "expected the guest to settle on framework 3.0 and messages 1.1; it chose {settled:?}"
                 );
+                if host.kernel {
+                    host.wait_for_program()?;
+                }
             }
             Link::Device(pipe) => {
                 let registration = pipe
@@ -100,6 +120,19 @@ impl FcopyHost {
             }
         }
         Ok(host)
+    }
+
+    /// Waits until the program has registered with the guest's driver, which
+    /// fails every request until then. A CANCEL of nothing harms nothing.
+    fn wait_for_program(&mut self) -> Result<()> {
+        until(REPLY_TIME, "the program to register", || {
+            let status = self.request(&Operation::Cancel)?;
+            if status == Status::FAIL {
+                std::thread::sleep(REGISTER_PAUSE);
+                return Ok(None);
+            }
+            Ok(Some(()))
+        })
     }
 
     /// Offers versions, and gives what the guest chose.
@@ -208,7 +241,7 @@ impl FcopyHost {
     pub fn reply(&mut self) -> Result<Reply> {
         ensure!(!self.waiting.is_empty(), "no request is in flight");
         match &mut self.link {
-            Link::Rings(channel) => {
+            Link::Rings(channel) => loop {
                 let packet = channel.recv(REPLY_TIME)?.with_context(|| {
                     format!("expected a reply within {REPLY_TIME:?}; none came")
                 })?;
@@ -220,16 +253,19 @@ impl FcopyHost {
                 let place = self
                     .waiting
                     .iter()
-                    .position(|waiting| waiting.is_answered_by(&packet))
-                    .with_context(|| {
-                        format!(
-                            "a reply to transaction {}, which is not in flight",
-                            packet.transaction
-                        )
-                    })?;
+                    .position(|waiting| waiting.is_answered_by(&packet));
+                if place.is_none() && self.kernel {
+                    continue;
+                }
+                let place = place.with_context(|| {
+                    format!(
+                        "a reply to transaction {}, which is not in flight",
+                        packet.transaction
+                    )
+                })?;
                 let request = self.waiting.remove(place).context("it was just found")?;
-                Reply::to(&request.message, &packet.payload)
-            }
+                break Reply::to(&request.message, &packet.payload);
+            },
             Link::Device(pipe) => {
                 let reply = pipe.recv(REPLY_TIME)?.with_context(|| {
                     format!("expected a reply within {REPLY_TIME:?}; none came")
@@ -259,7 +295,9 @@ impl FcopyHost {
 
     /// Copies what `source` gives, with up to `in_flight` requests at a time,
     /// telling `progress` how many bytes the guest has taken. A request that
-    /// the guest declines ends the copy with a CANCEL.
+    /// the guest declines ends the copy with a CANCEL. A char device has one
+    /// request at a time, and so has the kernel's driver: it drops a reply that
+    /// finds no room in the ring.
     ///
     /// # Errors
     ///
@@ -276,8 +314,8 @@ impl FcopyHost {
             return Ok(status);
         }
         let in_flight = match self.link {
-            Link::Rings(_) => in_flight.max(1),
-            Link::Device(_) => 1,
+            Link::Rings(_) if !self.kernel => in_flight.max(1),
+            Link::Rings(_) | Link::Device(_) => 1,
         };
         let (mut offset, mut at_end) = (0u64, false);
         let mut sizes = VecDeque::new();

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hyperv_services::fcopy;
 use tempfile::TempDir;
 
+use crate::files::{Files, LocalFiles};
 use crate::port::{Device, Machine, Offer};
 use crate::sysfs::Tree;
 use agent::Agent;
@@ -100,6 +101,10 @@ impl Machine for InProcess {
 
     fn directory(&self) -> &Path {
         self.world.files()
+    }
+
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(LocalFiles::default())
     }
 
     fn log(&self) -> String {

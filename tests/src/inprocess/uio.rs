@@ -186,7 +186,7 @@ pub(super) fn open(ring_len: usize) -> Result<Opened, ChannelError> {
     Ok(Opened {
         guest: Box::new(UioChannel::new(guest_bell, guest)?),
         host: UioPort {
-            rings: host,
+            rings: host.into(),
             bell: Arc::new(host_bell),
         },
         shared,

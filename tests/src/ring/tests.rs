@@ -1,5 +1,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
+use std::sync::Arc;
+
 use hyperv_vmbus::mapping::MappedRings;
 use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, Reader, Writer, Written};
 use proptest::prelude::*;
@@ -21,7 +23,7 @@ fn rings(ring_len: usize) -> MappedRings {
 #[test]
 fn a_packet_has_the_layout_of_the_wire() {
     let rings = rings(2 * PAGE);
-    let mut host = ToGuest::new(rings.incoming.clone());
+    let mut host = ToGuest::new(Arc::new(rings.incoming.clone()));
     assert_eq!(
         host.try_send(&Packet::in_band(0x0102, &[1, 2, 3])).unwrap(),
         Wrote::Yes { interrupt: true }
@@ -41,7 +43,7 @@ fn a_packet_has_the_layout_of_the_wire() {
 #[test]
 fn the_guest_is_interrupted_only_for_the_first_packet_and_never_when_masked() {
     let rings = rings(2 * PAGE);
-    let mut host = ToGuest::new(rings.incoming.clone());
+    let mut host = ToGuest::new(Arc::new(rings.incoming.clone()));
     let packet = Packet::in_band(1, &[0; 8]);
     assert_eq!(
         host.try_send(&packet).unwrap(),
@@ -62,7 +64,7 @@ fn the_guest_is_interrupted_only_for_the_first_packet_and_never_when_masked() {
 #[test]
 fn a_full_ring_announces_what_the_host_waits_for_and_the_guest_signals_once() {
     let rings = rings(2 * PAGE);
-    let mut host = ToGuest::new(rings.incoming.clone());
+    let mut host = ToGuest::new(Arc::new(rings.incoming.clone()));
     let mut guest = Reader::new(rings.incoming.clone()).unwrap();
     let packet = Packet::in_band(1, &[0; 1000]);
     let mut sent = 0;
@@ -83,7 +85,7 @@ fn a_full_ring_announces_what_the_host_waits_for_and_the_guest_signals_once() {
 #[test]
 fn a_guest_that_waits_for_room_is_to_be_interrupted() {
     let rings = rings(2 * PAGE);
-    let mut host = FromGuest::new(rings.outgoing.clone());
+    let mut host = FromGuest::new(Arc::new(rings.outgoing.clone()));
     let mut guest = Writer::new(rings.outgoing.clone()).unwrap();
     while guest.send(1, &[0; 1000]).unwrap() != (Written::Full { announced: true }) {}
     assert_eq!(host.guest_waits_for(), 1024);
@@ -109,7 +111,11 @@ fn what_a_guest_must_not_write_is_an_error() {
     ] {
         rings.outgoing.copy_in(0, &u64::to_le_bytes(header));
         rings.outgoing.store(Word::WriteIndex, index);
-        assert!(FromGuest::new(rings.outgoing.clone()).try_recv().is_err());
+        assert!(
+            FromGuest::new(Arc::new(rings.outgoing.clone()))
+                .try_recv()
+                .is_err()
+        );
     }
 }
 
@@ -117,7 +123,7 @@ proptest! {
     #[test]
     fn every_packet_reaches_the_guest_as_it_was(lens in prop::collection::vec(0usize..1500, 1..60)) {
         let rings = rings(2 * PAGE);
-        let mut host = ToGuest::new(rings.incoming.clone());
+        let mut host = ToGuest::new(Arc::new(rings.incoming.clone()));
         let mut guest = Reader::new(rings.incoming.clone()).unwrap();
         let mut buffer = vec![0; PAGE];
         for (number, len) in lens.into_iter().enumerate() {
@@ -133,7 +139,7 @@ proptest! {
     #[test]
     fn every_packet_of_the_guest_reaches_the_host(lens in prop::collection::vec(0usize..1500, 1..60)) {
         let rings = rings(2 * PAGE);
-        let mut host = FromGuest::new(rings.outgoing.clone());
+        let mut host = FromGuest::new(Arc::new(rings.outgoing.clone()));
         let mut guest = Writer::new(rings.outgoing.clone()).unwrap();
         for (number, len) in lens.into_iter().enumerate() {
             let payload = vec![number as u8; len];
@@ -151,6 +157,6 @@ proptest! {
             rings.outgoing.copy_in(8 * at as u32, &word.to_le_bytes());
         }
         rings.outgoing.store(Word::WriteIndex, write);
-        let _ = FromGuest::new(rings.outgoing.clone()).try_recv();
+        let _ = FromGuest::new(Arc::new(rings.outgoing.clone())).try_recv();
     }
 }

@@ -1,13 +1,12 @@
 //! Copies that do not come to their end.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::stage::{SETTLE_TIME, Stage, expect};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, FcopyHost, Operation};
+use crate::held::Held;
 use crate::wait::until;
 
 /// Begins a copy of two messages and sends the first.
@@ -115,35 +114,6 @@ pub(super) fn reply_refused(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// What a process holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
-    descriptors: usize,
-    threads: usize,
-}
-
-impl Held {
-    fn by(pid: u32) -> Result<Self> {
-        let count = |what: &str| -> Result<usize> {
-            Ok(fs::read_dir(format!("/proc/{pid}/{what}"))?.count())
-        };
-        Ok(Self {
-            descriptors: count("fd")?,
-            threads: count("task")?,
-        })
-    }
-}
-
-/// Kilobytes of memory that the process has to itself.
-fn resident(pid: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let private = rollup
-        .lines()
-        .filter(|line| line.starts_with("Private_"))
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Ok(private.sum())
-}
-
 const ROUNDS: usize = 20;
 
 /// Rounds until a process has all that it keeps.
@@ -153,8 +123,7 @@ const WARM_UP: usize = 5;
 const SLACK: u64 = 256;
 
 pub(super) fn toggles(stage: &mut Stage<'_>) -> Result<()> {
-    let own = stage.alone.then(std::process::id);
-    let mut baseline = None;
+    let mut before = None;
     for round in 0..ROUNDS {
         // Under the same number each other time.
         if round % 2 == 0 {
@@ -170,34 +139,42 @@ pub(super) fn toggles(stage: &mut Stage<'_>) -> Result<()> {
         expect_closed(&mut host)?;
         stage.expect_files(&[])?;
         drop(host);
-        let of_its_own = stage.machine().pid();
-        let Some(pid) = of_its_own.or(own) else {
-            continue;
-        };
         if round == WARM_UP {
             // What the guest lets go of a little later counts as kept here: then
             // the comparison at the end is a little less sharp.
-            baseline = Some((Held::by(pid)?, resident(pid)?));
+            before = held(stage)?;
         }
     }
-    let of_its_own = stage.machine().pid();
-    if let (Some(pid), Some((held, memory))) = (of_its_own.or(own), baseline) {
-        let mut last = held;
-        until(
-            SETTLE_TIME,
-            "as few descriptors and threads as before",
-            || {
-                last = Held::by(pid)?;
-                let kept = last.descriptors > held.descriptors || last.threads > held.threads;
-                Ok((!kept).then_some(()))
-            },
-        )
-        .with_context(|| format!("after round {WARM_UP} it held {held:?}, at the end {last:?}"))?;
-        let now = resident(pid)?;
-        ensure!(
-            of_its_own.is_none() || now <= memory + SLACK,
-            "expected no more memory than {memory} KiB and {SLACK}; it has {now}"
-        );
-    }
+    let Some(before) = before else {
+        return Ok(());
+    };
+    let mut last = before;
+    until(
+        SETTLE_TIME,
+        "as few descriptors and threads as before",
+        || {
+            last = held(stage)?.context("the program is gone")?;
+            let kept = last.descriptors > before.descriptors || last.threads > before.threads;
+            Ok((!kept).then_some(()))
+        },
+    )
+    .with_context(|| format!("after round {WARM_UP} it held {before:?}, at the end {last:?}"))?;
+    // This process has more to itself than the program.
+    let of_its_own = stage.machine().pid().is_some();
+    ensure!(
+        !of_its_own || last.private <= before.private + SLACK,
+        "expected no more memory than {} KiB and {SLACK}; it has {}",
+        before.private,
+        last.private
+    );
     Ok(())
+}
+
+/// What the program holds; this process, where it is part of it and nothing
+/// else runs here.
+fn held(stage: &mut Stage<'_>) -> Result<Option<Held>> {
+    match stage.machine().held()? {
+        None if stage.alone => Held::by(std::process::id()).map(Some),
+        held => Ok(held),
+    }
 }

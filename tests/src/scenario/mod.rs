@@ -1,5 +1,10 @@
 //! What is tried with a guest. A scenario knows a machine only through
-//! [`crate::port`], so the same one runs in process and black box.
+//! [`crate::port`], so the same one runs in process, black box and with a real
+//! kernel in a virtual machine. What the program has of a device
+//! ([`Transport`]) and what the host has ([`crate::port::Port`]) differ in the
+//! last: the host always has rings there, and over the char device it is the
+//! kernel that answers negotiations, hands over one request at a time, and
+//! fails all while no program is registered.
 
 mod breaks;
 mod flow;
@@ -61,7 +66,7 @@ const EVERY: &[Transport] = &[
 ];
 const BOTH: &[Transport] = &[USUAL, Transport::HvUtil];
 const UIO: &[Transport] = &[USUAL];
-const SMALL_RING: &[Transport] = &[SMALLEST];
+const SMALL_RINGS: &[Transport] = &[SMALLEST, USUAL];
 const HVUTIL: &[Transport] = &[Transport::HvUtil];
 
 /// One thing that is tried.
@@ -74,8 +79,65 @@ pub struct Scenario {
     pub transports: &'static [Transport],
     /// It kills the program, which has to be a process of its own for that.
     pub kills: bool,
+    /// Whether it is tried with a real kernel between host and program.
+    pub kernel: Kernel,
     /// Plays it.
     pub play: fn(&mut Stage<'_>) -> Result<()>,
+}
+
+/// Whether a scenario is tried with a real kernel between host and program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Over the transports of its list; the kernel chooses the ring's size.
+    Listed,
+    /// Over `hv_utils` too: there the host has rings, whatever the program has.
+    Either,
+    /// Never, and why not.
+    Never(&'static str),
+}
+
+/// With a real kernel the host has rings over both transports.
+const EITHER: Kernel = Kernel::Either;
+
+const TOO_LATE: Kernel = Kernel::Never(
+    "a kernel refuses a reply only where it comes later than its own limit of half a minute",
+);
+
+const KERNELS_OWN: Kernel =
+    Kernel::Never("the kernel makes these messages itself, and makes none of this kind");
+
+impl Scenario {
+    /// Whether it is tried with a real kernel that has the device this way; an
+    /// error says why not where one might expect it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is listed, and yet cannot be tried.
+    pub fn with_kernel(&self, transport: Transport) -> Result<bool, Skip> {
+        if let Kernel::Never(reason) = self.kernel {
+            return match self.kernel_has(transport) {
+                true => Err(Skip(reason.to_owned())),
+                false => Ok(false),
+            };
+        }
+        if self.transports.contains(&transport) || self.kernel_has(transport) {
+            return Ok(true);
+        }
+        let rings = |listed: &Transport| matches!(listed, Transport::Uio(_));
+        if rings(&transport) && self.transports.iter().any(rings) {
+            return Err(Skip("the kernel's ring has another size".to_owned()));
+        }
+        Ok(false)
+    }
+
+    fn kernel_has(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Uio(_) => self.transports.contains(&USUAL),
+            Transport::HvUtil => {
+                self.kernel == Kernel::Either || self.transports.contains(&Transport::HvUtil)
+            }
+        }
+    }
 }
 
 /// A scenario that cannot be tried here, and why.
@@ -92,13 +154,23 @@ macro_rules! kills {
     };
 }
 
+macro_rules! kernel {
+    () => {
+        Kernel::Listed
+    };
+    ($kernel:ident) => {
+        $kernel
+    };
+}
+
 macro_rules! scenarios {
-    ($($name:literal $transports:ident $play:path $(, $kills:ident)? : $summary:literal;)*) => {
+    ($($name:literal $transports:ident $play:path $(, $kills:ident)? $(=> $kernel:ident)? : $summary:literal;)*) => {
         &[$(Scenario {
             name: $name,
             summary: $summary,
             transports: $transports,
             kills: kills!($($kills)?),
+            kernel: kernel!($($kernel)?),
             play: $play,
         }),*]
     };
@@ -112,8 +184,8 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
     "any-order" BOTH whole::any_order: "WRITEs in any order make the file whole";
     "hole" BOTH whole::hole: "a COMPLETE with bytes missing fails and leaves nothing";
     "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
-    "in-flight" RINGS flow::in_flight: "two, three and eight requests at a time";
-    "replies-held-back" SMALL_RING flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
+    "in-flight" RINGS flow::in_flight => EITHER: "two, three and eight requests at a time";
+    "replies-held-back" SMALL_RINGS flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
     "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
     "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
     "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
@@ -139,11 +211,11 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
     "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";
     "stopped-midway" BOTH breaks::stopped: "an agent that ends midway leaves no file";
     "killed-midway" BOTH breaks::killed, kills: "an agent that is killed midway leaves no file once it runs again";
-    "reply-refused" HVUTIL breaks::reply_refused: "a kernel that refuses a reply makes the guest open the device again";
+    "reply-refused" HVUTIL breaks::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
     "toggles" BOTH breaks::toggles: "twenty rounds of the device coming and going leak nothing";
     "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
     "malformed-negotiation" UIO hostile::negotiations: "bad negotiations get a failure reply each, and the channel lives";
-    "malformed-device-messages" HVUTIL hostile::device_messages: "bad messages on the char device get a failure reply each";
+    "malformed-device-messages" HVUTIL hostile::device_messages => KERNELS_OWN: "bad messages on the char device get a failure reply each";
     "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each";
     "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
     "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";

@@ -1,13 +1,10 @@
 //! Directories and names.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::Transport;
-use super::stage::{Stage, expect, expect_content, expect_failure};
+use super::stage::{Stage, expect, expect_failure};
 use crate::fcopy::{CREATE_PATH, FcopyHost, Operation, Start};
 
 fn copy(host: &mut FcopyHost, path: &str, name: &str, flags: u32) -> Result<Status> {
@@ -30,10 +27,7 @@ pub(super) fn create_path(stage: &mut Stage<'_>) -> Result<()> {
     }
     stage.expect_files(&["one/two/three/made", "one/two/three/there already"])?;
     for directory in ["one", "one/two", "one/two/three"] {
-        let mode = fs::metadata(stage.directory().join(directory))?
-            .permissions()
-            .mode()
-            & 0o7777;
+        let mode = stage.facts(directory)?.mode;
         ensure!(
             mode == 0o755,
             "expected the mode 0755 of {directory}; found {mode:04o}"
@@ -46,7 +40,7 @@ pub(super) fn create_path(stage: &mut Stage<'_>) -> Result<()> {
         Status::OK,
         "a copy to a relative path",
     )?;
-    expect_content(&stage.directory().join("one/two/three/relative"), b"named")?;
+    stage.expect_content(&stage.directory().join("one/two/three/relative"), b"named")?;
     // What stands in the way is no directory.
     let blocked = format!("{path}/made/below");
     expect_failure(
@@ -62,8 +56,9 @@ pub(super) fn missing_path(stage: &mut Stage<'_>) -> Result<()> {
         copy(&mut host, &path, "x", 0)?,
         "a copy to a directory that is not there",
     )?;
+    let missing = stage.directory().join("missing");
     ensure!(
-        !stage.directory().join("missing").exists(),
+        stage.files().facts(&missing)?.is_none(),
         "the directory was made without the create flag"
     );
     stage.expect_files(&[])?;
@@ -79,8 +74,8 @@ pub(super) fn long(stage: &mut Stage<'_>) -> Result<()> {
         Status::OK,
         "a name of 255 bytes",
     )?;
-    expect_content(&stage.directory().join(&longest), b"named")?;
-    fs::remove_file(stage.directory().join(&longest))?;
+    stage.expect_content(&stage.directory().join(&longest), b"named")?;
+    stage.files().remove(&stage.directory().join(&longest))?;
 
     // The host's field holds 259 units and a NUL.
     let deep = format!("{path}/{}", "d".repeat(258usize.saturating_sub(path.len())));
@@ -90,8 +85,10 @@ pub(super) fn long(stage: &mut Stage<'_>) -> Result<()> {
             Status::OK,
             "a path of 259 bytes",
         )?;
-        expect_content(&std::path::Path::new(&deep).join("x"), b"named")?;
-        fs::remove_dir_all(deep)?;
+        stage.expect_content(&std::path::Path::new(&deep).join("x"), b"named")?;
+        stage
+            .files()
+            .remove_directory(std::path::Path::new(&deep))?;
     }
     expect_failure(
         copy(&mut host, &path, &"n".repeat(256), 0)?,
@@ -130,7 +127,7 @@ pub(super) fn unicode(stage: &mut Stage<'_>) -> Result<()> {
             Status::OK,
             &format!("the name {name:?}"),
         )?;
-        expect_content(&std::path::Path::new(&directory).join(name), b"named")?;
+        stage.expect_content(&std::path::Path::new(&directory).join(name), b"named")?;
     }
     let expected: Vec<String> = names
         .iter()
@@ -144,7 +141,9 @@ pub(super) fn refused(stage: &mut Stage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.path()?;
     let inside = format!("{path}/inside");
-    fs::create_dir(&inside)?;
+    stage
+        .files()
+        .create_directories(std::path::Path::new(&inside))?;
     for name in [
         "",
         ".",

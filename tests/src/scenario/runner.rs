@@ -1,6 +1,5 @@
 //! Plays scenarios on machines, and says how each went.
 
-use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -110,7 +109,10 @@ fn play(
     options: Options,
 ) -> Result<()> {
     let directory = machine.directory().join(scenario.name);
-    fs::create_dir_all(&directory).context("making the scenario's directory")?;
+    let files = machine.files();
+    files
+        .create_directories(&directory)
+        .context("making the scenario's directory")?;
     let mut stage = Stage::new(machine, transport, directory.clone(), number);
     stage.large = options.large;
     stage.alone = options.alone;
@@ -119,7 +121,10 @@ fn play(
     // those scenarios in which it has to take the device away themselves.
     let ended = end(stage.machine());
     let rescinded = stage.rescind();
-    let removed = fs::remove_dir_all(&directory).context("removing the scenario's directory");
+    let removed = machine
+        .files()
+        .remove_directory(&directory)
+        .context("removing the scenario's directory");
     played.and(ended).and(rescinded).and(removed)
 }
 

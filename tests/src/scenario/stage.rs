@@ -1,7 +1,6 @@
 //! What a scenario has to work with: a machine, a device, a directory of its
 //! own, and expectations that say what came instead.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::{Pattern, Transport};
-use crate::compare::expect_same;
 use crate::fcopy::{FcopyHost, Operation, Start};
+use crate::files::{Facts, Files};
 use crate::port::{Device, Machine, Offer};
 use crate::wait::until;
 
@@ -67,6 +66,11 @@ impl<'m> Stage<'m> {
     /// The machine.
     pub fn machine(&mut self) -> &mut dyn Machine {
         self.machine
+    }
+
+    /// The files that the guest sees.
+    pub fn files(&self) -> Arc<dyn Files> {
+        self.machine.files()
     }
 
     /// How the guest has its device.
@@ -206,9 +210,8 @@ impl<'m> Stage<'m> {
         let status = self.copy(host, "still works", &data, 0)?;
         expect(status, Status::OK, "a copy after that")?;
         let path = self.directory.join("still works");
-        expect_content(&path, &data)?;
-        fs::remove_file(path)?;
-        Ok(())
+        self.expect_content(&path, &data)?;
+        self.files().remove(&path)
     }
 
     /// Expects exactly these files in the scenario's directory and below, once
@@ -228,10 +231,10 @@ impl<'m> Stage<'m> {
     ///
     /// Where there are others.
     pub fn expect_files_in(&self, directory: &Path, names: &[&str]) -> Result<()> {
+        let files = self.files();
         let mut last = Vec::new();
         let settled = until(SETTLE_TIME, "the right files", || {
-            let mut found = Vec::new();
-            list(directory, directory, &mut found)?;
+            let mut found = files.list(directory)?;
             found.sort();
             let mut expected = names.to_vec();
             expected.sort_unstable();
@@ -241,6 +244,25 @@ impl<'m> Stage<'m> {
         });
         settled.with_context(|| format!("expected the files {names:?}; found {last:?}"))
     }
+
+    /// Expects a file with this content.
+    ///
+    /// # Errors
+    ///
+    /// Where it has another, or is not there.
+    pub fn expect_content(&self, path: &Path, expected: &[u8]) -> Result<()> {
+        self.files().expect_same(path, &mut &*expected)
+    }
+
+    /// What stands in the scenario's directory under a name.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing does.
+    pub fn facts(&self, name: &str) -> Result<Facts> {
+        let facts = self.files().facts(&self.directory.join(name))?;
+        facts.with_context(|| format!("expected {name}; nothing of that name is there"))
+    }
 }
 
 /// A path as a host names it.
@@ -249,24 +271,6 @@ pub(super) fn text(path: &Path) -> Result<String> {
     Ok(text
         .with_context(|| format!("{} is not UTF-8", path.display()))?
         .to_owned())
-}
-
-fn list(root: &Path, directory: &Path, found: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            list(root, &entry.path(), found)?;
-        } else {
-            found.push(
-                entry
-                    .path()
-                    .strip_prefix(root)?
-                    .to_string_lossy()
-                    .into_owned(),
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Expects a status.
@@ -285,9 +289,4 @@ pub(super) fn expect_failure(came: Status, what: &str) -> Result<()> {
         "expected a failure for {what}; the guest said ok"
     );
     Ok(())
-}
-
-/// Expects a file with this content.
-pub(super) fn expect_content(path: &Path, expected: &[u8]) -> Result<()> {
-    expect_same(path, &mut &*expected)
 }

@@ -1,14 +1,10 @@
 //! Files that arrive as they are.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::Pattern;
-use super::stage::{Stage, expect, expect_content, expect_failure};
-use crate::compare::expect_same;
+use super::stage::{Stage, expect, expect_failure};
 use crate::fcopy::{CHUNK, Operation, Start};
 
 pub(super) fn small(stage: &mut Stage<'_>) -> Result<()> {
@@ -19,10 +15,10 @@ pub(super) fn small(stage: &mut Stage<'_>) -> Result<()> {
         expect(status, Status::OK, &format!("a copy of {len} bytes"))?;
         stage.expect_files(&[&name])?;
         let path = stage.directory().join(&name);
-        expect_content(&path, &data)?;
-        let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
+        stage.expect_content(&path, &data)?;
+        let mode = stage.facts(&name)?.mode;
         ensure!(mode == 0o744, "expected the mode 0744; found {mode:04o}");
-        fs::remove_file(path)?;
+        stage.files().remove(&path)?;
     }
     Ok(())
 }
@@ -34,7 +30,7 @@ pub(super) fn large(stage: &mut Stage<'_>) -> Result<()> {
     let status = host.copy(&start, &mut Pattern::new(len, len), 3, &mut |_| {})?;
     expect(status, Status::OK, "a copy of a large file")?;
     stage.expect_files(&["large"])?;
-    expect_same(
+    stage.files().expect_same(
         &stage.directory().join("large"),
         &mut Pattern::new(len, len),
     )
@@ -45,7 +41,7 @@ pub(super) fn empty(stage: &mut Stage<'_>) -> Result<()> {
     let status = stage.copy(&mut host, "empty", &[], 0)?;
     expect(status, Status::OK, "a copy of no bytes")?;
     stage.expect_files(&["empty"])?;
-    expect_content(&stage.directory().join("empty"), &[])
+    stage.expect_content(&stage.directory().join("empty"), &[])
 }
 
 pub(super) fn any_order(stage: &mut Stage<'_>) -> Result<()> {
@@ -65,7 +61,7 @@ pub(super) fn any_order(stage: &mut Stage<'_>) -> Result<()> {
         "a COMPLETE",
     )?;
     stage.expect_files(&["shuffled"])?;
-    expect_content(&stage.directory().join("shuffled"), &data)
+    stage.expect_content(&stage.directory().join("shuffled"), &data)
 }
 
 pub(super) fn hole(stage: &mut Stage<'_>) -> Result<()> {
@@ -97,7 +93,7 @@ pub(super) fn size_differs(stage: &mut Stage<'_>) -> Result<()> {
             &format!("a copy of {} bytes announced as {stated}", data.len()),
         )?;
         stage.expect_files(&["other size"])?;
-        expect_content(&stage.directory().join("other size"), &data)?;
+        stage.expect_content(&stage.directory().join("other size"), &data)?;
     }
     Ok(())
 }

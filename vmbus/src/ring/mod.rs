@@ -16,6 +16,8 @@ mod writer;
 pub use reader::{Reader, Received};
 pub use writer::{Writer, Written};
 
+use std::sync::Arc;
+
 use crate::packet::PacketError;
 
 /// The words of a ring's header that are used here; the value is the offset in
@@ -58,6 +60,32 @@ pub trait RingMemory {
     fn copy_out(&self, offset: u32, to: &mut [u8]);
     /// Copies data into the ring, at `offset`, without wrapping.
     fn copy_in(&self, offset: u32, from: &[u8]);
+}
+
+impl<T: RingMemory + ?Sized> RingMemory for Arc<T> {
+    fn data_len(&self) -> u32 {
+        self.as_ref().data_len()
+    }
+
+    fn load(&self, word: Word) -> u32 {
+        self.as_ref().load(word)
+    }
+
+    fn store(&self, word: Word, value: u32) {
+        self.as_ref().store(word, value);
+    }
+
+    fn fence(&self) {
+        self.as_ref().fence();
+    }
+
+    fn copy_out(&self, offset: u32, to: &mut [u8]) {
+        self.as_ref().copy_out(offset, to);
+    }
+
+    fn copy_in(&self, offset: u32, from: &[u8]) {
+        self.as_ref().copy_in(offset, from);
+    }
 }
 
 /// Why a ring is unusable. It never is again until the channel is opened anew.

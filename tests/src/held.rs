@@ -1,0 +1,41 @@
+//! What a process holds of a machine.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// KiB of memory that it has to itself.
+    pub private: u64,
+}
+
+impl Held {
+    /// Looks at a process of this machine.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none of that number.
+    pub fn by(pid: u32) -> Result<Self> {
+        let count = |what: &str| -> Result<usize> {
+            let path = format!("/proc/{pid}/{what}");
+            Ok(fs::read_dir(&path).context(path)?.count())
+        };
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let private = rollup
+            .lines()
+            .filter(|line| line.starts_with("Private_"))
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        Ok(Self {
+            descriptors: count("fd")?,
+            threads: count("task")?,
+            private: private.sum(),
+        })
+    }
+}

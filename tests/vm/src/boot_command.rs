@@ -1,0 +1,120 @@
+//! `hyperv-vm boot`: a look into a guest, without any scenario.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use hyperv_vm::control::Control;
+use hyperv_vm::hypercall::Host;
+use hyperv_vm::monitor::{Config, Ending, Monitor};
+use hyperv_vm::vmbus::{Version, VmBus};
+use hyperv_vmbus::Guid;
+
+use crate::Machine;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    machine: Machine,
+    /// A device to offer; all where none is named
+    #[arg(long, value_enum)]
+    offer: Vec<Service>,
+    /// Commands to run in the guest, each given to its shell
+    commands: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Service {
+    Fcopy,
+    Kvp,
+    Vss,
+}
+
+impl Service {
+    const ALL: [Self; 3] = [Self::Fcopy, Self::Kvp, Self::Vss];
+
+    /// Class and instance, as every Hyper-V has them.
+    fn guids(self) -> (Guid, Guid) {
+        let (class, instance) = match self {
+            Self::Fcopy => (
+                0x34d14be3_dee4_41c8_9ae7_6b174977c192,
+                0xeb765408_105f_49b6_b4aa_c123b64d17d4,
+            ),
+            Self::Kvp => (
+                0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6,
+                0x242ff919_07db_4180_9c2e_b86cb68c8c55,
+            ),
+            Self::Vss => (
+                0x35fa2e29_ea23_4236_96ae_3a6ebacba440,
+                0x2450ee40_33bf_4fbd_892e_9fb06e9214cf,
+            ),
+        };
+        (Guid::from_u128(class), Guid::from_u128(instance))
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let config = Config::from(arguments.machine);
+    let limit = config.limit;
+    let monitor = Monitor::new(&config)?;
+    let bus = VmBus::new(monitor.memory(), monitor.synic(), Version::NEWEST);
+    let offers = match arguments.offer.as_slice() {
+        [] => &Service::ALL,
+        some => some,
+    };
+    let mut devices = Vec::new();
+    for offer in offers {
+        let (class, instance) = offer.guids();
+        devices.push(bus.offer(class, instance, false)?);
+    }
+    let control = monitor.control();
+    let stop = monitor.stopper();
+    let talk = thread::spawn(move || {
+        let talked = talk(&control, &arguments.commands, limit, begun);
+        if talked.is_err() {
+            stop.stop();
+        }
+        talked
+    });
+    let host: Arc<dyn Host> = Arc::new(bus.clone());
+    let ending = monitor.run(&host);
+    let talked = talk.join();
+    println!(
+        "{:6.2} s: the guest's VMBus:",
+        begun.elapsed().as_secs_f64()
+    );
+    print!("{}", bus.journal());
+    let ending = ending?;
+    println!("{:6.2} s: {ending:?}", begun.elapsed().as_secs_f64());
+    if let Ok(talked) = talked {
+        talked?;
+    }
+    Ok(match ending {
+        Ending::PoweredOff => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Runs each command by what the guest's first program understands: a line to
+/// run, then lines with `|` before them, and the status with `=` before it.
+fn talk(control: &Control, commands: &[String], limit: Duration, begun: Instant) -> Result<()> {
+    let greeting = control.read_line(limit).context("booting the guest")?;
+    println!("{:6.2} s: {greeting}", begun.elapsed().as_secs_f64());
+    for command in commands {
+        println!("{:6.2} s: # {command}", begun.elapsed().as_secs_f64());
+        control.write(format!("{command}\n").as_bytes());
+        loop {
+            let line = control.read_line(limit).with_context(|| command.clone())?;
+            println!("{line}");
+            if line.starts_with('=') {
+                break;
+            }
+        }
+    }
+    control.write(b"poweroff -f\n");
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Devices that the guest's `hv_utils` serves: they are offered, a program
+//! registers, and the kernel settles the versions with the host.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hyperv_sim::channel::HostChannel;
+use hyperv_sim::ic::{Reply, Request as Message};
+use hyperv_sim::port::{Device as _, Port};
+use hyperv_sim::ring::Packet;
+use hyperv_sim::scenario::{Outcome, Verdict};
+use hyperv_sim::wait::until;
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::Version;
+
+use crate::guest::{Guest, Request};
+use crate::vmbus::{VmBus, VmDevice};
+
+/// How long the guest may take for each step. The kernel itself waits 55
+/// seconds for a program before it settles anything.
+const STEP: Duration = Duration::from_secs(90);
+
+/// A device of `hv_utils`.
+pub struct Served {
+    /// The scenario's name.
+    pub name: &'static str,
+    /// What is tried.
+    pub summary: &'static str,
+    class: Guid,
+    instance: Guid,
+    node: &'static str,
+    /// How a program registers: its first bytes, and how many there are.
+    registration: (u8, usize),
+    /// Message versions that a host offers, and the one that is chosen.
+    versions: &'static [Version],
+    chosen: Version,
+}
+
+/// What the host offers to every guest.
+pub static DEVICES: &[Served] = &[
+    Served {
+        name: "kvp-device",
+        summary: "KVP is offered, appears as /dev/vmbus/hv_kvp, and settles on version 4.0",
+        class: Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6),
+        instance: Guid::from_u128(0x242ff919_07db_4180_9c2e_b86cb68c8c55),
+        node: "/dev/vmbus/hv_kvp",
+        registration: (100, 7432),
+        versions: &[Version::new(3, 0), Version::new(4, 0), Version::new(5, 0)],
+        chosen: Version::new(4, 0),
+    },
+    Served {
+        name: "vss-device",
+        summary: "VSS is offered, appears as /dev/vmbus/hv_vss, and settles on version 5.0",
+        class: Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440),
+        instance: Guid::from_u128(0x2450ee40_33bf_4fbd_892e_9fb06e9214cf),
+        node: "/dev/vmbus/hv_vss",
+        registration: (129, 12),
+        versions: &[Version::new(5, 0), Version::new(6, 0)],
+        chosen: Version::new(5, 0),
+    },
+];
+
+/// Tries one.
+pub fn play(device: &Served, bus: &VmBus, guest: &Guest) -> Verdict {
+    let begun = Instant::now();
+    let outcome = match try_device(device, bus, guest) {
+        Ok(()) => Outcome::Passed,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    };
+    Verdict {
+        scenario: device.name,
+        transport: "hvutil".to_owned(),
+        outcome,
+        log: Vec::new(),
+        seconds: begun.elapsed().as_secs_f64(),
+    }
+}
+
+fn try_device(device: &Served, bus: &VmBus, guest: &Guest) -> Result<()> {
+    let offered = bus.offer(device.class, device.instance, true)?;
+    let settled = settle(device, &offered, guest);
+    // Its driver lets go of a device only once no program has it open.
+    let closed = guest.order(&Request::LetGo);
+    let rescinded = offered.rescind();
+    settled.and(closed).and(rescinded)?;
+    let node = Path::new(device.node);
+    until(STEP, "the node to go", || {
+        Ok((!guest.has(node)?).then_some(()))
+    })
+}
+
+fn settle(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
+    let node = Path::new(device.node);
+    until(STEP, device.node, || Ok(guest.has(node)?.then_some(())))?;
+    let Port::Kernel(port) = offered.accept(STEP)? else {
+        bail!("the kernel's end of {} is no driver", device.node);
+    };
+    let (first, len) = device.registration;
+    let mut message = vec![0; len];
+    if let Some(byte) = message.first_mut() {
+        *byte = first;
+    }
+    let path = PathBuf::from(device.node);
+    guest
+        .order(&Request::Hold { path, message })
+        .context("registering")?;
+    let mut channel = HostChannel::new(port);
+    let frameworks = [Version::new(1, 0), Version::new(3, 0)];
+    let request = Message::negotiation(1, &frameworks, device.versions)?.encode();
+    channel.send(&Packet::in_band(1, &request), STEP)?;
+    let reply = channel.recv(STEP)?.context("no answer to a negotiation")?;
+    let settled = Reply::to(&request, &reply.payload)?.settled()?;
+    let expected = Some((Version::new(3, 0), device.chosen));
+    ensure!(
+        settled == expected,
+        "expected the versions {expected:?}; the kernel chose {settled:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! The host's hand in the guest: a small program on the guest's second serial
+//! port that does what scenarios ask for there.
+//!
+//! A request is a line of JSON, and so is its reply; each has a number, so that
+//! a reply which comes late is not taken for another's.
+
+mod client;
+mod files;
+mod helper;
+mod program;
+mod request;
+
+pub use client::Guest;
+pub use files::RemoteFiles;
+pub use helper::Helper;
+pub use request::{Digest, Numbered, Reply, Request};
+
+/// Where the guest has the helper.
+pub const HELPER: &str = "/bin/hyperv-vm-guest";
+
+/// The serial port, in the guest.
+pub const PORT: &str = "/dev/ttyS1";

@@ -1,0 +1,174 @@
+//! The guest as scenarios have it: devices through VMBus, the program and its
+//! files through the helper.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hyperv_sim::files::Files;
+use hyperv_sim::held::Held;
+use hyperv_sim::port::{Device, Machine, Offer, Port};
+use hyperv_sim::scenario::{FCOPY, FCOPY_INSTANCE, OPEN_TIME};
+use hyperv_vmbus::ring::RingMemory;
+use nix::sys::signal::Signal;
+
+use crate::guest::{Guest, RemoteFiles};
+use crate::vmbus::gpadl::PAGE;
+use crate::vmbus::{VmBus, VmDevice};
+
+/// How long the program may take to end.
+const STOP_TIME: Duration = Duration::from_secs(30);
+
+/// Where scenarios have their files, in the guest: a tmpfs.
+const DIRECTORY: &str = "/tmp/scenarios";
+
+/// Lines of the protocol's journal that follow the program's log.
+const JOURNAL_LINES: usize = 6;
+
+/// A guest that is up, for one scenario after the other.
+pub struct VmMachine {
+    bus: VmBus,
+    guest: Arc<Guest>,
+    command: Vec<String>,
+    directory: PathBuf,
+    offered: Vec<Arc<VmDevice>>,
+    /// Devices were served since this machine was made.
+    started: bool,
+}
+
+impl VmMachine {
+    /// The guest with a program that is started by `command`.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer.
+    pub fn new(bus: VmBus, guest: Arc<Guest>, command: Vec<String>) -> Result<Self> {
+        let machine = Self {
+            bus,
+            guest,
+            command,
+            directory: PathBuf::from(DIRECTORY),
+            offered: Vec::new(),
+            started: false,
+        };
+        let files = machine.files();
+        if files.facts(&machine.directory)?.is_some() {
+            files.remove_directory(&machine.directory)?;
+        }
+        files.create_directories(&machine.directory)?;
+        files.create_directories(Path::new("/var/lib/hyperv-agent"))?;
+        Ok(machine)
+    }
+
+    /// Bytes of each ring that the guest's kernel makes for file copies.
+    ///
+    /// # Errors
+    ///
+    /// Where the program does not open the device.
+    pub fn ring_len(&mut self) -> Result<usize> {
+        let device = self.offer(Offer::Uio {
+            class: FCOPY,
+            instance: FCOPY_INSTANCE,
+            number: 0,
+            ring_len: 0,
+        })?;
+        self.start()?;
+        let opened = device.accept(OPEN_TIME);
+        let closed = self.stop().and(device.rescind());
+        let (Port::Uio(port) | Port::Kernel(port)) = opened? else {
+            bail!("a device of the guest has no rings");
+        };
+        closed?;
+        Ok(PAGE + port.rings.incoming.data_len() as usize)
+    }
+}
+
+impl Machine for VmMachine {
+    fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>> {
+        let (class, instance, kernel) = match offer {
+            Offer::Uio {
+                class, instance, ..
+            } => (class, instance, false),
+            Offer::HvUtil {
+                class, instance, ..
+            } => (class, instance, true),
+        };
+        let device = self.bus.offer(class, instance, kernel)?;
+        self.offered.retain(|device| !device.is_released());
+        self.offered.push(Arc::clone(&device));
+        Ok(device)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.guest.start(&self.command)?;
+        self.started = true;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.guest.end(Signal::SIGTERM, STOP_TIME)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.guest.end(Signal::SIGKILL, STOP_TIME)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.guest.pid().ok().flatten()
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.pid().is_some()
+    }
+
+    fn held(&self) -> Result<Option<Held>> {
+        self.guest.held()
+    }
+
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(RemoteFiles(Arc::clone(&self.guest)))
+    }
+
+    fn log(&self) -> String {
+        let log = self.guest.log();
+        let mut log = log.unwrap_or_else(|error| format!("no log: {error:#}\n"));
+        let journal = self.bus.journal();
+        let lines: Vec<&str> = journal.lines().collect();
+        for line in lines.iter().rev().take(JOURNAL_LINES).rev() {
+            log += &format!("vmbus: {line}\n");
+        }
+        log
+    }
+}
+
+impl Drop for VmMachine {
+    fn drop(&mut self) {
+        // The guest lives on: what a failed scenario left is not the next one's.
+        if self.started && self.is_running() {
+            let _ = self.kill();
+        }
+        for device in &self.offered {
+            device.rescind_at_once();
+        }
+    }
+}
+
+/// Lets the guest's UIO driver take file copy devices, as kernels from 2026 on
+/// do and as the agent does by itself.
+///
+/// # Errors
+///
+/// Where the driver is not there.
+pub fn bind_to_uio(guest: &Guest) -> Result<()> {
+    let path = PathBuf::from("/sys/bus/vmbus/drivers/uio_hv_generic/new_id");
+    ensure!(guest.has(&path)?, "the guest has no uio_hv_generic");
+    let data = FCOPY.to_string().into_bytes();
+    guest
+        .order(&crate::guest::Request::Write { path, data })
+        .context("adding the file copy device to uio_hv_generic")
+}

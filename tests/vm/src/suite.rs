@@ -1,0 +1,317 @@
+//! Plays scenarios with a guest that is booted for them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+use hyperv_sim::scenario::{Factory, Options, Outcome, Runner, SCENARIOS, Transport, Verdict};
+
+use crate::boot::KERNEL_OPTIONS;
+use crate::devices::{self, DEVICES};
+use crate::guest::Guest;
+use crate::hypercall::Host;
+use crate::machine::{VmMachine, bind_to_uio};
+use crate::monitor::{Config, Ending, Monitor, Stop};
+use crate::vmbus::{Version, VmBus};
+
+/// Plays scenarios with a program in a real kernel
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Scenarios to play; all where none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// Kernel (bzImage)
+    #[arg(long)]
+    kernel: PathBuf,
+    /// Initramfs with the program and the helper in it
+    #[arg(long)]
+    initramfs: PathBuf,
+    /// The program and its arguments in the guest, quoted as for a shell
+    #[arg(long, default_value = "/bin/hyperv-agent run --log stderr")]
+    agent: String,
+    /// How the guest's kernel has the file copy device [default: as mainline
+    /// kernels of its release have it]
+    #[arg(long, value_enum)]
+    transport: Option<Kind>,
+    /// Let the UIO driver take the device before the program starts, which
+    /// otherwise has to do so itself
+    #[arg(long)]
+    bind: bool,
+    /// Size of the large file, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 16)]
+    large: u64,
+    /// Print each verdict as a line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Memory of the guest, in MiB
+    #[arg(long, default_value_t = 512)]
+    memory: usize,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2)]
+    processors: u8,
+    /// File that gets the guest's console
+    #[arg(long, default_value = "console.log")]
+    console: PathBuf,
+    /// Further words for the kernel's command line
+    #[arg(long, default_value = "")]
+    append: String,
+    /// Seconds that the guest may run
+    #[arg(long, default_value_t = 1800)]
+    limit: u64,
+}
+
+/// Lines of the protocol's journal that are shown after a failure.
+const JOURNAL_LINES: usize = 40;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// `uio_hv_generic`: 6.10 and later
+    Uio,
+    /// `hv_utils`: before 6.10
+    Hvutil,
+}
+
+impl Kind {
+    /// As mainline has it in this release.
+    fn of(release: &str) -> Self {
+        let mut numbers = release
+            .split(|letter: char| !letter.is_ascii_digit())
+            .map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0u32);
+        match (next(), next()) >= (6, 10) {
+            true => Self::Uio,
+            false => Self::Hvutil,
+        }
+    }
+}
+
+/// Prints what can be played, and what cannot and why.
+pub fn list() {
+    for scenario in SCENARIOS {
+        let ways = [
+            ("uio", Transport::Uio(16 << 10)),
+            ("hvutil", Transport::HvUtil),
+        ];
+        let mut said = Vec::new();
+        for (name, transport) in ways {
+            match scenario.with_kernel(transport) {
+                Ok(true) => said.push(name.to_owned()),
+                Ok(false) => {}
+                Err(skip) => said.push(format!("not {name}: {skip}")),
+            }
+        }
+        println!(
+            "{:26} [{}] {}",
+            scenario.name,
+            said.join(", "),
+            scenario.summary
+        );
+    }
+    for device in DEVICES {
+        println!("{:26} [hvutil] {}", device.name, device.summary);
+    }
+}
+
+/// A guest that has been booted.
+struct Booted {
+    bus: VmBus,
+    guest: Arc<Guest>,
+    stop: Stop,
+    thread: JoinHandle<Result<Ending>>,
+}
+
+impl Booted {
+    fn new(arguments: &Arguments) -> Result<Self> {
+        let monitor = Monitor::new(&Config {
+            kernel: arguments.kernel.clone(),
+            initramfs: arguments.initramfs.clone(),
+            command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
+            memory: arguments.memory,
+            processors: arguments.processors,
+            console: arguments.console.clone(),
+            limit: Duration::from_secs(arguments.limit),
+        })?;
+        let bus = VmBus::new(monitor.memory(), monitor.synic(), Version::NEWEST);
+        let (control, stop) = (monitor.control(), monitor.stopper());
+        let host: Arc<dyn Host> = Arc::new(bus.clone());
+        let thread = thread::Builder::new()
+            .name("machine".to_owned())
+            .spawn(move || monitor.run(&host))?;
+        let guest = Guest::connect(control);
+        let guest = guest.with_context(|| format!("VMBus so far:\n{}", bus.journal()));
+        match guest {
+            Ok(guest) => Ok(Self {
+                bus,
+                guest: Arc::new(guest),
+                stop,
+                thread,
+            }),
+            Err(error) => {
+                stop.stop();
+                let ended = thread.join();
+                Err(error.context(format!("the machine ended: {ended:?}")))
+            }
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.stop();
+        let ended = self.thread.join();
+        match ended.map_err(|_| anyhow!("the monitor panicked"))?? {
+            Ending::Stopped => Ok(()),
+            other => bail!("the guest ended by itself: {other:?}"),
+        }
+    }
+}
+
+/// Plays scenarios.
+///
+/// # Errors
+///
+/// Where the guest does not come up, or is lost on the way.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let known = |name: &String| {
+        SCENARIOS.iter().any(|scenario| scenario.name == name)
+            || DEVICES.iter().any(|device| device.name == name)
+    };
+    if let Some(name) = arguments.scenarios.iter().find(|name| !known(name)) {
+        bail!("there is no scenario {name:?}; `hyperv-vm list` lists them");
+    }
+    let command = shell_words::split(&arguments.agent)?;
+    let booted = Booted::new(arguments)?;
+    let mut tally = Tally::new(arguments);
+    let played = play(arguments, &booted, &command, &mut tally);
+    if played.is_err() || tally.failed > 0 {
+        let journal = booted.bus.journal();
+        let lines: Vec<&str> = journal.lines().collect();
+        let end = lines.len().saturating_sub(JOURNAL_LINES);
+        eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
+    }
+    let ended = booted.end();
+    match (played, ended) {
+        // How the guest ended says why it was lost.
+        (Err(lost), Err(ended)) => return Err(lost.context(ended)),
+        (played, ended) => played.and(ended)?,
+    }
+    if !arguments.json {
+        let Tally { passed, failed, .. } = tally;
+        println!(
+            "{passed} passed, {failed} failed, {} skipped",
+            tally.skipped
+        );
+    }
+    match tally.failed {
+        0 => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+fn play(
+    arguments: &Arguments,
+    booted: &Booted,
+    command: &[String],
+    tally: &mut Tally,
+) -> Result<()> {
+    let version = booted.bus.version();
+    let version = version.map_or("none".to_owned(), |version| version.to_string());
+    eprintln!(
+        "a guest with kernel {} is up, VMBus version {version}",
+        booted.guest.release()
+    );
+    let machine = || {
+        VmMachine::new(
+            booted.bus.clone(),
+            Arc::clone(&booted.guest),
+            command.to_vec(),
+        )
+    };
+    if arguments.bind {
+        bind_to_uio(&booted.guest)?;
+    }
+    let kind = arguments.transport;
+    let transport = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {
+        Kind::Uio => Transport::Uio(machine()?.ring_len()?),
+        Kind::Hvutil => Transport::HvUtil,
+    };
+    let wanted = |name: &str| {
+        arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name)
+    };
+    for device in DEVICES.iter().filter(|device| wanted(device.name)) {
+        tally.count(&devices::play(device, &booted.bus, &booted.guest))?;
+    }
+    let options = Options {
+        large: arguments.large << 20,
+        alone: false,
+    };
+    let factory: Factory<'_> = Box::new(|| Ok(Box::new(machine()?)));
+    let mut runner = Runner::new(factory, options);
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
+        let verdict = match scenario.with_kernel(transport) {
+            Ok(false) => continue,
+            Ok(true) => runner.run(scenario, transport)?,
+            Err(skip) => Verdict::skipped(scenario, transport, skip.to_string()),
+        };
+        tally.count(&verdict)?;
+    }
+    Ok(())
+}
+
+struct Tally {
+    json: bool,
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    fn new(arguments: &Arguments) -> Self {
+        Self {
+            json: arguments.json,
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+        }
+    }
+
+    fn count(&mut self, verdict: &Verdict) -> Result<()> {
+        let seconds = verdict.seconds;
+        let (count, outcome) = match &verdict.outcome {
+            Outcome::Passed => (&mut self.passed, format!("ok ({seconds:.1} s)")),
+            Outcome::Failed(reason) => (&mut self.failed, format!("FAILED: {reason}")),
+            Outcome::Skipped(reason) => (&mut self.skipped, format!("skipped: {reason}")),
+        };
+        *count += 1;
+        if self.json {
+            println!("{}", serde_json::to_string(verdict)?);
+            return Ok(());
+        }
+        println!("{:26} {:8} {outcome}", verdict.scenario, verdict.transport);
+        for line in &verdict.log {
+            println!("    | {line}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_tells_the_transport() {
+        for (release, kind) in [
+            ("6.1.0-40-amd64", Kind::Hvutil),
+            ("6.9.12", Kind::Hvutil),
+            ("6.10.0-rc1", Kind::Uio),
+            ("6.12.43+deb13-amd64", Kind::Uio),
+            ("7.0", Kind::Uio),
+            ("", Kind::Hvutil),
+        ] {
+            assert_eq!(Kind::of(release), kind, "{release}");
+        }
+    }
+}
