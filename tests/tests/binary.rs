@@ -59,7 +59,7 @@ fn uio(entry: &Entry, number: u32) -> Offer {
 fn accept_channel(device: &Arc<dyn Device>) -> HostChannel {
     match device.accept(LONG).unwrap() {
         Port::Uio(port) => HostChannel::new(port),
-        Port::HvUtil(_) => panic!("a UIO device was offered"),
+        Port::Kernel(_) | Port::HvUtil(_) => panic!("a UIO device was offered"),
     }
 }
 
