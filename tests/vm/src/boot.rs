@@ -14,9 +14,9 @@ use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _,
 use crate::memory::{ACPI, BOOT_PARAMETERS, COMMAND_LINE, COMMAND_LINE_LEN, HIGH, KERNEL, LOW_END};
 
 /// What a guest's kernel is told unless something else is wanted. Each character
-/// on the console is an exit from the guest, so it says only what matters; its
-/// log has the rest.
-pub const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off loglevel=4";
+/// on the console is an exit from the guest, so it has warnings and what is worse;
+/// the kernel's log has the rest.
+pub const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off loglevel=5";
 
 /// Offset of the 64-bit entry in the kernel's protected-mode part.
 const ENTRY_64: u64 = 0x200;

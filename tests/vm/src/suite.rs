@@ -192,7 +192,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
     }
     let ended = booted.end();
-    played.and(ended)?;
+    match (played, ended) {
+        // How the guest ended says why it was lost.
+        (Err(lost), Err(ended)) => return Err(lost.context(ended)),
+        (played, ended) => played.and(ended)?,
+    }
     if !arguments.json {
         let Tally { passed, failed, .. } = tally;
         println!(
