@@ -9,7 +9,7 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError};
 use slog::{Logger, info, warn};
 
-use crate::locate::{Found, locate};
+use crate::locate::{Found, has_node, locate};
 use crate::slot::Key;
 use crate::supervisor::Settings;
 
@@ -62,7 +62,13 @@ impl Scanner {
         let mut complaints = Vec::new();
         let mut wanted = BTreeMap::new();
         let mut unreachable_now = Vec::new();
-        let devices = match discovery::devices(&settings.roots) {
+        let roots = &settings.roots;
+        let services: Vec<_> = settings
+            .services
+            .iter()
+            .map(|entry| (*entry, has_node(entry, roots)))
+            .collect();
+        let devices = match discovery::devices(roots) {
             Ok(devices) => devices,
             // The bus can be missing where the nodes are not, as in containers.
             Err(DiscoveryError::NoVmbus(_)) => Vec::new(),
@@ -71,12 +77,12 @@ impl Scanner {
                 Vec::new()
             }
         };
-        for entry in &settings.services {
+        for (entry, has_node) in services {
             let Found {
                 located,
                 unreachable,
                 settling,
-            } = locate(entry, &devices, &settings.roots);
+            } = locate(entry, &devices, roots, has_node);
             if settling && self.settle_looks < SETTLE_LOOKS {
                 self.settle_looks += 1;
                 self.look_again_at(now + SETTLE_PAUSE);
@@ -97,7 +103,7 @@ impl Scanner {
             }
             for device in located {
                 let service = entry.name;
-                wanted.insert(Key { service, device }, *entry);
+                wanted.insert(Key { service, device }, entry);
             }
         }
         self.unreachable
