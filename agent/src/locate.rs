@@ -45,15 +45,22 @@ pub struct Found {
     pub settling: bool,
 }
 
-/// Looks for the devices of one service among `devices`.
+/// Whether a service's character device is there. It is to be looked for before
+/// the devices are listed: then the list has its VMBus device, and says whether
+/// the driver is done with it.
+pub fn has_node(entry: &Entry, roots: &Roots) -> bool {
+    roots.dev.join(entry.hvutil.node).exists()
+}
+
+/// Looks for the devices of one service among `devices`; `has_node` is what
+/// [`has_node`] said before these were listed.
 ///
 /// A device that `uio_hv_generic` has is reached by it; otherwise the service's
 /// character device is taken, where there is one. Some kernels have that node
 /// without showing the VMBus device, so it counts by itself. It is there a
 /// little before the driver is: see [`Device::open`].
-pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots) -> Found {
+pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots, has_node: bool) -> Found {
     let node = roots.dev.join(entry.hvutil.node);
-    let has_node = node.exists();
     let mut found = Found::default();
     for device in devices.iter().filter(|device| device.class == entry.class) {
         match &device.uio {
@@ -101,7 +108,7 @@ mod tests {
             open,
         };
         for (open, there) in [(None, true), (Some(false), false), (Some(true), true)] {
-            let found = locate(entry, &[device(open)], &roots);
+            let found = locate(entry, &[device(open)], &roots, has_node(entry, &roots));
             assert_eq!(found.located.len(), usize::from(there), "{open:?}");
             assert_eq!(found.settling, !there, "{open:?}");
         }

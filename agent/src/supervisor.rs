@@ -23,7 +23,7 @@ use slog::{Logger, debug, error, info, o, warn};
 
 use crate::endpoint::{Control, Ended, Endpoint, Why};
 use crate::hotplug::Uevents;
-use crate::locate::{Found, Located, locate};
+use crate::locate::{Found, Located, has_node, locate};
 use crate::logging::RateLimit;
 use crate::opener::Opener;
 
@@ -394,7 +394,14 @@ impl Supervisor {
         let now = Instant::now();
         let mut wanted = BTreeMap::new();
         let mut unreachable_now = Vec::new();
-        let devices = match discovery::devices(&self.settings.roots) {
+        let roots = self.settings.roots.clone();
+        let services: Vec<_> = self
+            .settings
+            .services
+            .iter()
+            .map(|entry| (*entry, has_node(entry, &roots)))
+            .collect();
+        let devices = match discovery::devices(&roots) {
             Ok(devices) => devices,
             // The bus can be missing where the nodes are not, as in containers.
             Err(DiscoveryError::NoVmbus(_)) => Vec::new(),
@@ -403,12 +410,12 @@ impl Supervisor {
                 Vec::new()
             }
         };
-        for entry in self.settings.services.clone() {
+        for (entry, has_node) in services {
             let Found {
                 located,
                 unreachable,
                 settling,
-            } = locate(entry, &devices, &self.settings.roots);
+            } = locate(entry, &devices, &roots, has_node);
             if settling && self.settle_looks < SETTLE_LOOKS {
                 self.settle_looks += 1;
                 self.look_again = Some(now + SETTLE_PAUSE);
