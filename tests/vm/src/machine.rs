@@ -10,6 +10,7 @@ use hyperv_sim::files::Files;
 use hyperv_sim::held::Held;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::scenario::{FCOPY, FCOPY_INSTANCE, OPEN_TIME};
+use hyperv_sim::wait::until;
 use hyperv_vmbus::ring::RingMemory;
 use nix::sys::signal::Signal;
 
@@ -19,6 +20,9 @@ use crate::vmbus::{VmBus, VmDevice};
 
 /// How long the program may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
+
+/// How long the guest's driver may take for a new device.
+const BIND_TIME: Duration = Duration::from_secs(30);
 
 /// Where scenarios have their files, in the guest: a tmpfs.
 const DIRECTORY: &str = "/tmp/scenarios";
@@ -35,6 +39,8 @@ pub struct VmMachine {
     offered: Vec<Arc<VmDevice>>,
     /// Devices were served since this machine was made.
     started: bool,
+    /// The program wants its device to be there when it starts.
+    pub device_first: bool,
 }
 
 impl VmMachine {
@@ -51,6 +57,7 @@ impl VmMachine {
             directory: PathBuf::from(DIRECTORY),
             offered: Vec::new(),
             started: false,
+            device_first: false,
         };
         let files = machine.files();
         if files.facts(&machine.directory)?.is_some() {
@@ -101,6 +108,12 @@ impl Machine for VmMachine {
     }
 
     fn start(&mut self) -> Result<()> {
+        if self.device_first && self.offered.iter().any(|device| !device.is_released()) {
+            let bound = PathBuf::from(format!("/sys/bus/vmbus/devices/{FCOPY_INSTANCE}/uio"));
+            until(BIND_TIME, "the guest's driver to take the device", || {
+                Ok(self.guest.has(&bound)?.then_some(()))
+            })?;
+        }
         self.guest.start(&self.command)?;
         self.started = true;
         Ok(())

@@ -223,11 +223,13 @@ fn play(
         booted.guest.release()
     );
     let machine = || {
-        VmMachine::new(
+        let mut machine = VmMachine::new(
             booted.bus.clone(),
             Arc::clone(&booted.guest),
             command.to_vec(),
-        )
+        )?;
+        machine.device_first = arguments.bind;
+        anyhow::Ok(machine)
     };
     if arguments.bind {
         bind_to_uio(&booted.guest)?;
