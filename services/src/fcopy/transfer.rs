@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use rustix::fs::{
@@ -48,6 +49,8 @@ pub(super) struct Transfer {
     extents: Extents,
     /// Bytes on their way to the disk.
     written_back: u64,
+    /// What last set the disk to work on them.
+    write_back: Option<JoinHandle<()>>,
     started: Instant,
 }
 
@@ -79,6 +82,7 @@ impl Transfer {
             reserved,
             extents: Extents::default(),
             written_back: 0,
+            write_back: None,
             started: Instant::now(),
         })
     }
@@ -115,20 +119,26 @@ impl Transfer {
         Ok(())
     }
 
+    /// Sets the disk to work on what came in since the last time, on a thread of
+    /// its own: handing it over waits for the disk where that is slow.
     fn write_back(&mut self) {
         let ready = self.extents.head() / PAGE * PAGE;
-        let new = ready.saturating_sub(self.written_back);
-        if new < WRITE_BACK {
+        let from = self.written_back;
+        let new = ready.saturating_sub(from);
+        let at_work = |thread: &JoinHandle<()>| !thread.is_finished();
+        if new < WRITE_BACK || self.write_back.as_ref().is_some_and(at_work) {
             return;
         }
-        // The kernel starts writing what is dirty before it drops what is
-        // clean. It is a hint: an error shows at the end, when it counts.
-        let _ = fadvise(
-            self.staging.file(),
-            self.written_back,
-            NonZeroU64::new(new),
-            Advice::DontNeed,
-        );
+        // It is a hint: an error shows at the end, when it counts.
+        let Ok(file) = self.staging.file().try_clone_to_owned() else {
+            return;
+        };
+        let thread = thread::Builder::new().name("write-back".to_owned());
+        // The kernel starts writing what is dirty before it drops what is clean.
+        let started = thread.spawn(move || {
+            let _ = fadvise(file, from, NonZeroU64::new(new), Advice::DontNeed);
+        });
+        self.write_back = started.ok();
         self.written_back = ready;
     }
 
