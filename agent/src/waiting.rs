@@ -26,8 +26,15 @@ pub(crate) struct Waiting {
     supervisor: Registry,
     /// The device's token there.
     token: Token,
-    device_is_ours: bool,
-    on_any_poll: bool,
+    /// Which poll has the device, if one does.
+    device_on: Option<Owner>,
+}
+
+/// Whose poll a device is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Worker,
+    Supervisor,
 }
 
 impl Waiting {
@@ -39,8 +46,7 @@ impl Waiting {
             events: Events::with_capacity(4),
             supervisor: supervisor.try_clone()?,
             token,
-            device_is_ours: false,
-            on_any_poll: false,
+            device_on: None,
         })
     }
 
@@ -51,14 +57,18 @@ impl Waiting {
 
     /// Has the device on the worker's own poll, or on the supervisor's.
     pub(crate) fn hold(&mut self, channel: &dyn Channel, ours: bool) -> Result<(), ChannelError> {
-        if self.on_any_poll && self.device_is_ours == ours {
+        let owner = if ours {
+            Owner::Worker
+        } else {
+            Owner::Supervisor
+        };
+        if self.device_on == Some(owner) {
             return Ok(());
         }
         self.let_go(channel);
-        let (registry, token) = if ours {
-            (self.poll.registry(), DEVICE)
-        } else {
-            (&self.supervisor, self.token)
+        let (registry, token) = match owner {
+            Owner::Worker => (self.poll.registry(), DEVICE),
+            Owner::Supervisor => (&self.supervisor, self.token),
         };
         let descriptor = channel.as_fd().as_raw_fd();
         registry
@@ -67,21 +77,16 @@ impl Waiting {
                 call: "watching the device",
                 source,
             })?;
-        self.device_is_ours = ours;
-        self.on_any_poll = true;
+        self.device_on = Some(owner);
         Ok(())
     }
 
     /// Takes the device off the poll it is on.
     pub(crate) fn let_go(&mut self, channel: &dyn Channel) {
-        if !self.on_any_poll {
-            return;
-        }
-        self.on_any_poll = false;
-        let registry = if self.device_is_ours {
-            self.poll.registry()
-        } else {
-            &self.supervisor
+        let registry = match self.device_on.take() {
+            Some(Owner::Worker) => self.poll.registry(),
+            Some(Owner::Supervisor) => &self.supervisor,
+            None => return,
         };
         let descriptor = channel.as_fd().as_raw_fd();
         // It fails only where the kernel has dropped the device by itself.
