@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
+
 use crate::ring::RingError;
 
 /// Which way messages travel. It decides how a service reads them.
@@ -78,6 +80,16 @@ pub enum ChannelError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+/// What a failed system call on the device means: a device that the host took
+/// away answers everything with `EIO`, and one that the kernel has removed with
+/// `ENODEV`, `ENXIO` or `EBADF`.
+pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelError {
+    move |source| match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EIO | Errno::ENODEV | Errno::ENXIO | Errno::EBADF) => ChannelError::Gone,
+        _ => ChannelError::Io { call, source },
+    }
 }
 
 /// An open device that carries a service's messages.

@@ -13,8 +13,7 @@ use std::path::Path;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
-use crate::uio::io_error;
+use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport, io_error};
 
 /// An open `/dev/vmbus/hv_*` device.
 #[derive(Debug)]

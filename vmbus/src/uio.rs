@@ -7,10 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::libc;
 
-use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
+use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport, io_error};
 use crate::mapping::{MappedRing, MappedRings};
 use crate::packet;
 use crate::ring::{Reader, RingMemory, Writer, Written};
@@ -188,16 +187,6 @@ impl<D: Doorbell> Channel for UioChannel<D> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(io_error("reading the interrupt count")(error)),
         }
-    }
-}
-
-/// What a failed system call on the device means: a device that the host took
-/// away answers everything with `EIO`, and one that the kernel has removed with
-/// `ENODEV`, `ENXIO` or `EBADF`.
-pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelError {
-    move |source| match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EIO | Errno::ENODEV | Errno::ENXIO | Errno::EBADF) => ChannelError::Gone,
-        _ => ChannelError::Io { call, source },
     }
 }
 
