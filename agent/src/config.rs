@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use hyperv_services::registry::{self, SERVICES};
-use hyperv_services::{Config as ServiceConfig, fcopy};
+use hyperv_services::{Config as ServiceConfig, fcopy, kvp};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -118,7 +118,10 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .into_iter()
             .map(|(name, on)| (name.0, on))
             .collect(),
-        service: ServiceConfig { fcopy },
+        service: ServiceConfig {
+            fcopy,
+            kvp: kvp::Config::default(),
+        },
     })
 }
 

@@ -14,4 +14,6 @@ pub mod vss;
 pub struct Config {
     /// File copy.
     pub fcopy: fcopy::Config,
+    /// Key-value pairs and IP configuration.
+    pub kvp: kvp::Config,
 }

@@ -29,6 +29,7 @@ fn writes_in_order_allocate_nothing() {
             state_directory: directory.path().join("state"),
             ..fcopy::Config::default()
         },
+        ..Config::default()
     };
     let entry = registry::by_name("fcopy").unwrap();
     let mut service = (entry.make)(&config, &Logger::root(Discard, o!()));

@@ -168,6 +168,7 @@ impl Guest {
 fn make(config: &fcopy::Config, log: &Log) -> Box<dyn Service> {
     let config = Config {
         fcopy: config.clone(),
+        ..Config::default()
     };
     let log = Logger::root(log.clone(), o!());
     (registry::by_name("fcopy").unwrap().make)(&config, &log)

@@ -57,6 +57,7 @@ fuzz_target!(|steps: Vec<Step>| {
             state_directory: state,
             ..fcopy::Config::default()
         },
+        ..Config::default()
     };
     let entry = registry::by_name("fcopy").unwrap();
     let mut service = (entry.make)(&config, &Logger::root(Discard, o!()));

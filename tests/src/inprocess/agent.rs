@@ -41,6 +41,7 @@ impl Agent {
             services: registry::SERVICES.to_vec(),
             config: Arc::new(hyperv_services::Config {
                 fcopy: config.clone(),
+                ..hyperv_services::Config::default()
             }),
             bind_uio: false,
             roots: Roots {

@@ -1,0 +1,136 @@
+//! Key-value pairs and IP configuration. Protocol section 7.
+//!
+//! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
+//! `executor` carries it to the `logic` on a thread of its own and answers in
+//! time whatever that thread waits for. [`pool`] has the files that the host
+//! and the guest write to, [`facts`] what is computed for the host, [`net`] the
+//! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
+//! [`inject`] writes what the host wants of it.
+
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::{MessageType, Status, Version};
+
+use std::path::PathBuf;
+
+use crate::registry::{Entry, HvUtil};
+use crate::service::Service;
+
+pub mod facts;
+pub mod hvutil;
+pub mod inject;
+pub mod ip_info;
+pub mod net;
+pub mod pool;
+pub mod request;
+pub mod uio;
+
+/// Bytes of every message on the character device.
+const MESSAGE_LEN: usize = 7432;
+
+const OP_REGISTER: u8 = 100;
+
+static REGISTRATION: [u8; MESSAGE_LEN] = {
+    let mut message = [0; MESSAGE_LEN];
+    message[0] = OP_REGISTER;
+    message
+};
+
+/// The service's entry in the registry.
+pub static ENTRY: Entry = Entry {
+    name: "kvp",
+    summary: "key-value pairs and IP configuration",
+    class: Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6),
+    message_type: MessageType::KVP,
+    frameworks: &[Version::new(3, 0), Version::new(1, 0)],
+    versions: &[Version::new(4, 0), Version::new(3, 0), Version::new(1, 0)],
+    hvutil: HvUtil {
+        node: "vmbus/hv_kvp",
+        registration: &REGISTRATION,
+        message_len: MESSAGE_LEN,
+    },
+    default: false,
+    make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
+};
+
+/// What the service is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the pool files are, and where IP configurations are noted.
+    pub directory: PathBuf,
+    /// Globs of interface names whose addresses are not told the host among the
+    /// guest's facts.
+    pub ignored_interfaces: Vec<String>,
+    /// Keys and values that the guest publishes in pool 1, in order of keys.
+    pub publish: std::collections::BTreeMap<String, String>,
+    /// Where the keys that were published last are noted.
+    pub state_directory: PathBuf,
+    /// How IP configurations are read and written.
+    pub network: Network,
+    /// What stands for `/` where the machine's own files are read: `/` but in
+    /// tests.
+    pub root: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/hyperv"),
+            ignored_interfaces: ["docker*", "veth*", "br-*", "virbr*", "cni*"]
+                .map(str::to_owned)
+                .into(),
+            publish: std::collections::BTreeMap::new(),
+            state_directory: PathBuf::from("/var/lib/hyperv-agent"),
+            network: Network::default(),
+            root: PathBuf::from("/"),
+        }
+    }
+}
+
+/// How IP configurations are read and written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Network {
+    /// What writes them.
+    pub backend: Backend,
+    /// Directory of the distribution's helper scripts `hv_get_dns_info`,
+    /// `hv_get_dhcp_info` and `hv_set_ifconfig`; those that are there are run in
+    /// place of what is built in. `None`: none is run.
+    pub scripts: Option<PathBuf>,
+}
+
+/// What writes IP configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// What runs on the machine.
+    #[default]
+    Auto,
+    /// Nothing: the host's IP configurations are refused.
+    Off,
+    /// Netplan.
+    Netplan,
+    /// systemd-networkd.
+    Networkd,
+    /// NetworkManager, by key files.
+    NetworkManager,
+    /// ifupdown, by `/etc/network/interfaces.d`.
+    Ifupdown,
+    /// `ifcfg` files of Red Hat and SUSE.
+    Ifcfg,
+}
+
+struct KeyValue;
+
+impl KeyValue {
+    fn new(_config: &Config, _log: &slog::Logger) -> Self {
+        Self
+    }
+}
+
+impl Service for KeyValue {
+    fn handle_uio(&mut self, _body: &mut [u8]) -> Status {
+        Status::NOT_SUPPORTED
+    }
+
+    fn handle_hvutil(&mut self, _buffer: &mut [u8], len: usize) -> usize {
+        len
+    }
+}
