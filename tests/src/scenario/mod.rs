@@ -258,7 +258,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
     }
     Kvp {
         "kvp-pools" KVP_EVERY kvp::pools::pools: "in every pool keys are set, got, overwritten, enumerated in order, and deleted";
-        "kvp-missing-keys" KVP_BOTH kvp::pools::missing: "a key that is not there fails, and places beyond the end are no more items";
+        "kvp-get" KVP_BOTH kvp::pools::get: "what is in a pool is got by its key, the first of two alike";
+        "kvp-missing-keys" KVP_BOTH kvp::pools::missing: "a key that is not there fails, and a place behind the last is no more items";
+        "kvp-places-beyond" KVP_BOTH kvp::pools::beyond: "places far beyond the end are no more items";
         "kvp-numbers" KVP_BOTH kvp::pools::numbers: "numbers of 32 and 64 bits become decimal text";
         "kvp-longest" KVP_BOTH kvp::pools::longest: "the longest key and the longest value are kept as they are";
         "kvp-unicode" KVP_BOTH kvp::pools::unicode: "keys and values beyond ASCII, surrogate pairs too";
@@ -269,6 +271,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-foreign-records" KVP_BOTH kvp::files::foreign: "records without NULs, with bytes behind them, or in no UTF-8, are read";
         "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of keys that are there twice the first counts, and both go";
         "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "what another program appends or rewrites is there at once";
+        "kvp-file-removed" KVP_BOTH kvp::files::removed: "a file that somebody removed is empty, and made again";
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
         "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";
         "kvp-driver-version" HVUTIL kvp::facts::driver_version: "the version that the kernel's driver states is that of the integration services";

@@ -21,12 +21,23 @@ fn set(host: &mut KvpHost, pool: u8, key: &str, value: &str) -> Result<()> {
     super::stage::expect(host.set(pool, key, value)?, Status::OK, &what)
 }
 
-/// Expects that a GET brings this.
+/// Expects that the first of this key is enumerated with this value.
 fn expect_value(host: &mut KvpHost, pool: u8, key: &str, value: &str) -> Result<()> {
+    let items = host.list(pool)?;
+    let found = items.iter().find(|item| item.0 == key);
+    ensure!(
+        found.is_some_and(|item| item.1 == value),
+        "expected {value:?} for {key:?} in pool {pool}; it has {items:?}"
+    );
+    Ok(())
+}
+
+/// Expects that a GET brings this.
+fn expect_got(host: &mut KvpHost, pool: u8, key: &str, value: &str) -> Result<()> {
     let got = host.get(pool, key)?;
     ensure!(
         got.as_deref() == Ok(value),
-        "expected {value:?} for {key:?} in pool {pool}; the guest said {got:?}"
+        "expected a GET of {key:?} in pool {pool} to bring {value:?}; the guest said {got:?}"
     );
     Ok(())
 }

@@ -5,8 +5,8 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::Transport;
 use super::super::stage::{KvpStage, expect, expect_failure};
-use super::{FILES, expect_missing, expect_value, set};
-use crate::kvp::{KEY_UNITS, KvpHost, Operation, POOLS, VALUE_UNITS, Value};
+use super::{FILES, expect_got, expect_missing, expect_value, set};
+use crate::kvp::{KEY_UNITS, KvpHost, Operation, POOLS, VALUE_UNITS, Value, pool};
 
 pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
@@ -18,9 +18,6 @@ pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
         }
         let items = [("one", "1"), ("on", "2"), ("ones", "3"), ("two", "")];
         stage.expect_items(&mut host, pool, &items)?;
-        for (key, value) in items {
-            expect_value(&mut host, pool, key, value)?;
-        }
         set(&mut host, pool, "on", "a longer value than before")?;
         set(&mut host, pool, "one", "")?;
         expect_value(&mut host, pool, "on", "a longer value than before")?;
@@ -34,14 +31,41 @@ pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
     }
     // None has anything of another's.
     for pool in FILES {
-        for key in ["one", "two", "ones"] {
-            stage.expect_items(&mut host, pool, &[("one", ""), ("ones", "3"), ("two", "")])?;
-            expect_value(&mut host, pool, key, if key == "ones" { "3" } else { "" })?;
-        }
+        let items = [("one", ""), ("ones", "3"), ("two", "")];
+        stage.expect_items(&mut host, pool, &items)?;
         for key in ["two", "one", "ones"] {
             expect(host.delete(pool, key)?, Status::OK, "a DELETE")?;
         }
         stage.expect_items(&mut host, pool, &[])?;
+    }
+    Ok(())
+}
+
+pub(in super::super) fn get(stage: &mut KvpStage<'_>) -> Result<()> {
+    let (key, value) = ("k".repeat(KEY_UNITS), "v".repeat(VALUE_UNITS));
+    let letters = "😀".repeat(511);
+    let items = [
+        ("short", "1"),
+        ("empty", ""),
+        ("twice", "first"),
+        ("twice", "second"),
+        (&key, &value),
+        ("Schlüssel 🗝", &letters),
+    ];
+    for pool in FILES {
+        let content = pool::records(&items);
+        stage.files().write(&stage.pool(pool), &content)?;
+    }
+    let mut host = stage.connect()?;
+    for pool in FILES {
+        for (key, value) in items.iter().filter(|item| item.1 != "second") {
+            expect_got(&mut host, pool, key, value)?;
+        }
+        for key in ["shor", "shorts", "SHORT"] {
+            expect_missing(&mut host, pool, key)?;
+        }
+        set(&mut host, pool, "short", "another")?;
+        expect_got(&mut host, pool, "short", "another")?;
     }
     Ok(())
 }
@@ -57,14 +81,25 @@ pub(in super::super) fn missing(stage: &mut KvpStage<'_>) -> Result<()> {
             &format!("a DELETE in pool {pool} of what is not there"),
         )?;
     }
-    for index in [1, 2, 1000, i32::MAX as u32, 1 << 31, u32::MAX] {
+    expect_end(stage, &mut host, &[1, 2, 1000])
+}
+
+pub(in super::super) fn beyond(stage: &mut KvpStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    set(&mut host, 1, "there", "value")?;
+    expect_end(stage, &mut host, &[i32::MAX as u32, 1 << 31, u32::MAX])
+}
+
+/// Expects no more items at these places of pool 1, which has one.
+fn expect_end(stage: &KvpStage<'_>, host: &mut KvpHost, places: &[u32]) -> Result<()> {
+    for index in places.iter().copied() {
         let item = host.enumerate(1, index)?;
         ensure!(
             item == Err(Status::NO_MORE_ITEMS),
             "expected no more items at place {index} of 1; the guest said {item:?}"
         );
     }
-    stage.expect_items(&mut host, 1, &[("there", "value")])
+    stage.expect_items(host, 1, &[("there", "value")])
 }
 
 pub(in super::super) fn numbers(stage: &mut KvpStage<'_>) -> Result<()> {
@@ -86,7 +121,6 @@ pub(in super::super) fn numbers(stage: &mut KvpStage<'_>) -> Result<()> {
         let what = format!("a SET of {value:?}");
         let status = host.request(&Operation::set(0, "number", value))?;
         expect(status, Status::OK, &what)?;
-        expect_value(&mut host, 0, "number", text)?;
         stage.expect_items(&mut host, 0, &[("number", text)])?;
     }
     Ok(())
@@ -99,7 +133,6 @@ pub(in super::super) fn longest(stage: &mut KvpStage<'_>) -> Result<()> {
     set(&mut host, 0, "before", "1")?;
     set(&mut host, 0, &key, &value)?;
     set(&mut host, 0, "after", "2")?;
-    expect_value(&mut host, 0, &key, &value)?;
     let items = [("before", "1"), (&key, &value), ("after", "2")];
     stage.expect_items(&mut host, 0, &items)?;
     // One that differs in its last unit only is another.
@@ -143,9 +176,6 @@ pub(in super::super) fn unicode(stage: &mut KvpStage<'_>) -> Result<()> {
     let items: Vec<(&str, &str)> = keys.into_iter().zip(values).collect();
     for (key, value) in &items {
         set(&mut host, 1, key, value)?;
-    }
-    for (key, value) in &items {
-        expect_value(&mut host, 1, key, value)?;
     }
     stage.expect_items(&mut host, 1, &items)
 }
