@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::stage::{FcopyStage, SETTLE_TIME, expect};
+use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_closed};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, FcopyHost, Operation};
 use crate::held::Held;
@@ -19,17 +19,6 @@ fn begin(stage: &FcopyStage<'_>, host: &mut FcopyHost, name: &str) -> Result<()>
         Status::OK,
         "a WRITE",
     )
-}
-
-/// Waits for the guest to close the device.
-fn expect_closed(host: &mut FcopyHost) -> Result<()> {
-    if let Ok(channel) = host.channel() {
-        return channel.wait_closed(SETTLE_TIME);
-    }
-    let pipe = host.pipe()?;
-    until(SETTLE_TIME, "the guest to close the device", || {
-        Ok(pipe.recv(std::time::Duration::ZERO).is_err().then_some(()))
-    })
 }
 
 pub(super) fn cancel(stage: &mut FcopyStage<'_>) -> Result<()> {

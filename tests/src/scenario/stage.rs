@@ -328,6 +328,17 @@ pub(super) fn text(path: &Path) -> Result<String> {
         .to_owned())
 }
 
+/// Waits for the guest to close the device.
+pub(super) fn expect_closed<P: Protocol>(host: &mut ServiceHost<P>) -> Result<()> {
+    if let Ok(channel) = host.channel() {
+        return channel.wait_closed(SETTLE_TIME);
+    }
+    let pipe = host.pipe()?;
+    until(SETTLE_TIME, "the guest to close the device", || {
+        Ok(pipe.recv(Duration::ZERO).is_err().then_some(()))
+    })
+}
+
 /// Expects a status.
 pub(super) fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
     ensure!(

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::super::Skip;
-use super::super::stage::KvpStage;
+use super::super::stage::{KvpStage, expect_closed};
 use super::{expect_value, set};
 use crate::host::{FRAMEWORK, FRAMEWORKS, Protocol as _};
 use crate::kvp::Kvp;
@@ -36,9 +36,11 @@ pub(in super::super) fn device_gone(stage: &mut KvpStage<'_>) -> Result<()> {
         let value = round.to_string();
         set(&mut host, 1, "round", &value)?;
         stage.rescind()?;
+        expect_closed(&mut host)?;
         let mut host = stage.connect().context("after the device went")?;
         expect_value(&mut host, 1, "round", &value)?;
         stage.rescind()?;
+        expect_closed(&mut host)?;
     }
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)
