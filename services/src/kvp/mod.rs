@@ -63,7 +63,7 @@ pub static ENTRY: Entry = Entry {
         registration: &REGISTRATION,
         message_len: MESSAGE_LEN,
     },
-    default: false,
+    default: true,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 

@@ -304,9 +304,10 @@ mod tests {
 
     type Decode = fn(&[u8]) -> Result<Request, Malformed>;
     type Encode = fn(&mut [u8], &Reply) -> Result<(), TooLong>;
+    type Write = fn(&str) -> Vec<u8>;
 
     /// A transport, and how a test writes a string for it.
-    const TRANSPORTS: [(Decode, Encode, fn(&str) -> Vec<u8>); 2] = [
+    const TRANSPORTS: [(Decode, Encode, Write); 2] = [
         (uio::decode, uio::encode, utf16),
         (hvutil::decode, hvutil::encode, utf8),
     ];
