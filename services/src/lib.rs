@@ -5,6 +5,7 @@
 pub mod fcopy;
 pub mod kvp;
 pub mod registry;
+mod run;
 pub mod service;
 mod unsupported;
 pub mod vss;
