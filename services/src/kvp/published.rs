@@ -72,3 +72,80 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     file.sync_data()?;
     fs::rename(&new, path)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn config(directory: &TempDir, publish: &[(&str, &str)]) -> Config {
+        Config {
+            directory: directory.path().join("pools"),
+            state_directory: directory.path().join("state"),
+            publish: publish
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Config::default()
+        }
+    }
+
+    fn pool(config: &Config) -> Vec<(String, String)> {
+        let records = Pools::new(&config.directory).list(PoolId::Guest).unwrap();
+        let pairs = records.into_iter().map(|record| (record.key, record.value));
+        pairs.collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        let pairs = expected.iter();
+        pairs
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_no_longer_configured_goes_and_the_rest_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = config(&directory, &[("a", "1"), ("b", "2")]);
+        let mut pools = Pools::new(&first.directory);
+        pools.set(PoolId::Guest, "others", "x").unwrap();
+        update(&first, &mut pools).unwrap();
+        assert_eq!(
+            pool(&first),
+            pairs(&[("others", "x"), ("a", "1"), ("b", "2")])
+        );
+        let second = config(&directory, &[("b", "3"), ("c", "4")]);
+        update(&second, &mut pools).unwrap();
+        assert_eq!(
+            pool(&first),
+            pairs(&[("others", "x"), ("b", "3"), ("c", "4")])
+        );
+        let none = config(&directory, &[]);
+        update(&none, &mut pools).unwrap();
+        assert_eq!(pool(&first), pairs(&[("others", "x")]));
+    }
+
+    #[test]
+    fn a_key_is_not_forgotten_where_the_pool_could_not_be_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = config(&directory, &[("a", "1")]);
+        update(&first, &mut Pools::new(&first.directory)).unwrap();
+        let second = config(&directory, &[("b", "2")]);
+        // A pool that is no file.
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir_all(elsewhere.join(".kvp_pool_1")).unwrap();
+        update(&second, &mut Pools::new(&elsewhere)).unwrap_err();
+        update(&second, &mut Pools::new(&second.directory)).unwrap();
+        assert_eq!(pool(&second), pairs(&[("b", "2")]));
+    }
+
+    #[test]
+    fn nothing_to_publish_leaves_no_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let none = config(&directory, &[]);
+        update(&none, &mut Pools::new(&none.directory)).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
