@@ -1,17 +1,18 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use proptest::prelude::*;
 use tempfile::TempDir;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::record::{KEY_LEN, RECORD_LEN};
 use super::*;
+
+mod concurrency;
+mod crashes;
+mod properties;
 
 const LEN: usize = RECORD_LEN as usize;
 
