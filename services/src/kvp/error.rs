@@ -46,7 +46,13 @@ impl Error {
     /// What the host is told. The one place where that is decided.
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::Malformed(_) => Status::INVALID_ARGUMENT,
+            Self::Malformed(_)
+            | Self::Pool(
+                PoolError::EmptyKey
+                | PoolError::KeyTooLong { .. }
+                | PoolError::ValueTooLong { .. }
+                | PoolError::Nul(_),
+            ) => Status::INVALID_ARGUMENT,
             // What the stock daemon says of a key that is not there, too.
             Self::NoKey | Self::NoItem => Status::NO_MORE_ITEMS,
             Self::Pool(PoolError::File { source, .. }) => match source.kind() {
@@ -55,9 +61,12 @@ impl Error {
             },
             Self::IpInfo(IpInfoError::NoInterface(_)) => Status::GUID_NOT_FOUND,
             Self::Inject(InjectError::Off) => Status::NOT_SUPPORTED,
-            Self::IpInfo(IpInfoError::Interfaces(_)) | Self::TooLong(_) | Self::NotInTime(_) => {
-                Status::FAIL
-            }
+            Self::Pool(
+                PoolError::Locked { .. } | PoolError::NotAFile(_) | PoolError::TooLarge { .. },
+            )
+            | Self::IpInfo(IpInfoError::Interfaces(_))
+            | Self::TooLong(_)
+            | Self::NotInTime(_) => Status::FAIL,
         }
     }
 

@@ -6,7 +6,9 @@
 //! the request. [`pool`] has the files that the host
 //! and the guest write to, [`facts`] what is computed for the host, [`net`] the
 //! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
-//! [`inject`] writes what the host wants of it.
+//! [`inject`] writes what the host wants of it. `files` reads what belongs to
+//! other programs; [`assignments`] is the form that several of them have in
+//! common.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,9 +27,11 @@ use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::Service;
 
+pub mod assignments;
 mod error;
 mod executor;
 pub mod facts;
+mod files;
 pub mod hvutil;
 pub mod inject;
 pub mod ip_info;
