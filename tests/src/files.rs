@@ -53,6 +53,9 @@ pub trait Files: Send + Sync {
     /// Everything below a directory that is none itself, as paths from there.
     fn list(&self, directory: &Path) -> Result<Vec<String>>;
 
+    /// All of a file, which is not a large one.
+    fn read(&self, path: &Path) -> Result<Vec<u8>>;
+
     /// Expects a file with the bytes that `expected` gives.
     fn expect_same(&self, path: &Path, expected: &mut dyn Read) -> Result<()>;
 
@@ -146,6 +149,10 @@ impl Files for LocalFiles {
         let mut found = Vec::new();
         list(directory, directory, &mut found)?;
         Ok(found)
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        fs::read(path).with_context(|| format!("reading {}", path.display()))
     }
 
     fn expect_same(&self, path: &Path, expected: &mut dyn Read) -> Result<()> {

@@ -10,6 +10,9 @@ pub const HEADER_LEN: usize = 28;
 /// The message type of a negotiation.
 pub const NEGOTIATE: u16 = 0;
 
+/// The message type of keys and values.
+pub const KEY_VALUE: u16 = 2;
+
 /// The message type of a file copy.
 pub const FILE_COPY: u16 = 7;
 

@@ -1,9 +1,10 @@
 //! A simulated Hyper-V host, and the scenarios that it plays with a guest.
 //!
 //! [`port`] is what a guest machine is to it; [`inprocess`] is one without
-//! privileges, [`blackbox`] one around an unmodified program. [`ring`] and [`channel`] are the host's side of a VMBus channel,
-//! [`ic`] and [`fcopy`] of what is said over it; [`scenario`] has the list of
-//! what is tried.
+//! privileges, [`blackbox`] one around an unmodified program. [`ring`] and
+//! [`channel`] are the host's side of a VMBus channel, [`ic`] and [`host`] of
+//! what is said over it whatever the service, [`fcopy`] and [`kvp`] of what is
+//! said to one; [`scenario`] has the list of what is tried.
 
 pub mod blackbox;
 pub mod channel;
@@ -11,8 +12,10 @@ pub mod compare;
 pub mod fcopy;
 pub mod files;
 pub mod held;
+pub mod host;
 pub mod ic;
 pub mod inprocess;
+pub mod kvp;
 pub mod port;
 pub mod ring;
 pub mod scenario;

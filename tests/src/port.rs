@@ -2,7 +2,7 @@
 //! the host's end of each that the guest has opened. Scenarios know nothing
 //! beyond this, so the same scenario runs in process and black box.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,6 +196,11 @@ pub trait Machine {
     /// A directory that exists for the program, and under the same path in
     /// [`Machine::files`], on an ordinary file system.
     fn directory(&self) -> &Path;
+
+    /// The directory of the program's pool files, under its path in
+    /// [`Machine::files`]. It is there, and nobody but the program and the
+    /// scenario uses it.
+    fn pools(&self) -> PathBuf;
 
     /// The files that the program sees.
     fn files(&self) -> Arc<dyn Files>;

@@ -12,7 +12,8 @@ use hyperv_services::registry::Entry;
 use hyperv_services::{fcopy, kvp, vss};
 use hyperv_sim::blackbox::{BlackBox, unavailable};
 use hyperv_sim::channel::HostChannel;
-use hyperv_sim::fcopy::{FRAMEWORKS, FcopyHost, MESSAGES, OVERWRITE, Start};
+use hyperv_sim::fcopy::{Fcopy, FcopyHost, OVERWRITE, Start};
+use hyperv_sim::host::{FRAMEWORKS, Protocol as _};
 use hyperv_sim::ic::{Reply, Request};
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::ring::Packet;
@@ -189,7 +190,7 @@ fn detached_it_serves_and_logs_to_syslog() {
         let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
         machine.start().unwrap();
         let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
-        host.negotiate(&FRAMEWORKS, &MESSAGES).unwrap();
+        host.negotiate(&FRAMEWORKS, Fcopy::VERSIONS).unwrap();
         copy(&mut host, machine.directory());
         wait_for(machine, "copy finished");
         wait::until(LONG, "the end of the process that was started", || {

@@ -2,8 +2,8 @@
 //! own, and finds the devices where a kernel under Hyper-V has them.
 //!
 //! The program lives in a mount namespace in which `/dev` is a file system of
-//! ours (`devfs`) and `/sys` has the devices in it (`sysfs`); everything
-//! else is the machine's. The namespace, and with it every mount, ends when its
+//! ours (`devfs`), `/sys` has the devices in it (`sysfs`), and what it keeps
+//! below `/var/lib` is its own (`state`); everything else is the machine's. The namespace, and with it every mount, ends when its
 //! last process does: nothing is left on the machine, even where the simulator
 //! is killed.
 //!
@@ -12,6 +12,7 @@
 //! ends at a signal only where [`Machine::stop`] or [`Machine::kill`] sent it;
 //! a mapping does not keep a closed device open.
 
+mod cover;
 mod devfs;
 mod devtree;
 mod hvutil;
@@ -19,12 +20,13 @@ mod log;
 mod namespace;
 mod node;
 mod process;
+mod state;
 mod sysfs;
 mod uio;
 
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -45,6 +47,9 @@ use log::Log;
 use namespace::Namespace;
 use node::Node;
 use process::Process;
+
+/// The guest's pool files, in its directory.
+const POOLS: &str = "pools";
 
 /// How long the program may take to end in an orderly way.
 const STOP: Duration = Duration::from_secs(10);
@@ -100,7 +105,9 @@ impl BlackBox {
             .tempdir()
             .context("a directory for the guest")?;
         let log = Log::new(directory.path())?;
-        let guest = Arc::new(Guest::new(log.socket())?);
+        let pools = directory.path().join(POOLS);
+        std::fs::create_dir(&pools).with_context(|| pools.display().to_string())?;
+        let guest = Arc::new(Guest::new(log.socket(), pools)?);
         Ok(Self {
             command,
             process: None,
@@ -137,7 +144,7 @@ impl BlackBox {
 }
 
 impl Guest {
-    fn new(syslog: &Path) -> Result<Self> {
+    fn new(syslog: &Path, pools: PathBuf) -> Result<Self> {
         let tree = Arc::new(DevTree::new());
         devtree::machine_entries(&tree)?;
         tree.add("log", Entry::Link(syslog.to_owned()))?;
@@ -145,6 +152,7 @@ impl Guest {
         let devfs = DevFs::new(Arc::clone(&tree));
         let session = namespace.run(move || {
             sysfs::prepare()?;
+            state::prepare(&pools)?;
             mount_dev(devfs)
         })??;
         Ok(Self {
@@ -256,6 +264,10 @@ impl Machine for BlackBox {
 
     fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    fn pools(&self) -> PathBuf {
+        self.directory.path().join(POOLS)
     }
 
     fn files(&self) -> Arc<dyn Files> {

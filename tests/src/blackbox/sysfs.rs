@@ -4,13 +4,12 @@
 //! Everything here runs in the guest's mount namespace.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
 
+use super::cover::cover;
 use crate::port::Offer;
 
 const BUS: &str = "/sys/bus/vmbus";
@@ -19,8 +18,8 @@ const CLASS: &str = "/sys/class/uio";
 /// Replaces what the machine itself has of VMBus and UIO, and lets the rest of
 /// `/sys/bus` and `/sys/class` through.
 pub(super) fn prepare() -> Result<()> {
-    cover("/sys/bus", "vmbus")?;
-    cover("/sys/class", "uio")?;
+    cover("/sys/bus", &["vmbus"])?;
+    cover("/sys/class", &["uio"])?;
     for driver in ["uio_hv_generic", "hv_utils"] {
         let directory = Path::new(BUS).join("drivers").join(driver);
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
@@ -30,34 +29,6 @@ pub(super) fn prepare() -> Result<()> {
     }
     for directory in [&format!("{BUS}/devices"), CLASS] {
         fs::create_dir_all(directory).with_context(|| directory.to_owned())?;
-    }
-    Ok(())
-}
-
-/// Covers `directory` with an empty one in memory, in which the directories that
-/// were there show again, all but the one named `but`.
-fn cover(directory: &str, but: &str) -> Result<()> {
-    let machine = File::open(directory).with_context(|| directory.to_owned())?;
-    let names: Vec<_> = fs::read_dir(directory)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("reading {directory}"))?
-        .into_iter()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.file_name())
-        .filter(|name| name != but)
-        .collect();
-    let options = Some("mode=755");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("sysfs"), directory, Some("tmpfs"), flags, options)
-        .with_context(|| format!("covering {directory}"))?;
-    let machine = PathBuf::from(format!("/proc/self/fd/{}", machine.as_raw_fd()));
-    for name in names {
-        let target = Path::new(directory).join(&name);
-        fs::create_dir(&target).with_context(|| target.display().to_string())?;
-        let source = machine.join(&name);
-        let bind = MsFlags::MS_BIND;
-        mount(Some(&source), &target, None::<&str>, bind, None::<&str>)
-            .with_context(|| format!("showing the machine's {}", target.display()))?;
     }
     Ok(())
 }

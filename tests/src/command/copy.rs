@@ -8,10 +8,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hyperv_sim::compare::expect_same;
-use hyperv_sim::fcopy::{CREATE_PATH, FcopyHost, OVERWRITE, Start};
+use hyperv_sim::fcopy::{CREATE_PATH, Fcopy, FcopyHost, OVERWRITE, Start};
+use hyperv_sim::host::Protocol as _;
 use hyperv_sim::inprocess::InProcess;
-use hyperv_sim::port::{Machine, Offer};
-use hyperv_sim::scenario::{FCOPY, FCOPY_INSTANCE, OPEN_TIME};
+use hyperv_sim::port::Machine;
+use hyperv_sim::scenario::OPEN_TIME;
 use hyperv_vmbus::ic::Status;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -69,12 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     machine.show_log(Box::new(move |line| {
         lines.suspend(|| eprintln!("agent: {line}"));
     }));
-    let device = machine.offer(Offer::Uio {
-        class: FCOPY,
-        instance: FCOPY_INSTANCE,
-        number: 0,
-        ring_len: arguments.ring << 10,
-    })?;
+    let device = machine.offer(Fcopy::SERVICE.uio(0, arguments.ring << 10))?;
     machine.start()?;
     let mut host = FcopyHost::connect(device.accept(OPEN_TIME)?)?;
 

@@ -54,7 +54,8 @@ impl Wanted {
 /// Prints every scenario's name and summary.
 pub(crate) fn list() {
     for scenario in SCENARIOS {
-        println!("{:26} {}", scenario.name, scenario.summary);
+        let service = scenario.play.service().name;
+        println!("{:26} {service:6} {}", scenario.name, scenario.summary);
     }
 }
 

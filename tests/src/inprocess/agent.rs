@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use hyperv_agent::locate::Located;
 use hyperv_agent::opener::{OpenError, Opener};
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
-use hyperv_services::fcopy;
+use hyperv_services::Config;
 use hyperv_services::registry::{self, Entry};
 use hyperv_vmbus::Channel;
 use hyperv_vmbus::discovery::Roots;
@@ -36,13 +36,10 @@ impl Opener for Devices {
 }
 
 impl Agent {
-    pub(super) fn start(world: &Arc<World>, config: &fcopy::Config, log: Logger) -> Result<Self> {
+    pub(super) fn start(world: &Arc<World>, config: &Config, log: Logger) -> Result<Self> {
         let settings = Settings {
             services: registry::SERVICES.to_vec(),
-            config: Arc::new(hyperv_services::Config {
-                fcopy: config.clone(),
-                ..hyperv_services::Config::default()
-            }),
+            config: Arc::new(config.clone()),
             bind_uio: false,
             roots: Roots {
                 sys: world.tree().sys.clone(),

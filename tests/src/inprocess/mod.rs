@@ -8,12 +8,12 @@ mod hvutil;
 mod log;
 mod uio;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hyperv_services::fcopy;
+use hyperv_services::{Config, fcopy, kvp};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
@@ -31,7 +31,7 @@ pub struct InProcess {
     world: Arc<World>,
     agent: Option<Agent>,
     log: log::Log,
-    config: fcopy::Config,
+    config: Config,
     /// Removed with the machine.
     _home: TempDir,
 }
@@ -49,14 +49,25 @@ impl InProcess {
             .context("making a directory for the machine")?;
         let files = home.path().join("files");
         std::fs::create_dir(&files)?;
-        std::fs::create_dir(home.path().join("state"))?;
+        let state_directory = home.path().join("state");
+        std::fs::create_dir(&state_directory)?;
+        let pools = home.path().join("pools");
+        std::fs::create_dir(&pools)?;
         Ok(Self {
             world: World::new(Tree::new(home.path())?, files),
             agent: None,
             log: log::Log::new(),
-            config: fcopy::Config {
-                state_directory: home.path().join("state"),
-                ..fcopy::Config::default()
+            config: Config {
+                fcopy: fcopy::Config {
+                    state_directory: state_directory.clone(),
+                    ..fcopy::Config::default()
+                },
+                kvp: kvp::Config {
+                    directory: pools,
+                    state_directory,
+                    ..kvp::Config::default()
+                },
+                ..Config::default()
             },
             _home: home,
         })
@@ -101,6 +112,10 @@ impl Machine for InProcess {
 
     fn directory(&self) -> &Path {
         self.world.files()
+    }
+
+    fn pools(&self) -> PathBuf {
+        self.config.kvp.directory.clone()
     }
 
     fn files(&self) -> Arc<dyn Files> {

@@ -3,14 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::stage::{SETTLE_TIME, Stage, expect};
+use super::stage::{FcopyStage, SETTLE_TIME, expect};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, FcopyHost, Operation};
 use crate::held::Held;
 use crate::wait::until;
 
 /// Begins a copy of two messages and sends the first.
-fn begin(stage: &Stage<'_>, host: &mut FcopyHost, name: &str) -> Result<()> {
+fn begin(stage: &FcopyStage<'_>, host: &mut FcopyHost, name: &str) -> Result<()> {
     let start = stage.start(name, 0, 2 * CHUNK as u64)?;
     expect(host.request(&start)?, Status::OK, "a START")?;
     let data = Pattern::bytes(1, CHUNK);
@@ -32,7 +32,7 @@ fn expect_closed(host: &mut FcopyHost) -> Result<()> {
     })
 }
 
-pub(super) fn cancel(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn cancel(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     // What they are answered with is the guest's affair.
     host.request(&Operation::Cancel)?;
@@ -48,7 +48,7 @@ pub(super) fn cancel(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn new_start(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn new_start(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     begin(stage, &mut host, "first")?;
     let data = Pattern::bytes(2, 1000);
@@ -57,7 +57,7 @@ pub(super) fn new_start(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_files(&["second"])
 }
 
-pub(super) fn device_gone(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn device_gone(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     begin(stage, &mut host, "unfinished")?;
     stage.rescind()?;
@@ -76,7 +76,7 @@ pub(super) fn device_gone(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn stopped(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn stopped(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     begin(stage, &mut host, "unfinished")?;
     stage.machine().stop().context("stopping the program")?;
@@ -87,7 +87,7 @@ pub(super) fn stopped(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn killed(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn killed(stage: &mut FcopyStage<'_>) -> Result<()> {
     for _ in 0..3 {
         let mut host = stage.connect()?;
         if stage.machine().pid().is_none() {
@@ -104,7 +104,7 @@ pub(super) fn killed(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn reply_refused(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn reply_refused(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     begin(stage, &mut host, "unfinished")?;
     host.pipe()?.refuse_writes();
@@ -122,7 +122,7 @@ const WARM_UP: usize = 5;
 /// What memory may grow by, in kilobytes: allocators round up.
 const SLACK: u64 = 256;
 
-pub(super) fn toggles(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn toggles(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut before = None;
     for round in 0..ROUNDS {
         // Under the same number each other time.
@@ -172,7 +172,7 @@ pub(super) fn toggles(stage: &mut Stage<'_>) -> Result<()> {
 
 /// What the program holds; this process, where it is part of it and nothing
 /// else runs here.
-fn held(stage: &mut Stage<'_>) -> Result<Option<Held>> {
+fn held(stage: &mut FcopyStage<'_>) -> Result<Option<Held>> {
     match stage.machine().held()? {
         None if stage.alone => Held::by(std::process::id()).map(Some),
         held => Ok(held),

@@ -3,14 +3,15 @@
 use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::{Status, Version};
 
-use super::stage::{SETTLE_TIME, Stage, expect};
+use super::stage::{FcopyStage, SETTLE_TIME, expect};
 use super::{Pattern, Transport};
-use crate::fcopy::{CHUNK, FRAMEWORKS, FcopyHost, MESSAGES, Operation, Start};
+use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation, Start};
+use crate::host::{FRAMEWORKS, Protocol as _};
 use crate::ic::{FILE_COPY, Request};
 use crate::ring::{HEADER_LEN, Packet, TRAILER_LEN};
 use crate::wait::until;
 
-pub(super) fn in_flight(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn in_flight(stage: &mut FcopyStage<'_>) -> Result<()> {
     if stage.transport() == Transport::HvUtil {
         return short_in_flight(stage);
     }
@@ -34,7 +35,7 @@ pub(super) fn in_flight(stage: &mut Stage<'_>) -> Result<()> {
 /// A kernel's driver drops a reply for which its ring has no room, and never
 /// tells: it takes a further request while the last reply is not read, and of
 /// whole WRITEs only one reply fits. Of short ones eight do.
-fn short_in_flight(stage: &mut Stage<'_>) -> Result<()> {
+fn short_in_flight(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(1, 60 * SHORT);
     let mut names = Vec::new();
@@ -66,7 +67,7 @@ fn short_in_flight(stage: &mut Stage<'_>) -> Result<()> {
 /// Bytes of a short WRITE.
 const SHORT: usize = 1000;
 
-pub(super) fn replies_held_back(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn replies_held_back(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let reply = Request::new(FILE_COPY, 0, Operation::write(0, &[]).encode_utf16())?;
     let reply = Packet::in_band(0, &reply.encode()).encode()?.len() + TRAILER_LEN;
@@ -111,7 +112,7 @@ pub(super) fn replies_held_back(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&stage.directory().join("held back"), &data)
 }
 
-pub(super) fn masked_host(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn masked_host(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let start = stage.start("quiet", 0, 100)?;
     expect(host.request(&start)?, Status::OK, "a START")?;
@@ -140,7 +141,7 @@ pub(super) fn masked_host(stage: &mut Stage<'_>) -> Result<()> {
     )
 }
 
-pub(super) fn spurious_interrupts(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn spurious_interrupts(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for _ in 0..100 {
         host.channel()?.bell().interrupt();
@@ -164,16 +165,16 @@ pub(super) fn spurious_interrupts(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&stage.directory().join("interrupted"), &data)
 }
 
-pub(super) fn longer_header(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn longer_header(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
-    let request = Request::negotiation(99, &FRAMEWORKS, &MESSAGES)?.encode();
+    let request = Request::negotiation(99, &FRAMEWORKS, Fcopy::VERSIONS)?.encode();
     let mut packet = Packet::in_band(99, &request).encode()?;
     // Two more words of header, and the total says so.
     packet.splice(HEADER_LEN..HEADER_LEN, [0xee; 16]);
     let words = u16::try_from(packet.len() / 8)?;
     packet.splice(2..6, [4, 0].into_iter().chain(words.to_le_bytes()));
     host.channel()?.send_bytes(&packet)?;
-    let reply = host.channel()?.recv(crate::fcopy::REPLY_TIME)?;
+    let reply = host.channel()?.recv(crate::host::REPLY_TIME)?;
     let reply = reply.map(|packet| (packet.transaction, packet.payload.len()));
     let expected = (99, request.len().next_multiple_of(8));
     ensure!(
@@ -183,7 +184,7 @@ pub(super) fn longer_header(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn other_packets(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn other_packets(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for kind in [0, 1, 7, 8, 9, 10, 11, 12, 0xffff] {
         let packet = Packet {
@@ -198,7 +199,7 @@ pub(super) fn other_packets(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn renegotiation(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn renegotiation(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(6, 4 * CHUNK);
     let start = stage.start("renegotiated", 0, data.len() as u64)?;
@@ -210,7 +211,7 @@ pub(super) fn renegotiation(stage: &mut Stage<'_>) -> Result<()> {
             Status::OK,
             &format!("a WRITE at {offset}, between negotiations"),
         )?;
-        expect_settled(&mut host, &FRAMEWORKS, &MESSAGES, Some(OURS))?;
+        expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
     }
     expect(
         host.request(&Operation::Complete)?,
@@ -223,7 +224,7 @@ pub(super) fn renegotiation(stage: &mut Stage<'_>) -> Result<()> {
 
 const OURS: (Version, Version) = (Version::new(3, 0), Version::new(1, 1));
 
-pub(super) fn versions(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn versions(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let v = Version::new;
     for (frameworks, messages, expected) in [
@@ -243,7 +244,7 @@ pub(super) fn versions(stage: &mut Stage<'_>) -> Result<()> {
     ] {
         expect_settled(&mut host, &frameworks, &messages, expected)?;
     }
-    expect_settled(&mut host, &FRAMEWORKS, &MESSAGES, Some(OURS))?;
+    expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
     stage.expect_working(&mut host)
 }
 

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 use hyperv_vmbus::ring::Word;
 
-use super::stage::{SETTLE_TIME, Stage, expect, expect_failure};
+use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_failure};
 use super::{Pattern, Transport};
 use crate::channel::HostChannel;
-use crate::fcopy::{CHUNK, FRAMEWORKS, FcopyHost, MESSAGES, Operation};
+use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation};
+use crate::host::{FRAMEWORKS, Protocol as _};
 use crate::ic::{FILE_COPY, NEGOTIATE, Request};
 use crate::port::Event;
 use crate::ring::Packet;
@@ -24,7 +25,7 @@ fn expect_declined(host: &mut FcopyHost, message: Vec<u8>, what: &str) -> Result
     expect_failure(reply.status, what)
 }
 
-pub(super) fn messages(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn messages(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     // Too short for a status: there is nothing to answer, and nothing to break.
     for len in [0, 8, 24] {
@@ -76,7 +77,7 @@ pub(super) fn messages(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn negotiations(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn negotiations(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let counts = |frameworks: u16, messages: u16, rest: usize| {
         let mut body = [frameworks.to_le_bytes(), messages.to_le_bytes()].concat();
@@ -100,7 +101,7 @@ pub(super) fn negotiations(stage: &mut Stage<'_>) -> Result<()> {
         let request = Request::new(NEGOTIATE, host.id(), body)?;
         expect_declined(&mut host, request.encode(), what)?;
     }
-    let settled = host.negotiate(&FRAMEWORKS, &MESSAGES)?;
+    let settled = host.negotiate(&FRAMEWORKS, Fcopy::VERSIONS)?;
     ensure!(
         settled.is_some(),
         "expected a right negotiation to settle after wrong ones; it did not"
@@ -108,7 +109,7 @@ pub(super) fn negotiations(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn device_messages(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn device_messages(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let start = stage.start("never", 0, 10)?.encode_utf8();
     let write = Operation::write(0, &[1; 100]).encode_utf8();
@@ -137,7 +138,7 @@ pub(super) fn device_messages(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn sizes(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn sizes(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let chunk = u32::try_from(CHUNK)?;
     for (offset, size) in [
@@ -203,7 +204,7 @@ fn publish(channel: &mut HostChannel, index: u32) -> Result<()> {
 /// wrong.
 fn read_index(channel: &mut HostChannel, index: u32) -> Result<()> {
     channel.from_guest.raw().store(Word::ReadIndex, index);
-    let request = Request::negotiation(1, &FRAMEWORKS, &MESSAGES)?.encode();
+    let request = Request::negotiation(1, &FRAMEWORKS, Fcopy::VERSIONS)?.encode();
     channel.try_send(&Packet::in_band(1, &request)).map(drop)
 }
 
@@ -249,7 +250,7 @@ const SPOILS: [(&str, Spoil); 14] = [
     }),
 ];
 
-pub(super) fn corrupt(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn corrupt(stage: &mut FcopyStage<'_>) -> Result<()> {
     for (what, spoil) in SPOILS {
         let mut host = stage.connect()?;
         let start = stage.start("unfinished", 0, 100)?;
@@ -271,7 +272,7 @@ pub(super) fn corrupt(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn garbage(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn garbage(stage: &mut FcopyStage<'_>) -> Result<()> {
     for seed in 0..12 {
         let mut host = stage.connect()?;
         let channel = host.channel()?;

@@ -9,6 +9,7 @@
 mod breaks;
 mod flow;
 mod hostile;
+mod kvp;
 mod names;
 mod pattern;
 mod replace;
@@ -21,16 +22,20 @@ use std::fmt;
 
 use anyhow::Result;
 
+use crate::fcopy::Fcopy;
+use crate::host::{Protocol as _, Service};
+use crate::kvp::Kvp;
+
 pub use pattern::Pattern;
 pub use runner::{Factory, Options, Outcome, Runner, Verdict, run_one};
-pub use stage::{FCOPY, FCOPY_INSTANCE, OPEN_TIME, SETTLE_TIME, Stage};
+pub use stage::{FcopyStage, KvpStage, OPEN_TIME, SETTLE_TIME, Stage};
 
 /// How the guest has its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `/dev/uioN`, with rings of so many bytes each.
     Uio(usize),
-    /// `/dev/vmbus/hv_fcopy`.
+    /// `/dev/vmbus/hv_*`.
     HvUtil,
 }
 
@@ -47,8 +52,12 @@ impl fmt::Display for Transport {
 /// The ring of the first kernels that had fcopy over UIO.
 const SMALLEST: Transport = Transport::Uio(16 << 10);
 
-/// The ring of current kernels.
+/// The ring of current kernels for fcopy.
 const USUAL: Transport = Transport::Uio(20 << 10);
+
+/// A ring in which whole messages of KVP fit; `uio_hv_generic` makes larger
+/// ones.
+const FOR_KVP: Transport = Transport::Uio(68 << 10);
 
 /// Which transports a scenario is tried over.
 const RINGS: &[Transport] = &[
@@ -67,6 +76,9 @@ const EVERY: &[Transport] = &[
 const BOTH: &[Transport] = &[USUAL, Transport::HvUtil];
 const UIO: &[Transport] = &[USUAL];
 const SMALL_RINGS: &[Transport] = &[SMALLEST, USUAL];
+const KVP_EVERY: &[Transport] = &[FOR_KVP, Transport::Uio(2 << 20), Transport::HvUtil];
+const KVP_BOTH: &[Transport] = &[FOR_KVP, Transport::HvUtil];
+const KVP_UIO: &[Transport] = &[FOR_KVP];
 const HVUTIL: &[Transport] = &[Transport::HvUtil];
 
 /// One thing that is tried.
@@ -82,7 +94,26 @@ pub struct Scenario {
     /// Whether it is tried with a real kernel between host and program.
     pub kernel: Kernel,
     /// Plays it.
-    pub play: fn(&mut Stage<'_>) -> Result<()>,
+    pub play: Play,
+}
+
+/// How a scenario is played, and with which service.
+#[derive(Debug, Clone, Copy)]
+pub enum Play {
+    /// With file copy.
+    Fcopy(fn(&mut FcopyStage<'_>) -> Result<()>),
+    /// With key-value pairs.
+    Kvp(fn(&mut KvpStage<'_>) -> Result<()>),
+}
+
+impl Play {
+    /// The service.
+    pub fn service(self) -> Service {
+        match self {
+            Self::Fcopy(_) => Fcopy::SERVICE,
+            Self::Kvp(_) => Kvp::SERVICE,
+        }
+    }
 }
 
 /// Whether a scenario is tried with a real kernel between host and program.
@@ -105,6 +136,8 @@ const TOO_LATE: Kernel = Kernel::Never(
 
 const KERNELS_OWN: Kernel =
     Kernel::Never("the kernel makes these messages itself, and makes none of this kind");
+
+const SLOW_LINE: Kernel = Kernel::Never("the line to the guest's files is too slow for so many");
 
 impl Scenario {
     /// Whether it is tried with a real kernel that has the device this way; an
@@ -132,7 +165,9 @@ impl Scenario {
 
     fn kernel_has(&self, transport: Transport) -> bool {
         match transport {
-            Transport::Uio(_) => self.transports.contains(&USUAL),
+            Transport::Uio(_) => {
+                self.transports.contains(&USUAL) || self.transports.contains(&FOR_KVP)
+            }
             Transport::HvUtil => {
                 self.kernel == Kernel::Either || self.transports.contains(&Transport::HvUtil)
             }
@@ -164,59 +199,89 @@ macro_rules! kernel {
 }
 
 macro_rules! scenarios {
-    ($($name:literal $transports:ident $play:path $(, $kills:ident)? $(=> $kernel:ident)? : $summary:literal;)*) => {
-        &[$(Scenario {
+    ($($service:ident { $($name:literal $transports:ident $play:path $(, $kills:ident)? $(=> $kernel:ident)? : $summary:literal;)* })*) => {
+        &[$($(Scenario {
             name: $name,
             summary: $summary,
             transports: $transports,
             kills: kills!($($kills)?),
             kernel: kernel!($($kernel)?),
-            play: $play,
-        }),*]
+            play: Play::$service($play),
+        }),*),*]
     };
 }
 
 /// Every scenario there is.
 pub static SCENARIOS: &[Scenario] = scenarios! {
-    "small-copy" EVERY whole::small: "files around the size of one message arrive as they are, mode 0744";
-    "large-copy" EVERY whole::large: "a file of 1 GiB arrives as it is";
-    "empty-file" BOTH whole::empty: "a file of no bytes is made";
-    "any-order" BOTH whole::any_order: "WRITEs in any order make the file whole";
-    "hole" BOTH whole::hole: "a COMPLETE with bytes missing fails and leaves nothing";
-    "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
-    "in-flight" RINGS flow::in_flight => EITHER: "two, three and eight requests at a time";
-    "replies-held-back" SMALL_RINGS flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
-    "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
-    "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
-    "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
-    "other-packets" UIO flow::other_packets: "packets that are no requests are passed over";
-    "renegotiation" UIO flow::renegotiation: "a negotiation in the middle of a copy leaves it whole";
-    "versions" UIO flow::versions: "only versions that both sides know are settled on, or none";
-    "overwrite-shorter" BOTH replace::shorter: "overwriting by a shorter file leaves nothing of the longer one; mode and owner stay";
-    "exists" BOTH replace::exists: "without the overwrite flag what is there stays, and the host is told";
-    "overwrite-dropped" BOTH replace::dropped: "a copy that is called off leaves what it was to replace";
-    "symbolic-link" BOTH replace::symbolic_link: "overwriting a symbolic link writes its target";
-    "not-a-file" BOTH replace::not_a_file: "what is no regular file is not overwritten";
-    "immutable-target" BOTH replace::immutable: "a target that cannot be replaced fails and leaves no trace";
-    "create-path" BOTH names::create_path: "with the create flag every missing directory is made";
-    "missing-path" BOTH names::missing_path: "without it a missing directory is an error";
-    "long-names" BOTH names::long: "the longest names that a file system takes";
-    "unicode-names" BOTH names::unicode: "names beyond ASCII, surrogate pairs too";
-    "refused-names" BOTH names::refused: "names that would leave the directory are refused";
-    "lone-surrogate" UIO names::lone_surrogate: "half a surrogate pair is an invalid argument";
-    "disk-full-at-start" BOTH space::at_start: "a file that cannot fit is refused at START as disk full";
-    "disk-full-midway" BOTH space::midway: "a disk that fills up fails a WRITE as disk full and leaves nothing";
-    "cancel" BOTH breaks::cancel: "a CANCEL drops the file; one for nothing harms nothing";
-    "new-start" BOTH breaks::new_start: "a new START drops the file before it";
-    "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";
-    "stopped-midway" BOTH breaks::stopped: "an agent that ends midway leaves no file";
-    "killed-midway" BOTH breaks::killed, kills: "an agent that is killed midway leaves no file once it runs again";
-    "reply-refused" HVUTIL breaks::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
-    "toggles" BOTH breaks::toggles: "twenty rounds of the device coming and going leak nothing";
-    "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
-    "malformed-negotiation" UIO hostile::negotiations: "bad negotiations get a failure reply each, and the channel lives";
-    "malformed-device-messages" HVUTIL hostile::device_messages => KERNELS_OWN: "bad messages on the char device get a failure reply each";
-    "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each";
-    "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
-    "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";
+    Fcopy {
+        "small-copy" EVERY whole::small: "files around the size of one message arrive as they are, mode 0744";
+        "large-copy" EVERY whole::large: "a file of 1 GiB arrives as it is";
+        "empty-file" BOTH whole::empty: "a file of no bytes is made";
+        "any-order" BOTH whole::any_order: "WRITEs in any order make the file whole";
+        "hole" BOTH whole::hole: "a COMPLETE with bytes missing fails and leaves nothing";
+        "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
+        "in-flight" RINGS flow::in_flight => EITHER: "two, three and eight requests at a time";
+        "replies-held-back" SMALL_RINGS flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
+        "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
+        "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
+        "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
+        "other-packets" UIO flow::other_packets: "packets that are no requests are passed over";
+        "renegotiation" UIO flow::renegotiation: "a negotiation in the middle of a copy leaves it whole";
+        "versions" UIO flow::versions: "only versions that both sides know are settled on, or none";
+        "overwrite-shorter" BOTH replace::shorter: "overwriting by a shorter file leaves nothing of the longer one; mode and owner stay";
+        "exists" BOTH replace::exists: "without the overwrite flag what is there stays, and the host is told";
+        "overwrite-dropped" BOTH replace::dropped: "a copy that is called off leaves what it was to replace";
+        "symbolic-link" BOTH replace::symbolic_link: "overwriting a symbolic link writes its target";
+        "not-a-file" BOTH replace::not_a_file: "what is no regular file is not overwritten";
+        "immutable-target" BOTH replace::immutable: "a target that cannot be replaced fails and leaves no trace";
+        "create-path" BOTH names::create_path: "with the create flag every missing directory is made";
+        "missing-path" BOTH names::missing_path: "without it a missing directory is an error";
+        "long-names" BOTH names::long: "the longest names that a file system takes";
+        "unicode-names" BOTH names::unicode: "names beyond ASCII, surrogate pairs too";
+        "refused-names" BOTH names::refused: "names that would leave the directory are refused";
+        "lone-surrogate" UIO names::lone_surrogate: "half a surrogate pair is an invalid argument";
+        "disk-full-at-start" BOTH space::at_start: "a file that cannot fit is refused at START as disk full";
+        "disk-full-midway" BOTH space::midway: "a disk that fills up fails a WRITE as disk full and leaves nothing";
+        "cancel" BOTH breaks::cancel: "a CANCEL drops the file; one for nothing harms nothing";
+        "new-start" BOTH breaks::new_start: "a new START drops the file before it";
+        "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";
+        "stopped-midway" BOTH breaks::stopped: "an agent that ends midway leaves no file";
+        "killed-midway" BOTH breaks::killed, kills: "an agent that is killed midway leaves no file once it runs again";
+        "reply-refused" HVUTIL breaks::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
+        "toggles" BOTH breaks::toggles: "twenty rounds of the device coming and going leak nothing";
+        "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
+        "malformed-negotiation" UIO hostile::negotiations: "bad negotiations get a failure reply each, and the channel lives";
+        "malformed-device-messages" HVUTIL hostile::device_messages => KERNELS_OWN: "bad messages on the char device get a failure reply each";
+        "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each";
+        "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
+        "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";
+    }
+    Kvp {
+        "kvp-pools" KVP_EVERY kvp::pools::pools: "in every pool keys are set, got, overwritten, enumerated in order, and deleted";
+        "kvp-get" KVP_BOTH kvp::pools::get: "what is in a pool is got by its key, the first of two alike";
+        "kvp-missing-keys" KVP_BOTH kvp::pools::missing: "a key that is not there fails, and a place behind the last is no more items";
+        "kvp-places-beyond" KVP_BOTH kvp::pools::beyond: "places far beyond the end are no more items";
+        "kvp-numbers" KVP_BOTH kvp::pools::numbers: "numbers of 32 and 64 bits become decimal text";
+        "kvp-longest" KVP_BOTH kvp::pools::longest: "the longest key and the longest value are kept as they are";
+        "kvp-unicode" KVP_BOTH kvp::pools::unicode: "keys and values beyond ASCII, surrogate pairs too";
+        "kvp-too-long" KVP_UIO kvp::pools::too_long: "what does not fit into a record fails and changes nothing";
+        "kvp-lone-surrogate" KVP_UIO kvp::pools::lone_surrogate: "half a surrogate pair fails and changes nothing";
+        "kvp-first-boot" KVP_BOTH kvp::files::first_boot: "what is in the files before the program starts stays, and so does their mode";
+        "kvp-torn-record" KVP_BOTH kvp::files::torn: "a record that is not whole harms no other";
+        "kvp-foreign-records" KVP_BOTH kvp::files::foreign: "records without NULs, with bytes behind them, or in no UTF-8, are read";
+        "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of keys that are there twice the first counts, and both go";
+        "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "what another program appends or rewrites is there at once";
+        "kvp-file-removed" KVP_BOTH kvp::files::removed: "a file that somebody removed is empty, and made again";
+        "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
+        "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";
+        "kvp-driver-version" HVUTIL kvp::facts::driver_version: "the version that the kernel's driver states is that of the integration services";
+        "kvp-malformed-messages" KVP_UIO kvp::messages::rings: "bad messages get a failure reply each, change nothing, and the channel lives";
+        "kvp-malformed-device" HVUTIL kvp::messages::device => KERNELS_OWN: "bad messages on the char device get a failure reply each";
+        "kvp-random-bodies" KVP_BOTH kvp::messages::random: "random bytes get an answer each, and the program works";
+        "kvp-renegotiation" KVP_UIO kvp::lifetime::renegotiation: "negotiations at any time change nothing";
+        "kvp-device-gone" KVP_BOTH kvp::lifetime::device_gone: "a device that goes away is served when it returns, and keys are kept";
+        "kvp-stopped" KVP_BOTH kvp::lifetime::stopped: "a program that is stopped and started again has the keys";
+        "kvp-killed" KVP_BOTH kvp::lifetime::killed, kills: "a program that is killed and started again has the keys";
+        "kvp-reply-refused" HVUTIL kvp::lifetime::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
+    }
 };

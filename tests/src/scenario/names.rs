@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::Transport;
-use super::stage::{Stage, expect, expect_failure};
+use super::stage::{FcopyStage, expect, expect_failure};
 use crate::fcopy::{CREATE_PATH, FcopyHost, Operation, Start};
 
 fn copy(host: &mut FcopyHost, path: &str, name: &str, flags: u32) -> Result<Status> {
@@ -14,7 +14,7 @@ fn copy(host: &mut FcopyHost, path: &str, name: &str, flags: u32) -> Result<Stat
         .with_context(|| format!("copying to {path:?} as {name:?}"))
 }
 
-pub(super) fn create_path(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn create_path(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = format!("{}/one/two/three", stage.path()?);
     for round in ["made", "there already"] {
@@ -49,7 +49,7 @@ pub(super) fn create_path(stage: &mut Stage<'_>) -> Result<()> {
     )
 }
 
-pub(super) fn missing_path(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn missing_path(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = format!("{}/missing/below", stage.path()?);
     expect_failure(
@@ -65,7 +65,7 @@ pub(super) fn missing_path(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn long(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn long(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.path()?;
     let longest = "n".repeat(255);
@@ -108,7 +108,7 @@ pub(super) fn long(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn unicode(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn unicode(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let directory = format!("{}/Täst 目录 🗂", stage.path()?);
     let names = [
@@ -137,7 +137,7 @@ pub(super) fn unicode(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_files(&expected)
 }
 
-pub(super) fn refused(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn refused(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.path()?;
     let inside = format!("{path}/inside");
@@ -170,7 +170,7 @@ pub(super) fn refused(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn lone_surrogate(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn lone_surrogate(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for lone in [[0x61, 0xd83d], [0xde00, 0x61], [0xd83d, 0x61]] {
         let mut start = Start::new(&stage.path()?, "", 0, 0);

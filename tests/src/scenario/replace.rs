@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::stage::{Stage, expect, expect_failure};
+use super::stage::{FcopyStage, expect, expect_failure};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, OVERWRITE, Operation};
 use crate::files::{Facts, Files, Kind};
 
-pub(super) fn shorter(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn shorter(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.directory().join("shrunk");
     stage.files().fill(&path, 1, 50_000)?;
@@ -33,7 +33,7 @@ pub(super) fn shorter(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn exists(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn exists(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.directory().join("there");
     stage.files().write(&path, b"what was there")?;
@@ -48,7 +48,7 @@ pub(super) fn exists(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn dropped(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn dropped(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let path = stage.directory().join("kept");
     stage.files().write(&path, b"what was there")?;
@@ -62,7 +62,7 @@ pub(super) fn dropped(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&path, b"what was there")
 }
 
-pub(super) fn symbolic_link(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn symbolic_link(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let target = stage.directory().join("target");
     stage.files().write(&target, b"what was there")?;
@@ -78,7 +78,7 @@ pub(super) fn symbolic_link(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&target, b"new")
 }
 
-pub(super) fn not_a_file(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn not_a_file(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let files = stage.files();
     files.create_directories(&stage.directory().join("directory"))?;
@@ -118,7 +118,7 @@ impl Drop for Immutable {
     }
 }
 
-pub(super) fn immutable(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn immutable(stage: &mut FcopyStage<'_>) -> Result<()> {
     let path = stage.directory().join("immutable");
     stage.files().write(&path, b"what was there")?;
     let immutable = Immutable::make(stage.files(), path.clone())?;

@@ -1,11 +1,14 @@
 //! Plays scenarios on machines, and says how each went.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::{Scenario, Skip, Stage, Transport};
+use super::{Play, Scenario, Skip, Stage, Transport};
+use crate::files::Files;
+use crate::host::Protocol;
 use crate::port::Machine;
 
 /// What scenarios are played with.
@@ -113,19 +116,42 @@ fn play(
     files
         .create_directories(&directory)
         .context("making the scenario's directory")?;
-    let mut stage = Stage::new(machine, transport, directory.clone(), number);
-    stage.large = options.large;
-    stage.alone = options.alone;
-    let played = (scenario.play)(&mut stage);
-    // The program ends before its device goes, which not every program outlives;
-    // those scenarios in which it has to take the device away themselves.
-    let ended = end(stage.machine());
-    let rescinded = stage.rescind();
+    empty(&*files, &machine.pools())?;
+    let place = (transport, directory.clone(), options);
+    let played = match scenario.play {
+        Play::Fcopy(play) => act(play, machine, place, number),
+        Play::Kvp(play) => act(play, machine, place, number),
+    };
     let removed = machine
         .files()
         .remove_directory(&directory)
         .context("removing the scenario's directory");
-    played.and(ended).and(rescinded).and(removed)
+    played.and(removed)
+}
+
+fn act<P: Protocol>(
+    play: fn(&mut Stage<'_, P>) -> Result<()>,
+    machine: &mut dyn Machine,
+    (transport, directory, options): (Transport, PathBuf, Options),
+    number: &mut u32,
+) -> Result<()> {
+    let mut stage = Stage::new(machine, transport, directory, number);
+    stage.large = options.large;
+    stage.alone = options.alone;
+    let played = play(&mut stage);
+    // The program ends before its device goes, which not every program outlives;
+    // those scenarios in which it has to take the device away themselves.
+    let ended = end(stage.machine());
+    let rescinded = stage.rescind();
+    played.and(ended).and(rescinded)
+}
+
+/// Removes what an earlier scenario left in a directory.
+fn empty(files: &dyn Files, directory: &Path) -> Result<()> {
+    for name in files.list(directory)? {
+        files.remove(&directory.join(name))?;
+    }
+    Ok(())
 }
 
 fn end(machine: &mut dyn Machine) -> Result<()> {

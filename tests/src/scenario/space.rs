@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use hyperv_vmbus::ic::Status;
 
-use super::stage::{Stage, expect, expect_failure};
+use super::stage::{FcopyStage, expect, expect_failure};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, FcopyHost, Operation, Start};
 use crate::files::Files;
@@ -48,13 +48,13 @@ impl Drop for Small {
     }
 }
 
-fn prepare(stage: &mut Stage<'_>) -> Result<(FcopyHost, Small)> {
+fn prepare(stage: &mut FcopyStage<'_>) -> Result<(FcopyHost, Small)> {
     let host = stage.connect()?;
     let small = Small::mount(stage.files(), &stage.directory().join("small"))?;
     Ok((host, small))
 }
 
-pub(super) fn at_start(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn at_start(stage: &mut FcopyStage<'_>) -> Result<()> {
     let (mut host, small) = prepare(stage)?;
     for size in [2 * SIZE as u64, 1 << 40, u64::MAX >> 1] {
         let start = Operation::Start(small.start("large", size)?);
@@ -73,7 +73,7 @@ pub(super) fn at_start(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&small.seen.join("fits"), &data)
 }
 
-pub(super) fn midway(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn midway(stage: &mut FcopyStage<'_>) -> Result<()> {
     let (mut host, small) = prepare(stage)?;
     // What is announced fits; what comes does not.
     let start = Operation::Start(small.start("grows", CHUNK as u64)?);

@@ -1,25 +1,21 @@
 //! What a scenario has to work with: a machine, a device, a directory of its
 //! own, and expectations that say what came instead.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::{Pattern, Transport};
-use crate::fcopy::{FcopyHost, Operation, Start};
+use crate::fcopy::{Fcopy, FcopyHost, Operation, Start};
 use crate::files::{Facts, Files};
-use crate::port::{Device, Machine, Offer};
+use crate::host::{Protocol, ServiceHost};
+use crate::kvp::{Kvp, KvpHost, pool};
+use crate::port::{Device, Machine};
 use crate::wait::until;
-
-/// Class of the file copy device.
-pub const FCOPY: Guid = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
-
-/// Its instance, the same on every host.
-pub const FCOPY_INSTANCE: Guid = Guid::from_u128(0xeb765408_105f_49b6_b4aa_c123b64d17d4);
 
 /// How long a guest may take to open a device that has appeared.
 pub const OPEN_TIME: Duration = Duration::from_secs(60);
@@ -27,9 +23,10 @@ pub const OPEN_TIME: Duration = Duration::from_secs(60);
 /// How long a guest may take for what it does on its own.
 pub const SETTLE_TIME: Duration = Duration::from_secs(60);
 
-/// What a scenario plays with.
-pub struct Stage<'m> {
+/// What a scenario plays with: a machine and the device of one service.
+pub struct Stage<'m, P> {
     machine: &'m mut dyn Machine,
+    protocol: PhantomData<P>,
     transport: Transport,
     directory: PathBuf,
     device: Option<Arc<dyn Device>>,
@@ -43,7 +40,7 @@ pub struct Stage<'m> {
     pub alone: bool,
 }
 
-impl<'m> Stage<'m> {
+impl<'m, P: Protocol> Stage<'m, P> {
     /// A stage with a directory that is there and empty.
     pub fn new(
         machine: &'m mut dyn Machine,
@@ -53,6 +50,7 @@ impl<'m> Stage<'m> {
     ) -> Self {
         Self {
             machine,
+            protocol: PhantomData,
             transport,
             directory,
             device: None,
@@ -109,19 +107,9 @@ impl<'m> Stage<'m> {
     ///
     /// Where it, or the program's start, fails.
     pub fn offer_again(&mut self) -> Result<()> {
-        let (class, instance) = (FCOPY, FCOPY_INSTANCE);
         let offer = match self.transport {
-            Transport::Uio(ring_len) => Offer::Uio {
-                class,
-                instance,
-                number: *self.number,
-                ring_len,
-            },
-            Transport::HvUtil => Offer::HvUtil {
-                class,
-                instance,
-                node: "vmbus/hv_fcopy",
-            },
+            Transport::Uio(ring_len) => P::SERVICE.uio(*self.number, ring_len),
+            Transport::HvUtil => P::SERVICE.hvutil(),
         };
         self.device = Some(self.machine.offer(offer).context("offering the device")?);
         if !self.machine.is_running() {
@@ -150,11 +138,22 @@ impl<'m> Stage<'m> {
     /// # Errors
     ///
     /// Where the guest does not take part.
-    pub fn connect(&mut self) -> Result<FcopyHost> {
+    pub fn connect(&mut self) -> Result<ServiceHost<P>> {
         if self.device.is_none() {
             self.offer()?;
         }
-        FcopyHost::connect(self.accept()?)
+        ServiceHost::connect(self.accept()?)
+    }
+
+    /// Ends the program in an orderly way; it starts again when a device is
+    /// offered.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.started = false;
+        self.machine.stop().context("stopping the program")
     }
 
     /// Takes the device away.
@@ -167,51 +166,6 @@ impl<'m> Stage<'m> {
             Some(device) => device.rescind().context("taking the device away"),
             None => Ok(()),
         }
-    }
-
-    /// A START into the scenario's directory.
-    ///
-    /// # Errors
-    ///
-    /// Where the directory is not UTF-8.
-    pub fn start(&self, name: &str, flags: u32, size: u64) -> Result<Operation> {
-        Ok(Operation::Start(Start::new(
-            &self.path()?,
-            name,
-            flags,
-            size,
-        )))
-    }
-
-    /// Copies `data` into the scenario's directory.
-    ///
-    /// # Errors
-    ///
-    /// Where the guest does not answer as it should.
-    pub fn copy(
-        &self,
-        host: &mut FcopyHost,
-        name: &str,
-        data: &[u8],
-        flags: u32,
-    ) -> Result<Status> {
-        let start = Start::new(&self.path()?, name, flags, data.len() as u64);
-        host.copy(&start, &mut &*data, 1, &mut |_| {})
-            .with_context(|| format!("copying {name:?}"))
-    }
-
-    /// Copies a file, looks at it and removes it: the guest works.
-    ///
-    /// # Errors
-    ///
-    /// Where it does not.
-    pub fn expect_working(&self, host: &mut FcopyHost) -> Result<()> {
-        let data = Pattern::bytes(host.messages(), 10_000);
-        let status = self.copy(host, "still works", &data, 0)?;
-        expect(status, Status::OK, "a copy after that")?;
-        let path = self.directory.join("still works");
-        self.expect_content(&path, &data)?;
-        self.files().remove(&path)
     }
 
     /// Expects exactly these files in the scenario's directory and below, once
@@ -262,6 +216,107 @@ impl<'m> Stage<'m> {
     pub fn facts(&self, name: &str) -> Result<Facts> {
         let facts = self.files().facts(&self.directory.join(name))?;
         facts.with_context(|| format!("expected {name}; nothing of that name is there"))
+    }
+}
+
+/// What a scenario of file copies plays with.
+pub type FcopyStage<'m> = Stage<'m, Fcopy>;
+
+impl FcopyStage<'_> {
+    /// A START into the scenario's directory.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory is not UTF-8.
+    pub fn start(&self, name: &str, flags: u32, size: u64) -> Result<Operation> {
+        Ok(Operation::Start(Start::new(
+            &self.path()?,
+            name,
+            flags,
+            size,
+        )))
+    }
+
+    /// Copies `data` into the scenario's directory.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer as it should.
+    pub fn copy(
+        &self,
+        host: &mut FcopyHost,
+        name: &str,
+        data: &[u8],
+        flags: u32,
+    ) -> Result<Status> {
+        let start = Start::new(&self.path()?, name, flags, data.len() as u64);
+        host.copy(&start, &mut &*data, 1, &mut |_| {})
+            .with_context(|| format!("copying {name:?}"))
+    }
+
+    /// Copies a file, looks at it and removes it: the guest works.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not.
+    pub fn expect_working(&self, host: &mut FcopyHost) -> Result<()> {
+        let data = Pattern::bytes(host.messages(), 10_000);
+        let status = self.copy(host, "still works", &data, 0)?;
+        expect(status, Status::OK, "a copy after that")?;
+        let path = self.directory.join("still works");
+        self.expect_content(&path, &data)?;
+        self.files().remove(&path)
+    }
+}
+
+/// What a scenario of keys and values plays with.
+pub type KvpStage<'m> = Stage<'m, Kvp>;
+
+impl KvpStage<'_> {
+    /// A pool's file.
+    pub fn pool(&self, pool: u8) -> PathBuf {
+        self.machine.pools().join(pool::file(pool))
+    }
+
+    /// Expects that the guest enumerates exactly these keys and values.
+    ///
+    /// # Errors
+    ///
+    /// Where it has others.
+    pub fn expect_items(
+        &self,
+        host: &mut KvpHost,
+        pool: u8,
+        expected: &[(&str, &str)],
+    ) -> Result<()> {
+        let items = host.list(pool)?;
+        let same = items.len() == expected.len()
+            && items
+                .iter()
+                .zip(expected)
+                .all(|(item, expected)| (item.0.as_str(), item.1.as_str()) == *expected);
+        ensure!(
+            same,
+            "expected pool {pool} to have {expected:?}; it has {items:?}"
+        );
+        Ok(())
+    }
+
+    /// Sets a key, gets it back and deletes it: the guest works.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not.
+    pub fn expect_working(&self, host: &mut KvpHost) -> Result<()> {
+        const KEY: &str = "still works";
+        let value = host.messages().to_string();
+        expect(host.set(0, KEY, &value)?, Status::OK, "a SET after that")?;
+        let items = host.list(0)?;
+        ensure!(
+            items.iter().any(|item| item.0 == KEY && item.1 == value),
+            "expected {KEY:?} in pool 0 to be {value:?} after that; it has {items:?}"
+        );
+        expect(host.delete(0, KEY)?, Status::OK, "a DELETE after that")
     }
 }
 

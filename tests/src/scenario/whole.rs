@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::Pattern;
-use super::stage::{Stage, expect, expect_failure};
+use super::stage::{FcopyStage, expect, expect_failure};
 use crate::fcopy::{CHUNK, Operation, Start};
 
-pub(super) fn small(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn small(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for len in [1, 7, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 100_000] {
         let (name, data) = (format!("{len} bytes"), Pattern::bytes(len as u64, len));
@@ -23,7 +23,7 @@ pub(super) fn small(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn large(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn large(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let len = stage.large;
     let start = Start::new(&stage.path()?, "large", 0, len);
@@ -36,7 +36,7 @@ pub(super) fn large(stage: &mut Stage<'_>) -> Result<()> {
     )
 }
 
-pub(super) fn empty(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn empty(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let status = stage.copy(&mut host, "empty", &[], 0)?;
     expect(status, Status::OK, "a copy of no bytes")?;
@@ -44,7 +44,7 @@ pub(super) fn empty(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&stage.directory().join("empty"), &[])
 }
 
-pub(super) fn any_order(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn any_order(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(1, 5 * CHUNK + 100);
     let start = stage.start("shuffled", 0, data.len() as u64)?;
@@ -64,7 +64,7 @@ pub(super) fn any_order(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_content(&stage.directory().join("shuffled"), &data)
 }
 
-pub(super) fn hole(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn hole(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(2, CHUNK);
     let start = stage.start("holed", 0, 3 * CHUNK as u64)?;
@@ -81,7 +81,7 @@ pub(super) fn hole(stage: &mut Stage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-pub(super) fn size_differs(stage: &mut Stage<'_>) -> Result<()> {
+pub(super) fn size_differs(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(3, 2 * CHUNK);
     for stated in [0, 100, 10 * CHUNK as u64] {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_sim::channel::HostChannel;
+use hyperv_sim::host::{FRAMEWORKS, Protocol as _};
 use hyperv_sim::ic::{Reply, Request as Message};
+use hyperv_sim::kvp::Kvp;
 use hyperv_sim::port::{Device as _, Port};
 use hyperv_sim::ring::Packet;
 use hyperv_sim::scenario::{Outcome, Verdict};
@@ -42,12 +44,12 @@ pub static DEVICES: &[Served] = &[
     Served {
         name: "kvp-device",
         summary: "KVP is offered, appears as /dev/vmbus/hv_kvp, and settles on version 4.0",
-        class: Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6),
-        instance: Guid::from_u128(0x242ff919_07db_4180_9c2e_b86cb68c8c55),
+        class: Kvp::SERVICE.class,
+        instance: Kvp::SERVICE.instance,
         node: "/dev/vmbus/hv_kvp",
         registration: (100, 7432),
-        versions: &[Version::new(3, 0), Version::new(4, 0), Version::new(5, 0)],
-        chosen: Version::new(4, 0),
+        versions: Kvp::VERSIONS,
+        chosen: Kvp::VERSION,
     },
     Served {
         name: "vss-device",
@@ -106,8 +108,7 @@ fn settle(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
         .order(&Request::Hold { path, message })
         .context("registering")?;
     let mut channel = HostChannel::new(port);
-    let frameworks = [Version::new(1, 0), Version::new(3, 0)];
-    let request = Message::negotiation(1, &frameworks, device.versions)?.encode();
+    let request = Message::negotiation(1, &FRAMEWORKS, device.versions)?.encode();
     channel.send(&Packet::in_band(1, &request), STEP)?;
     let reply = channel.recv(STEP)?.context("no answer to a negotiation")?;
     let settled = Reply::to(&request, &reply.payload)?.settled()?;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use hyperv_sim::fcopy::Fcopy;
 use hyperv_sim::files::Files;
 use hyperv_sim::held::Held;
+use hyperv_sim::host::Protocol as _;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
-use hyperv_sim::scenario::{FCOPY, FCOPY_INSTANCE, OPEN_TIME};
+use hyperv_sim::scenario::OPEN_TIME;
 use hyperv_sim::wait::until;
 use hyperv_vmbus::ring::RingMemory;
 use nix::sys::signal::Signal;
@@ -26,6 +28,9 @@ const BIND_TIME: Duration = Duration::from_secs(30);
 
 /// Where scenarios have their files, in the guest: a tmpfs.
 const DIRECTORY: &str = "/tmp/scenarios";
+
+/// Where programs have their pool files.
+const POOLS: &str = "/var/lib/hyperv";
 
 /// Lines of the protocol's journal that follow the program's log.
 const JOURNAL_LINES: usize = 6;
@@ -74,12 +79,7 @@ impl VmMachine {
     ///
     /// Where the program does not open the device.
     pub fn ring_len(&mut self) -> Result<usize> {
-        let device = self.offer(Offer::Uio {
-            class: FCOPY,
-            instance: FCOPY_INSTANCE,
-            number: 0,
-            ring_len: 0,
-        })?;
+        let device = self.offer(Fcopy::SERVICE.uio(0, 0))?;
         self.start()?;
         let opened = device.accept(OPEN_TIME);
         let closed = self.stop().and(device.rescind());
@@ -109,7 +109,8 @@ impl Machine for VmMachine {
 
     fn start(&mut self) -> Result<()> {
         if self.device_first && self.offered.iter().any(|device| !device.is_released()) {
-            let bound = PathBuf::from(format!("/sys/bus/vmbus/devices/{FCOPY_INSTANCE}/uio"));
+            let instance = Fcopy::SERVICE.instance;
+            let bound = PathBuf::from(format!("/sys/bus/vmbus/devices/{instance}/uio"));
             until(BIND_TIME, "the guest's driver to take the device", || {
                 Ok(self.guest.has(&bound)?.then_some(()))
             })?;
@@ -141,6 +142,10 @@ impl Machine for VmMachine {
 
     fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    fn pools(&self) -> PathBuf {
+        PathBuf::from(POOLS)
     }
 
     fn files(&self) -> Arc<dyn Files> {
@@ -180,7 +185,7 @@ impl Drop for VmMachine {
 pub fn bind_to_uio(guest: &Guest) -> Result<()> {
     let path = PathBuf::from("/sys/bus/vmbus/drivers/uio_hv_generic/new_id");
     ensure!(guest.has(&path)?, "the guest has no uio_hv_generic");
-    let data = FCOPY.to_string().into_bytes();
+    let data = Fcopy::SERVICE.class.to_string().into_bytes();
     guest
         .order(&crate::guest::Request::Write { path, data })
         .context("adding the file copy device to uio_hv_generic")

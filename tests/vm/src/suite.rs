@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
-use hyperv_sim::scenario::{Factory, Options, Outcome, Runner, SCENARIOS, Transport, Verdict};
+use hyperv_sim::scenario::{
+    Factory, Options, Outcome, Play, Runner, SCENARIOS, Transport, Verdict,
+};
 
 use crate::boot::KERNEL_OPTIONS;
 use crate::devices::{self, DEVICES};
@@ -31,7 +33,10 @@ pub struct Arguments {
     #[arg(long)]
     initramfs: PathBuf,
     /// The program and its arguments in the guest, quoted as for a shell
-    #[arg(long, default_value = "/bin/hyperv-agent run --log stderr")]
+    #[arg(
+        long,
+        default_value = "/bin/hyperv-agent run --log stderr --enable kvp"
+    )]
     agent: String,
     /// How the guest's kernel has the file copy device [default: as mainline
     /// kernels of its release have it]
@@ -97,7 +102,9 @@ pub fn list() {
             ("hvutil", Transport::HvUtil),
         ];
         let mut said = Vec::new();
-        for (name, transport) in ways {
+        // The kernels here have KVP in `hv_utils`.
+        let fcopy = matches!(scenario.play, Play::Fcopy(_));
+        for (name, transport) in ways.into_iter().skip(usize::from(!fcopy)) {
             match scenario.with_kernel(transport) {
                 Ok(true) => said.push(name.to_owned()),
                 Ok(false) => {}
@@ -235,10 +242,6 @@ fn play(
         bind_to_uio(&booted.guest)?;
     }
     let kind = arguments.transport;
-    let transport = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {
-        Kind::Uio => Transport::Uio(machine()?.ring_len()?),
-        Kind::Hvutil => Transport::HvUtil,
-    };
     let wanted = |name: &str| {
         arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name)
     };
@@ -249,9 +252,20 @@ fn play(
         large: arguments.large << 20,
         alone: false,
     };
+    let chosen = || SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
+    let fcopy = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {
+        Kind::Uio if chosen().any(|scenario| matches!(scenario.play, Play::Fcopy(_))) => {
+            Transport::Uio(machine()?.ring_len()?)
+        }
+        Kind::Uio | Kind::Hvutil => Transport::HvUtil,
+    };
     let factory: Factory<'_> = Box::new(|| Ok(Box::new(machine()?)));
     let mut runner = Runner::new(factory, options);
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
+    for scenario in chosen() {
+        let transport = match scenario.play {
+            Play::Fcopy(_) => fcopy,
+            Play::Kvp(_) => Transport::HvUtil,
+        };
         let verdict = match scenario.with_kernel(transport) {
             Ok(false) => continue,
             Ok(true) => runner.run(scenario, transport)?,

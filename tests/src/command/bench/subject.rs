@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hyperv_sim::blackbox::BlackBox;
-use hyperv_sim::fcopy::{CHUNK, FcopyHost, OVERWRITE, Operation, Start};
-use hyperv_sim::port::{Device, Machine, Offer};
-use hyperv_sim::scenario::{FCOPY, FCOPY_INSTANCE, OPEN_TIME};
+use hyperv_sim::fcopy::{CHUNK, Fcopy, FcopyHost, OVERWRITE, Operation, Start};
+use hyperv_sim::host::Protocol as _;
+use hyperv_sim::port::{Device, Machine};
+use hyperv_sim::scenario::OPEN_TIME;
 use hyperv_vmbus::ic::Status;
 
 use super::process::{self, Memory};
@@ -76,12 +77,8 @@ impl Subject {
             if let Some(open) = self.open.take() {
                 open.device.rescind()?;
             }
-            let device = self.machine.offer(Offer::Uio {
-                class: FCOPY,
-                instance: FCOPY_INSTANCE,
-                number: self.number,
-                ring_len: self.ring_len,
-            })?;
+            let offer = Fcopy::SERVICE.uio(self.number, self.ring_len);
+            let device = self.machine.offer(offer)?;
             self.number += 1;
             if !self.machine.is_running() {
                 self.machine.start()?;

@@ -68,6 +68,7 @@ impl Helper {
             Request::Leave => {}
             Request::Facts(path) => return Ok(Reply::Facts(files.facts(&path)?)),
             Request::List(path) => return Ok(Reply::Names(files.list(&path)?)),
+            Request::Read(path) => return Ok(Reply::Bytes(files.read(&path)?)),
             Request::Digest(path) => {
                 let mut file = File::open(&path).with_context(|| path.display().to_string())?;
                 return Ok(Digest::of(&mut file)?.reply());

@@ -26,6 +26,7 @@ pub enum Request {
     Leave,
     Facts(PathBuf),
     List(PathBuf),
+    Read(PathBuf),
     Digest(PathBuf),
     Write {
         path: PathBuf,
@@ -90,6 +91,7 @@ pub enum Reply {
     Text(String),
     Facts(Option<Facts>),
     Names(Vec<String>),
+    Bytes(Vec<u8>),
     /// Length and hash of a file.
     Digest(u64, u64),
     Pid(Option<u32>),

@@ -1,0 +1,400 @@
+//! A host that speaks with one service of a guest, over rings or over the char
+//! device: connecting, settling the versions, sending requests and matching
+//! their replies. What is said is the service's: [`crate::fcopy`] and
+//! [`crate::kvp`].
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::{Status, Version};
+
+use crate::channel::HostChannel;
+use crate::ic::{Reply, Request};
+use crate::port::{Offer, Pipe, Port};
+use crate::ring::{IN_BAND, Packet};
+use crate::wait::until;
+
+/// How long a guest may take for a reply. The kernel gives it 30 seconds; the
+/// end of a file copy waits for a disk.
+pub const REPLY_TIME: Duration = Duration::from_secs(60);
+
+/// The framework versions that a host offers.
+pub const FRAMEWORKS: [Version; 2] = [Version::new(1, 0), Version::new(3, 0)];
+
+/// The framework version that a guest is to choose.
+pub const FRAMEWORK: Version = Version::new(3, 0);
+
+/// Between two looks whether a program has registered.
+const REGISTER_PAUSE: Duration = Duration::from_millis(100);
+
+/// Hosts that spoke through a driver so far, and one.
+static HOSTS: AtomicU64 = AtomicU64::new(1);
+
+/// Where a message has its transaction id.
+const ID_AT: usize = 24;
+
+/// The packet transaction of a program that does not give the request's back,
+/// as the stock UIO daemon does not; hosts go by the message's id then.
+const NO_TRANSACTION: u64 = u64::MAX;
+
+/// The devices of a service. Protocol section 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, as in the agent's flags.
+    pub name: &'static str,
+    /// Class of its VMBus device.
+    pub class: Guid,
+    /// Instance of its VMBus device, the same on every host.
+    pub instance: Guid,
+    /// Its character device, below `/dev`.
+    pub node: &'static str,
+}
+
+impl Service {
+    /// Its device, bound to `uio_hv_generic` as `/dev/uioN`.
+    pub fn uio(&self, number: u32, ring_len: usize) -> Offer {
+        Offer::Uio {
+            class: self.class,
+            instance: self.instance,
+            number,
+            ring_len,
+        }
+    }
+
+    /// Its device, held by `hv_utils`.
+    pub fn hvutil(&self) -> Offer {
+        Offer::HvUtil {
+            class: self.class,
+            instance: self.instance,
+            node: self.node,
+        }
+    }
+}
+
+/// What a host says to a service, and how.
+pub trait Protocol {
+    /// The service.
+    const SERVICE: Service;
+
+    /// Type of its messages.
+    const KIND: u16;
+
+    /// The message versions that a host offers.
+    const VERSIONS: &'static [Version];
+
+    /// The message version that a guest is to choose.
+    const VERSION: Version;
+
+    /// Bytes of a reply over the char device. The first four are the status.
+    const REPLY_LEN: usize;
+
+    /// What the host asks.
+    type Operation;
+
+    /// A request that harms nothing, for seeing whether a program answers.
+    const HARMLESS: Self::Operation;
+
+    /// A request's body as it travels over rings.
+    fn encode_utf16(operation: &Self::Operation) -> Vec<u8>;
+
+    /// A request as the kernel hands it to the char device.
+    fn encode_utf8(operation: &Self::Operation) -> Vec<u8>;
+
+    /// What the kernel answers to this registration.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none.
+    fn register(registration: &[u8]) -> Result<Vec<u8>>;
+}
+
+/// A host that speaks with a service, from when the guest has opened its device.
+pub struct ServiceHost<P> {
+    link: Link,
+    /// The other end of the rings is the guest's driver, not the program.
+    kernel: bool,
+    next: u64,
+    waiting: VecDeque<Waiting>,
+    messages: u64,
+    protocol: PhantomData<P>,
+}
+
+enum Link {
+    Rings(HostChannel),
+    Device(Arc<dyn Pipe>),
+}
+
+/// A request whose reply has not come.
+struct Waiting {
+    transaction: u64,
+    message: Vec<u8>,
+}
+
+impl Waiting {
+    fn is_answered_by(&self, packet: &Packet) -> bool {
+        match packet.transaction {
+            NO_TRANSACTION => self.message.get(ID_AT) == packet.payload.get(ID_AT),
+            transaction => transaction == self.transaction,
+        }
+    }
+}
+
+impl<P: Protocol> ServiceHost<P> {
+    /// Takes over an opened device without a word to the guest.
+    pub fn new(port: Port) -> Self {
+        let kernel = matches!(port, Port::Kernel(_));
+        Self {
+            link: match port {
+                Port::Uio(port) | Port::Kernel(port) => Link::Rings(HostChannel::new(port)),
+                Port::HvUtil(pipe) => Link::Device(pipe),
+            },
+            kernel,
+            // A driver's channel outlives the program, and may still answer
+            // what another host asked: no two hosts use the same numbers.
+            next: match kernel {
+                true => HOSTS.fetch_add(1, Ordering::Relaxed) << 32,
+                false => 1,
+            },
+            waiting: VecDeque::new(),
+            messages: 0,
+            protocol: PhantomData,
+        }
+    }
+
+    /// Takes over an opened device and settles the versions, or lets the guest
+    /// register.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not take part as it should.
+    pub fn connect(port: Port) -> Result<Self> {
+        let mut host = Self::new(port);
+        match &host.link {
+            Link::Rings(_) => {
+                let settled = host.negotiate(&FRAMEWORKS, P::VERSIONS)?;
+                let expected = (FRAMEWORK, P::VERSION);
+                ensure!(
+                    settled == Some(expected),
+                    "expected the guest to settle on framework and messages {expected:?}; it chose {settled:?}"
+                );
+                if host.kernel {
+                    host.wait_for_program()?;
+                }
+            }
+            Link::Device(pipe) => {
+                let registration = pipe
+                    .recv(REPLY_TIME)?
+                    .context("expected the guest to register; it wrote nothing")?;
+                pipe.send(&P::register(&registration)?)?;
+            }
+        }
+        Ok(host)
+    }
+
+    /// Waits until the program has registered with the guest's driver, which
+    /// fails every request until then.
+    fn wait_for_program(&mut self) -> Result<()> {
+        until(REPLY_TIME, "the program to register", || {
+            let status = self.request(&P::HARMLESS)?;
+            if status == Status::FAIL {
+                std::thread::sleep(REGISTER_PAUSE);
+                return Ok(None);
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// Offers versions, and gives what the guest chose.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer, not with a negotiation's reply, or with
+    /// a failure.
+    pub fn negotiate(
+        &mut self,
+        frameworks: &[Version],
+        messages: &[Version],
+    ) -> Result<Option<(Version, Version)>> {
+        let request = Request::negotiation(self.id(), frameworks, messages)?;
+        self.submit(request.encode())?;
+        self.reply()?.settled()
+    }
+
+    /// The channel beneath.
+    ///
+    /// # Errors
+    ///
+    /// Where there is a char device instead.
+    pub fn channel(&mut self) -> Result<&mut HostChannel> {
+        match &mut self.link {
+            Link::Rings(channel) => Ok(channel),
+            Link::Device(_) => bail!("a char device has no rings"),
+        }
+    }
+
+    /// The char device beneath.
+    ///
+    /// # Errors
+    ///
+    /// Where there are rings instead.
+    pub fn pipe(&self) -> Result<&Arc<dyn Pipe>> {
+        match &self.link {
+            Link::Device(pipe) => Ok(pipe),
+            Link::Rings(_) => bail!("a channel with rings has no char device"),
+        }
+    }
+
+    /// Whether the program itself has the other end of rings.
+    pub fn has_rings(&self) -> bool {
+        matches!(self.link, Link::Rings(_)) && !self.kernel
+    }
+
+    /// Whether what goes over the link is UTF-16.
+    pub(crate) fn speaks_utf16(&self) -> bool {
+        matches!(self.link, Link::Rings(_))
+    }
+
+    /// Requests that were sent so far.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Requests whose reply has not been taken.
+    pub fn in_flight(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The message id of the next request.
+    pub fn id(&self) -> u8 {
+        self.next.to_le_bytes()[0]
+    }
+
+    /// Sends a request without waiting for its reply.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not take it.
+    pub fn send(&mut self, operation: &P::Operation) -> Result<()> {
+        match &self.link {
+            Link::Rings(_) => self.send_body(P::encode_utf16(operation)),
+            Link::Device(_) => self.submit(P::encode_utf8(operation)),
+        }
+    }
+
+    /// Sends the body of a request over rings, whatever it says.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not take it.
+    pub fn send_body(&mut self, body: Vec<u8>) -> Result<()> {
+        let mut request = Request::new(P::KIND, self.id(), body)?;
+        request.version = P::VERSION;
+        self.submit(request.encode())
+    }
+
+    /// Sends a message as it is; its reply will be waited for.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not take it.
+    pub fn submit(&mut self, message: Vec<u8>) -> Result<()> {
+        let transaction = self.next;
+        match &mut self.link {
+            Link::Rings(channel) => {
+                channel.send(&Packet::in_band(transaction, &message), REPLY_TIME)?;
+            }
+            Link::Device(pipe) => {
+                ensure!(
+                    self.waiting.is_empty(),
+                    "a char device carries one request at a time"
+                );
+                pipe.send(&message)?;
+            }
+        }
+        self.next += 1;
+        self.messages += 1;
+        self.waiting.push_back(Waiting {
+            transaction,
+            message,
+        });
+        Ok(())
+    }
+
+    /// Waits for the next reply.
+    ///
+    /// # Errors
+    ///
+    /// Where none comes in time, or what comes is none.
+    pub fn reply(&mut self) -> Result<Reply> {
+        ensure!(!self.waiting.is_empty(), "no request is in flight");
+        match &mut self.link {
+            Link::Rings(channel) => loop {
+                let packet = channel.recv(REPLY_TIME)?.with_context(|| {
+                    format!("expected a reply within {REPLY_TIME:?}; none came")
+                })?;
+                ensure!(
+                    packet.kind == IN_BAND,
+                    "expected an in-band packet; its type is {}",
+                    packet.kind
+                );
+                let place = self
+                    .waiting
+                    .iter()
+                    .position(|waiting| waiting.is_answered_by(&packet));
+                if place.is_none() && self.kernel {
+                    continue;
+                }
+                let place = place.with_context(|| {
+                    format!(
+                        "a reply to transaction {}, which is not in flight",
+                        packet.transaction
+                    )
+                })?;
+                let request = self.waiting.remove(place).context("it was just found")?;
+                break Reply::to(&request.message, &packet.payload);
+            },
+            Link::Device(pipe) => {
+                let reply = pipe.recv(REPLY_TIME)?.with_context(|| {
+                    format!("expected a reply within {REPLY_TIME:?}; none came")
+                })?;
+                self.waiting.pop_front();
+                ensure!(
+                    reply.len() == P::REPLY_LEN,
+                    "expected a reply of {} bytes; it has {}",
+                    P::REPLY_LEN,
+                    reply.len()
+                );
+                let (status, body) = reply.split_first_chunk().context("a reply has a status")?;
+                Ok(Reply {
+                    status: Status(u32::from_le_bytes(*status)),
+                    body: body.to_vec(),
+                })
+            }
+        }
+    }
+
+    /// Sends a request and waits for the reply.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer as it should; a failure that it states
+    /// is not an error.
+    pub fn call(&mut self, operation: &P::Operation) -> Result<Reply> {
+        self.send(operation)?;
+        self.reply()
+    }
+
+    /// Sends a request and waits for how it went.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ServiceHost::call`].
+    pub fn request(&mut self, operation: &P::Operation) -> Result<Status> {
+        Ok(self.call(operation)?.status)
+    }
+}
