@@ -5,6 +5,7 @@
 pub mod fcopy;
 pub mod kvp;
 pub mod registry;
+mod run;
 pub mod service;
 mod unsupported;
 pub mod vss;
@@ -16,4 +17,16 @@ pub struct Config {
     pub fcopy: fcopy::Config,
     /// Key-value pairs and IP configuration.
     pub kvp: kvp::Config,
+}
+
+/// An error and what caused it, in one line.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        cause = error.source();
+    }
+    words
 }

@@ -113,23 +113,12 @@ impl Error {
             | Self::Idle => Status::FAIL,
         }
     }
-
-    /// The error and what caused it, in one line.
-    pub(super) fn in_words(&self) -> String {
-        let mut words = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            words.push_str(": ");
-            words.push_str(&error.to_string());
-            cause = error.source();
-        }
-        words
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::in_words;
 
     #[test]
     fn a_full_disk_and_a_full_quota_are_the_same_to_the_host() {
@@ -156,7 +145,7 @@ mod tests {
             source,
         };
         assert_eq!(
-            error.in_words(),
+            in_words(&error),
             r#"cannot write to "/f\n": Input/output error (os error 5)"#
         );
     }

@@ -18,6 +18,7 @@ use slog::{Logger, info, warn};
 use self::error::Error;
 use self::request::{Malformed, Request, Start};
 use self::transfer::{Finished, Transfer};
+use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::Service;
 
@@ -197,7 +198,7 @@ impl FileCopy {
         if let Some(transfer) = self.take() {
             self.log_failure(transfer.path(), error);
         } else if let State::Idle { quiet: false } = self.state {
-            warn!(self.log, "request refused: {}", error.in_words());
+            warn!(self.log, "request refused: {}", in_words(error));
         }
         self.state = State::Idle { quiet: true };
     }
@@ -213,7 +214,7 @@ impl FileCopy {
     }
 
     fn log_failure(&self, path: &Path, error: &Error) {
-        warn!(self.log, "copy failed: {:?}: {}", path, error.in_words());
+        warn!(self.log, "copy failed: {:?}: {}", path, in_words(error));
     }
 
     fn log_success(&self, finished: &Finished) {

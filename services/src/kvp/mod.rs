@@ -2,27 +2,46 @@
 //!
 //! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
 //! `executor` carries it to the `logic` on a thread of its own and answers in
-//! time whatever that thread waits for. [`pool`] has the files that the host
+//! time whatever that thread waits for, and the transport encodes the reply over
+//! the request. [`pool`] has the files that the host
 //! and the guest write to, [`facts`] what is computed for the host, [`net`] the
 //! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
-//! [`inject`] writes what the host wants of it.
+//! [`inject`] writes what the host wants of it. `files` reads what belongs to
+//! other programs; [`assignments`] is the form that several of them have in
+//! common.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
+use slog::{Logger, debug, warn};
 
-use std::path::PathBuf;
-
+use self::error::Error;
+use self::executor::{Executor, Job};
+use self::logic::Logic;
+use self::request::{Reply, Request};
+use self::wire::{Malformed, TooLong};
+use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::Service;
 
+pub mod assignments;
+mod error;
+mod executor;
 pub mod facts;
+mod files;
 pub mod hvutil;
 pub mod inject;
 pub mod ip_info;
+mod logic;
 pub mod net;
 pub mod pool;
+mod published;
 pub mod request;
 pub mod uio;
+pub mod wire;
 
 /// Bytes of every message on the character device.
 const MESSAGE_LEN: usize = 7432;
@@ -48,7 +67,7 @@ pub static ENTRY: Entry = Entry {
         registration: &REGISTRATION,
         message_len: MESSAGE_LEN,
     },
-    default: false,
+    default: true,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 
@@ -61,7 +80,7 @@ pub struct Config {
     /// guest's facts.
     pub ignored_interfaces: Vec<String>,
     /// Keys and values that the guest publishes in pool 1, in order of keys.
-    pub publish: std::collections::BTreeMap<String, String>,
+    pub publish: BTreeMap<String, String>,
     /// Where the keys that were published last are noted.
     pub state_directory: PathBuf,
     /// How IP configurations are read and written.
@@ -78,7 +97,7 @@ impl Default for Config {
             ignored_interfaces: ["docker*", "veth*", "br-*", "virbr*", "cni*"]
                 .map(str::to_owned)
                 .into(),
-            publish: std::collections::BTreeMap::new(),
+            publish: BTreeMap::new(),
             state_directory: PathBuf::from("/var/lib/hyperv-agent"),
             network: Network::default(),
             root: PathBuf::from("/"),
@@ -117,20 +136,78 @@ pub enum Backend {
     Ifcfg,
 }
 
-struct KeyValue;
+/// How long a request may take until the host is answered. The kernel waits for
+/// 30 seconds. Protocol section 6.
+const REPLY_TIME: Duration = Duration::from_secs(25);
+
+struct KeyValue {
+    executor: Executor,
+    log: Logger,
+    /// A request is late, and that was said: those that have to wait for it do
+    /// not fill the log.
+    said_late: bool,
+}
 
 impl KeyValue {
-    fn new(_config: &Config, _log: &slog::Logger) -> Self {
-        Self
+    fn new(config: &Config, log: &Logger) -> Self {
+        let (its_config, its_log) = (config.clone(), log.clone());
+        let executor = Executor::start(move || {
+            let mut logic = Logic::new(its_config, its_log);
+            move |job| logic.carry_out(job)
+        });
+        Self {
+            executor,
+            log: log.clone(),
+            said_late: false,
+        }
+    }
+
+    fn handle(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
+        self.executor.carry_out(request?, REPLY_TIME)
+    }
+
+    /// The status of what came of a request. `message` gets the reply.
+    fn status(
+        &mut self,
+        outcome: Result<Reply, Error>,
+        message: &mut [u8],
+        encode: fn(&mut [u8], &Reply) -> Result<(), TooLong>,
+    ) -> Status {
+        let error = match outcome.and_then(|reply| Ok(encode(message, &reply)?)) {
+            Ok(()) => {
+                self.said_late = false;
+                return Status::OK;
+            }
+            Err(error) => error,
+        };
+        let late = matches!(error, Error::NotInTime(_));
+        if error.is_ordinary() || late && self.said_late {
+            debug!(self.log, "request refused: {}", in_words(&error));
+        } else {
+            warn!(self.log, "request refused: {}", in_words(&error));
+        }
+        self.said_late = late;
+        error.status()
     }
 }
 
 impl Service for KeyValue {
-    fn handle_uio(&mut self, _body: &mut [u8]) -> Status {
-        Status::NOT_SUPPORTED
+    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
+        let outcome = self.handle(uio::decode(body));
+        self.status(outcome, body, uio::encode)
     }
 
-    fn handle_hvutil(&mut self, _buffer: &mut [u8], len: usize) -> usize {
-        len
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
+        let message = buffer.get_mut(..len).unwrap_or_default();
+        let outcome = self.handle(hvutil::decode(message));
+        let status = self.status(outcome, message, hvutil::encode);
+        hvutil::encode_status(message, status);
+        message.len()
+    }
+
+    fn registered(&mut self, answer: &[u8]) {
+        if let Some(version) = hvutil::driver_version(answer) {
+            self.executor.submit(Job::DriverVersion(version));
+        }
     }
 }

@@ -1,1 +1,54 @@
-//! Requests as they come over a ring: strings in UTF-16. Protocol section 7.
+//! Messages as they come over a ring: strings in UTF-16. Protocol section 7.
+
+use super::request::{Reply, Request};
+use super::wire::{self, Encoding, Malformed, NotUnicode, TooLong};
+
+struct Utf16;
+
+impl Encoding for Utf16 {
+    const IP_INFO_AT: usize = 2;
+    const NUMBERS: bool = true;
+
+    fn size_is_whole(size: usize) -> bool {
+        size.is_multiple_of(2)
+    }
+
+    fn read(field: &[u8]) -> Result<String, NotUnicode> {
+        let (units, _) = field.as_chunks();
+        let units = units.iter().map(|&unit| u16::from_le_bytes(unit));
+        char::decode_utf16(units.take_while(|&unit| unit != 0))
+            .collect::<Result<_, _>>()
+            .map_err(|_| NotUnicode)
+    }
+
+    fn write(text: &str, field: &mut [u8]) -> Option<u32> {
+        field.fill(0);
+        let units = text.encode_utf16().count() + 1;
+        let (places, _) = field.as_chunks_mut();
+        if units > places.len() {
+            return None;
+        }
+        for (place, unit) in places.iter_mut().zip(text.encode_utf16()) {
+            *place = unit.to_le_bytes();
+        }
+        u32::try_from(2 * units).ok()
+    }
+}
+
+/// Decodes what follows the integration-component header.
+///
+/// # Errors
+///
+/// Any [`Malformed`].
+pub fn decode(body: &[u8]) -> Result<Request, Malformed> {
+    wire::decode::<Utf16>(body)
+}
+
+/// Writes a reply over the request that it answers.
+///
+/// # Errors
+///
+/// Where the reply has no room in there.
+pub fn encode(body: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
+    wire::encode::<Utf16>(body, reply)
+}

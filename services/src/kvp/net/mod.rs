@@ -1,10 +1,17 @@
 //! The kernel's network interfaces, by netlink and sysfs.
+//!
+//! `netlink` asks the kernel, `assemble` makes interfaces of its messages,
+//! `device` tells which of them belong to VMBus
+//! devices.
 
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 
-use hyperv_vmbus::Guid;
+pub use self::device::{by_device, device};
+
+mod assemble;
+mod device;
+mod netlink;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +34,8 @@ pub struct Interface {
     pub kind: Option<String>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<Address>,
-    /// Gateways of its default routes, those of the lowest metric first.
+    /// Gateways of its default routes in the main table, those of the lowest
+    /// metric first.
     pub gateways: Vec<IpAddr>,
 }
 
@@ -48,14 +56,8 @@ pub struct Address {
 ///
 /// # Errors
 ///
-/// Where netlink does not answer.
+/// Where netlink does not answer, or not within two seconds.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
-    Ok(Vec::new())
-}
-
-/// The name of the interface whose VMBus device has this instance GUID. `root`
-/// stands for `/`.
-pub fn by_device(root: &Path, device: Guid) -> Option<String> {
-    let _ = (root, device);
-    None
+    let answers = netlink::dump()?;
+    Ok(assemble::interfaces(&answers))
 }

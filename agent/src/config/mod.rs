@@ -1,17 +1,19 @@
 //! The configuration file: TOML, every key optional, unknown keys refused.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use hyperv_services::registry::{self, SERVICES};
 use hyperv_services::{Config as ServiceConfig, fcopy, kvp};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
 
+use self::values::{
+    BackendName, Directories, Directory, Glob, Key, Mode, ServiceName, Size, Value,
+};
 use crate::logging::LogLevel;
+
+mod values;
 
 /// Where the configuration is looked for, unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/hyperv-agent/config.toml";
@@ -60,6 +62,8 @@ struct File {
     services: BTreeMap<ServiceName, bool>,
     #[serde(default)]
     fcopy: Fcopy,
+    #[serde(default)]
+    kvp: Kvp,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,6 +73,24 @@ struct Fcopy {
     mode: Option<Mode>,
     max_size: Option<Size>,
     sync: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Kvp {
+    directory: Option<Directory>,
+    ignored_interfaces: Option<Vec<Glob>>,
+    #[serde(default)]
+    publish: BTreeMap<Key, Value>,
+    #[serde(default)]
+    network: Network,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Network {
+    backend: Option<BackendName>,
+    scripts: Option<Directory>,
 }
 
 /// Reads the configuration at `path`; where there is none and none was asked
@@ -97,6 +119,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
 
 fn parse(text: &str) -> Result<Config, toml::de::Error> {
     let file: File = toml::from_str(text)?;
+    let state_directory = file.state_directory.map(|directory| directory.0);
     let defaults = fcopy::Config::default();
     let fcopy = fcopy::Config {
         directories: match file.fcopy.directories {
@@ -106,9 +129,34 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
         mode: file.fcopy.mode.map_or(defaults.mode, |mode| mode.0),
         max_size: file.fcopy.max_size.map(|size| size.0),
         sync: file.fcopy.sync.unwrap_or(defaults.sync),
-        state_directory: file
-            .state_directory
-            .map_or(defaults.state_directory, |directory| directory.0),
+        state_directory: state_directory.clone().unwrap_or(defaults.state_directory),
+    };
+    let defaults = kvp::Config::default();
+    let kvp = kvp::Config {
+        directory: file
+            .kvp
+            .directory
+            .map_or(defaults.directory, |directory| directory.0),
+        ignored_interfaces: match file.kvp.ignored_interfaces {
+            Some(globs) => globs.into_iter().map(|glob| glob.0).collect(),
+            None => defaults.ignored_interfaces,
+        },
+        publish: file
+            .kvp
+            .publish
+            .into_iter()
+            .map(|(key, value)| (key.0, value.0))
+            .collect(),
+        state_directory: state_directory.unwrap_or(defaults.state_directory),
+        network: kvp::Network {
+            backend: file
+                .kvp
+                .network
+                .backend
+                .map_or(defaults.network.backend, |name| name.0),
+            scripts: file.kvp.network.scripts.map(|directory| directory.0),
+        },
+        root: defaults.root,
     };
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
@@ -118,140 +166,14 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .into_iter()
             .map(|(name, on)| (name.0, on))
             .collect(),
-        service: ServiceConfig {
-            fcopy,
-            kvp: kvp::Config::default(),
-        },
+        service: ServiceConfig { fcopy, kvp },
     })
-}
-
-/// A service's name that is in the registry.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct ServiceName(&'static str);
-
-impl<'de> Deserialize<'de> for ServiceName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        registry::by_name(&name)
-            .map(|entry| Self(entry.name))
-            .ok_or_else(|| {
-                let names: Vec<_> = SERVICES.iter().map(|entry| entry.name).collect();
-                de::Error::custom(format!(
-                    "there is no service `{name}`, only {}",
-                    names.join(", ")
-                ))
-            })
-    }
-}
-
-/// A directory: absolute, without `..`.
-struct Directory(PathBuf);
-
-impl<'de> Deserialize<'de> for Directory {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let path = PathBuf::deserialize(deserializer)?;
-        let plain = path
-            .components()
-            .all(|component| matches!(component, Component::RootDir | Component::Normal(_)));
-        if path.is_absolute() && plain {
-            Ok(Self(path))
-        } else {
-            Err(de::Error::custom(format!(
-                "`{}` is no absolute path without `..`",
-                path.display()
-            )))
-        }
-    }
-}
-
-/// At least one directory.
-struct Directories(Vec<PathBuf>);
-
-impl<'de> Deserialize<'de> for Directories {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let directories = Vec::<Directory>::deserialize(deserializer)?;
-        if directories.is_empty() {
-            return Err(de::Error::custom(
-                "with no directory nothing can be copied: switch the service off under [services] \
-                 instead",
-            ));
-        }
-        Ok(Self(directories.into_iter().map(|each| each.0).collect()))
-    }
-}
-
-/// Permission bits, written in octal as a string.
-struct Mode(u32);
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A number would be read as a decimal one by some and as an octal one
-        // by others.
-        let text = String::deserialize(deserializer)?;
-        u32::from_str_radix(&text, 8)
-            .ok()
-            .filter(|mode| *mode <= 0o777)
-            .map(Self)
-            .ok_or_else(|| {
-                de::Error::custom(format!(
-                    "`{text}` is no file mode: write the permission bits in octal, such as \"0644\""
-                ))
-            })
-    }
-}
-
-/// A number of bytes, or a string with a unit.
-struct Size(u64);
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SizeVisitor;
-
-        impl Visitor<'_> for SizeVisitor {
-            type Value = Size;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of bytes, or a string such as \"512 MiB\"")
-            }
-
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
-                u64::try_from(bytes)
-                    .map(Size)
-                    .map_err(|_| E::custom(format!("`{bytes}` is no size")))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                parse_size(text).map(Size).ok_or_else(|| {
-                    E::custom(format!(
-                        "`{text}` is no size: write a whole number and B, KiB, MiB, GiB or TiB"
-                    ))
-                })
-            }
-        }
-
-        deserializer.deserialize_any(SizeVisitor)
-    }
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim_start() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]
 mod tests {
+    use hyperv_services::registry::SERVICES;
+
     use super::*;
 
     #[test]
@@ -264,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_installed_configuration_states_the_defaults() {
-        let installed = include_str!("../../packaging/config.toml");
+        let installed = include_str!("../../../packaging/config.toml");
         let mut config = parse(installed).unwrap();
         let services = std::mem::take(&mut config.services);
         assert_eq!(config, parse("").unwrap());
@@ -300,6 +222,14 @@ mod tests {
             mode = "0640"
             max-size = "16 GiB"
             sync = false
+            [kvp]
+            directory = "/srv/pools"
+            ignored-interfaces = ["lxc*"]
+            [kvp.publish]
+            "Role" = "web"
+            [kvp.network]
+            backend = "networkd"
+            scripts = "/usr/libexec/hypervkvpd"
             "#,
         )
         .unwrap();
@@ -319,6 +249,36 @@ mod tests {
                 state_directory: "/var/tmp/agent".into(),
             }
         );
+        assert_eq!(
+            config.service.kvp,
+            kvp::Config {
+                directory: "/srv/pools".into(),
+                ignored_interfaces: vec!["lxc*".to_owned()],
+                publish: [("Role".to_owned(), "web".to_owned())].into(),
+                state_directory: "/var/tmp/agent".into(),
+                network: kvp::Network {
+                    backend: kvp::Backend::Networkd,
+                    scripts: Some("/usr/libexec/hypervkvpd".into()),
+                },
+                root: "/".into(),
+            }
+        );
+    }
+
+    #[test]
+    fn published_texts_fit_their_fields() {
+        let publish = |key: &str, value: &str| {
+            let text = format!("[kvp.publish]\n{key:?} = {value:?}");
+            parse(&text).map(drop)
+        };
+        publish("k", "").unwrap();
+        publish(&"k".repeat(254), &"v".repeat(1022)).unwrap();
+        publish(&"é".repeat(254), &"é".repeat(1022)).unwrap();
+        publish(&"k".repeat(255), "").unwrap_err();
+        publish("k", &"v".repeat(1023)).unwrap_err();
+        publish(&"語".repeat(171), "").unwrap_err();
+        publish("", "v").unwrap_err();
+        publish("a\tb", "v").unwrap_err();
     }
 
     #[test]
@@ -350,6 +310,23 @@ mod tests {
             ("[fcopy]\nmax-size = \"99999999 TiB\"", 2, "is no size"),
             ("log-level = \"loud\"", 1, "unknown variant `loud`"),
             ("bind-uio = 1", 1, "expected a boolean"),
+            (
+                "[kvp.network]\nbackend = \"wicked\"",
+                2,
+                "there is no backend `wicked`, only auto, off, netplan, networkd, networkmanager, \
+                 ifupdown, ifcfg",
+            ),
+            (
+                "[kvp]\nignored-interfaces = [\"\"]",
+                2,
+                "no pattern of interface names",
+            ),
+            ("[kvp.publish]\nRole = 1", 2, "expected a string"),
+            (
+                "[kvp.network]\nscript = \"/x\"",
+                2,
+                "unknown field `script`",
+            ),
             ("]", 1, ""),
         ] {
             let error = parse(text).map(drop).unwrap_err().to_string();

@@ -1,0 +1,214 @@
+//! What the configuration's values may be: each is checked while it is read, so
+//! that what is wrong is named with its line.
+
+use std::fmt;
+use std::path::{Component, PathBuf};
+
+use hyperv_services::kvp::Backend;
+use hyperv_services::registry::{self, SERVICES};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+
+/// A service's name that is in the registry.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ServiceName(pub(super) &'static str);
+
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        registry::by_name(&name)
+            .map(|entry| Self(entry.name))
+            .ok_or_else(|| {
+                let names: Vec<_> = SERVICES.iter().map(|entry| entry.name).collect();
+                de::Error::custom(format!(
+                    "there is no service `{name}`, only {}",
+                    names.join(", ")
+                ))
+            })
+    }
+}
+
+/// A directory: absolute, without `..`.
+pub(super) struct Directory(pub(super) PathBuf);
+
+impl<'de> Deserialize<'de> for Directory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        let plain = path
+            .components()
+            .all(|component| matches!(component, Component::RootDir | Component::Normal(_)));
+        if path.is_absolute() && plain {
+            Ok(Self(path))
+        } else {
+            Err(de::Error::custom(format!(
+                "`{}` is no absolute path without `..`",
+                path.display()
+            )))
+        }
+    }
+}
+
+/// A glob of interface names.
+pub(super) struct Glob(pub(super) String);
+
+impl<'de> Deserialize<'de> for Glob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let glob = String::deserialize(deserializer)?;
+        let plain = |letter: char| letter.is_ascii_graphic() && letter != '/';
+        if !glob.is_empty() && glob.chars().all(plain) {
+            Ok(Self(glob))
+        } else {
+            Err(de::Error::custom(format!(
+                "{glob:?} is no pattern of interface names, such as \"docker*\""
+            )))
+        }
+    }
+}
+
+/// A key of a pool.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(pub(super) String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "key", 1, 254, 511).map(Self)
+    }
+}
+
+/// A value of a pool.
+pub(super) struct Value(pub(super) String);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "value", 0, 1022, 2047).map(Self)
+    }
+}
+
+/// A text that has room in a pool's file and in a message to the host.
+fn text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    what: &str,
+    min: usize,
+    units: usize,
+    bytes: usize,
+) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let fits = text.encode_utf16().count() <= units && text.len() <= bytes;
+    if fits && text.len() >= min && !text.contains(char::is_control) {
+        return Ok(text);
+    }
+    let short: String = text.chars().take(40).collect();
+    Err(de::Error::custom(format!(
+        "{short:?} is no {what}: it takes {min} to {units} characters, {bytes} bytes at most, \
+         without control characters"
+    )))
+}
+
+/// What writes IP configurations.
+pub(super) struct BackendName(pub(super) Backend);
+
+impl<'de> Deserialize<'de> for BackendName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const NAMES: [(&str, Backend); 7] = [
+            ("auto", Backend::Auto),
+            ("off", Backend::Off),
+            ("netplan", Backend::Netplan),
+            ("networkd", Backend::Networkd),
+            ("networkmanager", Backend::NetworkManager),
+            ("ifupdown", Backend::Ifupdown),
+            ("ifcfg", Backend::Ifcfg),
+        ];
+        let name = String::deserialize(deserializer)?;
+        let known = NAMES.into_iter().find(|(known, _)| *known == name);
+        known.map(|(_, backend)| Self(backend)).ok_or_else(|| {
+            let names = NAMES.map(|(known, _)| known).join(", ");
+            de::Error::custom(format!("there is no backend `{name}`, only {names}"))
+        })
+    }
+}
+
+/// At least one directory.
+pub(super) struct Directories(pub(super) Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for Directories {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let directories = Vec::<Directory>::deserialize(deserializer)?;
+        if directories.is_empty() {
+            return Err(de::Error::custom(
+                "with no directory nothing can be copied: switch the service off under [services] \
+                 instead",
+            ));
+        }
+        Ok(Self(directories.into_iter().map(|each| each.0).collect()))
+    }
+}
+
+/// Permission bits, written in octal as a string.
+pub(super) struct Mode(pub(super) u32);
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A number would be read as a decimal one by some and as an octal one
+        // by others.
+        let text = String::deserialize(deserializer)?;
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .map(Self)
+            .ok_or_else(|| {
+                de::Error::custom(format!(
+                    "`{text}` is no file mode: write the permission bits in octal, such as \"0644\""
+                ))
+            })
+    }
+}
+
+/// A number of bytes, or a string with a unit.
+pub(super) struct Size(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SizeVisitor;
+
+        impl Visitor<'_> for SizeVisitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, or a string such as \"512 MiB\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+                u64::try_from(bytes)
+                    .map(Size)
+                    .map_err(|_| E::custom(format!("`{bytes}` is no size")))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                parse_size(text).map(Size).ok_or_else(|| {
+                    E::custom(format!(
+                        "`{text}` is no size: write a whole number and B, KiB, MiB, GiB or TiB"
+                    ))
+                })
+            }
+        }
+
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}

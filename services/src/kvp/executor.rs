@@ -1,0 +1,173 @@
+//! Carries requests out on a thread of its own, so that the host is answered in
+//! time whatever that thread waits for: a disk, a lock, a program.
+
+use std::panic::resume_unwind;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::request::{Reply, Request};
+
+/// What the thread is told.
+pub(super) enum Job {
+    /// The kernel's driver has this version.
+    DriverVersion(String),
+    /// The host wants something.
+    Request(Request),
+}
+
+type Outcome = Result<Reply, Error>;
+
+/// The thread, and what it has not finished.
+pub(super) struct Executor {
+    jobs: Sender<Job>,
+    outcomes: Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+    /// A request that was given up is still being carried out.
+    late: bool,
+}
+
+impl Executor {
+    /// Starts the thread with what `make` makes there: a function that carries
+    /// out jobs, and gives an outcome for each request.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no thread to be had: the service is made anew later.
+    pub(super) fn start<F>(make: impl FnOnce() -> F + Send + 'static) -> Self
+    where
+        F: FnMut(Job) -> Option<Outcome>,
+    {
+        let (jobs, todo) = channel();
+        let (done, outcomes) = channel();
+        let thread = thread::Builder::new()
+            .name("kvp-work".to_owned())
+            .spawn(move || {
+                let mut carry_out = make();
+                for job in todo {
+                    if let Some(outcome) = carry_out(job) {
+                        // Nobody waits for it where the service was dropped.
+                        let _ = done.send(outcome);
+                    }
+                }
+            })
+            .unwrap_or_else(|error| resume_unwind(Box::new(format!("no thread: {error}"))));
+        Self {
+            jobs,
+            outcomes,
+            thread: Some(thread),
+            late: false,
+        }
+    }
+
+    /// Carries a request out within `limit`. One that is not finished by then
+    /// goes on; until it is, no other is begun.
+    pub(super) fn carry_out(&mut self, request: Request, limit: Duration) -> Outcome {
+        let deadline = Instant::now() + limit;
+        if self.late {
+            let _ = self.outcome(deadline, limit)?;
+            self.late = false;
+        }
+        self.submit(Job::Request(request));
+        self.outcome(deadline, limit)
+            .inspect_err(|_| self.late = true)?
+    }
+
+    /// Gives the thread a job, without waiting for what comes of it.
+    pub(super) fn submit(&mut self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            self.panic_as_it_did();
+        }
+    }
+
+    fn outcome(&mut self, deadline: Instant, limit: Duration) -> Result<Outcome, Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.outcomes.recv_timeout(left) {
+            Ok(outcome) => Ok(outcome),
+            Err(RecvTimeoutError::Timeout) => Err(Error::NotInTime(limit)),
+            Err(RecvTimeoutError::Disconnected) => self.panic_as_it_did(),
+        }
+    }
+
+    /// The thread ends before its service only by a panic: that is the
+    /// service's, and makes it anew.
+    fn panic_as_it_did(&mut self) -> ! {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(panic)) => resume_unwind(panic),
+            _ => resume_unwind(Box::new("the thread of the service is gone")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn enumerate(index: u32) -> Request {
+        let pool = super::super::request::PoolId::Guest;
+        Request::Enumerate { pool, index }
+    }
+
+    fn value(outcome: Outcome) -> String {
+        match outcome.unwrap() {
+            Reply::Value(value) => value,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_late_request_is_answered_and_keeps_no_outcome_for_the_next() {
+        let (go_on, gate) = sync_channel::<()>(1);
+        let mut executor = Executor::start(move || {
+            move |job| {
+                let Job::Request(Request::Enumerate { index, .. }) = job else {
+                    return None;
+                };
+                if index == 0 {
+                    gate.recv().unwrap();
+                }
+                Some(Ok(Reply::Value(index.to_string())))
+            }
+        });
+        let late = executor.carry_out(enumerate(0), Duration::ZERO);
+        assert!(matches!(late, Err(Error::NotInTime(_))));
+        // It is not done yet: the next is refused, and not begun.
+        let refused = executor.carry_out(enumerate(1), Duration::ZERO);
+        assert!(matches!(refused, Err(Error::NotInTime(_))));
+        go_on.send(()).unwrap();
+        assert_eq!(value(executor.carry_out(enumerate(2), LONG)), "2");
+        assert_eq!(value(executor.carry_out(enumerate(3), LONG)), "3");
+    }
+
+    #[test]
+    fn what_has_no_outcome_is_not_waited_for() {
+        let mut executor = Executor::start(|| {
+            let mut version = String::new();
+            move |job| match job {
+                Job::DriverVersion(told) => {
+                    version = told;
+                    None
+                }
+                Job::Request(_) => Some(Ok(Reply::Value(version.clone()))),
+            }
+        });
+        executor.submit(Job::DriverVersion("3.1".to_owned()));
+        assert_eq!(value(executor.carry_out(enumerate(0), LONG)), "3.1");
+    }
+
+    #[test]
+    fn a_panic_of_the_thread_is_the_services() {
+        let mut executor = Executor::start(|| |_| panic!("of the logic"));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            executor.carry_out(enumerate(0), LONG)
+        }));
+        let panic = caught.map(drop).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"of the logic"));
+    }
+}

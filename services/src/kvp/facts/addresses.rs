@@ -1,0 +1,173 @@
+//! The machine's addresses, in one value.
+
+use std::net::IpAddr;
+
+use wildmatch::WildMatch;
+
+use crate::kvp::net::Interface;
+use crate::kvp::wire::VALUE_UNITS;
+
+/// Whose addresses somebody means who asks for the machine's, the likeliest
+/// first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// On the way out of the machine, or given by this host.
+    Main,
+    Hardware,
+    /// Made by software: a bridge, a tunnel.
+    Virtual,
+}
+
+/// The addresses of one family, joined with `;`: the machine's own come first,
+/// link-local ones last. Those that the value has no room for are left out.
+/// `on_vmbus` says whether the interface of that name is the host's.
+pub(super) fn list(
+    interfaces: &[Interface],
+    ignored: &[WildMatch],
+    on_vmbus: impl Fn(&str) -> bool,
+    of_family: fn(&IpAddr) -> bool,
+) -> String {
+    let mut found = Vec::new();
+    for interface in interfaces {
+        let name = interface.name.as_str();
+        if interface.loopback
+            || is_slave(interface, interfaces)
+            || ignored.iter().any(|pattern| pattern.matches(name))
+        {
+            continue;
+        }
+        let way_out = !interface.gateways.is_empty();
+        let rank = match &interface.kind {
+            _ if way_out || on_vmbus(name) => Rank::Main,
+            None => Rank::Hardware,
+            Some(_) => Rank::Virtual,
+        };
+        for address in &interface.addresses {
+            if !address.tentative && of_family(&address.ip) {
+                let order = (is_link_local(address.ip), rank, !way_out);
+                found.push((order, address.ip));
+            }
+        }
+    }
+    // Stable: what is alike keeps the kernel's order.
+    found.sort_by_key(|(order, _)| *order);
+    let mut value = String::new();
+    for (_, ip) in found {
+        let separator = if value.is_empty() { "" } else { ";" };
+        let element = format!("{separator}{ip}");
+        // An address is ASCII: a byte of it is a UTF-16 unit.
+        if value.len() + element.len() > VALUE_UNITS {
+            break;
+        }
+        value.push_str(&element);
+    }
+    value
+}
+
+/// Whether another interface has the addresses of this one, as the netvsc
+/// interface has those of its VF. Interfaces of a VRF have their own.
+fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
+    interface.master.is_some_and(|master| {
+        !interfaces
+            .iter()
+            .any(|other| other.index == master && other.kind.as_deref() == Some("vrf"))
+    })
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvp::net::Address;
+
+    /// An interface with these addresses, `?` before a tentative one.
+    fn interface(index: u32, name: &str, addresses: &[&str]) -> Interface {
+        Interface {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            up: true,
+            loopback: false,
+            master: None,
+            kind: None,
+            addresses: addresses
+                .iter()
+                .map(|text| Address {
+                    ip: text.trim_start_matches('?').parse().unwrap(),
+                    prefix: 24,
+                    dynamic: false,
+                    tentative: text.starts_with('?'),
+                })
+                .collect(),
+            gateways: Vec::new(),
+        }
+    }
+
+    fn v4(interfaces: &[Interface]) -> String {
+        list(interfaces, &[], |_| false, IpAddr::is_ipv4)
+    }
+
+    #[test]
+    fn a_family_is_listed_alone() {
+        let both = [interface(2, "eth0", &["10.0.0.1", "fd00::1", "10.0.0.2"])];
+        assert_eq!(v4(&both), "10.0.0.1;10.0.0.2");
+        assert_eq!(list(&both, &[], |_| false, IpAddr::is_ipv6), "fd00::1");
+        assert_eq!(v4(&[]), "");
+    }
+
+    #[test]
+    fn the_machines_own_addresses_come_first() {
+        let mut bridge = interface(2, "br0", &["10.2.0.1"]);
+        bridge.kind = Some("bridge".to_owned());
+        let hardware = interface(3, "eth1", &["169.254.3.3", "10.3.0.1"]);
+        let on_vmbus = interface(4, "eth2", &["169.254.4.4", "10.4.0.1"]);
+        let mut tunnel = interface(5, "wg0", &["10.5.0.1"]);
+        tunnel.kind = Some("wireguard".to_owned());
+        tunnel.gateways = vec!["10.5.0.2".parse().unwrap()];
+        let all = [bridge, hardware, on_vmbus, tunnel];
+        let value = list(&all, &[], |name| name == "eth2", IpAddr::is_ipv4);
+        assert_eq!(
+            value,
+            "10.5.0.1;10.4.0.1;10.3.0.1;10.2.0.1;169.254.4.4;169.254.3.3"
+        );
+    }
+
+    #[test]
+    fn some_interfaces_are_left_out() {
+        let mut lo = interface(1, "lo", &["127.0.0.1"]);
+        lo.loopback = true;
+        let eth0 = interface(2, "eth0", &["?10.0.0.1", "10.0.0.2"]);
+        let mut vf = interface(3, "enP1", &["10.0.0.3"]);
+        vf.master = Some(2);
+        let docker = interface(4, "docker0", &["172.17.0.1"]);
+        let all = [lo, eth0, vf, docker];
+        let ignored = [WildMatch::new("docker*")];
+        let value = list(&all, &ignored, |_| false, IpAddr::is_ipv4);
+        assert_eq!(value, "10.0.0.2");
+    }
+
+    #[test]
+    fn an_interface_of_a_vrf_has_its_own_addresses() {
+        let mut vrf = interface(2, "vrf-blue", &[]);
+        vrf.kind = Some("vrf".to_owned());
+        let mut eth0 = interface(3, "eth0", &["10.0.0.1"]);
+        eth0.master = Some(2);
+        assert_eq!(v4(&[vrf, eth0]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_value_ends_with_a_whole_address() {
+        let texts: Vec<_> = (0..200).map(|i| format!("10.100.100.{i}")).collect();
+        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        let value = v4(&[interface(2, "eth0", &texts)]);
+        assert!(value.len() <= VALUE_UNITS && value.len() > VALUE_UNITS - 15);
+        let listed: Vec<_> = value.split(';').collect();
+        assert_eq!(listed, texts[..listed.len()]);
+    }
+}

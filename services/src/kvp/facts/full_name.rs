@@ -1,0 +1,233 @@
+//! The machine's full name, which the resolver knows and can take its time to
+//! tell.
+//!
+//! A request never waits for it: it has the best name that is known by then,
+//! and starts a look-up on a thread of its own where that is due. There is one
+//! look-up at a time, and none while nobody asks.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dns_lookup::{AddrInfoHints, getaddrinfo};
+
+/// For how long an answer is good.
+const REFRESH: Duration = Duration::from_secs(600);
+
+/// When to ask again where there was no answer, as before the network is up.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// `AI_CANONNAME`, which is the same everywhere on Linux.
+const CANONICAL_NAME: i32 = 2;
+
+/// `SOCK_STREAM`, so that each address comes only once.
+const STREAM: i32 = 1;
+
+type Resolve = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+pub(super) struct FullName {
+    resolve: Arc<Resolve>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// A look-up is under way.
+    busy: bool,
+    /// The host name that was asked for last.
+    asked: String,
+    /// When to ask for it again.
+    due: Option<Instant>,
+    /// The full name of the host name that was asked for last.
+    known: Option<String>,
+}
+
+impl FullName {
+    /// Asks the system's resolver.
+    pub(super) fn new() -> Self {
+        Self::with(canonical_name)
+    }
+
+    fn with(resolve: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self {
+            resolve: Arc::new(resolve),
+            state: Arc::default(),
+        }
+    }
+
+    /// The best name known for the machine of this host name.
+    pub(super) fn of(&self, host: &str, now: Instant) -> String {
+        let mut state = lock(&self.state);
+        if state.asked != host && !state.busy {
+            *state = State {
+                asked: host.to_owned(),
+                ..State::default()
+            };
+        }
+        if !state.busy && !host.is_empty() && state.due.is_none_or(|due| due <= now) {
+            state.busy = self.look_up(host.to_owned());
+            state.due = Some(now + RETRY);
+        }
+        match &state.known {
+            Some(name) if state.asked == host => name.clone(),
+            _ => host.to_owned(),
+        }
+    }
+
+    /// Starts a look-up, unless the machine cannot have another thread.
+    fn look_up(&self, host: String) -> bool {
+        let (resolve, state) = (Arc::clone(&self.resolve), Arc::clone(&self.state));
+        // The thread is not waited for: it may hang in the resolver for as long
+        // as it likes, and ends with the process.
+        let look_up = move || {
+            let name = resolve(&host).filter(|name| is_full_name(name));
+            let mut state = lock(&state);
+            state.busy = false;
+            if let Some(name) = name {
+                state.known = Some(name);
+                state.due = Some(Instant::now() + REFRESH);
+            }
+        };
+        let thread = thread::Builder::new().name("full-name".to_owned());
+        thread.spawn(look_up).is_ok()
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn canonical_name(host: &str) -> Option<String> {
+    let hints = AddrInfoHints {
+        flags: CANONICAL_NAME,
+        socktype: STREAM,
+        ..AddrInfoHints::default()
+    };
+    let first = getaddrinfo(Some(host), None, Some(hints)).ok()?.next()?;
+    first.ok()?.canonname
+}
+
+/// Whether the resolver's answer is a name that tells this machine from others.
+fn is_full_name(name: &str) -> bool {
+    let plain = |letter: char| !letter.is_control() && !letter.is_whitespace();
+    let own = name.split('.').next() != Some("localhost");
+    !name.is_empty() && own && name.chars().all(plain) && name.parse::<IpAddr>().is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A resolver that says what it is asked and waits to be told the answer.
+    struct Resolver {
+        asked: Receiver<String>,
+        answers: Sender<Option<String>>,
+    }
+
+    impl Resolver {
+        fn new() -> (Self, FullName) {
+            let (ask, asked) = channel();
+            let (answers, answer) = channel();
+            let shared = Mutex::new((ask, answer));
+            let name = FullName::with(move |host| {
+                let shared = shared.lock().unwrap();
+                shared.0.send(host.to_owned()).unwrap();
+                shared.1.recv().unwrap()
+            });
+            (Self { asked, answers }, name)
+        }
+
+        /// Answers the look-up that is under way, and waits until that is known.
+        fn answer(&self, name: &FullName, answer: Option<&str>) {
+            self.answers.send(answer.map(str::to_owned)).unwrap();
+            while lock(&name.state).busy {
+                thread::yield_now();
+            }
+        }
+
+        fn was_asked(&self) -> Option<String> {
+            self.asked.recv_timeout(Duration::from_secs(20)).ok()
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_the_resolver() {
+        let (resolver, name) = Resolver::new();
+        let now = Instant::now();
+        assert_eq!(name.of("web", now), "web");
+        assert_eq!(resolver.was_asked().as_deref(), Some("web"));
+        // Still nobody answered, and nobody is asked a second time.
+        assert_eq!(name.of("web", now + REFRESH * 2), "web");
+        resolver.answer(&name, Some("web.example.org"));
+        assert_eq!(name.of("web", now), "web.example.org");
+        assert!(resolver.asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_answer_is_refreshed_when_it_is_old() {
+        let (resolver, name) = Resolver::new();
+        name.of("web", Instant::now());
+        resolver.was_asked();
+        resolver.answer(&name, Some("web.old"));
+        let later = Instant::now() + REFRESH;
+        assert_eq!(name.of("web", later), "web.old");
+        assert!(resolver.was_asked().is_some());
+        // A resolver that fails does not make a name unknown.
+        resolver.answer(&name, None);
+        assert_eq!(name.of("web", later), "web.old");
+        assert_eq!(name.of("web", later + RETRY), "web.old");
+        assert!(resolver.was_asked().is_some());
+        resolver.answer(&name, Some("web.new"));
+        assert_eq!(name.of("web", later), "web.new");
+    }
+
+    #[test]
+    fn a_new_host_name_is_asked_for_at_once() {
+        let (resolver, name) = Resolver::new();
+        let now = Instant::now();
+        name.of("old", now);
+        resolver.was_asked();
+        assert_eq!(name.of("new", now), "new");
+        resolver.answer(&name, Some("old.example.org"));
+        assert_eq!(name.of("new", now), "new");
+        assert_eq!(resolver.was_asked().as_deref(), Some("new"));
+        resolver.answer(&name, Some("new.example.org"));
+        assert_eq!(name.of("new", now), "new.example.org");
+    }
+
+    #[test]
+    fn only_a_name_counts_as_one() {
+        for answer in [
+            "",
+            "localhost",
+            "localhost.localdomain",
+            "10.0.0.1",
+            "::1",
+            "a b",
+            "a\n",
+        ] {
+            let (resolver, name) = Resolver::new();
+            let now = Instant::now();
+            name.of("web", now);
+            resolver.was_asked();
+            resolver.answer(&name, Some(answer));
+            assert_eq!(name.of("web", now), "web", "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_host_name_nobody_is_asked() {
+        let (resolver, name) = Resolver::new();
+        assert_eq!(name.of("", Instant::now()), "");
+        assert!(resolver.asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_systems_resolver_tells_canonical_names() {
+        assert!(canonical_name("localhost").is_some_and(|name| name.starts_with("localhost")));
+        assert_eq!(canonical_name("no\0name"), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! What each request does.
+
+use std::time::{Duration, Instant};
+
+use slog::{Logger, debug, warn};
+
+use super::error::Error;
+use super::executor::Job;
+use super::facts::Facts;
+use super::pool::Pools;
+use super::request::{PoolId, Reply, Request};
+use super::{Config, inject, ip_info, published};
+use crate::in_words;
+
+/// How long an IP configuration may take to be in use, or undone.
+const INJECT_TIME: Duration = Duration::from_secs(20);
+
+pub(super) struct Logic {
+    config: Config,
+    pools: Pools,
+    facts: Facts,
+    log: Logger,
+}
+
+impl Logic {
+    /// Publishes what the configuration says.
+    pub(super) fn new(config: Config, log: Logger) -> Self {
+        let mut pools = Pools::new(&config.directory);
+        if let Err(error) = published::update(&config, &mut pools) {
+            warn!(
+                log,
+                "cannot publish all that the configuration says: {}",
+                in_words(&error)
+            );
+        }
+        Self {
+            facts: Facts::new(&config),
+            pools,
+            config,
+            log,
+        }
+    }
+
+    /// Carries out one job; a request has an outcome.
+    pub(super) fn carry_out(&mut self, job: Job) -> Option<Result<Reply, Error>> {
+        match job {
+            Job::DriverVersion(version) => {
+                self.facts.set_driver_version(&version);
+                None
+            }
+            Job::Request(request) => Some(self.answer(request)),
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Reply, Error> {
+        match request {
+            Request::Get { pool, key } => {
+                let value = match pool {
+                    PoolId::Auto => self.facts.get(&key),
+                    _ => None,
+                };
+                let value = match value {
+                    Some(value) => Some(value),
+                    None => self.pools.get(pool, &key)?,
+                };
+                value.map(Reply::Value).ok_or(Error::NoKey)
+            }
+            Request::Set { pool, key, value } => {
+                self.pools.set(pool, &key, &value)?;
+                debug!(self.log, "pool {}: {:?} is now {:?}", pool, key, value);
+                Ok(Reply::Done)
+            }
+            Request::Delete { pool, key } => {
+                if !self.pools.delete(pool, &key)? {
+                    return Err(Error::NoKey);
+                }
+                debug!(self.log, "pool {}: {:?} is gone", pool, key);
+                Ok(Reply::Done)
+            }
+            Request::Enumerate { pool, index } => {
+                let item = match pool {
+                    PoolId::Auto => self
+                        .facts
+                        .at(index)
+                        .map(|(key, value)| (key.to_owned(), value)),
+                    _ => self
+                        .pools
+                        .at(pool, index)?
+                        .map(|record| (record.key, record.value)),
+                };
+                let (key, value) = item.ok_or(Error::NoItem)?;
+                Ok(Reply::Item { key, value })
+            }
+            Request::GetIpInfo { adapter, family } => {
+                let info = ip_info::get(&self.config, &adapter, family)?;
+                Ok(Reply::IpInfo(info))
+            }
+            Request::SetIpInfo(info) => {
+                let deadline = Instant::now() + INJECT_TIME;
+                inject::set(&self.config, &info, deadline, &self.log)?;
+                Ok(Reply::Done)
+            }
+        }
+    }
+}

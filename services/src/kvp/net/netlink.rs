@@ -1,0 +1,144 @@
+//! Asks the kernel for its links, addresses and routes.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::RouteMessage;
+use rustix::fd::OwnedFd;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
+
+/// The kernel answers in microseconds, unless somebody holds its lock.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Tables that change all the time would be asked for again for ever.
+const TRIES: u32 = 5;
+
+/// Bytes of the largest part of an answer that the kernel makes.
+const BUFFER: usize = 32 << 10;
+
+/// Every link, address and route, in the kernel's order.
+pub(super) fn dump() -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut links = LinkMessage::default();
+    let no_counters = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    links.attributes.push(no_counters);
+    let questions = [
+        RouteNetlinkMessage::GetLink(links),
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        RouteNetlinkMessage::GetRoute(RouteMessage::default()),
+    ];
+    let mut socket = Socket::open(Instant::now() + LIMIT)?;
+    let mut answers = Vec::new();
+    for question in questions {
+        for left in (0..TRIES).rev() {
+            let answer = socket.ask(question.clone())?;
+            if answer.whole || left == 0 {
+                answers.extend(answer.messages);
+                break;
+            }
+        }
+    }
+    Ok(answers)
+}
+
+struct Socket {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    sequence: u32,
+    deadline: Instant,
+}
+
+struct Answer {
+    messages: Vec<RouteNetlinkMessage>,
+    /// Nothing changed while the kernel went through its tables.
+    whole: bool,
+}
+
+impl Socket {
+    fn open(deadline: Instant) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        // No protocol is protocol 0: NETLINK_ROUTE.
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        // A connected socket takes messages of nobody but the kernel.
+        connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        set_socket_timeout(&fd, Timeout::Recv, Some(LIMIT))?;
+        Ok(Self {
+            fd,
+            buffer: vec![0; BUFFER],
+            sequence: 0,
+            deadline,
+        })
+    }
+
+    fn ask(&mut self, question: RouteNetlinkMessage) -> io::Result<Answer> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.sequence_number = self.sequence;
+        let mut question = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
+        question.finalize();
+        let mut bytes = vec![0; question.buffer_len()];
+        question.serialize(&mut bytes);
+        retry_on_intr(|| send(&self.fd, &bytes, SendFlags::empty()))?;
+
+        let mut answer = Answer {
+            messages: Vec::new(),
+            whole: true,
+        };
+        while Instant::now() < self.deadline {
+            let received = retry_on_intr(|| recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC));
+            let len = match received {
+                Ok((_, len)) => len,
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(part) = self.buffer.get(..len) else {
+                return Err(invalid(format!("a part of {len} bytes")));
+            };
+            if take(part, self.sequence, &mut answer)? {
+                return Ok(answer);
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
+}
+
+/// Takes the messages of one part of an answer; `true` after the last one.
+fn take(mut part: &[u8], sequence: u32, answer: &mut Answer) -> io::Result<bool> {
+    while !part.is_empty() {
+        let message =
+            NetlinkBuffer::new_checked(part).map_err(|error| invalid(error.to_string()))?;
+        let length = message.length() as usize;
+        if message.sequence_number() == sequence {
+            answer.whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+            match NetlinkMessage::deserialize(part).map(|message| message.payload) {
+                Ok(NetlinkPayload::InnerMessage(message)) => answer.messages.push(message),
+                Ok(NetlinkPayload::Done(_)) => return Ok(true),
+                Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
+                // A kind of link or route that the decoder does not know must
+                // not hide the others.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        part = part.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the kernel's answer over netlink cannot be read: {what}"),
+    )
+}

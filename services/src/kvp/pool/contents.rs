@@ -1,0 +1,197 @@
+//! What is done with a pool file while it is locked.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use zerocopy::IntoBytes;
+
+use super::error::PoolError;
+use super::index::{Index, Seen};
+use super::record::{KEY_LEN, RECORD_LEN, Raw};
+use super::{MAX_SIZE, Record, disk, journal};
+
+/// Records that are read at a time: less than 128 KiB.
+const CHUNK: usize = 51;
+
+/// An index, and the file's state that it was made of.
+#[derive(Debug)]
+pub(super) struct Indexed {
+    seen: Seen,
+    index: Index,
+}
+
+/// A pool file that is locked. A torn record at its end counts as one, as if
+/// NULs followed.
+#[derive(Debug)]
+pub(super) struct Contents<'a> {
+    pub(super) file: &'a File,
+    pub(super) path: &'a Path,
+    pub(super) journal: &'a Path,
+    pub(super) size: u64,
+    pub(super) seen: Seen,
+    /// What is left of operations before.
+    pub(super) index: &'a mut Option<Indexed>,
+}
+
+impl Contents<'_> {
+    /// The record at this position; `None` past the end.
+    pub(super) fn at(&self, number: u32) -> Result<Option<Raw>, PoolError> {
+        let mut raw = Raw::BLANK;
+        let len = read(
+            self.file,
+            raw.as_mut_bytes(),
+            u64::from(number) * RECORD_LEN,
+        )
+        .map_err(PoolError::file("read", self.path))?;
+        Ok((len > 0).then_some(raw))
+    }
+
+    /// The first record with this key.
+    pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, Raw)>, PoolError> {
+        if let Some(Indexed { seen, index }) = &*self.index
+            && seen.settled
+            && seen.stamp == self.seen.stamp
+        {
+            let Some(number) = index.candidate(key) else {
+                return Ok(None);
+            };
+            if let Some(raw) = self.at(number)?
+                && raw.key() == key
+            {
+                return Ok(Some((number, raw)));
+            }
+        }
+        let mut index = Index::default();
+        let mut found = None;
+        self.each(|number, raw| {
+            index.add(raw.key(), number);
+            if found.is_none() && raw.key() == key {
+                found = Some((number, *raw));
+            }
+        })?;
+        let seen = self.seen;
+        *self.index = Some(Indexed { seen, index });
+        Ok(found)
+    }
+
+    /// Every record, in order.
+    pub(super) fn list(&self) -> Result<Vec<Record>, PoolError> {
+        let mut records = Vec::new();
+        self.each(|_, raw| records.push(raw.decode()))?;
+        Ok(records)
+    }
+
+    /// Gives the first record with the key of `new` its value, or appends `new`.
+    pub(super) fn set(&mut self, new: &Raw) -> Result<(), PoolError> {
+        let found = self.find(new.key())?;
+        // What is written is not in the index until all went well.
+        let indexed = self.index.take();
+        let number = match found {
+            Some((number, _)) => {
+                let offset = u64::from(number) * RECORD_LEN + KEY_LEN as u64;
+                disk::write(self.file, new.value_field(), offset)
+                    .map_err(PoolError::file("write to", self.path))?;
+                number
+            }
+            None => self.append(new)?,
+        };
+        if let Some(Indexed { mut index, .. }) = indexed {
+            // Nobody else writes while the lock is held, so the index is right
+            // for what the file has become.
+            index.add(new.key(), number);
+            let (seen, _) = Seen::look(|| self.file.metadata())
+                .map_err(PoolError::file("look at", self.path))?;
+            *self.index = Some(Indexed { seen, index });
+        }
+        Ok(())
+    }
+
+    fn append(&self, new: &Raw) -> Result<u32, PoolError> {
+        let end = self.size.next_multiple_of(RECORD_LEN);
+        let number = u32::try_from(end / RECORD_LEN).ok();
+        let Some(number) = number.filter(|_| end + RECORD_LEN <= MAX_SIZE) else {
+            return Err(PoolError::TooLarge {
+                path: self.path.to_owned(),
+                size: end + RECORD_LEN,
+                limit: MAX_SIZE,
+            });
+        };
+        if end > self.size {
+            disk::resize(self.file, end).map_err(PoolError::file("write to", self.path))?;
+        }
+        disk::write(self.file, new.as_bytes(), end).map_err(|error| {
+            // A full disk may have had room for a part.
+            let _ = disk::resize(self.file, end);
+            PoolError::file("write to", self.path)(error)
+        })?;
+        Ok(number)
+    }
+
+    /// Removes every record with this key, and says whether there was one.
+    pub(super) fn delete(&mut self, key: &[u8]) -> Result<bool, PoolError> {
+        if self.find(key)?.is_none() {
+            return Ok(false);
+        }
+        *self.index = None;
+        let mut gaps = Vec::new();
+        self.each(|number, raw| {
+            if raw.key() == key {
+                gaps.push(u64::from(number) * RECORD_LEN);
+            }
+        })?;
+        let Some(&offset) = gaps.first() else {
+            return Ok(false);
+        };
+        let ends = gaps.iter().skip(1).copied().chain([self.size]);
+        let kept: Vec<_> = gaps
+            .iter()
+            .zip(ends)
+            .map(|(gap, end)| gap + RECORD_LEN..end)
+            .filter(|range| !range.is_empty())
+            .collect();
+        if kept.is_empty() {
+            disk::resize(self.file, offset).map_err(PoolError::file("shorten", self.path))?;
+        } else {
+            journal::rewrite(self.file, self.path, self.journal, offset, self.size, &kept)?;
+        }
+        Ok(true)
+    }
+
+    fn each(&self, mut take: impl FnMut(u32, &Raw)) -> Result<(), PoolError> {
+        let mut chunk = vec![Raw::BLANK; CHUNK];
+        let mut numbers = 0..;
+        let mut offset = 0;
+        while offset < self.size {
+            let bytes = chunk.as_mut_bytes();
+            let len = read(self.file, bytes, offset).map_err(PoolError::file("read", self.path))?;
+            let (_, rest) = bytes.split_at_mut(len);
+            let last = !rest.is_empty();
+            rest.fill(0);
+            let records = len.div_ceil(size_of::<Raw>());
+            for (raw, number) in chunk.iter().take(records).zip(&mut numbers) {
+                take(number, raw);
+            }
+            if last {
+                break;
+            }
+            offset += len as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Fills `bytes`, or less where the file ends; says how much.
+fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + len as u64) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}

@@ -1,0 +1,53 @@
+//! Stops the writer of this thread at a chosen step, as a crash would.
+
+use std::cell::RefCell;
+use std::io;
+
+/// One step: where it writes, and how many bytes.
+pub(super) type Step = (u64, usize);
+
+#[derive(Default)]
+struct Plan {
+    taken: Vec<Step>,
+    /// Steps that are still taken, and bytes of the one after them.
+    stop: Option<(usize, usize)>,
+}
+
+thread_local! {
+    static PLAN: RefCell<Plan> = RefCell::default();
+}
+
+/// From now on, takes `steps` steps and `cut` bytes of the next, then none.
+pub(super) fn stop_after(steps: usize, cut: usize) {
+    PLAN.with_borrow_mut(|plan| {
+        *plan = Plan {
+            taken: Vec::new(),
+            stop: Some((steps, cut)),
+        };
+    });
+}
+
+/// From now on takes every step; says which were taken since the last call.
+pub(super) fn run() -> Vec<Step> {
+    PLAN.take().taken
+}
+
+pub(super) fn step(
+    offset: u64,
+    len: usize,
+    torn: impl FnOnce(usize) -> io::Result<()>,
+) -> io::Result<()> {
+    PLAN.with_borrow_mut(|plan| {
+        let before = plan.taken.len();
+        plan.taken.push((offset, len));
+        match plan.stop {
+            Some((steps, cut)) if before >= steps => {
+                if before == steps && cut > 0 {
+                    torn(cut.min(len))?;
+                }
+                Err(io::Error::other("stopped here"))
+            }
+            _ => Ok(()),
+        }
+    })
+}

@@ -1,0 +1,48 @@
+//! The steps by which files change: tests stop the writer at each.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+#[cfg(test)]
+use super::crash;
+
+pub(super) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    crash::step(offset, bytes.len(), |cut| {
+        file.write_all_at(&bytes[..cut], offset)
+    })?;
+    file.write_all_at(bytes, offset)
+}
+
+pub(super) fn resize(file: &File, size: u64) -> io::Result<()> {
+    #[cfg(test)]
+    crash::step(0, 0, |_| Ok(()))?;
+    file.set_len(size)
+}
+
+/// Makes an empty file, or empties one.
+pub(super) fn create(path: &Path, mode: u32) -> io::Result<File> {
+    #[cfg(test)]
+    crash::step(0, 0, |_| Ok(()))?;
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    crash::step(0, 0, |_| Ok(()))?;
+    fs::rename(from, to)
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    crash::step(0, 0, |_| Ok(()))?;
+    fs::remove_file(path)
+}

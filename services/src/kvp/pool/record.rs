@@ -1,0 +1,188 @@
+//! One record as it stands in a pool file. Protocol section 7.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Record;
+use super::error::PoolError;
+
+/// Bytes of the field that has the key.
+pub(super) const KEY_LEN: usize = 512;
+
+/// Bytes of the field that has the value.
+pub(super) const VALUE_LEN: usize = 2048;
+
+/// Bytes of a record.
+pub(super) const RECORD_LEN: u64 = (KEY_LEN + VALUE_LEN) as u64;
+
+/// A record's bytes: UTF-8, ended by a NUL, by custom padded with more. Others
+/// leave out the NUL where a field is full, and leave anything behind it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub(super) struct Raw {
+    key: [u8; KEY_LEN],
+    value: [u8; VALUE_LEN],
+}
+
+const _: () = assert!(size_of::<Raw>() as u64 == RECORD_LEN);
+
+impl Raw {
+    /// Nothing but NULs.
+    pub(super) const BLANK: Self = Self {
+        key: [0; KEY_LEN],
+        value: [0; VALUE_LEN],
+    };
+
+    /// A record to be written.
+    ///
+    /// # Errors
+    ///
+    /// What has no room in it is refused, never cut.
+    pub(super) fn new(key: &str, value: &str) -> Result<Self, PoolError> {
+        let mut raw = Self::BLANK;
+        if key.is_empty() {
+            return Err(PoolError::EmptyKey);
+        }
+        fill(&mut raw.key, key).map_err(|misfit| match misfit {
+            Misfit::TooLong { len, limit } => PoolError::KeyTooLong { len, limit },
+            Misfit::Nul => PoolError::Nul("key"),
+        })?;
+        fill(&mut raw.value, value).map_err(|misfit| match misfit {
+            Misfit::TooLong { len, limit } => PoolError::ValueTooLong { len, limit },
+            Misfit::Nul => PoolError::Nul("value"),
+        })?;
+        Ok(raw)
+    }
+
+    /// The key, without what stands behind its end.
+    pub(super) fn key(&self) -> &[u8] {
+        text(&self.key)
+    }
+
+    /// The value, without what stands behind its end.
+    pub(super) fn value(&self) -> &[u8] {
+        text(&self.value)
+    }
+
+    /// The whole field of the value.
+    pub(super) fn value_field(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// What the host is told of it.
+    pub(super) fn decode(&self) -> Record {
+        Record {
+            key: String::from_utf8_lossy(self.key()).into_owned(),
+            value: String::from_utf8_lossy(self.value()).into_owned(),
+        }
+    }
+}
+
+fn text(field: &[u8]) -> &[u8] {
+    field.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+enum Misfit {
+    TooLong { len: usize, limit: usize },
+    Nul,
+}
+
+fn fill(field: &mut [u8], text: &str) -> Result<(), Misfit> {
+    if text.contains('\0') {
+        return Err(Misfit::Nul);
+    }
+    // The last byte stays a NUL: there are readers that rely on it.
+    let limit = field.len() - 1;
+    match field.get_mut(..text.len()) {
+        Some(start) if text.len() <= limit => start.copy_from_slice(text.as_bytes()),
+        _ => {
+            let len = text.len();
+            return Err(Misfit::TooLong { len, limit });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text_strategy(longest: usize) -> impl Strategy<Value = String> {
+        proptest::collection::vec(
+            any::<char>().prop_filter("NUL", |&c| c != '\0'),
+            0..longest / 4,
+        )
+        .prop_map(|chars| chars.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(
+            key in text_strategy(KEY_LEN).prop_filter("empty", |key| !key.is_empty()),
+            value in text_strategy(VALUE_LEN),
+        ) {
+            let raw = Raw::new(&key, &value).unwrap();
+            prop_assert_eq!(raw.decode(), Record { key, value });
+        }
+
+        #[test]
+        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), RECORD_LEN as usize)) {
+            let raw = Raw::read_from_bytes(&bytes).unwrap();
+            let Record { key, value } = raw.decode();
+            prop_assert!(!key.contains('\0') && !value.contains('\0'));
+            prop_assert!(bytes.starts_with(raw.key()));
+            prop_assert!(bytes[KEY_LEN..].starts_with(raw.value()));
+        }
+    }
+
+    #[test]
+    fn fields_that_are_full_need_no_nul() {
+        let raw = Raw::read_from_bytes(&[b'x'; RECORD_LEN as usize]).unwrap();
+        assert_eq!((raw.key().len(), raw.value().len()), (KEY_LEN, VALUE_LEN));
+    }
+
+    #[test]
+    fn what_stands_behind_a_nul_is_ignored() {
+        let mut bytes = [b'#'; RECORD_LEN as usize];
+        bytes[..4].copy_from_slice(b"key\0");
+        bytes[KEY_LEN..KEY_LEN + 6].copy_from_slice(b"value\0");
+        let raw = Raw::read_from_bytes(&bytes).unwrap();
+        assert_eq!((raw.key(), raw.value()), (&b"key"[..], &b"value"[..]));
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_replaced() {
+        let mut raw = Raw::BLANK;
+        raw.key[..2].copy_from_slice(b"k\xff");
+        assert_eq!(raw.decode().key, "k\u{fffd}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let longest = |len| "x".repeat(len);
+        assert!(Raw::new(&longest(511), &longest(2047)).is_ok());
+        assert!(matches!(
+            Raw::new(&longest(512), ""),
+            Err(PoolError::KeyTooLong {
+                len: 512,
+                limit: 511
+            })
+        ));
+        assert!(matches!(
+            Raw::new("k", &longest(9000)),
+            Err(PoolError::ValueTooLong {
+                len: 9000,
+                limit: 2047
+            })
+        ));
+        // Counted in bytes, not in characters.
+        assert!(Raw::new(&"ä".repeat(256), "").is_err());
+        assert!(matches!(Raw::new("", ""), Err(PoolError::EmptyKey)));
+        assert!(matches!(Raw::new("a\0", ""), Err(PoolError::Nul("key"))));
+        assert!(matches!(Raw::new("a", "\0"), Err(PoolError::Nul("value"))));
+    }
+}

@@ -1,0 +1,234 @@
+//! Other processes use the pool at the same time, each with one family of locks.
+
+use std::env;
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{FlockOperation, flock};
+
+use super::*;
+
+const KEYS: usize = 25;
+
+/// Rounds of the others: they are quicker, as they wait inside the kernel.
+const ROUNDS: usize = 40;
+
+/// Rounds of each of our threads.
+const OUR_ROUNDS: usize = 4;
+
+const FAMILY: &str = "KVP_POOL_TEST_FAMILY";
+const PATH: &str = "KVP_POOL_TEST_PATH";
+
+/// What a key has in a round: long, to show whether it is torn.
+fn value(key: &str, round: usize) -> String {
+    format!("{key}, round {round};").repeat(60)
+}
+
+fn is_whole(value: &str) -> bool {
+    let (first, _) = value.split_once(';').unwrap();
+    value == format!("{first};").repeat(60)
+}
+
+/// One of the tests that begin with `the_other_process`, in a process of its
+/// own.
+fn other(name: &str, family: &str, place: &Place) -> Child {
+    let name = format!("kvp::pool::tests::concurrency::{name}");
+    Command::new(env::current_exe().unwrap())
+        .args([&name, "--exact", "--nocapture"])
+        .env(FAMILY, family)
+        .env(PATH, place.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn lock(family: &str, file: &File, lock: bool) {
+    if family.starts_with("flock") {
+        let operation = match lock {
+            true => FlockOperation::LockExclusive,
+            false => FlockOperation::Unlock,
+        };
+        flock(file, operation).unwrap();
+    } else {
+        let kind = if lock { libc::F_WRLCK } else { libc::F_UNLCK };
+        let range = libc::flock {
+            l_type: kind.try_into().unwrap(),
+            l_whence: libc::SEEK_SET.try_into().unwrap(),
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(file, FcntlArg::F_SETLKW(&range)).unwrap();
+    }
+}
+
+/// Does nothing but in the process that another test starts.
+#[test]
+fn the_other_process_writes() {
+    let Ok(family) = env::var(FAMILY) else {
+        return;
+    };
+    let path = env::var(PATH).unwrap();
+    for round in 0..ROUNDS {
+        for number in 0..KEYS {
+            let key = format!("{family} {number}");
+            let mut file = File::options().read(true).write(true).open(&path).unwrap();
+            lock(&family, &file, true);
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes.len() % LEN, 0);
+            let place = bytes
+                .chunks(LEN)
+                .position(|record| Raw::read_from_bytes(record).unwrap().key() == key.as_bytes());
+            // What was appended is there in every later round.
+            assert_eq!(place.is_some(), round > 0, "{key}");
+            let offset = place.map_or(bytes.len(), |place| place * LEN);
+            let record = file_record(&key, round);
+            // In two halves, which nobody may see.
+            let (first, second) = record.split_at(LEN / 3);
+            file.write_all_at(first, offset as u64).unwrap();
+            thread::yield_now();
+            file.write_all_at(second, (offset + first.len()) as u64)
+                .unwrap();
+            lock(&family, &file, false);
+        }
+    }
+}
+
+fn file_record(key: &str, round: usize) -> Vec<u8> {
+    file(&[(key, &value(key, round))])
+}
+
+/// Sets, gets and deletes as a service does, until all is as the others leave
+/// theirs.
+fn ours(name: &str, mut pools: Pools) {
+    for round in 0..OUR_ROUNDS {
+        for number in 0..KEYS {
+            let key = format!("{name} {number}");
+            let wanted = value(&key, round);
+            pools.set(PoolId::Guest, &key, &wanted).unwrap();
+            let found = pools.get(PoolId::Guest, &key).unwrap();
+            assert_eq!(found, Some(wanted));
+            let passing = format!("{name} passing {number}");
+            if number % 8 == 0 {
+                pools.set(PoolId::Guest, &passing, "x").unwrap();
+            } else if number % 8 == 4 {
+                let passing = format!("{name} passing {}", number - 4);
+                assert!(pools.delete(PoolId::Guest, &passing).unwrap());
+            }
+            for record in pools.list(PoolId::Guest).unwrap() {
+                let whole = record.value == "x" || is_whole(&record.value);
+                assert!(whole, "{record:?} is torn");
+            }
+        }
+    }
+}
+
+/// Two other processes with one family of locks: with both they would not keep
+/// out each other.
+fn nothing_is_lost_or_torn(family: &str) {
+    let place = Place::new(&[]);
+    let names = [1, 2].map(|number| format!("{family} {number}"));
+    let mut others = names
+        .each_ref()
+        .map(|name| other("the_other_process_writes", name, &place));
+    thread::scope(|scope| {
+        for name in ["first", "second"] {
+            let pools = place.pools();
+            scope.spawn(move || ours(name, pools));
+        }
+    });
+    for other in &mut others {
+        assert!(other.wait().unwrap().success());
+    }
+    let mut left = place.list();
+    left.retain(|(key, _)| !key.contains("passing"));
+    left.sort();
+    let mut wanted = Vec::new();
+    for (name, rounds) in [
+        (&*names[0], ROUNDS),
+        (&*names[1], ROUNDS),
+        ("first", OUR_ROUNDS),
+        ("second", OUR_ROUNDS),
+    ] {
+        for number in 0..KEYS {
+            let key = format!("{name} {number}");
+            wanted.push((key.clone(), value(&key, rounds - 1)));
+        }
+    }
+    wanted.sort();
+    assert_eq!(left, wanted);
+}
+
+#[test]
+fn nothing_is_lost_while_others_write_under_flock() {
+    nothing_is_lost_or_torn("flock");
+}
+
+#[test]
+fn nothing_is_lost_while_others_write_under_record_locks() {
+    nothing_is_lost_or_torn("fcntl");
+}
+
+/// Does nothing but in the process that another test starts.
+#[test]
+fn the_other_process_holds_the_lock() {
+    let Ok(family) = env::var(FAMILY) else {
+        return;
+    };
+    let path = env::var(PATH).unwrap();
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    lock(&family, &file, true);
+    println!("\nlocked");
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+fn is_kept_out_by(family: &str) {
+    let place = Place::new(&file(&[("a", "1")]));
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+    let mut other = other("the_other_process_holds_the_lock", family, &place);
+    let mut said = BufReader::new(other.stdout.take().unwrap());
+    assert!(said.by_ref().lines().any(|line| line.unwrap() == "locked"));
+    let error = pools.get(PoolId::Guest, "a").unwrap_err();
+    assert!(matches!(error, PoolError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(".kvp_pool_1"), "{error}");
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+}
+
+#[test]
+fn a_flock_of_others_is_respected() {
+    is_kept_out_by("flock");
+}
+
+#[test]
+fn a_record_lock_of_others_is_respected() {
+    is_kept_out_by("fcntl");
+}
+
+#[test]
+fn readers_do_not_keep_each_other_out_and_locks_are_given_back() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let mut pools = place.pools();
+    let reader = File::open(place.path()).unwrap();
+    flock(&reader, FlockOperation::LockShared).unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+    flock(&reader, FlockOperation::Unlock).unwrap();
+    pools.set(PoolId::Guest, "a", "2").unwrap();
+    // By the file that is still open, after reading and after writing.
+    flock(&reader, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let range = libc::flock {
+        l_type: libc::F_RDLCK.try_into().unwrap(),
+        l_whence: libc::SEEK_SET.try_into().unwrap(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&reader, FcntlArg::F_OFD_SETLK(&range)).unwrap();
+}

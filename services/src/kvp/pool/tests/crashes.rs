@@ -1,0 +1,316 @@
+//! The writer is stopped before each of its steps, and within each write.
+
+use std::io::Write;
+
+use super::*;
+use crate::kvp::pool::crash::{self, Step};
+
+enum Change {
+    Set(&'static str, &'static str),
+    Delete(&'static str),
+}
+
+impl Change {
+    fn make(&self, pools: &mut Pools) -> Result<(), PoolError> {
+        match self {
+            Self::Set(key, value) => pools.set(PoolId::Guest, key, value),
+            Self::Delete(key) => pools.delete(PoolId::Guest, key).map(drop),
+        }
+    }
+
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Set(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// Files to be changed, all with the key `k` at least once.
+fn shapes() -> Vec<Vec<u8>> {
+    let k = || dirty("k", "old");
+    let a = || dirty("a", "first");
+    let b = || file(&[("b", "second")]);
+    let mut long = vec![k()];
+    for number in 0..60 {
+        long.push(dirty(
+            &format!("key {number}"),
+            &format!("{number}").repeat(500),
+        ));
+    }
+    let whole = [
+        vec![k()],
+        vec![k(), a(), b()],
+        vec![a(), k(), b(), a()],
+        vec![a(), b(), k()],
+        vec![k(), a(), k(), k(), b(), k()],
+        vec![k(), k(), k(), a()],
+        vec![k(), a(), b(), k()],
+        long,
+    ];
+    let whole = whole.map(|records| records.concat());
+    let torn = [
+        [k(), a(), b()[..KEY_LEN + 10].to_vec()].concat(),
+        [k(), a(), k()[..1000].to_vec()].concat(),
+        [a(), k()[..2].to_vec()].concat(),
+    ];
+    whole.into_iter().chain(torn).collect()
+}
+
+/// How much of a write is done: nothing, half of it, and up to each page.
+fn cuts((offset, len): Step) -> Vec<usize> {
+    let start = usize::try_from(offset).unwrap();
+    let pages = (start / 4096 + 1..).map(|page| page * 4096 - start);
+    let mut cuts = vec![0];
+    cuts.extend(pages.take_while(|&cut| cut < len));
+    if len > 1 {
+        cuts.push(len / 2);
+    }
+    cuts
+}
+
+/// The steps that a change consists of, and the file after them.
+fn whole(before: &[u8], change: &Change) -> (Vec<Step>, Vec<u8>) {
+    let place = Place::new(before);
+    crash::run();
+    change.make(&mut place.pools()).unwrap();
+    (crash::run(), place.bytes())
+}
+
+/// The file after a crash, not yet recovered.
+fn crashed(before: &[u8], change: &Change, steps: usize, cut: usize) -> Place {
+    let place = Place::new(before);
+    crash::stop_after(steps, cut);
+    let stopped = change.make(&mut place.pools());
+    crash::run();
+    assert!(stopped.is_err());
+    place
+}
+
+fn recover(place: &Place) -> Vec<u8> {
+    place.list();
+    assert!(!place.journal().exists());
+    place.bytes()
+}
+
+/// What stands in the file for each record, the torn one padded.
+fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let pad = |record: &[u8]| {
+        let mut record = record.to_vec();
+        record.resize(LEN, 0);
+        record
+    };
+    bytes.chunks(LEN).map(pad).collect()
+}
+
+#[track_caller]
+fn assert_others_are_readable(place: &Place, before: &[u8], change: &Change) {
+    let mut pools = place.pools();
+    for record in records(before) {
+        let record = Raw::read_from_bytes(&record).unwrap().decode();
+        if record.key != change.key() {
+            let found = pools.get(PoolId::Guest, &record.key).unwrap();
+            assert_eq!(found, Some(record.value));
+        }
+    }
+}
+
+#[test]
+fn a_stopped_set_leaves_every_other_record() {
+    for before in shapes() {
+        for change in [Change::Set("k", "new"), Change::Set("new", "value")] {
+            let (steps, after) = whole(&before, &change);
+            let (old, new) = (records(&before), records(&after));
+            for (taken, step) in steps.iter().enumerate() {
+                for cut in cuts(*step) {
+                    let place = crashed(&before, &change, taken, cut);
+                    let left = records(&recover(&place));
+                    assert!((old.len()..=new.len()).contains(&left.len()));
+                    for (number, record) in left.iter().enumerate() {
+                        let written = old.get(number) != new.get(number);
+                        assert!(written || Some(record) == old.get(number));
+                    }
+                    assert_others_are_readable(&place, &before, &change);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stopped_set_leaves_a_torn_record_as_it_was() {
+    let before = [dirty("a", "1"), b"torn".to_vec()].concat();
+    let change = Change::Set("new", "value");
+    let (steps, _) = whole(&before, &change);
+    assert_eq!(steps.len(), 2);
+    for (taken, step) in steps.iter().enumerate() {
+        for cut in cuts(*step) {
+            let place = crashed(&before, &change, taken, cut);
+            assert!(recover(&place).starts_with(&before));
+            assert_others_are_readable(&place, &before, &change);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_delete_is_done_or_not() {
+    for before in shapes() {
+        let change = Change::Delete("k");
+        let (steps, after) = whole(&before, &change);
+        let mut done = 0;
+        for (taken, step) in steps.iter().enumerate() {
+            for cut in cuts(*step) {
+                let place = crashed(&before, &change, taken, cut);
+                let left = recover(&place);
+                assert!(left == before || left == after, "step {taken}, {cut} bytes");
+                done += usize::from(left == after);
+                assert_others_are_readable(&place, &before, &change);
+            }
+        }
+        // With a journal, what was begun is ended.
+        assert_eq!(done > 0, steps.len() > 1);
+    }
+}
+
+#[test]
+fn a_recovery_may_be_stopped_as_well() {
+    let before = [dirty("k", "old"), dirty("a", "1"), dirty("b", "2")].concat();
+    let change = Change::Delete("k");
+    let (steps, after) = whole(&before, &change);
+    for (taken, step) in steps.iter().enumerate() {
+        for cut in cuts(*step) {
+            for again in 0.. {
+                let place = crashed(&before, &change, taken, cut);
+                crash::stop_after(again, LEN / 2);
+                let stopped = place.pools().list(PoolId::Guest).is_err();
+                crash::run();
+                let left = recover(&place);
+                assert!(left == before || left == after, "{taken} {cut} {again}");
+                if !stopped {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_append_to_an_interrupted_delete_is_kept() {
+    let change = Change::Delete("k");
+    for before in shapes().into_iter().filter(|shape| shape.len() < 10 * LEN) {
+        // Others' records would not stand where records do.
+        if before.len() % LEN != 0 {
+            continue;
+        }
+        let (steps, after) = whole(&before, &change);
+        for appended in [1, 2, 7] {
+            let others: Vec<u8> = (0..appended)
+                .flat_map(|number| dirty(&format!("other {number}"), "x"))
+                .collect();
+            for taken in 0..steps.len() {
+                for again in 0.. {
+                    let place = crashed(&before, &change, taken, 0);
+                    let mut file = File::options().append(true).open(place.path()).unwrap();
+                    file.write_all(&others).unwrap();
+                    crash::stop_after(again, LEN / 2);
+                    let stopped = place.pools().list(PoolId::Guest).is_err();
+                    crash::run();
+                    let left = recover(&place);
+                    let wanted = |kept: &[u8]| left == [kept, &others].concat();
+                    assert!(wanted(&before) || wanted(&after), "{taken} {again}");
+                    if !stopped {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A place with a journal that a crash left, and what the pool is to become.
+fn with_journal() -> (Place, Vec<u8>) {
+    let before = [dirty("k", "old"), dirty("a", "1"), dirty("b", "2")].concat();
+    let change = Change::Delete("k");
+    let (steps, after) = whole(&before, &change);
+    let renamed = (1..steps.len())
+        .find(|&taken| crashed(&before, &change, taken, 0).journal().exists())
+        .unwrap();
+    (crashed(&before, &change, renamed, 0), after)
+}
+
+#[test]
+fn every_operation_recovers_first() {
+    let operations: [fn(&mut Pools); 5] = [
+        |pools| drop(pools.get(PoolId::Guest, "a").unwrap().unwrap()),
+        |pools| pools.set(PoolId::Guest, "a", "1").unwrap(),
+        |pools| assert!(!pools.delete(PoolId::Guest, "k").unwrap()),
+        |pools| assert_eq!(pools.at(PoolId::Guest, 0).unwrap().unwrap().key, "a"),
+        |pools| assert_eq!(list(pools), pairs(&[("a", "1"), ("b", "2")])),
+    ];
+    for operation in operations {
+        let (place, _) = with_journal();
+        operation(&mut place.pools());
+        assert!(!place.journal().exists());
+        assert_eq!(place.list(), pairs(&[("a", "1"), ("b", "2")]));
+    }
+}
+
+#[test]
+fn a_running_agent_recovers_what_another_process_left() {
+    let (place, after) = with_journal();
+    let left = fs::read(place.journal()).unwrap();
+    fs::remove_file(place.journal()).unwrap();
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "k").unwrap().unwrap(), "old");
+    fs::write(place.journal(), left).unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "k").unwrap(), None);
+    assert_eq!(place.bytes(), after);
+}
+
+#[test]
+fn a_journal_of_another_pool_is_removed_and_nothing_else() {
+    let (place, _) = with_journal();
+    let others = file(&[("x", "1"), ("y", "2"), ("z", "3"), ("x", "4")]);
+    let new = place.directory.path().join("new");
+    fs::write(&new, &others).unwrap();
+    fs::rename(new, place.path()).unwrap();
+    assert_eq!(recover(&place), others);
+}
+
+#[test]
+fn a_journal_of_a_pool_that_was_emptied_is_removed_and_nothing_else() {
+    let (place, _) = with_journal();
+    let others = file(&[("x", "1")]);
+    fs::write(place.path(), &others).unwrap();
+    assert_eq!(recover(&place), others);
+}
+
+#[test]
+fn a_journal_that_was_damaged_is_removed_and_nothing_else() {
+    let (place, _) = with_journal();
+    let (before, journal) = (place.bytes(), fs::read(place.journal()).unwrap());
+    let damaged = (0..64).chain([journal.len() / 2, journal.len() - 1]);
+    for damage in damaged {
+        // The mark is what changes on the way, and is no part of the checksum.
+        if damage == 8 {
+            continue;
+        }
+        let mut bytes = journal.clone();
+        bytes[damage] ^= 1;
+        fs::write(place.journal(), bytes).unwrap();
+        assert_eq!(recover(&place), before, "byte {damage}");
+    }
+    for len in [0, 7, 55, 56, journal.len() - 1] {
+        fs::write(place.journal(), &journal[..len]).unwrap();
+        assert_eq!(recover(&place), before, "{len} bytes");
+    }
+}
+
+#[test]
+fn a_delete_that_fails_leaves_no_journal_behind() {
+    let before = [dirty("k", "old"), dirty("a", "1")].concat();
+    let place = Place::new(&before);
+    // A directory stands where the journal is written.
+    fs::create_dir(place.directory.path().join(".kvp_pool_1.journal.new")).unwrap();
+    assert!(place.pools().delete(PoolId::Guest, "k").is_err());
+    assert_eq!(recover(&place), before);
+}

@@ -1,0 +1,276 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::record::{KEY_LEN, RECORD_LEN};
+use super::*;
+
+mod concurrency;
+mod crashes;
+mod properties;
+
+const LEN: usize = RECORD_LEN as usize;
+
+/// A directory with pool 1 in it.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { directory }
+    }
+
+    fn new(bytes: &[u8]) -> Self {
+        let place = Self::empty();
+        fs::write(place.path(), bytes).unwrap();
+        place
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join(".kvp_pool_1")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.directory.path().join(".kvp_pool_1.journal")
+    }
+
+    fn pools(&self) -> Pools {
+        Pools::new(self.directory.path())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap()
+    }
+
+    fn list(&self) -> Vec<(String, String)> {
+        list(&mut self.pools())
+    }
+}
+
+fn list(pools: &mut Pools) -> Vec<(String, String)> {
+    let records = pools.list(PoolId::Guest).unwrap();
+    records
+        .into_iter()
+        .map(|record| (record.key, record.value))
+        .collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn file(pairs: &[(&str, &str)]) -> Vec<u8> {
+    pairs
+        .iter()
+        .flat_map(|(key, value)| Raw::new(key, value).unwrap().as_bytes().to_vec())
+        .collect()
+}
+
+/// A record with other bytes than NULs behind its texts.
+fn dirty(key: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![b'#'; LEN];
+    bytes[..key.len()].copy_from_slice(key.as_bytes());
+    bytes[key.len()] = 0;
+    bytes[KEY_LEN..KEY_LEN + value.len()].copy_from_slice(value.as_bytes());
+    bytes[KEY_LEN + value.len()] = 0;
+    bytes
+}
+
+#[test]
+fn a_missing_file_is_an_empty_pool_and_stays_missing() {
+    let place = Place::empty();
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap(), None);
+    assert_eq!(pools.at(PoolId::Guest, 0).unwrap(), None);
+    assert!(!pools.delete(PoolId::Guest, "a").unwrap());
+    assert!(list(&mut pools).is_empty());
+    assert!(!place.path().exists());
+}
+
+#[test]
+fn what_is_made_can_be_read_by_all() {
+    let place = Place::empty();
+    let directory = place.directory.path().join("a/b");
+    let mut pools = Pools::new(&directory);
+    pools.set(PoolId::External, "key", "value").unwrap();
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(directory.clone()), 0o755);
+    assert_eq!(mode(directory.join(".kvp_pool_0")), 0o644);
+    let bytes = fs::read(directory.join(".kvp_pool_0")).unwrap();
+    assert_eq!(bytes, file(&[("key", "value")]));
+}
+
+#[test]
+fn a_file_that_is_there_keeps_its_mode_and_what_is_in_it() {
+    let place = Place::new(&file(&[("a", "1")]));
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    let before = fs::metadata(place.path()).unwrap().ino();
+    let mut pools = place.pools();
+    pools.set(PoolId::Guest, "b", "2").unwrap();
+    pools.set(PoolId::Guest, "c", "3").unwrap();
+    assert!(pools.delete(PoolId::Guest, "a").unwrap());
+    let after = fs::metadata(place.path()).unwrap();
+    assert_eq!((after.mode() & 0o7777, after.ino()), (0o600, before));
+    assert_eq!(place.list(), pairs(&[("b", "2"), ("c", "3")]));
+    assert!(!place.journal().exists());
+}
+
+#[test]
+fn a_set_writes_the_value_of_the_first_record_and_nothing_else() {
+    let before = [dirty("a", "1"), dirty("k", "old"), dirty("k", "second")].concat();
+    let place = Place::new(&before);
+    place.pools().set(PoolId::Guest, "k", "new").unwrap();
+    let mut after = before;
+    let field = &mut after[LEN + KEY_LEN..2 * LEN];
+    field.fill(0);
+    field[..3].copy_from_slice(b"new");
+    assert_eq!(place.bytes(), after);
+}
+
+#[test]
+fn of_duplicates_get_has_the_first_and_delete_removes_all() {
+    let place = Place::new(&file(&[
+        ("k", "1"),
+        ("a", "2"),
+        ("k", "3"),
+        ("b", "4"),
+        ("k", "5"),
+    ]));
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "k").unwrap().unwrap(), "1");
+    assert_eq!(list(&mut pools).len(), 5);
+    assert!(pools.delete(PoolId::Guest, "k").unwrap());
+    assert_eq!(place.bytes(), file(&[("a", "2"), ("b", "4")]));
+    assert_eq!(pools.get(PoolId::Guest, "k").unwrap(), None);
+    assert!(!pools.delete(PoolId::Guest, "k").unwrap());
+}
+
+#[test]
+fn a_torn_last_record_is_a_record() {
+    let whole = file(&[("a", "1"), ("torn", "value")]);
+    // The last bytes of the value are missing, then those of the key.
+    for (cut, key, value) in [
+        (LEN + KEY_LEN + 3, "torn", "val"),
+        (LEN + 100, "torn", ""),
+        (LEN + 2, "to", ""),
+    ] {
+        let place = Place::new(&whole[..cut]);
+        let mut pools = place.pools();
+        assert_eq!(place.list(), pairs(&[("a", "1"), (key, value)]));
+        let last = pools.at(PoolId::Guest, 1).unwrap().unwrap();
+        assert_eq!((last.key.as_str(), last.value.as_str()), (key, value));
+        assert_eq!(pools.at(PoolId::Guest, 2).unwrap(), None);
+        assert_eq!(pools.get(PoolId::Guest, key).unwrap().unwrap(), value);
+
+        pools.set(PoolId::Guest, "b", "2").unwrap();
+        assert_eq!(place.list(), pairs(&[("a", "1"), (key, value), ("b", "2")]));
+        assert_eq!(place.bytes().len(), 3 * LEN);
+
+        let place = Place::new(&whole[..cut]);
+        place.pools().set(PoolId::Guest, key, "new").unwrap();
+        assert_eq!(place.list(), pairs(&[("a", "1"), (key, "new")]));
+
+        let place = Place::new(&whole[..cut]);
+        place.pools().delete(PoolId::Guest, "a").unwrap();
+        assert_eq!(place.bytes(), &whole[LEN..cut]);
+
+        let place = Place::new(&whole[..cut]);
+        place.pools().delete(PoolId::Guest, key).unwrap();
+        assert_eq!(place.bytes(), &whole[..LEN]);
+    }
+}
+
+#[test]
+fn a_key_that_is_no_utf8_is_shown_but_never_taken_for_another() {
+    let mut bytes = file(&[("k?", "1"), ("k\u{fffd}", "2")]);
+    bytes[1] = 0xff;
+    let place = Place::new(&bytes);
+    assert_eq!(
+        place.list(),
+        pairs(&[("k\u{fffd}", "1"), ("k\u{fffd}", "2")])
+    );
+    assert!(place.pools().delete(PoolId::Guest, "k\u{fffd}").unwrap());
+    assert_eq!(place.bytes(), &bytes[..LEN]);
+}
+
+#[test]
+fn what_is_no_pool_is_refused() {
+    let place = Place::empty();
+    fs::create_dir(place.path()).unwrap();
+    let error = place.pools().list(PoolId::Guest).unwrap_err();
+    assert!(matches!(error, PoolError::NotAFile(_)), "{error}");
+
+    // A pipe would keep a reader waiting.
+    let place = Place::empty();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        place.path(),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let error = place.pools().list(PoolId::Guest).unwrap_err();
+    assert!(matches!(error, PoolError::NotAFile(_)), "{error}");
+
+    let place = Place::empty();
+    let sparse = File::create(place.path()).unwrap();
+    sparse.set_len(MAX_SIZE + 1).unwrap();
+    let error = place.pools().get(PoolId::Guest, "a").unwrap_err();
+    assert!(matches!(error, PoolError::TooLarge { .. }), "{error}");
+
+    let place = Place::empty();
+    symlink("nowhere/at/all", place.path()).unwrap();
+    let error = place.pools().set(PoolId::Guest, "a", "1").unwrap_err();
+    assert!(matches!(error, PoolError::File { .. }), "{error}");
+}
+
+#[test]
+fn what_others_write_is_seen_by_the_next_operation() {
+    let place = Place::new(&file(&[("a", "1"), ("b", "2")]));
+    let mut pools = place.pools();
+    let other = File::options().write(true).open(place.path()).unwrap();
+    for round in 0..200 {
+        // In place, without any change of size, most often in one clock tick.
+        let key = format!("a{round}");
+        other
+            .write_all_at(Raw::new(&key, "new").unwrap().as_bytes(), 0)
+            .unwrap();
+        assert_eq!(pools.get(PoolId::Guest, &key).unwrap().unwrap(), "new");
+        other
+            .write_all_at(Raw::new("a", "1").unwrap().as_bytes(), 0)
+            .unwrap();
+        assert_eq!(pools.get(PoolId::Guest, &key).unwrap(), None);
+        assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+        pools.set(PoolId::Guest, "b", &key).unwrap();
+        // A key that is where another was when it was set.
+        let moved = Raw::new("b", "moved").unwrap();
+        other.write_all_at(moved.as_bytes(), 0).unwrap();
+        assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "moved");
+    }
+}
+
+#[test]
+fn a_file_that_others_replaced_or_removed_is_left() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+    let new = place.directory.path().join("new");
+    fs::write(&new, file(&[("a", "2")])).unwrap();
+    fs::rename(&new, place.path()).unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "2");
+    fs::remove_file(place.path()).unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap(), None);
+    pools.set(PoolId::Guest, "a", "3").unwrap();
+    assert_eq!(place.list(), pairs(&[("a", "3")]));
+}

@@ -1,0 +1,151 @@
+//! Keys that the configuration publishes in pool 1. Which they were last is
+//! noted, so that one which the configuration no longer has goes from the pool,
+//! and one that others put there stays.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use super::pool::{PoolError, Pools};
+use super::request::PoolId;
+
+/// Why not all could be published.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PublishError {
+    #[error("cannot {doing} {}", path.display())]
+    Note {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+/// Puts into pool 1 what the configuration says, and removes what it said
+/// before.
+pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishError> {
+    let path = config.state_directory.join("kvp-published");
+    let note = |doing, source| PublishError::Note {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    let before = match fs::read_to_string(&path) {
+        Ok(before) => before,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(note("read", error)),
+    };
+    let dropped: Vec<&str> = before
+        .lines()
+        .filter(|key| !config.publish.contains_key(*key))
+        .collect();
+    let keys: String = config.publish.keys().flat_map(|key| [key, "\n"]).collect();
+    // Noted first, and both the old and the new: a key is never forgotten,
+    // wherever this ends.
+    if keys != before {
+        let both: String = dropped.iter().flat_map(|key| [key, "\n"]).collect();
+        write(&path, &(both + &keys)).map_err(|error| note("write", error))?;
+    }
+    for key in &dropped {
+        pools.delete(PoolId::Guest, key)?;
+    }
+    for (key, value) in &config.publish {
+        if pools.get(PoolId::Guest, key)?.as_ref() != Some(value) {
+            pools.set(PoolId::Guest, key, value)?;
+        }
+    }
+    if !dropped.is_empty() {
+        write(&path, &keys).map_err(|error| note("write", error))?;
+    }
+    Ok(())
+}
+
+/// Replaces a file as a whole.
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_data()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn config(directory: &TempDir, publish: &[(&str, &str)]) -> Config {
+        Config {
+            directory: directory.path().join("pools"),
+            state_directory: directory.path().join("state"),
+            publish: publish
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Config::default()
+        }
+    }
+
+    fn pool(config: &Config) -> Vec<(String, String)> {
+        let records = Pools::new(&config.directory).list(PoolId::Guest).unwrap();
+        let pairs = records.into_iter().map(|record| (record.key, record.value));
+        pairs.collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        let pairs = expected.iter();
+        pairs
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_no_longer_configured_goes_and_the_rest_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = config(&directory, &[("a", "1"), ("b", "2")]);
+        let mut pools = Pools::new(&first.directory);
+        pools.set(PoolId::Guest, "others", "x").unwrap();
+        update(&first, &mut pools).unwrap();
+        assert_eq!(
+            pool(&first),
+            pairs(&[("others", "x"), ("a", "1"), ("b", "2")])
+        );
+        let second = config(&directory, &[("b", "3"), ("c", "4")]);
+        update(&second, &mut pools).unwrap();
+        assert_eq!(
+            pool(&first),
+            pairs(&[("others", "x"), ("b", "3"), ("c", "4")])
+        );
+        let none = config(&directory, &[]);
+        update(&none, &mut pools).unwrap();
+        assert_eq!(pool(&first), pairs(&[("others", "x")]));
+    }
+
+    #[test]
+    fn a_key_is_not_forgotten_where_the_pool_could_not_be_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = config(&directory, &[("a", "1")]);
+        update(&first, &mut Pools::new(&first.directory)).unwrap();
+        let second = config(&directory, &[("b", "2")]);
+        // A pool that is no file.
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir_all(elsewhere.join(".kvp_pool_1")).unwrap();
+        update(&second, &mut Pools::new(&elsewhere)).unwrap_err();
+        update(&second, &mut Pools::new(&second.directory)).unwrap();
+        assert_eq!(pool(&second), pairs(&[("b", "2")]));
+    }
+
+    #[test]
+    fn nothing_to_publish_leaves_no_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let none = config(&directory, &[]);
+        update(&none, &mut Pools::new(&none.directory)).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

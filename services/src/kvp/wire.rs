@@ -1,0 +1,562 @@
+//! The layout of a message, which both transports share; they differ in how a
+//! string is written and in where an IP configuration begins. Protocol
+//! section 7.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::request::{Family, IpInfo, PoolId, Reply, Request};
+
+/// UTF-16 units of a key that the host takes, NUL aside.
+pub(super) const KEY_UNITS: usize = 254;
+
+/// UTF-16 units of a value that the host takes, NUL aside.
+pub(super) const VALUE_UNITS: usize = 1022;
+
+const KEY_LEN: usize = 512;
+const VALUE_LEN: usize = 2048;
+
+const GET: u8 = 0;
+const SET: u8 = 1;
+const DELETE: u8 = 2;
+const ENUMERATE: u8 = 3;
+const GET_IP_INFO: u8 = 4;
+const SET_IP_INFO: u8 = 5;
+
+const STRING: u32 = 1;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    operation: u8,
+    pool: u8,
+    padding: [u8; 2],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ValueFields {
+    kind: U32,
+    key_size: U32,
+    value_size: U32,
+    key: [u8; KEY_LEN],
+    value: [u8; VALUE_LEN],
+}
+
+const _: () = assert!(size_of::<ValueFields>() == 2572);
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct EnumerateFields {
+    index: U32,
+    item: ValueFields,
+}
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct DeleteFields {
+    key_size: U32,
+    key: [u8; KEY_LEN],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct IpFields {
+    adapter: [u8; 256],
+    family: u8,
+    dhcp: u8,
+    addresses: [u8; 2048],
+    subnets: [u8; 2048],
+    gateways: [u8; 1024],
+    dns: [u8; 2048],
+}
+
+const _: () = assert!(size_of::<IpFields>() == 7426);
+
+/// Why a message is none that can be answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not all of the fields of its operation are there.
+    #[error("a message of {len} bytes ends before its fields do")]
+    TooShort {
+        /// Bytes of the message.
+        len: usize,
+    },
+    /// No operation of this service.
+    #[error("there is no operation {0}")]
+    Operation(u8),
+    /// No pool.
+    #[error("there is no pool {0}")]
+    Pool(u8),
+    /// A value of a type that is not known.
+    #[error("there is no value type {0}")]
+    ValueType(u32),
+    /// A size that does not fit its field, or its type.
+    #[error("the {field} is said to have {size} bytes")]
+    Size {
+        /// Of what.
+        field: &'static str,
+        /// What the message says.
+        size: u32,
+    },
+    /// A string that is not Unicode.
+    #[error("the {0} is not Unicode")]
+    NotUnicode(&'static str),
+}
+
+/// A reply that the message has no room for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the {0} is too long for a reply")]
+pub struct TooLong(pub &'static str);
+
+/// A string that is not Unicode.
+pub(super) struct NotUnicode;
+
+/// How a transport writes.
+pub(super) trait Encoding {
+    /// Where an IP configuration begins in the message.
+    const IP_INFO_AT: usize;
+
+    /// Whether numbers come as such, and not as strings.
+    const NUMBERS: bool;
+
+    /// Whether a string can have this many bytes.
+    fn size_is_whole(size: usize) -> bool;
+
+    /// The string at the start of `field`, which ends with the first NUL or
+    /// with the field.
+    fn read(field: &[u8]) -> Result<String, NotUnicode>;
+
+    /// Writes the string with a NUL, if there is room, and says how many bytes
+    /// that makes. The rest of the field is zeroed.
+    fn write(text: &str, field: &mut [u8]) -> Option<u32>;
+}
+
+/// Decodes one message.
+pub(super) fn decode<E: Encoding>(message: &[u8]) -> Result<Request, Malformed> {
+    let header: &Header = fields(message, 0)?;
+    let pool = || PoolId::new(header.pool).ok_or(Malformed::Pool(header.pool));
+    match header.operation {
+        GET => {
+            let fields: &ValueFields = fields(message, 4)?;
+            let (pool, key) = (pool()?, key::<E>(&fields.key, fields.key_size)?);
+            Ok(Request::Get { pool, key })
+        }
+        SET => {
+            let fields: &ValueFields = fields(message, 4)?;
+            Ok(Request::Set {
+                pool: pool()?,
+                key: key::<E>(&fields.key, fields.key_size)?,
+                value: value::<E>(fields)?,
+            })
+        }
+        DELETE => {
+            let fields: &DeleteFields = fields(message, 4)?;
+            let (pool, key) = (pool()?, key::<E>(&fields.key, fields.key_size)?);
+            Ok(Request::Delete { pool, key })
+        }
+        ENUMERATE => {
+            let fields: &EnumerateFields = fields(message, 4)?;
+            let (pool, index) = (pool()?, fields.index.get());
+            Ok(Request::Enumerate { pool, index })
+        }
+        GET_IP_INFO => {
+            let fields: &IpFields = fields(message, E::IP_INFO_AT)?;
+            Ok(Request::GetIpInfo {
+                adapter: whole::<E>("adapter", &fields.adapter)?,
+                family: Family(fields.family),
+            })
+        }
+        SET_IP_INFO => {
+            let fields: &IpFields = fields(message, E::IP_INFO_AT)?;
+            Ok(Request::SetIpInfo(IpInfo {
+                adapter: whole::<E>("adapter", &fields.adapter)?,
+                family: Family(fields.family),
+                dhcp: fields.dhcp != 0,
+                addresses: whole::<E>("list of addresses", &fields.addresses)?,
+                subnets: whole::<E>("list of subnets", &fields.subnets)?,
+                gateways: whole::<E>("list of gateways", &fields.gateways)?,
+                dns: whole::<E>("list of DNS servers", &fields.dns)?,
+            }))
+        }
+        operation => Err(Malformed::Operation(operation)),
+    }
+}
+
+/// Writes a reply over the message that it answers.
+pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
+    let no_room = TooLong("message");
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Value(value) => {
+            let fields: &mut ValueFields = fields_mut(message, 4).ok_or(no_room)?;
+            write_value::<E>(fields, value)
+        }
+        Reply::Item { key, value } => {
+            let fields: &mut EnumerateFields = fields_mut(message, 4).ok_or(no_room)?;
+            let key = cut(key, KEY_UNITS, KEY_LEN - 1);
+            let size = E::write(key, &mut fields.item.key).ok_or(TooLong("key"))?;
+            fields.item.key_size.set(size);
+            write_value::<E>(&mut fields.item, value)
+        }
+        Reply::IpInfo(info) => {
+            let fields: &mut IpFields = fields_mut(message, E::IP_INFO_AT).ok_or(no_room)?;
+            fields.family = info.family.0;
+            fields.dhcp = info.dhcp.into();
+            let lists: [(&'static str, &str, &mut [u8]); 4] = [
+                ("list of addresses", &info.addresses, &mut fields.addresses),
+                ("list of subnets", &info.subnets, &mut fields.subnets),
+                ("list of gateways", &info.gateways, &mut fields.gateways),
+                ("list of DNS servers", &info.dns, &mut fields.dns),
+            ];
+            for (name, list, field) in lists {
+                E::write(list, field).ok_or(TooLong(name))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write_value<E: Encoding>(fields: &mut ValueFields, value: &str) -> Result<(), TooLong> {
+    let value = cut(value, VALUE_UNITS, VALUE_LEN - 1);
+    let size = E::write(value, &mut fields.value).ok_or(TooLong("value"))?;
+    fields.kind.set(STRING);
+    fields.value_size.set(size);
+    Ok(())
+}
+
+/// As much of the text as has at most so many UTF-16 units and bytes. Other
+/// programs' records can hold more than a host takes: an enumeration that
+/// failed there would hide all the records behind.
+pub(super) fn cut(text: &str, max_units: usize, max_bytes: usize) -> &str {
+    let mut units = 0;
+    let end = text.char_indices().find_map(|(at, letter)| {
+        units += letter.len_utf16();
+        (units > max_units || at + letter.len_utf8() > max_bytes).then_some(at)
+    });
+    end.and_then(|end| text.get(..end)).unwrap_or(text)
+}
+
+fn fields<T: FromBytes + KnownLayout + Immutable + Unaligned>(
+    message: &[u8],
+    at: usize,
+) -> Result<&T, Malformed> {
+    let len = message.len();
+    let rest = message.get(at..).unwrap_or_default();
+    T::ref_from_prefix(rest)
+        .map(|(fields, _)| fields)
+        .map_err(|_| Malformed::TooShort { len })
+}
+
+fn fields_mut<T: FromBytes + IntoBytes + KnownLayout + Unaligned>(
+    message: &mut [u8],
+    at: usize,
+) -> Option<&mut T> {
+    let rest = message.get_mut(at..)?;
+    T::mut_from_prefix(rest).ok().map(|(fields, _)| fields)
+}
+
+fn key<E: Encoding>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {
+    text::<E>("key", field, size.get())
+}
+
+fn value<E: Encoding>(fields: &ValueFields) -> Result<String, Malformed> {
+    let (kind, size) = (fields.kind.get(), fields.value_size.get());
+    if !E::NUMBERS || kind == STRING {
+        return text::<E>("value", &fields.value, size);
+    }
+    // A number's size is in its type; like the kernel's own reading of these
+    // messages this one does not look at what else is said of it.
+    let number = U64::read_from_prefix(&fields.value).map_or(0, |(number, _)| number.get());
+    match kind {
+        4 => Ok((number & u64::from(u32::MAX)).to_string()),
+        8 | 11 => Ok(number.to_string()),
+        kind => Err(Malformed::ValueType(kind)),
+    }
+}
+
+/// A string whose size the message states.
+fn text<E: Encoding>(name: &'static str, field: &[u8], size: u32) -> Result<String, Malformed> {
+    let wrong = Malformed::Size { field: name, size };
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|size| E::size_is_whole(*size));
+    let stated = size.and_then(|size| field.get(..size)).ok_or(wrong)?;
+    whole::<E>(name, stated)
+}
+
+fn whole<E: Encoding>(name: &'static str, field: &[u8]) -> Result<String, Malformed> {
+    E::read(field).map_err(|NotUnicode| Malformed::NotUnicode(name))
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{hvutil, uio};
+    use super::*;
+
+    type Decode = fn(&[u8]) -> Result<Request, Malformed>;
+    type Encode = fn(&mut [u8], &Reply) -> Result<(), TooLong>;
+    type Write = fn(&str) -> Vec<u8>;
+
+    /// A transport, and how a test writes a string for it.
+    const TRANSPORTS: [(Decode, Encode, Write); 2] = [
+        (uio::decode, uio::encode, utf16),
+        (hvutil::decode, hvutil::encode, utf8),
+    ];
+
+    fn utf16(text: &str) -> Vec<u8> {
+        let units = text.encode_utf16().chain([0]);
+        units.flat_map(u16::to_le_bytes).collect()
+    }
+
+    fn utf8(text: &str) -> Vec<u8> {
+        [text.as_bytes(), &[0]].concat()
+    }
+
+    fn field(text: &[u8], len: usize) -> Vec<u8> {
+        let mut field = text.to_vec();
+        field.resize(len, 0);
+        field
+    }
+
+    fn value_fields(kind: u32, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let sizes = [kind, key.len() as u32, value.len() as u32];
+        let mut fields: Vec<u8> = sizes.into_iter().flat_map(u32::to_le_bytes).collect();
+        fields.extend(field(key, 512));
+        fields.extend(field(value, 2048));
+        fields
+    }
+
+    fn set(kind: u32, key: &[u8], value: &[u8]) -> Vec<u8> {
+        [&[SET, 1, 0, 0][..], &value_fields(kind, key, value)].concat()
+    }
+
+    fn ip_message(at: usize, texts: [&[u8]; 5], family: u8, dhcp: u8) -> Vec<u8> {
+        let mut message = field(&[SET_IP_INFO, 0], at);
+        message.extend(field(texts[0], 256));
+        message.extend([family, dhcp]);
+        for (text, len) in texts[1..].iter().zip([2048, 2048, 1024, 2048]) {
+            message.extend(field(text, len));
+        }
+        message
+    }
+
+    fn text(max_chars: usize) -> impl Strategy<Value = String> {
+        let letter = any::<char>().prop_filter("NUL", |&letter| letter != '\0');
+        proptest::collection::vec(letter, 0..=max_chars)
+            .prop_map(|letters| letters.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(key in text(120), value in text(500), number in 0..5u8, index: u32) {
+            let pool = PoolId::new(number).unwrap();
+            for (decode, _, write) in TRANSPORTS {
+                let (wire_key, wire_value) = (write(&key), write(&value));
+                let mut message = set(STRING, &wire_key, &wire_value);
+                message[1] = number;
+                let wanted = Request::Set { pool, key: key.clone(), value: value.clone() };
+                prop_assert_eq!(decode(&message), Ok(wanted));
+                message[0] = GET;
+                prop_assert_eq!(decode(&message), Ok(Request::Get { pool, key: key.clone() }));
+                let mut message = vec![DELETE, number, 0, 0];
+                message.extend((wire_key.len() as u32).to_le_bytes());
+                message.extend(field(&wire_key, 512));
+                prop_assert_eq!(decode(&message), Ok(Request::Delete { pool, key: key.clone() }));
+                let mut message = vec![ENUMERATE, number, 0, 0];
+                message.extend(index.to_le_bytes());
+                message.resize(8 + 2572, 0xee);
+                prop_assert_eq!(decode(&message), Ok(Request::Enumerate { pool, index }));
+            }
+        }
+
+        #[test]
+        fn a_reply_is_read_as_it_was_meant(key in text(120), value in text(500), noise: u8) {
+            for (decode, encode, _) in TRANSPORTS {
+                let mut message = vec![noise; 8 + 2572];
+                message[..4].copy_from_slice(&[ENUMERATE, 0, 0, 0]);
+                let item = Reply::Item { key: key.clone(), value: value.clone() };
+                encode(&mut message, &item).unwrap();
+                // The fields of a SET are those of an item without its index.
+                let mut echo = vec![SET, 0, 0, 0];
+                echo.extend(&message[8..]);
+                let wanted = Request::Set { pool: PoolId::External, key: key.clone(), value: value.clone() };
+                prop_assert_eq!(decode(&echo), Ok(wanted));
+                prop_assert_eq!(&echo[4..8], [1, 0, 0, 0]);
+                encode(&mut echo, &Reply::Value("other".to_owned())).unwrap();
+                let wanted = Request::Set { pool: PoolId::External, key: key.clone(), value: "other".to_owned() };
+                prop_assert_eq!(decode(&echo), Ok(wanted));
+            }
+        }
+
+        #[test]
+        fn an_ip_configuration_travels_both_ways(
+            adapter in text(60), lists in proptest::array::uniform4(text(200)),
+            family in 0..4u8, dhcp: bool,
+        ) {
+            for (at, (decode, encode, write)) in [2, 4].into_iter().zip(TRANSPORTS) {
+                let written: Vec<_> = std::iter::once(&adapter).chain(&lists).map(|text| write(text)).collect();
+                let texts = std::array::from_fn(|index| written[index].as_slice());
+                let message = ip_message(at, texts, family, dhcp.into());
+                let [addresses, subnets, gateways, dns] = lists.clone();
+                let info = IpInfo {
+                    adapter: adapter.clone(), family: Family(family), dhcp, addresses, subnets, gateways, dns,
+                };
+                prop_assert_eq!(decode(&message), Ok(Request::SetIpInfo(info.clone())));
+                let mut asked = message;
+                asked[0] = GET_IP_INFO;
+                asked[at + 256..].fill(0xee);
+                let wanted = Request::GetIpInfo { adapter: adapter.clone(), family: Family(0xee) };
+                prop_assert_eq!(decode(&asked), Ok(wanted));
+                encode(&mut asked, &Reply::IpInfo(info.clone())).unwrap();
+                asked[0] = SET_IP_INFO;
+                prop_assert_eq!(decode(&asked), Ok(Request::SetIpInfo(info)));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(operation in 0..7u8, bytes: Vec<u8>, fill: u8, len in 0..8000usize, value in text(3000)) {
+            let mut message = vec![operation];
+            message.extend(bytes);
+            message.resize(len, fill);
+            for (decode, encode, _) in TRANSPORTS {
+                let _ = decode(&message);
+                let _ = encode(&mut message.clone(), &Reply::Value(value.clone()));
+                let _ = encode(&mut message.clone(), &Reply::Item { key: value.clone(), value: value.clone() });
+                let info = IpInfo { addresses: value.clone(), ..IpInfo::default() };
+                let _ = encode(&mut message.clone(), &Reply::IpInfo(info));
+            }
+        }
+
+        #[test]
+        fn what_is_cut_is_whole_letters(text in text(400), units in 0..300usize, bytes in 0..600usize) {
+            let short = cut(&text, units, bytes);
+            prop_assert!(text.starts_with(short));
+            prop_assert!(short.encode_utf16().count() <= units && short.len() <= bytes);
+            if let Some(next) = text[short.len()..].chars().next() {
+                let more = &text[..short.len() + next.len_utf8()];
+                prop_assert!(more.encode_utf16().count() > units || more.len() > bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_become_decimal() {
+        let number = 0xfedc_ba98_7654_3210u64.to_le_bytes();
+        for (kind, value) in [
+            (4, 0x7654_3210u32.to_string()),
+            (8, 0xfedc_ba98_7654_3210u64.to_string()),
+            (11, 0xfedc_ba98_7654_3210u64.to_string()),
+        ] {
+            let Ok(Request::Set { value: came, .. }) =
+                uio::decode(&set(kind, &utf16("k"), &number))
+            else {
+                panic!("type {kind}");
+            };
+            assert_eq!(came, value);
+        }
+        for kind in [0, 2, 3, 7, u32::MAX] {
+            let message = set(kind, &utf16("k"), &number);
+            assert_eq!(uio::decode(&message), Err(Malformed::ValueType(kind)));
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused() {
+        let good = set(STRING, &utf16("key"), &utf16("value"));
+        for (at, field, sizes) in [
+            (8, "key", [513, 514, 7, u32::MAX]),
+            (12, "value", [2049, 2050, 11, u32::MAX]),
+        ] {
+            for size in sizes {
+                let mut message = good.clone();
+                message[at..at + 4].copy_from_slice(&size.to_le_bytes());
+                assert_eq!(uio::decode(&message), Err(Malformed::Size { field, size }));
+            }
+        }
+        let mut long = set(STRING, &utf8("key"), &utf8("value"));
+        long[8..12].copy_from_slice(&513u32.to_le_bytes());
+        let (field, size) = ("key", 513);
+        assert_eq!(hvutil::decode(&long), Err(Malformed::Size { field, size }));
+    }
+
+    #[test]
+    fn a_string_ends_at_its_nul_or_with_its_size() {
+        let mut message = set(STRING, &utf16("key\0more"), &utf16("value"));
+        // Without its NUL: some hosts do not count it.
+        message[12..16].copy_from_slice(&8u32.to_le_bytes());
+        let Ok(Request::Set { key, value, .. }) = uio::decode(&message) else {
+            panic!("refused");
+        };
+        assert_eq!((key.as_str(), value.as_str()), ("key", "valu"));
+    }
+
+    #[test]
+    fn what_is_not_unicode_is_refused() {
+        let lone = [0x00, 0xd8, 0, 0];
+        let message = set(STRING, &lone, &utf16("value"));
+        assert_eq!(uio::decode(&message), Err(Malformed::NotUnicode("key")));
+        let message = set(STRING, &utf16("key"), &lone);
+        assert_eq!(uio::decode(&message), Err(Malformed::NotUnicode("value")));
+        let message = set(STRING, b"\xff\0", b"value\0");
+        assert_eq!(hvutil::decode(&message), Err(Malformed::NotUnicode("key")));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for (decode, _, _) in TRANSPORTS {
+            assert_eq!(decode(&[]), Err(Malformed::TooShort { len: 0 }));
+            assert_eq!(decode(&[6, 0, 0, 0]), Err(Malformed::Operation(6)));
+            for operation in 0..=5 {
+                let len = 500;
+                let mut message = vec![0; len];
+                message[0] = operation;
+                assert_eq!(decode(&message), Err(Malformed::TooShort { len }));
+            }
+            let mut message = set(STRING, b"k\0", b"v\0");
+            message[1] = 5;
+            assert_eq!(decode(&message), Err(Malformed::Pool(5)));
+        }
+    }
+
+    #[test]
+    fn the_longest_strings_of_a_reply() {
+        for (_, encode, _) in TRANSPORTS {
+            let mut message = vec![0; 8 + 2572];
+            let (key, value) = ("k".repeat(300), "v".repeat(2047));
+            encode(&mut message, &Reply::Item { key, value }).unwrap();
+            let size = |at: usize| u32::from_le_bytes(message[at..at + 4].try_into().unwrap());
+            let units = |at| match message[21] {
+                0 => size(at) / 2,
+                _ => size(at),
+            };
+            assert_eq!((units(12), units(16)), (255, 1023));
+        }
+    }
+
+    #[test]
+    fn the_status_stands_where_the_kernel_reads_it() {
+        let mut message = [0xee; 8];
+        hvutil::encode_status(&mut message, hyperv_vmbus::ic::Status::GUID_NOT_FOUND);
+        assert_eq!(message, [0x02, 0x10, 0x04, 0x80, 0xee, 0xee, 0xee, 0xee]);
+    }
+
+    #[test]
+    fn the_drivers_version_is_what_it_says() {
+        let answer = |version: &[u8]| [&[100, 0, 0, 0][..], version, &[0; 100]].concat();
+        let version = hvutil::driver_version(&answer(b"3.1"));
+        assert_eq!(version.as_deref(), Some("3.1"));
+        for none in [&b""[..], b"3.1\n", b"\xff"] {
+            assert_eq!(hvutil::driver_version(&answer(none)), None);
+        }
+        assert_eq!(hvutil::driver_version(&[100]), None);
+    }
+}

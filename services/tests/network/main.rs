@@ -1,0 +1,13 @@
+//! What the KVP service sees of the network: interfaces made for the purpose in
+//! a network namespace of the test's own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "this is a test from end to end"
+)]
+
+mod interfaces;
+mod namespace;
