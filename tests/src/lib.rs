@@ -16,6 +16,7 @@ pub mod host;
 pub mod ic;
 pub mod inprocess;
 pub mod kvp;
+pub mod network;
 pub mod port;
 pub mod ring;
 pub mod scenario;

@@ -13,6 +13,7 @@ use hyperv_vmbus::ring::RingMemory;
 
 use crate::files::Files;
 use crate::held::Held;
+use crate::network::Network;
 
 /// A device that the host offers to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +202,14 @@ pub trait Machine {
     /// [`Machine::files`]. It is there, and nobody but the program and the
     /// scenario uses it.
     fn pools(&self) -> PathBuf;
+
+    /// A network that the program has to itself from its next start on, and
+    /// that has nothing in it but what is made there.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot have one.
+    fn network(&mut self) -> Result<Arc<dyn Network>>;
 
     /// The files that the program sees.
     fn files(&self) -> Arc<dyn Files>;

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = SCENARIOS
         .iter()
-        .filter(|scenario| !scenario.kills)
+        .filter(|scenario| !scenario.own_process)
         .flat_map(|scenario| {
             scenario.transports.iter().map(move |transport| {
                 let name = format!("{}::{transport}", scenario.name.replace('-', "_"));

@@ -18,6 +18,7 @@ mod devtree;
 mod hvutil;
 mod log;
 mod namespace;
+mod network;
 mod node;
 mod process;
 mod state;
@@ -40,16 +41,21 @@ use nix::unistd::{SysconfVar, geteuid, sysconf};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
+use crate::network::Network;
 use crate::port::{Device, Machine, Offer, Port};
 use devfs::DevFs;
 use devtree::{DevTree, Entry};
 use log::Log;
 use namespace::Namespace;
+use network::OwnNetwork;
 use node::Node;
 use process::Process;
 
 /// The guest's pool files, in its directory.
 const POOLS: &str = "pools";
+
+/// What the guest changes of directories of the machine, in its directory.
+const LAYERS: &str = "layers";
 
 /// How long the program may take to end in an orderly way.
 const STOP: Duration = Duration::from_secs(10);
@@ -60,6 +66,7 @@ pub struct BlackBox {
     process: Option<Process>,
     offered: Vec<Arc<Offered>>,
     driver_masks: bool,
+    own_network: bool,
     guest: Arc<Guest>,
     log: Log,
     directory: TempDir,
@@ -113,6 +120,7 @@ impl BlackBox {
             process: None,
             offered: Vec::new(),
             driver_masks: false,
+            own_network: false,
             guest,
             log,
             directory,
@@ -268,6 +276,20 @@ impl Machine for BlackBox {
 
     fn pools(&self) -> PathBuf {
         self.directory.path().join(POOLS)
+    }
+
+    fn network(&mut self) -> Result<Arc<dyn Network>> {
+        if !self.own_network {
+            let layers = self.directory.path().join(LAYERS);
+            std::fs::create_dir(&layers).with_context(|| layers.display().to_string())?;
+            self.guest
+                .namespace
+                .run(move || network::prepare(&layers))??;
+            self.own_network = true;
+        }
+        Ok(Arc::new(OwnNetwork {
+            guest: Arc::downgrade(&self.guest),
+        }))
     }
 
     fn files(&self) -> Arc<dyn Files> {

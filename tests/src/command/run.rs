@@ -116,7 +116,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Scenario>> {
         let own_process = arguments.agent.is_some();
         return Ok(SCENARIOS
             .iter()
-            .filter(|scenario| own_process || !scenario.kills)
+            .filter(|scenario| own_process || !scenario.own_process)
             .collect());
     }
     arguments

@@ -17,6 +17,7 @@ use hyperv_services::{Config, fcopy, kvp};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
+use crate::network::Network;
 use crate::port::{Device, Machine, Offer};
 use crate::sysfs::Tree;
 use agent::Agent;
@@ -116,6 +117,10 @@ impl Machine for InProcess {
 
     fn pools(&self) -> PathBuf {
         self.config.kvp.directory.clone()
+    }
+
+    fn network(&mut self) -> Result<Arc<dyn Network>> {
+        bail!("an agent within this process has the network of this machine")
     }
 
     fn files(&self) -> Arc<dyn Files> {

@@ -70,10 +70,10 @@ impl Protocol for Kvp {
 
     type Operation = Operation;
 
-    /// There are no such many.
+    /// There are not so many.
     const HARMLESS: Operation = Operation::Enumerate {
         pool: 0,
-        index: u32::MAX,
+        index: 1 << 24,
     };
 
     fn encode_utf16(operation: &Operation) -> Vec<u8> {

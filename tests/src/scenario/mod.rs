@@ -89,8 +89,9 @@ pub struct Scenario {
     pub summary: &'static str,
     /// Which transports it is tried over.
     pub transports: &'static [Transport],
-    /// It kills the program, which has to be a process of its own for that.
-    pub kills: bool,
+    /// It kills the program, or gives it a network: the program has to be a
+    /// process of its own for that.
+    pub own_process: bool,
     /// Whether it is tried with a real kernel between host and program.
     pub kernel: Kernel,
     /// Plays it.
@@ -137,6 +138,8 @@ const TOO_LATE: Kernel = Kernel::Never(
 const KERNELS_OWN: Kernel =
     Kernel::Never("the kernel makes these messages itself, and makes none of this kind");
 
+const TOOLS: Kernel = Kernel::Never("the guest there has no tools that configure interfaces");
+
 const SLOW_LINE: Kernel = Kernel::Never("the line to the guest's files is too slow for so many");
 
 impl Scenario {
@@ -180,11 +183,11 @@ impl Scenario {
 #[error("{0}")]
 pub struct Skip(pub String);
 
-macro_rules! kills {
+macro_rules! own_process {
     () => {
         false
     };
-    (kills) => {
+    (own_process) => {
         true
     };
 }
@@ -199,12 +202,12 @@ macro_rules! kernel {
 }
 
 macro_rules! scenarios {
-    ($($service:ident { $($name:literal $transports:ident $play:path $(, $kills:ident)? $(=> $kernel:ident)? : $summary:literal;)* })*) => {
+    ($($service:ident { $($name:literal $transports:ident $play:path $(, $own:ident)? $(=> $kernel:ident)? : $summary:literal;)* })*) => {
         &[$($(Scenario {
             name: $name,
             summary: $summary,
             transports: $transports,
-            kills: kills!($($kills)?),
+            own_process: own_process!($($own)?),
             kernel: kernel!($($kernel)?),
             play: Play::$service($play),
         }),*),*]
@@ -246,7 +249,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "new-start" BOTH breaks::new_start: "a new START drops the file before it";
         "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";
         "stopped-midway" BOTH breaks::stopped: "an agent that ends midway leaves no file";
-        "killed-midway" BOTH breaks::killed, kills: "an agent that is killed midway leaves no file once it runs again";
+        "killed-midway" BOTH breaks::killed, own_process: "an agent that is killed midway leaves no file once it runs again";
         "reply-refused" HVUTIL breaks::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
         "toggles" BOTH breaks::toggles: "twenty rounds of the device coming and going leak nothing";
         "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
@@ -275,13 +278,21 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
         "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";
         "kvp-driver-version" HVUTIL kvp::facts::driver_version: "the version that the kernel's driver states is that of the integration services";
+        "kvp-get-ip-info" KVP_BOTH kvp::network::get, own_process: "the addresses, subnets and gateways of an interface, found by its MAC address";
+        "kvp-get-ip-family" KVP_BOTH kvp::network::family, own_process: "of one family, where one is asked for";
+        "kvp-get-ip-unknown" KVP_BOTH kvp::network::unknown, own_process: "an interface that is not there is not found";
+        "kvp-set-ip-info" KVP_BOTH kvp::network::set, own_process => TOOLS: "what is set is written down, applied, and got back";
+        "kvp-set-ip-dhcp" KVP_BOTH kvp::network::dhcp, own_process => TOOLS: "DHCP takes the place of addresses";
+        "kvp-set-ip-malformed" KVP_BOTH kvp::network::malformed, own_process => TOOLS: "what is no configuration is an invalid argument, and changes nothing";
+        "kvp-set-ip-fails" KVP_BOTH kvp::network::fails, own_process => TOOLS: "a tool that fails is a failure";
+        "kvp-set-ip-hangs" KVP_BOTH kvp::network::hangs, own_process => TOOLS: "a tool that does not end is a failure in time, and leaves no process";
         "kvp-malformed-messages" KVP_UIO kvp::messages::rings: "bad messages get a failure reply each, change nothing, and the channel lives";
         "kvp-malformed-device" HVUTIL kvp::messages::device => KERNELS_OWN: "bad messages on the char device get a failure reply each";
         "kvp-random-bodies" KVP_BOTH kvp::messages::random: "random bytes get an answer each, and the program works";
         "kvp-renegotiation" KVP_UIO kvp::lifetime::renegotiation: "negotiations at any time change nothing";
         "kvp-device-gone" KVP_BOTH kvp::lifetime::device_gone: "a device that goes away is served when it returns, and keys are kept";
         "kvp-stopped" KVP_BOTH kvp::lifetime::stopped: "a program that is stopped and started again has the keys";
-        "kvp-killed" KVP_BOTH kvp::lifetime::killed, kills: "a program that is killed and started again has the keys";
+        "kvp-killed" KVP_BOTH kvp::lifetime::killed, own_process: "a program that is killed and started again has the keys";
         "kvp-reply-refused" HVUTIL kvp::lifetime::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
     }
 };

@@ -10,13 +10,14 @@ use hyperv_sim::fcopy::Fcopy;
 use hyperv_sim::files::Files;
 use hyperv_sim::held::Held;
 use hyperv_sim::host::Protocol as _;
+use hyperv_sim::network::Network;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::scenario::OPEN_TIME;
 use hyperv_sim::wait::until;
 use hyperv_vmbus::ring::RingMemory;
 use nix::sys::signal::Signal;
 
-use crate::guest::{Guest, RemoteFiles};
+use crate::guest::{Guest, GuestNetwork, RemoteFiles};
 use crate::vmbus::gpadl::PAGE;
 use crate::vmbus::{VmBus, VmDevice};
 
@@ -42,6 +43,8 @@ pub struct VmMachine {
     command: Vec<String>,
     directory: PathBuf,
     offered: Vec<Arc<VmDevice>>,
+    /// What is there once the guest's driver has the last of them.
+    appears: PathBuf,
     /// Devices were served since this machine was made.
     started: bool,
     /// The program wants its device to be there when it starts.
@@ -61,6 +64,7 @@ impl VmMachine {
             command,
             directory: PathBuf::from(DIRECTORY),
             offered: Vec::new(),
+            appears: PathBuf::new(),
             started: false,
             device_first: false,
         };
@@ -96,10 +100,19 @@ impl Machine for VmMachine {
         let (class, instance, kernel) = match offer {
             Offer::Uio {
                 class, instance, ..
-            } => (class, instance, false),
+            } => {
+                let uio = format!("/sys/bus/vmbus/devices/{instance}/uio");
+                self.appears = PathBuf::from(uio);
+                (class, instance, false)
+            }
             Offer::HvUtil {
-                class, instance, ..
-            } => (class, instance, true),
+                class,
+                instance,
+                node,
+            } => {
+                self.appears = Path::new("/dev").join(node);
+                (class, instance, true)
+            }
         };
         let device = self.bus.offer(class, instance, kernel)?;
         self.offered.retain(|device| !device.is_released());
@@ -109,10 +122,8 @@ impl Machine for VmMachine {
 
     fn start(&mut self) -> Result<()> {
         if self.device_first && self.offered.iter().any(|device| !device.is_released()) {
-            let instance = Fcopy::SERVICE.instance;
-            let bound = PathBuf::from(format!("/sys/bus/vmbus/devices/{instance}/uio"));
             until(BIND_TIME, "the guest's driver to take the device", || {
-                Ok(self.guest.has(&bound)?.then_some(()))
+                Ok(self.guest.has(&self.appears)?.then_some(()))
             })?;
         }
         self.guest.start(&self.command)?;
@@ -146,6 +157,10 @@ impl Machine for VmMachine {
 
     fn pools(&self) -> PathBuf {
         PathBuf::from(POOLS)
+    }
+
+    fn network(&mut self) -> Result<Arc<dyn Network>> {
+        Ok(Arc::new(GuestNetwork(Arc::clone(&self.guest))))
     }
 
     fn files(&self) -> Arc<dyn Files> {

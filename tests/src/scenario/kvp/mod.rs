@@ -5,6 +5,7 @@ pub(super) mod facts;
 pub(super) mod files;
 pub(super) mod lifetime;
 pub(super) mod messages;
+pub(super) mod network;
 pub(super) mod pools;
 
 use anyhow::{Result, ensure};

@@ -3,9 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hyperv_sim::files::{Files, LocalFiles};
 
 use super::program::{self, Program};
@@ -84,6 +85,7 @@ impl Helper {
             Request::SetImmutable { path, immutable } => files.set_immutable(&path, immutable)?,
             Request::Mount { path, size } => files.mount(&path, size).map(drop)?,
             Request::Unmount(path) => files.unmount(&path)?,
+            Request::Run(words) => return Ok(Reply::Text(run(&words)?)),
             Request::Start(words) => self.program.start(&words)?,
             Request::End { signal, millis } => {
                 self.program.end(signal, Duration::from_millis(millis))?;
@@ -102,6 +104,23 @@ impl Helper {
         }
         Ok(Reply::Done)
     }
+}
+
+/// Runs a command, and gives what it prints.
+fn run(words: &[String]) -> Result<String> {
+    let (program, arguments) = words.split_first().context("the command is empty")?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| program.clone())?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@
 mod client;
 mod files;
 mod helper;
+mod network;
 mod program;
 mod request;
 
 pub use client::Guest;
 pub use files::RemoteFiles;
 pub use helper::Helper;
+pub use network::GuestNetwork;
 pub use request::{Digest, Numbered, Reply, Request};
 
 /// Where the guest has the helper.

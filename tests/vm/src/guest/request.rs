@@ -59,6 +59,8 @@ pub enum Request {
         size: usize,
     },
     Unmount(PathBuf),
+    /// Runs a command, and answers with what it prints.
+    Run(Vec<String>),
     /// Starts the program under test.
     Start(Vec<String>),
     /// Sends the program a signal and waits for its end.
