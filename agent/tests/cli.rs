@@ -280,7 +280,7 @@ fn who_may_not_read_a_pool_is_told_what_to_do() {
         if nix::unistd::geteuid().is_root() {
             command.uid(65534).gid(65534);
         } else {
-            fs::set_permissions(&pool, Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(&pool, Permissions::from_mode(0o000)).unwrap();
         }
         command.output().unwrap()
     };

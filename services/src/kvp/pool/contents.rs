@@ -118,12 +118,10 @@ impl Contents<'_> {
                 limit: MAX_SIZE,
             });
         };
-        if end > self.size {
-            disk::resize(self.file, end).map_err(PoolError::file("write to", self.path))?;
-        }
+        // Behind a torn record, the file system puts zeros up to here.
         disk::write(self.file, new.as_bytes(), end).map_err(|error| {
             // A full disk may have had room for a part.
-            let _ = disk::resize(self.file, end);
+            let _ = disk::resize(self.file, self.size);
             PoolError::file("write to", self.path)(error)
         })?;
         Ok(number)
