@@ -16,6 +16,7 @@ use slog::{info, o, warn};
 
 use crate::config::{self, Config};
 use crate::devices;
+use crate::kvp_command::Kvp;
 use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelDevices;
 use crate::supervisor::{Settings, Supervisor};
@@ -31,6 +32,7 @@ Examples:
   hyperv-agent run                     serve in the foreground, log to the terminal
   hyperv-agent run --disable fcopy     take no files from the host
   hyperv-agent devices                 what the host offers, and who serves it
+  hyperv-agent kvp list                what host and guest tell each other
   hyperv-agent check-config            read the configuration, say what is wrong";
 
 /// Hyper-V guest agent: file copy from the host, key-value pairs and backups,
@@ -49,6 +51,8 @@ enum Command {
     Run(Run),
     /// Read the configuration, and say what is wrong with it
     CheckConfig(ConfigFile),
+    /// Read and write the key-value pools that are shared with the host
+    Kvp(Kvp),
     /// List the VMBus devices that the host offers
     Devices {
         /// Print the list as JSON
@@ -58,10 +62,10 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct ConfigFile {
+pub(crate) struct ConfigFile {
     /// Configuration file [default: /etc/hyperv-agent/config.toml, if it exists]
     #[arg(long = "config", value_name = "FILE")]
-    path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config(&file),
+        Command::Kvp(kvp) => Ok(kvp.run()),
         Command::Devices { json } => list_devices(json),
     };
     outcome.unwrap_or_else(|error| {
@@ -148,7 +153,7 @@ fn check_config(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn usage_error(error: &dyn std::error::Error) -> ExitCode {
+pub(crate) fn usage_error(error: &dyn std::error::Error) -> ExitCode {
     let _ = writeln!(
         io::stderr(),
         "hyperv-agent: {}",

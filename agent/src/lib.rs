@@ -6,6 +6,7 @@ pub mod config;
 pub mod devices;
 mod endpoint;
 mod hotplug;
+mod kvp_command;
 pub mod locate;
 pub mod logging;
 pub mod opener;

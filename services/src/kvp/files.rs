@@ -1,14 +1,18 @@
 //! Reads small files of other programs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Bytes that are read of a file; what follows is ignored.
-const MAX_LEN: u64 = 64 << 10;
+/// Bytes that are read of a file; what follows is ignored. Lease files can be
+/// long.
+const MAX_LEN: u64 = 1 << 20;
+
+/// Files of a directory that are looked at.
+const MAX_FILES: usize = 1000;
 
 /// What is in a regular file; `None` where it cannot be read.
 pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
@@ -33,22 +37,28 @@ pub(super) fn text(path: &Path) -> Option<String> {
 }
 
 /// An absolute path of the machine, where `root` stands for `/`.
-pub(super) fn under(root: &Path, path: &str) -> std::path::PathBuf {
+pub(super) fn under(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
+}
+
+/// What is in a directory, in order of names; nothing if there is none.
+pub(super) fn in_directory(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.take(MAX_FILES).map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
     fn only_so_much_of_a_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("large");
-        fs::write(&path, vec![b'x'; 100_000]).unwrap();
-        assert_eq!(text(&path).unwrap().len(), 64 << 10);
+        fs::write(&path, vec![b'x'; 2_000_000]).unwrap();
+        assert_eq!(text(&path).unwrap().len(), 1 << 20);
     }
 
     #[test]

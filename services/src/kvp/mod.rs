@@ -76,8 +76,8 @@ pub static ENTRY: Entry = Entry {
 pub struct Config {
     /// Where the pool files are, and where IP configurations are noted.
     pub directory: PathBuf,
-    /// Globs of interface names whose addresses are not told the host among the
-    /// guest's facts.
+    /// Globs (`*` and `?`) of interface names whose addresses are not told the
+    /// host among the guest's facts.
     pub ignored_interfaces: Vec<String>,
     /// Keys and values that the guest publishes in pool 1, in order of keys.
     pub publish: BTreeMap<String, String>,

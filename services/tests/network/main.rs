@@ -9,5 +9,7 @@
     reason = "this is a test from end to end"
 )]
 
+mod facts;
 mod interfaces;
+mod ip_info;
 mod namespace;

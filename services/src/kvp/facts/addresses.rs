@@ -44,7 +44,7 @@ pub(super) fn list(
         };
         for address in &interface.addresses {
             if !address.tentative && of_family(&address.ip) {
-                let order = (is_link_local(address.ip), rank, !way_out);
+                let order = (address.is_link_local(), rank, !way_out);
                 found.push((order, address.ip));
             }
         }
@@ -72,13 +72,6 @@ fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
             .iter()
             .any(|other| other.index == master && other.kind.as_deref() == Some("vrf"))
     })
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

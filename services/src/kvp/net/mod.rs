@@ -61,3 +61,13 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     let answers = netlink::dump()?;
     Ok(assemble::interfaces(&answers))
 }
+
+impl Address {
+    /// Whether it is good only on its own link.
+    pub fn is_link_local(&self) -> bool {
+        match self.ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        }
+    }
+}

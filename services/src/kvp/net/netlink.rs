@@ -142,3 +142,113 @@ fn invalid(what: String) -> io::Error {
         format!("the kernel's answer over netlink cannot be read: {what}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{DoneMessage, ErrorMessage};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEQUENCE: u32 = 7;
+
+    type Payload = NetlinkPayload<RouteNetlinkMessage>;
+
+    fn link(name: &str) -> Payload {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+    }
+
+    fn message(payload: Payload, sequence: u32, flags: u16) -> Vec<u8> {
+        let mut header = NetlinkHeader::default();
+        header.sequence_number = sequence;
+        header.flags = flags;
+        let mut message = NetlinkMessage::new(header, payload);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn done() -> Vec<u8> {
+        let done = NetlinkPayload::Done(DoneMessage::default());
+        message(done, SEQUENCE, 0)
+    }
+
+    fn answer() -> Answer {
+        Answer {
+            messages: Vec::new(),
+            whole: true,
+        }
+    }
+
+    #[test]
+    fn an_answer_goes_on_until_it_is_done() {
+        let mut answer = answer();
+        let part = [
+            message(link("a"), SEQUENCE, 0),
+            message(link("bcd"), SEQUENCE, 0),
+        ]
+        .concat();
+        assert!(!take(&part, SEQUENCE, &mut answer).unwrap());
+        let part = [message(link("e"), SEQUENCE, 0), done()].concat();
+        assert!(take(&part, SEQUENCE, &mut answer).unwrap());
+        assert_eq!(answer.messages.len(), 3);
+        assert!(answer.whole);
+    }
+
+    #[test]
+    fn an_interrupted_answer_is_not_whole() {
+        let mut answer = answer();
+        let part = message(link("a"), SEQUENCE, NLM_F_DUMP_INTR);
+        take(&part, SEQUENCE, &mut answer).unwrap();
+        assert!(take(&done(), SEQUENCE, &mut answer).unwrap());
+        assert!(!answer.whole);
+    }
+
+    #[test]
+    fn the_answer_to_another_question_is_passed_over() {
+        let mut answer = answer();
+        assert!(!take(&done(), SEQUENCE + 1, &mut answer).unwrap());
+        let part = message(link("a"), SEQUENCE - 1, NLM_F_DUMP_INTR);
+        take(&part, SEQUENCE, &mut answer).unwrap();
+        assert!(answer.messages.is_empty() && answer.whole);
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_hides_nothing_else() {
+        let mut strange = message(link("strange"), SEQUENCE, 0);
+        // The name's attribute is longer than the message.
+        let at = strange.len() - 12;
+        strange[at] = 200;
+        let part = [strange, message(link("a"), SEQUENCE, 0), done()].concat();
+        let mut answer = answer();
+        assert!(take(&part, SEQUENCE, &mut answer).unwrap());
+        assert_eq!(answer.messages.len(), 1);
+    }
+
+    #[test]
+    fn the_kernels_error_is_told() {
+        let mut error = ErrorMessage::default();
+        error.code = std::num::NonZero::new(-13);
+        let part = message(NetlinkPayload::Error(error), SEQUENCE, 0);
+        let error = take(&part, SEQUENCE, &mut answer()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_torn_message_is_an_error() {
+        let part = message(link("a"), SEQUENCE, 0);
+        let error = take(&part[..part.len() - 1], SEQUENCE, &mut answer()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = take(&bytes, SEQUENCE, &mut answer());
+        }
+    }
+}

@@ -118,12 +118,10 @@ impl Contents<'_> {
                 limit: MAX_SIZE,
             });
         };
-        if end > self.size {
-            disk::resize(self.file, end).map_err(PoolError::file("write to", self.path))?;
-        }
+        // Behind a torn record, the file system puts zeros up to here.
         disk::write(self.file, new.as_bytes(), end).map_err(|error| {
             // A full disk may have had room for a part.
-            let _ = disk::resize(self.file, end);
+            let _ = disk::resize(self.file, self.size);
             PoolError::file("write to", self.path)(error)
         })?;
         Ok(number)
@@ -194,4 +192,34 @@ fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(len)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn an_index_is_only_trusted_where_no_change_can_have_been_missed() {
+        let mut file = tempfile::tempfile().unwrap();
+        let raw = Raw::new("key", "value").unwrap();
+        file.write_all(raw.as_bytes()).unwrap();
+        let (now, _) = Seen::look(|| file.metadata()).unwrap();
+        for (settled, found) in [(true, false), (false, true)] {
+            // The index of a file without records that looked like this one.
+            let seen = Seen { settled, ..now };
+            let index = Index::default();
+            let mut contents = Contents {
+                file: &file,
+                path: Path::new("pool"),
+                journal: Path::new("journal"),
+                size: RECORD_LEN,
+                seen: now,
+                index: &mut Some(Indexed { seen, index }),
+            };
+            assert_eq!(contents.find(b"key").unwrap().is_some(), found);
+        }
+    }
 }

@@ -46,9 +46,13 @@ impl Seen {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed,
         };
-        let settled = changed < before || changed > after;
+        let settled = is_settled(changed, before, after);
         Ok((Self { stamp, settled }, metadata))
     }
+}
+
+fn is_settled(changed: (i64, i64), before: (i64, i64), after: (i64, i64)) -> bool {
+    changed < before || changed > after
 }
 
 fn coarse_clock() -> (i64, i64) {
@@ -75,5 +79,33 @@ impl Index {
     /// The only record that can be the first with this key.
     pub(super) fn candidate(&self, key: &[u8]) -> Option<u32> {
         self.first.get(&self.hasher.hash_one(key)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_in_the_current_tick_is_not_settled() {
+        let tick = |number: i64| (1, number * 4_000_000);
+        assert!(is_settled(tick(1), tick(2), tick(2)));
+        assert!(!is_settled(tick(2), tick(2), tick(2)));
+        // The tick ended while the file was looked at.
+        assert!(!is_settled(tick(2), tick(2), tick(3)));
+        assert!(!is_settled(tick(3), tick(2), tick(3)));
+        let fine = (1, 4_000_000 * 2 + 17);
+        assert!(is_settled(fine, tick(2), tick(2)));
+        assert!(!is_settled(fine, tick(2), tick(3)));
+        assert!(is_settled((0, 999_999_999), (1, 0), (1, 0)));
+    }
+
+    #[test]
+    fn of_records_with_one_key_the_first_is_found() {
+        let mut index = Index::default();
+        index.add(b"a", 3);
+        index.add(b"a", 5);
+        assert_eq!(index.candidate(b"a"), Some(3));
+        assert_eq!(index.candidate(b"b"), None);
     }
 }

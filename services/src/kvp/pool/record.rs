@@ -130,7 +130,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), RECORD_LEN as usize)) {
+        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), size_of::<Raw>())) {
             let raw = Raw::read_from_bytes(&bytes).unwrap();
             let Record { key, value } = raw.decode();
             prop_assert!(!key.contains('\0') && !value.contains('\0'));
@@ -141,13 +141,13 @@ mod tests {
 
     #[test]
     fn fields_that_are_full_need_no_nul() {
-        let raw = Raw::read_from_bytes(&[b'x'; RECORD_LEN as usize]).unwrap();
+        let raw = Raw::read_from_bytes(&[b'x'; size_of::<Raw>()]).unwrap();
         assert_eq!((raw.key().len(), raw.value().len()), (KEY_LEN, VALUE_LEN));
     }
 
     #[test]
     fn what_stands_behind_a_nul_is_ignored() {
-        let mut bytes = [b'#'; RECORD_LEN as usize];
+        let mut bytes = [b'#'; size_of::<Raw>()];
         bytes[..4].copy_from_slice(b"key\0");
         bytes[KEY_LEN..KEY_LEN + 6].copy_from_slice(b"value\0");
         let raw = Raw::read_from_bytes(&bytes).unwrap();

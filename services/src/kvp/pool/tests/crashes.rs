@@ -141,7 +141,6 @@ fn a_stopped_set_leaves_a_torn_record_as_it_was() {
     let before = [dirty("a", "1"), b"torn".to_vec()].concat();
     let change = Change::Set("new", "value");
     let (steps, _) = whole(&before, &change);
-    assert_eq!(steps.len(), 2);
     for (taken, step) in steps.iter().enumerate() {
         for cut in cuts(*step) {
             let place = crashed(&before, &change, taken, cut);

@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::kvp::pool::record::RECORD_LEN;
 
 #[derive(Debug, Clone)]
 enum Step {

@@ -1,0 +1,143 @@
+//! dhcpcd: its leases, each the message with which the server gave it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use super::{Settings, in_use};
+use crate::kvp::files;
+use crate::kvp::net::Interface;
+
+/// Where `yiaddr` stands, the address given.
+const ADDRESS_AT: usize = 16;
+
+/// Where options begin, after the magic number that says so.
+const OPTIONS_AT: usize = 240;
+const MAGIC: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+
+const PAD: u8 = 0;
+const DNS: u8 = 6;
+const END: u8 = 255;
+
+/// What a lease says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The DNS servers that came with it.
+    pub dns: Vec<IpAddr>,
+}
+
+pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+    let name = &interface.name;
+    let paths = [
+        format!("var/lib/dhcpcd/{name}.lease"),
+        format!("var/lib/dhcpcd5/{name}.lease"),
+        format!("var/lib/dhcpcd/dhcpcd-{name}.lease"),
+        format!("var/lib/dhcpcd5/dhcpcd-{name}.lease"),
+    ];
+    let lease = paths
+        .iter()
+        .filter_map(|path| parse(&files::bytes(&root.join(path))?))
+        .find(|lease| in_use(lease.address, interface))?;
+    Some(Settings {
+        dhcp: Some(true),
+        dns: lease.dns,
+    })
+}
+
+/// Reads a message of a DHCP server (RFC 2131, RFC 2132); `None` if it is none.
+pub fn parse(message: &[u8]) -> Option<Lease> {
+    let (fixed, mut options) = message.split_at_checked(OPTIONS_AT)?;
+    if !fixed.ends_with(&MAGIC) {
+        return None;
+    }
+    let address: &[u8; 4] = fixed.get(ADDRESS_AT..)?.first_chunk()?;
+    let mut dns = Vec::new();
+    while let Some((&code, rest)) = options.split_first() {
+        options = rest;
+        match code {
+            PAD => continue,
+            END => break,
+            _ => {}
+        }
+        let Some((&len, rest)) = options.split_first() else {
+            break;
+        };
+        let Some((value, rest)) = rest.split_at_checked(len.into()) else {
+            break;
+        };
+        options = rest;
+        if code == DNS {
+            let (servers, _) = value.as_chunks::<4>();
+            dns.extend(servers.iter().map(|octets| IpAddr::from(*octets)));
+        }
+    }
+    Some(Lease {
+        address: Ipv4Addr::from(*address),
+        dns,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+
+    fn message(options: &[u8]) -> Vec<u8> {
+        let mut message = vec![2, 1, 6, 0];
+        message.resize(ADDRESS_AT, 0);
+        message.extend([10, 0, 0, 7]);
+        message.resize(OPTIONS_AT - MAGIC.len(), 0);
+        message.extend(MAGIC);
+        message.extend(options);
+        message
+    }
+
+    #[test]
+    fn a_lease_is_read() {
+        let options = [
+            53, 1, 5, PAD, DNS, 8, 10, 0, 0, 1, 10, 0, 0, 2, END, DNS, 4, 1, 1, 1, 1,
+        ];
+        let lease = parse(&message(&options)).unwrap();
+        assert_eq!(lease.address, Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(lease.dns, ips(&["10.0.0.1", "10.0.0.2"]));
+    }
+
+    #[test]
+    fn a_torn_lease_is_read_for_what_it_holds() {
+        for options in [&[DNS][..], &[DNS, 8, 10, 0], &[DNS, 3, 10, 0, 0], &[]] {
+            assert!(parse(&message(options)).unwrap().dns.is_empty());
+        }
+        let whole = message(&[]);
+        assert_eq!(parse(&whole[..OPTIONS_AT - 1]), None);
+        assert_eq!(parse(&[0; 300]), None);
+    }
+
+    #[test]
+    fn only_a_lease_in_use_counts() {
+        for path in [
+            "var/lib/dhcpcd/eth0.lease",
+            "var/lib/dhcpcd5/dhcpcd-eth0.lease",
+        ] {
+            let root = root(&[(path, "")]);
+            let bytes = message(&[DNS, 4, 10, 0, 0, 1, END]);
+            fs::write(root.path().join(path), bytes).unwrap();
+            let found = ask(root.path(), &eth0(&["10.0.0.7"])).unwrap();
+            assert_eq!(found.dhcp, Some(true), "{path}");
+            assert_eq!(found.dns, ips(&["10.0.0.1"]));
+            assert_eq!(ask(root.path(), &eth0(&["10.0.0.8"])), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, options: Vec<u8>) {
+            let _ = parse(&bytes);
+            prop_assert!(parse(&message(&options)).is_some());
+        }
+    }
+}

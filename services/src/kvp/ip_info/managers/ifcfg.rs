@@ -1,0 +1,130 @@
+//! `ifcfg` files of Red Hat and SUSE.
+
+use std::path::Path;
+
+use super::{Settings, server};
+use crate::kvp::ip_info::adapter;
+use crate::kvp::net::Interface;
+use crate::kvp::{assignments, files};
+
+const PLACES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];
+
+/// What stands before the name in a file's name.
+const PREFIX: &str = "ifcfg-";
+
+/// DNS servers that a file can name.
+const MAX_SERVERS: usize = 16;
+
+pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+    let (_, text) = texts(root).find(|(name, text)| is_for(name, text, interface))?;
+    Some(parse(&text))
+}
+
+/// The `ifcfg` files: what stands after `ifcfg-` in the name, and the text.
+pub(super) fn texts(root: &Path) -> impl Iterator<Item = (String, String)> {
+    let paths = PLACES
+        .iter()
+        .flat_map(|place| files::in_directory(&root.join(place)));
+    paths.filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.to_owned();
+        // Copies that editors and package managers leave behind.
+        let is_copy = [
+            ".bak", ".orig", ".old", ".rpmnew", ".rpmsave", ".rpmorig", "~",
+        ];
+        if is_copy.iter().any(|end| name.ends_with(end)) {
+            return None;
+        }
+        Some((name, files::text(&path)?))
+    })
+}
+
+/// Whether the file is for this interface: by the device or the MAC address
+/// that it names, otherwise by its own name.
+fn is_for(name: &str, text: &str, interface: &Interface) -> bool {
+    if let Some(device) = assignments::last(text, "DEVICE") {
+        return device == interface.name;
+    }
+    if let Some(mac) = assignments::last(text, "HWADDR") {
+        return adapter::parse(&mac).is_some_and(|mac| interface.mac == Some(mac));
+    }
+    name == interface.name
+}
+
+/// What an `ifcfg` file says.
+pub fn parse(text: &str) -> Settings {
+    let protocol = assignments::last(text, "BOOTPROTO").map(|value| value.to_ascii_lowercase());
+    let numbered = (1..=MAX_SERVERS).map(|number| format!("DNS{number}"));
+    Settings {
+        // SUSE: `dhcp6` is no DHCP of IPv4, `dhcp+autoip` is.
+        dhcp: protocol
+            .map(|value| value == "bootp" || value.starts_with("dhcp") && value != "dhcp6"),
+        dns: numbered
+            .filter_map(|key| server(&assignments::last(text, &key)?))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn settings_are_read() {
+        let found = parse("DEVICE=eth0\nBOOTPROTO=none\nDNS2=10.0.0.2\nDNS1=\"10.0.0.1\"\n");
+        assert_eq!(found.dhcp, Some(false));
+        assert_eq!(found.dns, ips(&["10.0.0.1", "10.0.0.2"]));
+        for (value, expected) in [
+            ("dhcp", true),
+            ("'DHCP'", true),
+            ("bootp", true),
+            ("dhcp4", true),
+            ("dhcp+autoip", true),
+            ("dhcp6", false),
+            ("static", false),
+            ("", false),
+        ] {
+            let found = parse(&format!("BOOTPROTO={value}"));
+            assert_eq!(found.dhcp, Some(expected), "{value}");
+        }
+        assert_eq!(parse("ONBOOT=yes"), Settings::default());
+    }
+
+    #[test]
+    fn a_file_is_found_by_name_device_or_mac() {
+        let scripts = "etc/sysconfig/network-scripts";
+        for (path, text, is_it) in [
+            ("ifcfg-eth0", "BOOTPROTO=dhcp", true),
+            ("ifcfg-eth1", "BOOTPROTO=dhcp", false),
+            ("ifcfg-Wired", "DEVICE=eth0\nBOOTPROTO=dhcp", true),
+            ("ifcfg-eth0", "DEVICE=eth1\nBOOTPROTO=dhcp", false),
+            (
+                "ifcfg-Wired",
+                "HWADDR=00:15:5D:01:02:03\nBOOTPROTO=dhcp",
+                true,
+            ),
+            (
+                "ifcfg-eth0",
+                "HWADDR=00:15:5D:01:02:04\nBOOTPROTO=dhcp",
+                false,
+            ),
+            ("ifcfg-eth0.rpmsave", "DEVICE=eth0\nBOOTPROTO=dhcp", false),
+            ("route-eth0", "DEVICE=eth0\nBOOTPROTO=dhcp", false),
+        ] {
+            let root = root(&[(&format!("{scripts}/{path}"), text)]);
+            let found = ask(root.path(), &eth0(&[]));
+            assert_eq!(found.is_some(), is_it, "{path}: {text:?}");
+        }
+        let suse = root(&[("etc/sysconfig/network/ifcfg-eth0", "BOOTPROTO='static'")]);
+        assert_eq!(ask(suse.path(), &eth0(&[])).unwrap().dhcp, Some(false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            prop_assert!(parse(&text).dns.len() <= MAX_SERVERS);
+        }
+    }
+}

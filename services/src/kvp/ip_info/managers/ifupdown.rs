@@ -1,0 +1,255 @@
+//! ifupdown: `/etc/network/interfaces` and what it sources.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use wildmatch::WildMatch;
+
+use super::{Settings, servers};
+use crate::kvp::files;
+use crate::kvp::net::Interface;
+
+/// Files that are read, at most: one can source itself.
+const MAX_FILES: usize = 100;
+
+/// What a file says, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A method of configuring an interface.
+    Interface {
+        /// The interface.
+        name: String,
+        /// Whether it is about IPv4, and not IPv6.
+        is_v4: bool,
+        /// The method, such as `dhcp`.
+        method: String,
+    },
+    /// DNS servers of the interface that was named last.
+    Dns(String),
+    /// Another file, or a pattern of files.
+    Source(String),
+    /// A directory whose files are read.
+    SourceDirectory(String),
+}
+
+pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+    let mut entries = Vec::new();
+    let mut left = MAX_FILES;
+    let start = files::under(root, "/etc/network/interfaces");
+    read(root, &start, &mut left, &mut entries);
+
+    let mut found = None;
+    let mut inside = false;
+    for entry in entries {
+        match entry {
+            Entry::Interface {
+                name,
+                is_v4,
+                method,
+            } => {
+                inside = name == interface.name;
+                if inside {
+                    let settings: &mut Settings = found.get_or_insert_default();
+                    let dhcp = settings.dhcp == Some(true) || is_v4 && method == "dhcp";
+                    settings.dhcp = Some(dhcp);
+                }
+            }
+            Entry::Dns(list) if inside => {
+                if let Some(settings) = &mut found {
+                    settings.dns.extend(servers(&list));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Reads a file with all that it sources.
+fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
+    let Some(fewer) = left.checked_sub(1) else {
+        return;
+    };
+    *left = fewer;
+    for entry in parse(&files::text(path).unwrap_or_default()) {
+        match entry {
+            Entry::Source(pattern) => {
+                for path in matching(root, &pattern) {
+                    read(root, &path, left, entries);
+                }
+            }
+            Entry::SourceDirectory(directory) => {
+                for path in files::in_directory(&place(root, &directory)) {
+                    if path.file_name().is_some_and(is_plain) {
+                        read(root, &path, left, entries);
+                    }
+                }
+            }
+            other => entries.push(other),
+        }
+    }
+}
+
+/// The files of a pattern whose last component may have wildcards.
+fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
+    let path = place(root, pattern);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    else {
+        return Vec::new();
+    };
+    let pattern = WildMatch::new(name);
+    let mut paths = files::in_directory(directory);
+    paths.retain(|path| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| !name.starts_with('.') && pattern.matches(name))
+    });
+    paths
+}
+
+fn place(root: &Path, path: &str) -> PathBuf {
+    if path.starts_with('/') {
+        files::under(root, path)
+    } else {
+        files::under(root, "/etc/network").join(path)
+    }
+}
+
+/// Whether ifupdown reads a file of that name in a directory: not what editors
+/// and dpkg leave there.
+fn is_plain(name: &OsStr) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    name.as_encoded_bytes().iter().all(plain)
+}
+
+/// What the text of an `interfaces` file says.
+pub fn parse(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for line in text.replace("\\\n", " ").lines() {
+        let mut words = line.split_whitespace();
+        let Some(keyword) = words.next() else {
+            continue;
+        };
+        let rest = || words.clone().collect::<Vec<_>>().join(" ");
+        match keyword {
+            "iface" => {
+                let rest: Vec<_> = words.collect();
+                // With `inherits`, the family stands further on, or nowhere.
+                let family = rest
+                    .iter()
+                    .position(|word| matches!(*word, "inet" | "inet6"));
+                let method = family.and_then(|at| rest.get(at + 1));
+                entries.push(Entry::Interface {
+                    name: rest.first().copied().unwrap_or_default().to_owned(),
+                    is_v4: family.and_then(|at| rest.get(at)) == Some(&"inet"),
+                    method: method.copied().unwrap_or_default().to_owned(),
+                });
+            }
+            "dns-nameservers" | "dns-nameserver" => entries.push(Entry::Dns(rest())),
+            "source" => entries.extend(words.map(|word| Entry::Source(word.to_owned()))),
+            "source-directory" | "source-dir" => {
+                entries.extend(words.map(|word| Entry::SourceDirectory(word.to_owned())));
+            }
+            _ => {}
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+
+    fn settings(files: &[(&str, &str)]) -> Option<Settings> {
+        let root = root(files);
+        ask(root.path(), &eth0(&[]))
+    }
+
+    #[test]
+    fn stanzas_of_the_interface_count() {
+        let text = "
+            # iface eth0 inet dhcp
+            auto lo eth0
+            iface lo inet loopback
+                dns-nameservers 10.0.0.9
+
+            iface eth0 inet static
+                address 10.0.0.7/24
+                dns-nameservers 10.0.0.1 \\
+                                10.0.0.2
+            iface eth0 inet6 static
+                address fd00::7/64
+                dns-nameserver fd00::1
+            allow-hotplug eth1
+            iface eth1 inet dhcp
+                dns-nameservers 10.0.0.8
+        ";
+        let found = settings(&[("etc/network/interfaces", text)]).unwrap();
+        assert_eq!(found.dhcp, Some(false));
+        assert_eq!(found.dns, ips(&["10.0.0.1", "10.0.0.2", "fd00::1"]));
+    }
+
+    #[test]
+    fn dhcp_of_either_stanza_but_ipv4_only() {
+        for (text, expected) in [
+            ("iface eth0 inet dhcp", Some(true)),
+            ("iface eth0 inet dhcp\niface eth0 inet6 static", Some(true)),
+            ("iface eth0 inet static\niface eth0 inet dhcp", Some(true)),
+            ("iface eth0 inet6 dhcp", Some(false)),
+            ("iface eth0 inet manual", Some(false)),
+            ("iface eth0 inet", Some(false)),
+            ("iface eth0", Some(false)),
+            ("iface", None),
+            ("iface eth00 inet dhcp", None),
+        ] {
+            let found = settings(&[("etc/network/interfaces", text)]);
+            assert_eq!(found.and_then(|found| found.dhcp), expected, "{text:?}");
+        }
+        assert_eq!(settings(&[]), None);
+    }
+
+    #[test]
+    fn sourced_files_are_read_in_their_place() {
+        let main = |line| ("etc/network/interfaces", line);
+        let cloud = (
+            "etc/network/interfaces.d/50-cloud-init",
+            "iface eth0 inet dhcp\n",
+        );
+        let backup = ("etc/network/interfaces.d/old.bak", "iface eth0 inet dhcp\n");
+        for line in [
+            "source /etc/network/interfaces.d/*",
+            "source interfaces.d/*",
+            "source interfaces.d/50-*",
+            "source-directory /etc/network/interfaces.d",
+            "source-directory interfaces.d",
+        ] {
+            assert!(settings(&[main(line), cloud]).is_some(), "{line}");
+        }
+        assert!(settings(&[main("source interfaces.d/*.cfg"), cloud]).is_none());
+        assert!(settings(&[main("source interfaces.d/*"), backup]).is_some());
+        assert!(settings(&[main("source-directory interfaces.d"), backup]).is_none());
+    }
+
+    #[test]
+    fn a_file_that_sources_itself_ends() {
+        let text = "source /etc/network/inter*\nsource /etc/network/*\niface eth0 inet dhcp\n";
+        let found = settings(&[("etc/network/interfaces", text)]).unwrap();
+        assert_eq!(found.dhcp, Some(true));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_words_panic(words in prop::collection::vec(
+            "iface|inet|inet6|dhcp|source|source-directory|dns-nameservers|eth0|\\\\|\n| |/|\\*", 0..30,
+        )) {
+            let _ = parse(&words.concat());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What the machine's network managers know of an interface and the kernel does
+//! not: whether it is configured by DHCP, and its DNS servers.
+//!
+//! Each is asked by the files it keeps, in [`ORDER`]: first those that say of
+//! themselves that they run the interface, then configuration files, which can
+//! be left over from another manager, then the leases of plain DHCP clients.
+//! The first to know counts, for each of the two by itself. The DNS servers of
+//! no interface in particular come last.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use crate::kvp::net::Interface;
+
+pub mod dhclient;
+pub mod dhcpcd;
+pub mod ifcfg;
+pub mod ifupdown;
+pub mod ini;
+mod network_manager;
+mod networkd;
+pub mod resolv_conf;
+mod resolved;
+
+/// What a manager knows of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Whether IPv4 is configured by DHCP; `None` where it does not say.
+    pub dhcp: Option<bool>,
+    /// DNS servers, the first to ask first.
+    pub dns: Vec<IpAddr>,
+}
+
+/// What a manager knows of this interface; `None` if it has nothing to do with
+/// it.
+type Ask = fn(&Path, &Interface) -> Option<Settings>;
+
+const ORDER: [Ask; 7] = [
+    resolved::ask,
+    networkd::ask,
+    network_manager::ask,
+    ifupdown::ask,
+    ifcfg::ask,
+    dhclient::ask,
+    dhcpcd::ask,
+];
+
+/// What the managers together know of this interface. `root` stands for `/`.
+pub(super) fn ask(root: &Path, interface: &Interface) -> Settings {
+    let mut known = Settings::default();
+    for ask in ORDER {
+        if known.dhcp.is_some() && !known.dns.is_empty() {
+            break;
+        }
+        if let Some(settings) = ask(root, interface) {
+            known.dhcp = known.dhcp.or(settings.dhcp);
+            if known.dns.is_empty() {
+                known.dns = settings.dns;
+            }
+        }
+    }
+    if known.dns.is_empty() {
+        known.dns = resolv_conf::servers(root);
+    }
+    known
+}
+
+/// A DNS server as managers write one: an address, perhaps with a port, a zone
+/// or, after `#`, a name.
+fn server(text: &str) -> Option<IpAddr> {
+    let text = text.split('#').next()?;
+    let bare = match text.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => text,
+    };
+    let bare = bare.split('%').next()?;
+    let plain = bare.parse().ok();
+    plain.or_else(|| bare.parse().ok().map(|socket: SocketAddr| socket.ip()))
+}
+
+/// The DNS servers in a list with spaces, commas or semicolons in between; what
+/// is none is left out.
+fn servers(text: &str) -> Vec<IpAddr> {
+    text.split(|letter: char| letter.is_whitespace() || matches!(letter, ',' | ';'))
+        .filter_map(server)
+        .collect()
+}
+
+/// Whether the address of a lease is in use: leases stay behind when an
+/// interface is no longer configured by DHCP.
+fn in_use(address: Ipv4Addr, interface: &Interface) -> bool {
+    interface
+        .addresses
+        .iter()
+        .any(|own| own.ip == IpAddr::V4(address))
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! A machine's files for the managers' tests.
+
+    use std::fs;
+
+    use super::*;
+    use crate::kvp::net::Address;
+
+    /// A directory with these files.
+    pub(crate) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    /// Interface 2, `eth0`, with these IPv4 addresses.
+    pub(crate) fn eth0(addresses: &[&str]) -> Interface {
+        Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+            mac: Some([0x00, 0x15, 0x5d, 0x01, 0x02, 0x03]),
+            up: true,
+            loopback: false,
+            master: None,
+            kind: None,
+            addresses: addresses
+                .iter()
+                .map(|ip| Address {
+                    ip: ip.parse().unwrap(),
+                    prefix: 24,
+                    dynamic: false,
+                    tentative: false,
+                })
+                .collect(),
+            gateways: Vec::new(),
+        }
+    }
+
+    pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::*;
+    use super::*;
+
+    #[test]
+    fn a_server_is_written_in_several_ways() {
+        let cases = [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1:53", "10.0.0.1"),
+            ("10.0.0.1#dns.example", "10.0.0.1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("[fd00::1]:53", "fd00::1"),
+            ("[fe80::1%2]:853#dns.example", "fe80::1"),
+            ("fd00::1", "fd00::1"),
+        ];
+        for (text, ip) in cases {
+            assert_eq!(server(text), Some(ip.parse().unwrap()), "{text}");
+        }
+        for text in ["", "dns.example", "10.0.0", "[]", "#", "%", "["] {
+            assert_eq!(server(text), None, "{text}");
+        }
+        assert_eq!(
+            servers(" 10.0.0.1;x,fd00::1 "),
+            ips(&["10.0.0.1", "fd00::1"])
+        );
+    }
+
+    #[test]
+    fn the_first_to_know_counts_for_each_by_itself() {
+        let root = root(&[
+            ("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"),
+            (
+                "etc/network/interfaces",
+                "iface eth0 inet dhcp\n dns-nameservers 10.0.0.2\n",
+            ),
+            (
+                "etc/sysconfig/network-scripts/ifcfg-eth0",
+                "BOOTPROTO=none\nDNS1=10.0.0.3\n",
+            ),
+            ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
+        ]);
+        let known = ask(root.path(), &eth0(&[]));
+        assert_eq!(known.dhcp, Some(true));
+        assert_eq!(known.dns, ips(&["10.0.0.1"]));
+    }
+
+    #[test]
+    fn servers_of_no_interface_come_last() {
+        let root = root(&[("etc/resolv.conf", "nameserver 10.0.0.4\n")]);
+        let known = ask(root.path(), &eth0(&[]));
+        assert_eq!(
+            known,
+            Settings {
+                dhcp: None,
+                dns: ips(&["10.0.0.4"])
+            }
+        );
+        assert_eq!(ask(Path::new("/nowhere"), &eth0(&[])), Settings::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_server_panics(text: String) {
+            let _ = servers(&text);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! systemd-networkd: its state of a link names the `.network` file that the link
+//! is configured by, and the DNS servers that came of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::{Settings, in_use, ini, servers};
+use crate::kvp::net::Interface;
+use crate::kvp::{assignments, files};
+
+/// Where drop-ins of a `.network` file are; those of a later place replace
+/// those of the same name in an earlier one.
+const PLACES: [&str; 5] = [
+    "lib/systemd/network",
+    "usr/lib/systemd/network",
+    "usr/local/lib/systemd/network",
+    "run/systemd/network",
+    "etc/systemd/network",
+];
+
+pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+    let index = interface.index;
+    let state = files::text(&root.join(format!("run/systemd/netif/links/{index}")))?;
+    // A link that networkd leaves alone has none.
+    let file = assignments::last(&state, "NETWORK_FILE").filter(|file| !file.is_empty())?;
+    let has_lease = || {
+        let lease = files::text(&root.join(format!("run/systemd/netif/leases/{index}")));
+        let address = lease.and_then(|lease| assignments::last(&lease, "ADDRESS")?.parse().ok());
+        address.map(|address| in_use(address, interface))
+    };
+    Some(Settings {
+        dhcp: configured(root, &file).or_else(has_lease),
+        dns: servers(&assignments::last(&state, "DNS").unwrap_or_default()),
+    })
+}
+
+/// What a `.network` file with its drop-ins says of DHCP; `None` if it cannot be
+/// read.
+fn configured(root: &Path, file: &str) -> Option<bool> {
+    let main = files::text(&files::under(root, file))?;
+    let drop_ins = drop_ins(root, Path::new(file).file_name()?);
+    let texts = drop_ins.iter().filter_map(|path| files::text(path));
+    let setting = |text: &str| ini::last(text, "Network", "DHCP").map(is_dhcp);
+    let last = texts.filter_map(|text| setting(&text)).next_back();
+    Some(last.or_else(|| setting(&main)).unwrap_or(false))
+}
+
+fn drop_ins(root: &Path, name: &OsStr) -> Vec<PathBuf> {
+    let mut directory = name.to_owned();
+    directory.push(".d");
+    let mut by_name = BTreeMap::new();
+    for place in PLACES {
+        for path in files::in_directory(&root.join(place).join(&directory)) {
+            if path.extension() == Some(OsStr::new("conf")) {
+                by_name.insert(path.file_name().map(OsStr::to_owned), path);
+            }
+        }
+    }
+    by_name.into_values().collect()
+}
+
+/// Whether a value of `DHCP=` is about IPv4; `both`, `v4` and `none` are of old
+/// versions.
+fn is_dhcp(value: &str) -> bool {
+    let on = ["1", "yes", "y", "true", "t", "on", "ipv4", "both", "v4"];
+    on.iter().any(|word| word.eq_ignore_ascii_case(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    const LINK: (&str, &str) = (
+        "run/systemd/netif/links/2",
+        "# This is private data. Do not parse.\nADMIN_STATE=configured\nOPER_STATE=routable\n\
+         NETWORK_FILE=/run/systemd/network/10-netplan-eth0.network\nDNS=10.0.0.1 fe80::1%eth0\n\
+         NTP=\nDOMAINS=example\n",
+    );
+    const FILE: &str = "run/systemd/network/10-netplan-eth0.network";
+
+    fn dhcp(files: &[(&str, &str)]) -> Option<bool> {
+        let root = root(&[&[LINK], files].concat());
+        ask(root.path(), &eth0(&["10.0.0.7"])).unwrap().dhcp
+    }
+
+    #[test]
+    fn the_state_of_the_link_has_the_servers() {
+        let root = root(&[LINK]);
+        let settings = ask(root.path(), &eth0(&[])).unwrap();
+        assert_eq!(settings.dns, ips(&["10.0.0.1", "fe80::1"]));
+    }
+
+    #[test]
+    fn a_link_of_somebody_else_is_left_to_them() {
+        let unmanaged = "ADMIN_STATE=unmanaged\nOPER_STATE=routable\n";
+        let root = root(&[("run/systemd/netif/links/2", unmanaged)]);
+        assert_eq!(ask(root.path(), &eth0(&[])), None);
+        assert_eq!(ask(Path::new("/nowhere"), &eth0(&[])), None);
+    }
+
+    #[test]
+    fn the_network_file_says_whether_there_is_dhcp() {
+        for (value, expected) in [
+            ("yes", true),
+            ("ipv4", true),
+            ("True", true),
+            ("ipv6", false),
+            ("no", false),
+            ("", false),
+        ] {
+            let text = format!("[Match]\nName=eth0\n[Network]\nDHCP={value}\n");
+            assert_eq!(dhcp(&[(FILE, &text)]), Some(expected), "{value:?}");
+        }
+        assert_eq!(
+            dhcp(&[(FILE, "[Network]\nAddress=10.0.0.7/24\n")]),
+            Some(false)
+        );
+        assert_eq!(dhcp(&[(FILE, "[DHCP]\nDHCP=yes\n")]), Some(false));
+    }
+
+    #[test]
+    fn drop_ins_are_read_in_order_of_their_names() {
+        let main = (FILE, "[Network]\nDHCP=no\n");
+        let vendor = |name, value| {
+            let path = format!("usr/lib/systemd/network/10-netplan-eth0.network.d/{name}");
+            (path, format!("[Network]\nDHCP={value}\n"))
+        };
+        let site = |name, value| {
+            let path = format!("etc/systemd/network/10-netplan-eth0.network.d/{name}");
+            (path, format!("[Network]\nDHCP={value}\n"))
+        };
+        let with = |files: &[(String, String)]| {
+            let files = files
+                .iter()
+                .map(|(path, text)| (path.as_str(), text.as_str()));
+            dhcp(&[main].into_iter().chain(files).collect::<Vec<_>>())
+        };
+        assert_eq!(with(&[vendor("10.conf", "yes")]), Some(true));
+        assert_eq!(
+            with(&[vendor("10.conf", "yes"), site("10.conf", "no")]),
+            Some(false)
+        );
+        assert_eq!(
+            with(&[vendor("20.conf", "yes"), site("10.conf", "no")]),
+            Some(true)
+        );
+        assert_eq!(with(&[vendor("10.txt", "yes")]), Some(false));
+    }
+
+    #[test]
+    fn without_the_network_file_a_lease_tells() {
+        let lease = |address| {
+            let text = format!("# This is private data. Do not parse.\nADDRESS={address}\n");
+            dhcp(&[("run/systemd/netif/leases/2", text.as_str())])
+        };
+        assert_eq!(lease("10.0.0.7"), Some(true));
+        assert_eq!(lease("10.0.0.8"), Some(false));
+        assert_eq!(dhcp(&[]), None);
+    }
+}

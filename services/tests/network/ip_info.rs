@@ -1,0 +1,168 @@
+//! What the host is told of an interface that the kernel has.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use hyperv_services::kvp::ip_info::{self, IpInfoError};
+use hyperv_services::kvp::request::{Family, IpInfo};
+use hyperv_services::kvp::{Config, Network};
+
+use crate::namespace::{add, in_own_network, interface, ip};
+
+const MAC: &str = "00:15:5D:0A:0B:0C";
+
+/// A machine without any files, and its configuration.
+fn machine() -> (tempfile::TempDir, Config) {
+    let root = tempfile::tempdir().unwrap();
+    let config = Config {
+        root: root.path().to_owned(),
+        ..Config::default()
+    };
+    (root, config)
+}
+
+#[track_caller]
+fn get(config: &Config, family: Family) -> IpInfo {
+    ip_info::get(config, MAC, family).unwrap()
+}
+
+/// An interface of several addresses and gateways of both families.
+fn add_eth0() {
+    add("eth0", MAC);
+    ip("address add 192.0.2.7/24 dev eth0");
+    ip("address add 198.51.100.1/25 dev eth0");
+    ip("address add 2001:db8::5/64 dev eth0 nodad");
+    ip("address add fe80::5/64 dev eth0 nodad");
+    ip("route add default via 192.0.2.1 dev eth0 metric 100");
+    ip("route add default via 192.0.2.2 dev eth0 metric 200");
+    ip("-6 route add default via 2001:db8::1 dev eth0 metric 50");
+}
+
+#[test]
+fn the_kernels_part_is_told() {
+    if !in_own_network("ip_info::the_kernels_part_is_told") {
+        return;
+    }
+    add_eth0();
+    let (_root, config) = machine();
+    let both = IpInfo {
+        adapter: MAC.to_owned(),
+        family: Family::BOTH,
+        dhcp: false,
+        addresses: "192.0.2.7;198.51.100.1;2001:db8::5;fe80::5".to_owned(),
+        subnets: "255.255.255.0;255.255.255.128;/64;/64".to_owned(),
+        gateways: "2001:db8::1;192.0.2.1;192.0.2.2".to_owned(),
+        dns: String::new(),
+    };
+    assert_eq!(get(&config, Family::BOTH), both);
+    // A host that asks for no family in particular means both.
+    assert_eq!(get(&config, Family(0)), both);
+
+    let v4 = get(&config, Family::V4);
+    assert_eq!(v4.addresses, "192.0.2.7;198.51.100.1");
+    assert_eq!(v4.gateways, "192.0.2.1;192.0.2.2");
+    assert_eq!(v4.family, Family::V4);
+    let v6 = get(&config, Family::V6);
+    assert_eq!(v6.subnets, "/64;/64");
+    assert_eq!(v6.gateways, "2001:db8::1");
+    assert_eq!(v6.family, Family::V6);
+
+    // What changes is told at the next request.
+    ip("address del 192.0.2.7/24 dev eth0");
+    assert_eq!(get(&config, Family::V4).addresses, "198.51.100.1");
+}
+
+#[test]
+fn another_mac_is_no_interface() {
+    if !in_own_network("ip_info::another_mac_is_no_interface") {
+        return;
+    }
+    add_eth0();
+    let (_root, config) = machine();
+    for adapter in ["00:15:5D:0A:0B:0D", "eth0", "", "00:00:00:00:00:00"] {
+        let error = ip_info::get(&config, adapter, Family::BOTH).unwrap_err();
+        assert!(matches!(error, IpInfoError::NoInterface(name) if name == adapter));
+    }
+}
+
+#[test]
+fn what_is_part_of_another_is_not_meant() {
+    if !in_own_network("ip_info::what_is_part_of_another_is_not_meant") {
+        return;
+    }
+    // As a VF and its netvsc interface: one address, and one is part of the
+    // other.
+    add("enP1", MAC);
+    ip(&format!("link add eth0 address {MAC} type bridge"));
+    ip("link set enP1 master eth0");
+    ip("link set eth0 up");
+    ip("address add 192.0.2.7/24 dev eth0");
+    let (_root, config) = machine();
+    assert_eq!(get(&config, Family::V4).addresses, "192.0.2.7");
+    // An interface without an address is told of all the same.
+    ip("address del 192.0.2.7/24 dev eth0");
+    let info = get(&config, Family::V4);
+    assert_eq!((&*info.addresses, info.family), ("", Family(0)));
+}
+
+#[test]
+fn an_address_with_an_end_is_leased() {
+    if !in_own_network("ip_info::an_address_with_an_end_is_leased") {
+        return;
+    }
+    add("eth0", MAC);
+    ip("address add fd00::5/64 dev eth0 nodad valid_lft 1000 preferred_lft 1000");
+    let (_root, config) = machine();
+    assert!(!get(&config, Family::BOTH).dhcp);
+    ip("address add 192.0.2.7/24 dev eth0 valid_lft 1000 preferred_lft 1000");
+    assert!(get(&config, Family::BOTH).dhcp);
+    // It is about IPv4, whatever is asked for.
+    assert!(get(&config, Family::V6).dhcp);
+}
+
+#[test]
+fn the_managers_part_is_told() {
+    if !in_own_network("ip_info::the_managers_part_is_told") {
+        return;
+    }
+    add_eth0();
+    let (root, config) = machine();
+    let links = root.path().join("run/systemd/netif/links");
+    fs::create_dir_all(&links).unwrap();
+    let state = "NETWORK_FILE=/etc/systemd/network/eth0.network\nDNS=10.0.0.1 fd00::1\n";
+    fs::write(links.join(interface("eth0").index.to_string()), state).unwrap();
+    let units = root.path().join("etc/systemd/network");
+    fs::create_dir_all(&units).unwrap();
+    fs::write(units.join("eth0.network"), "[Network]\nDHCP=yes\n").unwrap();
+
+    let info = get(&config, Family::V4);
+    assert!(info.dhcp);
+    assert_eq!(info.dns, "10.0.0.1;fd00::1");
+}
+
+#[test]
+fn scripts_come_before_the_managers() {
+    if !in_own_network("ip_info::scripts_come_before_the_managers") {
+        return;
+    }
+    add_eth0();
+    let (root, mut config) = machine();
+    fs::create_dir(root.path().join("etc")).unwrap();
+    fs::write(root.path().join("etc/resolv.conf"), "nameserver 10.0.0.9\n").unwrap();
+    let scripts = root.path().join("scripts");
+    fs::create_dir(&scripts).unwrap();
+    let script = scripts.join("hv_get_dhcp_info");
+    fs::write(&script, "#!/bin/sh\n[ \"$1\" = eth0 ] && echo Enabled\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+
+    // They are there, but the configuration does not want them.
+    assert!(!get(&config, Family::V4).dhcp);
+    config.network = Network {
+        scripts: Some(scripts),
+        ..Network::default()
+    };
+    let info = get(&config, Family::V4);
+    assert!(info.dhcp);
+    // There is no script for this part.
+    assert_eq!(info.dns, "10.0.0.9");
+}
