@@ -401,8 +401,9 @@ fn a_manager_that_hangs_gets_its_previous_file_back() {
         let calls = Case::calls(&guest);
         assert!(calls.ends_with(&owned(case.reverted)), "{calls:?}");
     }
+    let cases = cases();
     thread::scope(|scope| {
-        for case in &cases() {
+        for case in &cases {
             scope.spawn(|| check(case));
         }
     });
