@@ -160,4 +160,6 @@ pub fn renderings(
 }
 
 #[cfg(test)]
+mod manager_tests;
+#[cfg(test)]
 mod tests;
