@@ -28,7 +28,7 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     set("DEVICE", &target.name);
     set("NAME", &target.stem());
     set("UUID", &target.uuid().to_string());
-    if let Some(mac) = target.mac() {
+    if let Some(mac) = target.permanent_mac() {
         set("HWADDR", &mac.to_ascii_uppercase());
     }
     set("TYPE", "Ethernet");

@@ -28,6 +28,7 @@ fn machine() -> Machine {
         target: Target {
             name: "eth0".to_owned(),
             mac: None,
+            permanent: false,
             index: 2,
             device: hyperv_vmbus::Guid::from_u128(1),
         },

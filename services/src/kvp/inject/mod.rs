@@ -8,6 +8,7 @@
 //! and has the manager take those. `settle` waits for the addresses to be there,
 //! so that the host, when it asks next, is told what it set.
 
+use std::fs;
 use std::io;
 use std::time::Instant;
 
@@ -74,7 +75,7 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
-    let target = target(machine, device)?;
+    let target = target(machine, config, device)?;
     let until = apply::until(deadline);
     let context = Context {
         config,
@@ -105,7 +106,7 @@ fn set_on(
     Ok(())
 }
 
-fn target(machine: &Machine<'_>, device: Guid) -> Result<Target, InjectError> {
+fn target(machine: &Machine<'_>, config: &Config, device: Guid) -> Result<Target, InjectError> {
     let none = || InjectError::NoInterface(device.to_string());
     let name = (machine.by_device)(device).ok_or_else(none)?;
     if !target::is_plain(&name) {
@@ -123,8 +124,13 @@ fn target(machine: &Machine<'_>, device: Guid) -> Result<Target, InjectError> {
             master: master.map_or_else(|| format!("number {index}"), |other| other.name.clone()),
         });
     }
+    let assigned = config
+        .root
+        .join(format!("sys/class/net/{name}/addr_assign_type"));
+    let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
     Ok(Target {
         name,
+        permanent,
         mac: interface.mac,
         index: interface.index,
         device,
@@ -142,6 +148,7 @@ pub fn renderings(
     let target = Target {
         name: name.to_owned(),
         mac,
+        permanent: true,
         index: 0,
         device,
     };

@@ -45,7 +45,7 @@ pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -
     line(6, &format!("renderer: {name}"));
     line(6, "match:");
     line(8, &format!("name: \"{}\"", target.name));
-    if let Some(mac) = target.mac() {
+    if let Some(mac) = target.permanent_mac() {
         line(8, &format!("macaddress: \"{mac}\""));
     }
     line(6, &format!("dhcp4: {}", settings.dhcp4));

@@ -22,7 +22,7 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
         target.uuid(),
         target.name
     );
-    if let Some(mac) = target.mac() {
+    if let Some(mac) = target.permanent_mac() {
         let _ = write!(text, "\n[ethernet]\nmac-address={mac}\n");
     }
     let method = match (settings.dhcp4, settings.v4.is_empty()) {

@@ -9,6 +9,8 @@ pub(super) struct Target {
     pub(super) name: String,
     /// Its Ethernet address.
     pub(super) mac: Option<[u8; 6]>,
+    /// The address is the device's own, and nobody set another.
+    pub(super) permanent: bool,
     /// The kernel's number of it.
     pub(super) index: u32,
     /// Its VMBus device.
@@ -20,6 +22,11 @@ impl Target {
     pub(super) fn mac(&self) -> Option<String> {
         let [a, b, c, d, e, f] = self.mac?;
         Some(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+    }
+
+    /// The Ethernet address for managers that compare it with the device's own.
+    pub(super) fn permanent_mac(&self) -> Option<String> {
+        self.mac().filter(|_| self.permanent)
     }
 
     /// The stem of the names of files and connections of our own.
@@ -54,6 +61,7 @@ mod tests {
         let target = |device: &str| Target {
             name: "eth0".to_owned(),
             mac: None,
+            permanent: false,
             index: 2,
             device: device.parse().unwrap(),
         };

@@ -298,6 +298,7 @@ fn uuid() -> String {
     let target = Target {
         name: "eth0".to_owned(),
         mac: None,
+        permanent: false,
         index: 2,
         device: DEVICE.parse().unwrap(),
     };
@@ -680,4 +681,22 @@ fn red_hat_files_are_loaded_where_networkmanager_runs() {
     };
     let error = guest.set(&two, LONG).unwrap_err();
     assert_eq!(error.status(), Status::NOT_SUPPORTED);
+}
+
+#[test]
+fn managers_that_want_the_devices_own_address_are_not_given_another() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.set(&info(), LONG).unwrap();
+        let has_mac = |guest: &Guest| {
+            let text = guest.read(case.file).unwrap().to_lowercase();
+            text.contains("00:15:5d:01:02:03")
+        };
+        // systemd-networkd compares with the one in use.
+        assert_eq!(has_mac(&guest), case.backend == Backend::Networkd);
+        guest.write("sys/class/net/eth0/addr_assign_type", "0\n");
+        guest.set(&info(), LONG).unwrap();
+        let by_name = case.refuses == "wicked" || case.backend == Backend::Ifupdown;
+        assert_eq!(has_mac(&guest), !by_name, "{}", case.manager);
+    }
 }
