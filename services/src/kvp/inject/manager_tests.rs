@@ -3,6 +3,7 @@
 //!
 //! A test runs itself again inside the namespaces, which `INSIDE` says.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -117,18 +118,25 @@ fn interfaces() -> io::Result<Vec<Interface>> {
     }])
 }
 
+/// The addresses that no router announced.
 fn addresses() -> Vec<String> {
     let interfaces = interfaces().unwrap();
     let addresses = &interfaces[0].addresses;
     let mut texts: Vec<_> = addresses
         .iter()
+        .filter(|address| !announced(address))
         .map(|address| format!("{}/{}", address.ip, address.prefix))
         .collect();
     texts.sort();
     texts
 }
 
-/// Gateways and metrics of the default routes, in order.
+/// Whether this is an address of SLAAC.
+fn announced(address: &Address) -> bool {
+    address.ip.to_string().starts_with("fd99:")
+}
+
+/// Gateways of the default routes, in order.
 fn gateways(family: &str) -> Vec<String> {
     let text = output("ip", &[family, "route", "show", "default", "dev", "eth0"]);
     let words = |line: &str| {
@@ -202,6 +210,8 @@ fn inside(manager: &str) {
         dns.contains("1.1.1.1") && dns.contains("fd00::53") && !dns.contains("9.9.9.9")
     });
 
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+
     // Fewer addresses, and gateways in the order of preference, of which one is
     // in no subnet.
     let other = info("10.0.0.7", "/24", "10.0.0.1;172.16.0.1", "");
@@ -210,14 +220,15 @@ fn inside(manager: &str) {
     assert_eq!(addresses(), ["10.0.0.7/24"]);
     eventually(|| gateways("-4") == ["10.0.0.1", "172.16.0.1"]);
 
-    // A file of the administrator's own, by which all would fail, is none of the
-    // manager's making: what was in force before is in force then.
-    if manager.starts_with("netplan") {
-        fs::write("/etc/netplan/60-broken.yaml", "network: [").unwrap();
+    // Something of the administrator's own that makes all fail: what was in force
+    // before is in force then.
+    if let Some((path, text)) = obstacle(manager) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         let error = set(&mixed, LONG).unwrap_err();
         eprintln!("{}", error::in_words(&error));
-        assert_eq!(addresses(), ["10.0.0.7/24"]);
-        fs::remove_file("/etc/netplan/60-broken.yaml").unwrap();
+        eventually(|| addresses() == ["10.0.0.7/24"]);
+        fs::remove_file(path).unwrap();
     }
 
     let dhcp = IpInfo {
@@ -227,6 +238,56 @@ fn inside(manager: &str) {
     set(&dhcp, LONG).unwrap();
     eventually(|| addresses() == ["10.0.0.100/24", "fd00::8/64"]);
     eventually(|| gateways("-4") == ["10.0.0.1"]);
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+    if manager == "netplan" {
+        netplan_takes_an_ethernet_address();
+    }
+}
+
+/// The interface here has no address that is a device's own.
+fn netplan_takes_an_ethernet_address() {
+    let target = Target {
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        permanent: true,
+        index: 2,
+        device: Guid::from_u128(1),
+    };
+    let settings = Settings::parse(&info("10.0.0.5", "/24", "", "")).unwrap();
+    for renderer in [
+        netplan::Renderer::Networkd,
+        netplan::Renderer::NetworkManager,
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("etc/netplan/90-hyperv-agent-eth0.yaml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, netplan::render(&target, &settings, renderer)).unwrap();
+        let path = root.path().to_str().unwrap();
+        output("netplan", &["generate", "--root-dir", path]);
+        let made = match renderer {
+            netplan::Renderer::Networkd => "systemd/network/10-netplan-0-hyperv-agent-eth0.network",
+            netplan::Renderer::NetworkManager => {
+                "NetworkManager/system-connections/netplan-0-hyperv-agent-eth0.nmconnection"
+            }
+        };
+        let text = fs::read_to_string(root.path().join("run").join(made)).unwrap();
+        assert!(
+            text.contains("00:15:5d:01:02:03") && text.contains("eth0"),
+            "{text}"
+        );
+    }
+}
+
+/// A file by which a configuration with 10.0.0.5 fails.
+fn obstacle(manager: &str) -> Option<(&'static str, &'static str)> {
+    match manager {
+        "netplan" | "netplan-networkmanager" => Some(("/etc/netplan/60-broken.yaml", "network: [")),
+        "ifupdown" => Some((
+            "/etc/network/if-up.d/obstacle",
+            "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo obstacle >&2; exit 1 ;; esac\n",
+        )),
+        _ => None,
+    }
 }
 
 fn dns(manager: &str) -> String {
