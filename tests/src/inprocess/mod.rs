@@ -67,7 +67,6 @@ impl InProcess {
                     state_directory,
                     ..kvp::Config::default()
                 },
-                ..Config::default()
             },
             _home: home,
         })
