@@ -52,7 +52,7 @@ pub(crate) struct Output {
 
 /// Why a program is no help.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
+pub enum RunError {
     #[error("there is no program {}", .0.display())]
     NotFound(PathBuf),
 

@@ -60,7 +60,7 @@ impl Error {
                 _ => Status::FAIL,
             },
             Self::IpInfo(IpInfoError::NoInterface(_)) => Status::GUID_NOT_FOUND,
-            Self::Inject(InjectError::Off) => Status::NOT_SUPPORTED,
+            Self::Inject(error) => error.status(),
             Self::Pool(
                 PoolError::Locked { .. } | PoolError::NotAFile(_) | PoolError::TooLarge { .. },
             )

@@ -68,7 +68,6 @@ impl InProcess {
                     state_directory,
                     ..kvp::Config::default()
                 },
-                ..Config::default()
             },
             _home: home,
         })

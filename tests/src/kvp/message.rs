@@ -245,11 +245,11 @@ impl Operation {
                     family: *family,
                     ..IpInfo::default()
                 };
-                message.extend(ip_info(adapter, &info, |text, units| to_utf8(text, units)));
+                message.extend(ip_info(adapter, &info, to_utf8));
             }
             Self::SetIpInfo(info) => {
                 let adapter = units(&info.adapter);
-                message.extend(ip_info(&adapter, info, |text, units| to_utf8(text, units)));
+                message.extend(ip_info(&adapter, info, to_utf8));
             }
         }
         message.resize(DEVICE_LEN, 0);

@@ -1,20 +1,42 @@
 //! The host gives an interface an IP configuration (SET_IP_INFO). Protocol
 //! section 7.
+//!
+//! [`parse`] makes typed values of what the host sent, before anything else is
+//! done. `choose` has the manager that is in charge of the interface say in a
+//! `plan` which file it needs and which programs make it take that file; `apply`
+//! carries the plan out and, where that fails, puts the previous `files` back
+//! and has the manager take those. `settle` waits for the addresses to be there,
+//! so that the host, when it asks next, is told what it set.
 
+use std::fs;
+use std::io;
 use std::time::Instant;
 
-use slog::Logger;
+use hyperv_vmbus::Guid;
+use slog::{Logger, info};
 
-use super::Config;
+pub use self::error::InjectError;
+use self::parse::{Settings, joined};
+use self::plan::Context;
+use self::target::Target;
+use super::net::{self, Interface};
 use super::request::IpInfo;
+use super::{Backend, Config};
 
-/// Why an IP configuration is not in use.
-#[derive(Debug, thiserror::Error)]
-pub enum InjectError {
-    /// The configuration says that the host's are refused.
-    #[error("the configuration refuses IP configurations of the host (backend = \"off\")")]
-    Off,
-}
+mod apply;
+mod choose;
+mod error;
+mod files;
+mod ifcfg;
+mod ifupdown;
+mod netplan;
+mod networkd;
+mod networkmanager;
+pub mod parse;
+mod plan;
+mod settle;
+mod stock;
+mod target;
 
 /// Writes the configuration and applies it, or leaves things as they were.
 /// Everything is done, or undone, by `deadline`.
@@ -28,6 +50,123 @@ pub fn set(
     deadline: Instant,
     log: &Logger,
 ) -> Result<(), InjectError> {
-    let _ = (config, info, deadline, log);
-    Err(InjectError::Off)
+    let machine = Machine {
+        by_device: &|device| net::by_device(&config.root, device),
+        interfaces: &net::interfaces,
+    };
+    set_on(&machine, config, info, deadline, log)
 }
+
+/// What the kernel says of interfaces.
+struct Machine<'a> {
+    by_device: &'a dyn Fn(Guid) -> Option<String>,
+    interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
+}
+
+fn set_on(
+    machine: &Machine<'_>,
+    config: &Config,
+    info: &IpInfo,
+    deadline: Instant,
+    log: &Logger,
+) -> Result<(), InjectError> {
+    if config.network.backend == Backend::Off {
+        return Err(InjectError::Off);
+    }
+    let device = parse::device(&info.adapter)?;
+    let settings = Settings::parse(info)?;
+    let target = target(machine, config, device)?;
+    let until = apply::until(deadline);
+    let context = Context {
+        config,
+        target: &target,
+        settings: &settings,
+        until,
+    };
+    let mut plan = match stock::script(&context) {
+        Some(plan) => plan,
+        None => choose::plan(&context)?,
+    };
+    plan.files.splice(..0, stock::files(&context));
+    let kept = config.state_directory.join("network");
+    apply::carry_out(&plan, &config.root, &kept, until, deadline)?;
+    let missing = settle::missing(&target.name, &settings, deadline, machine.interfaces);
+    let missing = match missing.is_empty() {
+        true => String::new(),
+        false => format!(" (not on the interface yet: {})", joined(missing, ", ")),
+    };
+    info!(
+        log,
+        "{}: IP configuration of the host applied through {}: {}{}",
+        target.name,
+        plan.manager,
+        settings.in_words(),
+        missing
+    );
+    Ok(())
+}
+
+fn target(machine: &Machine<'_>, config: &Config, device: Guid) -> Result<Target, InjectError> {
+    let none = || InjectError::NoInterface(device.to_string());
+    let name = (machine.by_device)(device).ok_or_else(none)?;
+    if !target::is_plain(&name) {
+        return Err(InjectError::InterfaceName(name));
+    }
+    let interfaces = (machine.interfaces)().map_err(InjectError::Interfaces)?;
+    let interface = interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .ok_or_else(none)?;
+    if let Some(index) = interface.master {
+        let master = interfaces.iter().find(|other| other.index == index);
+        return Err(InjectError::Enslaved {
+            interface: name,
+            master: master.map_or_else(|| format!("number {index}"), |other| other.name.clone()),
+        });
+    }
+    let assigned = config
+        .root
+        .join(format!("sys/class/net/{name}/addr_assign_type"));
+    let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
+    Ok(Target {
+        name,
+        permanent,
+        mac: interface.mac,
+        index: interface.index,
+        device,
+    })
+}
+
+/// What is written for an interface of that name, by every manager's back-end.
+/// The name has letters, digits, `.`, `_` and `-` only.
+pub fn renderings(
+    name: &str,
+    mac: Option<[u8; 6]>,
+    device: Guid,
+    settings: &Settings,
+) -> Vec<String> {
+    let target = Target {
+        name: name.to_owned(),
+        mac,
+        permanent: true,
+        index: 0,
+        device,
+    };
+    vec![
+        stock::render_ifcfg(&target, settings),
+        stock::render_keyfile(&target, settings),
+        netplan::render(&target, settings, netplan::Renderer::Networkd),
+        netplan::render(&target, settings, netplan::Renderer::NetworkManager),
+        networkd::render(&target, settings),
+        networkmanager::render(&target, settings),
+        ifupdown::render(&target, settings, "/bin/grep"),
+        ifcfg::render_red_hat(&target, settings),
+        ifcfg::render_suse(settings),
+        ifcfg::render_suse_routes(&target, settings, ""),
+    ]
+}
+
+#[cfg(test)]
+mod manager_tests;
+#[cfg(test)]
+mod tests;

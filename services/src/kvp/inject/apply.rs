@@ -1,0 +1,81 @@
+//! Carries a plan out, or leaves things as they were.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::error::InjectError;
+use super::files::Replaced;
+use super::plan::{Plan, Step};
+
+/// What is kept of the time for bringing the previous configuration back; half
+/// of the time where there is less than twice that.
+const RESERVE: Duration = Duration::from_secs(8);
+
+/// When a configuration has to be in use for there to be time to take it back.
+pub(super) fn until(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    deadline
+        .checked_sub(RESERVE.min(left / 2))
+        .unwrap_or(deadline)
+}
+
+/// Carries the plan out by `until`, or brings back what was there by `deadline`.
+pub(super) fn carry_out(
+    plan: &Plan,
+    root: &Path,
+    kept: &Path,
+    until: Instant,
+    deadline: Instant,
+) -> Result<(), InjectError> {
+    let mut files = Replaced::new(root, kept);
+    let mut touched = false;
+    let Err(cause) = forward(plan, &mut files, &mut touched, until) else {
+        return Ok(());
+    };
+    let undone = match touched {
+        true => back(plan, &mut files, deadline),
+        false => files.restore(),
+    };
+    match undone {
+        Ok(()) if !touched => Err(cause),
+        Ok(()) => Err(InjectError::TakenBack {
+            manager: plan.manager,
+            source: Box::new(cause),
+        }),
+        Err(undoing) => Err(InjectError::HalfWay {
+            manager: plan.manager,
+            source: Box::new(cause),
+            undoing: Box::new(undoing),
+            kept: PathBuf::from(kept),
+        }),
+    }
+}
+
+/// `touched` once the manager was told of anything.
+fn forward(
+    plan: &Plan,
+    files: &mut Replaced<'_>,
+    touched: &mut bool,
+    until: Instant,
+) -> Result<(), InjectError> {
+    *touched = !plan.before.is_empty();
+    run_all(&plan.before, until)?;
+    plan.files.iter().try_for_each(|file| files.write(file))?;
+    *touched = true;
+    run_all(&plan.apply, until)
+}
+
+fn back(plan: &Plan, files: &mut Replaced<'_>, deadline: Instant) -> Result<(), InjectError> {
+    // Whatever became of these: the files have to be put back.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stopped = run_all(&plan.before, Instant::now() + left / 2);
+    files.restore()?;
+    run_all(&plan.revert, deadline)?;
+    stopped
+}
+
+fn run_all(steps: &[Step], deadline: Instant) -> Result<(), InjectError> {
+    steps
+        .iter()
+        .try_for_each(|step| step.run(deadline).map(drop))
+}

@@ -1,0 +1,275 @@
+//! Files that are replaced as a whole, and put back when that was for nothing.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use super::error::InjectError;
+use super::plan::NewFile;
+
+/// Bytes that a file which is replaced may have.
+const MAX_PREVIOUS: u64 = 1 << 20;
+
+const DEFAULT_MODE: u32 = 0o644;
+
+/// Files that were replaced, in order.
+pub(super) struct Replaced<'a> {
+    root: &'a Path,
+    /// Copies of what was replaced lie below it, for the administrator.
+    kept: &'a Path,
+    done: Vec<(PathBuf, Option<Previous>)>,
+}
+
+struct Previous {
+    bytes: Vec<u8>,
+    mode: u32,
+    owner: (u32, u32),
+}
+
+impl<'a> Replaced<'a> {
+    pub(super) fn new(root: &'a Path, kept: &'a Path) -> Self {
+        Self {
+            root,
+            kept,
+            done: Vec::new(),
+        }
+    }
+
+    /// Puts the file in place, whole or not at all, and on its disk.
+    pub(super) fn write(&mut self, new: &NewFile) -> Result<(), InjectError> {
+        let previous = previous(&new.path)?;
+        self.keep(&new.path, previous.as_ref())?;
+        let mode = new.mode.or(previous.as_ref().map(|previous| previous.mode));
+        // A file of our own is root's; one that we change stays its owner's.
+        let owner = match new.mode {
+            Some(_) => None,
+            None => previous.as_ref().map(|previous| previous.owner),
+        };
+        put(
+            &new.path,
+            new.text.as_bytes(),
+            mode.unwrap_or(DEFAULT_MODE),
+            owner,
+        )?;
+        self.done.push((new.path.clone(), previous));
+        Ok(())
+    }
+
+    /// Puts back what was there, last first. Every file is tried.
+    pub(super) fn restore(&mut self) -> Result<(), InjectError> {
+        let mut result = Ok(());
+        while let Some((path, previous)) = self.done.pop() {
+            let restored = match previous {
+                Some(Previous { bytes, mode, owner }) => put(&path, &bytes, mode, Some(owner)),
+                None => fs::remove_file(&path).map_err(error("remove", &path)),
+            };
+            result = result.and(restored);
+        }
+        result
+    }
+
+    fn keep(&self, path: &Path, previous: Option<&Previous>) -> Result<(), InjectError> {
+        let inside = path
+            .strip_prefix(self.root)
+            .or_else(|_| path.strip_prefix("/"));
+        let copy = self.kept.join(inside.unwrap_or(path));
+        if let Some(Previous { bytes, mode, owner }) = previous {
+            if let Some(directory) = copy.parent() {
+                let mut builder = DirBuilder::new();
+                builder
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)
+                    .map_err(error("make the directory", directory))?;
+            }
+            return put(&copy, bytes, *mode, Some(*owner));
+        }
+        match fs::remove_file(&copy) {
+            Err(cause)
+                if cause.kind() != io::ErrorKind::NotFound
+                    && cause.kind() != io::ErrorKind::NotADirectory =>
+            {
+                Err(error("remove", &copy)(cause))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
+    let path = path.to_owned();
+    move |source| InjectError::File {
+        doing,
+        path: path.clone(),
+        source,
+    }
+}
+
+/// What stands at the path now.
+fn previous(path: &Path) -> Result<Option<Previous>, InjectError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(error("look at", path)(cause)),
+    };
+    if !metadata.is_file() || metadata.len() > MAX_PREVIOUS {
+        return Err(InjectError::NotAFile(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_PREVIOUS + 1).read_to_end(&mut bytes))
+        .map_err(error("read", path))?;
+    Ok(Some(Previous {
+        bytes,
+        mode: metadata.permissions().mode() & 0o7777,
+        owner: (metadata.uid(), metadata.gid()),
+    }))
+}
+
+/// Puts a file in place by way of a hidden one beside it, which every manager
+/// ignores.
+fn put(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<(), InjectError> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(InjectError::NotAFile(path.to_owned()));
+    };
+    fs::create_dir_all(directory).map_err(error("make the directory", directory))?;
+    let temporary = directory.join(format!(".{}.hyperv-agent", name.to_string_lossy()));
+    let written = write_new(&temporary, bytes, mode, owner)
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| File::open(directory)?.sync_all());
+    written.map_err(|cause| {
+        let _ = fs::remove_file(&temporary);
+        error("write", path)(cause)
+    })
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    // What a killed agent left would be in the way.
+    let _ = fs::remove_file(path);
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(path: PathBuf, text: &str, mode: Option<u32>) -> NewFile {
+        NewFile {
+            path,
+            text: text.to_owned(),
+            mode,
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_restored_is_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, kept) = (root.path(), root.path().join("kept"));
+        let (old, fresh, changed) = (
+            root.join("etc/old"),
+            root.join("etc/d/fresh"),
+            root.join("etc/changed"),
+        );
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(&old, "old").unwrap();
+        fs::write(&changed, "changed").unwrap();
+        fs::set_permissions(&old, Permissions::from_mode(0o604)).unwrap();
+        fs::set_permissions(&changed, Permissions::from_mode(0o606)).unwrap();
+
+        let mut replaced = Replaced::new(root, &kept);
+        replaced
+            .write(&new(old.clone(), "new", Some(0o600)))
+            .unwrap();
+        replaced
+            .write(&new(fresh.clone(), "new", Some(0o640)))
+            .unwrap();
+        replaced.write(&new(changed.clone(), "new", None)).unwrap();
+        // The same file again: what was there at first counts.
+        replaced
+            .write(&new(old.clone(), "newer", Some(0o600)))
+            .unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "newer");
+        assert_eq!(
+            (mode(&old), mode(&fresh), mode(&changed)),
+            (0o600, 0o640, 0o606)
+        );
+        assert_eq!(
+            fs::read_to_string(kept.join("etc/changed")).unwrap(),
+            "changed"
+        );
+        assert_eq!(mode(&kept), 0o700);
+
+        replaced.restore().unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+        assert_eq!(fs::read_to_string(&changed).unwrap(), "changed");
+        assert_eq!((mode(&old), mode(&changed)), (0o604, 0o606));
+        assert!(!fresh.exists());
+        assert_eq!(names(&root.join("etc/d")), [""; 0]);
+    }
+
+    #[test]
+    fn a_kept_copy_of_long_ago_does_not_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, kept) = (root.path(), root.path().join("kept"));
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("f"), "stale").unwrap();
+        let mut replaced = Replaced::new(root, &kept);
+        replaced.write(&new(root.join("f"), "new", None)).unwrap();
+        assert!(!kept.join("f").exists());
+        assert_eq!(mode(&root.join("f")), DEFAULT_MODE);
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let link = root.join("link");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        let kept = root.join("kept");
+        let mut replaced = Replaced::new(root, &kept);
+        for path in [link.clone(), root.to_owned()] {
+            let error = replaced.write(&new(path, "new", None)).unwrap_err();
+            assert!(matches!(error, InjectError::NotAFile(_)), "{error}");
+        }
+        assert!(link.is_symlink());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        // The directory's place is taken by a file.
+        fs::write(root.join("etc"), "").unwrap();
+        let kept = root.join("kept");
+        let mut replaced = Replaced::new(root, &kept);
+        assert!(
+            replaced
+                .write(&new(root.join("etc/f"), "new", None))
+                .is_err()
+        );
+        replaced.restore().unwrap();
+        assert_eq!(names(root), ["etc"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! ifupdown: a file of our own in `/etc/network/interfaces.d`.
+//!
+//! Stanzas of one interface in several files add up, and Debian's installer and
+//! cloud-init both write some. Ours therefore describes a logical interface, and
+//! a mapping has ifupdown take that one wherever it would take the interface:
+//! what the other files say of it stays there and is out of force. The mapping's
+//! program is `grep`, which prints the one line it is given because it contains
+//! the interface's name.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use super::error::InjectError;
+use super::parse::{Route, Settings, joined};
+use super::plan::{Context, NewFile, Plan};
+use super::target::Target;
+
+const MANAGER: &str = "ifupdown";
+
+/// The file's text. `grep` is that program's path.
+pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String {
+    let (name, logical) = (&target.name, target.stem());
+    let mut text = format!(
+        "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n\
+         # Stanzas of {name} elsewhere are out of force while this file is here.\n\
+         auto {name}\n\
+         mapping {name}\n    script {grep}\n    map {logical}\n"
+    );
+    let mut dns = joined(&settings.dns, " ");
+    let mut stanza = |family: &str, lines: &[String]| {
+        let _ = writeln!(text, "\niface {logical} {family}");
+        // Once is enough, and the first stanza is the one that is always there.
+        let dns = std::mem::take(&mut dns);
+        let dns = (!dns.is_empty()).then(|| format!("dns-nameservers {dns}"));
+        for line in lines.iter().chain(&dns) {
+            let _ = writeln!(text, "    {line}");
+        }
+    };
+    if settings.dhcp4 {
+        stanza("inet dhcp", &[]);
+    }
+    if let Some((&(ip, prefix), further)) = settings.v4.split_first() {
+        let mut lines = vec![format!("address {ip}/{prefix}")];
+        lines.extend(
+            further
+                .iter()
+                .map(|(ip, prefix)| format!("up ip address add {ip}/{prefix} dev $IFACE")),
+        );
+        lines.extend(settings.routes4().map(|route| up_route("ip", route)));
+        stanza("inet static", &lines);
+    }
+    let routes = settings.routes6().map(|route| up_route("ip -6", route));
+    match settings.v6.split_first() {
+        None => stanza("inet6 auto", &routes.collect::<Vec<_>>()),
+        Some((&(ip, prefix), further)) => {
+            let mut lines = vec![
+                format!("address {ip}/{prefix}"),
+                "autoconf 1".to_owned(),
+                "accept_ra 1".to_owned(),
+            ];
+            // A stanza each would wait for each address to be found unique.
+            lines.extend(
+                further
+                    .iter()
+                    .map(|(ip, prefix)| format!("up ip -6 address add {ip}/{prefix} dev $IFACE")),
+            );
+            lines.extend(routes);
+            stanza("inet6 static", &lines);
+        }
+    }
+    text
+}
+
+/// Where the gateway is, ifupdown's own `gateway` leaves unchecked as well.
+fn up_route(ip: &str, route: Route) -> String {
+    let metric = route
+        .metric
+        .map(|metric| format!(" metric {metric}"))
+        .unwrap_or_default();
+    format!(
+        "up {ip} route add default via {} dev $IFACE onlink{metric}",
+        route.gateway
+    )
+}
+
+/// What ifupdown is asked to do.
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+    let target = context.target;
+    let unsupported = |why: &str| InjectError::Unsupported {
+        manager: MANAGER,
+        why: why.to_owned(),
+    };
+    let ifup = context.step("ifup", &[&target.name])?;
+    let ifdown = context
+        .step("ifdown", &["--force", &target.name])?
+        .optional();
+    let grep = context.program("grep")?;
+    // A link to these belongs to another program of that name.
+    let real = fs::canonicalize(context.program("ifup")?).unwrap_or_default();
+    if real.ends_with("busybox") || real.ends_with("ifupdown") {
+        return Err(unsupported(
+            "its ifup is that of BusyBox, ifupdown2 or ifupdown-ng, which have no mappings",
+        ));
+    }
+    let path = own_file(context).ok_or_else(|| {
+        unsupported(
+            "/etc/network/interfaces does not read /etc/network/interfaces.d; add the line \
+             `source /etc/network/interfaces.d/*`",
+        )
+    })?;
+    let mut files = vec![NewFile {
+        path,
+        // In a mapping, the program stands as the machine itself sees it.
+        text: render(target, context.settings, &seen_by_machine(context, grep)),
+        mode: Some(0o644),
+    }];
+    files.extend(resolv_conf(context)?);
+    Ok(Plan {
+        manager: MANAGER,
+        before: vec![ifdown],
+        files,
+        apply: vec![ifup.clone()],
+        revert: vec![ifup],
+    })
+}
+
+fn seen_by_machine(context: &Context<'_>, path: PathBuf) -> String {
+    match path.strip_prefix(&context.config.root) {
+        Ok(relative) => format!("/{}", relative.display()),
+        Err(_) => path.display().to_string(),
+    }
+}
+
+/// The path of our file, named so that `/etc/network/interfaces` has it read.
+fn own_file(context: &Context<'_>) -> Option<PathBuf> {
+    let directory = context.path("etc/network/interfaces.d");
+    let stem = context.target.stem();
+    let interfaces = fs::read_to_string(context.path("etc/network/interfaces")).ok()?;
+    interfaces.lines().find_map(|line| {
+        let (keyword, pattern) = line.trim().split_once([' ', '\t'])?;
+        let pattern = pattern.trim();
+        let inside = pattern
+            .strip_prefix("/etc/network/")
+            .unwrap_or(pattern)
+            .strip_prefix("interfaces.d")?;
+        let ending = match (keyword, inside) {
+            // These names must have no other letters.
+            ("source-directory", "" | "/" | "/*") if !stem.contains('.') => "",
+            ("source", _) => inside.strip_prefix("/*")?,
+            _ => return None,
+        };
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '.';
+        ending
+            .chars()
+            .all(plain)
+            .then(|| directory.join(format!("{stem}{ending}")))
+    })
+}
+
+/// Without a program that takes `dns-nameservers` from ifupdown, the servers go
+/// into `/etc/resolv.conf`, unless that is a link and thus somebody else's. With
+/// DHCP its client writes that file.
+fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
+    let path = context.path("etc/resolv.conf");
+    let settings = context.settings;
+    if settings.dns.is_empty()
+        || settings.dhcp4
+        || path.is_symlink()
+        || context.program("resolvconf").is_ok()
+    {
+        return Ok(None);
+    }
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => {
+            return Err(InjectError::File {
+                doing: "read",
+                path,
+                source,
+            });
+        }
+    };
+    let others = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("nameserver"))
+        .map(str::to_owned);
+    let servers = settings.dns.iter().map(|ip| format!("nameserver {ip}"));
+    Ok(Some(NewFile {
+        text: joined(others.chain(servers), "\n") + "\n",
+        path,
+        mode: None,
+    }))
+}
+
+/// Whether it may be in charge of the interface: it is there.
+pub(super) fn manages(context: &Context<'_>) -> bool {
+    context.path("etc/network/interfaces").exists() && context.program("ifup").is_ok()
+}
+
+#[cfg(test)]
+#[path = "ifupdown_tests.rs"]
+mod tests;

@@ -1,0 +1,324 @@
+//! Every manager that Debian has, in namespaces of its own: what is set is what
+//! the kernel has then, and nothing of what other files gave the interface.
+//!
+//! A test runs itself again inside the namespaces, which `INSIDE` says.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use slog::{Drain, OwnedKVList, Record, o};
+
+use super::*;
+use crate::kvp::net::Address;
+use crate::kvp::request::Family;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn test(manager: &str, name: &str) {
+    if env::var_os("INSIDE").is_some() {
+        inside(manager);
+        return;
+    }
+    if let Err(why) = outside(manager, name) {
+        assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}");
+        eprintln!("skipped: {why}");
+    }
+}
+
+/// Says why the namespaces cannot be had.
+fn outside(manager: &str, name: &str) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("namespaces need root".to_owned());
+    }
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let made = Command::new(format!("{here}/tests/network-managers"))
+        .output()
+        .unwrap();
+    if !made.status.success() {
+        return Err(String::from_utf8_lossy(&made.stderr).into_owned());
+    }
+    let root = String::from_utf8(made.stdout).unwrap();
+    let output = Command::new(format!("{here}/services/tests/inject/in-namespace"))
+        .args([root.trim(), manager])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg(format!("kvp::inject::manager_tests::{name}"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    Ok(())
+}
+
+#[test]
+fn systemd_networkd() {
+    test("networkd", "systemd_networkd");
+}
+
+#[test]
+fn network_manager() {
+    test("networkmanager", "network_manager");
+}
+
+#[test]
+fn netplan_with_networkd() {
+    test("netplan", "netplan_with_networkd");
+}
+
+#[test]
+fn netplan_with_network_manager() {
+    test("netplan-networkmanager", "netplan_with_network_manager");
+}
+
+#[test]
+fn ifupdown() {
+    test("ifupdown", "ifupdown");
+}
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What `ip` says of eth0.
+fn interfaces() -> io::Result<Vec<Interface>> {
+    let text = output(
+        "ip",
+        &["-o", "address", "show", "dev", "eth0", "scope", "global"],
+    );
+    let addresses = text.lines().map(|line| {
+        let mut words = line.split_whitespace().skip(3);
+        let (ip, prefix) = words.next().unwrap().split_once('/').unwrap();
+        Address {
+            ip: ip.parse().unwrap(),
+            prefix: prefix.parse().unwrap(),
+            dynamic: line.contains(" dynamic "),
+            tentative: line.contains(" tentative "),
+        }
+    });
+    let index = fs::read_to_string("/sys/class/net/eth0/ifindex")?;
+    Ok(vec![Interface {
+        index: index.trim().parse().unwrap(),
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        up: true,
+        loopback: false,
+        master: None,
+        kind: None,
+        addresses: addresses.collect(),
+        gateways: Vec::new(),
+    }])
+}
+
+/// The addresses that no router announced.
+fn addresses() -> Vec<String> {
+    let interfaces = interfaces().unwrap();
+    let addresses = &interfaces[0].addresses;
+    let mut texts: Vec<_> = addresses
+        .iter()
+        .filter(|address| !announced(address))
+        .map(|address| format!("{}/{}", address.ip, address.prefix))
+        .collect();
+    texts.sort();
+    texts
+}
+
+/// Whether this is an address of SLAAC.
+fn announced(address: &Address) -> bool {
+    address.ip.to_string().starts_with("fd99:")
+}
+
+/// Gateways of the default routes, in order.
+fn gateways(family: &str) -> Vec<String> {
+    let text = output("ip", &[family, "route", "show", "default", "dev", "eth0"]);
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    text.lines().map(|line| words(line)[2].clone()).collect()
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<String>>);
+
+impl Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
+        *self.0.lock().unwrap() = record.msg().to_string();
+        Ok(())
+    }
+}
+
+/// Sets the configuration on what runs here, and gives the line that is logged.
+fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
+    let machine = Machine {
+        by_device: &|_| Some("eth0".to_owned()),
+        interfaces: &interfaces,
+    };
+    let config = Config {
+        directory: "/tmp/hyperv".into(),
+        state_directory: "/tmp/state".into(),
+        ..Config::default()
+    };
+    let lines = Lines::default();
+    let log = Logger::root(lines.clone().ignore_res(), o!());
+    set_on(&machine, &config, info, Instant::now() + time, &log)?;
+    let line = lines.0.lock().unwrap().clone();
+    eprintln!("{line}");
+    Ok(line)
+}
+
+fn info(addresses: &str, subnets: &str, gateways: &str, dns: &str) -> IpInfo {
+    IpInfo {
+        adapter: "f8615163-0000-1000-2000-00155d010203".to_owned(),
+        family: Family::BOTH,
+        dhcp: false,
+        addresses: addresses.to_owned(),
+        subnets: subnets.to_owned(),
+        gateways: gateways.to_owned(),
+        dns: dns.to_owned(),
+    }
+}
+
+fn inside(manager: &str) {
+    let mixed = info(
+        "10.0.0.5;10.0.0.6;fd00::5;fd00::6",
+        "255.255.255.0;255.255.255.0;/64;/64",
+        "10.0.0.1;fe80::1",
+        "1.1.1.1;fd00::53",
+    );
+    let line = set(&mixed, LONG).unwrap();
+    assert!(!line.contains("not on the interface"), "{line}");
+    assert_eq!(
+        addresses(),
+        ["10.0.0.5/24", "10.0.0.6/24", "fd00::5/64", "fd00::6/64"]
+    );
+    eventually(|| gateways("-4") == ["10.0.0.1"] && gateways("-6") == ["fe80::1"]);
+    eventually(|| {
+        let dns = dns(manager);
+        dns.contains("1.1.1.1") && dns.contains("fd00::53") && !dns.contains("9.9.9.9")
+    });
+
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+
+    // Fewer addresses, and gateways in the order of preference, of which one is
+    // in no subnet.
+    let other = info("10.0.0.7", "/24", "10.0.0.1;172.16.0.1", "");
+    let line = set(&other, LONG).unwrap();
+    assert!(!line.contains("not on the interface"), "{line}");
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+    eventually(|| gateways("-4") == ["10.0.0.1", "172.16.0.1"]);
+
+    // Something of the administrator's own that makes all fail: what was in force
+    // before is in force then.
+    if let Some((path, text)) = obstacle(manager) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = set(&mixed, LONG).unwrap_err();
+        eprintln!("{}", error::in_words(&error));
+        eventually(|| addresses() == ["10.0.0.7/24"]);
+        fs::remove_file(path).unwrap();
+    }
+
+    let dhcp = IpInfo {
+        dhcp: true,
+        ..info("fd00::8", "/64", "", "")
+    };
+    set(&dhcp, LONG).unwrap();
+    eventually(|| addresses() == ["10.0.0.100/24", "fd00::8/64"]);
+    eventually(|| gateways("-4") == ["10.0.0.1"]);
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+    if manager == "netplan" {
+        netplan_takes_an_ethernet_address();
+    }
+}
+
+/// The interface here has no address that is a device's own.
+fn netplan_takes_an_ethernet_address() {
+    let target = Target {
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        permanent: true,
+        index: 2,
+        device: Guid::from_u128(1),
+    };
+    let settings = Settings::parse(&info("10.0.0.5", "/24", "", "")).unwrap();
+    for renderer in [
+        netplan::Renderer::Networkd,
+        netplan::Renderer::NetworkManager,
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("etc/netplan/90-hyperv-agent-eth0.yaml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, netplan::render(&target, &settings, renderer)).unwrap();
+        let path = root.path().to_str().unwrap();
+        output("netplan", &["generate", "--root-dir", path]);
+        let made = match renderer {
+            netplan::Renderer::Networkd => "systemd/network/10-netplan-0-hyperv-agent-eth0.network",
+            netplan::Renderer::NetworkManager => {
+                "NetworkManager/system-connections/netplan-0-hyperv-agent-eth0.nmconnection"
+            }
+        };
+        let text = fs::read_to_string(root.path().join("run").join(made)).unwrap();
+        assert!(
+            text.contains("00:15:5d:01:02:03") && text.contains("eth0"),
+            "{text}"
+        );
+    }
+}
+
+/// A file by which a configuration with 10.0.0.5 fails.
+fn obstacle(manager: &str) -> Option<(&'static str, &'static str)> {
+    match manager {
+        "netplan" | "netplan-networkmanager" => Some(("/etc/netplan/60-broken.yaml", "network: [")),
+        "ifupdown" => Some((
+            "/etc/network/if-up.d/obstacle",
+            "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo obstacle >&2; exit 1 ;; esac\n",
+        )),
+        _ => None,
+    }
+}
+
+fn dns(manager: &str) -> String {
+    match manager {
+        "networkd" | "netplan" => {
+            let index = interfaces().unwrap()[0].index;
+            fs::read_to_string(format!("/run/systemd/netif/links/{index}")).unwrap_or_default()
+        }
+        "ifupdown" => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        _ => output(
+            "nmcli",
+            &["--get-values", "IP4.DNS,IP6.DNS", "device", "show", "eth0"],
+        )
+        .replace('\\', ""),
+    }
+}
+
+/// Managers work on for a while.
+fn eventually(condition: impl Fn() -> bool) {
+    let end = Instant::now() + LONG;
+    while !condition() {
+        if Instant::now() > end {
+            let state = output(
+                "sh",
+                &[
+                    "-c",
+                    "ip address; ip route; ip -6 route; cat /etc/resolv.conf",
+                ],
+            );
+            panic!("what was waited for did not come:\n{state}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}

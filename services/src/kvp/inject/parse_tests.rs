@@ -1,0 +1,337 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn info(addresses: &str, subnets: &str) -> IpInfo {
+    IpInfo {
+        adapter: String::new(),
+        family: Family::BOTH,
+        dhcp: false,
+        addresses: addresses.to_owned(),
+        subnets: subnets.to_owned(),
+        gateways: String::new(),
+        dns: String::new(),
+    }
+}
+
+fn parse(addresses: &str, subnets: &str) -> Result<Settings, Invalid> {
+    Settings::parse(&info(addresses, subnets))
+}
+
+#[test]
+fn everything_at_once() {
+    let settings = Settings::parse(&IpInfo {
+        gateways: "10.0.0.1;fe80::1".to_owned(),
+        dns: "10.0.0.2; fd00::53;".to_owned(),
+        ..info(
+            "10.0.0.5; 192.168.1.9 ;FD00::5;fe80::2;",
+            "255.255.255.0;/16;/64;128",
+        )
+    })
+    .unwrap();
+    assert_eq!(
+        settings.v4,
+        [([10, 0, 0, 5].into(), 24), ([192, 168, 1, 9].into(), 16)]
+    );
+    assert_eq!(
+        settings.v6,
+        [
+            ("fd00::5".parse().unwrap(), 64),
+            ("fe80::2".parse().unwrap(), 128)
+        ]
+    );
+    assert_eq!(settings.gateways4, [Ipv4Addr::new(10, 0, 0, 1)]);
+    assert_eq!(settings.gateways6, ["fe80::1".parse::<Ipv6Addr>().unwrap()]);
+    assert_eq!(joined(&settings.dns, " "), "10.0.0.2 fd00::53");
+    assert_eq!(
+        settings.in_words(),
+        "10.0.0.5/24, 192.168.1.9/16, fd00::5/64, fe80::2/128, gateway 10.0.0.1, gateway \
+         fe80::1, DNS 10.0.0.2, DNS fd00::53"
+    );
+}
+
+#[test]
+fn with_dhcp_ipv4_is_parsed_and_left_out() {
+    let info = IpInfo {
+        dhcp: true,
+        gateways: "10.0.0.1;fe80::1".to_owned(),
+        dns: "1.1.1.1".to_owned(),
+        ..info("10.0.0.5;fd00::5", "255.0.0.0;/64")
+    };
+    let settings = Settings::parse(&info).unwrap();
+    assert!(settings.v4.is_empty() && settings.gateways4.is_empty());
+    assert_eq!((settings.v6.len(), settings.gateways6.len()), (1, 1));
+    assert_eq!(joined(&settings.left_to_dhcp, " "), "10.0.0.5 10.0.0.1");
+    assert_eq!(joined(&settings.dns, " "), "1.1.1.1");
+    let info = IpInfo {
+        addresses: "10.0.0.999;fd00::5".to_owned(),
+        ..info
+    };
+    assert!(Settings::parse(&info).is_err());
+}
+
+#[test]
+fn routes_know_their_place() {
+    let info = IpInfo {
+        gateways: "10.0.1.1;10.0.0.1;fe80::1;fd01::1;fd00::1".to_owned(),
+        ..info("10.0.0.5;fd00::5", "/24;/64")
+    };
+    let settings = Settings::parse(&info).unwrap();
+    let routes: Vec<_> = settings
+        .routes4()
+        .chain(settings.routes6())
+        .map(|route| (route.on_link, route.metric))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            (true, None),
+            (false, Some(1025)),
+            (false, None),
+            (true, Some(1025)),
+            (false, Some(1026))
+        ]
+    );
+}
+
+#[test]
+fn addresses_that_no_interface_can_have() {
+    for (address, subnet) in [
+        ("0.0.0.0", "/8"),
+        ("0.1.2.3", "/8"),
+        ("127.0.0.1", "/8"),
+        ("224.0.0.1", "/4"),
+        ("255.255.255.255", "/32"),
+        ("::", "/64"),
+        ("::1", "/128"),
+        ("ff02::1", "/64"),
+        ("::ffff:10.0.0.1", "/96"),
+    ] {
+        let error = parse(address, subnet).unwrap_err();
+        assert!(
+            matches!(error, Invalid::NotUnicast(..)),
+            "{address}: {error}"
+        );
+        let gateway = IpInfo {
+            gateways: address.to_owned(),
+            ..info("10.0.0.5;fd00::5", "/24;/64")
+        };
+        assert!(Settings::parse(&gateway).is_err(), "{address}");
+    }
+}
+
+#[test]
+fn texts_that_are_no_addresses() {
+    for address in [
+        "10.0.0",
+        "10.0.0.05",
+        "10.0.0.5/24",
+        "10.0.0.5\n",
+        "\t10.0.0.5",
+        "10.0.0.5,10.0.0.6",
+        "fe80::1%eth0",
+        "example.org",
+        "１0.0.0.5",
+        "$(reboot)",
+    ] {
+        let error = parse(address, "/24").unwrap_err();
+        assert_eq!(
+            error,
+            Invalid::Address(address.trim_end_matches(' ').to_owned())
+        );
+    }
+    assert_eq!(
+        parse(";10.0.0.5", "/8;/8").unwrap_err(),
+        Invalid::Address(String::new())
+    );
+}
+
+#[test]
+fn subnets() {
+    for (address, subnet, prefix) in [
+        ("10.0.0.5", "255.255.255.255", Some(32)),
+        ("10.0.0.5", "128.0.0.0", Some(1)),
+        ("10.0.0.5", "/32", Some(32)),
+        ("10.0.0.5", "0.0.0.0", None),
+        ("10.0.0.5", "255.0.255.0", None),
+        ("10.0.0.5", "0.0.0.255", None),
+        ("10.0.0.5", "/0", None),
+        ("10.0.0.5", "/33", None),
+        ("10.0.0.5", "+8", None),
+        ("10.0.0.5", "/", None),
+        ("10.0.0.5", "//8", None),
+        ("10.0.0.5", "/256", None),
+        ("10.0.0.5", "ffff::", None),
+        ("fd00::5", "/128", Some(128)),
+        ("fd00::5", "/129", None),
+        ("fd00::5", "/0", None),
+        ("fd00::5", "255.255.255.0", None),
+        ("fd00::5", "ffff::", None),
+    ] {
+        let parsed = parse(address, subnet).ok();
+        let found = parsed.and_then(|settings| Some(settings.addresses().next()?.1));
+        assert_eq!(found, prefix, "{address} {subnet}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together() {
+    assert!(matches!(
+        parse("10.0.0.5;10.0.0.6", "/8"),
+        Err(Invalid::Counts { .. })
+    ));
+    assert!(matches!(parse("", "/8"), Err(Invalid::Counts { .. })));
+    assert!(matches!(
+        parse("10.0.0.5;10.0.0.5", "/8;/9"),
+        Err(Invalid::Twice(_))
+    ));
+    let many = |count| vec!["10.0.0.1"; count].join(";");
+    assert_eq!(
+        Settings::parse(&IpInfo {
+            dns: many(65),
+            ..info("10.0.0.5", "/8")
+        })
+        .unwrap_err(),
+        Invalid::TooMany
+    );
+    assert!(
+        Settings::parse(&IpInfo {
+            dns: many(64),
+            ..info("10.0.0.5", "/8")
+        })
+        .is_ok()
+    );
+    let unreachable = [
+        IpInfo {
+            gateways: "10.0.0.1".to_owned(),
+            ..info("fd00::5", "/64")
+        },
+        IpInfo {
+            dns: "10.0.0.1".to_owned(),
+            ..info("fd00::5", "/64")
+        },
+    ];
+    for info in unreachable {
+        assert!(matches!(
+            Settings::parse(&info),
+            Err(Invalid::Unreachable(_))
+        ));
+    }
+    assert_eq!(
+        Settings::parse(&IpInfo {
+            family: Family(4),
+            ..info("10.0.0.5", "/8")
+        })
+        .unwrap_err(),
+        Invalid::Family(4)
+    );
+    let family = |family| {
+        Settings::parse(&IpInfo {
+            family,
+            ..info(" ", "")
+        })
+    };
+    assert_eq!(family(Family::V4).unwrap_err(), Invalid::Nothing);
+    // IPv6 without an address is SLAAC.
+    for with_v6 in [Family::V6, Family::BOTH, Family(0)] {
+        assert_eq!(family(with_v6).unwrap(), Settings::default());
+    }
+}
+
+#[test]
+fn an_address_is_told_by_itself_whatever_the_family_says() {
+    let info = IpInfo {
+        family: Family::V4,
+        ..info("fd00::5", "/64")
+    };
+    assert_eq!(Settings::parse(&info).unwrap().v6.len(), 1);
+}
+
+#[test]
+fn a_device_is_a_guid_in_either_case() {
+    let text = "{F8615163-0000-1000-2000-00155D010203}";
+    assert_eq!(device(text), device(&text.to_lowercase()));
+    assert!(device(text).is_ok());
+    for wrong in [
+        "",
+        "eth0",
+        "../eth0",
+        "{f8615163-0000-1000-2000-00155d01020}",
+    ] {
+        assert!(device(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// What the host would send for these settings.
+fn sent(settings: &Settings) -> IpInfo {
+    IpInfo {
+        adapter: String::new(),
+        family: Family::BOTH,
+        dhcp: settings.dhcp4,
+        addresses: joined(settings.addresses().map(|(ip, _)| ip), ";"),
+        subnets: joined(
+            settings.addresses().map(|(_, prefix)| format!("/{prefix}")),
+            ";",
+        ),
+        gateways: joined(
+            settings
+                .routes4()
+                .chain(settings.routes6())
+                .map(|route| route.gateway),
+            ";",
+        ),
+        dns: joined(&settings.dns, ";"),
+    }
+}
+
+fn almost_a_list() -> impl Strategy<Value = String> {
+    let element = prop_oneof![
+        8 => any::<std::net::Ipv4Addr>().prop_map(|ip| ip.to_string()),
+        8 => any::<std::net::Ipv6Addr>().prop_map(|ip| ip.to_string()),
+        1 => "[0-9a-f:./ ;%$]{0,20}",
+        1 => any::<String>(),
+    ];
+    proptest::collection::vec(element, 0..4).prop_map(|elements| elements.join(";"))
+}
+
+fn almost_subnets() -> impl Strategy<Value = String> {
+    let element = prop_oneof![
+        8 => (0..40u8).prop_map(|prefix| format!("/{prefix}")),
+        2 => Just("255.255.255.0".to_owned()),
+        1 => any::<String>(),
+    ];
+    proptest::collection::vec(element, 0..4).prop_map(|elements| elements.join(";"))
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_parsed_or_refused(
+        texts in proptest::array::uniform5(any::<String>()), family in 0..8u8, dhcp: bool
+    ) {
+        let [adapter, addresses, subnets, gateways, dns] = texts;
+        let _ = device(&adapter);
+        let family = Family(family);
+        let _ = Settings::parse(&IpInfo {
+            adapter, family, dhcp, addresses, subnets, gateways, dns,
+        });
+    }
+
+    #[test]
+    fn what_is_accepted_is_addresses_and_nothing_else(
+        addresses in almost_a_list(), subnets in almost_subnets(),
+        gateways in almost_a_list(), dns in almost_a_list(), dhcp: bool
+    ) {
+        let info = IpInfo { gateways, dns, dhcp, ..info(&addresses, &subnets) };
+        if let Ok(settings) = Settings::parse(&info) {
+            let again = sent(&settings);
+            for text in [&again.addresses, &again.subnets, &again.gateways, &again.dns] {
+                prop_assert!(text.bytes().all(|byte| b"0123456789abcdef.:/;".contains(&byte)));
+            }
+            let left_to_dhcp = settings.left_to_dhcp.clone();
+            prop_assert_eq!(
+                Settings { left_to_dhcp, ..Settings::parse(&again).unwrap() },
+                settings
+            );
+        }
+    }
+}

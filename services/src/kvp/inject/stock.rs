@@ -1,0 +1,170 @@
+//! The two files in which the stock daemon notes a configuration, for the
+//! scripts of a site. Protocol section 7.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::parse::{Settings, joined};
+use super::plan::{Context, NewFile, Plan, Step, is_executable};
+use super::target::Target;
+
+/// The text of `ifcfg-<interface>`.
+pub(super) fn render_ifcfg(target: &Target, settings: &Settings) -> String {
+    let mut text = String::new();
+    let mut set = |key: String, value: String| {
+        let _ = writeln!(text, "{key}={value}");
+    };
+    if let Some(mac) = target.mac() {
+        set("HWADDR".to_owned(), mac.to_ascii_uppercase());
+    }
+    set("DEVICE".to_owned(), target.name.clone());
+    let protocol = if settings.dhcp4 { "dhcp" } else { "none" };
+    set("BOOTPROTO".to_owned(), protocol.to_owned());
+    for (number, (ip, _)) in (0..).zip(&settings.v4) {
+        set(format!("IPADDR{number}"), ip.to_string());
+    }
+    for (number, (ip, _)) in (0..).zip(&settings.v6) {
+        set(format!("IPV6ADDR{}", numbered("_", number)), in_full(*ip));
+    }
+    for (number, (_, prefix)) in (0..).zip(&settings.v4) {
+        let ones = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+        set(
+            format!("NETMASK{number}"),
+            Ipv4Addr::from_bits(ones).to_string(),
+        );
+    }
+    for (number, (_, prefix)) in (0..).zip(&settings.v6) {
+        set(
+            format!("IPV6NETMASK{}", numbered("_", number)),
+            format!("/{prefix}"),
+        );
+    }
+    for (number, ip) in (0..).zip(&settings.gateways4) {
+        set(format!("GATEWAY{}", numbered("", number)), ip.to_string());
+    }
+    for (number, ip) in (0..).zip(&settings.gateways6) {
+        set(
+            format!("IPV6_DEFAULTGW{}", numbered("_", number)),
+            in_full(*ip),
+        );
+    }
+    for (number, ip) in (1..).zip(&settings.dns) {
+        let ip = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => in_full(*ip),
+        };
+        set(format!("DNS{number}"), ip);
+    }
+    text
+}
+
+/// The first of a kind has no number.
+fn numbered(before: &str, number: u32) -> String {
+    match number {
+        0 => String::new(),
+        number => format!("{before}{number}"),
+    }
+}
+
+/// All eight groups of four digits.
+fn in_full(ip: Ipv6Addr) -> String {
+    joined(ip.segments().map(|group| format!("{group:04x}")), ":")
+}
+
+/// The text of `<interface>.nmconnection`.
+pub(super) fn render_keyfile(target: &Target, settings: &Settings) -> String {
+    let mut text = format!("[connection]\ninterface-name={}\n", target.name);
+    if let Some(mac) = target.mac() {
+        let _ = write!(
+            text,
+            "\n[ethernet]\nmac-address={}\n",
+            mac.to_ascii_uppercase()
+        );
+    }
+    let method = if settings.dhcp4 { "auto" } else { "manual" };
+    let dns = |v4: bool| settings.dns.iter().filter(move |ip| ip.is_ipv4() == v4);
+    let mut section = |name: &str, method: &str, rest: [String; 3]| {
+        let _ = write!(text, "\n[{name}]\nmethod={method}\n{}", rest.concat());
+    };
+    let addresses = |v4: bool| {
+        let addresses = settings.addresses().filter(|(ip, _)| ip.is_ipv4() == v4);
+        let lines = (1..)
+            .zip(addresses)
+            .map(|(number, (ip, prefix))| format!("address{number}={ip}/{prefix}\n"));
+        lines.collect::<String>()
+    };
+    let rest = [
+        addresses(true),
+        line("gateway", &settings.gateways4),
+        line("dns", dns(true)),
+    ];
+    section("ipv4", method, rest);
+    // The stock daemon has the method of IPv4 here as well; without an address,
+    // NetworkManager does not take it.
+    let method = if settings.v6.is_empty() {
+        "auto"
+    } else {
+        method
+    };
+    let rest = [
+        addresses(false),
+        line("gateway", &settings.gateways6),
+        line("dns", dns(false)),
+    ];
+    section("ipv6", method, rest);
+    text
+}
+
+fn line<T: std::fmt::Display>(key: &str, values: impl IntoIterator<Item = T>) -> String {
+    match joined(values, ",") {
+        values if values.is_empty() => values,
+        values => format!("{key}={values}\n"),
+    }
+}
+
+/// Both files.
+pub(super) fn files(context: &Context<'_>) -> [NewFile; 2] {
+    let (target, settings) = (context.target, context.settings);
+    let directory = &context.config.directory;
+    [
+        NewFile {
+            path: directory.join(format!("ifcfg-{}", target.name)),
+            text: render_ifcfg(target, settings),
+            mode: Some(0o644),
+        },
+        NewFile {
+            path: directory.join(format!("{}.nmconnection", target.name)),
+            text: render_keyfile(target, settings),
+            mode: Some(0o600),
+        },
+    ]
+}
+
+/// What runs the site's script on the files, where the configuration says that
+/// scripts are run and there is one.
+pub(super) fn script(context: &Context<'_>) -> Option<Plan> {
+    let script = context
+        .config
+        .network
+        .scripts
+        .as_ref()?
+        .join("hv_set_ifconfig");
+    if !is_executable(&script) {
+        return None;
+    }
+    let paths = files(context).map(|file| file.path.display().to_string());
+    let again = paths.iter().all(|path| std::path::Path::new(path).exists());
+    let step = Step::of(script, &paths.each_ref().map(String::as_str));
+    Some(Plan {
+        manager: "hv_set_ifconfig",
+        before: Vec::new(),
+        files: Vec::new(),
+        // The script has made of the previous files what it does.
+        revert: again.then(|| step.clone()).into_iter().collect(),
+        apply: vec![step],
+    })
+}
+
+#[cfg(test)]
+#[path = "stock_tests.rs"]
+mod tests;

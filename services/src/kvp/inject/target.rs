@@ -1,0 +1,85 @@
+//! The interface that is configured, and what the managers' files call it.
+
+use hyperv_vmbus::Guid;
+
+/// An interface of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Its name: letters, digits, `.`, `_` and `-` only.
+    pub(super) name: String,
+    /// Its Ethernet address.
+    pub(super) mac: Option<[u8; 6]>,
+    /// The address is the device's own, and nobody set another.
+    pub(super) permanent: bool,
+    /// The kernel's number of it.
+    pub(super) index: u32,
+    /// Its VMBus device.
+    pub(super) device: Guid,
+}
+
+impl Target {
+    /// The Ethernet address in lower case, with colons.
+    pub(super) fn mac(&self) -> Option<String> {
+        let [a, b, c, d, e, f] = self.mac?;
+        Some(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+    }
+
+    /// The Ethernet address for managers that compare it with the device's own.
+    pub(super) fn permanent_mac(&self) -> Option<String> {
+        self.mac().filter(|_| self.permanent)
+    }
+
+    /// The stem of the names of files and connections of our own.
+    pub(super) fn stem(&self) -> String {
+        format!("hyperv-agent-{}", self.name)
+    }
+
+    /// A UUID that this interface always has, and no other: NetworkManager knows
+    /// connections by them. It is the device's, marked as version 8 (RFC 9562),
+    /// which is for such.
+    pub(super) fn uuid(&self) -> Guid {
+        const SALT: u128 = 0x6879_7065_7276_0000_0000_6167_656e_7400;
+        const VERSION: u128 = 0xf << 76;
+        const VARIANT: u128 = 0b11 << 62;
+        let mixed = (self.device.to_u128() ^ SALT) & !VERSION & !VARIANT;
+        Guid::from_u128(mixed | (8 << 76) | (0b10 << 62))
+    }
+}
+
+/// Whether a name can be written into every manager's files as it is.
+pub(super) fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_stable_and_well_formed() {
+        let target = |device: &str| Target {
+            name: "eth0".to_owned(),
+            mac: None,
+            permanent: false,
+            index: 2,
+            device: device.parse().unwrap(),
+        };
+        let one = target("f8615163-0000-1000-2000-00155d010203").uuid();
+        assert_eq!(one.to_string(), "90182106-7276-8000-a000-6172386f7603");
+        let text = one.to_string();
+        assert_eq!((&text[14..15], &text[19..20]), ("8", "a"));
+        let other = target("f8615163-0000-1000-2000-00155d010204").uuid();
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn plain_names() {
+        for name in ["eth0", "enP1s1", "eth0.100", "a-b_c"] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in ["", "eth*", "eth0\n", "..", "-x", "e\"", "é0", "a/b"] {
+            assert!(!is_plain(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,702 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use hyperv_vmbus::ic::Status;
+use slog::{Drain, OwnedKVList, Record, o};
+use tempfile::TempDir;
+
+use super::error::in_words;
+use super::*;
+use crate::kvp::net::Address;
+use crate::kvp::request::Family;
+
+const DEVICE: &str = "f8615163-0000-1000-2000-00155d010203";
+
+/// Far more than is needed where nothing hangs.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What the host sends for 10.0.0.5 and fd00::5.
+fn info() -> IpInfo {
+    IpInfo {
+        adapter: format!("{{{}}}", DEVICE.to_uppercase()),
+        family: Family::BOTH,
+        dhcp: false,
+        addresses: "10.0.0.5;fd00::5".to_owned(),
+        subnets: "255.255.255.0;/64".to_owned(),
+        gateways: "10.0.0.1".to_owned(),
+        dns: "1.1.1.1".to_owned(),
+    }
+}
+
+fn interface() -> Interface {
+    let address = |ip: &str, prefix| Address {
+        ip: ip.parse().unwrap(),
+        prefix,
+        dynamic: false,
+        tentative: false,
+    };
+    Interface {
+        index: 2,
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        up: true,
+        loopback: false,
+        master: None,
+        kind: None,
+        addresses: vec![address("10.0.0.5", 24), address("fd00::5", 64)],
+        gateways: Vec::new(),
+    }
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
+        let line = format!("{} {}", record.level().as_str(), record.msg());
+        self.0.lock().unwrap().push(line);
+        Ok(())
+    }
+}
+
+/// A machine below a directory, whose programs note how they are called.
+struct Guest {
+    root: TempDir,
+    config: Config,
+    interfaces: Vec<Interface>,
+    name: Option<&'static str>,
+    log: Lines,
+}
+
+impl Guest {
+    fn new(backend: Backend, tools: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            directory: root.path().join("var/lib/hyperv"),
+            state_directory: root.path().join("state"),
+            root: root.path().to_owned(),
+            ..Config::default()
+        };
+        config.network.backend = backend;
+        let guest = Self {
+            root,
+            config,
+            interfaces: vec![interface()],
+            name: Some("eth0"),
+            log: Lines::default(),
+        };
+        guest.install(tools);
+        guest
+    }
+
+    fn install(&self, tools: &[&str]) {
+        let directory = self.path("usr/bin");
+        fs::create_dir_all(&directory).unwrap();
+        let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/fake-tool");
+        for name in tools {
+            std::os::unix::fs::symlink(&tool, directory.join(name)).unwrap();
+        }
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) -> &Self {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok()
+    }
+
+    /// The calls so far, with what is below the root as the machine sees it.
+    fn calls(&self) -> Vec<String> {
+        let root = self.root.path().to_str().unwrap();
+        let calls = self.read("log").unwrap_or_default().replace(root, "");
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    fn set(&self, info: &IpInfo, time: Duration) -> Result<(), InjectError> {
+        let machine = Machine {
+            by_device: &|device| {
+                assert_eq!(device.to_string(), DEVICE);
+                self.name.map(str::to_owned)
+            },
+            interfaces: &|| Ok(self.interfaces.clone()),
+        };
+        let log = Logger::root(self.log.clone().ignore_res(), o!());
+        set_on(&machine, &self.config, info, Instant::now() + time, &log)
+    }
+}
+
+/// A back-end as the tests see it.
+struct Case {
+    backend: Backend,
+    manager: &'static str,
+    tools: &'static [&'static str],
+    /// What is on the machine.
+    machine: &'static [(&'static str, &'static str)],
+    file: &'static str,
+    mode: u32,
+    /// The calls that put a configuration in force, once planned.
+    applied: &'static [&'static str],
+    /// The calls that bring the previous one back.
+    reverted: &'static [&'static str],
+    /// Which program does not take the new file.
+    refuses: &'static str,
+}
+
+const QUERY: &str = "nmcli --get-values GENERAL.CON-UUID device show eth0";
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            backend: Backend::Netplan,
+            manager: "netplan",
+            tools: &["netplan", "networkctl"],
+            machine: &[("etc/netplan/50-cloud-init.yaml", "network: {}\n")],
+            file: "etc/netplan/90-hyperv-agent-eth0.yaml",
+            mode: 0o600,
+            applied: &[
+                "netplan generate",
+                "networkctl reload",
+                "networkctl reconfigure eth0",
+            ],
+            reverted: &[
+                "netplan generate",
+                "networkctl reload",
+                "networkctl reconfigure eth0",
+            ],
+            refuses: "netplan",
+        },
+        Case {
+            backend: Backend::Networkd,
+            manager: "systemd-networkd",
+            tools: &["networkctl"],
+            machine: &[
+                ("run/systemd/netif/state", ""),
+                ("run/systemd/netif/links/2", "ADMIN_STATE=configured\n"),
+            ],
+            file: "etc/systemd/network/05-hyperv-agent-eth0.network",
+            mode: 0o644,
+            applied: &["networkctl reload", "networkctl reconfigure eth0"],
+            reverted: &["networkctl reload", "networkctl reconfigure eth0"],
+            refuses: "networkctl",
+        },
+        Case {
+            backend: Backend::NetworkManager,
+            manager: "NetworkManager",
+            tools: &["nmcli"],
+            machine: &[("run/NetworkManager/devices/2", "[device]\nmanaged=true\n")],
+            file: "etc/NetworkManager/system-connections/hyperv-agent-eth0.nmconnection",
+            mode: 0o600,
+            applied: &[
+                "nmcli connection load /etc/NetworkManager/system-connections/hyperv-agent-eth0.nmconnection",
+                "nmcli --wait N connection up uuid UUID ifname eth0",
+            ],
+            reverted: &[
+                "nmcli connection reload",
+                "nmcli --wait N connection up uuid 11111111-2222-3333-4444-555555555555 ifname eth0",
+            ],
+            refuses: "nmcli",
+        },
+        Case {
+            backend: Backend::Ifcfg,
+            manager: "ifcfg",
+            tools: &["ifup", "ifdown"],
+            machine: &[
+                ("etc/sysconfig/network", "NETWORKING=yes\n"),
+                ("etc/sysconfig/network-scripts/ifcfg-lo", ""),
+            ],
+            file: "etc/sysconfig/network-scripts/ifcfg-eth0",
+            mode: 0o644,
+            applied: &["ifdown eth0", "ifup eth0"],
+            reverted: &["ifdown eth0", "ifup eth0"],
+            refuses: "ifup",
+        },
+        Case {
+            backend: Backend::Ifcfg,
+            manager: "ifcfg",
+            tools: &["wicked", "netconfig"],
+            machine: &[(
+                "etc/sysconfig/network/config",
+                "A=1\nNETCONFIG_DNS_STATIC_SERVERS=\"\"\n",
+            )],
+            file: "etc/sysconfig/network/ifcfg-eth0",
+            mode: 0o644,
+            applied: &["netconfig update -f", "wicked ifreload eth0"],
+            reverted: &["netconfig update -f", "wicked ifreload eth0"],
+            refuses: "wicked",
+        },
+        Case {
+            backend: Backend::Ifupdown,
+            manager: "ifupdown",
+            tools: &["ifup", "ifdown", "grep", "resolvconf"],
+            machine: &[(
+                "etc/network/interfaces",
+                "source /etc/network/interfaces.d/*\n",
+            )],
+            file: "etc/network/interfaces.d/hyperv-agent-eth0",
+            mode: 0o644,
+            applied: &["ifdown --force eth0", "ifup eth0"],
+            reverted: &["ifdown --force eth0", "ifup eth0"],
+            refuses: "ifup",
+        },
+    ]
+}
+
+impl Case {
+    fn guest(&self, backend: Backend) -> Guest {
+        let guest = Guest::new(backend, self.tools);
+        for (path, text) in self.machine {
+            guest.write(path, text);
+        }
+        guest.write(
+            "behaviour",
+            "case \"$*\" in *CON-UUID*) echo 11111111-2222-3333-4444-555555555555 ;; esac\n",
+        );
+        guest
+    }
+
+    /// The calls of a guest without the question that a plan may need, and with
+    /// what differs from run to run in general terms.
+    fn calls(guest: &Guest) -> Vec<String> {
+        let general = |call: String| {
+            let mut words: Vec<&str> = call.split(' ').collect();
+            if let Some(place) = words.iter().position(|word| *word == "--wait") {
+                words[place + 1] = "N";
+            }
+            words.join(" ").replace(&uuid(), "UUID")
+        };
+        let calls = guest.calls().into_iter().filter(|call| call != QUERY);
+        calls.map(general).collect()
+    }
+
+    /// The program does this while the new file is in place.
+    fn refuse(&self, guest: &Guest, how: &str) {
+        let behaviour = guest.read("behaviour").unwrap();
+        let refusal = format!(
+            "case \"$name $*\" in\n*CON-UUID*) ;;\n{}*) if grep -q 10.0.0.5 \"$root/{}\"; then {how}; fi ;;\nesac\n",
+            self.refuses, self.file
+        );
+        guest.write("behaviour", &(behaviour + &refusal));
+    }
+}
+
+fn uuid() -> String {
+    let target = Target {
+        name: "eth0".to_owned(),
+        mac: None,
+        permanent: false,
+        index: 2,
+        device: DEVICE.parse().unwrap(),
+    };
+    target.uuid().to_string()
+}
+
+#[test]
+fn what_runs_on_the_machine_is_found_and_given_its_file() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.set(&info(), LONG).unwrap();
+        let text = guest.read(case.file).unwrap();
+        assert!(
+            text.contains("10.0.0.5") && text.contains("fd00::5"),
+            "{text}"
+        );
+        let mode = fs::metadata(guest.path(case.file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, case.mode, "{}", case.file);
+        assert_eq!(Case::calls(&guest), case.applied);
+        assert_eq!(
+            *guest.log.0.lock().unwrap(),
+            [format!(
+                "INFO eth0: IP configuration of the host applied through {}: 10.0.0.5/24, \
+                 fd00::5/64, gateway 10.0.0.1, DNS 1.1.1.1",
+                case.manager
+            )]
+        );
+        // The same again: an administrator may have changed things by hand.
+        guest.set(&info(), LONG).unwrap();
+        assert_eq!(Case::calls(&guest), [case.applied, case.applied].concat());
+    }
+}
+
+#[test]
+fn the_configuration_says_what_is_used() {
+    for case in cases() {
+        let guest = case.guest(case.backend);
+        guest.set(&info(), LONG).unwrap();
+        assert_eq!(Case::calls(&guest), case.applied);
+    }
+}
+
+/// Everything below the machine's own directories.
+fn tree(guest: &Guest) -> Vec<(std::path::PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut todo = vec![guest.path("etc"), guest.path("var")];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => todo.push(entry.path()),
+                false => found.push((entry.path(), fs::read_to_string(entry.path()).unwrap())),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_manager_that_fails_gets_its_previous_file_back() {
+    for case in cases() {
+        for previous in [None, Some("previous\n")] {
+            let guest = case.guest(Backend::Auto);
+            if let Some(previous) = previous {
+                guest.write(case.file, previous);
+            }
+            case.refuse(&guest, "echo noise >&2; echo no such thing >&2; exit 4");
+            let before = tree(&guest);
+            let error = guest.set(&info(), LONG).unwrap_err();
+            assert_eq!(tree(&guest), before, "{}", case.manager);
+            assert_eq!(guest.read(case.file).as_deref(), previous);
+            let words = in_words(&error);
+            assert!(words.contains("the previous one is back"), "{words}");
+            assert!(words.contains("saying \"no such thing\""), "{words}");
+            assert_eq!(error.status(), Status::FAIL);
+            let calls = Case::calls(&guest);
+            assert!(calls.ends_with(&owned(case.reverted)), "{calls:?}");
+            assert_eq!(*guest.log.0.lock().unwrap(), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn a_manager_that_hangs_gets_its_previous_file_back() {
+    fn check(case: &Case) {
+        let guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        case.refuse(&guest, "sleep 1000");
+        let before = tree(&guest);
+        let error = guest.set(&info(), Duration::from_secs(4)).unwrap_err();
+        assert_eq!(tree(&guest), before, "{}", case.manager);
+        let words = in_words(&error);
+        assert!(words.contains("the previous one is back"), "{words}");
+        assert!(
+            words.contains("was not done in time and was killed"),
+            "{words}"
+        );
+        let calls = Case::calls(&guest);
+        assert!(calls.ends_with(&owned(case.reverted)), "{calls:?}");
+    }
+    let cases = cases();
+    thread::scope(|scope| {
+        for case in &cases {
+            scope.spawn(|| check(case));
+        }
+    });
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().copied().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_manager_that_takes_neither_is_said_to_and_the_files_are_back_all_the_same() {
+    let case = &cases()[1];
+    let guest = case.guest(Backend::Auto);
+    guest.write(case.file, "previous\n");
+    guest.write("behaviour", "echo broken >&2; exit 1");
+    let error = guest.set(&info(), LONG).unwrap_err();
+    let words = in_words(&error);
+    assert!(words.contains("could not be brought back"), "{words}");
+    assert!(
+        words.contains(guest.path("state/network").to_str().unwrap()),
+        "{words}"
+    );
+    assert_eq!(guest.read(case.file).unwrap(), "previous\n");
+    assert_eq!(
+        guest.read(&format!("state/network/{}", case.file)).unwrap(),
+        "previous\n"
+    );
+}
+
+#[test]
+fn nmcli_refuses_a_file_without_a_failure() {
+    let case = &cases()[2];
+    let guest = case.guest(Backend::Auto);
+    let behaviour = guest.read("behaviour").unwrap();
+    guest.write(
+        "behaviour",
+        &(behaviour + "case \"$*\" in *load*) echo \"Could not load file 'x'\" >&2 ;; esac\n"),
+    );
+    let words = in_words(&guest.set(&info(), LONG).unwrap_err());
+    assert!(
+        words.contains("refuses the configuration, saying \"Could not load file 'x'\""),
+        "{words}"
+    );
+    assert_eq!(guest.read(case.file), None);
+}
+
+#[test]
+fn networkmanager_is_not_asked_for_the_impossible() {
+    let case = &cases()[2];
+    let guest = case.guest(Backend::Auto);
+    // Without a carrier nothing comes up.
+    guest.write("sys/class/net/eth0/carrier", "0\n");
+    guest.set(&info(), LONG).unwrap();
+    assert_eq!(Case::calls(&guest), case.applied[..1]);
+    // A DHCP server may come later.
+    guest.write("sys/class/net/eth0/carrier", "1\n");
+    guest
+        .set(
+            &IpInfo {
+                dhcp: true,
+                ..info()
+            },
+            LONG,
+        )
+        .unwrap();
+    let last = guest.calls().pop().unwrap();
+    assert!(
+        last.starts_with("nmcli --wait 0 connection up uuid"),
+        "{last}"
+    );
+}
+
+#[test]
+fn netplan_has_networkmanager_bring_it_about_where_that_is_in_charge() {
+    let guest = Guest::new(Backend::Auto, &["netplan", "nmcli"]);
+    guest.write("etc/netplan/01-network-manager-all.yaml", "");
+    guest.write("run/NetworkManager/devices/2", "[device]\nmanaged=true\n");
+    guest.set(&info(), LONG).unwrap();
+    let text = guest.read("etc/netplan/90-hyperv-agent-eth0.yaml").unwrap();
+    assert!(text.contains("renderer: NetworkManager"), "{text}");
+    let calls = Case::calls(&guest);
+    assert_eq!(
+        calls,
+        [
+            "netplan generate",
+            "nmcli connection reload",
+            "nmcli --wait N connection up id netplan-0-hyperv-agent-eth0 ifname eth0"
+        ]
+    );
+}
+
+#[test]
+fn a_manager_that_is_not_in_charge_is_passed_over() {
+    let all = [
+        "netplan",
+        "nmcli",
+        "networkctl",
+        "ifup",
+        "ifdown",
+        "grep",
+        "resolvconf",
+    ];
+    let guest = Guest::new(Backend::Auto, &all);
+    guest.write("run/NetworkManager/devices/2", "[device]\nmanaged=false\n");
+    guest.write("run/systemd/netif/state", "");
+    guest.write("run/systemd/netif/links/2", "ADMIN_STATE=unmanaged\n");
+    guest.write("etc/netplan/README", "");
+    let error = guest.set(&info(), LONG).unwrap_err();
+    assert!(matches!(error, InjectError::NoManager(_)), "{error}");
+    assert_eq!(error.status(), Status::NOT_SUPPORTED);
+    guest.write("etc/network/interfaces", "source-directory interfaces.d\n");
+    guest.set(&info(), LONG).unwrap();
+    assert!(
+        guest
+            .read("etc/network/interfaces.d/hyperv-agent-eth0")
+            .is_some()
+    );
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let case = &cases()[1];
+    let guest = |change: fn(&mut Guest)| {
+        let mut guest = case.guest(Backend::Auto);
+        change(&mut guest);
+        guest
+    };
+    let wrong = |change: fn(&mut IpInfo)| {
+        let mut info = info();
+        change(&mut info);
+        info
+    };
+    for (guest, info, status) in [
+        (
+            guest(|_| ()),
+            wrong(|info| info.adapter = "eth0".to_owned()),
+            Status::INVALID_ARGUMENT,
+        ),
+        (
+            guest(|_| ()),
+            wrong(|info| info.subnets.clear()),
+            Status::INVALID_ARGUMENT,
+        ),
+        (
+            guest(|_| ()),
+            wrong(|info| info.dns = "$(id)".to_owned()),
+            Status::INVALID_ARGUMENT,
+        ),
+        (
+            guest(|guest| guest.name = None),
+            wrong(|_| ()),
+            Status::GUID_NOT_FOUND,
+        ),
+        (
+            guest(|guest| guest.interfaces.clear()),
+            wrong(|_| ()),
+            Status::GUID_NOT_FOUND,
+        ),
+        (
+            guest(|guest| guest.name = Some("e\nth")),
+            wrong(|_| ()),
+            Status::FAIL,
+        ),
+        (
+            guest(|guest| guest.interfaces[0].master = Some(9)),
+            wrong(|_| ()),
+            Status::FAIL,
+        ),
+        (
+            guest(|guest| guest.config.network.backend = Backend::Off),
+            wrong(|_| ()),
+            Status::NOT_SUPPORTED,
+        ),
+        (
+            guest(|guest| guest.config.network.backend = Backend::Netplan),
+            wrong(|_| ()),
+            Status::NOT_SUPPORTED,
+        ),
+    ] {
+        let before = tree(&guest);
+        let error = guest.set(&info, LONG).unwrap_err();
+        assert_eq!(error.status(), status, "{error}");
+        assert_eq!(tree(&guest), before, "{error}");
+        assert_eq!(guest.calls(), [""; 0], "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_the_manager_alone() {
+    let case = &cases()[1];
+    let guest = case.guest(Backend::Auto);
+    guest.write("etc/systemd", "a file where a directory should be");
+    let before = tree(&guest);
+    let error = guest.set(&info(), LONG).unwrap_err();
+    assert!(matches!(error, InjectError::File { .. }), "{error}");
+    assert_eq!(tree(&guest), before);
+    assert_eq!(guest.calls(), [""; 0]);
+}
+
+#[test]
+fn addresses_that_do_not_come_are_said_to_be_missing() {
+    let mut guest = cases()[1].guest(Backend::Auto);
+    guest.interfaces[0].addresses[1].tentative = true;
+    guest.set(&info(), Duration::from_millis(100)).unwrap();
+    let log = guest.log.0.lock().unwrap().join("\n");
+    assert!(
+        log.ends_with("DNS 1.1.1.1 (not on the interface yet: fd00::5)"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_sites_script_takes_the_place_of_a_manager() {
+    let mut guest = cases()[1].guest(Backend::Auto);
+    guest.config.network.scripts = Some(guest.path("usr/bin"));
+    // None is there: what is built in is used.
+    guest.set(&info(), LONG).unwrap();
+    assert_eq!(guest.calls().len(), 2);
+    guest.install(&["hv_set_ifconfig"]);
+    guest.set(&info(), LONG).unwrap();
+    let call = "hv_set_ifconfig /var/lib/hyperv/ifcfg-eth0 /var/lib/hyperv/eth0.nmconnection";
+    assert_eq!(guest.calls()[2..], [call]);
+
+    // It fails: its files are back, and it is run on those.
+    let previous = tree(&guest);
+    guest.write(
+        "behaviour",
+        "if grep -q 10.0.0.6 \"$1\"; then echo no >&2; exit 1; fi",
+    );
+    let other = IpInfo {
+        addresses: "10.0.0.6;fd00::5".to_owned(),
+        ..info()
+    };
+    let error = guest.set(&other, LONG).unwrap_err();
+    assert!(in_words(&error).contains("saying \"no\""), "{error}");
+    assert_eq!(tree(&guest), previous);
+    assert_eq!(guest.calls()[3..], [call, call]);
+}
+
+#[test]
+fn suse_keeps_its_other_routes_and_settings() {
+    let guest = cases()[4].guest(Backend::Auto);
+    guest.write(
+        "etc/sysconfig/network/ifroute-eth0",
+        "default 192.168.0.1 - eth0\n10.9.0.0/16 10.0.0.9 - eth0\n",
+    );
+    guest.set(&info(), LONG).unwrap();
+    assert_eq!(
+        guest.read("etc/sysconfig/network/ifroute-eth0").unwrap(),
+        "10.9.0.0/16 10.0.0.9 - eth0\ndefault 10.0.0.1 - eth0\n"
+    );
+    assert_eq!(
+        guest.read("etc/sysconfig/network/config").unwrap(),
+        "A=1\nNETCONFIG_DNS_STATIC_SERVERS=\"1.1.1.1\"\n"
+    );
+}
+
+#[test]
+fn red_hat_files_are_loaded_where_networkmanager_runs() {
+    let guest = cases()[3].guest(Backend::Ifcfg);
+    guest.install(&["nmcli"]);
+    guest.write("run/NetworkManager/devices/2", "");
+    guest.set(&info(), LONG).unwrap();
+    assert_eq!(
+        Case::calls(&guest),
+        [
+            "nmcli connection load /etc/sysconfig/network-scripts/ifcfg-eth0",
+            "nmcli --wait N connection up uuid UUID ifname eth0"
+        ]
+    );
+    let two = IpInfo {
+        gateways: "10.0.0.1;10.0.0.2".to_owned(),
+        ..info()
+    };
+    let error = guest.set(&two, LONG).unwrap_err();
+    assert_eq!(error.status(), Status::NOT_SUPPORTED);
+}
+
+#[test]
+fn managers_that_want_the_devices_own_address_are_not_given_another() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.set(&info(), LONG).unwrap();
+        let has_mac = |guest: &Guest| {
+            let text = guest.read(case.file).unwrap().to_lowercase();
+            text.contains("00:15:5d:01:02:03")
+        };
+        // systemd-networkd compares with the one in use.
+        assert_eq!(has_mac(&guest), case.backend == Backend::Networkd);
+        guest.write("sys/class/net/eth0/addr_assign_type", "0\n");
+        guest.set(&info(), LONG).unwrap();
+        let by_name = case.refuses == "wicked" || case.backend == Backend::Ifupdown;
+        assert_eq!(has_mac(&guest), !by_name, "{}", case.manager);
+    }
+}
