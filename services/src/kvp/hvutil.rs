@@ -12,6 +12,9 @@ impl Encoding for Utf8 {
     const IP_INFO_AT: usize = 4;
     /// The kernel writes them out in decimal, and leaves the type away.
     const NUMBERS: bool = false;
+    /// The kernel takes the value of every answer from where an ENUMERATE has
+    /// it, four bytes behind where it asked for it.
+    const GOT_AT: usize = 8;
 
     fn size_is_whole(_: usize) -> bool {
         true

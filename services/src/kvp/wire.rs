@@ -120,6 +120,9 @@ pub(super) trait Encoding {
     /// Whether numbers come as such, and not as strings.
     const NUMBERS: bool;
 
+    /// Where the fields begin among which the answer to a GET has its value.
+    const GOT_AT: usize;
+
     /// Whether a string can have this many bytes.
     fn size_is_whole(size: usize) -> bool;
 
@@ -189,7 +192,7 @@ pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(
     match reply {
         Reply::Done => Ok(()),
         Reply::Value(value) => {
-            let fields: &mut ValueFields = fields_mut(message, 4).ok_or(no_room)?;
+            let fields: &mut ValueFields = fields_mut(message, E::GOT_AT).ok_or(no_room)?;
             write_value::<E>(fields, value)
         }
         Reply::Item { key, value } => {
@@ -391,9 +394,17 @@ mod tests {
                 let wanted = Request::Set { pool: PoolId::External, key: key.clone(), value: value.clone() };
                 prop_assert_eq!(decode(&echo), Ok(wanted));
                 prop_assert_eq!(&echo[4..8], [1, 0, 0, 0]);
-                encode(&mut echo, &Reply::Value("other".to_owned())).unwrap();
-                let wanted = Request::Set { pool: PoolId::External, key: key.clone(), value: "other".to_owned() };
-                prop_assert_eq!(decode(&echo), Ok(wanted));
+            }
+        }
+
+        #[test]
+        fn the_answer_to_a_get_has_its_value_where_each_host_looks(value in text(400)) {
+            for ((_, encode, write), at) in TRANSPORTS.into_iter().zip([528, 532]) {
+                let mut message = vec![0xee; 7432];
+                encode(&mut message, &Reply::Value(value.clone())).unwrap();
+                prop_assert_eq!(&message[..4], [0xee; 4]);
+                let written = write(&value);
+                prop_assert_eq!(&message[at..at + written.len()], &written[..]);
             }
         }
 
