@@ -175,19 +175,17 @@ mod tests {
 
     #[test]
     fn the_first_to_know_counts_for_each_by_itself() {
-        let root = root(&[
-            ("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"),
-            (
-                "etc/network/interfaces",
-                "iface eth0 inet dhcp\n dns-nameservers 10.0.0.2\n",
-            ),
-            (
-                "etc/sysconfig/network-scripts/ifcfg-eth0",
-                "BOOTPROTO=none\nDNS1=10.0.0.3\n",
-            ),
+        let scripts = "etc/sysconfig/network-scripts/ifcfg-eth0";
+        let mut files = vec![
+            ("etc/network/interfaces", "iface eth0 inet dhcp\n"),
+            (scripts, "BOOTPROTO=none\nDNS1=10.0.0.3\n"),
             ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
-        ]);
-        let known = ask(root.path(), &eth0(&[]));
+        ];
+        let known = ask(root(&files).path(), &eth0(&[]));
+        assert_eq!(known.dhcp, Some(true));
+        assert_eq!(known.dns, ips(&["10.0.0.3"]));
+        files.push(("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"));
+        let known = ask(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.1"]));
     }
