@@ -31,8 +31,7 @@ pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
     let lease = leases
         .filter_map(|path| files::text(&path))
         .flat_map(|text| parse(&text))
-        .filter(|lease| lease.interface == interface.name && in_use(lease.address, interface))
-        .next_back()?;
+        .rfind(|lease| lease.interface == interface.name && in_use(lease.address, interface))?;
     Some(Settings {
         dhcp: Some(true),
         dns: lease.dns,

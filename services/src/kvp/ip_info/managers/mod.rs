@@ -1,7 +1,7 @@
 //! What the machine's network managers know of an interface and the kernel does
 //! not: whether it is configured by DHCP, and its DNS servers.
 //!
-//! Each is asked by the files it keeps, in [`ORDER`]: first those that say of
+//! Each is asked by the files it keeps, in `ORDER`: first those that say of
 //! themselves that they run the interface, then configuration files, which can
 //! be left over from another manager, then the leases of plain DHCP clients.
 //! The first to know counts, for each of the two by itself. The DNS servers of
