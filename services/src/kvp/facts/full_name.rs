@@ -172,6 +172,8 @@ mod tests {
         name.of("web", Instant::now());
         resolver.was_asked();
         resolver.answer(&name, Some("web.old"));
+        name.of("web", Instant::now() + RETRY);
+        assert!(!lock(&name.state).busy);
         let later = Instant::now() + REFRESH;
         assert_eq!(name.of("web", later), "web.old");
         assert!(resolver.was_asked().is_some());

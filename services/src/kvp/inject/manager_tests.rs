@@ -226,7 +226,7 @@ fn inside(manager: &str) {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         let error = set(&mixed, LONG).unwrap_err();
-        eprintln!("{}", error::in_words(&error));
+        eprintln!("{}", crate::in_words(&error));
         eventually(|| addresses() == ["10.0.0.7/24"]);
         fs::remove_file(path).unwrap();
     }

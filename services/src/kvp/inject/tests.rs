@@ -9,8 +9,8 @@ use hyperv_vmbus::ic::Status;
 use slog::{Drain, OwnedKVList, Record, o};
 use tempfile::TempDir;
 
-use super::error::in_words;
 use super::*;
+use crate::in_words;
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
 

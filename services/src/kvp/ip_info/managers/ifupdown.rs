@@ -9,8 +9,8 @@ use super::{Settings, servers};
 use crate::kvp::files;
 use crate::kvp::net::Interface;
 
-/// Files that are read, at most: one can source itself.
-const MAX_FILES: usize = 100;
+/// Files and patterns of files that are followed: a file can source itself.
+const MAX_SOURCED: usize = 200;
 
 /// What a file says, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Entry {
 
 pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
     let mut entries = Vec::new();
-    let mut left = MAX_FILES;
+    let mut left = MAX_SOURCED;
     let start = files::under(root, "/etc/network/interfaces");
     read(root, &start, &mut left, &mut entries);
 
@@ -67,27 +67,34 @@ pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
 
 /// Reads a file with all that it sources.
 fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
-    let Some(fewer) = left.checked_sub(1) else {
-        return;
-    };
-    *left = fewer;
     for entry in parse(&files::text(path).unwrap_or_default()) {
-        match entry {
-            Entry::Source(pattern) => {
-                for path in matching(root, &pattern) {
-                    read(root, &path, left, entries);
-                }
-            }
+        let sourced = match entry {
+            Entry::Source(_) | Entry::SourceDirectory(_) if !spend(left) => return,
+            Entry::Source(pattern) => matching(root, &pattern),
             Entry::SourceDirectory(directory) => {
-                for path in files::in_directory(&place(root, &directory)) {
-                    if path.file_name().is_some_and(is_plain) {
-                        read(root, &path, left, entries);
-                    }
-                }
+                let mut paths = files::in_directory(&place(root, &directory));
+                paths.retain(|path| path.file_name().is_some_and(is_plain));
+                paths
             }
-            other => entries.push(other),
+            other => {
+                entries.push(other);
+                continue;
+            }
+        };
+        for path in sourced {
+            if !spend(left) {
+                return;
+            }
+            read(root, &path, left, entries);
         }
     }
+}
+
+/// Takes one of what is left; `false` where nothing is.
+fn spend(left: &mut usize) -> bool {
+    let fewer = left.checked_sub(1);
+    *left = fewer.unwrap_or_default();
+    fewer.is_some()
 }
 
 /// The files of a pattern whose last component may have wildcards.
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_file_that_sources_itself_ends() {
-        let text = "source /etc/network/inter*\nsource /etc/network/*\niface eth0 inet dhcp\n";
+        let text = "iface eth0 inet dhcp\nsource /etc/network/inter*\nsource /etc/network/*\n";
         let found = settings(&[("etc/network/interfaces", text)]).unwrap();
         assert_eq!(found.dhcp, Some(true));
     }

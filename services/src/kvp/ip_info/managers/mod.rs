@@ -1,7 +1,7 @@
 //! What the machine's network managers know of an interface and the kernel does
 //! not: whether it is configured by DHCP, and its DNS servers.
 //!
-//! Each is asked by the files it keeps, in [`ORDER`]: first those that say of
+//! Each is asked by the files it keeps, in `ORDER`: first those that say of
 //! themselves that they run the interface, then configuration files, which can
 //! be left over from another manager, then the leases of plain DHCP clients.
 //! The first to know counts, for each of the two by itself. The DNS servers of
@@ -175,19 +175,17 @@ mod tests {
 
     #[test]
     fn the_first_to_know_counts_for_each_by_itself() {
-        let root = root(&[
-            ("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"),
-            (
-                "etc/network/interfaces",
-                "iface eth0 inet dhcp\n dns-nameservers 10.0.0.2\n",
-            ),
-            (
-                "etc/sysconfig/network-scripts/ifcfg-eth0",
-                "BOOTPROTO=none\nDNS1=10.0.0.3\n",
-            ),
+        let scripts = "etc/sysconfig/network-scripts/ifcfg-eth0";
+        let mut files = vec![
+            ("etc/network/interfaces", "iface eth0 inet dhcp\n"),
+            (scripts, "BOOTPROTO=none\nDNS1=10.0.0.3\n"),
             ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
-        ]);
-        let known = ask(root.path(), &eth0(&[]));
+        ];
+        let known = ask(root(&files).path(), &eth0(&[]));
+        assert_eq!(known.dhcp, Some(true));
+        assert_eq!(known.dns, ips(&["10.0.0.3"]));
+        files.push(("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"));
+        let known = ask(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.1"]));
     }
