@@ -12,17 +12,25 @@ use clap::{Args, Parser, Subcommand};
 use hyperv_services::registry::{Entry, SERVICES};
 use hyperv_vmbus::discovery::Roots;
 use nix::sys::stat::{Mode, umask};
-use slog::{info, o, warn};
+use slog::{error, info, o, warn};
+use time::OffsetDateTime;
 
 use crate::config::{self, Config};
+use crate::control::{self, ControlSocket};
 use crate::devices;
 use crate::kvp_command::Kvp;
 use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelDevices;
+use crate::runtime::{RuntimeDirectory, RuntimeError};
+use crate::status::ask::{AskError, ask};
+use crate::status::{self, text};
 use crate::supervisor::{Settings, Supervisor};
 
 /// Exit status where the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 2;
+
+/// Exit status of `status` where no agent runs.
+const EXIT_NOT_RUNNING: u8 = 3;
 
 /// Exit status where this is no Hyper-V guest.
 const EXIT_NOT_HYPERV: u8 = 77;
@@ -31,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   hyperv-agent run                     serve in the foreground, log to the terminal
   hyperv-agent run --disable fcopy     take no files from the host
+  hyperv-agent status                  what the running agent does
   hyperv-agent devices                 what the host offers, and who serves it
   hyperv-agent kvp list                what host and guest tell each other
   hyperv-agent check-config            read the configuration, say what is wrong";
@@ -58,6 +67,15 @@ enum Command {
         /// Print the list as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Show what the running agent does
+    Status {
+        /// Print the status as JSON
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        config: ConfigFile,
     },
 }
 
@@ -118,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(file) => check_config(&file),
         Command::Kvp(kvp) => Ok(kvp.run()),
         Command::Devices { json } => list_devices(json),
+        Command::Status { json, config } => show_status(json, &config),
     };
     outcome.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "hyperv-agent: {error:#}");
@@ -183,6 +202,36 @@ fn list_devices(json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn show_status(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let config = match config::load(file.path.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return Ok(usage_error(&error)),
+    };
+    let answer = match ask(&config.runtime_directory.join(control::NAME)) {
+        Ok(answer) => answer,
+        Err(error @ AskError::NotRunning(_)) => {
+            let _ = writeln!(io::stderr(), "hyperv-agent: {error}");
+            return Ok(ExitCode::from(EXIT_NOT_RUNNING));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut out = io::stdout();
+    if json {
+        writeln!(out, "{answer}")?;
+    } else {
+        let document: status::Document = serde_json::from_str(&answer).context(
+            "the agent that runs is of another version and tells its status otherwise: restart \
+             it, or see --json",
+        )?;
+        write!(
+            out,
+            "{}",
+            text::render(&document, OffsetDateTime::now_utc())
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn switched_on(entry: &Entry, config: &Config, enable: &[String], disable: &[String]) -> bool {
     let named = |names: &[String]| names.iter().any(|name| name == entry.name);
     if named(disable) {
@@ -243,6 +292,10 @@ impl Run {
         // Modes of what the host has copied are the configuration's matter, not
         // that of whoever started the agent.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        let runtime = RuntimeDirectory::open(&config.runtime_directory);
+        if let Ok(Err(error @ RuntimeError::Taken(_))) = runtime.as_ref().map(|it| it.check()) {
+            return Err(error.into());
+        }
         if self.daemon {
             nix::unistd::daemon(false, false).context("cannot detach")?;
         }
@@ -271,6 +324,20 @@ impl Run {
             );
         }
 
+        // A child that detached does not inherit a claim.
+        let claimed = runtime.and_then(|directory| directory.claim().map(|()| directory));
+        let runtime = match claimed {
+            Ok(directory) => Some(directory),
+            Err(error @ RuntimeError::Taken(_)) => {
+                error!(logger, "{}", error);
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) => {
+                warn!(logger, "`hyperv-agent status` cannot work: {}", error);
+                None
+            }
+        };
+
         let settings = self.settings(&config, roots.clone());
         let reload = Box::new(move || {
             let config = config::load(self.config.path.as_deref())?;
@@ -284,6 +351,14 @@ impl Run {
         if let Err(error) = supervisor.listen_for_devices() {
             warn!(logger, "cannot hear of new devices, send SIGHUP to look for them";
                 "error" => %error);
+        }
+        if let Some(directory) = &runtime {
+            let path = directory.path().join(control::NAME);
+            let answered = ControlSocket::bind(&path).and_then(|it| supervisor.answer_on(it));
+            if let Err(error) = answered {
+                warn!(logger, "`hyperv-agent status` cannot work: {}", error;
+                    "socket" => %path.display());
+            }
         }
         supervisor.run().context("the poll loop is lost")?;
         Ok(ExitCode::SUCCESS)

@@ -24,6 +24,8 @@ use slog::{Logger, debug, info, warn};
 use crate::locate::Located;
 use crate::opener::{OpenError, Opener};
 use crate::supervisor::{Handle, Notice};
+use crate::tally::Tally;
+use crate::view::View;
 use crate::waiting::{LookAhead, Waiting};
 
 /// How often a full ring is looked at, should the host not say that it has
@@ -33,20 +35,20 @@ const FULL_RING_PAUSE: Duration = Duration::from_millis(100);
 /// How a worker ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) why: Why,
+    /// `None` where it was told to end.
+    pub(crate) failure: Option<Failure>,
     /// Whether any message came since the device was opened: then it was in
     /// order until the end.
     pub(crate) served_anything: bool,
 }
 
+/// Why a worker ended unasked.
 #[derive(Debug)]
-pub(crate) enum Why {
-    /// It was told to.
-    Stopped,
+pub(crate) enum Failure {
     /// There is no thread to be had.
     NotStarted(io::Error),
     NotOpened(OpenError),
-    Failed(ChannelError),
+    Closed(ChannelError),
     Panicked(String),
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Control {
     waker: Waker,
     stop: AtomicBool,
     config: Mutex<Option<Arc<hyperv_services::Config>>>,
+    /// What the worker shows of itself.
+    pub(crate) view: View,
 }
 
 impl Control {
@@ -96,6 +100,7 @@ pub(crate) struct Endpoint {
     pub(crate) device: Located,
     pub(crate) opener: Arc<dyn Opener>,
     pub(crate) config: Arc<hyperv_services::Config>,
+    pub(crate) tally: Arc<Tally>,
     pub(crate) log: Logger,
 }
 
@@ -114,18 +119,20 @@ impl Endpoint {
             waker: waiting.waker()?,
             stop: AtomicBool::new(false),
             config: Mutex::new(None),
+            view: View::default(),
         });
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
                 let mut served_anything = false;
-                let why = catch_unwind(AssertUnwindSafe(|| {
+                let failure = catch_unwind(AssertUnwindSafe(|| {
                     self.run(&its_control, waiting, &mut served_anything)
                 }))
-                .unwrap_or_else(|panic| Why::Panicked(message_of(&*panic)));
+                .unwrap_or_else(|panic| Err(Failure::Panicked(message_of(&*panic))))
+                .err();
                 let ended = Ended {
-                    why,
+                    failure,
                     served_anything,
                 };
                 supervisor.tell(Notice::Ended { token, ended });
@@ -133,30 +140,35 @@ impl Endpoint {
         Ok((control, thread))
     }
 
-    fn run(self, control: &Control, waiting: Waiting, served_anything: &mut bool) -> Why {
-        let channel = match self.opener.open(&self.device, self.entry) {
-            Ok(channel) => channel,
-            Err(error) => return Why::NotOpened(error),
-        };
+    fn run(
+        self,
+        control: &Control,
+        waiting: Waiting,
+        served_anything: &mut bool,
+    ) -> Result<(), Failure> {
+        let channel = self
+            .opener
+            .open(&self.device, self.entry)
+            .map_err(Failure::NotOpened)?;
         let log = self.log;
+        let service = (self.entry.make)(&self.config, &log);
+        control.view.opened(service.activity());
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
             buffer: vec![0; channel.buffer_len()],
-            service: (self.entry.make)(&self.config, &log),
+            service,
             entry: self.entry,
             channel,
             control,
             waiting,
             negotiated: None,
             served_anything,
+            tally: self.tally,
             log,
         };
         let ended = worker.serve();
         worker.waiting.let_go(&*worker.channel);
-        match ended {
-            Ok(()) => Why::Stopped,
-            Err(error) => Why::Failed(error),
-        }
+        ended.map_err(Failure::Closed)
     }
 }
 
@@ -178,6 +190,7 @@ struct Worker<'a> {
     buffer: Vec<u8>,
     negotiated: Option<Negotiated>,
     served_anything: &'a mut bool,
+    tally: Arc<Tally>,
     log: Logger,
 }
 
@@ -224,6 +237,7 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
+        self.control.view.opened(self.service.activity());
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);
         }
@@ -245,36 +259,69 @@ impl Worker<'_> {
                 Ok(())
             }
             (MessageKind::Request, Transport::HvUtil) => {
-                let len = self.service.handle_hvutil(&mut self.buffer, message.len);
-                self.send(message.transaction, 0, len)
+                self.begin_request();
+                let answer = self.service.handle_hvutil(&mut self.buffer, message.len);
+                self.end_request(answer.status);
+                self.send(message.transaction, 0, answer.len)
             }
             (MessageKind::Request, Transport::Uio) => {
-                let body = self.buffer.get_mut(message.start..end).unwrap_or_default();
+                let body = self.buffer.get(message.start..end).unwrap_or_default();
                 let status = match ic::decode(body) {
                     Ok(MessageType::NEGOTIATE) => self.negotiate(message.start, end),
-                    Ok(kind) if kind == self.entry.message_type => {
-                        let request = body.get_mut(ic::HEADER_LEN..).unwrap_or_default();
-                        self.service.handle_uio(request)
-                    }
-                    Ok(MessageType(kind)) => {
-                        warn!(
-                            self.log,
-                            "a message of type {} is not for this service", kind
-                        );
-                        Status::NOT_SUPPORTED
-                    }
-                    Err(error @ IcError::NoHeader { .. }) => {
-                        warn!(self.log, "a message has no place for an answer: {}", error);
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        warn!(self.log, "malformed message: {}", error);
-                        Status::INVALID_ARGUMENT
+                    decoded => {
+                        self.begin_request();
+                        let status = self.handle_uio(decoded, message.start, end);
+                        self.end_request(status.unwrap_or(Status::INVALID_ARGUMENT));
+                        let Some(status) = status else {
+                            return Ok(());
+                        };
+                        status
                     }
                 };
                 let body = self.buffer.get_mut(message.start..end).unwrap_or_default();
                 ic::encode_reply(body, status);
                 self.send(message.transaction, message.start, end)
+            }
+        }
+    }
+
+    fn begin_request(&self) {
+        self.tally.request();
+        self.control.view.set_working(true);
+    }
+
+    fn end_request(&self, status: Status) {
+        self.control.view.set_working(false);
+        self.tally.outcome(status);
+    }
+
+    /// Carries out a request over a ring; `None` where it cannot be answered.
+    fn handle_uio(
+        &mut self,
+        decoded: Result<MessageType, IcError>,
+        start: usize,
+        end: usize,
+    ) -> Option<Status> {
+        let body = self.buffer.get_mut(start..end).unwrap_or_default();
+        match decoded {
+            Ok(kind) if kind == self.entry.message_type => {
+                let request = body.get_mut(ic::HEADER_LEN..).unwrap_or_default();
+                Some(self.service.handle_uio(request))
+            }
+            Ok(MessageType(kind)) => {
+                warn!(
+                    self.log,
+                    "a message of type {} is not for this service", kind
+                );
+                Some(Status::NOT_SUPPORTED)
+            }
+            Err(error @ IcError::NoHeader { .. }) => {
+                warn!(self.log, "a message has no place for an answer: {}", error);
+                None
+            }
+            Err(error) => {
+                warn!(self.log, "malformed message: {}", error);
+                Some(Status::INVALID_ARGUMENT)
             }
         }
     }
@@ -290,6 +337,7 @@ impl Worker<'_> {
                     negotiated.framework
                 );
                 self.negotiated = Some(negotiated);
+                self.control.view.negotiated(negotiated);
                 self.service.negotiated(negotiated);
                 Status::OK
             }

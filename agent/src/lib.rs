@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod devices;
 mod endpoint;
 mod hotplug;
@@ -10,7 +11,11 @@ mod kvp_command;
 pub mod locate;
 pub mod logging;
 pub mod opener;
+pub mod runtime;
 mod scan;
 mod slot;
+pub mod status;
 pub mod supervisor;
+mod tally;
+mod view;
 mod waiting;

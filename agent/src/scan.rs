@@ -50,6 +50,11 @@ impl Scanner {
         self.look_again
     }
 
+    /// What keeps devices from being served.
+    pub(crate) fn complaints(&self) -> &[String] {
+        &self.complaints
+    }
+
     /// Something was announced: a device may be set up from now on.
     pub(crate) fn expect_news(&mut self) {
         self.settle_looks = 0;

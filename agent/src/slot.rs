@@ -10,7 +10,7 @@ use hyperv_vmbus::ChannelError;
 use mio::Token;
 use slog::{Logger, debug, warn};
 
-use crate::endpoint::{Control, Ended, Why};
+use crate::endpoint::{Control, Failure};
 use crate::locate::Located;
 
 /// A device that fails is opened again after this long, twice as long after
@@ -69,18 +69,24 @@ impl Slot {
         }
     }
 
-    /// Takes in how a worker failed, and says when to try again.
-    pub(crate) fn back_off(&mut self, ended: Ended, log: &Logger) {
-        if ended.served_anything {
+    /// Why it is not served: the failure that was logged last.
+    pub(crate) fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
+    }
+
+    /// Takes in how a worker failed, after it may have served requests, and says
+    /// when to try again.
+    pub(crate) fn back_off(&mut self, failure: Failure, served_anything: bool, log: &Logger) {
+        if served_anything {
             self.failures = 0;
             self.complaint = None;
         }
-        let complaint = match ended.why {
-            Why::Stopped | Why::Failed(ChannelError::Gone) => "the device went away".to_owned(),
-            Why::NotStarted(error) => format!("cannot start a worker: {error}"),
-            Why::NotOpened(error) => format!("cannot be opened: {error}"),
-            Why::Failed(error) => format!("closed, to be opened again: {error}"),
-            Why::Panicked(message) => {
+        let complaint = match failure {
+            Failure::Closed(ChannelError::Gone) => "the device went away".to_owned(),
+            Failure::NotStarted(error) => format!("cannot start a worker: {error}"),
+            Failure::NotOpened(error) => format!("cannot be opened: {error}"),
+            Failure::Closed(error) => format!("closed, to be opened again: {error}"),
+            Failure::Panicked(message) => {
                 format!("the service panicked and will be restarted: {message}")
             }
         };

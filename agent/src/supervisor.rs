@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::discovery::Roots;
@@ -19,16 +19,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
 
-use crate::endpoint::{Ended, Endpoint, Why};
+use crate::control::ControlSocket;
+use crate::endpoint::{Ended, Endpoint, Failure};
 use crate::hotplug::Uevents;
 use crate::logging::RateLimit;
 use crate::opener::Opener;
 use crate::scan::Scanner;
 use crate::slot::{Key, Slot, State};
+use crate::status::gather::Known;
+use crate::tally::{Noting, Tally};
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const UEVENTS: Token = Token(2);
+const CONTROL: Token = Token(3);
 const FIRST_ENDPOINT: usize = 16;
 
 /// How long workers have to end, before the process does so without them.
@@ -102,9 +106,13 @@ pub struct Supervisor {
     log: Logger,
     signals: Option<Signals>,
     uevents: Option<Uevents>,
+    control: Option<ControlSocket>,
     notices: Receiver<Notice>,
     handle: Handle,
     slots: BTreeMap<Key, Slot>,
+    /// Of every service that was ever switched on.
+    tallies: BTreeMap<&'static str, Arc<Tally>>,
+    started: SystemTime,
     next_token: usize,
     scanner: Scanner,
 }
@@ -133,12 +141,15 @@ impl Supervisor {
             log,
             signals: None,
             uevents: None,
+            control: None,
             notices,
             handle: Handle {
                 notices: sender,
                 waker,
             },
             slots: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            started: SystemTime::now(),
             next_token: FIRST_ENDPOINT,
             scanner,
         })
@@ -170,6 +181,19 @@ impl Supervisor {
             .registry()
             .register(&mut SourceFd(&uevents.fd()), UEVENTS, Interest::READABLE)?;
         self.uevents = Some(uevents);
+        Ok(())
+    }
+
+    /// Answers who asks for the status on `socket` from now on.
+    ///
+    /// # Errors
+    ///
+    /// Where the poll does not take the socket.
+    pub fn answer_on(&mut self, socket: ControlSocket) -> io::Result<()> {
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&socket.fd()), CONTROL, Interest::READABLE)?;
+        self.control = Some(socket);
         Ok(())
     }
 
@@ -220,6 +244,7 @@ impl Supervisor {
                         }
                     }
                     UEVENTS => look |= self.take_uevents(),
+                    CONTROL => self.answer_clients(),
                     token => self.wake_worker(token),
                 }
             }
@@ -260,6 +285,31 @@ impl Supervisor {
                 true
             }
             None => false,
+        }
+    }
+
+    fn answer_clients(&self) {
+        let Some(socket) = &self.control else {
+            return;
+        };
+        let known = Known {
+            started: self.started,
+            settings: &self.settings,
+            slots: &self.slots,
+            tallies: &self.tallies,
+            obstacles: self.scanner.complaints(),
+        };
+        let document = || serde_json::to_vec_pretty(&known.document()).unwrap_or_default();
+        if socket.answer(&self.log, document) {
+            // Looked at anew, it is readable where more clients wait.
+            let registered = self.poll.registry().reregister(
+                &mut SourceFd(&socket.fd()),
+                CONTROL,
+                Interest::READABLE,
+            );
+            if let Err(error) = registered {
+                warn!(self.log, "cannot answer who asks for the status: {}", error);
+            }
         }
     }
 
@@ -331,15 +381,18 @@ impl Supervisor {
     fn serve(&mut self, key: Key, entry: &'static Entry) {
         let token = Token(self.next_token);
         self.next_token += 1;
-        let log = Logger::root(
-            RateLimit::new(self.log.clone()),
-            o!("service" => entry.name),
-        );
+        let tally = Arc::clone(self.tallies.entry(entry.name).or_default());
+        let noting = Noting {
+            to: RateLimit::new(self.log.clone()),
+            tally: Arc::clone(&tally),
+        };
+        let log = Logger::root(noting, o!("service" => entry.name));
         let endpoint = Endpoint {
             entry,
             device: key.device.clone(),
             opener: Arc::clone(&self.opener),
             config: Arc::clone(&self.settings.config),
+            tally: Arc::clone(&tally),
             log,
         };
         let started = endpoint.start(self.poll.registry(), token, self.handle());
@@ -354,11 +407,9 @@ impl Supervisor {
                 };
             }
             Err(error) => {
-                let ended = Ended {
-                    why: Why::NotStarted(error),
-                    served_anything: false,
-                };
-                slot.back_off(ended, &self.log.new(o!("service" => entry.name)));
+                let to = self.log.new(o!("service" => entry.name));
+                let log = Logger::root(Noting { to, tally }, o!());
+                slot.back_off(Failure::NotStarted(error), false, &log);
             }
         }
     }
@@ -374,14 +425,16 @@ impl Supervisor {
             return;
         };
         slot.join();
-        let log = self.log.new(
+        let to = self.log.new(
             o!("service" => slot.entry.name, "device" => key.device.node().display().to_string()),
         );
-        if let Why::Stopped = ended.why {
+        let tally = Arc::clone(self.tallies.entry(slot.entry.name).or_default());
+        let log = Logger::root(Noting { to, tally }, o!());
+        let Some(failure) = ended.failure else {
             info!(log, "no longer served");
             return;
-        }
-        slot.back_off(ended, &log);
+        };
+        slot.back_off(failure, ended.served_anything, &log);
         self.slots.insert(key, slot);
     }
 

@@ -6,8 +6,9 @@
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use hyperv_services::registry::SERVICES;
@@ -106,6 +107,19 @@ fn what_is_no_hyperv_guest_is_told_so() {
 fn kvp(directory: &Path, arguments: &[&str]) -> Output {
     let directory = ["--directory", directory.to_str().unwrap()];
     agent(&[&["kvp"], arguments, &directory].concat())
+}
+
+/// The program in a directory that others may reach, as the build's own may not
+/// be. Another process makes the copy: were it open for writing here, a child
+/// that another test starts could keep it so, and nobody could run it.
+fn copy_for_others(directory: &Path) -> PathBuf {
+    let program = directory.join("hyperv-agent");
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_hyperv-agent"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
+    program
 }
 
 /// A record as a pool file has it.
@@ -264,8 +278,7 @@ fn who_may_not_read_a_pool_is_told_what_to_do() {
     // Root may read everything, so another user asks, from a place that it can
     // reach.
     let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("hyperv-agent");
-    fs::copy(env!("CARGO_BIN_EXE_hyperv-agent"), &program).unwrap();
+    let program = copy_for_others(directory.path());
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let pool = directory.path().join(".kvp_pool_1");
     fs::write(&pool, record(b"key", b"value")).unwrap();
@@ -296,4 +309,81 @@ fn who_may_not_read_a_pool_is_told_what_to_do() {
     if nix::unistd::geteuid().is_root() {
         assert_eq!(stdout(&nobody(&["get", "key"])), "value\n");
     }
+}
+
+/// A runtime directory, and a configuration that has it.
+fn runtime_directory() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let line = format!("runtime-directory = {:?}\n", directory.path());
+    fs::write(&config, line).unwrap();
+    (directory, config.into_os_string().into_string().unwrap())
+}
+
+#[test]
+fn where_no_agent_runs_the_status_says_how_to_start_one() {
+    let (directory, config) = runtime_directory();
+    let asked = || {
+        for arguments in [
+            &["status", "--config", &config][..],
+            &["status", "--json", "--config", &config],
+        ] {
+            let output = agent(arguments);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+            let said = stderr(&output);
+            assert!(said.contains("no agent runs"), "{said}");
+            assert!(said.contains("systemctl start hyperv-agent"), "{said}");
+            assert!(output.stdout.is_empty());
+        }
+    };
+    asked();
+    // What a killed agent leaves.
+    drop(UnixListener::bind(directory.path().join("control")).unwrap());
+    asked();
+}
+
+#[test]
+fn who_may_not_ask_is_told_to_be_root() {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can run a program as somebody else");
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        return;
+    }
+    let (directory, config) = runtime_directory();
+    let open = |mode| Permissions::from_mode(mode);
+    fs::set_permissions(directory.path(), open(0o755)).unwrap();
+    let control = directory.path().join("control");
+    let _listener = UnixListener::bind(&control).unwrap();
+    fs::set_permissions(&control, open(0o600)).unwrap();
+    let program = copy_for_others(directory.path());
+    let output = Command::new(program)
+        .args(["status", "--config", &config])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("run this as root"), "{said}");
+}
+
+#[test]
+fn an_agent_of_another_version_can_still_be_asked_for_json() {
+    use std::io::Write;
+
+    let (directory, config) = runtime_directory();
+    let listener = UnixListener::bind(directory.path().join("control")).unwrap();
+    let answers = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().unwrap();
+            client.write_all(b"{\"version\": 99}").unwrap();
+        }
+    });
+    let output = agent(&["status", "--json", "--config", &config]);
+    assert_eq!(stdout(&output), "{\"version\": 99}\n");
+    let output = agent(&["status", "--config", &config]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("of another version"), "{output:?}");
+    answers.join().unwrap();
 }

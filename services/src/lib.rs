@@ -2,6 +2,7 @@
 //! the host. Nothing here knows how a message travelled; see `hyperv-vmbus` for
 //! that.
 
+pub mod activity;
 pub mod fcopy;
 pub mod kvp;
 pub mod registry;

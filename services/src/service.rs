@@ -1,6 +1,19 @@
 //! What a service is to the agent.
 
+use std::sync::Arc;
+
 use hyperv_vmbus::ic::{Negotiated, Status};
+
+use crate::activity::Activity;
+
+/// What a service leaves of a request that came over a character device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Bytes of the reply.
+    pub len: usize,
+    /// The status that is in it.
+    pub status: Status,
+}
 
 /// An integration service behind one open device.
 ///
@@ -17,8 +30,8 @@ pub trait Service: Send {
     fn handle_uio(&mut self, body: &mut [u8]) -> Status;
 
     /// One request over a character device: the first `len` bytes of `buffer`.
-    /// The reply is left in `buffer`; its length is given back.
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize;
+    /// The reply, with its status, is left at the start of `buffer`.
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer;
 
     /// The host and the agent settled on these versions; told at each
     /// negotiation over a ring, which may come at any time.
@@ -32,5 +45,11 @@ pub trait Service: Send {
     /// request for a moment before it sleeps.
     fn busy(&self) -> bool {
         false
+    }
+
+    /// Where the service says what it is doing, if it does anything that lasts;
+    /// asked for once, when it was made.
+    fn activity(&self) -> Option<Arc<Activity>> {
+        None
     }
 }

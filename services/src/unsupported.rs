@@ -3,7 +3,7 @@
 
 use hyperv_vmbus::ic::Status;
 
-use crate::service::Service;
+use crate::service::{Answer, Service};
 
 /// Declines every request as not supported.
 pub(crate) struct Unsupported;
@@ -13,10 +13,11 @@ impl Service for Unsupported {
         Status::NOT_SUPPORTED
     }
 
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
-        if let Some(status) = buffer.first_chunk_mut() {
-            *status = Status::NOT_SUPPORTED.0.to_le_bytes();
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
+        let status = Status::NOT_SUPPORTED;
+        if let Some(first) = buffer.first_chunk_mut() {
+            *first = status.0.to_le_bytes();
         }
-        len
+        Answer { len, status }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyperv_services::registry::Entry;
 use hyperv_services::{fcopy, kvp, vss};
 use hyperv_sim::blackbox::{BlackBox, unavailable};
 use hyperv_sim::channel::HostChannel;
-use hyperv_sim::fcopy::{Fcopy, FcopyHost, OVERWRITE, Start};
+use hyperv_sim::fcopy::{Fcopy, FcopyHost, OVERWRITE, Operation, Start};
 use hyperv_sim::host::{FRAMEWORKS, Protocol as _};
 use hyperv_sim::ic::{Reply, Request};
 use hyperv_sim::port::{Device, Machine, Offer, Port};
@@ -166,9 +167,13 @@ fn services_are_switched_by_reloading_and_a_wrong_configuration_changes_nothing(
 }
 
 #[test]
-fn services_without_work_negotiate_and_decline() {
+fn services_negotiate_side_by_side_and_refuse_what_is_no_request() {
     in_guest("run --enable kvp --enable vss --disable fcopy", |machine| {
-        for (number, entry) in [(0, &kvp::ENTRY), (1, &vss::ENTRY)] {
+        let services = [
+            (&kvp::ENTRY, Status::INVALID_ARGUMENT),
+            (&vss::ENTRY, Status::NOT_SUPPORTED),
+        ];
+        for (number, (entry, status)) in (0..).zip(services) {
             let device = machine.offer(uio(entry, number)).unwrap();
             if number == 0 {
                 machine.start().unwrap();
@@ -179,7 +184,7 @@ fn services_without_work_negotiate_and_decline() {
             assert_eq!(settled, Some((entry.frameworks[0], entry.versions[0])));
             let request = Request::new(entry.message_type.0, 2, vec![0; 64]).unwrap();
             let reply = call(&mut channel, &request);
-            assert_eq!(reply.status, Status::NOT_SUPPORTED);
+            assert_eq!(reply.status, status);
         }
     });
 }
@@ -206,10 +211,16 @@ fn a_device_that_another_program_has_is_complained_of_once() {
     let Some(first) = unavailable().is_none().then(agent) else {
         return in_guest("run", |_| {});
     };
-    // Two agents in one guest: the second finds the device busy.
+    // Two agents in one guest, each with a runtime directory of its own: the
+    // second finds the device busy.
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let line = format!("runtime-directory = {:?}\n", directory.path());
+    fs::write(&config, line).unwrap();
     let script = format!(
-        "{0} run --log stderr & exec {0} run --log stderr",
-        first.display()
+        "{0} run --log stderr & exec {0} run --log stderr --config {1}",
+        first.display(),
+        config.display()
     );
     let script = shell_words::quote(&script).into_owned();
     let mut machine = BlackBox::new(&format!("sh -c {script}")).unwrap();
@@ -224,4 +235,159 @@ fn a_device_that_another_program_has_is_complained_of_once() {
     let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
     wait_for(&machine, "another program serves the device; stop it");
     copy(&mut host, machine.directory());
+}
+
+/// Asks the agent whose runtime directory is in this configuration.
+fn status(config: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(agent())
+        .args(["status", "--config"])
+        .arg(config)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_status_shows_how_far_a_copy_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    // Also where the mount namespace is another, a socket is reached by its file.
+    let line = format!("runtime-directory = {:?}\n", directory.path());
+    fs::write(&config, line).unwrap();
+    for over in ["rings", "the character device"] {
+        in_guest(&format!("run --config {}", config.display()), |machine| {
+            let rings = over == "rings";
+            let device = match rings {
+                true => machine.offer(uio(&fcopy::ENTRY, 0)),
+                false => machine.offer(Offer::HvUtil {
+                    class: fcopy::ENTRY.class,
+                    instance: Guid::from_u128(0x1000),
+                    node: fcopy::ENTRY.hvutil.node,
+                }),
+            };
+            machine.start().unwrap();
+            let mut host = FcopyHost::connect(device.unwrap().accept(LONG).unwrap()).unwrap();
+            let target = machine.directory().to_str().unwrap().to_owned();
+            let start = Operation::Start(Start::new(&target, "file", OVERWRITE, 8192));
+            for operation in [start, Operation::write(0, &[7; 4096])] {
+                assert_eq!(host.request(&operation).unwrap(), Status::OK);
+            }
+
+            let json: serde_json::Value =
+                serde_json::from_str(&status(&config, &["--json"])).unwrap();
+            assert_eq!(json["pid"], machine.pid().unwrap());
+            let service = &json["services"][0];
+            assert_eq!(service["name"], "fcopy");
+            assert_eq!(
+                (&service["requests"], &service["failures"]),
+                (&2.into(), &0.into())
+            );
+            let device = &service["devices"][0];
+            assert_eq!(device["state"], "serving");
+            assert_eq!(device["instance"], "00000000-0000-0000-0000-000000001000");
+            let (node, transport, versions) = match rings {
+                true => (
+                    "/dev/uio0",
+                    "uio",
+                    serde_json::json!({"framework": "3.0", "message": "1.1"}),
+                ),
+                false => ("/dev/vmbus/hv_fcopy", "hvutil", serde_json::Value::Null),
+            };
+            assert_eq!(device["node"], node);
+            assert_eq!(device["transport"], transport);
+            assert_eq!(device["versions"], versions);
+            let activity = &device["activity"];
+            assert_eq!(activity["kind"], "copying");
+            assert_eq!(activity["path"], format!("{target}/file"));
+            assert_eq!(
+                (&activity["done"], &activity["size"]),
+                (&4096.into(), &8192.into())
+            );
+
+            let text = status(&config, &[]);
+            let words = format!("copying to {target}/file, 4.0 KiB of 8.0 KiB (50 %), for ");
+            assert!(text.contains(&words), "{text}");
+
+            // A part behind a hole, and the end: it fails, and that is told.
+            for (operation, expected) in [
+                (Operation::write(5000, &[7; 100]), Status::OK),
+                (Operation::Complete, Status::FAIL),
+            ] {
+                assert_eq!(host.request(&operation).unwrap(), expected);
+            }
+            let text = status(&config, &[]);
+            assert!(text.contains("requests    4, 1 failed"), "{text}");
+            assert!(
+                text.contains("the host never sent bytes 4096 to 5000"),
+                "{text}"
+            );
+            assert!(!text.contains("activity"), "{text}");
+        });
+    }
+}
+
+#[test]
+fn a_second_agent_ends_and_says_which_one_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let line = format!("runtime-directory = {:?}\n", directory.path());
+    fs::write(&config, line).unwrap();
+    let arguments = format!("run --config {}", config.display());
+    in_guest(&arguments, |first| {
+        let device = first.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+        first.start().unwrap();
+        let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+        for flag in ["--no-daemon", "--daemon"] {
+            in_guest(&format!("{arguments} {flag}"), |second| {
+                second.start().unwrap();
+                wait::until(LONG, "its end", || Ok(second.exit_status())).unwrap();
+                assert_eq!(second.exit_status().unwrap().code(), Some(1));
+                let words = format!(
+                    "another hyperv-agent runs (process {})",
+                    first.pid().unwrap()
+                );
+                wait_for(second, &words);
+            });
+        }
+        copy(&mut host, first.directory());
+        // One that was killed leaves a socket, and no lock.
+        first.kill().unwrap();
+        assert!(directory.path().join("control").exists());
+        let ended = Command::new(agent())
+            .args(["status", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(3));
+        in_guest(&arguments, |next| {
+            let device = next.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+            next.start().unwrap();
+            FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+            let json = status(&config, &["--json"]);
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(json["pid"], next.pid().unwrap());
+            next.stop().unwrap();
+            assert!(!directory.path().join("control").exists());
+        });
+    });
+}
+
+#[test]
+fn an_agent_without_a_runtime_directory_warns_and_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "runtime-directory = \"/proc/none\"\n").unwrap();
+    in_guest(&format!("run --config {}", config.display()), |machine| {
+        let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+        machine.start().unwrap();
+        wait_for(
+            machine,
+            "`hyperv-agent status` cannot work: cannot make the directory /proc/none",
+        );
+        let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+        copy(&mut host, machine.directory());
+    });
 }

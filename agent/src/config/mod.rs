@@ -12,6 +12,7 @@ use self::values::{
     BackendName, Directories, Directory, Glob, Key, Mode, ServiceName, Size, Value,
 };
 use crate::logging::LogLevel;
+use crate::runtime;
 
 mod values;
 
@@ -25,6 +26,9 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether a device that no driver has may be bound to `uio_hv_generic`.
     pub bind_uio: bool,
+    /// Where the control socket is; one that was changed is used from the next
+    /// start on.
+    pub runtime_directory: PathBuf,
     /// Services that the configuration switches on or off, by name.
     pub services: BTreeMap<&'static str, bool>,
     /// What the services are configured with.
@@ -58,6 +62,7 @@ struct File {
     log_level: Option<LogLevel>,
     bind_uio: Option<bool>,
     state_directory: Option<Directory>,
+    runtime_directory: Option<Directory>,
     #[serde(default)]
     services: BTreeMap<ServiceName, bool>,
     #[serde(default)]
@@ -161,6 +166,9 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
         bind_uio: file.bind_uio.unwrap_or(true),
+        runtime_directory: file
+            .runtime_directory
+            .map_or_else(|| runtime::DEFAULT_PATH.into(), |directory| directory.0),
         services: file
             .services
             .into_iter()
@@ -214,6 +222,7 @@ mod tests {
             log-level = "debug"
             bind-uio = false
             state-directory = "/var/tmp/agent"
+            runtime-directory = "/var/tmp/run"
             [services]
             fcopy = false
             vss = true
@@ -235,6 +244,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.log_level, LogLevel::Debug);
         assert!(!config.bind_uio);
+        assert_eq!(config.runtime_directory, Path::new("/var/tmp/run"));
         assert_eq!(
             config.services.into_iter().collect::<Vec<_>>(),
             [("fcopy", false), ("vss", true)]

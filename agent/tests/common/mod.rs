@@ -11,35 +11,42 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use hyperv_agent::control::ControlSocket;
 use hyperv_agent::locate::Located;
 use hyperv_agent::opener::{OpenError, Opener};
+use hyperv_agent::status::Document;
+use hyperv_agent::status::ask::ask;
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
+use hyperv_services::activity::{Activity, Underway, Work};
 use hyperv_services::registry::{Entry, HvUtil};
-use hyperv_services::service::Service;
+use hyperv_services::service::{Answer, Service};
 use hyperv_vmbus::discovery::Roots;
 use hyperv_vmbus::hvutil::HvUtilChannel;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
-use hyperv_vmbus::{Channel, ChannelError, Guid};
+use hyperv_vmbus::{Channel, ChannelError, Guid, Message, Sent, Transport};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
+use slog::{Drain, Logger, Never, OwnedKVList, Record, o, warn};
 
 /// Far beyond what anything here takes.
 pub const LONG: Duration = Duration::from_secs(20);
 
 pub const REGISTRATION: &[u8] = b"register";
 
-/// A service that answers with the mode its configuration has, panics when it
-/// is asked to, and hangs when it is asked to.
+/// A service that answers with the mode its configuration has, and that panics,
+/// hangs, fails or works when it is asked to.
 struct Probe {
     mode: u32,
+    log: Logger,
+    activity: Arc<Activity>,
+    underway: Option<Underway>,
 }
 
 /// Lets a service that hangs go on.
@@ -50,7 +57,8 @@ impl Service for Probe {
         Status::FAIL
     }
 
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
+        let mut status = Status::OK;
         match &buffer[..len] {
             b"panic" => panic!("asked to"),
             b"hang" => {
@@ -58,10 +66,28 @@ impl Service for Probe {
                     thread::park_timeout(Duration::from_millis(10));
                 }
             }
+            b"fail" => {
+                warn!(self.log, "failed"; "because" => "asked to");
+                status = Status::FAIL;
+            }
+            b"end" => status = Status::NO_MORE_ITEMS,
+            b"work" => {
+                let underway = self.activity.begin(Work::Copying {
+                    path: "/a/file".into(),
+                    size: 10,
+                });
+                underway.set_done(3);
+                self.underway = Some(underway);
+            }
+            b"finish" => self.underway = None,
             _ => {}
         }
         buffer[..4].copy_from_slice(&self.mode.to_le_bytes());
-        4
+        Answer { len: 4, status }
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.activity))
     }
 }
 
@@ -81,9 +107,12 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
             message_len: 64,
         },
         default: true,
-        make: |config, _| {
+        make: |config, log| {
             Box::new(Probe {
                 mode: config.fcopy.mode,
+                log: log.clone(),
+                activity: Arc::default(),
+                underway: None,
             })
         },
     }
@@ -91,6 +120,9 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
 
 pub static ONE: Entry = probe("one", "vmbus/one", 1);
 pub static TWO: Entry = probe("two", "vmbus/two", 2);
+
+/// Its messages are as over a ring.
+pub static RING: Entry = probe("ring", "vmbus/ring", 3);
 
 /// A device that the agent has opened, from the kernel's side.
 pub struct Opened {
@@ -101,10 +133,17 @@ pub struct Opened {
 impl Opened {
     /// Sends a request and gives the reply: the mode of the configuration.
     pub fn call(&mut self, request: &[u8]) -> u32 {
-        self.send(request);
-        let mut reply = [0; 64];
-        assert_eq!(self.read(&mut reply), 4, "no reply");
+        let reply = self.exchange(request);
+        assert_eq!(reply.len(), 4, "no reply");
         u32::from_le_bytes(*reply.first_chunk().unwrap())
+    }
+
+    /// Sends a message and gives the reply, whatever it is.
+    pub fn exchange(&mut self, message: &[u8]) -> Vec<u8> {
+        self.send(message);
+        let mut reply = [0; 64];
+        let len = self.read(&mut reply);
+        reply[..len].to_vec()
     }
 
     pub fn send(&mut self, request: &[u8]) {
@@ -118,6 +157,43 @@ impl Opened {
 
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         self.kernel.read(buffer).expect("the agent does nothing")
+    }
+}
+
+/// A channel whose messages carry the headers that they have over a ring.
+struct AsRing(HvUtilChannel);
+
+impl Channel for AsRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Uio
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.0.buffer_len()
+    }
+
+    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
+        self.0.recv(buffer)
+    }
+
+    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
+        self.0.send(transaction, reply)
+    }
+
+    fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+
+    fn pending(&mut self) -> bool {
+        self.0.pending()
+    }
+
+    fn acknowledge(&mut self) -> Result<(), ChannelError> {
+        self.0.acknowledge()
     }
 }
 
@@ -164,6 +240,9 @@ impl Opener for TestOpener {
             kernel,
         };
         self.opened.lock().unwrap().send(opened).unwrap();
+        if entry.name == RING.name {
+            return Ok(Box::new(AsRing(channel)));
+        }
         Ok(Box::new(channel))
     }
 }
@@ -216,6 +295,12 @@ pub struct Guest {
 impl Guest {
     /// Starts a supervisor with these services, before any device is there.
     pub fn start(services: &[&'static Entry]) -> Self {
+        Self::start_after(services, |_| {})
+    }
+
+    /// As [`Guest::start`]; `first` is given the control socket's path, when
+    /// clients can connect to it and nobody answers them yet.
+    pub fn start_after(services: &[&'static Entry], first: impl FnOnce(&Path)) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("sys/bus/vmbus/devices")).unwrap();
         fs::create_dir_all(root.path().join("dev/vmbus")).unwrap();
@@ -237,13 +322,17 @@ impl Guest {
         let log = Lines::default();
         let latest = Arc::clone(&settings);
         let now = settings.lock().unwrap().clone();
-        let supervisor = Supervisor::new(
+        let mut supervisor = Supervisor::new(
             now,
             Box::new(move || Ok(latest.lock().unwrap().clone())),
             Arc::new(opener),
             Logger::root(log.clone(), o!()),
         )
         .unwrap();
+        let control = root.path().join("control");
+        let socket = ControlSocket::bind(&control).unwrap();
+        supervisor.answer_on(socket).unwrap();
+        first(&control);
         let handle = supervisor.handle();
         let thread = Some(thread::spawn(move || supervisor.run()));
         Self {
@@ -284,6 +373,16 @@ impl Guest {
     pub fn withdraw(&self, entry: &Entry) {
         fs::remove_file(self.node(entry)).unwrap();
         self.handle.rescan();
+    }
+
+    /// Where the agent tells its status.
+    pub fn control(&self) -> PathBuf {
+        self.root.path().join("control")
+    }
+
+    /// The agent's status.
+    pub fn status(&self) -> Document {
+        serde_json::from_str(&ask(&self.control()).unwrap()).unwrap()
     }
 
     /// Changes the settings and lets them be read again.

@@ -9,6 +9,7 @@
 
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
@@ -18,9 +19,10 @@ use slog::{Logger, info, warn};
 use self::error::Error;
 use self::request::{Malformed, Request, Start};
 use self::transfer::{Finished, Transfer};
+use crate::activity::{Activity, Work};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
-use crate::service::Service;
+use crate::service::{Answer, Service};
 
 mod confine;
 mod directories;
@@ -85,6 +87,7 @@ impl Default for Config {
 struct FileCopy {
     config: Config,
     log: Logger,
+    activity: Arc<Activity>,
     state: State,
 }
 
@@ -103,6 +106,7 @@ impl FileCopy {
         Self {
             config: config.clone(),
             log: log.clone(),
+            activity: Arc::default(),
             state: State::Idle { quiet: false },
         }
     }
@@ -129,8 +133,13 @@ impl FileCopy {
 
     fn start(&mut self, start: &Start) -> Result<(), Error> {
         self.cancel("the host started another");
-        let begun = target::path(start)
-            .and_then(|path| Transfer::start(start, &path, &self.config, &self.log));
+        let begun = target::path(start).and_then(|path| {
+            let underway = self.activity.begin(Work::Copying {
+                path: path.clone(),
+                size: start.size,
+            });
+            Transfer::start(start, &path, underway, &self.config, &self.log)
+        });
         match begun {
             Ok(transfer) => {
                 info!(
@@ -248,13 +257,18 @@ impl Service for FileCopy {
         self.handle(uio::decode(body))
     }
 
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
         let message = buffer.get(..len).unwrap_or(buffer);
         let status = self.handle(hvutil::decode(message));
-        hvutil::encode_reply(buffer, status)
+        let len = hvutil::encode_reply(buffer, status);
+        Answer { len, status }
     }
 
     fn busy(&self) -> bool {
         matches!(self.state, State::Copying(_))
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.activity))
     }
 }

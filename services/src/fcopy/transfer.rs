@@ -22,6 +22,7 @@ use super::metadata;
 use super::request::Start;
 use super::staging::{self, Staging};
 use super::target::{self, Found, Target};
+use crate::activity::Underway;
 
 /// Bytes after which the disk is set to work on what came in, so that little is
 /// left to wait for at the end.
@@ -52,6 +53,7 @@ pub(super) struct Transfer {
     /// What last set the disk to work on them.
     write_back: Option<JoinHandle<()>>,
     started: Instant,
+    underway: Underway,
 }
 
 impl Transfer {
@@ -61,6 +63,7 @@ impl Transfer {
     pub(super) fn start(
         start: &Start,
         path: &Path,
+        underway: Underway,
         config: &Config,
         log: &Logger,
     ) -> Result<Self, Error> {
@@ -84,6 +87,7 @@ impl Transfer {
             written_back: 0,
             write_back: None,
             started: Instant::now(),
+            underway,
         })
     }
 
@@ -113,6 +117,7 @@ impl Transfer {
             offset = offset.saturating_add(written as u64);
             data = data.get(written..).unwrap_or_default();
         }
+        self.underway.set_done(self.extents.head());
         if config.sync {
             self.write_back();
         }

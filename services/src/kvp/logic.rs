@@ -1,5 +1,6 @@
 //! What each request does.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, warn};
@@ -10,6 +11,7 @@ use super::facts::Facts;
 use super::pool::Pools;
 use super::request::{PoolId, Reply, Request};
 use super::{Config, inject, ip_info, published};
+use crate::activity::{Activity, Work};
 use crate::in_words;
 
 /// How long an IP configuration may take to be in use, or undone.
@@ -19,12 +21,13 @@ pub(super) struct Logic {
     config: Config,
     pools: Pools,
     facts: Facts,
+    activity: Arc<Activity>,
     log: Logger,
 }
 
 impl Logic {
     /// Publishes what the configuration says.
-    pub(super) fn new(config: Config, log: Logger) -> Self {
+    pub(super) fn new(config: Config, log: Logger, activity: Arc<Activity>) -> Self {
         let mut pools = Pools::new(&config.directory);
         if let Err(error) = published::update(&config, &mut pools) {
             warn!(
@@ -37,6 +40,7 @@ impl Logic {
             facts: Facts::new(&config),
             pools,
             config,
+            activity,
             log,
         }
     }
@@ -96,6 +100,9 @@ impl Logic {
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
+                let _underway = self.activity.begin(Work::Configuring {
+                    adapter: info.adapter.clone(),
+                });
                 let deadline = Instant::now() + INJECT_TIME;
                 inject::set(&self.config, &info, deadline, &self.log)?;
                 Ok(Reply::Done)

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperv_vmbus::Guid;
@@ -23,9 +24,10 @@ use self::executor::{Executor, Job};
 use self::logic::Logic;
 use self::request::{Reply, Request};
 use self::wire::{Malformed, TooLong};
+use crate::activity::Activity;
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
-use crate::service::Service;
+use crate::service::{Answer, Service};
 
 pub mod assignments;
 mod error;
@@ -142,6 +144,7 @@ const REPLY_TIME: Duration = Duration::from_secs(25);
 
 struct KeyValue {
     executor: Executor,
+    activity: Arc<Activity>,
     log: Logger,
     /// A request is late, and that was said: those that have to wait for it do
     /// not fill the log.
@@ -150,13 +153,16 @@ struct KeyValue {
 
 impl KeyValue {
     fn new(config: &Config, log: &Logger) -> Self {
-        let (its_config, its_log) = (config.clone(), log.clone());
+        let activity = Arc::<Activity>::default();
+        let (its_config, its_log, its_activity) =
+            (config.clone(), log.clone(), Arc::clone(&activity));
         let executor = Executor::start(move || {
-            let mut logic = Logic::new(its_config, its_log);
+            let mut logic = Logic::new(its_config, its_log, its_activity);
             move |job| logic.carry_out(job)
         });
         Self {
             executor,
+            activity,
             log: log.clone(),
             said_late: false,
         }
@@ -197,12 +203,17 @@ impl Service for KeyValue {
         self.status(outcome, body, uio::encode)
     }
 
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> usize {
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
         let message = buffer.get_mut(..len).unwrap_or_default();
         let outcome = self.handle(hvutil::decode(message));
         let status = self.status(outcome, message, hvutil::encode);
         hvutil::encode_status(message, status);
-        message.len()
+        let len = message.len();
+        Answer { len, status }
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.activity))
     }
 
     fn registered(&mut self, answer: &[u8]) {

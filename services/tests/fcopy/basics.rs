@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use hyperv_services::activity::Work;
 use hyperv_vmbus::ic::Status;
 
 use crate::guest::{BOTH, Guest, OVERWRITE, Transport, data, header};
@@ -181,9 +182,46 @@ fn messages_that_are_too_short_or_mean_nothing() {
 #[test]
 fn the_character_device_is_never_overrun() {
     let mut guest = Guest::new();
-    assert_eq!(guest.service.handle_hvutil(&mut [], 0), 0);
-    assert_eq!(guest.service.handle_hvutil(&mut [0; 3], 3), 0);
-    assert_eq!(guest.service.handle_hvutil(&mut [0; 4], 1000), 4);
+    assert_eq!(guest.service.handle_hvutil(&mut [], 0).len, 0);
+    assert_eq!(guest.service.handle_hvutil(&mut [0; 3], 3).len, 0);
+    assert_eq!(guest.service.handle_hvutil(&mut [0; 4], 1000).len, 4);
+}
+
+#[test]
+fn a_copy_shows_how_far_it_is() {
+    for transport in BOTH {
+        let mut guest = Guest::with(transport, |_, _| {});
+        let activity = guest.service.activity().unwrap();
+        assert_eq!(activity.look(), None);
+        assert_eq!(guest.start("file", 0, 6), Status::OK);
+        let work = Work::Copying {
+            path: guest.path("file"),
+            size: 6,
+        };
+        let seen = activity.look().unwrap();
+        assert_eq!((&seen.work, seen.done), (&work, 0));
+        assert_eq!(guest.write(0, b"abc"), Status::OK);
+        assert_eq!(activity.look().unwrap().done, 3);
+        // Behind a hole nothing counts.
+        assert_eq!(guest.write(5, b"f"), Status::OK);
+        assert_eq!(activity.look().unwrap().done, 3);
+        assert_eq!(guest.write(3, b"de"), Status::OK);
+        assert_eq!(activity.look().unwrap().done, 6);
+        assert_eq!(guest.complete(), Status::OK);
+        assert_eq!(activity.look(), None);
+
+        assert_eq!(guest.start("file", 0, 1), Status::ALREADY_EXISTS);
+        assert_eq!(activity.look(), None);
+        assert_eq!(guest.start("one", 0, 1), Status::OK);
+        assert_eq!(guest.start("two", 0, 1), Status::OK);
+        let second = Work::Copying {
+            path: guest.path("two"),
+            size: 1,
+        };
+        assert_eq!(activity.look().unwrap().work, second);
+        assert_eq!(guest.cancel(), Status::OK);
+        assert_eq!(activity.look(), None);
+    }
 }
 
 #[test]

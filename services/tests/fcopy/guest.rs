@@ -158,8 +158,10 @@ impl Guest {
             Transport::HvUtil => {
                 let mut buffer = vec![0xee; message.len().max(8192)];
                 buffer[..message.len()].copy_from_slice(message);
-                let len = self.service.handle_hvutil(&mut buffer, message.len());
-                Status(u32::from_le_bytes(buffer[..len].try_into().unwrap()))
+                let answer = self.service.handle_hvutil(&mut buffer, message.len());
+                let status = u32::from_le_bytes(buffer[..answer.len].try_into().unwrap());
+                assert_eq!(answer.status, Status(status));
+                answer.status
             }
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! The program lives in a mount namespace in which `/dev` is a file system of
 //! ours (`devfs`), `/sys` has the devices in it (`sysfs`), and what it keeps
-//! below `/var/lib` is its own (`state`); everything else is the machine's. The namespace, and with it every mount, ends when its
+//! below `/var/lib` and `/run/hyperv-agent` is its own (`state`); everything else
+//! is the machine's. The namespace, and with it every mount, ends when its
 //! last process does: nothing is left on the machine, even where the simulator
 //! is killed.
 //!

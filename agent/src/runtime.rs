@@ -1,0 +1,128 @@
+//! The directory of what lasts as long as the agent runs: its control socket,
+//! and the lock that says that it runs.
+//!
+//! The lock is one that the kernel gives up with the process, however that
+//! ends, and that a child does not inherit: it is never stale, and no guard or
+//! program that an agent leaves behind holds it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
+
+/// Where it is, unless the configuration says otherwise.
+pub const DEFAULT_PATH: &str = "/run/hyperv-agent";
+
+const LOCK: &str = "lock";
+
+/// The directory, made where it was missing.
+#[derive(Debug)]
+pub struct RuntimeDirectory {
+    path: PathBuf,
+    lock: File,
+}
+
+/// Why the directory is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// Another agent has it.
+    #[error(
+        "another hyperv-agent runs{}: stop that one first",
+        .0.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Taken(Option<Pid>),
+    /// It cannot be made, or not be written to.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Unusable {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl RuntimeDirectory {
+    /// Makes the directory where it is missing; nothing is claimed yet.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Unusable`].
+    pub fn open(path: &Path) -> Result<Self, RuntimeError> {
+        let unusable = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| RuntimeError::Unusable {
+                doing,
+                path,
+                source,
+            }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .map_err(unusable("make the directory", path))?;
+        let file = path.join(LOCK);
+        // Whoever can write to it could hold the lock.
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&file)
+            .map_err(unusable("open", &file))?;
+        Ok(Self {
+            path: path.to_owned(),
+            lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it could be claimed now. A process that is about to fork asks
+    /// this while it can still be heard, and claims afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RuntimeError`].
+    pub fn check(&self) -> Result<(), RuntimeError> {
+        match fcntl_getlk(&self.lock, &Flock::from(FlockType::WriteLock)) {
+            Ok(None) => Ok(()),
+            Ok(Some(held)) => Err(RuntimeError::Taken(held.pid)),
+            Err(errno) => Err(self.cannot_lock(errno)),
+        }
+    }
+
+    /// Claims it for this process, for as long as this lives.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RuntimeError`].
+    pub fn claim(&self) -> Result<(), RuntimeError> {
+        match fcntl_lock(&self.lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                self.check()?;
+                // It ended between the two.
+                Err(RuntimeError::Taken(None))
+            }
+            Err(errno) => Err(self.cannot_lock(errno)),
+        }
+    }
+
+    fn cannot_lock(&self, errno: Errno) -> RuntimeError {
+        RuntimeError::Unusable {
+            doing: "lock",
+            path: self.path.join(LOCK),
+            source: errno.into(),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Makes the status document from what the supervisor knows.
+
+use std::collections::BTreeMap;
+use std::process;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use hyperv_services::activity::{self, Seen};
+use hyperv_services::registry::{Entry, SERVICES};
+use time::OffsetDateTime;
+
+use super::{Activity, Device, Document, LastError, Service, State, Transport, Versions, Work};
+use crate::devices::{self, Listed};
+use crate::locate::Located;
+use crate::slot::{self, Key, Slot};
+use crate::supervisor::Settings;
+use crate::tally::Tally;
+
+/// Devices of a service, and obstacles, that are told of. The host may offer
+/// more, and the document must fit the buffer of a socket.
+const MAX_LISTED: usize = 8;
+
+/// What the supervisor knows.
+pub(crate) struct Known<'a> {
+    pub(crate) started: SystemTime,
+    pub(crate) settings: &'a Settings,
+    pub(crate) slots: &'a BTreeMap<Key, Slot>,
+    pub(crate) tallies: &'a BTreeMap<&'static str, Arc<Tally>>,
+    pub(crate) obstacles: &'a [String],
+}
+
+impl Known<'_> {
+    /// The status at this moment. It reads sysfs for the devices' GUIDs.
+    pub(crate) fn document(&self) -> Document {
+        // Without the bus there are no GUIDs to tell.
+        let listed = devices::list(&self.settings.roots).unwrap_or_default();
+        let on = &self.settings.services;
+        let is_off = |entry: &&Entry| !on.iter().any(|other| other.name == entry.name);
+        let off = SERVICES.into_iter().filter(is_off);
+        Document {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            since: clock(self.started),
+            services: on
+                .iter()
+                .map(|entry| self.service(entry, true, &listed))
+                .chain(off.map(|entry| self.service(entry, false, &listed)))
+                .collect(),
+            obstacles: self.obstacles.iter().take(MAX_LISTED).cloned().collect(),
+        }
+    }
+
+    fn service(&self, entry: &Entry, on: bool, listed: &[Listed]) -> Service {
+        let tally = self.tallies.get(entry.name);
+        let (requests, failures) = tally.map(|tally| tally.counts()).unwrap_or_default();
+        Service {
+            name: entry.name.to_owned(),
+            summary: entry.summary.to_owned(),
+            on,
+            requests,
+            failures,
+            last_error: tally
+                .and_then(|tally| tally.last_error())
+                .map(|(at, text)| LastError {
+                    at: clock(at),
+                    text,
+                }),
+            devices: self
+                .slots
+                .iter()
+                .filter(|(key, _)| key.service == entry.name)
+                .take(MAX_LISTED)
+                .map(|(key, slot)| device(&key.device, slot, listed))
+                .collect(),
+        }
+    }
+}
+
+fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
+    let node = located.node().display().to_string();
+    let (state, view) = match &slot.state {
+        slot::State::Served {
+            control, stopping, ..
+        } => {
+            let view = control.view.look();
+            let state = match (stopping, view.open) {
+                (true, _) => State::Closing,
+                (false, true) => State::Serving,
+                (false, false) => State::Opening,
+            };
+            (state, view)
+        }
+        slot::State::BackOff(until) => {
+            let state = State::Failed {
+                failure: slot.complaint().map(str::to_owned),
+                retry_in: until.saturating_duration_since(Instant::now()).as_secs(),
+            };
+            (state, Default::default())
+        }
+    };
+    Device {
+        instance: listed
+            .iter()
+            .find(|listed| listed.node.as_ref() == Some(&node))
+            .map(|listed| listed.instance.clone()),
+        node,
+        transport: match located {
+            Located::Uio { .. } => Transport::Uio,
+            Located::HvUtil { .. } => Transport::HvUtil,
+        },
+        state,
+        versions: view.negotiated.map(|negotiated| Versions {
+            framework: negotiated.framework.to_string(),
+            message: negotiated.message.to_string(),
+        }),
+        working: view.working,
+        activity: view.activity.map(shown),
+    }
+}
+
+fn shown(seen: Seen) -> Activity {
+    let work = match seen.work {
+        activity::Work::Copying { path, size } => Work::Copying {
+            path: path.display().to_string(),
+            done: seen.done,
+            size,
+        },
+        activity::Work::Frozen { file_systems } => Work::Frozen { file_systems },
+        activity::Work::Configuring { adapter } => Work::Configuring { adapter },
+    };
+    Activity {
+        since: clock(seen.since),
+        work,
+    }
+}
+
+fn clock(at: SystemTime) -> OffsetDateTime {
+    OffsetDateTime::from(at).truncate_to_second()
+}

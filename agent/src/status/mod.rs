@@ -1,0 +1,152 @@
+//! `hyperv-agent status`: what the running agent does.
+//!
+//! The supervisor `gather`s a [`Document`] when a client connects to the control
+//! socket; the command [`ask`]s for it and shows it as it is, or as [`text`].
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+pub mod ask;
+pub(crate) mod gather;
+pub mod text;
+
+/// The status of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// Version of the agent that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it was started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Every service, those that are switched on first.
+    pub services: Vec<Service>,
+    /// What keeps devices from being served, in sentences.
+    pub obstacles: Vec<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name in flags and configuration.
+    pub name: String,
+    /// What it does.
+    pub summary: String,
+    /// Whether it is switched on.
+    pub on: bool,
+    /// Requests that came since the agent was started, negotiations aside.
+    pub requests: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// What went wrong last.
+    pub last_error: Option<LastError>,
+    /// The devices that carry it: none while the host offers none.
+    pub devices: Vec<Device>,
+}
+
+/// What went wrong last, as it was logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// What; it may have the host's words in it.
+    pub text: String,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node.
+    pub node: String,
+    /// Instance GUID; `null` where the kernel does not show the device on its
+    /// bus.
+    pub instance: Option<String>,
+    /// How it is reached.
+    pub transport: Transport,
+    /// What becomes of it.
+    #[serde(flatten)]
+    pub state: State,
+    /// What was settled with the host; `null` before that, and where the kernel
+    /// negotiates.
+    pub versions: Option<Versions>,
+    /// Whether a request is being worked on at this moment.
+    pub working: bool,
+    /// Work that takes longer than a request.
+    pub activity: Option<Activity>,
+}
+
+/// How a device is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Rings mapped through UIO.
+    Uio,
+    /// A character device of `hv_utils`.
+    HvUtil,
+}
+
+/// What becomes of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum State {
+    /// It is being opened.
+    Opening,
+    /// It is open.
+    Serving,
+    /// It is to be closed, and a request may still be worked on.
+    Closing,
+    /// It cannot be opened, or was closed by an error.
+    Failed {
+        /// Why; `null` where it is about to be opened.
+        failure: Option<String>,
+        /// Seconds until it is opened again.
+        retry_in: u64,
+    },
+}
+
+/// What was settled with the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Version of the framework.
+    pub framework: String,
+    /// Version of the service's messages.
+    pub message: String,
+}
+
+/// Work that takes longer than a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// What it is.
+    #[serde(flatten)]
+    pub work: Work,
+}
+
+/// What work it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Work {
+    /// A file comes from the host.
+    Copying {
+        /// Where it goes, in the host's words.
+        path: String,
+        /// Bytes that are there, from its start without a hole.
+        done: u64,
+        /// Bytes that were announced.
+        size: u64,
+    },
+    /// File systems are frozen.
+    Frozen {
+        /// How many.
+        file_systems: u64,
+    },
+    /// An interface gets an IP configuration.
+    Configuring {
+        /// The GUID of its VMBus device, in the host's words.
+        adapter: String,
+    },
+}

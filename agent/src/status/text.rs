@@ -1,0 +1,334 @@
+//! The status for people.
+
+use std::fmt::Write;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::{Activity, Device, Document, Service, State, Transport, Work};
+
+/// The status as it is at `now`, in lines.
+pub fn render(document: &Document, now: OffsetDateTime) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(&mut out, document, now);
+    out
+}
+
+fn write(out: &mut String, document: &Document, now: OffsetDateTime) -> std::fmt::Result {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    let since = document.since.format(format).unwrap_or_default();
+    writeln!(
+        out,
+        "hyperv-agent {}, process {}, running since {since} ({})",
+        plain(&document.version),
+        document.pid,
+        ago(document.since, now)
+    )?;
+    for service in &document.services {
+        writeln!(
+            out,
+            "\n{}: {}",
+            plain(&service.name),
+            plain(&service.summary)
+        )?;
+        write_service(out, service, now)?;
+    }
+    if !document.obstacles.is_empty() {
+        writeln!(out, "\nNot served:")?;
+        for obstacle in &document.obstacles {
+            writeln!(out, "  {}", plain(obstacle))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_service(out: &mut String, service: &Service, now: OffsetDateTime) -> std::fmt::Result {
+    if !service.on {
+        line(out, "state", "off")?;
+    } else if service.devices.is_empty() {
+        line(out, "state", "waiting for the host to offer its device")?;
+    }
+    for device in &service.devices {
+        write_device(out, device, now)?;
+    }
+    if service.on || service.requests > 0 {
+        let requests = format!("{}, {} failed", service.requests, service.failures);
+        line(out, "requests", &requests)?;
+    }
+    if let Some(error) = &service.last_error {
+        let text = format!("{}: {}", ago(error.at, now), plain(&error.text));
+        line(out, "last error", &text)?;
+    }
+    Ok(())
+}
+
+fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::fmt::Result {
+    let transport = match device.transport {
+        Transport::Uio => "UIO",
+        Transport::HvUtil => "hv_utils",
+    };
+    let instance = device.instance.as_deref().map(plain);
+    line(
+        out,
+        "device",
+        &format!(
+            "{} ({transport}{}{})",
+            plain(&device.node),
+            if instance.is_some() { ", " } else { "" },
+            instance.unwrap_or_default()
+        ),
+    )?;
+    let state = match &device.state {
+        State::Opening => "being opened".to_owned(),
+        State::Serving => "serving".to_owned(),
+        State::Closing => "being closed".to_owned(),
+        State::Failed { failure, retry_in } => format!(
+            "{}; tried again in {retry_in} s",
+            plain(failure.as_deref().unwrap_or("not open"))
+        ),
+    };
+    line(out, "state", &state)?;
+    if let State::Serving = device.state {
+        let versions = match (&device.versions, device.transport) {
+            (Some(versions), _) => format!(
+                "{} (framework {})",
+                plain(&versions.message),
+                plain(&versions.framework)
+            ),
+            (None, Transport::Uio) => "not negotiated yet".to_owned(),
+            (None, Transport::HvUtil) => "negotiated by the kernel".to_owned(),
+        };
+        line(out, "versions", &versions)?;
+    }
+    match &device.activity {
+        Some(activity) => line(out, "activity", &doing(activity, now)),
+        None if device.working => line(out, "activity", "working on a request"),
+        None => Ok(()),
+    }
+}
+
+fn doing(activity: &Activity, now: OffsetDateTime) -> String {
+    let span = span(activity.since, now);
+    match &activity.work {
+        Work::Copying { path, done, size } => {
+            let percent = match size {
+                0 => 100,
+                size => u128::from(*done) * 100 / u128::from(*size),
+            };
+            format!(
+                "copying to {}, {} of {} ({percent} %), for {span}",
+                plain(path),
+                bytes(*done),
+                bytes(*size)
+            )
+        }
+        Work::Frozen { file_systems: 1 } => format!("1 file system is frozen, for {span}"),
+        Work::Frozen { file_systems } => {
+            format!("{file_systems} file systems are frozen, for {span}")
+        }
+        Work::Configuring { adapter } => {
+            format!(
+                "applying an IP configuration to {}, for {span}",
+                plain(adapter)
+            )
+        }
+    }
+}
+
+fn line(out: &mut String, what: &str, text: &str) -> std::fmt::Result {
+    writeln!(out, "  {what:10}  {text}")
+}
+
+fn ago(then: OffsetDateTime, now: OffsetDateTime) -> String {
+    format!("{} ago", span(then, now))
+}
+
+/// How long before `now`, in the largest unit that fits.
+fn span(then: OffsetDateTime, now: OffsetDateTime) -> String {
+    let seconds = (now - then).whole_seconds().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
+    match UNITS.into_iter().find(|(unit, _)| count >= *unit) {
+        // In tenths, cut off: a copy is not done before it is.
+        Some((unit, name)) => {
+            let tenths = u128::from(count) * 10 / u128::from(unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{count} bytes"),
+    }
+}
+
+/// Text for a terminal: what would not be seen, or be seen as something else, is
+/// escaped.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\'' | '"' | '\\' => plain.push(letter),
+            letter => plain.extend(letter.escape_debug()),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::super::{LastError, Versions};
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-04 12:00:00 UTC);
+
+    fn device(state: State) -> Device {
+        Device {
+            node: "/dev/uio0".into(),
+            instance: Some("00000000-0000-0000-0000-000000000001".into()),
+            transport: Transport::Uio,
+            state,
+            versions: None,
+            working: false,
+            activity: None,
+        }
+    }
+
+    fn document() -> Document {
+        let service = |name: &str, on, devices| Service {
+            name: name.into(),
+            summary: format!("what {name} does"),
+            on,
+            requests: 0,
+            failures: 0,
+            last_error: None,
+            devices,
+        };
+        let copying = Device {
+            versions: Some(Versions {
+                framework: "3.0".into(),
+                message: "1.1".into(),
+            }),
+            working: true,
+            activity: Some(Activity {
+                since: datetime!(2026-03-04 11:59:18 UTC),
+                work: Work::Copying {
+                    path: "/srv/\u{1b}[2J\u{202e}é".into(),
+                    done: 3 << 19,
+                    size: 3 << 20,
+                },
+            }),
+            ..device(State::Serving)
+        };
+        let failed = Device {
+            transport: Transport::HvUtil,
+            instance: None,
+            node: "/dev/vmbus/hv_kvp".into(),
+            ..device(State::Failed {
+                failure: Some("cannot be opened: busy".into()),
+                retry_in: 3,
+            })
+        };
+        Document {
+            version: "1.2.3".into(),
+            pid: 42,
+            since: datetime!(2026-03-02 10:00:00 UTC),
+            services: vec![
+                Service {
+                    requests: 7,
+                    failures: 1,
+                    last_error: Some(LastError {
+                        at: datetime!(2026-03-04 11:56:59 UTC),
+                        text: "copy failed: \"/a\nb\"".into(),
+                    }),
+                    ..service("fcopy", true, vec![copying])
+                },
+                service("kvp", true, vec![failed]),
+                service("one", true, vec![]),
+                service("vss", false, vec![]),
+            ],
+            obstacles: vec!["vss: no driver has it".into()],
+        }
+    }
+
+    #[test]
+    fn every_service_is_shown() {
+        let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
+
+fcopy: what fcopy does
+  device      /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
+  state       serving
+  versions    1.1 (framework 3.0)
+  activity    copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
+  requests    7, 1 failed
+  last error  3 min ago: copy failed: "/a\nb"
+
+kvp: what kvp does
+  device      /dev/vmbus/hv_kvp (hv_utils)
+  state       cannot be opened: busy; tried again in 3 s
+  requests    0, 0 failed
+
+one: what one does
+  state       waiting for the host to offer its device
+  requests    0, 0 failed
+
+vss: what vss does
+  state       off
+
+Not served:
+  vss: no driver has it
+"#;
+        assert_eq!(render(&document(), NOW), expected);
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_read() {
+        let json = serde_json::to_string(&document()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Document>(&json).unwrap(),
+            document(),
+            "{json}"
+        );
+    }
+
+    #[test]
+    fn other_activities_in_words() {
+        let since = datetime!(2026-03-04 10:00:00 UTC);
+        let frozen = |file_systems| Work::Frozen { file_systems };
+        let configuring = Work::Configuring {
+            adapter: "{1}".into(),
+        };
+        let words = |work| doing(&Activity { since, work }, NOW);
+        assert_eq!(words(frozen(1)), "1 file system is frozen, for 2 h");
+        assert_eq!(words(frozen(3)), "3 file systems are frozen, for 2 h");
+        assert_eq!(
+            words(configuring),
+            "applying an IP configuration to {1}, for 2 h"
+        );
+    }
+
+    #[test]
+    fn sizes_are_never_rounded_up() {
+        for (count, words) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(bytes(count), words);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What a running agent tells of itself, through its real poll loop and its
+//! control socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use common::{Guest, LONG, ONE, RELEASE, RING, TWO};
+use hyperv_agent::control::ControlSocket;
+use hyperv_agent::status::ask::{AskError, ask};
+use hyperv_agent::status::{Device, Document, Service, State, Transport, Work};
+use time::OffsetDateTime;
+
+fn service(status: &Document, name: &str) -> Service {
+    let mut services = status.services.iter();
+    let service = services.find(|service| service.name == name);
+    service.unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+fn device(status: &Document, name: &str) -> Device {
+    let devices = service(status, name).devices;
+    assert_eq!(devices.len(), 1, "{devices:?}");
+    devices[0].clone()
+}
+
+/// Waits for a status that is as it should be.
+fn wait_for(guest: &Guest, wanted: impl Fn(&Document) -> bool) -> Document {
+    let deadline = std::time::Instant::now() + LONG;
+    loop {
+        let status = guest.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(std::time::Instant::now() < deadline, "{status:#?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn every_service_is_told_of_whether_or_not_there_is_a_device() {
+    let before = OffsetDateTime::now_utc().truncate_to_second();
+    let guest = Guest::start(&[&ONE, &TWO]);
+    guest.offer(&ONE);
+    guest.opened(&ONE).call(b"request");
+    let status = guest.status();
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(status.pid, std::process::id());
+    assert!(status.since >= before && status.since <= OffsetDateTime::now_utc());
+    let names: Vec<_> = status
+        .services
+        .iter()
+        .map(|service| (service.name.as_str(), service.on))
+        .collect();
+    let expected = [
+        ("one", true),
+        ("two", true),
+        ("fcopy", false),
+        ("kvp", false),
+        ("vss", false),
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(service(&status, "two").devices, []);
+    assert_eq!(status.obstacles, [""; 0]);
+    guest.stop();
+}
+
+#[test]
+fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    one.call(b"request");
+    let status = guest.status();
+    let told = service(&status, "one");
+    assert_eq!((told.requests, told.failures), (1, 0));
+    assert_eq!(told.last_error, None);
+    let told = device(&status, "one");
+    assert!(told.node.ends_with("dev/vmbus/one"), "{}", told.node);
+    assert_eq!(told.transport, Transport::HvUtil);
+    assert_eq!((told.state, told.versions), (State::Serving, None));
+    assert!(!told.working);
+
+    for request in [&b"fail"[..], b"end", b"request"] {
+        one.call(request);
+    }
+    let told = service(&guest.status(), "one");
+    assert_eq!((told.requests, told.failures), (4, 1));
+    assert_eq!(told.last_error.unwrap().text, "failed, because: asked to");
+
+    // What a device did is remembered when it is gone.
+    drop(one);
+    let mut one = guest.opened(&ONE);
+    one.call(b"request");
+    let told = service(&guest.status(), "one");
+    assert_eq!((told.requests, told.failures), (5, 1));
+    assert_eq!(told.last_error.unwrap().text, "the device went away");
+    guest.stop();
+}
+
+#[test]
+fn what_is_being_done_shows_from_its_beginning_to_its_end() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    one.call(b"work");
+    let activity = device(&guest.status(), "one").activity.unwrap();
+    let copying = Work::Copying {
+        path: "/a/file".into(),
+        done: 3,
+        size: 10,
+    };
+    assert_eq!(activity.work, copying);
+    one.call(b"finish");
+    assert_eq!(device(&guest.status(), "one").activity, None);
+
+    // A service that is made anew shows in a place of its own.
+    guest.change(|settings| {
+        let mut config = (*settings.config).clone();
+        config.fcopy.mode = 0o600;
+        settings.config = config.into();
+    });
+    guest.log.wait_for("new configuration in use");
+    one.call(b"work");
+    let activity = device(&guest.status(), "one").activity.unwrap();
+    assert_eq!(activity.work, copying);
+    guest.stop();
+}
+
+#[test]
+fn a_service_that_hangs_shows_that_it_works_and_the_status_is_told_all_the_same() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    one.send(b"hang");
+    let status = wait_for(&guest, |status| {
+        service(status, "one")
+            .devices
+            .iter()
+            .any(|device| device.working)
+    });
+    assert_eq!(service(&status, "one").requests, 1);
+    guest.withdraw(&ONE);
+    let closing = |status: &Document| device(status, "one").state == State::Closing;
+    wait_for(&guest, closing);
+    RELEASE.store(true, Ordering::Relaxed);
+    wait_for(&guest, |status| service(status, "one").devices.is_empty());
+    guest.stop();
+}
+
+/// A message as it comes over a ring.
+fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut message = vec![0; 28];
+    message[12..14].copy_from_slice(&kind.to_le_bytes());
+    message[18..20].copy_from_slice(&u16::try_from(body.len()).unwrap().to_le_bytes());
+    message.extend(body);
+    message
+}
+
+#[test]
+fn versions_are_told_when_they_are_settled() {
+    let guest = Guest::start(&[&RING]);
+    guest.offer(&RING);
+    let mut ring = guest.opened(&RING);
+    // The service declines what comes over a ring.
+    let declined = message(RING.message_type.0, &[0; 8]);
+    ring.exchange(&declined);
+    let status = guest.status();
+    assert_eq!(device(&status, "ring").versions, None);
+    let counts = |status: &Document| {
+        let told = service(status, "ring");
+        (told.requests, told.failures)
+    };
+    assert_eq!(counts(&status), (1, 1));
+
+    let offer = [1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0];
+    ring.exchange(&message(0, &offer));
+    let status = guest.status();
+    let versions = device(&status, "ring").versions.unwrap();
+    assert_eq!((&*versions.framework, &*versions.message), ("1.0", "1.0"));
+    assert_eq!(counts(&status), (1, 1), "a negotiation is no request");
+
+    // What is not for this service, or not whole, is a request that failed.
+    ring.exchange(&message(77, &[]));
+    let mut cut = message(RING.message_type.0, &[]);
+    cut[18] = 200;
+    ring.exchange(&cut);
+    let status = guest.status();
+    assert_eq!(counts(&status), (3, 3));
+    let error = service(&status, "ring").last_error.unwrap().text;
+    assert!(error.starts_with("malformed message"), "{error}");
+
+    // What was settled is not, once the device was closed.
+    drop(ring);
+    let mut ring = guest.opened(&RING);
+    ring.exchange(&declined);
+    assert_eq!(device(&guest.status(), "ring").versions, None);
+    guest.stop();
+}
+
+#[test]
+fn what_keeps_a_device_from_being_served_is_told() {
+    let guest = Guest::start(&[&ONE, &TWO]);
+    guest.refuse.store(true, Ordering::Relaxed);
+    guest.offer(&ONE);
+    let failed = |status: &Document| {
+        let failure = service(status, "one").devices.pop()?.state;
+        match failure {
+            State::Failed { failure, .. } => failure,
+            _ => None,
+        }
+    };
+    let status = wait_for(&guest, |status| failed(status).is_some());
+    let words = "cannot be opened: open failed";
+    assert!(failed(&status).unwrap().starts_with(words), "{status:?}");
+    let error = service(&status, "one").last_error.unwrap().text;
+    assert!(error.starts_with(words), "{error}");
+
+    guest.offer_without_driver(&TWO);
+    let status = wait_for(&guest, |status| !status.obstacles.is_empty());
+    let words = "two: the host offers device 00000000-0000-0000-0000-0000000000aa";
+    assert!(status.obstacles[0].starts_with(words), "{status:?}");
+    guest.stop();
+}
+
+#[test]
+fn a_device_on_the_bus_is_told_with_its_guid() {
+    // A name of the kernel's, for a driver is looked up by the class.
+    let entry = &hyperv_services::fcopy::ENTRY;
+    let guest = Guest::start(&[entry]);
+    let directory = guest.sys("bus/vmbus/devices/00000000-0000-0000-0000-0000000000aa");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("class_id"), format!("{{{}}}\n", entry.class)).unwrap();
+    guest.refuse.store(true, Ordering::Relaxed);
+    guest.offer(entry);
+    let status = wait_for(&guest, |status| {
+        !service(status, "fcopy").devices.is_empty()
+    });
+    let instance = device(&status, "fcopy").instance.unwrap();
+    assert_eq!(instance, "00000000-0000-0000-0000-0000000000aa");
+    guest.stop();
+}
+
+#[test]
+fn clients_that_never_read_hold_nobody_up() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    let idle: Vec<_> = (0..200)
+        .map(|_| UnixStream::connect(guest.control()).unwrap())
+        .collect();
+    one.call(b"request");
+    assert_eq!(service(&guest.status(), "one").requests, 1);
+    // They have been told all the same, and the connection is closed.
+    for mut client in idle {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        serde_json::from_str::<Document>(&text).unwrap();
+    }
+    guest.stop();
+}
+
+#[test]
+fn clients_that_come_all_at_once_are_all_answered() {
+    let mut clients = Vec::new();
+    let guest = Guest::start_after(&[&ONE], |control| {
+        let connect = |_| UnixStream::connect(control).unwrap();
+        clients.extend((0..100).map(connect));
+    });
+    for mut client in clients {
+        let mut text = String::new();
+        client.set_read_timeout(Some(LONG)).unwrap();
+        client.read_to_string(&mut text).unwrap();
+        serde_json::from_str::<Document>(&text).unwrap();
+    }
+    guest.stop();
+}
+
+#[test]
+fn the_socket_is_this_users_only_and_goes_with_the_agent() {
+    let guest = Guest::start(&[&ONE]);
+    let control = guest.control();
+    let mode = fs::metadata(&control).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    guest.stop();
+    assert!(!control.exists());
+    assert!(matches!(ask(&control), Err(AskError::NotRunning(_))));
+}
+
+#[test]
+fn a_socket_that_a_dead_agent_left_is_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let control = home.path().join("control");
+    drop(UnixListener::bind(&control).unwrap());
+    assert!(matches!(ask(&control), Err(AskError::NotRunning(_))));
+    let socket = ControlSocket::bind(&control).unwrap();
+    UnixStream::connect(&control).unwrap();
+    drop(socket);
+    assert!(!control.exists());
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_none() {
+    let home = tempfile::tempdir().unwrap();
+    let control = home.path().join("control");
+    let listener = UnixListener::bind(&control).unwrap();
+    let agent = thread::spawn(move || {
+        use std::io::Write;
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"{\"version\": ").unwrap();
+    });
+    assert!(matches!(ask(&control), Err(AskError::BrokenOff)));
+    agent.join().unwrap();
+    let missing = ask(Path::new("/nonexistent/control"));
+    assert!(matches!(missing, Err(AskError::NotRunning(_))));
+}

@@ -1,0 +1,122 @@
+//! What a service is doing at the moment, for whoever asks from another thread.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// Work that takes longer than a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// A file comes from the host.
+    Copying {
+        /// Where it goes; the host's words.
+        path: PathBuf,
+        /// Bytes that were announced.
+        size: u64,
+    },
+    /// File systems are frozen.
+    Frozen {
+        /// How many.
+        file_systems: u64,
+    },
+    /// An interface gets an IP configuration.
+    Configuring {
+        /// The GUID of its VMBus device; the host's words.
+        adapter: String,
+    },
+}
+
+/// What a service is doing at the moment. The service says so, anybody may look.
+#[derive(Debug, Default)]
+pub struct Activity {
+    current: Mutex<Option<(Work, SystemTime)>>,
+    done: AtomicU64,
+}
+
+/// What was seen of an [`Activity`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What is being done.
+    pub work: Work,
+    /// Since when.
+    pub since: SystemTime,
+    /// How far it is; of a copy, the bytes from the file's start without a hole.
+    pub done: u64,
+}
+
+impl Activity {
+    /// Says that `work` has begun; it lasts until what is given back is dropped.
+    /// A service does one thing at a time: what it did before is over.
+    #[must_use = "dropped, it ends the work"]
+    pub fn begin(self: &Arc<Self>, work: Work) -> Underway {
+        let mut current = self.lock();
+        self.done.store(0, Ordering::Relaxed);
+        *current = Some((work, SystemTime::now()));
+        drop(current);
+        Underway(Arc::clone(self))
+    }
+
+    /// What is being done, if anything is.
+    pub fn look(&self) -> Option<Seen> {
+        let current = self.lock();
+        let (work, since) = current.clone()?;
+        Some(Seen {
+            work,
+            since,
+            done: self.done.load(Ordering::Relaxed),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Work, SystemTime)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Work that is under way.
+#[derive(Debug)]
+pub struct Underway(Arc<Activity>);
+
+impl Underway {
+    /// Says how far it is. It costs one store: a copy says so at each part.
+    pub fn set_done(&self, done: u64) {
+        self.0.done.store(done, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_shows_from_its_beginning_to_its_end() {
+        let activity = Arc::new(Activity::default());
+        assert_eq!(activity.look(), None);
+        let before = SystemTime::now();
+        let frozen = Work::Frozen { file_systems: 3 };
+        let underway = activity.begin(frozen.clone());
+        underway.set_done(2);
+        let seen = activity.look().unwrap();
+        assert_eq!((seen.work, seen.done), (frozen, 2));
+        assert!(seen.since >= before && seen.since <= SystemTime::now());
+        drop(underway);
+        assert_eq!(activity.look(), None);
+    }
+
+    #[test]
+    fn new_work_has_nothing_done() {
+        let activity = Arc::new(Activity::default());
+        let underway = activity.begin(Work::Frozen { file_systems: 1 });
+        underway.set_done(1);
+        drop(underway);
+        let _underway = activity.begin(Work::Frozen { file_systems: 2 });
+        assert_eq!(activity.look().unwrap().done, 0);
+    }
+}
