@@ -194,11 +194,7 @@ impl Ran {
             };
             let deadline = deadline.max(Instant::now() + LEAST);
             if let Err(error) = hook.run(&self.config, deadline) {
-                warn!(
-                    log,
-                    "an application may still be at rest: {}",
-                    in_words(&error)
-                );
+                warn!(log, "look after the application: {}", in_words(&error));
             }
         }
     }
