@@ -16,10 +16,14 @@ use hyperv_vmbus::ic::{MessageType, Version};
 use crate::registry::{Entry, HvUtil};
 use crate::unsupported::Unsupported;
 
+mod choice;
 pub mod hooks;
 pub mod ioctl;
+pub mod mounts;
 pub mod open;
+mod order;
 pub mod plan;
+mod stack;
 
 /// Bytes of every message on the character device.
 const MESSAGE_LEN: usize = 12;
