@@ -33,8 +33,8 @@ pub struct Note {
 /// Where the file cannot be written; what was there stays.
 pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
     let mut text = Vec::new();
-    for DeviceNumber { major, minor } in &note.frozen {
-        writeln!(text, "frozen {major}:{minor}")?;
+    for device in &note.frozen {
+        writeln!(text, "frozen {device}")?;
     }
     for hook in &note.hooks {
         text.extend_from_slice(b"hook ");
@@ -62,7 +62,8 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
     let mut note = Note::default();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(number) = line.strip_prefix(b"frozen ") {
-            note.frozen.extend(device(number));
+            note.frozen
+                .extend(str::from_utf8(number).ok().and_then(|it| it.parse().ok()));
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
         }
@@ -80,14 +81,6 @@ pub fn remove(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn device(text: &[u8]) -> Option<DeviceNumber> {
-    let (major, minor) = str::from_utf8(text).ok()?.split_once(':')?;
-    Some(DeviceNumber {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    })
 }
 
 #[cfg(test)]

@@ -23,21 +23,26 @@ use self::freeze::{Freezer, StartGuard, Thawed};
 use self::guard::{Guard, News};
 use self::hooks::{End, Ran};
 use self::marker::Note;
+use self::open::OpenError;
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
 
+mod choice;
 mod error;
 pub mod freeze;
 pub mod guard;
 pub mod hooks;
 pub mod ioctl;
 pub mod marker;
+pub mod mounts;
 pub mod open;
+mod order;
 pub mod plan;
 pub mod recover;
+mod stack;
 pub mod wire;
 
 /// Bytes of every message on the character device.
@@ -249,7 +254,7 @@ impl Vss {
         for file_system in &plan.freeze {
             match open::open(file_system, &self.config.root) {
                 Ok(descriptor) => opened.push(descriptor),
-                Err(error) if error.is_gone() => debug!(self.log, "{}", in_words(&error)),
+                Err(error @ OpenError::Gone { .. }) => debug!(self.log, "{}", in_words(&error)),
                 Err(error) => return Err(error.into()),
             }
         }
