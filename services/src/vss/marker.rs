@@ -62,8 +62,9 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
     let mut note = Note::default();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(number) = line.strip_prefix(b"frozen ") {
+            let device = str::from_utf8(number).ok().map(str::parse);
             note.frozen
-                .extend(str::from_utf8(number).ok().and_then(|it| it.parse().ok()));
+                .extend(device.and_then(Result::<DeviceNumber, _>::ok));
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
         }

@@ -192,7 +192,7 @@ impl Vss {
                 in_words(&error)
             ),
         }
-        self.hooks = Some(Ran::from_paths(note.hooks, &self.config.hooks));
+        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
         self.end_hooks(End::AgentRestarted, AFTER);
         self.note(&Note::default());
     }
@@ -406,7 +406,7 @@ impl Service for Vss {
                 );
             }
             News::Gone => {
-                self.spoil(Spoiled::GuardGone, End::GuardGone, AFTER);
+                self.spoil(Spoiled::GuardGone, End::DeviceGone, AFTER);
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", in_words(&error));
                 }
@@ -418,7 +418,7 @@ impl Service for Vss {
 impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() {
-            self.spoil(Spoiled::Restarted, End::AgentStops, AT_THE_END);
+            self.spoil(Spoiled::Restarted, End::AgentEnds, AT_THE_END);
         }
     }
 }
