@@ -21,5 +21,7 @@ pub mod port;
 pub mod ring;
 pub mod scenario;
 pub mod sysfs;
+pub mod syslog;
+pub mod volumes;
 pub mod vss;
 pub mod wait;
