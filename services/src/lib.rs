@@ -18,6 +18,8 @@ pub struct Config {
     pub fcopy: fcopy::Config,
     /// Key-value pairs and IP configuration.
     pub kvp: kvp::Config,
+    /// Freezing file systems.
+    pub vss: vss::Config,
 }
 
 /// An error and what caused it, in one line.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hyperv_services::{Config, fcopy, kvp};
+use hyperv_services::{Config, fcopy, kvp, vss};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
@@ -68,6 +68,13 @@ impl InProcess {
                     directory: pools,
                     state_directory,
                     ..kvp::Config::default()
+                },
+                // A machine without file systems: the test's own are not to be
+                // frozen.
+                vss: vss::Config {
+                    runtime_directory: home.path().join("run"),
+                    root: home.path().join("root"),
+                    ..vss::Config::default()
                 },
             },
             _home: home,

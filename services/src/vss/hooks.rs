@@ -1,0 +1,36 @@
+//! The administrator's programs that let applications come to rest before a
+//! freeze, and go on after it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How hooks are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The directory that they are in.
+    pub directory: PathBuf,
+    /// How long each may take.
+    pub time_limit: Duration,
+    /// What is done when one fails before a freeze.
+    pub on_failure: OnFailure,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/etc/hyperv-agent/vss.d"),
+            time_limit: Duration::from_secs(60),
+            on_failure: OnFailure::Stop,
+        }
+    }
+}
+
+/// What is done when a hook fails before a freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Nothing is frozen, and the host is told so.
+    #[default]
+    Stop,
+    /// The freeze goes on without what the hook was for.
+    GoOn,
+}

@@ -1,0 +1,1 @@
+//! Descriptors of the file systems that are to be frozen.
