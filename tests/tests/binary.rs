@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hyperv_services::registry::Entry;
 use hyperv_services::{fcopy, kvp, vss};
-use hyperv_sim::blackbox::{BlackBox, unavailable};
+use hyperv_sim::blackbox::{BlackBox, root_unavailable, unavailable};
 use hyperv_sim::channel::HostChannel;
 use hyperv_sim::fcopy::{Fcopy, FcopyHost, OVERWRITE, Operation, Start};
 use hyperv_sim::host::{FRAMEWORKS, Protocol as _};
@@ -39,7 +39,7 @@ fn in_guest(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
 
 /// Runs a test in a guest with a root of its own, which the agent may freeze.
 fn in_own_root(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
-    if let Some(why) = unavailable() {
+    if let Some(why) = root_unavailable() {
         assert!(std::env::var_os("CI").is_none(), "cannot run: {why}");
         println!("skipped: {why}");
         return;

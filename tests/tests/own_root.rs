@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hyperv_sim::blackbox::{BlackBox, unavailable};
+use hyperv_sim::blackbox::{BlackBox, root_unavailable};
 use hyperv_sim::host::Protocol as _;
 use hyperv_sim::port::Machine;
 use hyperv_sim::volumes::Volumes;
@@ -23,11 +23,7 @@ const LONG: Duration = Duration::from_secs(20);
 /// Whether these tests can run here; where they must, it is an error that they
 /// cannot.
 fn available() -> bool {
-    let why = unavailable().or_else(|| {
-        let made = BlackBox::with_root("true");
-        made.err().map(|error| format!("{error:#}"))
-    });
-    let Some(why) = why else {
+    let Some(why) = root_unavailable() else {
         return true;
     };
     assert!(std::env::var_os("CI").is_none(), "cannot run: {why}");

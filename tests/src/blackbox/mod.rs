@@ -113,6 +113,17 @@ pub fn unavailable() -> Option<String> {
         .map(|error| format!("{error:#}"))
 }
 
+/// Why this machine cannot have a [`BlackBox`] with a root of its own, in words;
+/// `None` where it can.
+#[must_use]
+pub fn root_unavailable() -> Option<String> {
+    unavailable().or_else(|| {
+        BlackBox::with_root("true")
+            .err()
+            .map(|error| format!("{error:#}"))
+    })
+}
+
 impl BlackBox {
     /// A machine without devices, in which `command` is to run: a program and
     /// its arguments, quoted as for a shell.
@@ -142,7 +153,7 @@ impl BlackBox {
     /// # Errors
     ///
     /// As for [`BlackBox::new`], and where programs are missing that make and
-    /// mount file systems.
+    /// mount file systems; see [`root_unavailable`].
     pub fn with_root(command: &str) -> Result<Self> {
         if let Some(missing) = root::missing() {
             bail!("a root of its own cannot be made: {missing}");
