@@ -8,7 +8,6 @@ pub mod kvp;
 pub mod registry;
 mod run;
 pub mod service;
-mod unsupported;
 pub mod vss;
 
 /// What the services are configured with.

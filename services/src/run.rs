@@ -78,14 +78,19 @@ fn after(said: &str) -> String {
 }
 
 /// Runs `program`, an absolute path, to its end or to `deadline`, in a process
-/// group of its own, with no input and no environment but a standard `PATH` and
-/// `LC_ALL=C`. Its status may be a failure.
+/// group of its own, with no input and no environment but a standard `PATH`,
+/// `LC_ALL=C` and the given variables. Its status may be a failure.
 ///
 /// # Errors
 ///
 /// Where it cannot be run or is not done in time; never
 /// [`RunError::Failed`].
-pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<Output, RunError> {
+pub(crate) fn run(
+    program: &Path,
+    args: &[&OsStr],
+    variables: &[(&str, &str)],
+    deadline: Instant,
+) -> Result<Output, RunError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
         _ => RunError::Start {
@@ -101,6 +106,7 @@ pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
+        .envs(variables.iter().copied())
         .current_dir("/")
         .process_group(0)
         .stdin(Stdio::null())
@@ -127,10 +133,10 @@ pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<
         Ok(None) => {
             streams.iter_mut().for_each(|stream| stream.read(MAX_PIPE));
             kill(child, &streams);
-            let [_, stderr] = streams.map(|stream| stream.kept);
+            let [stdout, stderr] = streams.map(|stream| stream.kept);
             Err(RunError::TimedOut {
                 program: program.to_owned(),
-                said: last_line(&stderr),
+                said: last_words(&stdout, &stderr),
             })
         }
         Err(source) => {
@@ -150,15 +156,19 @@ impl Output {
         if self.status.success() {
             return Ok(self);
         }
-        let mut said = last_line(&self.stderr);
-        if said.is_empty() {
-            said = last_line(&self.stdout);
-        }
         Err(RunError::Failed {
             program: program.to_owned(),
             status: self.status,
-            said,
+            said: last_words(&self.stdout, &self.stderr),
         })
+    }
+}
+
+/// The last line of the standard error, or of the output where that has none.
+fn last_words(stdout: &[u8], stderr: &[u8]) -> String {
+    match last_line(stderr) {
+        said if said.is_empty() => last_line(stdout),
+        said => said,
     }
 }
 
@@ -340,7 +350,7 @@ mod tests {
 
     fn shell(script: &str, time: Duration) -> Result<Output, RunError> {
         let args = ["-c", script].map(OsStr::new);
-        run(Path::new("/bin/sh"), &args, Instant::now() + time)
+        run(Path::new("/bin/sh"), &args, &[], Instant::now() + time)
     }
 
     /// The process whose number the script wrote to this file.
@@ -366,15 +376,22 @@ mod tests {
 
     #[test]
     fn a_program_has_its_arguments_and_little_else() {
-        let script = "cat; echo \"$1\"; echo problem >&2; env | cut -d= -f1 | sort; exit 3";
+        let script = "cat; echo \"$1\"; echo problem >&2; echo \"A_B=$A_B\"; unset A_B; env | cut -d= -f1 | sort; exit 3";
         let args = ["-c", script, "sh", "a b;$(c)"].map(OsStr::new);
-        let output = run(Path::new("/bin/sh"), &args, Instant::now() + LONG).unwrap();
+        let variables = [("A_B", "c=d e")];
+        let output = run(
+            Path::new("/bin/sh"),
+            &args,
+            &variables,
+            Instant::now() + LONG,
+        )
+        .unwrap();
         assert_eq!(output.status.code(), Some(3));
         // The shell itself sets PWD, and some set OLDPWD, SHLVL and _.
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         let mut lines: Vec<_> = text.lines().collect();
         lines.retain(|line| !["_", "OLDPWD", "PWD", "SHLVL"].contains(line));
-        assert_eq!(lines, ["a b;$(c)", "LC_ALL", "PATH"]);
+        assert_eq!(lines, ["a b;$(c)", "A_B=c=d e", "LC_ALL", "PATH"]);
         let error = output.success(Path::new("/bin/sh")).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -407,15 +424,15 @@ mod tests {
     #[test]
     fn programs_that_cannot_be_run() {
         let deadline = Instant::now() + LONG;
-        let missing = run(Path::new("/nowhere/at/all"), &[], deadline);
+        let missing = run(Path::new("/nowhere/at/all"), &[], &[], deadline);
         assert!(matches!(missing, Err(RunError::NotFound(_))), "{missing:?}");
-        let relative = run(Path::new("true"), &[], deadline);
+        let relative = run(Path::new("true"), &[], &[], deadline);
         assert!(
             matches!(relative, Err(RunError::Start { .. })),
             "{relative:?}"
         );
         let file = tempfile::NamedTempFile::new().unwrap();
-        let forbidden = run(file.path(), &[], deadline);
+        let forbidden = run(file.path(), &[], &[], deadline);
         assert!(
             matches!(forbidden, Err(RunError::Start { .. })),
             "{forbidden:?}"

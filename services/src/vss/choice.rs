@@ -1,0 +1,114 @@
+//! Which file systems are left out, and why.
+
+use std::collections::HashSet;
+use std::{fs, io};
+
+use wildmatch::WildMatch;
+
+use super::plan::{FileSystem, ON_NO_DEVICE};
+use super::{Config, Patterns};
+
+/// What there is to choose by.
+pub(super) struct Choice {
+    /// Types of file systems that are on block devices.
+    on_devices: HashSet<String>,
+    include: Globs,
+    exclude: Globs,
+}
+
+struct Globs {
+    mount_points: Vec<WildMatch>,
+    types: Vec<WildMatch>,
+    devices: Vec<WildMatch>,
+}
+
+impl Choice {
+    /// The list of types, below the root.
+    pub(super) const LIST: &str = "proc/filesystems";
+
+    pub(super) fn read(config: &Config) -> io::Result<Self> {
+        let list = fs::read_to_string(config.root.join(Self::LIST))?;
+        Ok(Self {
+            on_devices: on_devices(&list),
+            include: Globs::new(&config.include),
+            exclude: Globs::new(&config.exclude),
+        })
+    }
+
+    /// Why no file system of this type can be frozen.
+    pub(super) fn against_type(&self, kind: &str) -> Option<&'static str> {
+        // What follows a dot is a matter of FUSE.
+        let kind = kind.split('.').next().unwrap_or_default();
+        match kind {
+            "fuse" | "fuseblk" => Some("a program serves it (FUSE)"),
+            "vfat" | "msdos" | "exfat" => Some("file systems of this type cannot be frozen"),
+            "zfs" => Some("ZFS cannot be frozen; its snapshots are consistent by themselves"),
+            _ if self.on_devices.contains(kind) => None,
+            "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "afs" | "lustre" | "9p" | "virtiofs" => {
+                Some("its files are another machine's")
+            }
+            "overlay" | "aufs" | "ecryptfs" => Some("its files are in other file systems"),
+            _ => Some(ON_NO_DEVICE),
+        }
+    }
+
+    /// Why the configuration is against it.
+    pub(super) fn against(&self, file_system: &FileSystem) -> Option<String> {
+        if let Some((list, pattern)) = self.exclude.first_of(file_system) {
+            Some(format!(
+                "the configuration excludes it: {pattern:?} is one of the {list} in [vss.exclude]"
+            ))
+        } else if !self.include.is_empty() && self.include.first_of(file_system).is_none() {
+            let why =
+                "the configuration does not include it: no pattern in [vss.include] is its own";
+            Some(why.to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+/// The types in the kernel's list that are not marked to be without a device.
+fn on_devices(list: &str) -> HashSet<String> {
+    let types = list.lines().filter_map(|line| line.strip_prefix('\t'));
+    types.map(str::to_owned).collect()
+}
+
+impl Globs {
+    fn new(patterns: &Patterns) -> Self {
+        let globs = |patterns: &[String]| patterns.iter().map(|it| WildMatch::new(it)).collect();
+        Self {
+            mount_points: globs(&patterns.mount_points),
+            types: globs(&patterns.types),
+            devices: globs(&patterns.devices),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.mount_points.is_empty() && self.types.is_empty() && self.devices.is_empty()
+    }
+
+    /// The first pattern that is the file system's own, and the list it is in.
+    fn first_of(&self, file_system: &FileSystem) -> Option<(&'static str, String)> {
+        // A directory that is mounted elsewhere too does not stand for all of
+        // its file system.
+        let mounts = &file_system.mounts;
+        let some_whole = mounts.iter().any(|mount| mount.whole);
+        let mounts = mounts.iter().filter(|mount| mount.whole || !some_whole);
+        let points: Vec<_> = mounts.map(|mount| mount.point.to_string_lossy()).collect();
+        let nodes = file_system.nodes.iter().map(|node| node.to_string_lossy());
+        let devices: Vec<_> = nodes.chain([file_system.source.as_str().into()]).collect();
+        [
+            ("mount-points", &self.mount_points, points),
+            ("types", &self.types, vec![file_system.kind.as_str().into()]),
+            ("devices", &self.devices, devices),
+        ]
+        .into_iter()
+        .find_map(|(list, globs, texts)| {
+            let glob = globs
+                .iter()
+                .find(|glob| texts.iter().any(|text| glob.matches(text)))?;
+            Some((list, glob.pattern()))
+        })
+    }
+}
