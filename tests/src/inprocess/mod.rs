@@ -20,6 +20,7 @@ use crate::files::{Files, LocalFiles};
 use crate::network::Network;
 use crate::port::{Device, Machine, Offer};
 use crate::sysfs::Tree;
+use crate::volumes::Volumes;
 use agent::Agent;
 use device::World;
 pub use log::Sink;
@@ -127,6 +128,14 @@ impl Machine for InProcess {
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {
         bail!("an agent within this process has the network of this machine")
+    }
+
+    fn volumes(&mut self) -> Result<Arc<dyn Volumes>> {
+        bail!("an agent within this process has the file systems of this machine")
+    }
+
+    fn stall_syslog(&mut self, _stalled: bool) -> Result<()> {
+        bail!("an agent within this process has no syslog")
     }
 
     fn files(&self) -> Arc<dyn Files> {
