@@ -32,8 +32,11 @@ const TRANSACTION: &str = "\
     BEGIN; INSERT INTO innodb SELECT {n}, seq FROM seq_1_to_200; \
     INSERT INTO innodb SELECT {n}, 200 + seq FROM seq_1_to_300; COMMIT; SELECT {n};";
 
-/// Takes two seconds or more.
-const SLOW: &str = "INSERT INTO slow SELECT {n}, seq, SLEEP(0.001) FROM seq_1_to_2000";
+/// Rows that a slow statement inserts in two seconds or more.
+const SLOW: u32 = 2000;
+
+/// More than it has the time for before this test is over.
+const ENDLESS: u32 = 200_000;
 
 pub(super) fn test() {
     let disk = Disk::in_place_of("/var/lib/mysql", "xfs");
@@ -42,7 +45,7 @@ pub(super) fn test() {
     let logger = log.logger();
 
     // No server: nothing to do.
-    freeze(&config, soon(), &logger)
+    freeze(&config, soon(), |_| (), &logger)
         .unwrap()
         .end(End::Thawed, soon(), &logger);
     assert_eq!(log.lines()[0], "INFO hook 90-mariadb: no server runs");
@@ -54,15 +57,14 @@ pub(super) fn test() {
     writer.await_more(3);
 
     // Without the hook a statement is cut in two.
-    let slow = Slow::start(1);
+    let slow = Slow::start(ENDLESS);
     let frozen = disk.freeze();
     disk.snapshot(&frozen);
     drop(frozen);
-    slow.end();
-    drop((writer, server));
+    drop((slow, writer, server));
     disk.restore();
     let server = Server::start();
-    let damage = damage_of("slow", 2000);
+    let damage = damage_of("slow", ENDLESS);
     println!("without the hook: {damage}");
     assert!(!damage.is_empty(), "the test would not see any damage");
     sql("DROP DATABASE test");
@@ -71,8 +73,8 @@ pub(super) fn test() {
     writer.await_more(3);
 
     // With it, the freeze waits for the statement.
-    let slow = Slow::start(2);
-    let ran = freeze(&config, soon(), &logger).unwrap();
+    let slow = Slow::start(SLOW);
+    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
     let committed = writer.committed();
     let frozen = disk.freeze();
     disk.snapshot(&frozen);
@@ -89,7 +91,7 @@ pub(super) fn test() {
         "91-fails",
         "#!/bin/sh\n[ \"$1\" != freeze ]\n",
     );
-    freeze(&config, soon(), &logger).unwrap_err();
+    freeze(&config, soon(), |_| (), &logger).unwrap_err();
     fs::remove_file(config.directory.join("91-fails")).unwrap();
     assert_released();
     writer.await_more(3);
@@ -98,8 +100,8 @@ pub(super) fn test() {
     loses_the_lock(&config, &writer);
 
     // The next freeze takes the lock over from an agent that was killed.
-    drop(freeze(&config, soon(), &logger).unwrap());
-    let ran = freeze(&config, soon(), &logger).unwrap();
+    drop(freeze(&config, soon(), |_| (), &logger).unwrap());
+    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
     ran.end(End::AgentRestarted, soon(), &logger);
     assert_no_warning(&log);
     assert_released();
@@ -110,23 +112,22 @@ pub(super) fn test() {
     assert!(EXAMPLE.contains(lock));
     let other = EXAMPLE.replace(lock, "'FLUSH TABLES WITH READ LOCK'");
     hook(&config.directory, "90-mariadb", &other);
-    let ran = freeze(&config, soon(), &logger).unwrap();
+    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
     ran.end(End::Thawed, soon(), &logger);
     assert_no_warning(&log);
     writer.await_more(3);
     hook(&config.directory, "90-mariadb", EXAMPLE);
 
     // A statement that takes longer than the hook may stops the freeze.
-    config.time_limit = Duration::from_secs(2);
-    let slow = Slow::start(3);
-    let error = in_words(&freeze(&config, soon(), &logger).unwrap_err());
+    config.time_limit = Duration::from_secs(6);
+    let slow = Slow::start(ENDLESS);
+    let error = in_words(&freeze(&config, soon(), |_| (), &logger).unwrap_err());
     assert!(error.contains("no lock was to be had"), "{error}");
     assert!(error.contains("Lock wait timeout exceeded"), "{error}");
     assert_released();
-    slow.end();
     writer.await_more(3);
 
-    drop((writer, server));
+    drop((slow, writer, server));
     disk.restore();
     let server = Server::start();
     for table in ["myisam", "aria", "plain", "innodb"] {
@@ -137,8 +138,8 @@ pub(super) fn test() {
         let distinct = sql(&format!("SELECT COUNT(DISTINCT n) FROM test.{table}"));
         assert_eq!(distinct, has.to_string(), "{table}");
     }
-    assert_eq!(damage_of("slow", 2000), "");
-    assert_eq!(sql("SELECT COUNT(*) FROM test.slow"), "2000");
+    assert_eq!(damage_of("slow", SLOW), "");
+    assert_eq!(sql("SELECT COUNT(*) FROM test.slow"), SLOW.to_string());
     drop(server);
 }
 
@@ -147,10 +148,10 @@ fn loses_the_lock(config: &Config, writer: &Writer) {
     let log = Lines::default();
     let config = Config {
         freeze_limit: Duration::from_secs(1),
-        time_limit: Duration::from_secs(4),
+        time_limit: Duration::from_secs(6),
         ..config.clone()
     };
-    let ran = freeze(&config, soon(), &log.logger()).unwrap();
+    let ran = freeze(&config, soon(), |_| (), &log.logger()).unwrap();
     writer.await_more(3);
     ran.end(End::Thawed, soon(), &log.logger());
     let warnings = log.of("WARN");
@@ -198,8 +199,9 @@ fn sql(statements: &str) -> String {
 struct Slow(Child);
 
 impl Slow {
-    fn start(n: u32) -> Self {
-        let statement = SLOW.replace("{n}", &n.to_string());
+    fn start(rows: u32) -> Self {
+        let statement =
+            format!("INSERT INTO slow SELECT 1, seq, SLEEP(0.001) FROM seq_1_to_{rows}");
         let child = client("test").args(["--execute", &statement]).spawn();
         let slow = Self(child.unwrap());
         await_that("the slow statement has begun", || {
@@ -212,6 +214,13 @@ impl Slow {
 
     fn end(mut self) {
         assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn test() {
     let logger = log.logger();
 
     // No server: nothing to do.
-    freeze(&config, soon(), &logger)
+    freeze(&config, soon(), |_| (), &logger)
         .unwrap()
         .end(End::Thawed, soon(), &logger);
     assert_eq!(log.lines().len(), 2, "{:?}", log.lines());
@@ -64,7 +64,7 @@ pub(super) fn test() {
     let mut server = Server::start(&version);
     // What would not be in the backup stops the freeze.
     sql("CREATE TABLESPACE volatile LOCATION '/tmp/volatile'");
-    let error = in_words(&freeze(&config, soon(), &logger).unwrap_err());
+    let error = in_words(&freeze(&config, soon(), |_| (), &logger).unwrap_err());
     assert!(error.contains("/tmp/volatile is on tmpfs"), "{error}");
     sql("DROP TABLESPACE volatile");
 
@@ -73,7 +73,7 @@ pub(super) fn test() {
 
     // Where nothing of Debian's says which servers there are.
     fs::rename("/usr/bin/pg_lsclusters", "/usr/bin/hidden").unwrap();
-    let ran = freeze(&config, soon(), &logger).unwrap();
+    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
     ran.end(End::Thawed, soon(), &logger);
     fs::rename("/usr/bin/hidden", "/usr/bin/pg_lsclusters").unwrap();
     assert_says(&log, "the server: checkpoint made");
@@ -82,7 +82,7 @@ pub(super) fn test() {
     for order in [[0, 1, 2], [2, 1, 0]] {
         let round = start_round();
         let before = sql("SELECT pg_current_wal_lsn()");
-        let ran = freeze(&config, soon(), &logger).unwrap();
+        let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
         assert_says(&log, &format!("{version}/main: checkpoint made"));
         let mut frozen = Vec::new();
         for disk in order {
