@@ -9,6 +9,7 @@
     reason = "this is a test from end to end"
 )]
 
+mod databases;
 mod directory;
 mod running;
 mod selection;

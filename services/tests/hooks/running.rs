@@ -1,10 +1,12 @@
 //! How hooks are run, and what becomes of those that fail.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hyperv_services::vss::hooks::{End, OnFailure, Ran};
+use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
 use rustix::process::{Pid, test_kill_process};
 
 use crate::directory::{Hooks, LONG, in_words, mode, soon};
@@ -27,6 +29,27 @@ fn hooks_are_run_in_order_and_ended_in_reverse() {
     ran.end(End::Thawed, soon(), &hooks.log.logger());
     assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
     assert!(hooks.log.of("WARN").is_empty());
+}
+
+#[test]
+fn each_hook_is_noted_before_it_is_started() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    hooks.add("2", "");
+    let noted = |paths: &[PathBuf]| {
+        let mut journal = File::options()
+            .create(true)
+            .append(true)
+            .open(hooks.beside("journal"))
+            .unwrap();
+        let last = paths.last().unwrap().file_name().unwrap();
+        writeln!(journal, "{} noted {}", paths.len(), last.display()).unwrap();
+    };
+    drop(freeze(&hooks.config, soon(), noted, &hooks.log.logger()).unwrap());
+    assert_eq!(
+        hooks.journal(),
+        ["1 noted 1", "1 freeze", "2 noted 2", "2 freeze"]
+    );
 }
 
 #[test]
