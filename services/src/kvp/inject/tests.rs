@@ -48,7 +48,7 @@ fn interface() -> Interface {
         master: None,
         kind: None,
         addresses: vec![address("10.0.0.5", 24), address("fd00::5", 64)],
-        gateways: Vec::new(),
+        gateways: vec!["10.0.0.1".parse().unwrap()],
     }
 }
 
@@ -608,7 +608,7 @@ fn a_file_that_cannot_be_written_leaves_the_manager_alone() {
 fn addresses_that_do_not_come_are_said_to_be_missing() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.interfaces[0].addresses[1].tentative = true;
-    guest.set(&info(), Duration::from_millis(100)).unwrap();
+    guest.set(&info(), LONG).unwrap();
     let log = guest.log.0.lock().unwrap().join("\n");
     assert!(
         log.ends_with("DNS 1.1.1.1 (not on the interface yet: fd00::5)"),
