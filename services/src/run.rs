@@ -36,8 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a killed program may take to be gone before it is left to a thread.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Letters of a program's last line that an error shows.
-const MAX_LINE: usize = 300;
+/// Letters of a program's last words that an error shows.
+const MAX_WORDS: usize = 300;
 
 /// What a program did.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<
             let [_, stderr] = streams.map(|stream| stream.kept);
             Err(RunError::TimedOut {
                 program: program.to_owned(),
-                said: last_line(&stderr),
+                said: last_words(&stderr),
             })
         }
         Err(source) => {
@@ -150,9 +150,9 @@ impl Output {
         if self.status.success() {
             return Ok(self);
         }
-        let mut said = last_line(&self.stderr);
+        let mut said = last_words(&self.stderr);
         if said.is_empty() {
-            said = last_line(&self.stdout);
+            said = last_words(&self.stdout);
         }
         Err(RunError::Failed {
             program: program.to_owned(),
@@ -162,14 +162,16 @@ impl Output {
     }
 }
 
-/// The last line with anything on it, cut where it is long.
-fn last_line(text: &[u8]) -> String {
-    String::from_utf8_lossy(text)
-        .lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty())
-        .map(|line| line.chars().take(MAX_LINE).collect())
-        .unwrap_or_default()
+/// The last two lines with any word on them, cut where they are long. Some
+/// programs show behind what is wrong the line that it is in, and then a mark
+/// below the place.
+fn last_words(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(str::trim);
+    let mut with_words = || lines.rfind(|line| line.contains(char::is_alphanumeric));
+    let (last, before) = (with_words(), with_words());
+    let lines: Vec<_> = before.into_iter().chain(last).collect();
+    lines.join(" / ").chars().take(MAX_WORDS).collect()
 }
 
 /// The reading end of a pipe.
@@ -494,10 +496,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_short_and_has_something_in_it() {
-        assert_eq!(last_line(b"a\nb \n\n  \n"), "b");
-        assert_eq!(last_line(b""), "");
-        assert_eq!(last_line(&[b'x'; 5000]).len(), MAX_LINE);
-        assert_eq!(last_line(b"\xff\n"), "\u{fffd}");
+    fn the_last_words_are_short_and_say_something() {
+        assert_eq!(last_words(b"a\n b \n\n  \n"), "a / b");
+        assert_eq!(last_words(b"a\nb\nc"), "b / c");
+        assert_eq!(last_words(b"a\n"), "a");
+        assert_eq!(last_words(b""), "");
+        assert_eq!(last_words(&[b'x'; 5000]).len(), MAX_WORDS);
+        assert_eq!(last_words(b"caf\xc3\xa9 \xff\n"), "caf\u{e9} \u{fffd}");
+        let netplan = b"60.yaml:1:11: Invalid YAML:\nnetwork: [\n          ^\n";
+        assert_eq!(
+            last_words(netplan),
+            "60.yaml:1:11: Invalid YAML: / network: ["
+        );
     }
 }

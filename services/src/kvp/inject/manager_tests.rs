@@ -259,12 +259,20 @@ fn inside(manager: &str) {
 
     // Something of the administrator's own that makes all fail: what was in force
     // before is in force then.
-    if let Some((path, text)) = obstacle(manager) {
+    if let Some(Obstacle {
+        path,
+        text,
+        mode,
+        says,
+        then,
+    }) = obstacle(manager)
+    {
         fs::write(path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = set(&mixed, LONG).unwrap_err();
-        eprintln!("{}", crate::in_words(&error));
-        eventually(|| addresses() == ["10.0.0.7/24"]);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = set(&mixed, Duration::from_secs(20)).unwrap_err();
+        let words = crate::in_words(&error);
+        assert!(words.contains(says), "{words}");
+        eventually(|| addresses() == [then]);
         fs::remove_file(path).unwrap();
     }
 
@@ -328,13 +336,39 @@ fn netplan_takes_an_ethernet_address() {
 }
 
 /// A file by which a configuration with 10.0.0.5 fails.
-fn obstacle(manager: &str) -> Option<(&'static str, &'static str)> {
+struct Obstacle {
+    path: &'static str,
+    text: &'static str,
+    mode: u32,
+    says: &'static str,
+    /// The address that the interface has then.
+    then: &'static str,
+}
+
+fn obstacle(manager: &str) -> Option<Obstacle> {
     match manager {
-        "netplan" | "netplan-networkmanager" => Some(("/etc/netplan/60-broken.yaml", "network: [")),
-        "ifupdown" => Some((
-            "/etc/network/if-up.d/obstacle",
-            "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo obstacle >&2; exit 1 ;; esac\n",
-        )),
+        "netplan" | "netplan-networkmanager" => Some(Obstacle {
+            path: "/etc/netplan/60-broken.yaml",
+            text: "network: [",
+            mode: 0o600,
+            says: "/etc/netplan/60-broken.yaml",
+            then: "10.0.0.7/24",
+        }),
+        // It comes before the agent's.
+        "networkd" => Some(Obstacle {
+            path: "/etc/systemd/network/00-first.network",
+            text: "[Match]\nName=eth0\n[Network]\nAddress=192.168.9.9/24\n",
+            mode: 0o644,
+            says: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
+            then: "192.168.9.9/24",
+        }),
+        "ifupdown" => Some(Obstacle {
+            path: "/etc/network/if-up.d/obstacle",
+            text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo obstacle >&2; exit 1 ;; esac\n",
+            mode: 0o755,
+            says: "obstacle",
+            then: "10.0.0.7/24",
+        }),
         _ => None,
     }
 }

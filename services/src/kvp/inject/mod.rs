@@ -83,14 +83,21 @@ fn set_on(
         settings: &settings,
         until,
     };
-    let mut plan = match stock::script(&context) {
+    let script = stock::script(&context);
+    let is_script = script.is_some();
+    let mut plan = match script {
         Some(plan) => plan,
         None => choose::plan(&context)?,
     };
     plan.files.splice(..0, stock::files(&context));
     let kept = config.state_directory.join("network");
-    apply::carry_out(&plan, &config.root, &kept, until, deadline)?;
-    let differences = settle::differences(&before, &settings, deadline, machine.interfaces);
+    let seen = || {
+        // What the script of a site does is its own affair, and without a carrier
+        // managers put things off.
+        let required = !is_script && context.has_carrier();
+        settle::differences(&before, &settings, required, until, machine.interfaces)
+    };
+    let differences = apply::carry_out(&plan, &config.root, &kept, until, deadline, seen)?;
     info!(
         log,
         "{}: IP configuration of the host applied through {}: {}{}",

@@ -131,8 +131,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 /// is not waited for: it may come later.
 pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
-    let carrier = context.path(&format!("sys/class/net/{target}/carrier"));
-    if fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0") {
+    if !context.has_carrier() {
         return Ok(None);
     }
     let wait = match context.settings.dhcp4 {

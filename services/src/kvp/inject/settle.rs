@@ -1,15 +1,17 @@
 //! Waits for a configuration to be seen: managers work on when their programs
-//! are done.
+//! are done, and those can succeed where another file has precedence.
 
 use std::io;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::error::InjectError;
 use super::parse::{Settings, joined};
 use crate::kvp::net::Interface;
 
-/// Longest wait: an IPv6 address takes some two seconds to be found unique.
+/// Longest wait for all to be well: an IPv6 address takes some two seconds to be
+/// found unique.
 const LONGEST: Duration = Duration::from_secs(4);
 
 /// Between two looks.
@@ -18,7 +20,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How an interface differs from what it is to be.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
-    /// Addresses that are not usable, and gateways without a route.
+    /// Addresses that the interface does not have.
+    absent: Vec<IpAddr>,
+    /// Those, the ones that are not usable, and gateways without a route.
     missing: Vec<IpAddr>,
     /// Addresses and gateways of the configuration before.
     left: Vec<IpAddr>,
@@ -39,10 +43,12 @@ impl Differences {
         let wanted: Vec<IpAddr> = settings.addresses().map(|(ip, _)| ip).collect();
         let routes = settings.routes4().chain(settings.routes6());
         let gateways: Vec<IpAddr> = routes.map(|route| route.gateway).collect();
+        let has = |ip: &IpAddr| now.addresses.iter().any(|address| address.ip == *ip);
         let usable = |ip: &IpAddr| {
             let mut own = now.addresses.iter();
             own.any(|address| address.ip == *ip && !address.tentative)
         };
+        let absent = wanted.iter().filter(|ip| !has(ip));
         let addresses = wanted.iter().filter(|ip| !usable(ip));
         let missing = addresses.chain(
             gateways
@@ -55,12 +61,13 @@ impl Differences {
             !wanted.contains(&address.ip)
                 && !address.is_link_local()
                 && !(address.dynamic && stays(address.ip))
-                && now.addresses.iter().any(|own| own.ip == address.ip)
+                && has(&address.ip)
         });
         let routes = before.gateways.iter().filter(|gateway| {
             !gateways.contains(gateway) && !stays(**gateway) && now.gateways.contains(gateway)
         });
         Self {
+            absent: absent.copied().collect(),
             missing: missing.copied().collect(),
             left: addresses
                 .map(|address| address.ip)
@@ -70,21 +77,41 @@ impl Differences {
     }
 }
 
-/// Waits for the interface to be as it is to be, and says how it differs from
-/// that all the same. `before` is what it was.
+/// Waits a while for the interface to be as it is to be, and until `until` for its
+/// addresses where these are required, and says how it differs from that all the
+/// same. `before` is what it was.
+///
+/// # Errors
+///
+/// [`InjectError::NotInForce`] where required addresses did not come.
 pub(super) fn differences(
     before: &Interface,
     settings: &Settings,
-    deadline: Instant,
+    required: bool,
+    until: Instant,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,
-) -> Differences {
-    let end = deadline.min(Instant::now() + LONGEST);
+) -> Result<Differences, InjectError> {
+    let end = until.min(Instant::now() + LONGEST);
     loop {
         let now = interfaces().unwrap_or_default();
         let now = now.iter().find(|now| now.name == before.name);
-        let differences = now.map(|now| Differences::of(settings, before, now));
-        if differences == Some(Differences::default()) || Instant::now() >= end {
-            return differences.unwrap_or_default();
+        // An interface that is not there now has nothing.
+        let nothing = Interface {
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            ..before.clone()
+        };
+        let found = Differences::of(settings, before, now.unwrap_or(&nothing));
+        let time = Instant::now();
+        let enough = found.absent.is_empty() || !required;
+        if found == Differences::default() && now.is_some() || enough && time >= end {
+            return Ok(found);
+        }
+        if time >= until {
+            return Err(InjectError::NotInForce {
+                interface: before.name.clone(),
+                absent: joined(found.absent, ", "),
+            });
         }
         thread::sleep(PAUSE);
     }
@@ -200,7 +227,7 @@ mod tests {
             }
         };
         let long = Instant::now() + Duration::from_secs(60);
-        let found = differences(&before, &fixed, long, &interfaces);
+        let found = differences(&before, &fixed, true, long, &interfaces).unwrap();
         assert_eq!((found, looks.get()), (Differences::default(), 4));
     }
 }

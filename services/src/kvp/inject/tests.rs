@@ -375,7 +375,10 @@ fn a_manager_that_fails_gets_its_previous_file_back() {
             assert_eq!(guest.read(case.file).as_deref(), previous);
             let words = in_words(&error);
             assert!(words.contains("the previous one is back"), "{words}");
-            assert!(words.contains("saying \"no such thing\""), "{words}");
+            assert!(
+                words.contains("saying \"noise / no such thing\""),
+                "{words}"
+            );
             assert_eq!(error.status(), Status::FAIL);
             let calls = Case::calls(&guest);
             assert!(calls.ends_with(&owned(case.reverted)), "{calls:?}");
@@ -614,6 +617,36 @@ fn addresses_that_do_not_come_are_said_to_be_missing() {
         log.ends_with("DNS 1.1.1.1 (not on the interface yet: fd00::5)"),
         "{log}"
     );
+}
+
+#[test]
+fn a_configuration_that_is_not_in_force_is_taken_back() {
+    let case = &cases()[1];
+    let guest = |address: &str| {
+        let mut guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        guest.interfaces[0].addresses[0].ip = address.parse().unwrap();
+        guest
+    };
+    let short = Duration::from_millis(500);
+    let elsewhere = guest("10.0.0.9");
+    let before = tree(&elsewhere);
+    let words = in_words(&elsewhere.set(&info(), short).unwrap_err());
+    assert!(words.contains("eth0 did not get 10.0.0.5;"), "{words}");
+    assert!(words.contains("the previous one is back"), "{words}");
+    assert_eq!(tree(&elsewhere), before);
+    assert_eq!(
+        Case::calls(&elsewhere),
+        [case.applied, case.reverted].concat()
+    );
+    // Without a carrier nothing comes, and a script may put things off.
+    let unplugged = guest("10.0.0.9");
+    unplugged.write("sys/class/net/eth0/carrier", "0\n");
+    unplugged.set(&info(), short).unwrap();
+    let mut scripted = guest("10.0.0.9");
+    scripted.config.network.scripts = Some(scripted.path("usr/bin"));
+    scripted.install(&["hv_set_ifconfig"]);
+    scripted.set(&info(), short).unwrap();
 }
 
 #[test]
