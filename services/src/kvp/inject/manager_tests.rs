@@ -257,6 +257,13 @@ fn inside(manager: &str) {
     assert_eq!(addresses(), ["10.0.0.7/24"]);
     eventually(|| gateways("-4") == ["10.0.0.1", "172.16.0.1"]);
 
+    // The same again, after somebody took the address away.
+    output("ip", &["address", "del", "10.0.0.7/24", "dev", "eth0"]);
+    assert_eq!(addresses(), [""; 0]);
+    set(&other, LONG).unwrap();
+    assert_got(&other);
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+
     // Something of the administrator's own that makes all fail: what was in force
     // before is in force then.
     if let Some(Obstacle {

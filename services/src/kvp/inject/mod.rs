@@ -95,7 +95,14 @@ fn set_on(
         // What the script of a site does is its own affair, and without a carrier
         // managers put things off.
         let required = !is_script && context.has_carrier();
-        settle::differences(&before, &settings, required, until, machine.interfaces)
+        settle::differences(
+            &before,
+            &settings,
+            required,
+            plan.calm,
+            until,
+            machine.interfaces,
+        )
     };
     let differences = apply::carry_out(&plan, &config.root, &kept, until, deadline, seen)?;
     info!(

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
@@ -123,6 +124,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             text: render(target, context.settings),
             mode: Some(0o600),
         }],
+        calm: Duration::ZERO,
     })
 }
 

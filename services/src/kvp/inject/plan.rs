@@ -26,6 +26,9 @@ pub(super) struct Plan {
     pub(super) apply: Vec<Step>,
     /// Run when the previous files are back.
     pub(super) revert: Vec<Step>,
+    /// For how long the interface has to be as it is to be: the manager may not
+    /// have begun when its programs are done. Zero where these wait for it.
+    pub(super) calm: Duration,
 }
 
 /// A file as it is to be.

@@ -77,9 +77,9 @@ impl Differences {
     }
 }
 
-/// Waits a while for the interface to be as it is to be, and until `until` for its
-/// addresses where these are required, and says how it differs from that all the
-/// same. `before` is what it was.
+/// Waits a while for the interface to be as it is to be, and to stay so for
+/// `calm`; until `until` for its addresses, where these are required. Says how it
+/// differs all the same. `before` is what it was.
 ///
 /// # Errors
 ///
@@ -88,10 +88,12 @@ pub(super) fn differences(
     before: &Interface,
     settings: &Settings,
     required: bool,
+    calm: Duration,
     until: Instant,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,
 ) -> Result<Differences, InjectError> {
     let end = until.min(Instant::now() + LONGEST);
+    let mut well_since = None;
     loop {
         let now = interfaces().unwrap_or_default();
         let now = now.iter().find(|now| now.name == before.name);
@@ -103,8 +105,11 @@ pub(super) fn differences(
         };
         let found = Differences::of(settings, before, now.unwrap_or(&nothing));
         let time = Instant::now();
+        let well = now.is_some() && found == Differences::default();
+        well_since = well.then_some(well_since.unwrap_or(time));
+        let stayed = well_since.is_some_and(|since| time.duration_since(since) >= calm);
         let enough = found.absent.is_empty() || !required;
-        if found == Differences::default() && now.is_some() || enough && time >= end {
+        if stayed || enough && time >= end {
             return Ok(found);
         }
         if time >= until {
@@ -223,11 +228,13 @@ mod tests {
                 1 => Err(io::ErrorKind::TimedOut.into()),
                 2 => Ok(vec![before.clone()]),
                 3 => Ok(vec![interface(&["10.0.0.5", "10.0.0.9"], &["10.0.0.1"])]),
+                // A moment of having it is not enough.
+                5 => Ok(vec![interface(&[], &[])]),
                 _ => Ok(vec![interface(&["10.0.0.5"], &["10.0.0.1"])]),
             }
         };
         let long = Instant::now() + Duration::from_secs(60);
-        let found = differences(&before, &fixed, true, long, &interfaces).unwrap();
-        assert_eq!((found, looks.get()), (Differences::default(), 4));
+        let found = differences(&before, &fixed, true, PAUSE, long, &interfaces).unwrap();
+        assert_eq!((found, looks.get()), (Differences::default(), 7));
     }
 }
