@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 
+use hyperv_services::kernel;
+use hyperv_services::vss::Config;
 use hyperv_services::vss::open::{OpenError, open};
 use hyperv_services::vss::plan::{self, FileSystem};
-use hyperv_services::vss::{Config, ioctl};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
