@@ -17,5 +17,6 @@ mod slot;
 pub mod status;
 pub mod supervisor;
 mod tally;
+mod thaw_command;
 mod view;
 mod waiting;

@@ -4,11 +4,11 @@
 
 pub mod activity;
 pub mod fcopy;
+pub mod kernel;
 pub mod kvp;
 pub mod registry;
 mod run;
 pub mod service;
-mod unsupported;
 pub mod vss;
 
 /// What the services are configured with.

@@ -212,14 +212,15 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
         .runtime_directory
         .map_or_else(|| runtime::DEFAULT_PATH.into(), |directory| directory.0);
     let defaults = vss::Config::default();
+    let time_limit = file
+        .vss
+        .time_limit
+        .map_or(defaults.time_limit, |seconds| seconds.0);
     let hooks = file.vss.hooks;
     let vss = vss::Config {
         include: file.vss.include.into(),
         exclude: file.vss.exclude.into(),
-        time_limit: file
-            .vss
-            .time_limit
-            .map_or(defaults.time_limit, |seconds| seconds.0),
+        time_limit,
         hooks: vss::hooks::Config {
             directory: hooks
                 .directory
@@ -230,6 +231,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             on_failure: hooks
                 .on_failure
                 .map_or(defaults.hooks.on_failure, |name| name.0),
+            freeze_limit: time_limit,
         },
         runtime_directory: runtime_directory.clone(),
         root: defaults.root,
@@ -372,6 +374,7 @@ mod tests {
                     directory: "/etc/vss.d".into(),
                     time_limit: Duration::from_secs(5),
                     on_failure: vss::hooks::OnFailure::GoOn,
+                    freeze_limit: Duration::from_secs(90),
                 },
                 runtime_directory: "/var/tmp/run".into(),
                 root: "/".into(),

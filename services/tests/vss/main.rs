@@ -10,6 +10,7 @@
     reason = "this is a test from end to end"
 )]
 
+mod freeze;
 mod open;
 mod plan;
 mod root;

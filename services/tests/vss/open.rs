@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 
+use hyperv_services::kernel;
+use hyperv_services::vss::Config;
 use hyperv_services::vss::open::{OpenError, open};
 use hyperv_services::vss::plan::{self, FileSystem};
-use hyperv_services::vss::{Config, ioctl};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
@@ -46,8 +47,8 @@ fn each_is_opened_where_it_is_mounted() {
                 assert_eq!(opened.mount_point, file_system.mounts[0].point);
                 assert_eq!(opened.device, file_system.device);
                 assert_eq!(mount_id(&opened.fd), file_system.mounts[0].id);
-                ioctl::freeze(&opened.fd).unwrap();
-                ioctl::thaw(&opened.fd).unwrap();
+                kernel::freeze(&opened.fd).unwrap();
+                kernel::thaw(&opened.fd).unwrap();
             }
         },
     );
@@ -147,7 +148,7 @@ fn what_somebody_else_has_frozen_is_planned_and_opened() {
                 open(file_system, Path::new(ROOT)).unwrap();
             }
             let lower = open(&planned[1], Path::new(ROOT)).unwrap();
-            assert_eq!(ioctl::freeze(lower.fd), Err(Errno::BUSY));
+            assert_eq!(kernel::freeze(lower.fd), Err(Errno::BUSY));
         },
     );
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hyperv_services::vss::ioctl;
+use hyperv_services::kernel;
 use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process;
@@ -292,7 +292,7 @@ fn thaw() {
             // A FIFO can be a mount point too.
             && let Ok(fd) = rustix::fs::open(point, OFlags::NONBLOCK, Mode::empty())
         {
-            let _ = ioctl::thaw(fd);
+            let _ = kernel::thaw(fd);
         }
     }
 }
