@@ -287,7 +287,7 @@ impl Vss {
         }
         info!(
             self.log,
-            "froze {} file systems in {:.1} ms",
+            "file systems frozen: {}, in {:.1} ms",
             summary.frozen,
             summary.took.as_secs_f64() * 1000.0
         );
@@ -339,7 +339,7 @@ impl Vss {
         }
         info!(
             self.log,
-            "thawed {} file systems after {:.1} s",
+            "file systems thawed: {}, after {:.1} s",
             thawed.thawed,
             thawed.after.as_secs_f64()
         );
@@ -413,7 +413,7 @@ impl Service for Vss {
                 );
             }
             News::Gone => {
-                self.spoil(Spoiled::GuardGone, End::DeviceGone, AFTER);
+                self.spoil(Spoiled::GuardGone, End::Interrupted, AFTER);
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", in_words(&error));
                 }
@@ -425,7 +425,7 @@ impl Service for Vss {
 impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() {
-            self.spoil(Spoiled::Restarted, End::AgentEnds, AT_THE_END);
+            self.spoil(Spoiled::Restarted, End::Interrupted, AT_THE_END);
         }
     }
 }

@@ -191,9 +191,7 @@ fn hooks_are_told_what_is_happening() {
         (End::Thawed, "thaw", "thawed"),
         (End::FreezeFailed, "freeze-failed", "freeze-failed"),
         (End::TimeLimit, "thaw", "time-limit"),
-        (End::DeviceGone, "thaw", "device-gone"),
-        (End::ByHand, "thaw", "by-hand"),
-        (End::AgentEnds, "thaw", "agent-ends"),
+        (End::Interrupted, "thaw", "interrupted"),
         (End::AgentRestarted, "thaw", "agent-restarted"),
     ] {
         let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1")]);

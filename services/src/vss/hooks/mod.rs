@@ -75,12 +75,8 @@ pub enum End {
     FreezeFailed,
     /// File systems were frozen for as long as they may.
     TimeLimit,
-    /// The device went away, or took no reply.
-    DeviceGone,
-    /// An administrator had them thawed.
-    ByHand,
-    /// The agent ends.
-    AgentEnds,
+    /// The device went away or took no reply, or the agent or its guard ends.
+    Interrupted,
     /// The agent ended before, and was started again.
     AgentRestarted,
 }
@@ -100,9 +96,7 @@ impl End {
             Self::Thawed => "thawed",
             Self::FreezeFailed => "freeze-failed",
             Self::TimeLimit => "time-limit",
-            Self::DeviceGone => "device-gone",
-            Self::ByHand => "by-hand",
-            Self::AgentEnds => "agent-ends",
+            Self::Interrupted => "interrupted",
             Self::AgentRestarted => "agent-restarted",
         }
     }
