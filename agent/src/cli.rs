@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
 use hyperv_services::vss::guard;
 use hyperv_vmbus::discovery::Roots;
@@ -376,6 +377,7 @@ impl Run {
                     "socket" => %path.display());
             }
         }
+        kernel::release_code();
         supervisor.run().context("the poll loop is lost")?;
         Ok(ExitCode::SUCCESS)
     }

@@ -68,6 +68,11 @@ impl Choice {
     }
 }
 
+/// Whether file systems of this type are in memory, and on nothing else.
+pub(super) fn is_in_memory(kind: &str) -> bool {
+    matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")
+}
+
 /// The types in the kernel's list that are not marked to be without a device.
 fn on_devices(list: &str) -> HashSet<String> {
     let types = list.lines().filter_map(|line| line.strip_prefix('\t'));

@@ -35,7 +35,6 @@ mod error;
 pub mod freeze;
 pub mod guard;
 pub mod hooks;
-pub mod ioctl;
 pub mod marker;
 pub mod mounts;
 pub mod open;
@@ -229,7 +228,15 @@ impl Vss {
             return Ok(());
         }
         self.spoiled = None;
-        let ran = hooks::freeze(&self.config.hooks, Instant::now() + BEFORE, &self.log)?;
+        let note = |hooks: &[PathBuf]| {
+            self.note(&Note {
+                frozen: Vec::new(),
+                hooks: hooks.to_vec(),
+            });
+        };
+        let deadline = Instant::now() + BEFORE;
+        let ran = hooks::freeze(&self.config.hooks, deadline, note, &self.log)
+            .inspect_err(|_| self.forget())?;
         let frozen = self.freeze_file_systems(&ran);
         self.hooks = Some(ran);
         if frozen.is_err() {

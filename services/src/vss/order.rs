@@ -29,7 +29,7 @@ pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize
     for upper in file_systems {
         for lies_on in &upper.lies_on {
             match lies_on.file_system {
-                Some(lower) if lower == upper.device => {}
+                Some(lower) if lower == upper.device || lies_on.in_memory => {}
                 Some(lower) if all.contains(&lower) => {
                     if below.entry(upper.device).or_default().insert(lower) {
                         above.entry(lower).or_default().push(upper.device);

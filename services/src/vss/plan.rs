@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::choice::Choice;
+use super::choice::{self, Choice};
 use super::mounts::{self, Mounted};
 use super::stack::{self, Bottom};
 use super::{Config, order};
@@ -60,6 +60,8 @@ pub struct LiesOn {
     pub what: PathBuf,
     /// The file system with that file; `None` where it cannot be told.
     pub file_system: Option<DeviceNumber>,
+    /// Whether that is in memory, where nothing is ever frozen.
+    pub in_memory: bool,
 }
 
 /// Why what the kernel makes up, and what is in memory, is left out: there is a
@@ -145,7 +147,10 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
     let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
     let choice = Choice::read(config).map_err(unreadable(Choice::LIST))?;
 
-    let mounts: HashMap<_, _> = mounted.iter().map(|it| (it.id, it.device)).collect();
+    let mounts: HashMap<_, _> = mounted
+        .iter()
+        .map(|it| (it.id, (it.device, choice::is_in_memory(&it.kind))))
+        .collect();
     let mut plan = Plan::default();
     let mut candidates = Vec::new();
     for (mut file_system, read_only) in grouped(mounted) {
@@ -234,17 +239,19 @@ fn grouped(mounted: Vec<Mounted>) -> Vec<(FileSystem, bool)> {
     file_systems
 }
 
-/// What is at the bottom of a device; `mounts` has the file system of each.
-fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, DeviceNumber>) -> LiesOn {
-    match bottom {
+/// What is at the bottom of a device; `mounts` has the file system of each, and
+/// whether it is in memory.
+fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, (DeviceNumber, bool)>) -> LiesOn {
+    let (what, mount) = match bottom {
         Bottom::File(what) => {
             let mount = stack::mount_of(root, &what);
-            let file_system = mount.and_then(|id| mounts.get(&id).copied());
-            LiesOn { what, file_system }
+            (what, mount.and_then(|id| mounts.get(&id)))
         }
-        Bottom::Program(what) => LiesOn {
-            what,
-            file_system: None,
-        },
+        Bottom::Program(what) => (what, None),
+    };
+    LiesOn {
+        what,
+        file_system: mount.map(|(device, _)| *device),
+        in_memory: mount.is_some_and(|(_, in_memory)| *in_memory),
     }
 }

@@ -95,9 +95,9 @@ fn is_leftover(name: &OsStr) -> bool {
 }
 
 /// Where `path` leads to, if root alone decides what is found there: the place
-/// itself, its directory and those above belong to root (or to the user that
-/// this process is), and nobody else may write to them. Above its directory, a
-/// sticky bit will do: there others cannot take away what is not theirs.
+/// itself and the directories above belong to root (or to the user that this
+/// process is), and nobody else may write to them. Further up a sticky bit will
+/// do: there others cannot take away what is not theirs.
 ///
 /// What was looked at is what is to be run: the path given back has no symbolic
 /// links on it.
@@ -108,6 +108,9 @@ pub(super) fn trusted(path: &Path) -> Result<PathBuf, HookError> {
     };
     let unseen = |error| refused(Refusal::Unseen(error));
     let real = fs::canonicalize(path).map_err(unseen)?;
+    // Of a file, its directory too: a link to any other of root's programs could
+    // be put there under its name.
+    let strictly = if real.is_dir() { 1 } else { 2 };
     let myself = rustix::process::geteuid().as_raw();
     for (above, place) in real.ancestors().enumerate() {
         let seen = fs::symlink_metadata(place).map_err(unseen)?;
@@ -118,7 +121,7 @@ pub(super) fn trusted(path: &Path) -> Result<PathBuf, HookError> {
             }));
         }
         let mode = seen.mode() & 0o7777;
-        if mode & OTHERS_WRITE != 0 && (above < 2 || mode & STICKY == 0) {
+        if mode & OTHERS_WRITE != 0 && (above < strictly || mode & STICKY == 0) {
             return Err(refused(Refusal::Writable {
                 place: place.to_owned(),
                 mode,

@@ -116,10 +116,18 @@ impl End {
 /// `deadline` is over the freeze is stopped, whatever the configuration says of
 /// failures.
 ///
+/// Before each hook is started, `note` is told which have been by then: what
+/// another agent ends ([`Ran::from_paths`]) should this one be killed meanwhile.
+///
 /// # Errors
 ///
 /// Where a hook must not be run, fails, or is not done in time.
-pub fn freeze(config: &Config, deadline: Instant, log: &Logger) -> Result<Ran, HookError> {
+pub fn freeze(
+    config: &Config,
+    deadline: Instant,
+    note: impl Fn(&[PathBuf]),
+    log: &Logger,
+) -> Result<Ran, HookError> {
     let stops = config.on_failure == OnFailure::Stop;
     let paths = match find(&config.directory) {
         Ok(found) => {
@@ -139,6 +147,8 @@ pub fn freeze(config: &Config, deadline: Instant, log: &Logger) -> Result<Ran, H
     };
     let mut ran = Ran::from_paths(config, Vec::new());
     for path in paths {
+        ran.paths.push(path.clone());
+        note(&ran.paths);
         let hook = Hook {
             path: &path,
             action: "freeze",
@@ -146,7 +156,6 @@ pub fn freeze(config: &Config, deadline: Instant, log: &Logger) -> Result<Ran, H
             log,
         };
         let result = hook.run(config, deadline);
-        ran.paths.push(path);
         match result {
             Ok(()) => {}
             Err(error) if stops || Instant::now() >= deadline => {
@@ -194,11 +203,7 @@ impl Ran {
             };
             let deadline = deadline.max(Instant::now() + LEAST);
             if let Err(error) = hook.run(&self.config, deadline) {
-                warn!(
-                    log,
-                    "an application may still be at rest: {}",
-                    in_words(&error)
-                );
+                warn!(log, "look after the application: {}", in_words(&error));
             }
         }
     }
