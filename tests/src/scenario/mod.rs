@@ -83,6 +83,8 @@ const KVP_BOTH: &[Transport] = &[FOR_KVP, Transport::HvUtil];
 const KVP_UIO: &[Transport] = &[FOR_KVP];
 const VSS_BOTH: &[Transport] = KVP_BOTH;
 const VSS_UIO: &[Transport] = KVP_UIO;
+/// For what the other levels have no drivers for.
+const KERNEL_ONLY: &[Transport] = &[];
 const HVUTIL: &[Transport] = &[Transport::HvUtil];
 
 /// One thing that is tried.
@@ -319,6 +321,8 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-many-mounts" VSS_BOTH vss::freeze::many_mounts, own_process: "2,000 bind mounts are one file system";
         "vss-loop-files" VSS_BOTH vss::freeze::loop_files, own_process: "a file system in a file of another is frozen before it";
         "vss-others" VSS_BOTH vss::freeze::others, own_process: "read-only, in memory, and overlay: left as they are";
+        "vss-device-mapper" KERNEL_ONLY vss::freeze::device_mapper, own_process => EITHER: "a file system on a stack of devices is frozen before the one that carries it";
+        "vss-fat" KERNEL_ONLY vss::freeze::fat, own_process => EITHER: "a FAT is left as it is";
         "vss-frozen-beforehand" VSS_BOTH vss::freeze::beforehand, own_process: "what somebody else has frozen counts, and stays frozen after the THAW";
         "vss-twice" VSS_BOTH vss::freeze::twice, own_process: "a second FREEZE needs no second THAW";
         "vss-include" VSS_BOTH vss::freeze::configured, own_process: "only what the configuration includes, and does not exclude";

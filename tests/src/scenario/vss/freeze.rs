@@ -13,6 +13,7 @@ pub(in super::super) fn kinds(stage: &mut VssStage<'_>) -> Result<()> {
     for kind in Kind::ALL {
         points.push(shelf.make(kind, kind.name())?);
     }
+    points.extend(shelf.root()?);
     let mut host = stage.connect()?;
     for _ in 0..3 {
         shelf.expect_thawed(&points, "before a FREEZE")?;
@@ -35,7 +36,7 @@ pub(in super::super) fn mounted_often(stage: &mut VssStage<'_>) -> Result<()> {
         set -e
         cd "$0"
         mkdir again bound "$1/part"
-        mount "$2" again || mount -o loop "$2" again
+        mount -t ext4 "$2" again
         mount -o bind "$1/part" bound
         mkdir first second
         btrfs subvolume create "$3/first" >/dev/null
@@ -220,4 +221,49 @@ pub(in super::super) fn configured(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.expect_thawed(&[&b, &c], "which is not included, or is excluded")?;
     thaw(&mut host)?;
     shelf.expect_thawed(&[&a, &b, &c], "after a THAW")
+}
+
+/// What lies on a stack of devices is frozen before what carries the stack.
+pub(in super::super) fn device_mapper(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let lower = shelf.make(Kind::Xfs, "lower")?;
+    let script = r#"
+        set -e
+        truncate -s 20M "$1/file"
+        disk=$(losetup -f)
+        losetup "$disk" "$1/file"
+        size=$(cat "/sys/block/${disk##*/}/size")
+        dmsetup create --noudevrules --noudevsync upper --table "0 $size linear $disk 0"
+        mkfs.ext4 -q -F /dev/mapper/upper
+        mkdir "$0/upper"
+        mount -t ext4 /dev/mapper/upper "$0/upper"
+        echo text >"$0/upper/text"
+        echo "$disk"
+    "#;
+    let disk = shelf.script(script, &[MOUNTS, &lower])?;
+    let points = [lower, format!("{MOUNTS}/upper")];
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&points, "after a FREEZE")?;
+    thaw(&mut host)?;
+    shelf.expect_thawed(&points, "after a THAW")?;
+    let script = "umount \"$0/upper\" && dmsetup remove --noudevsync upper && losetup -d \"$1\"";
+    shelf.script(script, &[MOUNTS, disk.trim()])?;
+    stage.expect_working(&mut host)
+}
+
+/// There is nothing in a FAT that a freeze makes whole.
+pub(in super::super) fn fat(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (plain, fat) = (
+        shelf.make(Kind::Ext4, "plain")?,
+        shelf.make(Kind::Vfat, "fat")?,
+    );
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&[&plain], "after a FREEZE")?;
+    shelf.expect_thawed(&[&fat], "after a FREEZE")?;
+    thaw(&mut host)?;
+    shelf.expect_thawed(&[&plain, &fat], "after a THAW")?;
+    stage.expect_working(&mut host)
 }

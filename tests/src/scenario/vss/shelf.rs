@@ -81,9 +81,11 @@ pub(super) enum Kind {
     Ext4,
     Xfs,
     Btrfs,
+    Vfat,
 }
 
 impl Kind {
+    /// Those that stand still for a backup.
     pub(super) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
     pub(super) fn name(self) -> &'static str {
@@ -91,6 +93,7 @@ impl Kind {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Vfat => "vfat",
         }
     }
 
@@ -100,6 +103,7 @@ impl Kind {
             // Smaller than is supported for real use.
             Self::Xfs => &["mkfs.xfs", "-q", "-f", "--unsupported"],
             Self::Btrfs => &["mkfs.btrfs", "-q", "-f", "--mixed"],
+            Self::Vfat => &["mkfs.vfat"],
         }
     }
 
@@ -109,6 +113,7 @@ impl Kind {
             Self::Ext4 => &["e2fsck", "-f", "-n"],
             Self::Xfs => &["xfs_repair", "-n"],
             Self::Btrfs => &["btrfs", "check"],
+            Self::Vfat => &["fsck.vfat", "-n"],
         }
     }
 }
@@ -161,6 +166,14 @@ impl Shelf {
         self.script(MAKE, &arguments)
             .with_context(|| format!("making {name}, an {} file system", kind.name()))?;
         Ok(format!("{MOUNTS}/{name}"))
+    }
+
+    /// `/`, where that is a file system which can be frozen.
+    pub(super) fn root(&self) -> Result<Option<String>> {
+        let script = r#"while read -r source point _; do
+            [ "$point" != / ] || echo "$source"; done </proc/self/mounts"#;
+        let on_disk = self.script(script, &[])?.contains("/dev/");
+        Ok(on_disk.then(|| "/".to_owned()))
     }
 
     /// The device or loop file that carries a file system made here.
