@@ -21,8 +21,8 @@ use super::error::PoolError;
 /// How long a lock is waited for. The host waits longer for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a lock is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
