@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
 use hyperv_services::vss::guard;
 use hyperv_vmbus::discovery::Roots;
@@ -28,6 +29,7 @@ use crate::status::ask::{AskError, ask};
 use crate::status::{self, text};
 use crate::supervisor::{Settings, Supervisor};
 use crate::thaw_command::Thaw;
+use crate::vss_command::Vss;
 
 /// Exit status where the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -45,6 +47,7 @@ Examples:
   hyperv-agent status                  what the running agent does
   hyperv-agent devices                 what the host offers, and who serves it
   hyperv-agent kvp list                what host and guest tell each other
+  hyperv-agent vss plan                what a backup would freeze, and what not
   hyperv-agent check-config            read the configuration, say what is wrong";
 
 /// Hyper-V guest agent: file copy from the host, key-value pairs and backups,
@@ -71,6 +74,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a backup would do to the file systems
+    Vss(Vss),
     /// Thaw file systems that are still frozen for a backup
     Thaw(Thaw),
     /// Show what the running agent does
@@ -150,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config(&file),
         Command::Kvp(kvp) => Ok(kvp.run()),
+        Command::Vss(vss) => vss.run(),
         Command::Thaw(thaw) => thaw.run(),
         Command::Devices { json } => list_devices(json),
         Command::Status { json, config } => show_status(json, &config),
@@ -376,6 +382,7 @@ impl Run {
                     "socket" => %path.display());
             }
         }
+        kernel::release_code();
         supervisor.run().context("the poll loop is lost")?;
         Ok(ExitCode::SUCCESS)
     }

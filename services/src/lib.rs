@@ -4,6 +4,7 @@
 
 pub mod activity;
 pub mod fcopy;
+pub mod kernel;
 pub mod kvp;
 pub mod registry;
 mod run;

@@ -36,8 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a killed program may take to be gone before it is left to a thread.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Letters of a program's last line that an error shows.
-const MAX_LINE: usize = 300;
+/// Letters of a program's last words that an error shows.
+const MAX_WORDS: usize = 300;
 
 /// What a program did.
 #[derive(Debug)]
@@ -164,22 +164,24 @@ impl Output {
     }
 }
 
-/// The last line of the standard error, or of the output where that has none.
+/// The last words of the standard error, or of the output where that has none.
 fn last_words(stdout: &[u8], stderr: &[u8]) -> String {
-    match last_line(stderr) {
-        said if said.is_empty() => last_line(stdout),
+    match last_lines(stderr) {
+        said if said.is_empty() => last_lines(stdout),
         said => said,
     }
 }
 
-/// The last line with anything on it, cut where it is long.
-fn last_line(text: &[u8]) -> String {
-    String::from_utf8_lossy(text)
-        .lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty())
-        .map(|line| line.chars().take(MAX_LINE).collect())
-        .unwrap_or_default()
+/// The last two lines with any word on them, cut where they are long. Some
+/// programs show behind what is wrong the line that it is in, and then a mark
+/// below the place.
+fn last_lines(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(str::trim);
+    let mut with_words = || lines.rfind(|line| line.contains(char::is_alphanumeric));
+    let (last, before) = (with_words(), with_words());
+    let lines: Vec<_> = before.into_iter().chain(last).collect();
+    lines.join(" / ").chars().take(MAX_WORDS).collect()
 }
 
 /// The reading end of a pipe.
@@ -511,10 +513,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_short_and_has_something_in_it() {
-        assert_eq!(last_line(b"a\nb \n\n  \n"), "b");
-        assert_eq!(last_line(b""), "");
-        assert_eq!(last_line(&[b'x'; 5000]).len(), MAX_LINE);
-        assert_eq!(last_line(b"\xff\n"), "\u{fffd}");
+    fn the_last_words_are_short_and_say_something() {
+        assert_eq!(last_lines(b"a\n b \n\n  \n"), "a / b");
+        assert_eq!(last_lines(b"a\nb\nc"), "b / c");
+        assert_eq!(last_lines(b"a\n"), "a");
+        assert_eq!(last_lines(b""), "");
+        assert_eq!(last_lines(&[b'x'; 5000]).len(), MAX_WORDS);
+        assert_eq!(last_lines(b"caf\xc3\xa9 \xff\n"), "caf\u{e9} \u{fffd}");
+        let netplan = b"60.yaml:1:11: Invalid YAML:\nnetwork: [\n          ^\n";
+        assert_eq!(
+            last_lines(netplan),
+            "60.yaml:1:11: Invalid YAML: / network: ["
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use hyperv_sim::inprocess;
 
 /// A simulated Hyper-V host that drives guest agents through their devices.
 #[derive(Debug, Parser)]
@@ -34,6 +35,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = inprocess::guard() {
+        return ended;
+    }
     run().unwrap_or_else(|error| {
         eprintln!("hyperv-sim: {error:#}");
         ExitCode::FAILURE

@@ -180,10 +180,10 @@ fn services_are_switched_by_reloading_and_a_wrong_configuration_changes_nothing(
 fn services_negotiate_side_by_side_and_refuse_what_is_no_request() {
     in_own_root("run --enable kvp --enable vss --disable fcopy", |machine| {
         let services = [
-            (&kvp::ENTRY, Status::INVALID_ARGUMENT),
-            (&vss::ENTRY, Status::NOT_SUPPORTED),
+            (&kvp::ENTRY, 0, Status::INVALID_ARGUMENT),
+            (&vss::ENTRY, 9, Status::NOT_SUPPORTED),
         ];
-        for (number, (entry, status)) in (0..).zip(services) {
+        for (number, (entry, byte, status)) in (0..).zip(services) {
             let device = machine.offer(uio(entry, number)).unwrap();
             if number == 0 {
                 machine.start().unwrap();
@@ -192,7 +192,7 @@ fn services_negotiate_side_by_side_and_refuse_what_is_no_request() {
             let request = Request::negotiation(1, &FRAMEWORKS, entry.versions).unwrap();
             let settled = call(&mut channel, &request).settled().unwrap();
             assert_eq!(settled, Some((entry.frameworks[0], entry.versions[0])));
-            let request = Request::new(entry.message_type.0, 2, vec![0; 64]).unwrap();
+            let request = Request::new(entry.message_type.0, 2, vec![byte; 64]).unwrap();
             let reply = call(&mut channel, &request);
             assert_eq!(reply.status, status);
         }

@@ -68,6 +68,11 @@ impl Choice {
     }
 }
 
+/// Whether file systems of this type are in memory, and on nothing else.
+pub(super) fn is_in_memory(kind: &str) -> bool {
+    matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")
+}
+
 /// The types in the kernel's list that are not marked to be without a device.
 fn on_devices(list: &str) -> HashSet<String> {
     let types = list.lines().filter_map(|line| line.strip_prefix('\t'));
@@ -110,5 +115,115 @@ impl Globs {
                 .find(|glob| texts.iter().any(|text| glob.matches(text)))?;
             Some((list, glob.pattern()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Mount;
+    use super::*;
+
+    fn choice(include: Patterns, exclude: Patterns) -> Choice {
+        Choice {
+            on_devices: on_devices(
+                "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n\tfuseblk\n\tbtrfs\nnodev\tzfs\n\
+                 nodev\tnfs4\nnodev\toverlay\nnodev\tfuse\n\tnew fs\n",
+            ),
+            include: Globs::new(&include),
+            exclude: Globs::new(&exclude),
+        }
+    }
+
+    fn file_system() -> FileSystem {
+        let mount = |point: &str, whole| Mount {
+            id: 1,
+            point: point.into(),
+            whole,
+        };
+        FileSystem {
+            kind: "ext4".into(),
+            source: "/dev/mapper/group-data".into(),
+            nodes: vec!["/dev/dm-3".into()],
+            mounts: vec![mount("/srv/data", true), mount("/var/lib/x", false)],
+            ..FileSystem::default()
+        }
+    }
+
+    fn patterns(mount_points: &[&str], types: &[&str], devices: &[&str]) -> Patterns {
+        let list = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect();
+        Patterns {
+            mount_points: list(mount_points),
+            types: list(types),
+            devices: list(devices),
+        }
+    }
+
+    #[test]
+    fn types_without_a_device_and_those_that_do_not_freeze_are_left_out() {
+        let choice = choice(Patterns::default(), Patterns::default());
+        for (kind, words) in [
+            ("sysfs", "no block device"),
+            ("tmpfs", "no block device"),
+            // What the kernel does not even list.
+            ("nsfs", "no block device"),
+            ("", "no block device"),
+            ("vfat", "cannot be frozen"),
+            ("zfs", "ZFS"),
+            ("nfs4", "another machine"),
+            ("overlay", "other file systems"),
+            ("fuse", "FUSE"),
+            ("fuse.sshfs", "FUSE"),
+            ("fuseblk", "FUSE"),
+            ("fuseblk.ntfs", "FUSE"),
+        ] {
+            let why = choice.against_type(kind).unwrap();
+            assert!(why.contains(words), "{kind}: {why}");
+        }
+        for kind in ["ext4", "btrfs", "new fs"] {
+            assert_eq!(choice.against_type(kind), None);
+        }
+    }
+
+    #[test]
+    fn nothing_said_is_everything_meant() {
+        let choice = choice(Patterns::default(), Patterns::default());
+        assert_eq!(choice.against(&file_system()), None);
+    }
+
+    #[test]
+    fn any_pattern_includes_and_any_excludes() {
+        for (own, patterns) in [
+            (true, patterns(&["/srv/*"], &[], &[])),
+            (true, patterns(&["/home", "/*"], &[], &[])),
+            (true, patterns(&["/home"], &["ext?"], &["/dev/sda"])),
+            (true, patterns(&[], &["xfs", "ext4"], &[])),
+            (true, patterns(&[], &[], &["/dev/mapper/*"])),
+            (true, patterns(&[], &[], &["/dev/dm-3"])),
+            (false, patterns(&["/srv"], &["ext"], &["dm-3"])),
+            // A directory in it is not the file system.
+            (false, patterns(&["/var/*"], &[], &[])),
+        ] {
+            let included = choice(patterns.clone(), Patterns::default());
+            let why = included.against(&file_system());
+            assert_eq!(why.is_none(), own, "{patterns:?}");
+            let excluded = choice(Patterns::default(), patterns.clone());
+            let why = excluded.against(&file_system());
+            assert_eq!(why.is_some(), own, "{patterns:?}");
+            // Who is excluded cannot be included.
+            let both = choice(patterns.clone(), patterns);
+            assert!(both.against(&file_system()).is_some());
+        }
+    }
+
+    #[test]
+    fn where_no_mount_shows_all_of_it_each_counts() {
+        let mut file_system = file_system();
+        file_system.mounts.remove(0);
+        let choice = choice(Patterns::default(), patterns(&["/var/*"], &[], &[]));
+        let why = choice.against(&file_system).unwrap();
+        assert_eq!(
+            why,
+            "the configuration excludes it: \"/var/*\" is one of the mount-points in [vss.exclude]"
+        );
     }
 }

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
 use super::guard::{Guard, GuardError, News};
-use super::ioctl;
 use super::open::Opened;
+use crate::kernel;
 
 /// Starts a guard.
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
@@ -198,7 +198,7 @@ impl Freezer {
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let mut refused = None;
         for (index, held) in frozen.held.iter_mut().enumerate() {
-            match ioctl::freeze(&held.opened.fd) {
+            match kernel::freeze(&held.opened.fd) {
                 Ok(()) => held.state = State::Frozen,
                 Err(Errno::BUSY) => {
                     held.state = State::FrozenBefore;
@@ -258,7 +258,7 @@ impl Freezer {
         let mut errors = Vec::with_capacity(frozen.held.len());
         for held in frozen.held.iter().rev() {
             errors.push(match held.state {
-                State::Frozen => ioctl::thaw(&held.opened.fd),
+                State::Frozen => kernel::thaw(&held.opened.fd),
                 _ => Ok(()),
             });
         }

@@ -35,7 +35,6 @@ mod error;
 pub mod freeze;
 pub mod guard;
 pub mod hooks;
-pub mod ioctl;
 pub mod marker;
 pub mod mounts;
 pub mod open;

@@ -115,3 +115,126 @@ pub(super) fn id(fd: impl AsFd) -> io::Result<u64> {
     id.and_then(|id| id.trim().parse().ok())
         .ok_or_else(|| io::Error::other("no number of the mount in /proc/self/fdinfo"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_read() {
+        let list = b"22 27 0:21 / /proc rw,nosuid shared:12 master:1 - proc proc rw\n\
+            27 1 254:1 / / ro,relatime - ext4 /dev/vda1 rw,discard\n";
+        let mounted = |id, device: &str, point: &str, kind: &str, source: &str| Mounted {
+            id,
+            device: device.parse().unwrap(),
+            point: point.into(),
+            whole: true,
+            kind: kind.into(),
+            source: source.into(),
+            read_only: false,
+        };
+        assert_eq!(
+            parse(list),
+            [
+                mounted(22, "0:21", "/proc", "proc", "proc"),
+                mounted(27, "254:1", "/", "ext4", "/dev/vda1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn escapes_are_bytes() {
+        let list =
+            br"1 0 8:1 / /a\040b\011c\012d\134040\303\251\377\400\8 rw - ext4 /dev/x\040\043y rw";
+        let [mounted] = &parse(list)[..] else {
+            panic!("not one");
+        };
+        let point = b"/a b\tc\nd\\040\xc3\xa9\xff\\400\\8";
+        assert_eq!(mounted.point.as_os_str().as_bytes(), point);
+        assert_eq!(mounted.source, "/dev/x #y");
+    }
+
+    #[test]
+    fn what_shows_only_a_part_of_a_file_system_is_told_from_the_whole() {
+        for (root, options, whole) in [
+            ("/", "rw", true),
+            ("/directory", "rw", false),
+            ("/", "rw,subvolid=5,subvol=/", true),
+            (r"/a\040b", r"rw,subvolid=256,subvol=/a\040b", true),
+            ("/a/directory", "rw,subvolid=256,subvol=/a", false),
+        ] {
+            let line = format!("1 0 0:40 {root} /mnt rw - btrfs /dev/sda {options}");
+            assert_eq!(parse(line.as_bytes())[0].whole, whole, "{line}");
+        }
+    }
+
+    #[test]
+    fn read_only_is_the_file_system_not_the_mount() {
+        for (mount, file_system, read_only) in [
+            ("ro", "rw,errors=remount-ro", false),
+            ("rw", "ro", true),
+            ("rw", "rw,data=ro", false),
+            ("rw", "noatime,ro,x", true),
+        ] {
+            let line = format!("1 0 8:1 / /mnt {mount} - ext4 /dev/sda {file_system}");
+            assert_eq!(parse(line.as_bytes())[0].read_only, read_only, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_without_sense_are_left_out() {
+        let list = b"\n\
+            1\n\
+            x 0 8:1 / /mnt rw - ext4 /dev/sda rw\n\
+            1 0 8 / /mnt rw - ext4 /dev/sda rw\n\
+            1 0 8:-1 / /mnt rw - ext4 /dev/sda rw\n\
+            1 0 8:1 / /mnt rw shared:1 ext4 /dev/sda rw\n\
+            1 0 8:1 / /mnt rw - ext4 /dev/sda\n\
+            2 0 8:1 / /mnt rw - ext4  rw\n\
+            \xff\xff 0 8:1 / /mnt rw - ext4 /dev/sda rw";
+        let [mounted] = &parse(list)[..] else {
+            panic!("not one");
+        };
+        assert_eq!((mounted.id, mounted.source.as_str()), (2, ""));
+    }
+
+    /// As the kernel does it.
+    fn escaped(bytes: &[u8]) -> String {
+        let escape = |byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' | 128.. => format!("\\{byte:03o}"),
+            other => char::from(*other).into(),
+        };
+        bytes.iter().map(escape).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_writes_is_read(
+            numbers: (u64, u32, u32),
+            point: Vec<u8>,
+            source: String,
+            optional in "(shared:[0-9] |master:[0-9] |unbindable ){0,4}",
+        ) {
+            let (id, major, minor) = numbers;
+            let (at, from) = (escaped(&point), escaped(source.as_bytes()));
+            let line = format!("{id} 9 {major}:{minor} / {at} rw {optional}- xfs {from} rw\n");
+            let mounted = parse(line.as_bytes());
+            prop_assert_eq!(mounted.len(), 1);
+            prop_assert_eq!(mounted[0].id, id);
+            prop_assert_eq!(mounted[0].device, DeviceNumber { major, minor });
+            prop_assert_eq!(mounted[0].point.as_os_str().as_bytes(), point);
+            prop_assert_eq!(&mounted[0].source, &source);
+        }
+
+        #[test]
+        fn nothing_panics(list: Vec<u8>, words in "[0-9:/ \\\\,-]{0,80}") {
+            let lines = list.split(|byte| *byte == b'\n').count();
+            prop_assert!(parse(&list).len() <= lines);
+            prop_assert!(parse(words.as_bytes()).len() <= 1);
+        }
+    }
+}

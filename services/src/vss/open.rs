@@ -148,3 +148,76 @@ fn file_system_of(
     let mount = mounted.iter().find(|mounted| mounted.id == id);
     Ok(mount.map_or(device, |mount| mount.device))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::plan::Mount;
+    use super::*;
+
+    fn file_system(device: DeviceNumber, points: &[&str]) -> FileSystem {
+        let mount = |point: &&str| Mount {
+            point: point.into(),
+            ..Mount::default()
+        };
+        FileSystem {
+            device,
+            kind: "xfs".into(),
+            source: "/dev/sdb".into(),
+            mounts: points.iter().map(mount).collect(),
+            ..FileSystem::default()
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_a_directory_or_a_file_is_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let metadata = fs::metadata(root.path()).unwrap();
+        let device = DeviceNumber::from_raw(metadata.dev());
+        fs::create_dir(root.path().join("directory")).unwrap();
+        std::os::unix::fs::symlink("directory", root.path().join("link")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        for (points, expected) in [
+            (&["/missing", "/link", "/file", "/directory"][..], "/file"),
+            (&["/directory/x", "/directory"], "/directory"),
+        ] {
+            let opened = open(&file_system(device, points), root.path()).unwrap();
+            assert_eq!(opened.mount_point, Path::new(expected));
+            assert_eq!(opened.device, device);
+            let metadata = fs::File::from(opened.fd).metadata().unwrap();
+            let path = root.path().join(expected.trim_start_matches('/'));
+            assert_eq!(metadata.ino(), fs::metadata(path).unwrap().ino());
+        }
+    }
+
+    #[test]
+    fn another_file_system_is_not_opened_in_its_place() {
+        let root = tempfile::tempdir().unwrap();
+        let proc = root.path().join("proc/self");
+        fs::create_dir_all(&proc).unwrap();
+        let device = DeviceNumber::from_raw(fs::metadata("/proc").unwrap().dev());
+        let points = ["/a", "/proc", "/c", "/d", "/e"];
+        let file_system = file_system(device, &points);
+        fs::write(proc.join("mountinfo"), "").unwrap();
+        let error = open(&file_system, root.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the xfs file system of /dev/sdb is not mounted any more"
+        );
+
+        let list = format!("1 1 {device} / /a rw - xfs /dev/sdb rw\n");
+        fs::write(proc.join("mountinfo"), list).unwrap();
+        let error = open(&file_system, root.path()).unwrap_err().to_string();
+        let here = DeviceNumber::from_raw(fs::metadata(root.path()).unwrap().dev());
+        for words in [
+            "the xfs file system of /dev/sdb cannot be opened (/a: No such file or directory",
+            &format!("; /proc: another file system, {here}, is seen there; /c: "),
+            "; and 2 more): unmount what covers it, or name it in [vss.exclude]",
+        ] {
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(!error.contains("/d:"), "{error}");
+    }
+}

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::choice::Choice;
+use super::choice::{self, Choice};
 use super::mounts::{self, Mounted};
 use super::stack::{self, Bottom};
 use super::{Config, order};
@@ -35,8 +35,8 @@ pub struct FileSystem {
     pub mounts: Vec<Mount>,
     /// The block devices that it is on, as the kernel calls them below `/dev`.
     pub nodes: Vec<PathBuf>,
-    /// The files and programs that those devices are made of, if they are no
-    /// disks. Told of what is frozen, and of what that lies on.
+    /// What those devices are made of, if they are no disks. Told of what can be
+    /// frozen.
     pub lies_on: Vec<LiesOn>,
 }
 
@@ -56,10 +56,12 @@ pub struct Mount {
 /// What a file system's device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiesOn {
-    /// The file, or the device that a program serves.
+    /// The file, or the device that may be made of anything.
     pub what: PathBuf,
     /// The file system with that file; `None` where it cannot be told.
     pub file_system: Option<DeviceNumber>,
+    /// Whether that is in memory, where nothing is ever frozen.
+    pub in_memory: bool,
 }
 
 /// Why what the kernel makes up, and what is in memory, is left out: there is a
@@ -145,7 +147,10 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
     let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
     let choice = Choice::read(config).map_err(unreadable(Choice::LIST))?;
 
-    let mounts: HashMap<_, _> = mounted.iter().map(|it| (it.id, it.device)).collect();
+    let mounts: HashMap<_, _> = mounted
+        .iter()
+        .map(|it| (it.id, (it.device, choice::is_in_memory(&it.kind))))
+        .collect();
     let mut plan = Plan::default();
     let mut candidates = Vec::new();
     for (mut file_system, read_only) in grouped(mounted) {
@@ -160,12 +165,16 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
             plan.leave_out(file_system, "it is read-only".to_owned());
             continue;
         }
-        let bottom = members.iter().flat_map(|it| stack::bottom(root, *it));
-        file_system.lies_on = bottom.map(|it| lies_on(root, it, &mounts)).collect();
+        let bottom = match &members[..] {
+            [] => vec![Bottom::Unknown(file_system.source.clone().into())],
+            members => stack::bottom(root, members),
+        };
+        let lies_on = bottom.into_iter().map(|it| lies_on(root, it, &mounts));
+        file_system.lies_on = lies_on.collect();
         candidates.push(file_system);
     }
-    // What the configuration leaves out has its place among them: what lies on
-    // it makes it write to what it lies on.
+    // What the configuration leaves out has its place among them: it goes on
+    // writing to what it lies on.
     let places = order::places(&candidates);
     candidates.sort_by_key(|it| places.get(&it.device).copied());
     for file_system in candidates {
@@ -234,17 +243,209 @@ fn grouped(mounted: Vec<Mounted>) -> Vec<(FileSystem, bool)> {
     file_systems
 }
 
-/// What is at the bottom of a device; `mounts` has the file system of each.
-fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, DeviceNumber>) -> LiesOn {
-    match bottom {
+/// What is at the bottom of a device; `mounts` has the file system of each, and
+/// whether it is in memory.
+fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, (DeviceNumber, bool)>) -> LiesOn {
+    let (what, mount) = match bottom {
         Bottom::File(what) => {
             let mount = stack::mount_of(root, &what);
-            let file_system = mount.and_then(|id| mounts.get(&id).copied());
-            LiesOn { what, file_system }
+            (what, mount.and_then(|id| mounts.get(&id)))
         }
-        Bottom::Program(what) => LiesOn {
-            what,
-            file_system: None,
-        },
+        Bottom::Unknown(what) => (what, None),
+    };
+    LiesOn {
+        what,
+        file_system: mount.map(|(device, _)| *device),
+        in_memory: mount.is_some_and(|(_, in_memory)| *in_memory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::super::Patterns;
+    use super::*;
+
+    /// A made-up machine with a stack that takes more than a test can make: the
+    /// root on device-mapper, a mirror of which one half is a partition of a loop
+    /// device, and files for loop devices on the root and in a container.
+    fn machine() -> (tempfile::TempDir, Config) {
+        let root = tempfile::tempdir().unwrap();
+        let path = |path: &str| root.path().join(path);
+        for directory in ["proc/self", "sys/dev/block", "srv/images"] {
+            fs::create_dir_all(path(directory)).unwrap();
+        }
+        for (number, name, below) in [
+            ("8:1", "sda/sda1", &[][..]),
+            ("8:2", "sda/sda2", &[]),
+            ("8:16", "sdb", &[]),
+            ("253:0", "dm-0", &["sda/sda2"]),
+            ("7:0", "loop0", &[]),
+            ("259:0", "loop0/loop0p1", &[]),
+            ("7:1", "loop1", &[]),
+            ("7:2", "loop2", &[]),
+            ("9:0", "md0", &["loop0/loop0p1", "sdb"]),
+        ] {
+            let device = path("sys/devices").join(name);
+            fs::create_dir_all(device.join("slaves")).unwrap();
+            symlink(&device, path("sys/dev/block").join(number)).unwrap();
+            for name in below {
+                let below = path("sys/devices").join(name);
+                symlink(
+                    &below,
+                    device.join("slaves").join(below.file_name().unwrap()),
+                )
+                .unwrap();
+            }
+        }
+        for partition in ["sda/sda1", "sda/sda2", "loop0/loop0p1"] {
+            fs::write(path(&format!("sys/devices/{partition}/partition")), "1").unwrap();
+        }
+        for (name, file) in [
+            ("loop0", "/srv/images/disk"),
+            ("loop1", "/elsewhere/in/a/container"),
+            ("loop2", "/snap"),
+        ] {
+            let directory = path(&format!("sys/devices/{name}/loop"));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("backing_file"), format!("{file}\n")).unwrap();
+        }
+        fs::write(path("srv/images/disk"), "").unwrap();
+        // Everything is in this mount, which is made out to be the root's.
+        let here = mounts::id(File::open(root.path()).unwrap()).unwrap();
+        let other = |number: u64| here + number;
+        let list = format!(
+            "{} 1 0:21 / /proc rw - proc proc rw\n\
+             {here} 1 253:0 / / rw - xfs /dev/mapper/root rw\n\
+             {} 1 8:1 / /boot/efi rw - vfat /dev/sda1 rw\n\
+             {} 1 9:0 / /srv/mirror rw - ext4 /dev/md0 rw\n\
+             {} 1 7:1 / /mnt rw - ext4 /dev/loop1 rw\n\
+             {} 1 7:2 / /snap/core ro - squashfs /dev/loop2 ro\n\
+             {} 1 0:50 / /net/share rw - nfs4 server:/share rw\n\
+             {} 1 9:0 /directory /a rw - ext4 /dev/md0 rw\n\
+             {} 1 9:0 / /mirror rw - ext4 /dev/md0 rw\n",
+            other(1),
+            other(2),
+            other(3),
+            other(4),
+            other(5),
+            other(6),
+            other(7),
+            other(8),
+        );
+        fs::write(path("proc/self/mountinfo"), list).unwrap();
+        let types = "nodev\tproc\nnodev\tnfs4\n\text4\n\txfs\n\tvfat\n\tsquashfs\n";
+        fs::write(path("proc/filesystems"), types).unwrap();
+        let config = Config {
+            root: root.path().into(),
+            ..Config::default()
+        };
+        (root, config)
+    }
+
+    fn points<'a>(file_systems: impl IntoIterator<Item = &'a FileSystem>) -> Vec<&'a str> {
+        let points = file_systems.into_iter().map(FileSystem::mount_point);
+        points.map(|point| point.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_machine_is_planned() {
+        let (_root, config) = machine();
+        let plan = make(&config).unwrap();
+        // What is in a container's file may be anywhere.
+        assert_eq!(points(&plan.freeze), ["/mnt", "/mirror", "/"]);
+        let left_out = plan.left_out.iter().map(|it| &it.file_system);
+        assert_eq!(
+            points(left_out),
+            ["/boot/efi", "/net/share", "/proc", "/snap/core"]
+        );
+
+        let [loop1, mirror, root] = &plan.freeze[..] else {
+            panic!("not three");
+        };
+        assert_eq!(loop1.lies_on[0].file_system, None);
+        assert_eq!(points([mirror]), ["/mirror"]);
+        let mounts = mirror.mounts.iter().map(|it| it.point.to_str().unwrap());
+        assert_eq!(mounts.collect::<Vec<_>>(), ["/mirror", "/srv/mirror", "/a"]);
+        assert_eq!(mirror.nodes, [Path::new("/dev/md0")]);
+        assert_eq!(
+            mirror.lies_on,
+            [LiesOn {
+                what: "/srv/images/disk".into(),
+                file_system: Some(root.device),
+                in_memory: false,
+            }]
+        );
+        assert_eq!(plan.find(root.device), Some(root));
+        assert_eq!(root.lies_on, []);
+        assert_eq!(make(&config).unwrap(), plan);
+    }
+
+    #[test]
+    fn the_configuration_chooses() {
+        let (_root, mut config) = machine();
+        config.include.mount_points = vec!["/srv/*".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mirror"]);
+        let why = |plan: &Plan, point: &str| {
+            let mut left_out = plan.left_out.iter();
+            let found = left_out.find(|it| it.file_system.mount_point() == Path::new(point));
+            found.unwrap().why.clone()
+        };
+        assert!(why(&plan, "/mnt").contains("does not include it"));
+        assert_eq!(why(&plan, "/snap/core"), "it is read-only");
+
+        config.include = Patterns::default();
+        config.exclude.devices = vec!["/dev/dm-*".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mnt", "/mirror"]);
+        assert!(why(&plan, "/").contains("/dev/dm-*"));
+    }
+
+    /// What is left out writes to what it lies on all the same.
+    #[test]
+    fn what_lies_on_what_is_left_out_comes_before_everything_else() {
+        let (_root, mut config) = machine();
+        config.exclude.mount_points = vec!["/".to_owned()];
+        config.exclude.devices = vec!["/dev/loop1".to_owned()];
+        let list = config.root.join("proc/self/mountinfo");
+        let mut text = fs::read_to_string(&list).unwrap();
+        text += "1 1 8:2 / /a/deep/one rw - xfs /dev/sda2 rw\n";
+        fs::write(list, text).unwrap();
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mirror", "/a/deep/one"]);
+    }
+
+    #[test]
+    fn without_proc_there_is_no_plan() {
+        let (root, config) = machine();
+        for file in ["filesystems", "self/mountinfo"] {
+            let path = root.path().join("proc").join(file);
+            fs::remove_file(&path).unwrap();
+            let error = make(&config).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_devices_are_read_and_written() {
+        for text in ["8:1", "0:0", "4294967295:4294967295"] {
+            assert_eq!(text.parse::<DeviceNumber>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            ":",
+            "8",
+            "8:",
+            ":1",
+            "8:1:1",
+            " 8:1",
+            "-8:1",
+            "8:4294967296",
+        ] {
+            text.parse::<DeviceNumber>().unwrap_err();
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::plan::{self, DeviceNumber, FileSystem, PlanError};
-use super::{Config, Patterns, ioctl, open};
+use super::{Config, Patterns, open};
+use crate::kernel;
 
 /// A file system that was to be thawed.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ fn thaw(config: &Config, file_system: &FileSystem) -> Tried {
         }
     };
     Tried {
-        outcome: match ioctl::thaw(&opened.fd) {
+        outcome: match kernel::thaw(&opened.fd) {
             Ok(()) => Ok(true),
             Err(Errno::INVAL) => Ok(false),
             Err(errno) => Err(errno.to_string()),

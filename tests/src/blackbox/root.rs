@@ -54,10 +54,11 @@ const FILES: [(&str, &str); 3] = [
 
 /// Programs that are there: `setpriv` and `sh` for the simulator itself, the
 /// others for what scenarios do.
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 30] = [
     "btrfs",
     "cat",
     "chmod",
+    "chown",
     "cp",
     "dd",
     "e2fsck",

@@ -9,10 +9,12 @@ mod log;
 mod uio;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use hyperv_services::vss::guard;
 use hyperv_services::{Config, fcopy, kvp, vss};
 use tempfile::TempDir;
 
@@ -24,6 +26,19 @@ use crate::volumes::Volumes;
 use agent::Agent;
 use device::World;
 pub use log::Sink;
+
+/// Becomes the agent's guard, where the agent in another process of this
+/// executable has started it as that. To be called before anything else.
+#[must_use]
+pub fn guard() -> Option<ExitCode> {
+    std::env::args_os()
+        .nth(1)
+        .filter(|argument| argument == guard::ARGUMENT)?;
+    Some(match guard::process::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
 
 /// How long the agent may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
@@ -55,6 +70,12 @@ impl InProcess {
         std::fs::create_dir(&state_directory)?;
         let pools = home.path().join("pools");
         std::fs::create_dir(&pools)?;
+        let (run, root) = (home.path().join("run"), home.path().join("root"));
+        std::fs::create_dir(&run)?;
+        std::fs::create_dir_all(root.join("proc/self"))?;
+        for file in ["proc/self/mountinfo", "proc/filesystems"] {
+            std::fs::write(root.join(file), "")?;
+        }
         Ok(Self {
             world: World::new(Tree::new(home.path())?, files),
             agent: None,
@@ -72,8 +93,8 @@ impl InProcess {
                 // A machine without file systems: the test's own are not to be
                 // frozen.
                 vss: vss::Config {
-                    runtime_directory: home.path().join("run"),
-                    root: home.path().join("root"),
+                    runtime_directory: run,
+                    root,
                     ..vss::Config::default()
                 },
             },

@@ -324,7 +324,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-include" VSS_BOTH vss::freeze::configured, own_process: "only what the configuration includes, and does not exclude";
         "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is whole and has what was on the disk";
         "vss-killed" VSS_BOTH vss::faults::killed, own_process: "a program that is killed leaves nothing frozen";
-        "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard dies all is thawed, and the host is told";
+        "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard dies all is thawed, and the THAW fails";
         "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process: "guard and agent are killed one after the other";
         "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process: "what two that died at once left frozen the next agent thaws";
         "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
@@ -335,6 +335,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
         "vss-copy-waits" VSS_BOTH vss::faults::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
         "vss-hooks" VSS_BOTH vss::hooks::in_order, own_process: "hooks run in order before a FREEZE, and in reverse after the THAW";
+        "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
         "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process: "a hook that fails stops the FREEZE";
         "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process: "a hook that hangs stops the FREEZE, and leaves no process";
         "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process: "with on-failure = \"go-on\" a hook that fails does not";

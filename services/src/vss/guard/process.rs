@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::message::{Order, Report};
-use crate::vss::ioctl;
+use crate::kernel;
 
 /// Runs the guard in a process that was started as one, with the agent at its
 /// standard input.
@@ -39,6 +39,7 @@ pub fn main() -> io::Result<()> {
     // Neither is there without privileges, and neither is needed.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
+    kernel::release_code();
     serve(io::stdin().as_fd().try_clone_to_owned()?.into())
 }
 
@@ -125,7 +126,7 @@ impl Guard {
         for descriptor in ours.into_iter().rev() {
             // What is not frozen gives an error, and so does what cannot be
             // thawed: there is nobody to be told.
-            let _ = ioctl::thaw(descriptor);
+            let _ = kernel::thaw(descriptor);
         }
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::super::stage::VssStage;
+use super::super::stage::{VssStage, expect};
 use super::shelf::{Kind, MOUNTS, Shelf};
 use super::{freeze, thaw};
 
@@ -172,11 +172,15 @@ pub(in super::super) fn beforehand(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.expect_thawed(&[&ours], "after a THAW")?;
     shelf.expect_frozen(&[&theirs], "by somebody else, after a THAW")?;
     shelf.thaw(&theirs)?;
-    // And what they thaw while it is ours.
+    // What they thaw while it is ours is in no consistent backup.
     freeze(&mut host)?;
     shelf.thaw(&theirs)?;
     shelf.expect_frozen(&[&ours], "after a FREEZE")?;
-    thaw(&mut host)?;
+    expect(
+        host.thaw()?,
+        Status::FAIL,
+        "a THAW of what somebody else has thawed",
+    )?;
     shelf.expect_thawed(&[&theirs, &ours], "after a THAW")?;
     stage.expect_working(&mut host)
 }

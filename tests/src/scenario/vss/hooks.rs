@@ -44,8 +44,6 @@ pub(in super::super) fn in_order(stage: &mut VssStage<'_>) -> Result<()> {
     hook(&shelf, "20-second", &writes)?;
     hook(&shelf, "20-second.dpkg-old", "")?;
     hook(&shelf, "30-left~", "")?;
-    hook(&shelf, "40-foreign", "")?;
-    shelf.script("chmod 777 \"$0\"", &[&format!("{DIRECTORY}/40-foreign")])?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     expect_noted(
@@ -94,6 +92,34 @@ fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
     shelf.expect_frozen(&[&point], "once the hook lets it be")?;
     thaw(&mut host)?;
     shelf.expect_thawed(&[&point], "after a THAW")?;
+    stage.expect_working(&mut host)
+}
+
+/// Whoever may write to a hook could run what he likes as root.
+pub(in super::super) fn unsafe_one(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "ext4")?;
+    hook(&shelf, "10-first", "")?;
+    hook(&shelf, "20-second", "")?;
+    let path = format!("{DIRECTORY}/20-second");
+    let mut host = stage.connect()?;
+    for (worse, better) in [("chmod 777", "chmod 755"), ("chown 1", "chown 0")] {
+        shelf.script(&format!("{worse} \"$0\""), &[&path])?;
+        expect_failure(host.freeze()?, &format!("a FREEZE after {worse} of a hook"))?;
+        shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
+        let told = noted(&shelf)?;
+        ensure!(
+            !told.iter().any(|told| told.starts_with("20-second")),
+            "the hook was run after {worse}: {told:?}"
+        );
+        thaw(&mut host)?;
+        shelf.script(&format!("{better} \"$0\""), &[&path])?;
+        noted(&shelf)?;
+        freeze(&mut host)?;
+        shelf.expect_frozen(&[&point], "once the hook is safe")?;
+        thaw(&mut host)?;
+        noted(&shelf)?;
+    }
     stage.expect_working(&mut host)
 }
 
