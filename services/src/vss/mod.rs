@@ -6,7 +6,7 @@
 //! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
 //! copy of each descriptor; and then [`freeze`] does nothing but one call for
 //! each. A THAW goes back the same way. Whatever else ends a freeze is in
-//! [`Vss::spoil`] and in the end of a [`Vss`]: then the THAW that the host still
+//! `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host still
 //! sends is answered with a failure, as its backup is not consistent.
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -182,6 +182,21 @@ fn a_link_by_way_of_another_users_directory_is_refused() {
 }
 
 #[test]
+fn a_program_in_a_directory_that_others_may_write_to_is_refused() {
+    // The sticky bit does not keep them from putting a link to another of root's
+    // programs there, before root has made this one.
+    let hooks = Hooks::new();
+    let open = hooks.beside("open");
+    fs::create_dir(&open).unwrap();
+    let target = open.join("target");
+    hooks.script(&target, "target", "");
+    hooks.link("hook", &target);
+    mode(&open, 0o1777);
+    let words = format!("may write to {} (mode 1777)", open.display());
+    assert_refused(&hooks, "hook", &words);
+}
+
+#[test]
 fn a_link_that_leads_nowhere_is_refused() {
     let hooks = Hooks::new();
     hooks.link("hook", &hooks.beside("nothing"));
