@@ -149,6 +149,9 @@ const KERNELS_OWN: Kernel =
 
 const TOOLS: Kernel = Kernel::Never("the guest there has no tools that configure interfaces");
 
+const SAME: Kernel =
+    Kernel::Never("the kernel in between changes nothing about it, and time is short there");
+
 const ONE_DEVICE: Kernel = Kernel::Never("the machine there offers one device at a time");
 
 const SLOW_LINE: Kernel = Kernel::Never("the line to the guest's files is too slow for so many");
@@ -313,35 +316,35 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-long-messages" VSS_UIO vss::messages::long_messages: "a FREEZE of 6,260 bytes freezes, and an AUTO_RECOVER of 12,500 is answered";
         "vss-malformed-messages" VSS_UIO vss::messages::rings: "bad messages and unknown operations get a failure reply each, and the channel lives";
         "vss-malformed-device" HVUTIL vss::messages::device => KERNELS_OWN: "unknown operations on the char device get a failure reply each";
-        "vss-random-bodies" VSS_BOTH vss::messages::random: "random bytes get an answer each, and the program works";
+        "vss-random-bodies" VSS_BOTH vss::messages::random => SAME: "random bytes get an answer each, and the program works";
         "vss-renegotiation" VSS_UIO vss::messages::renegotiation: "a negotiation while all is frozen changes nothing";
         "vss-device-gone" VSS_BOTH vss::messages::device_gone: "a device that goes away is served when it returns";
         "vss-kinds" VSS_BOTH vss::freeze::kinds, own_process: "ext4, xfs and btrfs are frozen and thawed";
         "vss-mounted-often" VSS_BOTH vss::freeze::mounted_often, own_process: "a file system that is mounted twice, bound, or in subvolumes is frozen once";
-        "vss-many-mounts" VSS_BOTH vss::freeze::many_mounts, own_process: "2,000 bind mounts are one file system";
+        "vss-many-mounts" VSS_BOTH vss::freeze::many_mounts, own_process => SAME: "2,000 bind mounts are one file system";
         "vss-loop-files" VSS_BOTH vss::freeze::loop_files, own_process: "a file system in a file of another is frozen before it";
         "vss-others" VSS_BOTH vss::freeze::others, own_process: "read-only, in memory, and overlay: left as they are";
         "vss-device-mapper" KERNEL_ONLY vss::freeze::device_mapper, own_process => EITHER: "a file system on a stack of devices is frozen before the one that carries it";
         "vss-fat" KERNEL_ONLY vss::freeze::fat, own_process => EITHER: "a FAT is left as it is";
         "vss-frozen-beforehand" VSS_BOTH vss::freeze::beforehand, own_process: "what somebody else has frozen counts, and stays frozen after the THAW";
         "vss-twice" VSS_BOTH vss::freeze::twice, own_process: "a second FREEZE needs no second THAW";
-        "vss-include" VSS_BOTH vss::freeze::configured, own_process: "only what the configuration includes, and does not exclude";
+        "vss-include" VSS_BOTH vss::freeze::configured, own_process => SAME: "only what the configuration includes, and does not exclude";
         "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is whole and has what was on the disk";
         "vss-killed" VSS_BOTH vss::faults::killed, own_process: "a program that is killed leaves nothing frozen";
         "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard dies all is thawed, and the THAW fails";
-        "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process: "guard and agent are killed one after the other";
-        "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process: "what two that died at once left frozen the next agent thaws";
+        "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process => SAME: "guard and agent are killed one after the other";
+        "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process => SAME: "what two that died at once left frozen the next agent thaws";
         "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
         "vss-rescinded" VSS_BOTH vss::faults::device_gone, own_process: "a device that goes away while all is frozen thaws it";
         "vss-reply-refused" HVUTIL vss::faults::reply_refused, own_process => TOO_LATE: "a kernel that refuses the reply to a FREEZE thaws";
         "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";
-        "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process: "`hyperv-agent thaw` thaws, and the host is told";
+        "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process => SAME: "`hyperv-agent thaw` thaws, and the host is told";
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
         "vss-copy-waits" VSS_BOTH vss::faults::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
         "vss-hooks" VSS_BOTH vss::hooks::in_order, own_process: "hooks run in order before a FREEZE, and in reverse after the THAW";
-        "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
-        "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process: "a hook that fails stops the FREEZE";
-        "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process: "a hook that hangs stops the FREEZE, and leaves no process";
-        "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process: "with on-failure = \"go-on\" a hook that fails does not";
+        "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process => SAME: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
+        "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process => SAME: "a hook that fails stops the FREEZE";
+        "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process => SAME: "a hook that hangs stops the FREEZE, and leaves no process";
+        "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process => SAME: "with on-failure = \"go-on\" a hook that fails does not";
     }
 };

@@ -15,7 +15,7 @@ use crate::files::{Facts, Files};
 use crate::host::{Protocol, ServiceHost};
 use crate::kvp::{Kvp, KvpHost, pool};
 use crate::port::{Device, Machine};
-use crate::vss::{NO_AUTO_RECOVERY, Vss, VssHost};
+use crate::vss::{Vss, VssHost};
 use crate::wait::until;
 
 /// How long a guest may take to open a device that has appeared.
@@ -331,10 +331,10 @@ impl VssStage<'_> {
     ///
     /// Where it does not.
     pub fn expect_working(&self, host: &mut VssHost) -> Result<()> {
-        let flags = host.hot_backup()?;
+        let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(
-            flags == Ok(NO_AUTO_RECOVERY),
-            "expected the flags {NO_AUTO_RECOVERY} for a HOT_BACKUP after that; the guest said {flags:?}"
+            flags == Ok(expected),
+            "expected the flags {expected} for a HOT_BACKUP after that; the guest said {flags:?}"
         );
         Ok(())
     }

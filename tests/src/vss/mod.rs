@@ -2,8 +2,8 @@
 //! section 8.
 //!
 //! Over the char device the host stands for the kernel as well: `hv_utils`
-//! answers GET_DM_INFO without asking the program, and has its own flags in the
-//! reply to a HOT_BACKUP.
+//! answers GET_DM_INFO without asking the program, and gives none of the
+//! program's flags to the host.
 
 mod message;
 
@@ -17,7 +17,11 @@ pub use message::{BODY_LEN, LONG_FREEZE, LONG_RECOVER, Operation};
 
 /// Flags of a guest that needs no recovery after it was restored: its file
 /// systems were frozen.
-pub const NO_AUTO_RECOVERY: u32 = 5;
+const NO_AUTO_RECOVERY: u32 = 5;
+
+/// What comes of them with `hv_utils` in between: it would set them where the
+/// program's reply began with the operation, and a reply begins with a status.
+const NONE: u32 = 0;
 
 /// How a program registers: the first byte of its message, and the kernel's
 /// answer.
@@ -77,9 +81,17 @@ impl ServiceHost<Vss> {
         match self.speaks_utf16() {
             true => flags(&reply),
             false => Ok(match reply.status {
-                Status::OK => Ok(NO_AUTO_RECOVERY),
+                Status::OK => Ok(NONE),
                 declined => Err(declined),
             }),
+        }
+    }
+
+    /// The flags of a HOT_BACKUP that come from a guest which can be backed up.
+    pub fn expected_flags(&self) -> u32 {
+        match self.has_rings() {
+            true => NO_AUTO_RECOVERY,
+            false => NONE,
         }
     }
 
@@ -87,7 +99,7 @@ impl ServiceHost<Vss> {
     pub fn get_dm_info(&mut self) -> Result<Flags> {
         match self.speaks_utf16() {
             true => flags(&self.call(&Operation::GetDmInfo)?),
-            false => Ok(Ok(0)),
+            false => Ok(Ok(NONE)),
         }
     }
 

@@ -35,6 +35,10 @@ while read -r _ _ device _ point _; do
     fsfreeze --unfreeze "$point" 2>/dev/null
 done </proc/self/mountinfo
 umount -l /mnt/vss 2>/dev/null
+for disk in $(cat /run/vss/disks 2>/dev/null); do
+    DM_DISABLE_UDEV=1 dmsetup remove upper
+    losetup -d "$disk"
+done
 rm -rf /run/vss /run/hyperv-agent /etc/hyperv-agent
 set -e
 mkdir -p /mnt/vss /run/vss /etc/hyperv-agent/vss.d
