@@ -803,6 +803,9 @@ fn red_hat_files_are_loaded_where_networkmanager_runs() {
             "nmcli --wait N connection up uuid UUID ifname eth0"
         ]
     );
+    let text = guest.read("etc/sysconfig/network-scripts/ifcfg-eth0");
+    let text = text.unwrap();
+    assert!(text.contains("\nAUTOCONNECT_PRIORITY=999\n"), "{text}");
     let two = IpInfo {
         gateways: "10.0.0.1;10.0.0.2".to_owned(),
         ..info()
