@@ -32,7 +32,7 @@ use crate::thaw_command::Thaw;
 use crate::vss_command::Vss;
 
 /// Exit status where the command line or the configuration is wrong.
-const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// Exit status of `status` where no agent runs.
 const EXIT_NOT_RUNNING: u8 = 3;

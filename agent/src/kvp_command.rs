@@ -9,9 +9,10 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyperv_services::kvp::pool::{PoolError, Pools};
 use hyperv_services::kvp::request::PoolId;
+use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
 use serde::Serialize;
 
-use crate::cli::{ConfigFile, usage_error};
+use crate::cli::{ConfigFile, EXIT_USAGE, usage_error};
 use crate::config;
 
 /// Exit status where there is no such key.
@@ -226,6 +227,16 @@ fn get(pools: &mut Pools, key: &str, only: Option<PoolId>, json: bool) -> anyhow
 
 fn set(pools: &mut Pools, pool: PoolId, key: &str, value: String) -> anyhow::Result<ExitCode> {
     let value = if value == "-" { input()? } else { value };
+    for (what, text, limit) in [("key", key, KEY_UNITS), ("value", &value, VALUE_UNITS)] {
+        let units = text.encode_utf16().count();
+        if units > limit {
+            let _ = writeln!(
+                io::stderr(),
+                "hyperv-agent: a {what} of {units} UTF-16 units is too long, the host takes {limit}"
+            );
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    }
     pools.set(pool, key, &value)?;
     Ok(ExitCode::SUCCESS)
 }

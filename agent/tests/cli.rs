@@ -256,11 +256,15 @@ fn a_value_is_read_from_standard_input() {
 #[test]
 fn what_a_pool_cannot_have_is_refused_and_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (key, value) = ("k".repeat(512), "v".repeat(2048));
+    let (key, value) = ("k".repeat(255), "v".repeat(1023));
+    let (wide_key, wide_value) = ("語".repeat(171), "語".repeat(683));
     for (arguments, words) in [
-        (&["set", &key, "v"][..], "512 bytes"),
-        (&["set", "k", &value], "2048 bytes"),
+        (&["set", &key, "v"][..], "key of 255 UTF-16 units"),
+        (&["set", "k", &value], "value of 1023 UTF-16 units"),
+        (&["set", &wide_key, "v"], "key of 513 bytes"),
+        (&["set", "k", &wide_value], "value of 2049 bytes"),
         (&["set", "", "v"], "empty"),
+        (&["delete", ""], "empty"),
         (&["set", "k", "v", "--pool", "5"], "auto-external"),
         (&["get", "k", "--pool", "host"], "0 to 4"),
     ] {

@@ -6,6 +6,7 @@ use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use hyperv_services::kvp::Backend;
+use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
 use hyperv_services::registry::{self, SERVICES};
 use hyperv_services::vss::hooks::OnFailure;
 use serde::Deserialize;
@@ -73,7 +74,7 @@ pub(super) struct Key(pub(super) String);
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, "key", 1, 254, 511).map(Self)
+        text(deserializer, "key", 1, KEY_UNITS, 511).map(Self)
     }
 }
 
@@ -82,7 +83,7 @@ pub(super) struct Value(pub(super) String);
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, "value", 0, 1022, 2047).map(Self)
+        text(deserializer, "value", 0, VALUE_UNITS, 2047).map(Self)
     }
 }
 

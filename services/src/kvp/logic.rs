@@ -26,7 +26,8 @@ pub(super) struct Logic {
 }
 
 impl Logic {
-    /// Publishes what the configuration says.
+    /// Publishes what the configuration says, and takes back an IP configuration
+    /// that is half in force.
     pub(super) fn new(config: Config, log: Logger, activity: Arc<Activity>) -> Self {
         let mut pools = Pools::new(&config.directory);
         if let Err(error) = published::update(&config, &mut pools) {
@@ -36,6 +37,7 @@ impl Logic {
                 in_words(&error)
             );
         }
+        inject::recover(&config, Instant::now() + INJECT_TIME, &log);
         Self {
             facts: Facts::new(&config),
             pools,
@@ -108,5 +110,32 @@ impl Logic {
                 Ok(Reply::Done)
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_was_left_half_done_is_taken_back_at_the_start() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            directory: root.path().join("pools"),
+            state_directory: root.path().join("state"),
+            root: root.path().to_owned(),
+            ..Config::default()
+        };
+        let new = root.path().join("new");
+        fs::write(&new, "").unwrap();
+        fs::create_dir(&config.state_directory).unwrap();
+        let note = format!("new\0{}\nend", new.display());
+        fs::write(config.state_directory.join("network-pending"), note).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        Logic::new(config, log, Arc::default());
+        assert!(!new.exists());
     }
 }

@@ -8,10 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::request::{Family, IpInfo, PoolId, Reply, Request};
 
 /// UTF-16 units of a key that the host takes, NUL aside.
-pub(super) const KEY_UNITS: usize = 254;
+pub const KEY_UNITS: usize = 254;
 
 /// UTF-16 units of a value that the host takes, NUL aside.
-pub(super) const VALUE_UNITS: usize = 1022;
+pub const VALUE_UNITS: usize = 1022;
 
 const KEY_LEN: usize = 512;
 const VALUE_LEN: usize = 2048;

@@ -19,7 +19,8 @@ enum Rank {
 }
 
 /// The addresses of one family, joined with `;`: the machine's own come first,
-/// link-local ones last. Those that the value has no room for are left out.
+/// link-local ones last. Those that the value has no room for are left out, and
+/// those of an interface that is switched off.
 /// `on_vmbus` says whether the interface of that name is the host's.
 pub(super) fn list(
     interfaces: &[Interface],
@@ -31,6 +32,7 @@ pub(super) fn list(
     for interface in interfaces {
         let name = interface.name.as_str();
         if interface.loopback
+            || !interface.up
             || is_slave(interface, interfaces)
             || ignored.iter().any(|pattern| pattern.matches(name))
         {
@@ -139,7 +141,9 @@ mod tests {
         let mut vf = interface(3, "enP1", &["10.0.0.3"]);
         vf.master = Some(2);
         let docker = interface(4, "docker0", &["172.17.0.1"]);
-        let all = [lo, eth0, vf, docker];
+        let mut off = interface(5, "eth1", &["10.0.0.4"]);
+        off.up = false;
+        let all = [lo, eth0, vf, docker, off];
         let ignored = [WildMatch::new("docker*")];
         let value = list(&all, &ignored, |_| false, IpAddr::is_ipv4);
         assert_eq!(value, "10.0.0.2");

@@ -81,7 +81,7 @@ impl FullName {
         // The thread is not waited for: it may hang in the resolver for as long
         // as it likes, and ends with the process.
         let look_up = move || {
-            let name = resolve(&host).filter(|name| is_full_name(name));
+            let name = resolve(&host).filter(|name| is_full_name(name, &host));
             let mut state = lock(&state);
             state.busy = false;
             if let Some(name) = name {
@@ -108,11 +108,14 @@ fn canonical_name(host: &str) -> Option<String> {
     first.ok()?.canonname
 }
 
-/// Whether the resolver's answer is a name that tells this machine from others.
-fn is_full_name(name: &str) -> bool {
+/// Whether the resolver's answer is a name that tells this machine from others,
+/// and no worse than the host name: `/etc/hosts` may have the short one first.
+fn is_full_name(name: &str, host: &str) -> bool {
     let plain = |letter: char| !letter.is_control() && !letter.is_whitespace();
-    let own = name.split('.').next() != Some("localhost");
-    !name.is_empty() && own && name.chars().all(plain) && name.parse::<IpAddr>().is_err()
+    let first = name.split('.').next().unwrap_or_default();
+    let own = !["", "localhost", "ip6-localhost", "ip6-loopback"].contains(&first);
+    let as_full = name.contains('.') || !host.contains('.');
+    own && as_full && name.chars().all(plain) && name.parse::<IpAddr>().is_err()
 }
 
 #[cfg(test)]
@@ -206,6 +209,8 @@ mod tests {
             "",
             "localhost",
             "localhost.localdomain",
+            "ip6-localhost",
+            ".example.org",
             "10.0.0.1",
             "::1",
             "a b",
@@ -217,6 +222,21 @@ mod tests {
             resolver.was_asked();
             resolver.answer(&name, Some(answer));
             assert_eq!(name.of("web", now), "web", "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_host_name_gives_way_to_no_shorter_one() {
+        for (answer, best) in [
+            ("web", "web.example.org"),
+            ("web.example.net", "web.example.net"),
+        ] {
+            let (resolver, name) = Resolver::new();
+            let now = Instant::now();
+            name.of("web.example.org", now);
+            resolver.was_asked();
+            resolver.answer(&name, Some(answer));
+            assert_eq!(name.of("web.example.org", now), best);
         }
     }
 

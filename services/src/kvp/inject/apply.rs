@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::error::InjectError;
 use super::files::Replaced;
+use super::pending::{self, Pending};
 use super::plan::{Plan, Step};
 
 /// What is kept of the time for bringing the previous configuration back; half
@@ -19,17 +20,61 @@ pub(super) fn until(deadline: Instant) -> Instant {
         .unwrap_or(deadline)
 }
 
+/// Where things are that outlive the agent.
+pub(super) struct Places<'a> {
+    /// What stands for `/`.
+    pub(super) root: &'a Path,
+    /// Copies of what is replaced.
+    pub(super) kept: PathBuf,
+    /// The note of what is being done.
+    pub(super) note: PathBuf,
+}
+
 /// Carries the plan out by `until`, or brings back what was there by `deadline`.
 /// What comes of it is for `seen` to tell.
 pub(super) fn carry_out<T>(
     plan: &Plan,
-    root: &Path,
+    places: &Places<'_>,
+    until: Instant,
+    deadline: Instant,
+    seen: impl FnOnce() -> Result<T, InjectError>,
+) -> Result<T, InjectError> {
+    let mut files = Replaced::new(places.root, &places.kept);
+    for file in &plan.files {
+        files.keep(&file.path)?;
+    }
+    pending::note(&places.note, plan, &files)?;
+    let done = forward_or_back(plan, files, &places.kept, until, deadline, seen);
+    // Either it is done now, or there is nothing left to take back.
+    pending::clear(&places.note)?;
+    done
+}
+
+/// Takes back what an agent that ended left half done.
+pub(super) fn recover(
+    pending: &Pending,
+    places: &Places<'_>,
+    deadline: Instant,
+) -> Result<(), InjectError> {
+    let files = Replaced::new(places.root, &places.kept);
+    let left = deadline.saturating_duration_since(Instant::now());
+    run_all(&pending.before, Instant::now() + left / 2)?;
+    let mut result = Ok(());
+    for (path, existed) in pending.files.iter().rev() {
+        result = result.and(files.restore_of_before(path, *existed));
+    }
+    result?;
+    run_all(&pending.revert, deadline)
+}
+
+fn forward_or_back<T>(
+    plan: &Plan,
+    mut files: Replaced<'_>,
     kept: &Path,
     until: Instant,
     deadline: Instant,
     seen: impl FnOnce() -> Result<T, InjectError>,
 ) -> Result<T, InjectError> {
-    let mut files = Replaced::new(root, kept);
     let mut touched = false;
     let cause = match forward(plan, &mut files, &mut touched, until).and_then(|()| seen()) {
         Ok(seen) => return Ok(seen),

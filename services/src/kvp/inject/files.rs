@@ -13,12 +13,19 @@ const MAX_PREVIOUS: u64 = 1 << 20;
 
 const DEFAULT_MODE: u32 = 0o644;
 
-/// Files that were replaced, in order.
+/// Files that are replaced, in order.
 pub(super) struct Replaced<'a> {
     root: &'a Path,
-    /// Copies of what was replaced lie below it, for the administrator.
+    /// Copies of what is replaced lie below it, for the administrator and for an
+    /// agent that finds the work half done.
     kept: &'a Path,
-    done: Vec<(PathBuf, Option<Previous>)>,
+    files: Vec<Kept>,
+}
+
+struct Kept {
+    path: PathBuf,
+    previous: Option<Previous>,
+    replaced: bool,
 }
 
 struct Previous {
@@ -32,19 +39,41 @@ impl<'a> Replaced<'a> {
         Self {
             root,
             kept,
-            done: Vec::new(),
+            files: Vec::new(),
         }
     }
 
-    /// Puts the file in place, whole or not at all, and on its disk.
+    /// Keeps a copy of what stands at the path now.
+    pub(super) fn keep(&mut self, path: &Path) -> Result<(), InjectError> {
+        let previous = previous(path)?;
+        self.copy(path, previous.as_ref())?;
+        self.files.push(Kept {
+            path: path.to_owned(),
+            previous,
+            replaced: false,
+        });
+        Ok(())
+    }
+
+    /// The files of which copies are kept, and whether there was one.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&Path, bool)> {
+        let files = self.files.iter();
+        files.map(|file| (file.path.as_path(), file.previous.is_some()))
+    }
+
+    /// Puts a file in place of one that was kept, whole or not at all, and on its
+    /// disk.
     pub(super) fn write(&mut self, new: &NewFile) -> Result<(), InjectError> {
-        let previous = previous(&new.path)?;
-        self.keep(&new.path, previous.as_ref())?;
-        let mode = new.mode.or(previous.as_ref().map(|previous| previous.mode));
+        let mut files = self.files.iter_mut();
+        let Some(kept) = files.find(|file| file.path == new.path) else {
+            return Err(InjectError::NotAFile(new.path.clone()));
+        };
+        let previous = kept.previous.as_ref();
+        let mode = new.mode.or(previous.map(|previous| previous.mode));
         // A file of our own is root's; one that we change stays its owner's.
         let owner = match new.mode {
             Some(_) => None,
-            None => previous.as_ref().map(|previous| previous.owner),
+            None => previous.map(|previous| previous.owner),
         };
         put(
             &new.path,
@@ -52,28 +81,49 @@ impl<'a> Replaced<'a> {
             mode.unwrap_or(DEFAULT_MODE),
             owner,
         )?;
-        self.done.push((new.path.clone(), previous));
+        kept.replaced = true;
         Ok(())
     }
 
     /// Puts back what was there, last first. Every file is tried.
     pub(super) fn restore(&mut self) -> Result<(), InjectError> {
         let mut result = Ok(());
-        while let Some((path, previous)) = self.done.pop() {
-            let restored = match previous {
-                Some(Previous { bytes, mode, owner }) => put(&path, &bytes, mode, Some(owner)),
-                None => fs::remove_file(&path).map_err(error("remove", &path)),
-            };
-            result = result.and(restored);
+        while let Some(Kept {
+            path,
+            previous,
+            replaced,
+        }) = self.files.pop()
+        {
+            if replaced {
+                result = result.and(bring_back(&path, previous));
+            }
         }
         result
     }
 
-    fn keep(&self, path: &Path, previous: Option<&Previous>) -> Result<(), InjectError> {
+    /// Puts back what an agent before had replaced, of which it kept a copy if
+    /// there was anything.
+    pub(super) fn restore_of_before(&self, path: &Path, existed: bool) -> Result<(), InjectError> {
+        let copy = self.copy_of(path);
+        let kept = match existed {
+            true => Some(
+                previous(&copy)?
+                    .ok_or_else(|| error("read", &copy)(io::ErrorKind::NotFound.into()))?,
+            ),
+            false => None,
+        };
+        bring_back(path, kept)
+    }
+
+    fn copy_of(&self, path: &Path) -> PathBuf {
         let inside = path
             .strip_prefix(self.root)
             .or_else(|_| path.strip_prefix("/"));
-        let copy = self.kept.join(inside.unwrap_or(path));
+        self.kept.join(inside.unwrap_or(path))
+    }
+
+    fn copy(&self, path: &Path, previous: Option<&Previous>) -> Result<(), InjectError> {
+        let copy = self.copy_of(path);
         if let Some(Previous { bytes, mode, owner }) = previous {
             if let Some(directory) = copy.parent() {
                 let mut builder = DirBuilder::new();
@@ -97,7 +147,18 @@ impl<'a> Replaced<'a> {
     }
 }
 
-fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
+fn bring_back(path: &Path, previous: Option<Previous>) -> Result<(), InjectError> {
+    if let Some(Previous { bytes, mode, owner }) = previous {
+        return put(path, &bytes, mode, Some(owner));
+    }
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(error("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// What makes a failed call on `path` an error.
+pub(super) fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
     let path = path.to_owned();
     move |source| InjectError::File {
         doing,
@@ -129,7 +190,12 @@ fn previous(path: &Path) -> Result<Option<Previous>, InjectError> {
 
 /// Puts a file in place by way of a hidden one beside it, which every manager
 /// ignores.
-fn put(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<(), InjectError> {
+pub(super) fn put(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> Result<(), InjectError> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(InjectError::NotAFile(path.to_owned()));
     };
@@ -199,6 +265,9 @@ mod tests {
         fs::set_permissions(&changed, Permissions::from_mode(0o606)).unwrap();
 
         let mut replaced = Replaced::new(root, &kept);
+        for path in [&old, &fresh, &changed] {
+            replaced.keep(path).unwrap();
+        }
         replaced
             .write(&new(old.clone(), "new", Some(0o600)))
             .unwrap();
@@ -236,6 +305,7 @@ mod tests {
         fs::create_dir(&kept).unwrap();
         fs::write(kept.join("f"), "stale").unwrap();
         let mut replaced = Replaced::new(root, &kept);
+        replaced.keep(&root.join("f")).unwrap();
         replaced.write(&new(root.join("f"), "new", None)).unwrap();
         assert!(!kept.join("f").exists());
         assert_eq!(mode(&root.join("f")), DEFAULT_MODE);
@@ -250,8 +320,10 @@ mod tests {
         let kept = root.join("kept");
         let mut replaced = Replaced::new(root, &kept);
         for path in [link.clone(), root.to_owned()] {
-            let error = replaced.write(&new(path, "new", None)).unwrap_err();
+            let error = replaced.keep(&path).unwrap_err();
             assert!(matches!(error, InjectError::NotAFile(_)), "{error}");
+            // What was not kept is not replaced.
+            replaced.write(&new(path, "new", None)).unwrap_err();
         }
         assert!(link.is_symlink());
     }
@@ -264,6 +336,10 @@ mod tests {
         fs::write(root.join("etc"), "").unwrap();
         let kept = root.join("kept");
         let mut replaced = Replaced::new(root, &kept);
+        assert!(replaced.keep(&root.join("etc/f")).is_err());
+        fs::remove_file(root.join("etc")).unwrap();
+        replaced.keep(&root.join("etc/f")).unwrap();
+        fs::write(root.join("etc"), "").unwrap();
         assert!(
             replaced
                 .write(&new(root.join("etc/f"), "new", None))

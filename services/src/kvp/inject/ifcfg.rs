@@ -34,6 +34,11 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     }
     set("TYPE", "Ethernet");
     set("ONBOOT", "yes");
+    // NetworkManager may know other connections for the interface.
+    set(
+        "AUTOCONNECT_PRIORITY",
+        &networkmanager::PRIORITY.to_string(),
+    );
     set("BOOTPROTO", if settings.dhcp4 { "dhcp" } else { "none" });
     for (number, (ip, prefix)) in (0..).zip(&settings.v4) {
         set(&format!("IPADDR{number}"), &ip.to_string());

@@ -5,16 +5,20 @@
 //! done. `choose` has the manager that is in charge of the interface say in a
 //! `plan` which file it needs and which programs make it take that file; `apply`
 //! carries the plan out and, where that fails, puts the previous `files` back
-//! and has the manager take those. `settle` waits for the interface to be as it
+//! and has the manager take those; where the agent ends before that, the next one
+//! does so by a note of what was `pending`. `settle` waits for the interface to be as it
 //! is to be, so that the host, when it asks next, is told what it set.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::time::Instant;
 
 use hyperv_vmbus::Guid;
-use slog::{Logger, info};
+use rustix::fs::{FlockOperation, flock};
+use slog::{Logger, info, warn};
 
+use self::apply::Places;
 pub use self::error::InjectError;
 use self::parse::Settings;
 use self::plan::Context;
@@ -22,6 +26,7 @@ use self::target::Target;
 use super::net::{self, Interface};
 use super::request::IpInfo;
 use super::{Backend, Config};
+use crate::in_words;
 
 mod apply;
 mod choose;
@@ -33,6 +38,7 @@ mod netplan;
 mod networkd;
 mod networkmanager;
 pub mod parse;
+mod pending;
 mod plan;
 mod settle;
 mod stock;
@@ -75,6 +81,7 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
+    let _alone = alone(config)?;
     let (target, before) = target(machine, config, device)?;
     let until = apply::until(deadline);
     let context = Context {
@@ -90,7 +97,6 @@ fn set_on(
         None => choose::plan(&context)?,
     };
     plan.files.splice(..0, stock::files(&context));
-    let kept = config.state_directory.join("network");
     let seen = || {
         // What the script of a site does is its own affair, and without a carrier
         // managers put things off.
@@ -104,7 +110,7 @@ fn set_on(
             machine.interfaces,
         )
     };
-    let differences = apply::carry_out(&plan, &config.root, &kept, until, deadline, seen)?;
+    let differences = apply::carry_out(&plan, &places(config), until, deadline, seen)?;
     info!(
         log,
         "{}: IP configuration of the host applied through {}: {}{}",
@@ -114,6 +120,73 @@ fn set_on(
         differences.in_words()
     );
     Ok(())
+}
+
+/// Takes back a configuration in the middle of which an agent ended, by
+/// `deadline`. To be called before the first is set.
+pub fn recover(config: &Config, deadline: Instant, log: &Logger) {
+    let places = places(config);
+    if !places.note.exists() {
+        return;
+    }
+    // Its author may still be at work: a service that was dropped ends what it
+    // does.
+    let recovered = alone(config).and_then(|_alone| {
+        let Some(note) = super::files::bytes(&places.note) else {
+            return Ok(false);
+        };
+        let pending = pending::parse(&note);
+        let recovered = match &pending {
+            Some(pending) => apply::recover(pending, &places, deadline),
+            None => Ok(()),
+        };
+        pending::clear(&places.note)?;
+        recovered.map(|()| pending.is_some())
+    });
+    match recovered {
+        Ok(true) => warn!(
+            log,
+            "the agent had ended before an IP configuration of the host was in force: the \
+             previous one is back"
+        ),
+        Ok(false) => {}
+        Err(error) => warn!(
+            log,
+            "the agent had ended before an IP configuration of the host was in force, and the \
+             previous one could not be brought back ({}); what its files held is below {}",
+            in_words(&error),
+            places.kept.display()
+        ),
+    }
+}
+
+fn places(config: &Config) -> Places<'_> {
+    Places {
+        root: &config.root,
+        kept: config.state_directory.join("network"),
+        note: config.state_directory.join("network-pending"),
+    }
+}
+
+/// Waits until nobody else sets or recovers, and keeps others out meanwhile.
+fn alone(config: &Config) -> Result<File, InjectError> {
+    let directory = &config.state_directory;
+    let path = directory.join("network-lock");
+    let error = |doing| files::error(doing, &path);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(files::error("make the directory", directory))?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(error("open"))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|cause| error("lock")(cause.into()))?;
+    Ok(file)
 }
 
 /// The interface that is meant, and what the kernel says of it.

@@ -126,6 +126,16 @@ impl Step {
         }
     }
 
+    /// Which program.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its arguments.
+    pub(super) fn args(&self) -> &[String] {
+        &self.args
+    }
+
     /// Runs the program.
     ///
     /// # Errors

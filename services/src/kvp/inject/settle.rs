@@ -57,10 +57,9 @@ impl Differences {
         );
         // A lease of DHCP may be the one before, and routers go on announcing.
         let stays = |ip: IpAddr| ip.is_ipv6() || settings.dhcp4;
-        let addresses = before.addresses.iter().filter(|address| {
-            let leased = address.dynamic && stays(address.ip);
-            let own = wanted.contains(&address.ip) || address.is_link_local();
-            !leased && !own && has(&address.ip)
+        let others = before.addresses.iter().filter(|address| {
+            let expected = wanted.contains(&address.ip) || address.dynamic && stays(address.ip);
+            !expected && !address.is_link_local() && has(&address.ip)
         });
         let routes = before.gateways.iter().filter(|gateway| {
             !gateways.contains(gateway) && !stays(**gateway) && now.gateways.contains(gateway)
@@ -68,7 +67,7 @@ impl Differences {
         Self {
             absent: absent.copied().collect(),
             missing: missing.copied().collect(),
-            left: addresses
+            left: others
                 .map(|address| address.ip)
                 .chain(routes.copied())
                 .collect(),

@@ -641,6 +641,109 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
     scripted.set(&info(), short).unwrap();
 }
 
+/// The agent ends when it looks whether the configuration is in force.
+fn end_midway(guest: &Guest) {
+    let looks = std::cell::Cell::new(0);
+    let machine = Machine {
+        by_device: &|_| Some("eth0".to_owned()),
+        interfaces: &|| {
+            looks.set(looks.get() + 1);
+            assert!(looks.get() == 1, "the agent ends here");
+            Ok(guest.interfaces.clone())
+        },
+    };
+    let log = Logger::root(guest.log.clone().ignore_res(), o!());
+    let deadline = Instant::now() + LONG;
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        set_on(&machine, &guest.config, &info(), deadline, &log)
+    }))
+    .unwrap_err();
+}
+
+fn recover_now(guest: &Guest) {
+    let log = Logger::root(guest.log.clone().ignore_res(), o!());
+    recover(&guest.config, Instant::now() + LONG, &log);
+}
+
+#[test]
+fn what_an_agent_left_half_done_is_taken_back_by_the_next() {
+    for case in cases() {
+        for previous in [None, Some("previous\n")] {
+            let guest = case.guest(Backend::Auto);
+            if let Some(previous) = previous {
+                guest.write(case.file, previous);
+                let mode = fs::Permissions::from_mode(0o640);
+                fs::set_permissions(guest.path(case.file), mode).unwrap();
+            }
+            let before = tree(&guest);
+            end_midway(&guest);
+            assert_ne!(tree(&guest), before);
+            recover_now(&guest);
+            assert_eq!(tree(&guest), before, "{}", case.manager);
+            if previous.is_some() {
+                let mode = fs::metadata(guest.path(case.file)).unwrap().permissions();
+                assert_eq!(mode.mode() & 0o7777, 0o640);
+            }
+            let calls = Case::calls(&guest);
+            assert_eq!(calls, [case.applied, case.reverted].concat());
+            let log = guest.log.0.lock().unwrap().join("\n");
+            assert!(log.ends_with("the previous one is back"), "{log}");
+            // Once is enough.
+            recover_now(&guest);
+            assert_eq!(Case::calls(&guest), calls);
+        }
+    }
+}
+
+#[test]
+fn what_was_done_or_taken_back_stays() {
+    let case = &cases()[1];
+    let guest = case.guest(Backend::Auto);
+    recover_now(&guest);
+    assert!(!guest.path("state").exists());
+    guest.set(&info(), LONG).unwrap();
+    let after = tree(&guest);
+    recover_now(&guest);
+    assert_eq!(tree(&guest), after);
+    assert_eq!(Case::calls(&guest), case.applied);
+
+    case.refuse(&guest, "exit 4");
+    let other = IpInfo {
+        dns: "1.1.1.2".to_owned(),
+        ..info()
+    };
+    guest.set(&other, LONG).unwrap_err();
+    let calls = guest.calls();
+    recover_now(&guest);
+    assert_eq!(tree(&guest), after);
+    assert_eq!(guest.calls(), calls);
+
+    // A note that is none.
+    guest.write("state/network-pending", "replaced\0/etc/passwd\n");
+    recover_now(&guest);
+    assert_eq!(tree(&guest), after);
+    assert_eq!(guest.calls(), calls);
+    assert!(!guest.path("state/network-pending").exists());
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_said_to_the_administrator() {
+    let case = &cases()[1];
+    let guest = case.guest(Backend::Auto);
+    guest.write(case.file, "previous\n");
+    end_midway(&guest);
+    guest.write("behaviour", "echo broken >&2; exit 1");
+    recover_now(&guest);
+    assert_eq!(guest.read(case.file).unwrap(), "previous\n");
+    let log = guest.log.0.lock().unwrap().join("\n");
+    assert!(log.contains("saying \"broken\""), "{log}");
+    let kept = guest.path("state/network");
+    assert!(
+        log.ends_with(&format!("is below {}", kept.display())),
+        "{log}"
+    );
+}
+
 #[test]
 fn a_sites_script_takes_the_place_of_a_manager() {
     let mut guest = cases()[1].guest(Backend::Auto);
@@ -700,6 +803,9 @@ fn red_hat_files_are_loaded_where_networkmanager_runs() {
             "nmcli --wait N connection up uuid UUID ifname eth0"
         ]
     );
+    let text = guest.read("etc/sysconfig/network-scripts/ifcfg-eth0");
+    let text = text.unwrap();
+    assert!(text.contains("\nAUTOCONNECT_PRIORITY=999\n"), "{text}");
     let two = IpInfo {
         gateways: "10.0.0.1;10.0.0.2".to_owned(),
         ..info()
