@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::env;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
+use hyperv_services::vss::guard;
 use hyperv_vmbus::discovery::Roots;
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};
@@ -25,6 +28,8 @@ use crate::runtime::{RuntimeDirectory, RuntimeError};
 use crate::status::ask::{AskError, ask};
 use crate::status::{self, text};
 use crate::supervisor::{Settings, Supervisor};
+use crate::thaw_command::Thaw;
+use crate::vss_command::Vss;
 
 /// Exit status where the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -42,6 +47,7 @@ Examples:
   hyperv-agent status                  what the running agent does
   hyperv-agent devices                 what the host offers, and who serves it
   hyperv-agent kvp list                what host and guest tell each other
+  hyperv-agent vss plan                what a backup would freeze, and what not
   hyperv-agent check-config            read the configuration, say what is wrong";
 
 /// Hyper-V guest agent: file copy from the host, key-value pairs and backups,
@@ -68,6 +74,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a backup would do to the file systems
+    Vss(Vss),
+    /// Thaw file systems that are still frozen for a backup
+    Thaw(Thaw),
     /// Show what the running agent does
     Status {
         /// Print the status as JSON
@@ -131,10 +141,22 @@ fn services_help() -> String {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // No subcommand: nobody but the agent starts it, and it is to stay small.
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == guard::ARGUMENT)
+    {
+        return match guard::process::main() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let outcome = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config(&file),
         Command::Kvp(kvp) => Ok(kvp.run()),
+        Command::Vss(vss) => vss.run(),
+        Command::Thaw(thaw) => thaw.run(),
         Command::Devices { json } => list_devices(json),
         Command::Status { json, config } => show_status(json, &config),
     };
@@ -360,6 +382,7 @@ impl Run {
                     "socket" => %path.display());
             }
         }
+        kernel::release_code();
         supervisor.run().context("the poll loop is lost")?;
         Ok(ExitCode::SUCCESS)
     }

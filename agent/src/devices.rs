@@ -6,6 +6,8 @@ use hyperv_vmbus::classes;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
 use serde::Serialize;
 
+use crate::table::aligned;
+
 /// One device, as it is listed.
 #[derive(Debug, Serialize)]
 pub struct Listed {
@@ -73,20 +75,5 @@ pub fn table(devices: &[Listed]) -> String {
         ]
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    rows.iter()
-        .map(|row| {
-            let cells: Vec<_> = row
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
-            cells.join("  ").trim_end().to_owned() + "\n"
-        })
-        .collect()
+    aligned(&rows)
 }

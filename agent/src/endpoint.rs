@@ -230,7 +230,9 @@ impl Worker<'_> {
                 continue;
             }
             let asleep = Instant::now();
-            self.waiting.wait(None)?;
+            if self.waiting.wait(None, self.service.watched())? {
+                self.service.woken();
+            }
             looks.woken_after(asleep.elapsed());
         }
     }
@@ -366,7 +368,7 @@ impl Worker<'_> {
             // The host says that there is room as it says anything: by an
             // interrupt.
             self.channel.arm();
-            self.waiting.wait(Some(FULL_RING_PAUSE))?;
+            self.waiting.wait(Some(FULL_RING_PAUSE), None)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hyperv_services::activity::Work;
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::ChannelError;
 use mio::Token;
@@ -57,6 +58,16 @@ impl Slot {
             failures: 0,
             complaint: None,
         }
+    }
+
+    /// Whether its service has file systems frozen, or is about to be done with
+    /// it.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let State::Served { control, .. } = &self.state else {
+            return false;
+        };
+        let activity = control.view.look().activity;
+        activity.is_some_and(|seen| matches!(seen.work, Work::Frozen { .. }))
     }
 
     /// Joins the thread of a worker that has told of its end, which takes no

@@ -38,6 +38,10 @@ const FIRST_ENDPOINT: usize = 16;
 /// How long workers have to end, before the process does so without them.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
 
+/// How long they have where file systems are frozen: what is frozen thaws
+/// whether they end or not, but there may be hooks to run.
+const THAW_LIMIT: Duration = Duration::from_secs(8);
+
 /// What the supervisor is to do; read again at SIGHUP.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -468,7 +472,7 @@ impl Supervisor {
         tell_service_manager(&[NotifyState::Ready]);
     }
 
-    /// Lets every worker end, for as long as [`STOP_LIMIT`].
+    /// Lets every worker end, for as long as [`STOP_LIMIT`], or [`THAW_LIMIT`].
     fn stop(mut self) -> io::Result<()> {
         tell_service_manager(&[NotifyState::Stopping]);
         for slot in self.slots.values() {
@@ -478,9 +482,14 @@ impl Supervisor {
         }
         self.slots
             .retain(|_, slot| matches!(slot.state, State::Served { .. }));
-        let deadline = Instant::now() + STOP_LIMIT;
+        let began = Instant::now();
         while !self.slots.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if self.slots.values().any(Slot::is_frozen) {
+                THAW_LIMIT
+            } else {
+                STOP_LIMIT
+            };
+            let left = (began + limit).saturating_duration_since(Instant::now());
             match self.notices.recv_timeout(left) {
                 Ok(Notice::Ended { token, .. }) => {
                     self.slots.retain(|_, slot| {

@@ -2,7 +2,7 @@
 //! supervisor's, or awake for a moment.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 const DEVICE: Token = Token(0);
 const WAKER: Token = Token(1);
+const WATCHED: Token = Token(2);
 
 /// How long a busy worker looks for the next request before it sleeps. A host
 /// that takes longer than this is waited for asleep.
@@ -93,16 +94,36 @@ impl Waiting {
         let _ = registry.deregister(&mut SourceFd(&descriptor));
     }
 
-    /// Waits for the device or the supervisor.
-    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
-        match self.poll.poll(&mut self.events, limit) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(source) => Err(ChannelError::Io {
-                call: "waiting for the device",
-                source,
-            }),
-        }
+    /// Waits for the device, for the supervisor, or for what the service has
+    /// watched: `true` where that is readable.
+    pub(crate) fn wait(
+        &mut self,
+        limit: Option<Duration>,
+        watched: Option<BorrowedFd<'_>>,
+    ) -> Result<bool, ChannelError> {
+        // Registered for this wait only: the service may have another one the
+        // next time, with the same number.
+        let number = watched.map(|watched| watched.as_raw_fd());
+        let mut source = number.as_ref().map(SourceFd);
+        let mut wait = || {
+            if let Some(source) = &mut source {
+                let registry = self.poll.registry();
+                registry.register(source, WATCHED, Interest::READABLE)?;
+            }
+            let polled = self.poll.poll(&mut self.events, limit);
+            if let Some(source) = &mut source {
+                self.poll.registry().deregister(source)?;
+            }
+            match polled {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+                _ => Ok(()),
+            }
+        };
+        wait().map_err(|source| ChannelError::Io {
+            call: "waiting for the device",
+            source,
+        })?;
+        Ok(self.events.iter().any(|event| event.token() == WATCHED))
     }
 }
 

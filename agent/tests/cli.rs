@@ -387,3 +387,36 @@ fn an_agent_of_another_version_can_still_be_asked_for_json() {
     assert!(stderr(&output).contains("of another version"), "{output:?}");
     answers.join().unwrap();
 }
+
+/// Nothing is frozen by it: it may look at the machine that runs the tests.
+#[test]
+fn every_file_system_is_in_the_plan_once() {
+    let output = agent(&["vss", "plan", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let plan: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let list = |name: &str| plan[name].as_array().unwrap().clone();
+    let planned = [list("freeze"), list("left_out")].concat();
+    let number = |it: &serde_json::Value| it["number"].as_str().unwrap().to_owned();
+    let mut planned: Vec<_> = planned.iter().map(number).collect();
+    planned.sort();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().map(|line| line.split(' ').nth(2).unwrap());
+    let mounted: std::collections::BTreeSet<_> = mounts.collect();
+    assert_eq!(planned, Vec::from_iter(mounted));
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "[vss.exclude]\ntypes = [\"*\"]\n").unwrap();
+    let config = config.to_str().unwrap();
+    let output = agent(&["vss", "plan", "--config", config]);
+    let said = stdout(&output);
+    assert!(
+        said.starts_with("No file system would be frozen.\n"),
+        "{said}"
+    );
+
+    fs::write(config, "[vss.exclude]\ntype = []\n").unwrap();
+    let output = agent(&["vss", "plan", "--config", config]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("line 2"));
+}

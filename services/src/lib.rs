@@ -4,11 +4,11 @@
 
 pub mod activity;
 pub mod fcopy;
+pub mod kernel;
 pub mod kvp;
 pub mod registry;
 mod run;
 pub mod service;
-mod unsupported;
 pub mod vss;
 
 /// What the services are configured with.
@@ -18,6 +18,8 @@ pub struct Config {
     pub fcopy: fcopy::Config,
     /// Key-value pairs and IP configuration.
     pub kvp: kvp::Config,
+    /// Freezing file systems.
+    pub vss: vss::Config,
 }
 
 /// An error and what caused it, in one line.

@@ -36,8 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a killed program may take to be gone before it is left to a thread.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Letters of a program's last line that an error shows.
-const MAX_LINE: usize = 300;
+/// Letters of a program's last words that an error shows.
+const MAX_WORDS: usize = 300;
 
 /// What a program did.
 #[derive(Debug)]
@@ -78,14 +78,19 @@ fn after(said: &str) -> String {
 }
 
 /// Runs `program`, an absolute path, to its end or to `deadline`, in a process
-/// group of its own, with no input and no environment but a standard `PATH` and
-/// `LC_ALL=C`. Its status may be a failure.
+/// group of its own, with no input and no environment but a standard `PATH`,
+/// `LC_ALL=C` and the given variables. Its status may be a failure.
 ///
 /// # Errors
 ///
 /// Where it cannot be run or is not done in time; never
 /// [`RunError::Failed`].
-pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<Output, RunError> {
+pub(crate) fn run(
+    program: &Path,
+    args: &[&OsStr],
+    variables: &[(&str, &str)],
+    deadline: Instant,
+) -> Result<Output, RunError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
         _ => RunError::Start {
@@ -101,6 +106,7 @@ pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
+        .envs(variables.iter().copied())
         .current_dir("/")
         .process_group(0)
         .stdin(Stdio::null())
@@ -127,10 +133,10 @@ pub(crate) fn run(program: &Path, args: &[&OsStr], deadline: Instant) -> Result<
         Ok(None) => {
             streams.iter_mut().for_each(|stream| stream.read(MAX_PIPE));
             kill(child, &streams);
-            let [_, stderr] = streams.map(|stream| stream.kept);
+            let [stdout, stderr] = streams.map(|stream| stream.kept);
             Err(RunError::TimedOut {
                 program: program.to_owned(),
-                said: last_line(&stderr),
+                said: last_words(&stdout, &stderr),
             })
         }
         Err(source) => {
@@ -150,26 +156,32 @@ impl Output {
         if self.status.success() {
             return Ok(self);
         }
-        let mut said = last_line(&self.stderr);
-        if said.is_empty() {
-            said = last_line(&self.stdout);
-        }
         Err(RunError::Failed {
             program: program.to_owned(),
             status: self.status,
-            said,
+            said: last_words(&self.stdout, &self.stderr),
         })
     }
 }
 
-/// The last line with anything on it, cut where it is long.
-fn last_line(text: &[u8]) -> String {
-    String::from_utf8_lossy(text)
-        .lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty())
-        .map(|line| line.chars().take(MAX_LINE).collect())
-        .unwrap_or_default()
+/// The last words of the standard error, or of the output where that has none.
+fn last_words(stdout: &[u8], stderr: &[u8]) -> String {
+    match last_lines(stderr) {
+        said if said.is_empty() => last_lines(stdout),
+        said => said,
+    }
+}
+
+/// The last two lines with any word on them, cut where they are long. Some
+/// programs show behind what is wrong the line that it is in, and then a mark
+/// below the place.
+fn last_lines(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(str::trim);
+    let mut with_words = || lines.rfind(|line| line.contains(char::is_alphanumeric));
+    let (last, before) = (with_words(), with_words());
+    let lines: Vec<_> = before.into_iter().chain(last).collect();
+    lines.join(" / ").chars().take(MAX_WORDS).collect()
 }
 
 /// The reading end of a pipe.
@@ -340,7 +352,7 @@ mod tests {
 
     fn shell(script: &str, time: Duration) -> Result<Output, RunError> {
         let args = ["-c", script].map(OsStr::new);
-        run(Path::new("/bin/sh"), &args, Instant::now() + time)
+        run(Path::new("/bin/sh"), &args, &[], Instant::now() + time)
     }
 
     /// The process whose number the script wrote to this file.
@@ -366,15 +378,22 @@ mod tests {
 
     #[test]
     fn a_program_has_its_arguments_and_little_else() {
-        let script = "cat; echo \"$1\"; echo problem >&2; env | cut -d= -f1 | sort; exit 3";
+        let script = "cat; echo \"$1\"; echo problem >&2; echo \"A_B=$A_B\"; unset A_B; env | cut -d= -f1 | sort; exit 3";
         let args = ["-c", script, "sh", "a b;$(c)"].map(OsStr::new);
-        let output = run(Path::new("/bin/sh"), &args, Instant::now() + LONG).unwrap();
+        let variables = [("A_B", "c=d e")];
+        let output = run(
+            Path::new("/bin/sh"),
+            &args,
+            &variables,
+            Instant::now() + LONG,
+        )
+        .unwrap();
         assert_eq!(output.status.code(), Some(3));
         // The shell itself sets PWD, and some set OLDPWD, SHLVL and _.
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         let mut lines: Vec<_> = text.lines().collect();
         lines.retain(|line| !["_", "OLDPWD", "PWD", "SHLVL"].contains(line));
-        assert_eq!(lines, ["a b;$(c)", "LC_ALL", "PATH"]);
+        assert_eq!(lines, ["a b;$(c)", "A_B=c=d e", "LC_ALL", "PATH"]);
         let error = output.success(Path::new("/bin/sh")).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -407,15 +426,15 @@ mod tests {
     #[test]
     fn programs_that_cannot_be_run() {
         let deadline = Instant::now() + LONG;
-        let missing = run(Path::new("/nowhere/at/all"), &[], deadline);
+        let missing = run(Path::new("/nowhere/at/all"), &[], &[], deadline);
         assert!(matches!(missing, Err(RunError::NotFound(_))), "{missing:?}");
-        let relative = run(Path::new("true"), &[], deadline);
+        let relative = run(Path::new("true"), &[], &[], deadline);
         assert!(
             matches!(relative, Err(RunError::Start { .. })),
             "{relative:?}"
         );
         let file = tempfile::NamedTempFile::new().unwrap();
-        let forbidden = run(file.path(), &[], deadline);
+        let forbidden = run(file.path(), &[], &[], deadline);
         assert!(
             matches!(forbidden, Err(RunError::Start { .. })),
             "{forbidden:?}"
@@ -494,10 +513,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_short_and_has_something_in_it() {
-        assert_eq!(last_line(b"a\nb \n\n  \n"), "b");
-        assert_eq!(last_line(b""), "");
-        assert_eq!(last_line(&[b'x'; 5000]).len(), MAX_LINE);
-        assert_eq!(last_line(b"\xff\n"), "\u{fffd}");
+    fn the_last_words_are_short_and_say_something() {
+        assert_eq!(last_lines(b"a\n b \n\n  \n"), "a / b");
+        assert_eq!(last_lines(b"a\nb\nc"), "b / c");
+        assert_eq!(last_lines(b"a\n"), "a");
+        assert_eq!(last_lines(b""), "");
+        assert_eq!(last_lines(&[b'x'; 5000]).len(), MAX_WORDS);
+        assert_eq!(last_lines(b"caf\xc3\xa9 \xff\n"), "caf\u{e9} \u{fffd}");
+        let netplan = b"60.yaml:1:11: Invalid YAML:\nnetwork: [\n          ^\n";
+        assert_eq!(
+            last_lines(netplan),
+            "60.yaml:1:11: Invalid YAML: / network: ["
+        );
     }
 }

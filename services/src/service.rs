@@ -1,5 +1,6 @@
 //! What a service is to the agent.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use hyperv_vmbus::ic::{Negotiated, Status};
@@ -46,6 +47,15 @@ pub trait Service: Send {
     fn busy(&self) -> bool {
         false
     }
+
+    /// A descriptor that the service is to be [woken](Service::woken) by when it
+    /// is readable, as its device is; asked for before each wait.
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What is [watched](Service::watched) may be readable.
+    fn woken(&mut self) {}
 
     /// Where the service says what it is doing, if it does anything that lasts;
     /// asked for once, when it was made.

@@ -1,7 +1,7 @@
 //! A host that speaks with one service of a guest, over rings or over the char
 //! device: connecting, settling the versions, sending requests and matching
-//! their replies. What is said is the service's: [`crate::fcopy`] and
-//! [`crate::kvp`].
+//! their replies. What is said is the service's: [`crate::fcopy`],
+//! [`crate::kvp`] and [`crate::vss`].
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;

@@ -13,6 +13,9 @@ pub const NEGOTIATE: u16 = 0;
 /// The message type of keys and values.
 pub const KEY_VALUE: u16 = 2;
 
+/// The message type of a backup.
+pub const BACKUP: u16 = 5;
+
 /// The message type of a file copy.
 pub const FILE_COPY: u16 = 7;
 

@@ -3,8 +3,8 @@
 //! [`port`] is what a guest machine is to it; [`inprocess`] is one without
 //! privileges, [`blackbox`] one around an unmodified program. [`ring`] and
 //! [`channel`] are the host's side of a VMBus channel, [`ic`] and [`host`] of
-//! what is said over it whatever the service, [`fcopy`] and [`kvp`] of what is
-//! said to one; [`scenario`] has the list of what is tried.
+//! what is said over it whatever the service, [`fcopy`], [`kvp`] and [`vss`] of
+//! what is said to one; [`scenario`] has the list of what is tried.
 
 pub mod blackbox;
 pub mod channel;
@@ -21,4 +21,7 @@ pub mod port;
 pub mod ring;
 pub mod scenario;
 pub mod sysfs;
+pub mod syslog;
+pub mod volumes;
+pub mod vss;
 pub mod wait;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use hyperv_sim::inprocess;
 
 /// A simulated Hyper-V host that drives guest agents through their devices.
 #[derive(Debug, Parser)]
@@ -19,7 +20,8 @@ const EXAMPLES: &str = "Examples:
   hyperv-sim copy README.md /tmp
   hyperv-sim run
   hyperv-sim run --agent 'target/release/hyperv-agent run --log stderr' device-gone
-  hyperv-sim bench --peer /usr/sbin/hv_fcopy_uio_daemon";
+  hyperv-sim bench fcopy --peer '/usr/sbin/hv_fcopy_uio_daemon -n'
+  hyperv-sim bench kvp --peer '/usr/sbin/hv_kvp_daemon -n'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -30,10 +32,14 @@ enum Command {
     /// Plays scenarios with the agent in this process, or with any program.
     Run(command::run::Arguments),
     /// Compares programs: time, system calls, signals, memory, wake-ups.
-    Bench(command::bench::Arguments),
+    #[command(subcommand)]
+    Bench(command::bench::Bench),
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = inprocess::guard() {
+        return ended;
+    }
     run().unwrap_or_else(|error| {
         eprintln!("hyperv-sim: {error:#}");
         ExitCode::FAILURE
@@ -48,6 +54,6 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(arguments) => command::run::run(&arguments),
-        Command::Bench(arguments) => command::bench::run(&arguments),
+        Command::Bench(bench) => command::bench::run(&bench),
     }
 }

@@ -14,6 +14,7 @@ use hyperv_vmbus::ring::RingMemory;
 use crate::files::Files;
 use crate::held::Held;
 use crate::network::Network;
+use crate::volumes::Volumes;
 
 /// A device that the host offers to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +147,20 @@ pub trait Pipe: Send + Sync {
     /// Lets each write of the guest fail with `EINVAL` from now on, as the
     /// kernel does with a reply that comes too late.
     fn refuse_writes(&self);
+
+    /// Lets each write of the guest wait from now on, until they are refused.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has closed the device, or its writes cannot wait.
+    fn hold_writes(&self) -> Result<()>;
+
+    /// Waits until one of the guest's writes waits.
+    ///
+    /// # Errors
+    ///
+    /// Where none does in time.
+    fn wait_for_held(&self, timeout: Duration) -> Result<()>;
 }
 
 /// A guest machine with the one program that is looked at.
@@ -210,6 +225,22 @@ pub trait Machine {
     ///
     /// Where it cannot have one.
     fn network(&mut self) -> Result<Arc<dyn Network>>;
+
+    /// File systems that the program may freeze, none of which is this
+    /// machine's.
+    ///
+    /// # Errors
+    ///
+    /// Where it has others.
+    fn volumes(&mut self) -> Result<Arc<dyn Volumes>>;
+
+    /// Lets nobody read what is sent to syslog any more, and fills its socket:
+    /// who writes to it from now on waits. Or lets it be read again.
+    ///
+    /// # Errors
+    ///
+    /// Where the program has no syslog of its own.
+    fn stall_syslog(&mut self, stalled: bool) -> Result<()>;
 
     /// The files that the program sees.
     fn files(&self) -> Arc<dyn Files>;

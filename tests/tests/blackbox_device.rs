@@ -262,11 +262,11 @@ fn a_character_device_carries_messages() -> Result<()> {
     if !available() {
         return Ok(());
     }
-    let mut machine = BlackBox::new(&format!("{GUEST} pipe /dev/vmbus/hv_vss"))?;
+    let mut machine = BlackBox::new(&format!("{GUEST} pipe /dev/vmbus/hv_kvp"))?;
     let device = machine.offer(Offer::HvUtil {
         class: CLASS,
         instance: INSTANCE,
-        node: "vmbus/hv_vss",
+        node: "vmbus/hv_kvp",
     })?;
     machine.start()?;
     let Port::HvUtil(pipe) = device.accept(LONG)? else {

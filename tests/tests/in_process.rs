@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use hyperv_sim::inprocess::InProcess;
+use hyperv_sim::inprocess::{self, InProcess};
 use hyperv_sim::scenario::{Options, Outcome, SCENARIOS, Scenario, Transport, run_one};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -16,6 +16,9 @@ const LARGE: u64 = if cfg!(debug_assertions) {
 };
 
 fn main() -> ExitCode {
+    if let Some(ended) = inprocess::guard() {
+        return ended;
+    }
     let arguments = Arguments::from_args();
     let trials = SCENARIOS
         .iter()

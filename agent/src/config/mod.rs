@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hyperv_services::{Config as ServiceConfig, fcopy, kvp};
+use hyperv_services::{Config as ServiceConfig, fcopy, kvp, vss};
 use serde::Deserialize;
 
 use self::values::{
-    BackendName, Directories, Directory, Glob, Key, Mode, ServiceName, Size, Value,
+    BackendName, Directories, Directory, Glob, Key, Mode, OnFailureName, Pattern, Seconds,
+    ServiceName, Size, Value,
 };
 use crate::logging::LogLevel;
 use crate::runtime;
@@ -69,6 +70,8 @@ struct File {
     fcopy: Fcopy,
     #[serde(default)]
     kvp: Kvp,
+    #[serde(default)]
+    vss: Vss,
 }
 
 #[derive(Deserialize, Default)]
@@ -96,6 +99,48 @@ struct Kvp {
 struct Network {
     backend: Option<BackendName>,
     scripts: Option<Directory>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Vss {
+    time_limit: Option<Seconds>,
+    #[serde(default)]
+    include: Patterns,
+    #[serde(default)]
+    exclude: Patterns,
+    #[serde(default)]
+    hooks: Hooks,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Patterns {
+    #[serde(default)]
+    mount_points: Vec<Pattern>,
+    #[serde(default)]
+    types: Vec<Pattern>,
+    #[serde(default)]
+    devices: Vec<Pattern>,
+}
+
+impl From<Patterns> for vss::Patterns {
+    fn from(patterns: Patterns) -> Self {
+        let texts = |patterns: Vec<Pattern>| patterns.into_iter().map(|each| each.0).collect();
+        Self {
+            mount_points: texts(patterns.mount_points),
+            types: texts(patterns.types),
+            devices: texts(patterns.devices),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Hooks {
+    directory: Option<Directory>,
+    time_limit: Option<Seconds>,
+    on_failure: Option<OnFailureName>,
 }
 
 /// Reads the configuration at `path`; where there is none and none was asked
@@ -163,23 +208,51 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
         },
         root: defaults.root,
     };
+    let runtime_directory = file
+        .runtime_directory
+        .map_or_else(|| runtime::DEFAULT_PATH.into(), |directory| directory.0);
+    let defaults = vss::Config::default();
+    let time_limit = file
+        .vss
+        .time_limit
+        .map_or(defaults.time_limit, |seconds| seconds.0);
+    let hooks = file.vss.hooks;
+    let vss = vss::Config {
+        include: file.vss.include.into(),
+        exclude: file.vss.exclude.into(),
+        time_limit,
+        hooks: vss::hooks::Config {
+            directory: hooks
+                .directory
+                .map_or(defaults.hooks.directory, |directory| directory.0),
+            time_limit: hooks
+                .time_limit
+                .map_or(defaults.hooks.time_limit, |seconds| seconds.0),
+            on_failure: hooks
+                .on_failure
+                .map_or(defaults.hooks.on_failure, |name| name.0),
+            freeze_limit: time_limit,
+        },
+        runtime_directory: runtime_directory.clone(),
+        root: defaults.root,
+    };
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
         bind_uio: file.bind_uio.unwrap_or(true),
-        runtime_directory: file
-            .runtime_directory
-            .map_or_else(|| runtime::DEFAULT_PATH.into(), |directory| directory.0),
+        runtime_directory,
         services: file
             .services
             .into_iter()
             .map(|(name, on)| (name.0, on))
             .collect(),
-        service: ServiceConfig { fcopy, kvp },
+        service: ServiceConfig { fcopy, kvp, vss },
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hyperv_services::registry::SERVICES;
 
     use super::*;
@@ -239,6 +312,17 @@ mod tests {
             [kvp.network]
             backend = "networkd"
             scripts = "/usr/libexec/hypervkvpd"
+            [vss]
+            time-limit = 90
+            [vss.include]
+            mount-points = ["/srv/*"]
+            [vss.exclude]
+            types = ["btrfs"]
+            devices = ["/dev/sdb*"]
+            [vss.hooks]
+            directory = "/etc/vss.d"
+            time-limit = 5
+            on-failure = "go-on"
             "#,
         )
         .unwrap();
@@ -273,6 +357,29 @@ mod tests {
                 root: "/".into(),
             }
         );
+        assert_eq!(
+            config.service.vss,
+            vss::Config {
+                include: vss::Patterns {
+                    mount_points: vec!["/srv/*".to_owned()],
+                    ..vss::Patterns::default()
+                },
+                exclude: vss::Patterns {
+                    types: vec!["btrfs".to_owned()],
+                    devices: vec!["/dev/sdb*".to_owned()],
+                    ..vss::Patterns::default()
+                },
+                time_limit: Duration::from_secs(90),
+                hooks: vss::hooks::Config {
+                    directory: "/etc/vss.d".into(),
+                    time_limit: Duration::from_secs(5),
+                    on_failure: vss::hooks::OnFailure::GoOn,
+                    freeze_limit: Duration::from_secs(90),
+                },
+                runtime_directory: "/var/tmp/run".into(),
+                root: "/".into(),
+            }
+        );
     }
 
     #[test]
@@ -302,6 +409,9 @@ mod tests {
                 "there is no service `fcpy`, only fcopy, kvp, vss",
             ),
             ("[fcopy]\ndirectories = []", 2, "switch the service off"),
+            ("[vss]\ntime-limit = 0", 2, "it takes 1 to 86400 seconds"),
+            ("[vss.include]\ntypes = [\"\"]", 2, "is no pattern"),
+            ("[vss.hooks]\non-failure = \"no\"", 2, "neither `stop` nor"),
             (
                 "[fcopy]\ndirectories = [\"srv\"]",
                 2,

@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::path::{Component, PathBuf};
+use std::time::Duration;
 
 use hyperv_services::kvp::Backend;
 use hyperv_services::registry::{self, SERVICES};
+use hyperv_services::vss::hooks::OnFailure;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -124,6 +126,51 @@ impl<'de> Deserialize<'de> for BackendName {
             let names = NAMES.map(|(known, _)| known).join(", ");
             de::Error::custom(format!("there is no backend `{name}`, only {names}"))
         })
+    }
+}
+
+/// A glob of mount points, types or devices.
+pub(super) struct Pattern(pub(super) String);
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pattern = String::deserialize(deserializer)?;
+        if pattern.is_empty() || pattern.contains(char::is_control) {
+            return Err(de::Error::custom(format!(
+                "{pattern:?} is no pattern, such as \"/srv/*\" or \"xfs\""
+            )));
+        }
+        Ok(Self(pattern))
+    }
+}
+
+/// A time of up to a day.
+pub(super) struct Seconds(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = i64::deserialize(deserializer)?;
+        match u64::try_from(seconds) {
+            Ok(seconds @ 1..=86400) => Ok(Self(Duration::from_secs(seconds))),
+            _ => Err(de::Error::custom(format!(
+                "`{seconds}` is no time limit: it takes 1 to 86400 seconds"
+            ))),
+        }
+    }
+}
+
+/// What is done when a hook fails.
+pub(super) struct OnFailureName(pub(super) OnFailure);
+
+impl<'de> Deserialize<'de> for OnFailureName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "stop" => Ok(Self(OnFailure::Stop)),
+            "go-on" => Ok(Self(OnFailure::GoOn)),
+            other => Err(de::Error::custom(format!(
+                "`{other}` is neither `stop` nor `go-on`"
+            ))),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::table::plain;
+
 use super::{Activity, Device, Document, Service, State, Transport, Work};
 
 /// The status as it is at `now`, in lines.
@@ -170,19 +172,6 @@ fn bytes(count: u64) -> String {
         }
         None => format!("{count} bytes"),
     }
-}
-
-/// Text for a terminal: what would not be seen, or be seen as something else, is
-/// escaped.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\'' | '"' | '\\' => plain.push(letter),
-            letter => plain.extend(letter.escape_debug()),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

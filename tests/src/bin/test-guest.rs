@@ -38,6 +38,7 @@ fn main() -> Result<()> {
         ["pipe", path] => pipe(path),
         ["announcements"] => announcements(),
         ["host"] => host(),
+        ["frozen-host"] => frozen_host(),
         _ => bail!("no such guest: {arguments:?}"),
     }
 }
@@ -166,6 +167,24 @@ fn host() -> Result<()> {
     machine.start()?;
     device.accept(Duration::from_secs(20))?;
     println!("{}", machine.pid().context("no process")?);
+    poll(&mut [], PollTimeout::NONE)?;
+    Ok(())
+}
+
+/// A host whose guest has frozen all of its file systems, until it is killed.
+fn frozen_host() -> Result<()> {
+    let name = format!("killed-{}.img", std::process::id());
+    let mut machine = BlackBox::with_root("sleep 1000")?;
+    machine.start()?;
+    let script = "set -e
+        truncate -s 32M /run/$0
+        mkfs.ext4 -q /run/$0
+        mkdir /mnt/test
+        mount -o loop /run/$0 /mnt/test
+        fsfreeze --freeze /mnt/test
+        fsfreeze --freeze /";
+    machine.volumes()?.run(&["sh", "-c", script, &name])?;
+    println!("{} {name}", machine.pid().context("no process")?);
     poll(&mut [], PollTimeout::NONE)?;
     Ok(())
 }

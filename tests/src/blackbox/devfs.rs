@@ -204,14 +204,9 @@ impl Filesystem for DevFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = match self.node(fh) {
-            Some(node) => node.write(data),
-            None => Err(Errno::EBADF),
-        };
-        match (written, u32::try_from(data.len())) {
-            (Ok(()), Ok(len)) => reply.written(len),
-            (Ok(()), Err(_)) => reply.error(Errno::EINVAL),
-            (Err(errno), _) => reply.error(errno),
+        match self.node(fh) {
+            Some(node) => node.write(data, reply),
+            None => reply.error(Errno::EBADF),
         }
     }
 

@@ -19,11 +19,13 @@ use super::node::Node;
 pub(super) enum Entry {
     Directory,
     Link(PathBuf),
-    /// A device of the machine: its number and permissions.
+    /// A character device of the machine: its number and permissions.
     Machine {
         rdev: u64,
         perm: u16,
     },
+    /// A block device of the kernel's: its number.
+    Block(u64),
     /// A device of ours.
     Device(Arc<dyn Node>),
 }
@@ -124,6 +126,7 @@ fn attributes(ino: u64, entry: &Entry) -> FileAttr {
         Entry::Directory => (FileType::Directory, 0o755, 0),
         Entry::Link(_) => (FileType::Symlink, 0o777, 0),
         Entry::Machine { rdev, perm } => (FileType::CharDevice, *perm, *rdev),
+        Entry::Block(rdev) => (FileType::BlockDevice, 0o600, *rdev),
         Entry::Device(_) => (FileType::RegularFile, 0o600, 0),
     };
     FileAttr {
@@ -166,6 +169,25 @@ pub(super) fn machine_entries(tree: &DevTree) -> Result<()> {
         ("stderr", "/proc/self/fd/2"),
     ] {
         tree.add(name, Entry::Link(target.into()))?;
+    }
+    Ok(())
+}
+
+/// Loop devices that a guest can have at most; the kernel makes them as they are
+/// asked for.
+const LOOPS: u64 = 128;
+
+/// The number of the first loop device.
+const FIRST_LOOP: u64 = 7 << 8;
+
+/// The entries of loop devices.
+pub(super) fn loop_entries(tree: &DevTree) -> Result<()> {
+    const CONTROL: &str = "loop-control";
+    let control = fs::metadata(format!("/dev/{CONTROL}")).context("no loop devices here")?;
+    let (rdev, perm) = (control.rdev(), 0o600);
+    tree.add(CONTROL, Entry::Machine { rdev, perm })?;
+    for number in 0..LOOPS {
+        tree.add(&format!("loop{number}"), Entry::Block(FIRST_LOOP + number))?;
     }
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen};
+use anyhow::{Context, Result, bail, ensure};
+use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen, ReplyWrite};
 
-use super::node::{Node, wake};
+use super::node::{Node, reply_to_write, wake};
 use super::{lock, wait_until};
 use crate::port::{Pipe, Port};
 
@@ -36,10 +36,20 @@ struct OpenFile {
     /// For the guest.
     messages: VecDeque<Vec<u8>>,
     replies: Arc<Mailbox>,
-    refuses: bool,
+    writes: Writes,
     /// Reads that wait, with the size of their buffers.
     readers: VecDeque<(u32, ReplyData)>,
     notifier: Option<PollNotifier>,
+}
+
+/// What becomes of what the guest writes.
+enum Writes {
+    /// The host gets it.
+    Arrive,
+    /// It waits.
+    Wait(Vec<ReplyWrite>),
+    /// It fails, as a reply does that comes too late.
+    Fail,
 }
 
 /// What the guest has written while it had the device open; the host may read
@@ -64,6 +74,16 @@ impl Mailbox {
 }
 
 impl OpenFile {
+    /// Ends writes that wait, and lets those that come fail.
+    fn fail_writes(&mut self, errno: Errno) {
+        let writes = std::mem::replace(&mut self.writes, Writes::Fail);
+        if let Writes::Wait(waiting) = writes {
+            for reply in waiting {
+                reply.error(errno);
+            }
+        }
+    }
+
     /// Answers reads that wait, as far as there are messages.
     fn deliver(&mut self) {
         while let Some(message) = self.messages.pop_front() {
@@ -108,7 +128,7 @@ impl Node for HvUtilNode {
             handle,
             messages: VecDeque::new(),
             replies: Arc::default(),
-            refuses: false,
+            writes: Writes::Arrive,
             readers: VecDeque::new(),
             notifier: None,
         });
@@ -140,20 +160,24 @@ impl Node for HvUtilNode {
         }
     }
 
-    fn write(&self, data: &[u8]) -> Result<(), Errno> {
+    fn write(&self, data: &[u8], reply: ReplyWrite) {
         let mut state = lock(&self.state);
         let rescinded = state.rescinded;
-        match &mut state.open {
-            Some(open) if !rescinded => {
-                if open.refuses {
-                    return Err(Errno::EINVAL);
-                }
+        let Some(open) = state.open.as_mut().filter(|_| !rescinded) else {
+            return reply.error(Errno::EBADF);
+        };
+        match &mut open.writes {
+            Writes::Arrive => {
                 let mailbox = &open.replies;
                 lock(&mailbox.content).replies.push_back(data.to_vec());
                 mailbox.changed.notify_all();
-                Ok(())
+                reply_to_write(Ok(()), data, reply);
             }
-            _ => Err(Errno::EBADF),
+            Writes::Wait(waiting) => {
+                waiting.push(reply);
+                self.changed.notify_all();
+            }
+            Writes::Fail => reply.error(Errno::EINVAL),
         }
     }
 
@@ -208,6 +232,7 @@ impl Node for HvUtilNode {
             for (_, reader) in open.readers.drain(..) {
                 reader.error(Errno::EBADF);
             }
+            open.fail_writes(Errno::EBADF);
             waiting.extend(open.notifier.clone());
             open.replies.close();
         }
@@ -275,7 +300,26 @@ impl Pipe for HvUtilPipe {
 
     fn refuse_writes(&self) {
         if let Ok(open) = self.open(&mut lock(&self.node.state)) {
-            open.refuses = true;
+            open.fail_writes(Errno::EINVAL);
         }
+    }
+
+    fn hold_writes(&self) -> Result<()> {
+        self.open(&mut lock(&self.node.state))?.writes = Writes::Wait(Vec::new());
+        Ok(())
+    }
+
+    fn wait_for_held(&self, timeout: Duration) -> Result<()> {
+        let state = lock(&self.node.state);
+        let held = |state: &mut State| match &state.open {
+            Some(open) => matches!(&open.writes, Writes::Wait(held) if !held.is_empty()),
+            None => false,
+        };
+        let mut state = wait_until(&self.node.changed, state, timeout, held);
+        ensure!(
+            held(&mut state),
+            "the guest has written nothing in {timeout:?}"
+        );
+        Ok(())
     }
 }

@@ -8,6 +8,10 @@
 //! last process does: nothing is left on the machine, even where the simulator
 //! is killed.
 //!
+//! A program that freezes file systems gets none of the machine's: it has a root
+//! of its own (`root`), and no other program is offered a device for backups
+//! (`mounts`).
+//!
 //! Where a device of ours differs from the kernel's: its node is a regular file;
 //! a read that waits keeps other threads from using the same descriptor, and
 //! ends at a signal only where [`Machine::stop`] or [`Machine::kill`] sent it;
@@ -16,44 +20,59 @@
 mod cover;
 mod devfs;
 mod devtree;
+mod files;
+mod guest;
 mod hvutil;
 mod log;
+mod mounts;
 mod namespace;
 mod network;
 mod node;
 mod process;
+mod programs;
+mod root;
 mod state;
 mod sysfs;
 mod uio;
 
 use std::fs::OpenOptions;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use fuser::{BackgroundSession, Config, Session, SessionACL};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, geteuid, sysconf};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
+use crate::host::Protocol as _;
 use crate::network::Network;
 use crate::port::{Device, Machine, Offer, Port};
-use devfs::DevFs;
-use devtree::{DevTree, Entry};
+use crate::volumes::Volumes;
+use crate::vss::Vss;
+use devtree::Entry;
+use files::RootedFiles;
+use guest::Guest;
 use log::Log;
-use namespace::Namespace;
 use network::OwnNetwork;
 use node::Node;
 use process::Process;
 
 /// The guest's pool files, in its directory.
 const POOLS: &str = "pools";
+
+/// Where a guest with a root of its own has its pool files.
+const OWN_POOLS: &str = "/var/lib/hyperv";
+
+/// Where scenarios have their files in a root of its own: what is frozen there is
+/// not this.
+const OWN_DIRECTORY: &str = "/run/scenarios";
+
+/// Where such a root has the program's log.
+const OWN_LOG: &str = "run/log";
 
 /// What the guest changes of directories of the machine, in its directory.
 const LAYERS: &str = "layers";
@@ -68,17 +87,14 @@ pub struct BlackBox {
     offered: Vec<Arc<Offered>>,
     driver_masks: bool,
     own_network: bool,
-    guest: Arc<Guest>,
+    /// The guest's own root, as this process sees it, where it has one.
+    view: Option<PathBuf>,
+    /// Where scenarios have their files.
+    files: PathBuf,
+    pools: PathBuf,
     log: Log,
+    guest: Arc<Guest>,
     directory: TempDir,
-}
-
-/// What the guest sees of the machine.
-struct Guest {
-    tree: Arc<DevTree>,
-    session: Mutex<Option<BackgroundSession>>,
-    namespace: Namespace,
-    next_relid: AtomicU32,
 }
 
 /// Why this machine cannot have a [`BlackBox`], in words; `None` where it can.
@@ -97,35 +113,96 @@ pub fn unavailable() -> Option<String> {
         .map(|error| format!("{error:#}"))
 }
 
+/// Why this machine cannot have a [`BlackBox`] with a root of its own, in words;
+/// `None` where it can.
+#[must_use]
+pub fn root_unavailable() -> Option<String> {
+    unavailable().or_else(|| {
+        BlackBox::with_root("true")
+            .err()
+            .map(|error| format!("{error:#}"))
+    })
+}
+
 impl BlackBox {
     /// A machine without devices, in which `command` is to run: a program and
     /// its arguments, quoted as for a shell.
     ///
     /// # Errors
     ///
-    /// Where the command is not well-formed, and where this machine cannot have
-    /// such a guest, for which see [`unavailable`].
+    /// Where the command is not well-formed or names no program, and where this
+    /// machine cannot have such a guest, for which see [`unavailable`].
     pub fn new(command: &str) -> Result<Self> {
-        let command =
-            shell_words::split(command).with_context(|| format!("the command line {command:?}"))?;
-        let directory = tempfile::Builder::new()
-            .prefix("hyperv-sim-")
-            .tempdir()
-            .context("a directory for the guest")?;
+        let (directory, command) = prepare(command)?;
         let log = Log::new(directory.path())?;
         let pools = directory.path().join(POOLS);
         std::fs::create_dir(&pools).with_context(|| pools.display().to_string())?;
-        let guest = Arc::new(Guest::new(log.socket(), pools)?);
-        Ok(Self {
+        let guest = Guest::on_the_machine(pools.clone())?;
+        guest
+            .tree
+            .add("log", Entry::Link(log.syslog.socket().to_owned()))?;
+        let files = directory.path().to_owned();
+        let place = (None, files, pools);
+        Ok(Self::furnished(command, guest, log, place, directory))
+    }
+
+    /// A machine in which the program has a root of its own, with no file system
+    /// of this machine in it: it may freeze all that it finds. The program is
+    /// there as a copy, and the arguments of `command` are paths in that root.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BlackBox::new`], and where programs are missing that make and
+    /// mount file systems; see [`root_unavailable`].
+    pub fn with_root(command: &str) -> Result<Self> {
+        if let Some(missing) = root::missing() {
+            bail!("a root of its own cannot be made: {missing}");
+        }
+        let (directory, mut command) = prepare(command)?;
+        let program = command.first_mut().context("the command is empty")?;
+        let guest = Guest::with_root(directory.path(), Path::new(program))?;
+        let name = Path::new(program)
+            .file_name()
+            .context("a program has a name")?;
+        *program = Path::new(programs::PLACE)
+            .join(name)
+            .to_string_lossy()
+            .into_owned();
+        let view = lock(&guest.root)
+            .as_ref()
+            .map(|root| root.view().to_owned());
+        let view = view.context("the guest has no root")?;
+        let log = view.join(OWN_LOG);
+        std::fs::create_dir(&log).context("a directory for the guest's log")?;
+        let log = Log::new(&log)?;
+        let socket = log.syslog.socket().strip_prefix(&view)?;
+        guest
+            .tree
+            .add("log", Entry::Link(Path::new("/").join(socket)))?;
+        let place = (Some(view), OWN_DIRECTORY.into(), OWN_POOLS.into());
+        Ok(Self::furnished(command, guest, log, place, directory))
+    }
+
+    fn furnished(
+        command: Vec<String>,
+        guest: Guest,
+        log: Log,
+        (view, files, pools): (Option<PathBuf>, PathBuf, PathBuf),
+        directory: TempDir,
+    ) -> Self {
+        Self {
             command,
             process: None,
             offered: Vec::new(),
             driver_masks: false,
             own_network: false,
-            guest,
+            view,
+            files,
+            pools,
             log,
+            guest: Arc::new(guest),
             directory,
-        })
+        }
     }
 
     /// Whether the UIO driver masks a device's interrupt by itself when one
@@ -152,67 +229,35 @@ impl BlackBox {
     }
 }
 
-impl Guest {
-    fn new(syslog: &Path, pools: PathBuf) -> Result<Self> {
-        let tree = Arc::new(DevTree::new());
-        devtree::machine_entries(&tree)?;
-        tree.add("log", Entry::Link(syslog.to_owned()))?;
-        let namespace = Namespace::new()?;
-        let devfs = DevFs::new(Arc::clone(&tree));
-        let session = namespace.run(move || {
-            sysfs::prepare()?;
-            state::prepare(&pools)?;
-            mount_dev(devfs)
-        })??;
-        Ok(Self {
-            tree,
-            session: Mutex::new(Some(session)),
-            namespace,
-            next_relid: AtomicU32::new(12),
-        })
-    }
+/// A directory for a guest, and the words of a command, the program's path
+/// first.
+fn prepare(command: &str) -> Result<(TempDir, Vec<String>)> {
+    let mut words =
+        shell_words::split(command).with_context(|| format!("the command line {command:?}"))?;
+    let program = words.first_mut().context("the command is empty")?;
+    *program = programs::find(program)?.to_string_lossy().into_owned();
+    let directory = tempfile::Builder::new()
+        .prefix("hyperv-sim-")
+        .tempdir()
+        .context("a directory for the guest")?;
+    Ok((directory, words))
 }
 
-/// Mounts `devfs` over `/dev`. The mount belongs to nobody but the namespace:
-/// a session that thinks of it as its own would unmount the `/dev` of whatever
-/// namespace it is dropped in.
-fn mount_dev(devfs: DevFs) -> Result<BackgroundSession> {
-    let connection = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .context("/dev/fuse")?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-        connection.as_raw_fd()
-    );
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    let options = Some(options.as_str());
-    mount(Some("hyperv-sim"), "/dev", Some("fuse"), flags, options)
-        .context("mounting the guest's /dev")?;
-    let config = Config::default();
-    Session::from_fd(devfs, connection.into(), SessionACL::All, config)
-        .and_then(Session::spawn)
-        .context("serving the guest's /dev")
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.namespace.kill_all();
-        let unmounted = self.namespace.run(|| {
-            // Forced: the connection ends, and with it all that waits on it.
-            let _ = umount2("/dev", MntFlags::MNT_FORCE);
-            umount2("/dev", MntFlags::MNT_DETACH)
-        });
-        let session = lock(&self.session).take();
-        if let (Ok(_), Some(session)) = (unmounted, session) {
-            let _ = session.join();
+/// Whether a program that has this device freezes file systems.
+fn freezes(offer: &Offer) -> bool {
+    match offer {
+        Offer::Uio { class, .. } => *class == Vss::SERVICE.class,
+        Offer::HvUtil { class, node, .. } => {
+            *class == Vss::SERVICE.class || *node == Vss::SERVICE.node
         }
     }
 }
 
 impl Machine for BlackBox {
     fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>> {
+        if freezes(&offer) {
+            mounts::expect_none_of_the_machine(&self.guest.namespace)?;
+        }
         let (path, node): (String, Arc<dyn Node>) = match offer {
             Offer::Uio {
                 number, ring_len, ..
@@ -245,6 +290,9 @@ impl Machine for BlackBox {
         if self.is_running() {
             bail!("the program runs already");
         }
+        if self.offered.iter().any(|offered| freezes(&offered.offer)) {
+            mounts::expect_none_of_the_machine(&self.guest.namespace)?;
+        }
         let output = self.log.output()?;
         self.process = Some(Process::start(
             &self.guest.namespace,
@@ -272,14 +320,17 @@ impl Machine for BlackBox {
     }
 
     fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.files
     }
 
     fn pools(&self) -> PathBuf {
-        self.directory.path().join(POOLS)
+        self.pools.clone()
     }
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {
+        if self.view.is_some() {
+            bail!("a guest with a root of its own has no tools for its network");
+        }
         if !self.own_network {
             let layers = self.directory.path().join(LAYERS);
             std::fs::create_dir(&layers).with_context(|| layers.display().to_string())?;
@@ -293,8 +344,28 @@ impl Machine for BlackBox {
         }))
     }
 
+    fn volumes(&mut self) -> Result<Arc<dyn Volumes>> {
+        if self.view.is_none() {
+            bail!("the guest has the file systems of this machine");
+        }
+        Ok(Arc::new(OwnVolumes {
+            program: self.command.first().context("no program")?.clone(),
+            guest: Arc::downgrade(&self.guest),
+        }))
+    }
+
+    fn stall_syslog(&mut self, stalled: bool) -> Result<()> {
+        self.log.syslog.stall(stalled)
+    }
+
     fn files(&self) -> Arc<dyn Files> {
-        Arc::new(LocalFiles { pid: self.pid() })
+        match &self.view {
+            Some(view) => Arc::new(RootedFiles {
+                view: view.clone(),
+                guest: Arc::downgrade(&self.guest),
+            }),
+            None => Arc::new(LocalFiles { pid: self.pid() }),
+        }
     }
 
     fn log(&self) -> String {
@@ -307,6 +378,23 @@ impl Drop for BlackBox {
         if self.is_running() {
             let _ = self.kill();
         }
+    }
+}
+
+/// The file systems of a guest with a root of its own.
+struct OwnVolumes {
+    program: String,
+    guest: Weak<Guest>,
+}
+
+impl Volumes for OwnVolumes {
+    fn run(&self, command: &[&str]) -> Result<String> {
+        let guest = self.guest.upgrade().context("the guest has ended")?;
+        root::run(&guest.namespace, command)
+    }
+
+    fn program(&self) -> &str {
+        &self.program
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen};
+use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen, ReplyWrite};
 
 use crate::port::Port;
 
@@ -25,8 +25,9 @@ pub(super) trait Node: Send + Sync {
     /// The guest reads. The reply may be kept until there is something to read.
     fn read(&self, handle: u64, size: u32, nonblocking: bool, reply: ReplyData);
 
-    /// The guest writes all of `data` or fails.
-    fn write(&self, data: &[u8]) -> Result<(), Errno>;
+    /// The guest writes all of `data` or fails. The reply may be kept until it is
+    /// known which.
+    fn write(&self, data: &[u8], reply: ReplyWrite);
 
     /// What the guest is to be told, and whom to tell when that changes.
     fn poll(&self, handle: u64, notifier: PollNotifier) -> PollEvents;
@@ -46,5 +47,14 @@ pub(super) fn wake(notifiers: Vec<PollNotifier>) {
     for notifier in notifiers {
         // Whom nobody waits with needs no waking.
         let _ = notifier.notify();
+    }
+}
+
+/// Tells the guest how its write of `data` went.
+pub(super) fn reply_to_write(written: Result<(), Errno>, data: &[u8], reply: ReplyWrite) {
+    match (written, u32::try_from(data.len())) {
+        (Ok(()), Ok(len)) => reply.written(len),
+        (Ok(()), Err(_)) => reply.error(Errno::EINVAL),
+        (Err(errno), _) => reply.error(errno),
     }
 }

@@ -1,8 +1,6 @@
 //! The program, as a process.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -38,7 +36,7 @@ impl Process {
     /// Starts `words` in `namespace`, its output going to `output`.
     pub(super) fn start(namespace: &Namespace, words: &[String], output: fs::File) -> Result<Self> {
         let (program, arguments) = words.split_first().context("the command is empty")?;
-        let program = find(program)?;
+        let program = program.clone();
         // The guest does not outlive its host, whatever ends it.
         let mut command = Command::new("setpriv");
         command
@@ -50,7 +48,7 @@ impl Process {
             .stderr(output);
         let child = namespace
             .run(move || command.spawn())?
-            .with_context(|| format!("starting {}", program.display()))?;
+            .with_context(|| format!("starting {program}"))?;
         let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id")?);
         let end = Arc::new(End::default());
         let reaper = Arc::clone(&end);
@@ -128,22 +126,4 @@ fn reap(mut child: Child, pid: Pid, end: &End) {
     let mut status = lock(&end.status);
     *status = child.wait().ok();
     end.changed.notify_all();
-}
-
-/// The file that a command's first word names.
-fn find(program: &str) -> Result<PathBuf> {
-    let can_run = |path: &Path| {
-        fs::metadata(path)
-            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        let path = PathBuf::from(program);
-        return can_run(&path)
-            .then_some(path)
-            .with_context(|| format!("{program} is no program"));
-    }
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .map(|directory| directory.join(program))
-        .find(|path| can_run(path))
-        .with_context(|| format!("no program {program} in PATH"))
 }

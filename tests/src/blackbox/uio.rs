@@ -6,12 +6,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen};
+use fuser::{BackingId, Errno, PollEvents, PollNotifier, ReplyData, ReplyOpen, ReplyWrite};
 use hyperv_vmbus::mapping::{MappedRing, MappedRings};
 use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, RingMemory, Word};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::node::{Node, wake};
+use super::node::{Node, reply_to_write, wake};
 use super::{lock, wait_until};
 use crate::port::{Bell, Event, Port, UioPort};
 
@@ -133,6 +133,27 @@ impl State {
         }
         waiting
     }
+
+    /// Masks or unmasks the interrupt as the guest wrote; unmasking signals the
+    /// host.
+    fn take_word(&self, data: &[u8]) -> Result<(), Errno> {
+        let Some(channel) = self.channel.as_ref().filter(|_| !self.rescinded) else {
+            return Err(Errno::EIO);
+        };
+        let unmask = match <[u8; 4]>::try_from(data).map(u32::from_ne_bytes) {
+            Ok(0) => false,
+            Ok(_) => true,
+            Err(_) => return Err(Errno::EINVAL),
+        };
+        let mask = u32::from(!unmask);
+        channel.incoming.store(Word::InterruptMask, mask);
+        if unmask {
+            channel.incoming.fence();
+            lock(&channel.line.counts).signals += 1;
+            channel.line.changed.notify_all();
+        }
+        Ok(())
+    }
 }
 
 impl Node for UioNode {
@@ -204,24 +225,9 @@ impl Node for UioNode {
         }
     }
 
-    fn write(&self, data: &[u8]) -> Result<(), Errno> {
-        let state = lock(&self.state);
-        let Some(channel) = state.channel.as_ref().filter(|_| !state.rescinded) else {
-            return Err(Errno::EIO);
-        };
-        let unmask = match <[u8; 4]>::try_from(data).map(u32::from_ne_bytes) {
-            Ok(0) => false,
-            Ok(_) => true,
-            Err(_) => return Err(Errno::EINVAL),
-        };
-        let mask = u32::from(!unmask);
-        channel.incoming.store(Word::InterruptMask, mask);
-        if unmask {
-            channel.incoming.fence();
-            lock(&channel.line.counts).signals += 1;
-            channel.line.changed.notify_all();
-        }
-        Ok(())
+    fn write(&self, data: &[u8], reply: ReplyWrite) {
+        let written = lock(&self.state).take_word(data);
+        reply_to_write(written, data, reply);
     }
 
     fn poll(&self, handle: u64, notifier: PollNotifier) -> PollEvents {

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::blackbox::{self, BlackBox};
+use hyperv_sim::host::Protocol as _;
 use hyperv_sim::inprocess::InProcess;
 use hyperv_sim::port::Machine;
 use hyperv_sim::scenario::{
     Factory, Options, Outcome, Runner, SCENARIOS, Scenario, Transport, Verdict,
 };
+use hyperv_sim::vss::Vss;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -61,17 +63,22 @@ pub(crate) fn list() {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let chosen = chosen(arguments)?;
-    let unavailable = match arguments.agent {
-        Some(_) => blackbox::unavailable(),
-        None => None,
-    };
+    let own_process = arguments.agent.is_some();
+    let unavailable = own_process.then(blackbox::unavailable).flatten();
+    let freezing = chosen
+        .iter()
+        .any(|scenario| scenario.play.service() == Vss::SERVICE);
+    let root_unavailable = (own_process && freezing)
+        .then(blackbox::root_unavailable)
+        .flatten();
     let options = Options {
         large: arguments.large << 20,
         alone: true,
     };
     let command = arguments.agent.clone();
-    let factory: Factory<'_> = Box::new(move || {
+    let factory: Factory<'_> = Box::new(move |service| {
         let machine: Box<dyn Machine> = match &command {
+            Some(command) if service == Vss::SERVICE => Box::new(BlackBox::with_root(command)?),
             Some(command) => Box::new(BlackBox::new(command)?),
             None => Box::new(InProcess::new()?),
         };
@@ -84,7 +91,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             if !arguments.transport.takes(transport) {
                 continue;
             }
-            let verdict = match &unavailable {
+            let reason = match scenario.play.service() == Vss::SERVICE {
+                true => &root_unavailable,
+                false => &unavailable,
+            };
+            let verdict = match reason {
                 Some(reason) => Verdict::skipped(scenario, transport, reason.clone()),
                 None => runner.run(scenario, transport)?,
             };

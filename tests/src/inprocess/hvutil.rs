@@ -178,6 +178,14 @@ impl Pipe for KernelEnd {
     fn refuse_writes(&self) {
         self.shared.change(|state| state.refuses = true);
     }
+
+    fn hold_writes(&self) -> Result<()> {
+        bail!("a write to a socket does not wait")
+    }
+
+    fn wait_for_held(&self, _timeout: Duration) -> Result<()> {
+        bail!("a write to a socket does not wait")
+    }
 }
 
 /// The two ends of a newly opened device.

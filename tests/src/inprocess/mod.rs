@@ -9,20 +9,36 @@ mod log;
 mod uio;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hyperv_services::{Config, fcopy, kvp};
+use hyperv_services::vss::guard;
+use hyperv_services::{Config, fcopy, kvp, vss};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
 use crate::network::Network;
 use crate::port::{Device, Machine, Offer};
 use crate::sysfs::Tree;
+use crate::volumes::Volumes;
 use agent::Agent;
 use device::World;
 pub use log::Sink;
+
+/// Becomes the agent's guard, where the agent in another process of this
+/// executable has started it as that. To be called before anything else.
+#[must_use]
+pub fn guard() -> Option<ExitCode> {
+    std::env::args_os()
+        .nth(1)
+        .filter(|argument| argument == guard::ARGUMENT)?;
+    Some(match guard::process::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
 
 /// How long the agent may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
@@ -54,6 +70,12 @@ impl InProcess {
         std::fs::create_dir(&state_directory)?;
         let pools = home.path().join("pools");
         std::fs::create_dir(&pools)?;
+        let (run, root) = (home.path().join("run"), home.path().join("root"));
+        std::fs::create_dir(&run)?;
+        std::fs::create_dir_all(root.join("proc/self"))?;
+        for file in ["proc/self/mountinfo", "proc/filesystems"] {
+            std::fs::write(root.join(file), "")?;
+        }
         Ok(Self {
             world: World::new(Tree::new(home.path())?, files),
             agent: None,
@@ -67,6 +89,13 @@ impl InProcess {
                     directory: pools,
                     state_directory,
                     ..kvp::Config::default()
+                },
+                // A machine without file systems: the test's own are not to be
+                // frozen.
+                vss: vss::Config {
+                    runtime_directory: run,
+                    root,
+                    ..vss::Config::default()
                 },
             },
             _home: home,
@@ -120,6 +149,14 @@ impl Machine for InProcess {
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {
         bail!("an agent within this process has the network of this machine")
+    }
+
+    fn volumes(&mut self) -> Result<Arc<dyn Volumes>> {
+        bail!("an agent within this process has the file systems of this machine")
+    }
+
+    fn stall_syslog(&mut self, _stalled: bool) -> Result<()> {
+        bail!("an agent within this process has no syslog")
     }
 
     fn files(&self) -> Arc<dyn Files> {

@@ -16,6 +16,7 @@ mod replace;
 mod runner;
 mod space;
 mod stage;
+mod vss;
 mod whole;
 
 use std::fmt;
@@ -25,10 +26,11 @@ use anyhow::Result;
 use crate::fcopy::Fcopy;
 use crate::host::{Protocol as _, Service};
 use crate::kvp::Kvp;
+use crate::vss::Vss;
 
 pub use pattern::Pattern;
 pub use runner::{Factory, Options, Outcome, Runner, Verdict, run_one};
-pub use stage::{FcopyStage, KvpStage, OPEN_TIME, SETTLE_TIME, Stage};
+pub use stage::{FcopyStage, KvpStage, OPEN_TIME, SETTLE_TIME, Stage, VssStage};
 
 /// How the guest has its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +57,8 @@ const SMALLEST: Transport = Transport::Uio(16 << 10);
 /// The ring of current kernels for fcopy.
 const USUAL: Transport = Transport::Uio(20 << 10);
 
-/// A ring in which whole messages of KVP fit; `uio_hv_generic` makes larger
-/// ones.
+/// A ring in which whole messages of KVP and VSS fit; `uio_hv_generic` makes
+/// larger ones.
 const FOR_KVP: Transport = Transport::Uio(68 << 10);
 
 /// Which transports a scenario is tried over.
@@ -79,6 +81,10 @@ const SMALL_RINGS: &[Transport] = &[SMALLEST, USUAL];
 const KVP_EVERY: &[Transport] = &[FOR_KVP, Transport::Uio(2 << 20), Transport::HvUtil];
 const KVP_BOTH: &[Transport] = &[FOR_KVP, Transport::HvUtil];
 const KVP_UIO: &[Transport] = &[FOR_KVP];
+const VSS_BOTH: &[Transport] = KVP_BOTH;
+const VSS_UIO: &[Transport] = KVP_UIO;
+/// For what the other levels have no drivers for.
+const KERNEL_ONLY: &[Transport] = &[];
 const HVUTIL: &[Transport] = &[Transport::HvUtil];
 
 /// One thing that is tried.
@@ -89,8 +95,8 @@ pub struct Scenario {
     pub summary: &'static str,
     /// Which transports it is tried over.
     pub transports: &'static [Transport],
-    /// It kills the program, gives it a network, or has other programs beside
-    /// it: the program has to be a process of its own for that.
+    /// It kills the program, gives it a network or file systems, or has others
+    /// beside it: the program has to be a process of its own for that.
     pub own_process: bool,
     /// Whether it is tried with a real kernel between host and program.
     pub kernel: Kernel,
@@ -105,6 +111,8 @@ pub enum Play {
     Fcopy(fn(&mut FcopyStage<'_>) -> Result<()>),
     /// With key-value pairs.
     Kvp(fn(&mut KvpStage<'_>) -> Result<()>),
+    /// With backups.
+    Vss(fn(&mut VssStage<'_>) -> Result<()>),
 }
 
 impl Play {
@@ -113,6 +121,7 @@ impl Play {
         match self {
             Self::Fcopy(_) => Fcopy::SERVICE,
             Self::Kvp(_) => Kvp::SERVICE,
+            Self::Vss(_) => Vss::SERVICE,
         }
     }
 }
@@ -141,6 +150,8 @@ const KERNELS_OWN: Kernel =
 const TOOLS: Kernel = Kernel::Never("the guest there has no tools that configure interfaces");
 
 const PYTHON: Kernel = Kernel::Never("the guest there has no Python for cloud-init");
+
+const ONE_DEVICE: Kernel = Kernel::Never("the machine there offers one device at a time");
 
 const SLOW_LINE: Kernel = Kernel::Never("the line to the guest's files is too slow for so many");
 
@@ -297,5 +308,43 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-stopped" KVP_BOTH kvp::lifetime::stopped: "a program that is stopped and started again has the keys";
         "kvp-killed" KVP_BOTH kvp::lifetime::killed, own_process: "a program that is killed and started again has the keys";
         "kvp-reply-refused" HVUTIL kvp::lifetime::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
+    }
+    Vss {
+        "vss-hot-backup" VSS_BOTH vss::messages::hot_backup: "a HOT_BACKUP says that no recovery is needed";
+        "vss-dm-info" VSS_UIO vss::messages::dm_info => EITHER: "a GET_DM_INFO has no flags";
+        "vss-thaw-without-freeze" VSS_BOTH vss::messages::thaw_without_freeze: "a THAW of nothing, and a second one, succeed";
+        "vss-long-messages" VSS_UIO vss::messages::long_messages: "a FREEZE of 6,260 bytes freezes, and an AUTO_RECOVER of 12,500 is answered";
+        "vss-malformed-messages" VSS_UIO vss::messages::rings: "bad messages and unknown operations get a failure reply each, and the channel lives";
+        "vss-malformed-device" HVUTIL vss::messages::device => KERNELS_OWN: "unknown operations on the char device get a failure reply each";
+        "vss-random-bodies" VSS_BOTH vss::messages::random: "random bytes get an answer each, and the program works";
+        "vss-renegotiation" VSS_UIO vss::messages::renegotiation: "a negotiation while all is frozen changes nothing";
+        "vss-device-gone" VSS_BOTH vss::messages::device_gone: "a device that goes away is served when it returns";
+        "vss-kinds" VSS_BOTH vss::freeze::kinds, own_process: "ext4, xfs and btrfs are frozen and thawed";
+        "vss-mounted-often" VSS_BOTH vss::freeze::mounted_often, own_process: "a file system that is mounted twice, bound, or in subvolumes is frozen once";
+        "vss-many-mounts" VSS_BOTH vss::freeze::many_mounts, own_process: "2,000 bind mounts are one file system";
+        "vss-loop-files" VSS_BOTH vss::freeze::loop_files, own_process: "a file system in a file of another is frozen before it";
+        "vss-others" VSS_BOTH vss::freeze::others, own_process: "read-only, in memory, and overlay: left as they are";
+        "vss-device-mapper" KERNEL_ONLY vss::freeze::device_mapper, own_process => EITHER: "a file system on a stack of devices is frozen before the one that carries it";
+        "vss-fat" KERNEL_ONLY vss::freeze::fat, own_process => EITHER: "a FAT is left as it is";
+        "vss-frozen-beforehand" VSS_BOTH vss::freeze::beforehand, own_process: "what somebody else has frozen counts, and stays frozen after the THAW";
+        "vss-twice" VSS_BOTH vss::freeze::twice, own_process: "a second FREEZE needs no second THAW";
+        "vss-include" VSS_BOTH vss::freeze::configured, own_process: "only what the configuration includes, and does not exclude";
+        "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is whole and has what was on the disk";
+        "vss-killed" VSS_BOTH vss::faults::killed, own_process: "a program that is killed leaves nothing frozen";
+        "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard dies all is thawed, and the THAW fails";
+        "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process: "guard and agent are killed one after the other";
+        "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process: "what two that died at once left frozen the next agent thaws";
+        "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
+        "vss-rescinded" VSS_BOTH vss::faults::device_gone, own_process: "a device that goes away while all is frozen thaws it";
+        "vss-reply-refused" HVUTIL vss::faults::reply_refused, own_process => TOO_LATE: "a kernel that refuses the reply to a FREEZE thaws";
+        "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";
+        "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process: "`hyperv-agent thaw` thaws, and the host is told";
+        "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
+        "vss-copy-waits" VSS_BOTH vss::faults::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
+        "vss-hooks" VSS_BOTH vss::hooks::in_order, own_process: "hooks run in order before a FREEZE, and in reverse after the THAW";
+        "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
+        "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process: "a hook that fails stops the FREEZE";
+        "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process: "a hook that hangs stops the FREEZE, and leaves no process";
+        "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process: "with on-failure = \"go-on\" a hook that fails does not";
     }
 };

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Play, Scenario, Skip, Stage, Transport};
 use crate::files::Files;
-use crate::host::Protocol;
+use crate::host::{Protocol, Service};
 use crate::port::Machine;
 
 /// What scenarios are played with.
@@ -121,6 +121,7 @@ fn play(
     let played = match scenario.play {
         Play::Fcopy(play) => act(play, machine, place, number),
         Play::Kvp(play) => act(play, machine, place, number),
+        Play::Vss(play) => act(play, machine, place, number),
     };
     let removed = machine
         .files()
@@ -159,14 +160,15 @@ fn end(machine: &mut dyn Machine) -> Result<()> {
     machine.stop()
 }
 
-/// Makes a new machine.
-pub type Factory<'f> = Box<dyn FnMut() -> Result<Box<dyn Machine>> + 'f>;
+/// Makes a new machine for a service: one that freezes file systems needs some of
+/// its own.
+pub type Factory<'f> = Box<dyn FnMut(Service) -> Result<Box<dyn Machine>> + 'f>;
 
-/// Plays scenarios one after the other on one machine, which is made anew after
-/// a failure.
+/// Plays scenarios one after the other on one machine, which is made anew for
+/// another service and after a failure.
 pub struct Runner<'f> {
     factory: Factory<'f>,
-    machine: Option<Box<dyn Machine>>,
+    machine: Option<(Service, Box<dyn Machine>)>,
     number: u32,
     options: Options,
 }
@@ -188,9 +190,13 @@ impl<'f> Runner<'f> {
     ///
     /// Where a machine cannot be made.
     pub fn run(&mut self, scenario: &Scenario, transport: Transport) -> Result<Verdict> {
+        let service = scenario.play.service();
         let mut machine = match self.machine.take() {
-            Some(machine) => machine,
-            None => (self.factory)()?,
+            Some((serves, machine)) if serves == service => machine,
+            other => {
+                drop(other);
+                (self.factory)(service)?
+            }
         };
         let options = self.options;
         let verdict = run_one(
@@ -201,7 +207,7 @@ impl<'f> Runner<'f> {
             options,
         );
         if !matches!(verdict.outcome, Outcome::Failed(_)) {
-            self.machine = Some(machine);
+            self.machine = Some((service, machine));
         }
         Ok(verdict)
     }

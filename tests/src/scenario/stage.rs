@@ -15,6 +15,7 @@ use crate::files::{Facts, Files};
 use crate::host::{Protocol, ServiceHost};
 use crate::kvp::{Kvp, KvpHost, pool};
 use crate::port::{Device, Machine};
+use crate::vss::{NO_AUTO_RECOVERY, Vss, VssHost};
 use crate::wait::until;
 
 /// How long a guest may take to open a device that has appeared.
@@ -317,6 +318,25 @@ impl KvpStage<'_> {
             "expected {KEY:?} in pool 0 to be {value:?} after that; it has {items:?}"
         );
         expect(host.delete(0, KEY)?, Status::OK, "a DELETE after that")
+    }
+}
+
+/// What a scenario of backups plays with.
+pub type VssStage<'m> = Stage<'m, Vss>;
+
+impl VssStage<'_> {
+    /// Asks whether there can be a backup, which there can: the guest works.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not.
+    pub fn expect_working(&self, host: &mut VssHost) -> Result<()> {
+        let flags = host.hot_backup()?;
+        ensure!(
+            flags == Ok(NO_AUTO_RECOVERY),
+            "expected the flags {NO_AUTO_RECOVERY} for a HOT_BACKUP after that; the guest said {flags:?}"
+        );
+        Ok(())
     }
 }
 

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use hyperv_sim::fcopy::Fcopy;
+use hyperv_sim::host::{self, Protocol as _};
+use hyperv_sim::kvp::Kvp;
+use hyperv_sim::vss::Vss;
 use hyperv_vm::control::Control;
 use hyperv_vm::hypercall::Host;
 use hyperv_vm::monitor::{Config, Ending, Monitor};
 use hyperv_vm::vmbus::{Version, VmBus};
-use hyperv_vmbus::Guid;
 
 use crate::Machine;
 
@@ -36,23 +39,12 @@ enum Service {
 impl Service {
     const ALL: [Self; 3] = [Self::Fcopy, Self::Kvp, Self::Vss];
 
-    /// Class and instance, as every Hyper-V has them.
-    fn guids(self) -> (Guid, Guid) {
-        let (class, instance) = match self {
-            Self::Fcopy => (
-                0x34d14be3_dee4_41c8_9ae7_6b174977c192,
-                0xeb765408_105f_49b6_b4aa_c123b64d17d4,
-            ),
-            Self::Kvp => (
-                0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6,
-                0x242ff919_07db_4180_9c2e_b86cb68c8c55,
-            ),
-            Self::Vss => (
-                0x35fa2e29_ea23_4236_96ae_3a6ebacba440,
-                0x2450ee40_33bf_4fbd_892e_9fb06e9214cf,
-            ),
-        };
-        (Guid::from_u128(class), Guid::from_u128(instance))
+    fn service(self) -> host::Service {
+        match self {
+            Self::Fcopy => Fcopy::SERVICE,
+            Self::Kvp => Kvp::SERVICE,
+            Self::Vss => Vss::SERVICE,
+        }
     }
 }
 
@@ -68,8 +60,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let mut devices = Vec::new();
     for offer in offers {
-        let (class, instance) = offer.guids();
-        devices.push(bus.offer(class, instance, false)?);
+        let service = offer.service();
+        devices.push(bus.offer(service.class, service.instance, false)?);
     }
     let control = monitor.control();
     let stop = monitor.stopper();

@@ -12,6 +12,7 @@ use hyperv_sim::kvp::Kvp;
 use hyperv_sim::port::{Device as _, Port};
 use hyperv_sim::ring::Packet;
 use hyperv_sim::scenario::{Outcome, Verdict};
+use hyperv_sim::vss::{BODY_LEN, Vss};
 use hyperv_sim::wait::until;
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Version;
@@ -54,12 +55,12 @@ pub static DEVICES: &[Served] = &[
     Served {
         name: "vss-device",
         summary: "VSS is offered, appears as /dev/vmbus/hv_vss, and settles on version 5.0",
-        class: Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440),
-        instance: Guid::from_u128(0x2450ee40_33bf_4fbd_892e_9fb06e9214cf),
+        class: Vss::SERVICE.class,
+        instance: Vss::SERVICE.instance,
         node: "/dev/vmbus/hv_vss",
-        registration: (129, 12),
-        versions: &[Version::new(5, 0), Version::new(6, 0)],
-        chosen: Version::new(5, 0),
+        registration: (129, BODY_LEN),
+        versions: Vss::VERSIONS,
+        chosen: Vss::VERSION,
     },
 ];
 

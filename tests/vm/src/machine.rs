@@ -13,11 +13,12 @@ use hyperv_sim::host::Protocol as _;
 use hyperv_sim::network::Network;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::scenario::OPEN_TIME;
+use hyperv_sim::volumes::Volumes;
 use hyperv_sim::wait::until;
 use hyperv_vmbus::ring::RingMemory;
 use nix::sys::signal::Signal;
 
-use crate::guest::{Guest, GuestNetwork, RemoteFiles};
+use crate::guest::{Guest, GuestNetwork, GuestVolumes, RemoteFiles, Request};
 use crate::vmbus::gpadl::PAGE;
 use crate::vmbus::{VmBus, VmDevice};
 
@@ -163,6 +164,17 @@ impl Machine for VmMachine {
         Ok(Arc::new(GuestNetwork(Arc::clone(&self.guest))))
     }
 
+    fn volumes(&mut self) -> Result<Arc<dyn Volumes>> {
+        Ok(Arc::new(GuestVolumes {
+            guest: Arc::clone(&self.guest),
+            program: self.command.first().context("no program")?.clone(),
+        }))
+    }
+
+    fn stall_syslog(&mut self, stalled: bool) -> Result<()> {
+        self.guest.order(&Request::StallSyslog(stalled))
+    }
+
     fn files(&self) -> Arc<dyn Files> {
         Arc::new(RemoteFiles(Arc::clone(&self.guest)))
     }
@@ -202,6 +214,6 @@ pub fn bind_to_uio(guest: &Guest) -> Result<()> {
     ensure!(guest.has(&path)?, "the guest has no uio_hv_generic");
     let data = Fcopy::SERVICE.class.to_string().into_bytes();
     guest
-        .order(&crate::guest::Request::Write { path, data })
+        .order(&Request::Write { path, data })
         .context("adding the file copy device to uio_hv_generic")
 }

@@ -35,7 +35,7 @@ pub struct Arguments {
     /// The program and its arguments in the guest, quoted as for a shell
     #[arg(
         long,
-        default_value = "/bin/hyperv-agent run --log stderr --enable kvp"
+        default_value = "/bin/hyperv-agent run --log stderr --enable kvp --enable vss"
     )]
     agent: String,
     /// How the guest's kernel has the file copy device [default: as mainline
@@ -102,7 +102,7 @@ pub fn list() {
             ("hvutil", Transport::HvUtil),
         ];
         let mut said = Vec::new();
-        // The kernels here have KVP in `hv_utils`.
+        // The kernels here have KVP and VSS in `hv_utils`.
         let fcopy = matches!(scenario.play, Play::Fcopy(_));
         for (name, transport) in ways.into_iter().skip(usize::from(!fcopy)) {
             match scenario.with_kernel(transport) {
@@ -259,12 +259,12 @@ fn play(
         }
         Kind::Uio | Kind::Hvutil => Transport::HvUtil,
     };
-    let factory: Factory<'_> = Box::new(|| Ok(Box::new(machine()?)));
+    let factory: Factory<'_> = Box::new(|_| Ok(Box::new(machine()?)));
     let mut runner = Runner::new(factory, options);
     for scenario in chosen() {
         let transport = match scenario.play {
             Play::Fcopy(_) => fcopy,
-            Play::Kvp(_) => Transport::HvUtil,
+            Play::Kvp(_) | Play::Vss(_) => Transport::HvUtil,
         };
         let verdict = match scenario.with_kernel(transport) {
             Ok(false) => continue,

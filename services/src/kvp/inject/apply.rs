@@ -20,17 +20,20 @@ pub(super) fn until(deadline: Instant) -> Instant {
 }
 
 /// Carries the plan out by `until`, or brings back what was there by `deadline`.
-pub(super) fn carry_out(
+/// What comes of it is for `seen` to tell.
+pub(super) fn carry_out<T>(
     plan: &Plan,
     root: &Path,
     kept: &Path,
     until: Instant,
     deadline: Instant,
-) -> Result<(), InjectError> {
+    seen: impl FnOnce() -> Result<T, InjectError>,
+) -> Result<T, InjectError> {
     let mut files = Replaced::new(root, kept);
     let mut touched = false;
-    let Err(cause) = forward(plan, &mut files, &mut touched, until) else {
-        return Ok(());
+    let cause = match forward(plan, &mut files, &mut touched, until).and_then(|()| seen()) {
+        Ok(seen) => return Ok(seen),
+        Err(cause) => cause,
     };
     let undone = match touched {
         true => back(plan, &mut files, deadline),

@@ -93,6 +93,18 @@ pub enum InjectError {
         said: String,
     },
 
+    /// All programs succeeded, and the interface is not as it was to be.
+    #[error(
+        "{interface} did not get {absent}; does another file of its configuration come before \
+         the agent's?"
+    )]
+    NotInForce {
+        /// Which interface.
+        interface: String,
+        /// The addresses that it does not have.
+        absent: String,
+    },
+
     /// The new configuration was written and taken back.
     #[error("{manager} did not take the configuration, and the previous one is back")]
     TakenBack {
@@ -135,6 +147,7 @@ impl InjectError {
             | Self::NotAFile(_)
             | Self::Run(_)
             | Self::Refused { .. }
+            | Self::NotInForce { .. }
             | Self::TakenBack { .. }
             | Self::HalfWay { .. } => Status::FAIL,
         }

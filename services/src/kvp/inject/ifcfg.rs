@@ -7,6 +7,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::time::Duration;
 
 use super::error::InjectError;
 use super::networkmanager;
@@ -144,6 +145,7 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply,
         revert,
+        calm: Duration::ZERO,
     })
 }
 
@@ -176,6 +178,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
         files,
         apply: steps.clone(),
         revert: steps,
+        calm: Duration::ZERO,
     })
 }
 

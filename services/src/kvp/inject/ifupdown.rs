@@ -10,6 +10,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
@@ -122,6 +123,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         files,
         apply: vec![ifup.clone()],
         revert: vec![ifup],
+        calm: Duration::ZERO,
     })
 }
 

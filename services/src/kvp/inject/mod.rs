@@ -5,8 +5,8 @@
 //! done. `choose` has the manager that is in charge of the interface say in a
 //! `plan` which file it needs and which programs make it take that file; `apply`
 //! carries the plan out and, where that fails, puts the previous `files` back
-//! and has the manager take those. `settle` waits for the addresses to be there,
-//! so that the host, when it asks next, is told what it set.
+//! and has the manager take those. `settle` waits for the interface to be as it
+//! is to be, so that the host, when it asks next, is told what it set.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use hyperv_vmbus::Guid;
 use slog::{Logger, info};
 
 pub use self::error::InjectError;
-use self::parse::{Settings, joined};
+use self::parse::Settings;
 use self::plan::Context;
 use self::target::Target;
 use super::net::{self, Interface};
@@ -75,7 +75,7 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
-    let target = target(machine, config, device)?;
+    let (target, before) = target(machine, config, device)?;
     let until = apply::until(deadline);
     let context = Context {
         config,
@@ -83,30 +83,45 @@ fn set_on(
         settings: &settings,
         until,
     };
-    let mut plan = match stock::script(&context) {
+    let script = stock::script(&context);
+    let is_script = script.is_some();
+    let mut plan = match script {
         Some(plan) => plan,
         None => choose::plan(&context)?,
     };
     plan.files.splice(..0, stock::files(&context));
     let kept = config.state_directory.join("network");
-    apply::carry_out(&plan, &config.root, &kept, until, deadline)?;
-    let missing = settle::missing(&target.name, &settings, deadline, machine.interfaces);
-    let missing = match missing.is_empty() {
-        true => String::new(),
-        false => format!(" (not on the interface yet: {})", joined(missing, ", ")),
+    let seen = || {
+        // What the script of a site does is its own affair, and without a carrier
+        // managers put things off.
+        let required = !is_script && context.has_carrier();
+        settle::differences(
+            &before,
+            &settings,
+            required,
+            plan.calm,
+            until,
+            machine.interfaces,
+        )
     };
+    let differences = apply::carry_out(&plan, &config.root, &kept, until, deadline, seen)?;
     info!(
         log,
         "{}: IP configuration of the host applied through {}: {}{}",
         target.name,
         plan.manager,
         settings.in_words(),
-        missing
+        differences.in_words()
     );
     Ok(())
 }
 
-fn target(machine: &Machine<'_>, config: &Config, device: Guid) -> Result<Target, InjectError> {
+/// The interface that is meant, and what the kernel says of it.
+fn target(
+    machine: &Machine<'_>,
+    config: &Config,
+    device: Guid,
+) -> Result<(Target, Interface), InjectError> {
     let none = || InjectError::NoInterface(device.to_string());
     let name = (machine.by_device)(device).ok_or_else(none)?;
     if !target::is_plain(&name) {
@@ -116,6 +131,7 @@ fn target(machine: &Machine<'_>, config: &Config, device: Guid) -> Result<Target
     let interface = interfaces
         .iter()
         .find(|interface| interface.name == name)
+        .cloned()
         .ok_or_else(none)?;
     if let Some(index) = interface.master {
         let master = interfaces.iter().find(|other| other.index == index);
@@ -128,13 +144,14 @@ fn target(machine: &Machine<'_>, config: &Config, device: Guid) -> Result<Target
         .root
         .join(format!("sys/class/net/{name}/addr_assign_type"));
     let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
-    Ok(Target {
+    let target = Target {
         name,
         permanent,
         mac: interface.mac,
         index: interface.index,
         device,
-    })
+    };
+    Ok((target, interface))
 }
 
 /// What is written for an interface of that name, by every manager's back-end.

@@ -9,12 +9,13 @@
 //! files say (names given to devices, other interfaces) stays in force.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::error::InjectError;
-use super::networkmanager;
 use super::parse::{Route, Settings, joined};
 use super::plan::{Context, NewFile, Plan};
 use super::target::Target;
+use super::{networkd, networkmanager};
 
 /// Who brings about what netplan says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +93,8 @@ pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -
     text
 }
 
-/// What netplan is asked to do. `netplan apply` would touch every interface:
-/// only ours is configured anew.
+/// What netplan is asked to do. `netplan apply` would do more, such as to bring
+/// interfaces down.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let renderer = match networkmanager::manages(context) {
@@ -101,13 +102,10 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         false => Renderer::Networkd,
     };
     let generate = context.step("netplan", &["generate"])?;
-    let (apply, revert) = match renderer {
+    let (apply, revert, calm) = match renderer {
         Renderer::Networkd => {
-            let steps = [
-                context.step("networkctl", &["reload"])?,
-                context.step("networkctl", &["reconfigure", &target.name])?,
-            ];
-            (steps.to_vec(), steps.to_vec())
+            let steps = vec![networkd::reload(context)?];
+            (steps.clone(), steps, networkd::CALM)
         }
         Renderer::NetworkManager => {
             let reload = context.step("nmcli", &["connection", "reload"])?;
@@ -117,6 +115,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             (
                 [reload.clone()].into_iter().chain(up).collect(),
                 [reload].into_iter().chain(previous).collect(),
+                Duration::ZERO,
             )
         }
     };
@@ -131,5 +130,6 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply: with(apply),
         revert: with(revert),
+        calm,
     })
 }

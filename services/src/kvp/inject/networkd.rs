@@ -3,10 +3,11 @@
 //! interface is in force, as a whole.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::Settings;
-use super::plan::{Context, NewFile, Plan};
+use super::plan::{Context, NewFile, Plan, Step};
 use super::target::Target;
 
 /// The file's text.
@@ -44,13 +45,20 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
     text
 }
 
+/// It takes its configuration off an interface before it puts the new one on.
+pub(super) const CALM: Duration = Duration::from_millis(500);
+
+/// Has files read again. An interface whose file was written anew is configured
+/// anew by that, even if the text is the same; to ask for that once more would
+/// take off what was just put on.
+pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
+    context.step("networkctl", &["reload"])
+}
+
 /// What systemd-networkd is asked to do.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
-    let steps = vec![
-        context.step("networkctl", &["reload"])?,
-        context.step("networkctl", &["reconfigure", &target.name])?,
-    ];
+    let steps = vec![reload(context)?];
     Ok(Plan {
         manager: "systemd-networkd",
         before: Vec::new(),
@@ -61,6 +69,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply: steps.clone(),
         revert: steps,
+        calm: CALM,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
@@ -123,6 +124,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             text: render(target, context.settings),
             mode: Some(0o600),
         }],
+        calm: Duration::ZERO,
     })
 }
 
@@ -131,8 +133,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 /// is not waited for: it may come later.
 pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
-    let carrier = context.path(&format!("sys/class/net/{target}/carrier"));
-    if fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0") {
+    if !context.has_carrier() {
         return Ok(None);
     }
     let wait = match context.settings.dhcp4 {

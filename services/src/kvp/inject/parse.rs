@@ -96,7 +96,7 @@ impl Settings {
     /// Parses what the host wants.
     ///
     /// Addresses are told apart by themselves, as the stock daemon does: the
-    /// family matters only where there is none, for IPv6 then means SLAAC.
+    /// family matters only where there is none, for IPv6 alone then means SLAAC.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Settings {
             if let Some(ip) = gateway.or(server) {
                 return Err(Invalid::Unreachable(ip));
             }
-            if self.v6.is_empty() && family == Family::V4 {
+            if self.v6.is_empty() && family != Family::V6 {
                 return Err(Invalid::Nothing);
             }
         }

@@ -1,6 +1,7 @@
 //! What a manager needs for a configuration to be in use: files and programs.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub(super) struct Plan {
     pub(super) apply: Vec<Step>,
     /// Run when the previous files are back.
     pub(super) revert: Vec<Step>,
+    /// For how long the interface has to be as it is to be: the manager may not
+    /// have begun when its programs are done. Zero where these wait for it.
+    pub(super) calm: Duration,
 }
 
 /// A file as it is to be.
@@ -82,6 +86,12 @@ impl Context<'_> {
         })
     }
 
+    /// Whether the interface has a carrier, or may have one once it is up.
+    pub(super) fn has_carrier(&self) -> bool {
+        let carrier = self.path(&format!("sys/class/net/{}/carrier", self.target.name));
+        !fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0")
+    }
+
     /// Whole seconds that a program may be told to wait, at least one.
     pub(super) fn seconds(&self) -> u64 {
         let left = self.until.saturating_duration_since(Instant::now());
@@ -123,7 +133,7 @@ impl Step {
     /// Where it is not done in time, or fails and that matters.
     pub(super) fn run(&self, deadline: Instant) -> Result<Output, InjectError> {
         let args: Vec<&OsStr> = self.args.iter().map(OsStr::new).collect();
-        let mut output = run(&self.program, &args, deadline)?;
+        let mut output = run(&self.program, &args, &[], deadline)?;
         if !self.optional {
             output = output.success(&self.program)?;
         }

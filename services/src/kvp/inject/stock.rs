@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::parse::{Settings, joined};
 use super::plan::{Context, NewFile, Plan, Step, is_executable};
@@ -162,6 +163,7 @@ pub(super) fn script(context: &Context<'_>) -> Option<Plan> {
         // The script has made of the previous files what it does.
         revert: again.then(|| step.clone()).into_iter().collect(),
         apply: vec![step],
+        calm: Duration::ZERO,
     })
 }
 

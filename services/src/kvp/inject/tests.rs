@@ -48,7 +48,7 @@ fn interface() -> Interface {
         master: None,
         kind: None,
         addresses: vec![address("10.0.0.5", 24), address("fd00::5", 64)],
-        gateways: Vec::new(),
+        gateways: vec!["10.0.0.1".parse().unwrap()],
     }
 }
 
@@ -168,16 +168,8 @@ fn cases() -> Vec<Case> {
             machine: &[("etc/netplan/50-cloud-init.yaml", "network: {}\n")],
             file: "etc/netplan/90-hyperv-agent-eth0.yaml",
             mode: 0o600,
-            applied: &[
-                "netplan generate",
-                "networkctl reload",
-                "networkctl reconfigure eth0",
-            ],
-            reverted: &[
-                "netplan generate",
-                "networkctl reload",
-                "networkctl reconfigure eth0",
-            ],
+            applied: &["netplan generate", "networkctl reload"],
+            reverted: &["netplan generate", "networkctl reload"],
             refuses: "netplan",
         },
         Case {
@@ -190,8 +182,8 @@ fn cases() -> Vec<Case> {
             ],
             file: "etc/systemd/network/05-hyperv-agent-eth0.network",
             mode: 0o644,
-            applied: &["networkctl reload", "networkctl reconfigure eth0"],
-            reverted: &["networkctl reload", "networkctl reconfigure eth0"],
+            applied: &["networkctl reload"],
+            reverted: &["networkctl reload"],
             refuses: "networkctl",
         },
         Case {
@@ -375,7 +367,10 @@ fn a_manager_that_fails_gets_its_previous_file_back() {
             assert_eq!(guest.read(case.file).as_deref(), previous);
             let words = in_words(&error);
             assert!(words.contains("the previous one is back"), "{words}");
-            assert!(words.contains("saying \"no such thing\""), "{words}");
+            assert!(
+                words.contains("saying \"noise / no such thing\""),
+                "{words}"
+            );
             assert_eq!(error.status(), Status::FAIL);
             let calls = Case::calls(&guest);
             assert!(calls.ends_with(&owned(case.reverted)), "{calls:?}");
@@ -608,7 +603,7 @@ fn a_file_that_cannot_be_written_leaves_the_manager_alone() {
 fn addresses_that_do_not_come_are_said_to_be_missing() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.interfaces[0].addresses[1].tentative = true;
-    guest.set(&info(), Duration::from_millis(100)).unwrap();
+    guest.set(&info(), LONG).unwrap();
     let log = guest.log.0.lock().unwrap().join("\n");
     assert!(
         log.ends_with("DNS 1.1.1.1 (not on the interface yet: fd00::5)"),
@@ -617,16 +612,46 @@ fn addresses_that_do_not_come_are_said_to_be_missing() {
 }
 
 #[test]
+fn a_configuration_that_is_not_in_force_is_taken_back() {
+    let case = &cases()[1];
+    let guest = |address: &str| {
+        let mut guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        guest.interfaces[0].addresses[0].ip = address.parse().unwrap();
+        guest
+    };
+    let short = Duration::from_millis(500);
+    let elsewhere = guest("10.0.0.9");
+    let before = tree(&elsewhere);
+    let words = in_words(&elsewhere.set(&info(), short).unwrap_err());
+    assert!(words.contains("eth0 did not get 10.0.0.5;"), "{words}");
+    assert!(words.contains("the previous one is back"), "{words}");
+    assert_eq!(tree(&elsewhere), before);
+    assert_eq!(
+        Case::calls(&elsewhere),
+        [case.applied, case.reverted].concat()
+    );
+    // Without a carrier nothing comes, and a script may put things off.
+    let unplugged = guest("10.0.0.9");
+    unplugged.write("sys/class/net/eth0/carrier", "0\n");
+    unplugged.set(&info(), short).unwrap();
+    let mut scripted = guest("10.0.0.9");
+    scripted.config.network.scripts = Some(scripted.path("usr/bin"));
+    scripted.install(&["hv_set_ifconfig"]);
+    scripted.set(&info(), short).unwrap();
+}
+
+#[test]
 fn a_sites_script_takes_the_place_of_a_manager() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.config.network.scripts = Some(guest.path("usr/bin"));
     // None is there: what is built in is used.
     guest.set(&info(), LONG).unwrap();
-    assert_eq!(guest.calls().len(), 2);
+    assert_eq!(guest.calls().len(), 1);
     guest.install(&["hv_set_ifconfig"]);
     guest.set(&info(), LONG).unwrap();
     let call = "hv_set_ifconfig /var/lib/hyperv/ifcfg-eth0 /var/lib/hyperv/eth0.nmconnection";
-    assert_eq!(guest.calls()[2..], [call]);
+    assert_eq!(guest.calls()[1..], [call]);
 
     // It fails: its files are back, and it is run on those.
     let previous = tree(&guest);
@@ -641,7 +666,7 @@ fn a_sites_script_takes_the_place_of_a_manager() {
     let error = guest.set(&other, LONG).unwrap_err();
     assert!(in_words(&error).contains("saying \"no\""), "{error}");
     assert_eq!(tree(&guest), previous);
-    assert_eq!(guest.calls()[3..], [call, call]);
+    assert_eq!(guest.calls()[2..], [call, call]);
 }
 
 #[test]

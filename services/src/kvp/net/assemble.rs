@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
-};
+use netlink_packet_core::{parse_ip, parse_string, parse_u32};
+use nix::libc;
+use zerocopy::FromBytes;
 
+use super::message::{AddressHeader, HopHeader, LinkHeader, Message, RouteHeader, attributes};
 use super::{Address, Interface};
 
 /// A gateway of a default route.
@@ -20,26 +17,30 @@ struct Hop {
     gateway: IpAddr,
 }
 
+/// `RTA_VIA`, which not every C library knows.
+const RTA_VIA: u16 = 18;
+
 /// The interfaces that the messages speak of, by index.
-pub(super) fn interfaces(messages: &[RouteNetlinkMessage]) -> Vec<Interface> {
+pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
     let mut interfaces = BTreeMap::new();
     let mut hops = Vec::new();
     for message in messages {
-        match message {
-            RouteNetlinkMessage::NewLink(link) => {
-                if let Some(interface) = interface(link) {
+        match message.kind {
+            libc::RTM_NEWLINK => {
+                if let Some(interface) = interface(&message.body) {
                     interfaces.insert(interface.index, interface);
                 }
             }
-            RouteNetlinkMessage::NewRoute(route) => hops.extend(default_hops(route)),
+            libc::RTM_NEWROUTE => hops.extend(default_hops(&message.body)),
             _ => {}
         }
     }
     for message in messages {
-        if let RouteNetlinkMessage::NewAddress(message) = message
-            && let Some(interface) = interfaces.get_mut(&message.header.index)
+        if message.kind == libc::RTM_NEWADDR
+            && let Some((index, address)) = address(&message.body)
+            && let Some(interface) = interfaces.get_mut(&index)
         {
-            interface.addresses.extend(address(message));
+            interface.addresses.push(address);
         }
     }
     hops.sort_by_key(|hop: &Hop| hop.metric);
@@ -53,35 +54,34 @@ pub(super) fn interfaces(messages: &[RouteNetlinkMessage]) -> Vec<Interface> {
     interfaces.into_values().collect()
 }
 
-fn interface(link: &LinkMessage) -> Option<Interface> {
+fn interface(link: &[u8]) -> Option<Interface> {
+    let (header, rest) = LinkHeader::read_from_prefix(link).ok()?;
     let mut name = None;
     let mut mac = None;
     let mut master = None;
     let mut kind = None;
-    for attribute in &link.attributes {
+    for (attribute, value) in attributes(rest) {
         match attribute {
-            LinkAttribute::IfName(value) => name = Some(value.clone()),
-            LinkAttribute::Address(value)
-                if link.header.link_layer_type == LinkLayerType::Ether =>
-            {
-                mac = value.as_slice().try_into().ok();
+            libc::IFLA_IFNAME => name = parse_string(value).ok(),
+            libc::IFLA_ADDRESS if header.layer == libc::ARPHRD_ETHER => {
+                mac = value.try_into().ok();
             }
-            LinkAttribute::Controller(index) if *index != 0 => master = Some(*index),
-            LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+            libc::IFLA_MASTER => master = parse_u32(value).ok().filter(|index| *index != 0),
+            libc::IFLA_LINKINFO => {
+                kind = attributes(value)
+                    .find(|(attribute, _)| *attribute == libc::IFLA_INFO_KIND)
+                    .and_then(|(_, value)| parse_string(value).ok());
             }
             _ => {}
         }
     }
+    let has = |flag: i32| header.flags & flag.cast_unsigned() != 0;
     Some(Interface {
-        index: link.header.index,
+        index: header.index,
         name: name?,
         mac,
-        up: link.header.flags.contains(LinkFlags::Up),
-        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        up: has(libc::IFF_UP),
+        loopback: has(libc::IFF_LOOPBACK),
         master,
         kind,
         addresses: Vec::new(),
@@ -89,70 +89,61 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
     })
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
-    // On a point-to-point link the other attribute is the peer's address.
-    let local = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-    let ip = local.or_else(|| {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Address(ip) => Some(*ip),
-                _ => None,
-            })
-    })?;
-    let flags = message.header.flags;
-    Some(Address {
-        ip,
-        prefix: message.header.prefix_len,
-        dynamic: !flags.contains(AddressHeaderFlags::Permanent),
+/// An address, and the index of its interface.
+fn address(message: &[u8]) -> Option<(u32, Address)> {
+    let (header, rest) = AddressHeader::read_from_prefix(message).ok()?;
+    let mut address = None;
+    let mut local = None;
+    for (attribute, value) in attributes(rest) {
+        match attribute {
+            libc::IFA_ADDRESS => address = parse_ip(value).ok(),
+            libc::IFA_LOCAL => local = parse_ip(value).ok(),
+            _ => {}
+        }
+    }
+    let has = |flag: u32| u32::from(header.flags) & flag != 0;
+    let address = Address {
+        // On a point-to-point link the other one is the peer's.
+        ip: local.or(address)?,
+        prefix: header.prefix,
+        dynamic: !has(libc::IFA_F_PERMANENT),
         // An optimistic address is used while it is being checked.
-        tentative: flags.contains(AddressHeaderFlags::Dadfailed)
-            || flags.contains(AddressHeaderFlags::Tentative)
-                && !flags.contains(AddressHeaderFlags::Optimistic),
-    })
+        tentative: has(libc::IFA_F_DADFAILED)
+            || has(libc::IFA_F_TENTATIVE) && !has(libc::IFA_F_OPTIMISTIC),
+    };
+    Some((header.index, address))
 }
 
 /// The gateways of this route; none if it is not a default route of the main
 /// table.
-fn default_hops(route: &RouteMessage) -> Vec<Hop> {
-    let header = &route.header;
+fn default_hops(route: &[u8]) -> Vec<Hop> {
+    let Ok((header, rest)) = RouteHeader::read_from_prefix(route) else {
+        return Vec::new();
+    };
     let mut table = u32::from(header.table);
     let mut metric = 0;
     let mut own = (None, None);
     let mut several = &[][..];
-    for attribute in &route.attributes {
+    for (attribute, value) in attributes(rest) {
         match attribute {
-            RouteAttribute::Table(value) => table = *value,
-            RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Oif(index) => own.0 = Some(*index),
-            RouteAttribute::MultiPath(hops) => several = hops,
-            other => own.1 = own.1.or_else(|| gateway(other)),
+            libc::RTA_TABLE => table = parse_u32(value).unwrap_or(table),
+            libc::RTA_PRIORITY => metric = parse_u32(value).unwrap_or(metric),
+            libc::RTA_OIF => own.0 = parse_u32(value).ok(),
+            libc::RTA_MULTIPATH => several = value,
+            other => own.1 = own.1.or_else(|| gateway(other, value)),
         }
     }
-    let is_default = matches!(
-        header.address_family,
-        AddressFamily::Inet | AddressFamily::Inet6
-    ) && header.kind == RouteType::Unicast
-        && header.destination_prefix_length == 0
-        && header.source_prefix_length == 0
-        && table == u32::from(RouteHeader::RT_TABLE_MAIN)
-        && !header.flags.contains(RouteFlags::Cloned);
+    let is_default = matches!(i32::from(header.family), libc::AF_INET | libc::AF_INET6)
+        && header.kind == libc::RTN_UNICAST
+        && header.destination_prefix == 0
+        && header.source_prefix == 0
+        && table == u32::from(libc::RT_TABLE_MAIN)
+        && header.flags & libc::RTM_F_CLONED == 0;
     if !is_default {
         return Vec::new();
     }
-    let several = several.iter().map(|hop| {
-        let interface = hop.interface_index;
-        (Some(interface), hop.attributes.iter().find_map(gateway))
-    });
     std::iter::once(own)
-        .chain(several)
+        .chain(ways(several))
         .filter_map(|(interface, gateway)| {
             Some(Hop {
                 metric,
@@ -163,26 +154,53 @@ fn default_hops(route: &RouteMessage) -> Vec<Hop> {
         .collect()
 }
 
-fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+/// Interface and gateway of each of a route's several ways.
+fn ways(mut rest: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<IpAddr>)> {
+    std::iter::from_fn(move || {
+        let (header, _) = HopHeader::read_from_prefix(rest).ok()?;
+        let length = usize::from(header.length);
+        let own = rest.get(size_of::<HopHeader>()..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let gateway = attributes(own).find_map(|(attribute, value)| gateway(attribute, value));
+        Some((Some(header.index), gateway))
+    })
+}
+
+fn gateway(attribute: u16, value: &[u8]) -> Option<IpAddr> {
     match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        RouteAttribute::Via(RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        RouteAttribute::Via(RouteVia::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        libc::RTA_GATEWAY => parse_ip(value).ok(),
+        // Behind the family.
+        RTA_VIA => parse_ip(value.get(2..)?).ok(),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_route::link::InfoKind;
-    use netlink_packet_route::route::RouteNextHop;
+    use netlink_packet_core::NetlinkSerializable;
+    use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+    use netlink_packet_route::link::{
+        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    };
+    use netlink_packet_route::route::{
+        RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteType, RouteVia,
+    };
+    use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+    use proptest::prelude::*;
 
     use super::*;
 
     const MAC: [u8; 6] = [0x00, 0x15, 0x5d, 1, 2, 3];
 
-    fn link(index: u32, name: &str, attributes: &[LinkAttribute]) -> RouteNetlinkMessage {
+    /// As the kernel would write it, by other hands than ours.
+    fn encoded(message: &RouteNetlinkMessage) -> Message {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        let kind = message.message_type();
+        Message { kind, body }
+    }
+
+    fn link(index: u32, name: &str, attributes: &[LinkAttribute]) -> Message {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.header.link_layer_type = LinkLayerType::Ether;
@@ -190,20 +208,16 @@ mod tests {
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         link.attributes.push(LinkAttribute::Address(MAC.to_vec()));
         link.attributes.extend_from_slice(attributes);
-        RouteNetlinkMessage::NewLink(link)
+        encoded(&RouteNetlinkMessage::NewLink(link))
     }
 
-    fn on(
-        index: u32,
-        flags: AddressHeaderFlags,
-        attributes: &[AddressAttribute],
-    ) -> RouteNetlinkMessage {
+    fn on(index: u32, flags: AddressHeaderFlags, attributes: &[AddressAttribute]) -> Message {
         let mut address = AddressMessage::default();
         address.header.index = index;
         address.header.prefix_len = 24;
         address.header.flags = flags;
         address.attributes = attributes.to_vec();
-        RouteNetlinkMessage::NewAddress(address)
+        encoded(&RouteNetlinkMessage::NewAddress(address))
     }
 
     fn default_route(attributes: &[RouteAttribute]) -> RouteMessage {
@@ -235,7 +249,7 @@ mod tests {
         let messages = [
             link(3, "br0", &[bridge]),
             link(2, "enP1", &[LinkAttribute::Controller(7)]),
-            RouteNetlinkMessage::NewLink(lo),
+            encoded(&RouteNetlinkMessage::NewLink(lo)),
         ];
         let [lo, vf, bridge] = &interfaces(&messages)[..] else {
             panic!("not three interfaces");
@@ -318,7 +332,7 @@ mod tests {
             default_route(&[oif]),
         ];
         let mut messages = vec![link(2, "eth0", &[]), link(3, "eth1", &[])];
-        messages.extend(routes.map(RouteNetlinkMessage::NewRoute));
+        messages.extend(routes.map(|route| encoded(&RouteNetlinkMessage::NewRoute(route))));
         let found = interfaces(&messages);
         let expected = [ip("10.0.0.9"), ip("fe80::1"), ip("10.0.0.3")];
         assert_eq!(found[0].gateways, expected);
@@ -329,7 +343,7 @@ mod tests {
     fn other_routes_have_no_gateways() {
         let usual = || default_route(&[RouteAttribute::Oif(2), by("10.0.0.1")]);
         let count = |route| {
-            let route = RouteNetlinkMessage::NewRoute(route);
+            let route = encoded(&RouteNetlinkMessage::NewRoute(route));
             interfaces(&[link(2, "eth0", &[]), route])[0].gateways.len()
         };
         assert_eq!(count(usual()), 1);
@@ -350,5 +364,40 @@ mod tests {
         let mut route = usual();
         route.header.flags = RouteFlags::Cloned;
         assert_eq!(count(route), 0);
+    }
+
+    #[test]
+    fn a_torn_message_hides_nothing_else() {
+        let mut torn = link(2, "eth0", &[LinkAttribute::Controller(7)]);
+        torn.body.truncate(torn.body.len() - 1);
+        let mut nothing = link(3, "eth1", &[]);
+        nothing.body.truncate(10);
+        let found = interfaces(&[torn, nothing, link(4, "eth2", &[])]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|interface| (interface.index, interface.master))
+            .collect();
+        assert_eq!(found, [(2, None), (4, None)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(
+            kind in prop::sample::select(vec![
+                libc::RTM_NEWLINK,
+                libc::RTM_NEWADDR,
+                libc::RTM_NEWROUTE,
+            ]),
+            mut body: Vec<u8>,
+            several in prop::collection::vec(0..16u8, 0..64),
+        ) {
+            let link = link(2, "eth0", &[]);
+            let _ = interfaces(&[link.clone(), Message { kind, body: body.clone() }]);
+            // Small numbers are lengths and kinds that occur.
+            body.resize(12, 0);
+            body.extend_from_slice(&several);
+            let _ = interfaces(&[link, Message { kind, body }]);
+            prop_assert!(ways(&several).count() <= several.len() / size_of::<HopHeader>());
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! The kernel's network interfaces, by netlink and sysfs.
 //!
-//! `netlink` asks the kernel, `assemble` makes interfaces of its messages,
-//! `device` tells which of them belong to VMBus
-//! devices.
+//! `netlink` asks the kernel for `message`s, `assemble` makes interfaces of
+//! them, `device` tells which belong to VMBus devices.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +10,7 @@ pub use self::device::{by_device, device};
 
 mod assemble;
 mod device;
+mod message;
 mod netlink;
 
 /// A network interface.

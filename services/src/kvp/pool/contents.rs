@@ -12,8 +12,8 @@ use super::index::{Index, Seen};
 use super::record::{KEY_LEN, RECORD_LEN, Raw};
 use super::{MAX_SIZE, Record, disk, journal};
 
-/// Records that are read at a time: less than 128 KiB.
-const CHUNK: usize = 51;
+/// Records that are read at a time: less than 32 KiB.
+const CHUNK: usize = 12;
 
 /// An index, and the file's state that it was made of.
 #[derive(Debug)]
@@ -54,23 +54,27 @@ impl Contents<'_> {
             && seen.settled
             && seen.stamp == self.seen.stamp
         {
-            let Some(number) = index.candidate(key) else {
-                return Ok(None);
-            };
-            if let Some(raw) = self.at(number)?
-                && raw.key() == key
-            {
-                return Ok(Some((number, raw)));
+            for number in index.candidates(key) {
+                if let Some(raw) = self.at(number)?
+                    && raw.key() == key
+                {
+                    return Ok(Some((number, raw)));
+                }
             }
+            return Ok(None);
         }
-        let mut index = Index::default();
+        // One that is out of date is not kept beside the new one.
+        *self.index = None;
+        let records = self.size.div_ceil(RECORD_LEN);
+        let mut index = Index::with_room(usize::try_from(records).unwrap_or_default());
         let mut found = None;
         self.each(|number, raw| {
-            index.add(raw.key(), number);
+            index.push(raw.key(), number);
             if found.is_none() && raw.key() == key {
                 found = Some((number, *raw));
             }
         })?;
+        index.sort();
         let seen = self.seen;
         *self.index = Some(Indexed { seen, index });
         Ok(found)
@@ -210,7 +214,7 @@ mod tests {
         for (settled, found) in [(true, false), (false, true)] {
             // The index of a file without records that looked like this one.
             let seen = Seen { settled, ..now };
-            let index = Index::default();
+            let index = Index::with_room(0);
             let mut contents = Contents {
                 file: &file,
                 path: Path::new("pool"),

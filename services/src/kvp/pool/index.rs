@@ -1,6 +1,5 @@
 //! Where in a pool file a key is, and whether that is still true.
 
-use std::collections::HashMap;
 use std::fs::Metadata;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
@@ -60,25 +59,56 @@ fn coarse_clock() -> (i64, i64) {
     (now.tv_sec, now.tv_nsec)
 }
 
-/// The number of the first record with a key, by the key's hash: small, and
-/// useless to a host that would like keys to collide.
-#[derive(Debug, Default)]
+/// Where a key can be, by its hash: eight bytes a record, and useless to a host
+/// that would like keys to collide.
+#[derive(Debug)]
 pub(super) struct Index {
-    first: HashMap<u64, u32>,
+    /// Hash and number of each record, sorted.
+    records: Vec<(u32, u32)>,
     hasher: RandomState,
 }
 
 impl Index {
-    /// Notes that a record with this key is there, unless an earlier one is.
-    pub(super) fn add(&mut self, key: &[u8], record: u32) {
-        self.first
-            .entry(self.hasher.hash_one(key))
-            .or_insert(record);
+    /// An index of nothing, with room for so many records.
+    pub(super) fn with_room(records: usize) -> Self {
+        Self {
+            records: Vec::with_capacity(records),
+            hasher: RandomState::new(),
+        }
     }
 
-    /// The only record that can be the first with this key.
-    pub(super) fn candidate(&self, key: &[u8]) -> Option<u32> {
-        self.first.get(&self.hasher.hash_one(key)).copied()
+    /// Notes a record without sorting it in: for many at once, with `sort`
+    /// behind them.
+    pub(super) fn push(&mut self, key: &[u8], record: u32) {
+        let hash = self.hash(key);
+        self.records.push((hash, record));
+    }
+
+    pub(super) fn sort(&mut self) {
+        self.records.sort_unstable();
+    }
+
+    /// Notes that a record with this key is there, if that is not known.
+    pub(super) fn add(&mut self, key: &[u8], record: u32) {
+        let entry = (self.hash(key), record);
+        if let Err(place) = self.records.binary_search(&entry) {
+            self.records.insert(place, entry);
+        }
+    }
+
+    /// The records that can have this key, in order: hardly ever others than
+    /// those that do.
+    pub(super) fn candidates(&self, key: &[u8]) -> impl Iterator<Item = u32> {
+        let hash = self.hash(key);
+        let first = self.records.partition_point(|entry| entry.0 < hash);
+        let records = self.records.iter().skip(first);
+        records
+            .take_while(move |entry| entry.0 == hash)
+            .map(|entry| entry.1)
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        (self.hasher.hash_one(key) >> 32) as u32
     }
 }
 
@@ -101,11 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn of_records_with_one_key_the_first_is_found() {
-        let mut index = Index::default();
+    fn records_of_a_key_are_found_in_order() {
+        let mut index = Index::with_room(0);
+        for (key, record) in [(b"a", 5), (b"b", 2), (b"a", 3)] {
+            index.push(key, record);
+        }
+        index.sort();
+        let found = |index: &Index, key| index.candidates(key).collect::<Vec<_>>();
+        assert_eq!(found(&index, b"a"), [3, 5]);
+        index.add(b"a", 4);
         index.add(b"a", 3);
-        index.add(b"a", 5);
-        assert_eq!(index.candidate(b"a"), Some(3));
-        assert_eq!(index.candidate(b"b"), None);
+        assert_eq!(found(&index, b"a"), [3, 4, 5]);
+        assert_eq!(found(&index, b"b"), [2]);
+        assert!(found(&index, b"c").is_empty());
     }
 }

@@ -91,8 +91,12 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get).
+    /// As for [`get`](Self::get); [`PoolError::EmptyKey`], so that records whose
+    /// key was lost stay.
     pub fn delete(&mut self, pool: PoolId, key: &str) -> Result<bool, PoolError> {
+        if key.is_empty() {
+            return Err(PoolError::EmptyKey);
+        }
         let deleted = self
             .file(pool)
             .change(|contents| contents.delete(key.as_bytes()))?;

@@ -10,6 +10,8 @@ pub(super) struct Memory {
     pub(super) resident: u64,
     /// What nobody else has.
     pub(super) private: u64,
+    /// What is not the content of a file, so that it has to stay.
+    pub(super) anonymous: u64,
 }
 
 impl Memory {
@@ -18,6 +20,7 @@ impl Memory {
         Ok(Self {
             resident: sum(&rollup, "Rss:"),
             private: sum(&rollup, "Private_"),
+            anonymous: sum(&rollup, "Anonymous:"),
         })
     }
 }

@@ -3,150 +3,83 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hyperv_sim::blackbox::BlackBox;
-use hyperv_sim::fcopy::{CHUNK, Fcopy, FcopyHost, OVERWRITE, Operation, Start};
-use hyperv_sim::host::Protocol as _;
+use hyperv_sim::host::{Protocol, ServiceHost};
 use hyperv_sim::port::{Device, Machine};
-use hyperv_sim::scenario::OPEN_TIME;
-use hyperv_vmbus::ic::Status;
+use hyperv_sim::scenario::{OPEN_TIME, Transport};
 
 use super::process::{self, Memory};
-use super::trace;
-
-/// Longer than any program looks for the next message before it sleeps.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// A program that was not switched to for so long rests.
 const REST: Duration = Duration::from_millis(200);
 
-/// How messages are sent.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Pace {
-    /// The next at once, with so many in flight.
-    Running(usize),
-    /// The next when the program has had the time to fall asleep.
-    AfterSleep,
-}
-
-/// What a round gave, for each message.
-#[derive(Debug, Clone)]
-pub(super) struct Measured {
-    pub(super) microseconds: f64,
-    pub(super) interrupts: f64,
-    pub(super) signals: f64,
-}
-
 /// A program, and its host.
-pub(super) struct Subject {
+pub(super) struct Subject<P> {
     pub(super) name: String,
-    machine: BlackBox,
-    ring_len: usize,
+    pub(super) machine: BlackBox,
+    transport: Transport,
     number: u32,
-    open: Option<Open>,
+    open: Option<Open<P>>,
 }
 
-struct Open {
+struct Open<P> {
     device: Arc<dyn Device>,
-    host: FcopyHost,
+    host: ServiceHost<P>,
 }
 
-impl Subject {
-    pub(super) fn start(command: &str, ring_len: usize) -> Result<Self> {
+impl<P: Protocol> Subject<P> {
+    /// A program that does not run yet.
+    pub(super) fn new(command: &str, transport: Transport) -> Result<Self> {
         let program = command.split_whitespace().next().unwrap_or_default();
         let name = Path::new(program.trim_matches(['\'', '"']))
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
-        let mut subject = Self {
+        Ok(Self {
             name: name.unwrap_or_else(|| command.to_owned()),
             machine: BlackBox::new(command)?,
-            ring_len,
+            transport,
             number: 0,
             open: None,
-        };
-        subject.host()?;
-        Ok(subject)
+        })
     }
 
-    /// The host of the open channel; the program is started, and the device
+    /// The host of the open device; the program is started, and the device
     /// offered, where it has to be.
-    fn host(&mut self) -> Result<&mut FcopyHost> {
+    pub(super) fn host(&mut self) -> Result<&mut ServiceHost<P>> {
         if self.open.is_none() || !self.machine.is_running() {
             if let Some(open) = self.open.take() {
                 open.device.rescind()?;
             }
-            let offer = Fcopy::SERVICE.uio(self.number, self.ring_len);
-            let device = self.machine.offer(offer)?;
+            let device = self.machine.offer(match self.transport {
+                Transport::Uio(ring_len) => P::SERVICE.uio(self.number, ring_len),
+                Transport::HvUtil => P::SERVICE.hvutil(),
+            })?;
             self.number += 1;
             if !self.machine.is_running() {
                 self.machine.start()?;
             }
-            let host = FcopyHost::connect(device.accept(OPEN_TIME)?)?;
+            let host = ServiceHost::connect(device.accept(OPEN_TIME)?)?;
             self.open = Some(Open { device, host });
         }
         let open = self.open.as_mut().context("it was just opened")?;
         Ok(&mut open.host)
     }
 
-    fn pid(&mut self) -> Result<u32> {
+    pub(super) fn pid(&mut self) -> Result<u32> {
         self.host()?;
         self.machine.pid().context("it has no process id")
     }
 
-    /// Sends so many WRITEs; an error in words where the program does not last.
-    pub(super) fn transfer(
+    /// Does something with the host. A program that does not last is ended, to
+    /// be started anew; why, is then the error in words.
+    pub(super) fn attempt<T>(
         &mut self,
-        pace: Pace,
-        messages: usize,
-    ) -> Result<Result<Measured, String>> {
-        let start = self.begin(messages)?;
-        let measured = self.host()?;
-        let measured = start.and_then(|()| writes(measured, pace, messages));
-        self.end(measured)
-    }
-
-    /// System calls a message, counted apart from the time.
-    pub(super) fn system_calls(
-        &mut self,
-        pace: Pace,
-        messages: usize,
-    ) -> Result<Result<f64, String>> {
-        let begun = self.begin(messages)?;
-        let trace = match trace::attach(self.pid()?)? {
-            Ok(trace) => trace,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let sent = begun.and_then(|()| writes(self.host()?, pace, messages));
-        let bell = Arc::clone(self.host()?.channel()?.bell());
-        let calls = trace.finish(|| bell.interrupt());
-        self.end(sent.and_then(|_| Ok(calls? as f64 / messages as f64)))
-    }
-
-    /// Begins a file that has room for so many messages.
-    fn begin(&mut self, messages: usize) -> Result<Result<()>> {
-        let directory = self
-            .machine
-            .directory()
-            .to_str()
-            .context("not UTF-8")?
-            .to_owned();
-        let size = (messages * CHUNK) as u64;
-        let start = Operation::Start(Start::new(&directory, "bench", OVERWRITE, size));
-        let status = self.host()?.request(&start);
-        Ok(status.and_then(|status| {
-            ensure!(status == Status::OK, "the START was declined: {status:?}");
-            Ok(())
-        }))
-    }
-
-    /// Completes the file, or lets go of a channel that broke.
-    fn end<T>(&mut self, outcome: Result<T>) -> Result<Result<T, String>> {
-        let outcome = match outcome {
-            Ok(value) => self.host()?.request(&Operation::Complete).map(|_| value),
-            Err(error) => Err(error),
-        };
+        work: impl FnOnce(&mut ServiceHost<P>) -> Result<T>,
+    ) -> Result<Result<T, String>> {
+        let outcome = work(self.host()?);
         if outcome.is_err()
             && let Some(open) = self.open.take()
         {
@@ -180,37 +113,4 @@ impl Subject {
         let pid = self.pid().map_err(|error| format!("{error:#}"))?;
         Memory::of(pid).map_err(|error| format!("{error:#}"))
     }
-}
-
-/// Sends WRITEs one behind the other and takes every reply.
-fn writes(host: &mut FcopyHost, pace: Pace, messages: usize) -> Result<Measured> {
-    let data = vec![0x5a; CHUNK];
-    let (in_flight, pause) = match pace {
-        Pace::Running(in_flight) => (in_flight, None),
-        Pace::AfterSleep => (1, Some(PAUSE)),
-    };
-    let bell = Arc::clone(host.channel()?.bell());
-    let (signals, interrupts) = (bell.signals(), bell.interrupts());
-    let mut busy = Duration::ZERO;
-    let (mut sent, mut answered) = (0, 0);
-    while answered < messages {
-        if let Some(pause) = pause {
-            thread::sleep(pause);
-        }
-        let begun = Instant::now();
-        while sent < messages && sent - answered < in_flight {
-            host.send(&Operation::write((sent * CHUNK) as u64, &data))?;
-            sent += 1;
-        }
-        let status = host.reply()?.status;
-        ensure!(status == Status::OK, "a WRITE was declined: {status:?}");
-        answered += 1;
-        busy += begun.elapsed();
-    }
-    let each = |count: u64| count as f64 / messages as f64;
-    Ok(Measured {
-        microseconds: busy.as_secs_f64() * 1e6 / messages as f64,
-        interrupts: each(bell.interrupts() - interrupts),
-        signals: each(bell.signals() - signals),
-    })
 }

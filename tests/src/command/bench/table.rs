@@ -23,14 +23,31 @@ impl Row {
 }
 
 /// The value in the middle.
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The value in the middle of each program's rounds, or why a round has none.
+pub(super) fn medians<T>(
+    rounds: &[Vec<Result<T, String>>],
+    of: impl Fn(&T) -> f64,
+) -> Vec<Result<f64, String>> {
+    rounds
+        .iter()
+        .map(|rounds| {
+            let values: Result<Vec<f64>, String> = rounds
+                .iter()
+                .map(|round| round.as_ref().map(&of).map_err(Clone::clone))
+                .collect();
+            values.map(median)
+        })
+        .collect()
+}
+
 /// The table in Markdown, with each program's ratio to the first, and below it
 /// why values are missing.
-pub(super) fn render(names: &[String], rows: &[Row]) -> String {
+pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
     let mut table = String::new();
     let mut notes: Vec<&str> = Vec::new();
     // Writing to a string does not fail.
@@ -93,12 +110,17 @@ mod tests {
     #[test]
     fn medians_and_ratios() {
         assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        let rounds = [
+            vec![Ok(1), Ok(9), Ok(2)],
+            vec![Ok(3), Err("it died".into())],
+        ];
+        let medians = medians(&rounds, |round| f64::from(*round));
+        assert_eq!(medians, [Ok(2.0), Err("it died".into())]);
         let rows = [
             Row::heading("speed"),
             Row::new("µs", vec![Ok(2.0), Ok(3.0), Err("it died".into())]),
         ];
-        let names = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
-        let table = render(&names, &rows);
+        let table = render(&["a", "b", "c"], &rows);
         assert!(table.contains("3.00 (1.50×)"), "{table}");
         assert!(table.ends_with("[1] it died\n"), "{table}");
     }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyperv_sim::host::{Protocol, ServiceHost};
 use hyperv_sim::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,15 +17,41 @@ use super::process;
 
 const TIME: Duration = Duration::from_secs(10);
 
+/// Counts the system calls that a process, and whatever it starts, makes while
+/// `work` is done; an error in words where they cannot be counted.
+pub(super) fn system_calls<P: Protocol>(
+    pid: u32,
+    host: &mut ServiceHost<P>,
+    work: impl FnOnce(&mut ServiceHost<P>) -> Result<()>,
+) -> Result<Result<u64, String>> {
+    let trace = match attach(pid)? {
+        Ok(trace) => trace,
+        Err(reason) => return work(host).map(|()| Err(reason)),
+    };
+    let worked = work(host);
+    // A process that sleeps in a device of ours cannot be let go of.
+    let bell = host
+        .channel()
+        .ok()
+        .map(|channel| Arc::clone(channel.bell()));
+    let calls = trace.finish(|| {
+        if let Some(bell) = &bell {
+            bell.interrupt();
+        }
+    });
+    worked?;
+    calls.map(Ok)
+}
+
 /// strace, attached to a process.
-pub(super) struct Trace {
+struct Trace {
     strace: Child,
     summary: NamedTempFile,
 }
 
 /// Attaches strace to all threads of a process; an error in words where it
 /// cannot be.
-pub(super) fn attach(pid: u32) -> Result<Result<Trace, String>> {
+fn attach(pid: u32) -> Result<Result<Trace, String>> {
     let summary = NamedTempFile::new()?;
     let strace = Command::new("strace")
         .args(["-f", "-c", "-o"])
@@ -57,8 +85,8 @@ pub(super) fn attach(pid: u32) -> Result<Result<Trace, String>> {
 
 impl Trace {
     /// Detaches, and gives the number of system calls since. `nudge` wakes the
-    /// process: one that sleeps in a device of ours cannot be let go of.
-    pub(super) fn finish(mut self, nudge: impl Fn()) -> Result<u64> {
+    /// process.
+    fn finish(mut self, nudge: impl Fn()) -> Result<u64> {
         kill(Pid::from_raw(self.strace.id().try_into()?), Signal::SIGINT)?;
         until(TIME, "strace to detach", || {
             nudge();

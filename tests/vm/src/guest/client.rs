@@ -166,6 +166,19 @@ impl Guest {
         }
     }
 
+    /// Runs a command, and gives what it prints.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be run, or fails.
+    pub fn run(&self, command: &[&str]) -> Result<String> {
+        let words = command.iter().map(|word| (*word).to_owned()).collect();
+        match self.call(&Request::Run(words))? {
+            Reply::Text(text) => Ok(text),
+            other => bail!("the helper answered {other:?}"),
+        }
+    }
+
     /// Whether a file is there, of whatever kind.
     ///
     /// # Errors

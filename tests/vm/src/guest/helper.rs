@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hyperv_sim::files::{Files, LocalFiles};
+use hyperv_sim::syslog::Syslog;
 
 use super::program::{self, Program};
 use super::request::{Digest, Numbered, Reply, Request};
@@ -16,6 +17,7 @@ use super::request::{Digest, Numbered, Reply, Request};
 #[derive(Default)]
 pub struct Helper {
     program: Program,
+    syslog: Option<Syslog>,
     files: LocalFiles,
     /// Devices that are kept open.
     open: Vec<File>,
@@ -28,7 +30,7 @@ impl Helper {
     ///
     /// Where the port cannot be read or written.
     pub fn serve(&mut self, port: &Path) -> Result<()> {
-        program::collect_syslog()?;
+        self.syslog = Some(program::collect_syslog()?);
         let mut options = OpenOptions::new();
         let port = options.read(true).write(true).open(port)?;
         self.converse(BufReader::new(port.try_clone()?), port)
@@ -92,6 +94,10 @@ impl Helper {
             }
             Request::Pid => return Ok(Reply::Pid(self.program.pid()?)),
             Request::Held => return Ok(Reply::Held(self.program.held()?)),
+            Request::StallSyslog(stalled) => {
+                let syslog = self.syslog.as_ref().context("no syslog is read")?;
+                syslog.stall(stalled)?;
+            }
             Request::Log => return Ok(Reply::Text(program::log()?)),
             Request::Hold { path, message } => {
                 let mut options = OpenOptions::new();

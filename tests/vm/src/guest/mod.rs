@@ -10,12 +10,14 @@ mod helper;
 mod network;
 mod program;
 mod request;
+mod volumes;
 
 pub use client::Guest;
 pub use files::RemoteFiles;
 pub use helper::Helper;
 pub use network::GuestNetwork;
 pub use request::{Digest, Numbered, Reply, Request};
+pub use volumes::GuestVolumes;
 
 /// Where the guest has the helper.
 pub const HELPER: &str = "/bin/hyperv-vm-guest";

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use hyperv_sim::network::{Adapter, Network};
 
 use super::client::Guest;
-use super::request::{Reply, Request};
 
 /// The guest's network: it has nothing else in it but what is made here.
 pub struct GuestNetwork(pub Arc<Guest>);
@@ -27,10 +26,6 @@ impl Network for GuestNetwork {
     }
 
     fn run(&self, command: &[&str]) -> Result<String> {
-        let words = command.iter().map(|word| (*word).to_owned()).collect();
-        match self.0.call(&Request::Run(words))? {
-            Reply::Text(text) => Ok(text),
-            other => bail!("the helper answered {other:?}"),
-        }
+        self.0.run(command)
     }
 }

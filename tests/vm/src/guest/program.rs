@@ -2,17 +2,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_sim::held::Held;
+use hyperv_sim::syslog::Syslog;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const LOG: &str = "/run/program.log";
+
+const SYSLOG: &str = "/dev/log";
 
 /// Bytes of the log that are given at most: the line to the host is slow.
 const LOG_END: u64 = 4096;
@@ -92,18 +95,7 @@ fn log_file() -> Result<File> {
 }
 
 /// Takes what programs send to syslog into the log too.
-pub(super) fn collect_syslog() -> Result<()> {
-    let _ = fs::remove_file("/dev/log");
-    let socket = UnixDatagram::bind("/dev/log").context("/dev/log")?;
-    let mut output = log_file()?;
-    thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        while let Ok(len) = socket.recv(&mut buffer) {
-            let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
-            let line = format!("{}\n", text.trim_end_matches(['\0', '\n']));
-            // One write: lines of the two sources do not mix.
-            let _ = output.write_all(line.as_bytes());
-        }
-    });
-    Ok(())
+pub(super) fn collect_syslog() -> Result<Syslog> {
+    let _ = fs::remove_file(SYSLOG);
+    Syslog::new(Path::new(SYSLOG), log_file()?)
 }

@@ -74,6 +74,8 @@ pub enum Request {
     Held,
     /// The last of what the program has logged.
     Log,
+    /// Lets the reader of syslog stand still with a full socket, or go on.
+    StallSyslog(bool),
     /// Opens a device of `hv_utils`, registers with this message, reads what the
     /// kernel says to that, and keeps it open.
     Hold {

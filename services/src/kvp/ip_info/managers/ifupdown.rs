@@ -33,6 +33,7 @@ pub enum Entry {
 }
 
 pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+    let logical = logical(root, &interface.name);
     let mut entries = Vec::new();
     let mut left = MAX_SOURCED;
     let start = files::under(root, "/etc/network/interfaces");
@@ -47,7 +48,7 @@ pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
                 is_v4,
                 method,
             } => {
-                inside = name == interface.name;
+                inside = name == logical;
                 if inside {
                     let settings: &mut Settings = found.get_or_insert_default();
                     let dhcp = settings.dhcp == Some(true) || is_v4 && method == "dhcp";
@@ -63,6 +64,17 @@ pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
         }
     }
     found
+}
+
+/// Which stanzas the interface has: its name, unless a mapping had it brought up
+/// by those of another one.
+fn logical(root: &Path, interface: &str) -> String {
+    let state = files::text(&files::under(root, "/run/network/ifstate")).unwrap_or_default();
+    let brought_up = state.lines().find_map(|line| {
+        let (name, logical) = line.trim().split_once('=')?;
+        (name == interface && !logical.is_empty()).then(|| logical.to_owned())
+    });
+    brought_up.unwrap_or_else(|| interface.to_owned())
 }
 
 /// Reads a file with all that it sources.
@@ -237,6 +249,25 @@ mod tests {
         assert!(settings(&[main("source interfaces.d/*.cfg"), cloud]).is_none());
         assert!(settings(&[main("source interfaces.d/*"), backup]).is_some());
         assert!(settings(&[main("source-directory interfaces.d"), backup]).is_none());
+    }
+
+    #[test]
+    fn a_mapping_had_other_stanzas_taken() {
+        let interfaces = "iface eth0 inet dhcp\niface office inet static\n\
+                          dns-nameservers 10.0.0.1\n";
+        for (state, dhcp, dns) in [
+            ("lo=lo\neth0=office\n", false, &["10.0.0.1"][..]),
+            ("lo=lo\neth0=eth0\n", true, &[]),
+            ("lo=lo\neth00=office\neth0=\n", true, &[]),
+        ] {
+            let found = settings(&[
+                ("etc/network/interfaces", interfaces),
+                ("run/network/ifstate", state),
+            ])
+            .unwrap();
+            assert_eq!(found.dhcp, Some(dhcp), "{state:?}");
+            assert_eq!(found.dns, ips(dns), "{state:?}");
+        }
     }
 
     #[test]

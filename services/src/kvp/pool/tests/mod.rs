@@ -207,6 +207,16 @@ fn a_key_that_is_no_utf8_is_shown_but_never_taken_for_another() {
 }
 
 #[test]
+fn records_without_a_key_are_listed_and_stay() {
+    let bytes = [vec![0; LEN], file(&[("a", "1")]), dirty("", "value")].concat();
+    let place = Place::new(&bytes);
+    assert_eq!(place.list(), pairs(&[("", ""), ("a", "1"), ("", "value")]));
+    let error = place.pools().delete(PoolId::Guest, "").unwrap_err();
+    assert!(matches!(error, PoolError::EmptyKey), "{error}");
+    assert_eq!(place.bytes(), bytes);
+}
+
+#[test]
 fn what_is_no_pool_is_refused() {
     let place = Place::empty();
     fs::create_dir(place.path()).unwrap();

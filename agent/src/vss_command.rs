@@ -1,0 +1,295 @@
+//! `hyperv-agent vss`: what a backup would do to the file systems.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hyperv_services::vss::plan::{self, FileSystem, LiesOn, ON_NO_DEVICE, Plan};
+use serde::Serialize;
+
+use crate::cli::{ConfigFile, usage_error};
+use crate::config;
+use crate::table::{aligned, plain};
+
+const HELP: &str = "\
+Nothing is frozen by this. It takes root to tell for sure what lies on what.
+
+A file system that turns out not to freeze is left out when it is tried. Which
+ones are meant to be frozen is a matter of [vss.include] and [vss.exclude] in the
+configuration, see hyperv-agent.toml(5).";
+
+#[derive(Debug, Args)]
+pub(crate) struct Vss {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show which file systems would be frozen, in which order, and which not
+    #[command(after_help = HELP)]
+    Plan {
+        /// Print the plan as JSON
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+impl Vss {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let Command::Plan { json, config } = self.command;
+        let config = match config::load(config.path.as_deref()) {
+            Ok(config) => config.service.vss,
+            Err(error) => return Ok(usage_error(&error)),
+        };
+        let plan = plan::make(&config)?;
+        let shown = match json {
+            true => serde_json::to_string_pretty(&document(&plan))? + "\n",
+            false => text(&plan),
+        };
+        match io::stdout().write_all(shown.as_bytes()) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.context("cannot write to standard output")?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A plan, as JSON has it.
+#[derive(Serialize)]
+struct Document {
+    freeze: Vec<Item>,
+    left_out: Vec<LeftOut>,
+}
+
+/// A file system, as JSON has it. Bytes of paths that are no UTF-8 are replaced.
+#[derive(Serialize)]
+struct Item {
+    mount_points: Vec<String>,
+    #[serde(rename = "type")]
+    kind: String,
+    source: String,
+    number: String,
+    devices: Vec<String>,
+    lies_on: Vec<Carrier>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    #[serde(flatten)]
+    item: Item,
+    reason: String,
+}
+
+/// What a device is made of, as JSON has it.
+#[derive(Serialize)]
+struct Carrier {
+    file: String,
+    mount_point: Option<String>,
+}
+
+fn document(plan: &Plan) -> Document {
+    let item = |file_system: &FileSystem| {
+        let mounts = file_system.mounts.iter();
+        Item {
+            mount_points: mounts.map(|mount| lossy(&mount.point)).collect(),
+            kind: file_system.kind.clone(),
+            source: file_system.source.clone(),
+            number: file_system.device.to_string(),
+            devices: file_system.nodes.iter().map(|node| lossy(node)).collect(),
+            lies_on: file_system
+                .lies_on
+                .iter()
+                .map(|lies_on| Carrier {
+                    file: lossy(&lies_on.what),
+                    mount_point: carrier(plan, lies_on).map(lossy),
+                })
+                .collect(),
+        }
+    };
+    Document {
+        freeze: plan.freeze.iter().map(item).collect(),
+        left_out: plan
+            .left_out
+            .iter()
+            .map(|left_out| LeftOut {
+                item: item(&left_out.file_system),
+                reason: left_out.why.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// The plan for people.
+fn text(plan: &Plan) -> String {
+    let mut text = String::new();
+    if plan.freeze.is_empty() {
+        text += "No file system would be frozen.\n";
+    } else {
+        text += "Frozen in this order, and thawed in the reverse one:\n\n";
+        let header = ["", "MOUNT POINT", "TYPE", "DEVICE", "LIES ON"].map(str::to_owned);
+        let rows = (1..).zip(&plan.freeze).map(|(number, file_system)| {
+            let [point, kind, device] = cells(file_system);
+            let lies_on = file_system.lies_on.first().map(|it| {
+                let file = it.what.display();
+                match carrier(plan, it) {
+                    Some(point) => format!("{file} in {}", point.display()),
+                    None => format!("{file}, wherever that is"),
+                }
+            });
+            let lies_on = and_more(lies_on.as_deref().unwrap_or("-"), file_system.lies_on.len());
+            [format!("{number:3}"), point, kind, device, lies_on]
+        });
+        text += &aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>());
+    }
+
+    let (pseudo, others): (Vec<_>, Vec<_>) =
+        plan.left_out.iter().partition(|it| it.why == ON_NO_DEVICE);
+    if !others.is_empty() {
+        text += "\nLeft out:\n\n";
+        let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
+        let rows = others.iter().map(|it| {
+            let [point, kind, device] = cells(&it.file_system);
+            [format!("  {point}"), kind, device, plain(&it.why)]
+        });
+        text += &aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>());
+    }
+    if !pseudo.is_empty() {
+        let types: BTreeSet<_> = pseudo.iter().map(|it| &*it.file_system.kind).collect();
+        let types: Vec<_> = types.into_iter().map(plain).collect();
+        text += &format!("\nOn no block device: {}\n", types.join(", "));
+    }
+    text
+}
+
+/// Mount point, type and device.
+fn cells(file_system: &FileSystem) -> [String; 3] {
+    [
+        and_more(&lossy(file_system.mount_point()), file_system.mounts.len()),
+        plain(&file_system.kind),
+        and_more(&file_system.source, file_system.nodes.len()),
+    ]
+}
+
+/// The first of so many.
+fn and_more(first: &str, count: usize) -> String {
+    match count.saturating_sub(1) {
+        0 => plain(first),
+        more => format!("{} (and {more} more)", plain(first)),
+    }
+}
+
+/// Where the file system is mounted that has the file.
+fn carrier<'a>(plan: &'a Plan, lies_on: &LiesOn) -> Option<&'a Path> {
+    let carrier = plan.find(lies_on.file_system?)?;
+    Some(carrier.mount_point())
+}
+
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperv_services::vss::plan::{self, DeviceNumber, Mount};
+
+    use super::*;
+
+    fn file_system(minor: u32, points: &[&str], kind: &str, source: &str) -> FileSystem {
+        let mount = |point: &&str| Mount {
+            point: point.into(),
+            ..Mount::default()
+        };
+        FileSystem {
+            device: DeviceNumber { major: 8, minor },
+            kind: kind.into(),
+            source: source.into(),
+            mounts: points.iter().map(mount).collect(),
+            nodes: vec![source.into()],
+            lies_on: Vec::new(),
+        }
+    }
+
+    fn made_up() -> Plan {
+        let lies_on = |what: &str, minor: Option<u32>| LiesOn {
+            what: what.into(),
+            file_system: minor.map(|minor| DeviceNumber { major: 8, minor }),
+            in_memory: false,
+        };
+        let left_out = |file_system, why: &str| plan::LeftOut {
+            file_system,
+            why: why.into(),
+        };
+        let mut unknown = file_system(1, &["/mnt"], "ext4", "/dev/nbd0");
+        unknown.lies_on = vec![lies_on("/dev/nbd0", None)];
+        let mut upper = file_system(2, &["/a\u{1b}[2J", "/b"], "btrfs", "/dev/loop0");
+        upper.nodes.push("/dev/loop1".into());
+        upper.lies_on = vec![lies_on("/img/0", Some(3)), lies_on("/img/1", Some(9))];
+        let root = file_system(3, &["/"], "xfs", "/dev/mapper/root");
+        let mut memory = file_system(9, &["/img"], "tmpfs", "tmpfs");
+        memory.nodes.clear();
+        Plan {
+            freeze: vec![unknown, upper, root],
+            left_out: vec![
+                left_out(
+                    file_system(4, &["/boot/efi"], "vfat", "/dev/sda1"),
+                    "no way",
+                ),
+                left_out(memory, ON_NO_DEVICE),
+                left_out(file_system(5, &["/proc"], "proc", "proc"), ON_NO_DEVICE),
+                left_out(file_system(6, &["/tmp"], "tmpfs", "tmpfs"), ON_NO_DEVICE),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_plan_is_shown() {
+        let expected = r"Frozen in this order, and thawed in the reverse one:
+
+     MOUNT POINT               TYPE   DEVICE                   LIES ON
+  1  /mnt                      ext4   /dev/nbd0                /dev/nbd0, wherever that is
+  2  /a\u{1b}[2J (and 1 more)  btrfs  /dev/loop0 (and 1 more)  /img/0 in / (and 1 more)
+  3  /                         xfs    /dev/mapper/root         -
+
+Left out:
+
+  MOUNT POINT  TYPE  DEVICE     REASON
+  /boot/efi    vfat  /dev/sda1  no way
+
+On no block device: proc, tmpfs
+";
+        assert_eq!(text(&made_up()), expected);
+        assert_eq!(text(&Plan::default()), "No file system would be frozen.\n");
+    }
+
+    #[test]
+    fn json_has_it_all() {
+        let json = serde_json::to_value(document(&made_up())).unwrap();
+        assert_eq!(
+            json["freeze"][1],
+            serde_json::json!({
+                "mount_points": ["/a\u{1b}[2J", "/b"],
+                "type": "btrfs",
+                "source": "/dev/loop0",
+                "number": "8:2",
+                "devices": ["/dev/loop0", "/dev/loop1"],
+                "lies_on": [
+                    {"file": "/img/0", "mount_point": "/"},
+                    {"file": "/img/1", "mount_point": "/img"},
+                ],
+            })
+        );
+        let unknown = serde_json::json!([{"file": "/dev/nbd0", "mount_point": null}]);
+        assert_eq!(json["freeze"][0]["lies_on"], unknown);
+        assert_eq!(json["left_out"][0]["reason"], "no way");
+        assert_eq!(json["left_out"][0]["mount_points"][0], "/boot/efi");
+        assert_eq!(json["left_out"].as_array().unwrap().len(), 4);
+    }
+}

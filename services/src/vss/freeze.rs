@@ -1,0 +1,295 @@
+//! Freezing and thawing: one call for each file system, and nothing else in
+//! between that could wait for one.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+
+use super::guard::{Guard, GuardError, News};
+use super::open::Opened;
+use crate::kernel;
+
+/// Starts a guard.
+pub type StartGuard = fn() -> Result<Guard, GuardError>;
+
+/// What freezes and thaws. File systems that are frozen when it is dropped are
+/// thawed.
+pub struct Freezer {
+    start_guard: StartGuard,
+    guard: Option<Guard>,
+    frozen: Option<Frozen>,
+}
+
+/// What is frozen.
+struct Frozen {
+    /// In the order in which they were frozen.
+    held: Vec<Held>,
+    /// How long it took, from the first to the last.
+    took: Duration,
+    since: Instant,
+    /// Whether the process could leave a core dump, which it must not now: that
+    /// would be written to a frozen file system, with the guard waiting for the
+    /// end of a process that waits for its thaw.
+    dumpable: DumpableBehavior,
+}
+
+struct Held {
+    opened: Opened,
+    state: State,
+}
+
+/// What a file system is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Untouched,
+    Frozen,
+    /// By somebody else.
+    FrozenBefore,
+    CannotFreeze,
+}
+
+/// Why nothing is frozen.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// Nobody would thaw if the agent went away.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// One file system refused.
+    #[error(
+        "cannot freeze the file system at {path:?}{}, all others are thawed again",
+        hint(*source)
+    )]
+    FileSystem {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// The time was over before the last one was frozen.
+    #[error("freezing took longer than the time limit of {} s, all is thawed again", .0.as_secs())]
+    TimeLimit(Duration),
+    /// The guard has ended meanwhile.
+    #[error("the guard process ended during the freeze, all is thawed again")]
+    GuardGone,
+    /// All that was to be frozen is frozen already.
+    #[error("the file systems are frozen already")]
+    Frozen,
+}
+
+fn hint(source: Errno) -> &'static str {
+    match source {
+        Errno::PERM | Errno::ACCESS => " (the agent needs the capability CAP_SYS_ADMIN)",
+        _ => "",
+    }
+}
+
+/// What a freeze came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// How many file systems are frozen by this freeze.
+    pub frozen: usize,
+    /// Where those are mounted that somebody else had frozen before.
+    pub frozen_before: Vec<PathBuf>,
+    /// Where those are mounted that cannot be frozen, and are not.
+    pub cannot_freeze: Vec<PathBuf>,
+    /// From the first freeze to the last.
+    pub took: Duration,
+}
+
+/// What a thaw came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Thawed {
+    /// Where those are mounted that were thawed before by somebody else: what
+    /// was backed up may be inconsistent.
+    pub early: Vec<PathBuf>,
+    /// Those that could not be thawed, and why.
+    pub failed: Vec<(PathBuf, Errno)>,
+    /// How many were thawed.
+    pub thawed: usize,
+    /// How long they were frozen.
+    pub after: Duration,
+}
+
+impl Freezer {
+    /// A freezer that has no guard yet.
+    pub fn new(start_guard: StartGuard) -> Self {
+        Self {
+            start_guard,
+            guard: None,
+            frozen: None,
+        }
+    }
+
+    /// Has a guard at hand: starts one where there is none, or none any more.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be started.
+    pub fn prepare(&mut self) -> Result<(), GuardError> {
+        self.ready_guard().map(drop)
+    }
+
+    fn ready_guard(&mut self) -> Result<&mut Guard, GuardError> {
+        let well = self.guard.take_if(|guard| guard.news() != News::Gone);
+        let guard = match well {
+            Some(guard) => guard,
+            None => (self.start_guard)()?,
+        };
+        Ok(self.guard.insert(guard))
+    }
+
+    /// Whether anything is to be thawed.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// The guard, while it matters at once that it is gone or has thawed.
+    pub fn watched(&self) -> Option<&Guard> {
+        self.frozen.as_ref().and(self.guard.as_ref())
+    }
+
+    /// What the guard has to say.
+    pub fn news(&mut self) -> News {
+        self.guard.as_mut().map_or(News::Gone, Guard::news)
+    }
+
+    /// Freezes `file_systems` in this order; after `limit` they are thawed by
+    /// the guard.
+    ///
+    /// # Errors
+    ///
+    /// Any [`FreezeError`]; nothing is frozen then.
+    pub fn freeze(
+        &mut self,
+        file_systems: Vec<Opened>,
+        limit: Duration,
+    ) -> Result<Summary, FreezeError> {
+        if self.frozen.is_some() {
+            return Err(FreezeError::Frozen);
+        }
+        // Most of what is to be written is written before anybody has to wait
+        // for it; what fails here fails again below.
+        for opened in &file_systems {
+            let _ = rustix::fs::syncfs(&opened.fd);
+        }
+        let descriptors: Vec<_> = file_systems
+            .iter()
+            .map(|opened| opened.fd.as_fd())
+            .collect();
+        let mut handed_over = self.ready_guard()?.hold(&descriptors, limit);
+        if handed_over.is_err() {
+            self.guard = None;
+            handed_over = self.ready_guard()?.hold(&descriptors, limit);
+        }
+        handed_over?;
+        let untouched = |opened| Held {
+            opened,
+            state: State::Untouched,
+        };
+        let frozen = self.frozen.insert(Frozen {
+            held: file_systems.into_iter().map(untouched).collect(),
+            took: Duration::ZERO,
+            since: Instant::now(),
+            dumpable: dumpable_behavior().unwrap_or(DumpableBehavior::NotDumpable),
+        });
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        let mut refused = None;
+        for (index, held) in frozen.held.iter_mut().enumerate() {
+            match kernel::freeze(&held.opened.fd) {
+                Ok(()) => held.state = State::Frozen,
+                Err(Errno::BUSY) => {
+                    held.state = State::FrozenBefore;
+                    if let Some(guard) = &mut self.guard {
+                        guard.not_ours(index);
+                    }
+                }
+                Err(Errno::OPNOTSUPP) => held.state = State::CannotFreeze,
+                Err(errno) => {
+                    refused = Some((index, errno));
+                    break;
+                }
+            }
+        }
+        frozen.took = frozen.since.elapsed();
+        if let Some((index, source)) = refused {
+            let path = frozen.held.get(index).map(Held::path).unwrap_or_default();
+            self.thaw();
+            return Err(FreezeError::FileSystem { path, source });
+        }
+        match self.news() {
+            News::None => Ok(self.summary()),
+            News::TimeLimit => {
+                self.thaw();
+                Err(FreezeError::TimeLimit(limit))
+            }
+            News::Gone => {
+                self.thaw();
+                Err(FreezeError::GuardGone)
+            }
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let held = || self.frozen.iter().flat_map(|frozen| &frozen.held);
+        let paths = |state| {
+            held()
+                .filter(move |held| held.state == state)
+                .map(Held::path)
+        };
+        Summary {
+            frozen: paths(State::Frozen).count(),
+            frozen_before: paths(State::FrozenBefore).collect(),
+            cannot_freeze: paths(State::CannotFreeze).collect(),
+            took: self.frozen.as_ref().map_or(Duration::ZERO, |it| it.took),
+        }
+    }
+
+    /// Thaws what is frozen, in the reverse order. Without anything frozen
+    /// there is nothing to do.
+    pub fn thaw(&mut self) -> Thawed {
+        let mut outcome = Thawed::default();
+        let Some(frozen) = self.frozen.take() else {
+            return outcome;
+        };
+        // Nothing is put down before the last is thawed: that takes memory.
+        let mut errors = Vec::with_capacity(frozen.held.len());
+        for held in frozen.held.iter().rev() {
+            errors.push(match held.state {
+                State::Frozen => kernel::thaw(&held.opened.fd),
+                _ => Ok(()),
+            });
+        }
+        outcome.after = frozen.since.elapsed();
+        let _ = set_dumpable_behavior(frozen.dumpable);
+        for (held, result) in frozen.held.iter().rev().zip(errors) {
+            match (held.state, result) {
+                (State::Frozen, Ok(())) => outcome.thawed += 1,
+                (_, Ok(())) => {}
+                (_, Err(Errno::INVAL)) => outcome.early.push(held.path()),
+                (_, Err(errno)) => outcome.failed.push((held.path(), errno)),
+            }
+        }
+        // What could not be thawed, the guard tries once more.
+        if outcome.failed.is_empty()
+            && let Some(guard) = &mut self.guard
+        {
+            guard.release();
+        }
+        outcome
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+impl Held {
+    fn path(&self) -> PathBuf {
+        self.opened.mount_point.clone()
+    }
+}

@@ -1,0 +1,80 @@
+//! Why applications were not brought to rest.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use super::find::MAX_HOOKS;
+use crate::run::RunError;
+
+/// Why applications were not brought to rest.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// The directory cannot be read.
+    #[error("cannot read the directory of hooks, {}", path.display())]
+    Directory {
+        /// Which directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// There are too many.
+    #[error(
+        "{} has more than {MAX_HOOKS} hooks; let one of them run the others", .0.display()
+    )]
+    TooMany(PathBuf),
+
+    /// A hook, or the directory of all, is not root's alone, so that it will not
+    /// be run as root.
+    #[error("{} will not be run", path.display())]
+    Refused {
+        /// Which hook or directory.
+        path: PathBuf,
+        /// Why not.
+        source: Refusal,
+    },
+
+    /// A hook was run, or was to be run, and did not succeed.
+    #[error("the hook {} did not succeed with {action}", hook.display())]
+    Failed {
+        /// Its name.
+        hook: OsString,
+        /// What it was run with.
+        action: &'static str,
+        /// What happened, and what it said.
+        source: RunError,
+    },
+}
+
+/// Why a file is not run as root.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It, or a directory on the way to it, is somebody else's.
+    #[error(
+        "{} belongs to user {owner}, who could put anything there; see to it that it belongs to \
+         root", place.display()
+    )]
+    Owner {
+        /// The file or directory.
+        place: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+    },
+
+    /// Somebody else may write to it, or to a directory on the way to it.
+    #[error(
+        "others than its owner may write to {} (mode {mode:04o}); take that away with chmod \
+         go-w", place.display()
+    )]
+    Writable {
+        /// The file or directory.
+        place: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+
+    /// It cannot be looked at, as a symbolic link that leads nowhere.
+    #[error("cannot look at it, or at what it leads to")]
+    Unseen(#[source] io::Error),
+}

@@ -1,0 +1,431 @@
+//! Freezing file systems for backups. Protocol section 8.
+//!
+//! The way of a FREEZE: [`wire`] decodes it; [`hooks`] lets the applications
+//! come to rest; [`plan`] says which of the machine's `mounts` are frozen and in
+//! which order, by what lies on what (`stack`); [`open`] gets a descriptor of
+//! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
+//! copy of each descriptor; and then [`freeze`] does nothing but one call for
+//! each. A THAW goes back the same way. Whatever else ends a freeze is in
+//! [`Vss::spoil`] and in the end of a [`Vss`]: then the THAW that the host still
+//! sends is answered with a failure, as its backup is not consistent.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::{MessageType, Status, Version};
+use slog::{Logger, debug, error, info, warn};
+
+use self::error::{Error, Spoiled};
+use self::freeze::{Freezer, StartGuard, Thawed};
+use self::guard::{Guard, News};
+use self::hooks::{End, Ran};
+use self::marker::Note;
+use self::open::OpenError;
+use self::wire::Request;
+use crate::activity::{Activity, Underway, Work};
+use crate::in_words;
+use crate::registry::{Entry, HvUtil};
+use crate::service::{Answer, Service};
+
+mod choice;
+mod error;
+pub mod freeze;
+pub mod guard;
+pub mod hooks;
+pub mod marker;
+pub mod mounts;
+pub mod open;
+mod order;
+pub mod plan;
+pub mod recover;
+mod stack;
+pub mod wire;
+
+/// Bytes of every message on the character device.
+const MESSAGE_LEN: usize = 12;
+
+const OP_REGISTER: u8 = 129;
+
+/// The service's entry in the registry.
+pub static ENTRY: Entry = Entry {
+    name: "vss",
+    summary: "freezing file systems for backups",
+    class: Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440),
+    message_type: MessageType::VSS,
+    frameworks: &[Version::new(3, 0)],
+    versions: &[Version::new(5, 0)],
+    hvutil: HvUtil {
+        node: "vmbus/hv_vss",
+        registration: &[OP_REGISTER, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        message_len: MESSAGE_LEN,
+    },
+    default: true,
+    make: |config, log| Box::new(Vss::new(&config.vss, log, Guard::start)),
+};
+
+/// What the service is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Only these file systems are frozen; all, where it names none.
+    pub include: Patterns,
+    /// These are not.
+    pub exclude: Patterns,
+    /// How long file systems stay frozen before they are thawed without having
+    /// been asked to.
+    pub time_limit: Duration,
+    /// The programs that are run before and after.
+    pub hooks: hooks::Config,
+    /// Where it is noted what is frozen; no file system that can be frozen.
+    pub runtime_directory: PathBuf,
+    /// What stands for `/` where the machine's own files are read: `/` but in
+    /// tests.
+    pub root: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            time_limit: Duration::from_secs(10 * 60),
+            hooks: hooks::Config::default(),
+            runtime_directory: PathBuf::from("/run/hyperv-agent"),
+            root: PathBuf::from("/"),
+        }
+    }
+}
+
+/// File systems, named by globs (`*` and `?`, which match a `/` too). A file
+/// system is meant if any of the globs is its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Patterns {
+    /// Of a directory at which it is mounted.
+    pub mount_points: Vec<String>,
+    /// Of its type, such as `xfs`.
+    pub types: Vec<String>,
+    /// Of its device: the source that it was mounted from, or the kernel's name
+    /// for it below `/dev`.
+    pub devices: Vec<String>,
+}
+
+/// How long hooks may take before a freeze: the kernel gives it 15 minutes.
+/// Protocol section 6.
+const BEFORE: Duration = Duration::from_secs(12 * 60);
+
+/// How long hooks may take after a thaw: the kernel gives it 30 seconds.
+const AFTER: Duration = Duration::from_secs(20);
+
+/// How long they may take where the service itself ends.
+const AT_THE_END: Duration = Duration::from_secs(6);
+
+/// The service behind one device.
+pub struct Vss {
+    config: Config,
+    freezer: Freezer,
+    /// The hooks that wait for the thaw.
+    hooks: Option<Ran>,
+    /// What the next THAW is answered.
+    spoiled: Option<Spoiled>,
+    activity: Arc<Activity>,
+    frozen: Option<Underway>,
+    log: Logger,
+}
+
+impl Vss {
+    /// The service, with a guard at hand. What an earlier agent has left frozen
+    /// is thawed.
+    pub fn new(config: &Config, log: &Logger, start_guard: StartGuard) -> Self {
+        let mut vss = Self {
+            config: config.clone(),
+            freezer: Freezer::new(start_guard),
+            hooks: None,
+            spoiled: None,
+            activity: Arc::default(),
+            frozen: None,
+            log: log.clone(),
+        };
+        if let Err(error) = vss.freezer.prepare() {
+            warn!(vss.log, "{}", in_words(&error));
+        }
+        vss.recover();
+        vss
+    }
+
+    fn recover(&mut self) {
+        let note = match marker::read(&self.config.runtime_directory) {
+            Ok(Some(note)) => note,
+            Ok(None) => return,
+            Err(error) => {
+                let directory = self.config.runtime_directory.display();
+                warn!(
+                    self.log,
+                    "cannot read in {} what may be frozen: {}", directory, error
+                );
+                return;
+            }
+        };
+        self.spoiled = Some(Spoiled::Restarted);
+        match recover::thaw_noted(&self.config, &note.frozen) {
+            Ok(tried) => {
+                for tried in tried {
+                    match tried.outcome {
+                        Ok(true) => warn!(
+                            self.log,
+                            "the file system at {:?} was still frozen, and is thawed",
+                            tried.mount_point
+                        ),
+                        Ok(false) => {}
+                        Err(error) => error!(
+                            self.log,
+                            "cannot thaw the file system at {:?}: {}", tried.mount_point, error
+                        ),
+                    }
+                }
+            }
+            Err(error) => error!(
+                self.log,
+                "cannot thaw what may be frozen: {}",
+                in_words(&error)
+            ),
+        }
+        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
+        self.end_hooks(End::AgentRestarted, AFTER);
+        self.note(&Note::default());
+    }
+
+    fn handle(&mut self, message: &mut [u8]) -> Status {
+        let outcome = wire::decode(message)
+            .map_err(Error::from)
+            .and_then(|request| self.carry_out(request).map(|()| request));
+        match outcome {
+            Ok(request) => {
+                wire::encode(request, message);
+                Status::OK
+            }
+            Err(error) => {
+                warn!(self.log, "request refused: {}", in_words(&error));
+                error.status()
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) -> Result<(), Error> {
+        match request {
+            Request::HotBackup | Request::DmInfo | Request::Step => Ok(()),
+            Request::Freeze => self.freeze(),
+            Request::Thaw => self.thaw(),
+        }
+    }
+
+    fn freeze(&mut self) -> Result<(), Error> {
+        self.woken();
+        if self.freezer.is_frozen() {
+            // The same freeze serves: what is on the disks is still consistent.
+            debug!(self.log, "frozen already");
+            return Ok(());
+        }
+        self.spoiled = None;
+        let note = |hooks: &[PathBuf]| {
+            self.note(&Note {
+                frozen: Vec::new(),
+                hooks: hooks.to_vec(),
+            });
+        };
+        let deadline = Instant::now() + BEFORE;
+        let ran = hooks::freeze(&self.config.hooks, deadline, note, &self.log)
+            .inspect_err(|_| self.forget())?;
+        let frozen = self.freeze_file_systems(&ran);
+        self.hooks = Some(ran);
+        if frozen.is_err() {
+            self.forget();
+            self.end_hooks(End::FreezeFailed, AFTER);
+        }
+        frozen
+    }
+
+    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<(), Error> {
+        let plan = plan::make(&self.config)?;
+        for left_out in &plan.left_out {
+            let file_system = &left_out.file_system;
+            debug!(
+                self.log,
+                "{:?} is left out: {}",
+                file_system.mount_point(),
+                left_out.why
+            );
+        }
+        let mut opened = Vec::with_capacity(plan.freeze.len());
+        for file_system in &plan.freeze {
+            match open::open(file_system, &self.config.root) {
+                Ok(descriptor) => opened.push(descriptor),
+                Err(error @ OpenError::Gone { .. }) => debug!(self.log, "{}", in_words(&error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if opened.is_empty() {
+            warn!(self.log, "there is no file system to freeze");
+        }
+        self.note(&Note {
+            frozen: opened.iter().map(|opened| opened.device).collect(),
+            hooks: ran.paths().to_vec(),
+        });
+        let summary = self.freezer.freeze(opened, self.config.time_limit)?;
+        for path in &summary.frozen_before {
+            info!(
+                self.log,
+                "the file system at {:?} was frozen already by somebody else", path
+            );
+        }
+        for path in &summary.cannot_freeze {
+            warn!(
+                self.log,
+                "the file system at {:?} cannot be frozen and is left out", path
+            );
+        }
+        info!(
+            self.log,
+            "file systems frozen: {}, in {:.1} ms",
+            summary.frozen,
+            summary.took.as_secs_f64() * 1000.0
+        );
+        let file_systems = summary.frozen as u64;
+        self.frozen = Some(self.activity.begin(Work::Frozen { file_systems }));
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<(), Error> {
+        let thawed = self.freezer.thaw();
+        self.say(&thawed);
+        if thawed.failed.is_empty() {
+            self.forget();
+        }
+        self.end_hooks(End::Thawed, AFTER);
+        self.frozen = None;
+        if let Some((path, source)) = thawed.failed.into_iter().next() {
+            return Err(Error::NotThawed { path, source });
+        }
+        let early = thawed.early.into_iter().next().map(Spoiled::Early);
+        match self.spoiled.take().or(early) {
+            Some(spoiled) => Err(spoiled.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a freeze before the host asks for it.
+    fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
+        let thawed = self.freezer.thaw();
+        self.say(&thawed);
+        warn!(self.log, "{}", why);
+        for (path, errno) in &thawed.failed {
+            error!(
+                self.log,
+                "cannot thaw the file system at {:?}: {}", path, errno
+            );
+        }
+        self.spoiled = Some(why);
+        if thawed.failed.is_empty() {
+            self.note(&Note::default());
+        }
+        self.end_hooks(end, time);
+        self.frozen = None;
+    }
+
+    fn say(&self, thawed: &Thawed) {
+        if self.freezer.is_frozen() || thawed.after.is_zero() {
+            return;
+        }
+        info!(
+            self.log,
+            "file systems thawed: {}, after {:.1} s",
+            thawed.thawed,
+            thawed.after.as_secs_f64()
+        );
+    }
+
+    fn end_hooks(&mut self, end: End, time: Duration) {
+        if let Some(ran) = self.hooks.take() {
+            ran.end(end, Instant::now() + time, &self.log);
+        }
+    }
+
+    /// Notes what is frozen. Without the note a restarted agent knows less; the
+    /// guard thaws all the same.
+    fn note(&self, note: &Note) {
+        if let Err(error) = marker::write(&self.config.runtime_directory, note) {
+            let directory = self.config.runtime_directory.display();
+            warn!(
+                self.log,
+                "cannot note in {} what is frozen: {}", directory, error
+            );
+        }
+    }
+
+    fn forget(&self) {
+        if let Err(error) = marker::remove(&self.config.runtime_directory) {
+            let directory = self.config.runtime_directory.display();
+            warn!(
+                self.log,
+                "cannot remove the note of what is frozen from {}: {}", directory, error
+            );
+        }
+    }
+}
+
+impl Service for Vss {
+    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
+        self.handle(body)
+    }
+
+    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
+        let message = buffer.get_mut(..len).unwrap_or_default();
+        let status = self.handle(message);
+        wire::encode_status(message, status);
+        let len = message.len();
+        Answer { len, status }
+    }
+
+    fn busy(&self) -> bool {
+        self.freezer.is_frozen()
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.activity))
+    }
+
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.freezer.watched().map(AsFd::as_fd)
+    }
+
+    fn woken(&mut self) {
+        if !self.freezer.is_frozen() {
+            return;
+        }
+        match self.freezer.news() {
+            News::None => {}
+            News::TimeLimit => {
+                self.spoil(
+                    Spoiled::TimeLimit(self.config.time_limit),
+                    End::TimeLimit,
+                    AFTER,
+                );
+            }
+            News::Gone => {
+                self.spoil(Spoiled::GuardGone, End::Interrupted, AFTER);
+                if let Err(error) = self.freezer.prepare() {
+                    warn!(self.log, "{}", in_words(&error));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Vss {
+    fn drop(&mut self) {
+        if self.freezer.is_frozen() {
+            self.spoil(Spoiled::Restarted, End::Interrupted, AT_THE_END);
+        }
+    }
+}

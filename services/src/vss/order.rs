@@ -1,0 +1,264 @@
+//! In which order file systems are frozen: none before what lies on it, which
+//! could not be written out any more.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+use super::plan::{DeviceNumber, FileSystem};
+
+/// What is frozen earlier, as far as what lies on what leaves a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Lies on what may be in any of the others.
+    OnAnything,
+    /// Lies on a file.
+    OnFile,
+    /// Lies on disks.
+    OnDisk,
+    /// Is mounted at `/`: more waits for it than for any other.
+    Root,
+}
+
+/// The place of each of the file systems in the order in which they are frozen.
+pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize> {
+    let all: HashSet<_> = file_systems.iter().map(|it| it.device).collect();
+    let mut above: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
+    let mut below: HashMap<DeviceNumber, BTreeSet<DeviceNumber>> = HashMap::new();
+    let mut on_anything = Vec::new();
+    for upper in file_systems {
+        for lies_on in &upper.lies_on {
+            match lies_on.file_system {
+                Some(lower) if lower == upper.device || lies_on.in_memory => {}
+                Some(lower) if all.contains(&lower) => {
+                    if below.entry(upper.device).or_default().insert(lower) {
+                        above.entry(lower).or_default().push(upper.device);
+                    }
+                }
+                // A layer over another file system, or a program's.
+                _ => on_anything.push(upper.device),
+            }
+        }
+    }
+    let on_anything = with_all_above(on_anything, &above);
+
+    let mut sorted: Vec<_> = file_systems.iter().collect();
+    sorted.sort_by_cached_key(|it| {
+        let class = if on_anything.contains(&it.device) {
+            Class::OnAnything
+        } else if it.mounts.iter().any(|mount| mount.point == Path::new("/")) {
+            Class::Root
+        } else if !it.lies_on.is_empty() {
+            Class::OnFile
+        } else {
+            Class::OnDisk
+        };
+        let depths = it.mounts.iter().map(|it| it.point.components().count());
+        let place = it.mount_point().to_owned();
+        (class, Reverse(depths.min()), place, it.device)
+    });
+
+    // How many there are above each that have no place yet, and which would be
+    // the first otherwise.
+    let mut waiting: HashMap<DeviceNumber, (usize, usize)> = HashMap::new();
+    for (preference, it) in sorted.iter().enumerate() {
+        let above = above.get(&it.device).map_or(0, Vec::len);
+        waiting.insert(it.device, (above, preference));
+    }
+    let mut rest: BTreeSet<_> = waiting
+        .iter()
+        .map(|(device, key)| (*key, *device))
+        .collect();
+    let mut places = HashMap::new();
+    // The first has nothing above it, unless what was found out makes no sense.
+    while let Some((_, device)) = rest.pop_first() {
+        waiting.remove(&device);
+        places.insert(device, places.len());
+        for lower in below.remove(&device).into_iter().flatten() {
+            if let Some(key) = waiting.get_mut(&lower) {
+                rest.remove(&(*key, lower));
+                key.0 -= 1;
+                rest.insert((*key, lower));
+            }
+        }
+    }
+    places
+}
+
+/// These, and whatever lies on them.
+fn with_all_above(
+    mut next: Vec<DeviceNumber>,
+    above: &HashMap<DeviceNumber, Vec<DeviceNumber>>,
+) -> HashSet<DeviceNumber> {
+    let mut found = HashSet::new();
+    while let Some(device) = next.pop() {
+        if found.insert(device) {
+            next.extend(above.get(&device).into_iter().flatten());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::plan::{LiesOn, Mount};
+    use super::*;
+
+    fn number(minor: u32) -> DeviceNumber {
+        DeviceNumber { major: 8, minor }
+    }
+
+    fn on(file_system: Option<u32>) -> LiesOn {
+        LiesOn {
+            what: "/file".into(),
+            file_system: file_system.map(number),
+            in_memory: false,
+        }
+    }
+
+    fn file_system(minor: u32, points: &[&str], lies_on: Vec<LiesOn>) -> FileSystem {
+        let mount = |point: &&str| Mount {
+            point: point.into(),
+            ..Mount::default()
+        };
+        FileSystem {
+            device: number(minor),
+            mounts: points.iter().map(mount).collect(),
+            lies_on,
+            ..FileSystem::default()
+        }
+    }
+
+    /// Where they are mounted, in order; the same whichever way they are given.
+    #[track_caller]
+    fn order(mut file_systems: Vec<FileSystem>) -> Vec<String> {
+        let ordered = |file_systems: &mut Vec<FileSystem>| -> Vec<_> {
+            let places = places(file_systems);
+            file_systems.sort_by_key(|it| places[&it.device]);
+            let points = file_systems.iter().map(FileSystem::mount_point);
+            points.map(|point| point.display().to_string()).collect()
+        };
+        file_systems.reverse();
+        let reversed = ordered(&mut file_systems);
+        file_systems.sort_by_key(|it| it.device);
+        assert_eq!(ordered(&mut file_systems), reversed);
+        reversed
+    }
+
+    #[test]
+    fn deeper_comes_before_shallower_and_the_root_last() {
+        let order = order(vec![
+            file_system(1, &["/"], vec![]),
+            file_system(2, &["/home"], vec![]),
+            file_system(3, &["/srv/data/x"], vec![]),
+            file_system(4, &["/var"], vec![]),
+            file_system(5, &["/var/lib"], vec![]),
+            file_system(6, &["/deep/er/than/any", "/mnt"], vec![]),
+        ]);
+        let first = "/deep/er/than/any";
+        assert_eq!(
+            order,
+            ["/srv/data/x", "/var/lib", first, "/home", "/var", "/"]
+        );
+    }
+
+    #[test]
+    fn the_root_comes_before_what_carries_it_only() {
+        let order = order(vec![
+            file_system(1, &["/"], vec![on(Some(2))]),
+            file_system(2, &["/a/b/c/host"], vec![]),
+            file_system(3, &["/home"], vec![]),
+        ]);
+        assert_eq!(order, ["/home", "/", "/a/b/c/host"]);
+    }
+
+    #[test]
+    fn btrfs_of_which_a_subvolume_is_the_root_is_the_root() {
+        let order = order(vec![
+            file_system(1, &["/home", "/", "/a/b/c"], vec![]),
+            file_system(2, &["/x"], vec![]),
+        ]);
+        assert_eq!(order, ["/x", "/home"]);
+    }
+
+    #[test]
+    fn what_lies_on_anything_comes_first_with_what_lies_on_it() {
+        let order = order(vec![
+            file_system(1, &["/"], vec![]),
+            file_system(2, &["/a/b/c/d/e"], vec![]),
+            file_system(3, &["/a/b/c/d"], vec![on(Some(2))]),
+            // In a layer of a container, of which there is no plan.
+            file_system(4, &["/c"], vec![on(Some(99))]),
+            file_system(5, &["/b"], vec![on(None)]),
+            file_system(6, &["/u"], vec![on(Some(5)), on(Some(2))]),
+        ]);
+        assert_eq!(order, ["/c", "/u", "/b", "/a/b/c/d", "/a/b/c/d/e", "/"]);
+    }
+
+    #[test]
+    fn what_lies_in_memory_does_not() {
+        let mut memory = on(Some(99));
+        memory.in_memory = true;
+        let order = order(vec![
+            file_system(1, &["/b"], vec![memory]),
+            file_system(2, &["/a/c"], vec![on(Some(3))]),
+            file_system(3, &["/d"], vec![]),
+        ]);
+        assert_eq!(order, ["/a/c", "/b", "/d"]);
+    }
+
+    #[test]
+    fn a_circle_ends_and_keeps_nothing_else_from_its_place() {
+        let order = order(vec![
+            file_system(1, &["/a"], vec![on(Some(2))]),
+            file_system(2, &["/b"], vec![on(Some(1)), on(Some(2))]),
+            file_system(3, &["/c"], vec![on(Some(4)), on(Some(4))]),
+            file_system(4, &["/d"], vec![]),
+        ]);
+        assert_eq!(order, ["/c", "/d", "/a", "/b"]);
+    }
+
+    proptest! {
+        /// Each lies on some of those with greater numbers.
+        #[test]
+        fn nothing_comes_before_what_lies_on_it(
+            carriers in prop::collection::vec(prop::collection::vec(1..20u32, 0..3), 1..60),
+            unknown in prop::collection::vec(prop::bool::weighted(0.1), 60),
+        ) {
+            let file_systems: Vec<_> = (0u32..).zip(&carriers).zip(&unknown).map(|((minor, above), unknown)| {
+                let lies_on = above.iter().map(|above| on(Some(minor + above)));
+                let unknown = unknown.then(|| on(None));
+                let point = format!("/{}", "x/".repeat(minor as usize * 7 % 5));
+                file_system(minor, &[&point], lies_on.chain(unknown).collect())
+            }).collect();
+            let places = places(&file_systems);
+            prop_assert_eq!(places.len(), file_systems.len());
+            let all: BTreeSet<_> = places.values().copied().collect();
+            prop_assert_eq!(all, (0..file_systems.len()).collect());
+            let mut on_anything = HashSet::new();
+            for upper in file_systems.iter().rev() {
+                for lower in &upper.lies_on {
+                    match lower.file_system {
+                        Some(lower) if places.contains_key(&lower) => {
+                            prop_assert!(places[&upper.device] < places[&lower]);
+                            if on_anything.contains(&lower) {
+                                on_anything.insert(upper.device);
+                            }
+                        }
+                        _ => {
+                            on_anything.insert(upper.device);
+                        }
+                    }
+                }
+            }
+            let first: HashSet<_> = places
+                .iter()
+                .filter(|(_, place)| **place < on_anything.len())
+                .map(|(device, _)| *device)
+                .collect();
+            prop_assert_eq!(first, on_anything);
+        }
+    }
+}

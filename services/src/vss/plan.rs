@@ -1,0 +1,451 @@
+//! Which file systems are frozen, and in which order.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::choice::{self, Choice};
+use super::mounts::{self, Mounted};
+use super::stack::{self, Bottom};
+use super::{Config, order};
+
+/// What a FREEZE would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// What is frozen, in this order, and thawed in the reverse one.
+    pub freeze: Vec<FileSystem>,
+    /// What is mounted and stays as it is.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A file system, however often it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileSystem {
+    /// The kernel's number for it: what `mountinfo` has.
+    pub device: DeviceNumber,
+    /// Its type, such as `xfs`.
+    pub kind: String,
+    /// What it was mounted from.
+    pub source: String,
+    /// Where it is mounted; by the first that can be opened it is frozen. What
+    /// shows all of it comes before a directory or a file in it, and a short
+    /// path before a long one.
+    pub mounts: Vec<Mount>,
+    /// The block devices that it is on, as the kernel calls them below `/dev`.
+    pub nodes: Vec<PathBuf>,
+    /// What those devices are made of, if they are no disks. Told of what can be
+    /// frozen.
+    pub lies_on: Vec<LiesOn>,
+}
+
+/// One place at which a file system is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mount {
+    /// The kernel's number for the mount: what the descriptor of a file there
+    /// has in its `fdinfo`.
+    pub id: u64,
+    /// The directory or file at which it is mounted.
+    pub point: PathBuf,
+    /// Whether all of the file system, or a subvolume of it, is mounted there:
+    /// not only a directory or a file in it.
+    pub whole: bool,
+}
+
+/// What a file system's device is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiesOn {
+    /// The file, or the device that may be made of anything.
+    pub what: PathBuf,
+    /// The file system with that file; `None` where it cannot be told.
+    pub file_system: Option<DeviceNumber>,
+    /// Whether that is in memory, where nothing is ever frozen.
+    pub in_memory: bool,
+}
+
+/// Why what the kernel makes up, and what is in memory, is left out: there is a
+/// lot of it.
+pub const ON_NO_DEVICE: &str = "it is on no block device";
+
+/// The number of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct DeviceNumber {
+    /// The driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
+}
+
+/// A file system that is not frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Which one.
+    pub file_system: FileSystem,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A file of `/proc` cannot be read.
+    #[error("cannot tell which file systems there are: cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DeviceNumber {
+    /// The number in `st_dev` or `st_rdev`.
+    pub fn from_raw(raw: u64) -> Self {
+        Self {
+            major: rustix::fs::major(raw),
+            minor: rustix::fs::minor(raw),
+        }
+    }
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// A text that is no number of a device.
+#[derive(Debug, thiserror::Error)]
+#[error("no number of a device, such as 8:1")]
+pub struct NoDeviceNumber;
+
+impl FromStr for DeviceNumber {
+    type Err = NoDeviceNumber;
+
+    fn from_str(text: &str) -> Result<Self, NoDeviceNumber> {
+        let number = |text: &str| text.parse().map_err(|_| NoDeviceNumber);
+        let (major, minor) = text.split_once(':').ok_or(NoDeviceNumber)?;
+        Ok(Self {
+            major: number(major)?,
+            minor: number(minor)?,
+        })
+    }
+}
+
+/// Says what a FREEZE would do now.
+///
+/// # Errors
+///
+/// If the kernel does not tell what is mounted.
+pub fn make(config: &Config) -> Result<Plan, PlanError> {
+    let root = &config.root;
+    let unreadable = |path: &str| {
+        let path = root.join(path);
+        move |source| PlanError::Unreadable { path, source }
+    };
+    let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
+    let choice = Choice::read(config).map_err(unreadable(Choice::LIST))?;
+
+    let mounts: HashMap<_, _> = mounted
+        .iter()
+        .map(|it| (it.id, (it.device, choice::is_in_memory(&it.kind))))
+        .collect();
+    let mut plan = Plan::default();
+    let mut candidates = Vec::new();
+    for (mut file_system, read_only) in grouped(mounted) {
+        if let Some(why) = choice.against_type(&file_system.kind) {
+            plan.leave_out(file_system, why.to_owned());
+            continue;
+        }
+        let members = stack::members(root, &file_system);
+        let nodes = members.iter().filter_map(|it| stack::node(root, *it));
+        file_system.nodes = nodes.collect();
+        if read_only {
+            plan.leave_out(file_system, "it is read-only".to_owned());
+            continue;
+        }
+        let bottom = match &members[..] {
+            [] => vec![Bottom::Unknown(file_system.source.clone().into())],
+            members => stack::bottom(root, members),
+        };
+        let lies_on = bottom.into_iter().map(|it| lies_on(root, it, &mounts));
+        file_system.lies_on = lies_on.collect();
+        candidates.push(file_system);
+    }
+    // What the configuration leaves out has its place among them: it goes on
+    // writing to what it lies on.
+    let places = order::places(&candidates);
+    candidates.sort_by_key(|it| places.get(&it.device).copied());
+    for file_system in candidates {
+        match choice.against(&file_system) {
+            None => plan.freeze.push(file_system),
+            Some(why) => plan.leave_out(file_system, why),
+        }
+    }
+    let place = |it: &LeftOut| it.file_system.mount_point().to_owned();
+    plan.left_out.sort_by_cached_key(place);
+    Ok(plan)
+}
+
+impl Plan {
+    fn leave_out(&mut self, file_system: FileSystem, why: String) {
+        self.left_out.push(LeftOut { file_system, why });
+    }
+
+    /// The file system with this number, whether it is frozen or not.
+    pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
+        let left_out = self.left_out.iter().map(|it| &it.file_system);
+        let mut all = self.freeze.iter().chain(left_out);
+        all.find(|it| it.device == device)
+    }
+}
+
+impl FileSystem {
+    /// The directory by which one would call it.
+    pub fn mount_point(&self) -> &Path {
+        let first = self.mounts.first();
+        first.map_or(Path::new(""), |mount| &mount.point)
+    }
+}
+
+/// The file systems, and whether they are read-only, in the order in which they
+/// were mounted.
+fn grouped(mounted: Vec<Mounted>) -> Vec<(FileSystem, bool)> {
+    let mut file_systems: Vec<(FileSystem, bool)> = Vec::new();
+    let mut places = HashMap::new();
+    for mounted in mounted {
+        let mount = Mount {
+            id: mounted.id,
+            point: mounted.point,
+            whole: mounted.whole,
+        };
+        let place = *places.entry(mounted.device).or_insert(file_systems.len());
+        if let Some((file_system, _)) = file_systems.get_mut(place) {
+            file_system.mounts.push(mount);
+        } else {
+            let file_system = FileSystem {
+                device: mounted.device,
+                kind: mounted.kind,
+                source: mounted.source,
+                mounts: vec![mount],
+                ..FileSystem::default()
+            };
+            file_systems.push((file_system, mounted.read_only));
+        }
+    }
+    for (file_system, _) in &mut file_systems {
+        file_system.mounts.sort_by_cached_key(|mount| {
+            let depth = mount.point.components().count();
+            (!mount.whole, depth, mount.point.clone(), mount.id)
+        });
+    }
+    file_systems
+}
+
+/// What is at the bottom of a device; `mounts` has the file system of each, and
+/// whether it is in memory.
+fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, (DeviceNumber, bool)>) -> LiesOn {
+    let (what, mount) = match bottom {
+        Bottom::File(what) => {
+            let mount = stack::mount_of(root, &what);
+            (what, mount.and_then(|id| mounts.get(&id)))
+        }
+        Bottom::Unknown(what) => (what, None),
+    };
+    LiesOn {
+        what,
+        file_system: mount.map(|(device, _)| *device),
+        in_memory: mount.is_some_and(|(_, in_memory)| *in_memory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::super::Patterns;
+    use super::*;
+
+    /// A made-up machine with a stack that takes more than a test can make: the
+    /// root on device-mapper, a mirror of which one half is a partition of a loop
+    /// device, and files for loop devices on the root and in a container.
+    fn machine() -> (tempfile::TempDir, Config) {
+        let root = tempfile::tempdir().unwrap();
+        let path = |path: &str| root.path().join(path);
+        for directory in ["proc/self", "sys/dev/block", "srv/images"] {
+            fs::create_dir_all(path(directory)).unwrap();
+        }
+        for (number, name, below) in [
+            ("8:1", "sda/sda1", &[][..]),
+            ("8:2", "sda/sda2", &[]),
+            ("8:16", "sdb", &[]),
+            ("253:0", "dm-0", &["sda/sda2"]),
+            ("7:0", "loop0", &[]),
+            ("259:0", "loop0/loop0p1", &[]),
+            ("7:1", "loop1", &[]),
+            ("7:2", "loop2", &[]),
+            ("9:0", "md0", &["loop0/loop0p1", "sdb"]),
+        ] {
+            let device = path("sys/devices").join(name);
+            fs::create_dir_all(device.join("slaves")).unwrap();
+            symlink(&device, path("sys/dev/block").join(number)).unwrap();
+            for name in below {
+                let below = path("sys/devices").join(name);
+                symlink(
+                    &below,
+                    device.join("slaves").join(below.file_name().unwrap()),
+                )
+                .unwrap();
+            }
+        }
+        for partition in ["sda/sda1", "sda/sda2", "loop0/loop0p1"] {
+            fs::write(path(&format!("sys/devices/{partition}/partition")), "1").unwrap();
+        }
+        for (name, file) in [
+            ("loop0", "/srv/images/disk"),
+            ("loop1", "/elsewhere/in/a/container"),
+            ("loop2", "/snap"),
+        ] {
+            let directory = path(&format!("sys/devices/{name}/loop"));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("backing_file"), format!("{file}\n")).unwrap();
+        }
+        fs::write(path("srv/images/disk"), "").unwrap();
+        // Everything is in this mount, which is made out to be the root's.
+        let here = mounts::id(File::open(root.path()).unwrap()).unwrap();
+        let other = |number: u64| here + number;
+        let list = format!(
+            "{} 1 0:21 / /proc rw - proc proc rw\n\
+             {here} 1 253:0 / / rw - xfs /dev/mapper/root rw\n\
+             {} 1 8:1 / /boot/efi rw - vfat /dev/sda1 rw\n\
+             {} 1 9:0 / /srv/mirror rw - ext4 /dev/md0 rw\n\
+             {} 1 7:1 / /mnt rw - ext4 /dev/loop1 rw\n\
+             {} 1 7:2 / /snap/core ro - squashfs /dev/loop2 ro\n\
+             {} 1 0:50 / /net/share rw - nfs4 server:/share rw\n\
+             {} 1 9:0 /directory /a rw - ext4 /dev/md0 rw\n\
+             {} 1 9:0 / /mirror rw - ext4 /dev/md0 rw\n",
+            other(1),
+            other(2),
+            other(3),
+            other(4),
+            other(5),
+            other(6),
+            other(7),
+            other(8),
+        );
+        fs::write(path("proc/self/mountinfo"), list).unwrap();
+        let types = "nodev\tproc\nnodev\tnfs4\n\text4\n\txfs\n\tvfat\n\tsquashfs\n";
+        fs::write(path("proc/filesystems"), types).unwrap();
+        let config = Config {
+            root: root.path().into(),
+            ..Config::default()
+        };
+        (root, config)
+    }
+
+    fn points<'a>(file_systems: impl IntoIterator<Item = &'a FileSystem>) -> Vec<&'a str> {
+        let points = file_systems.into_iter().map(FileSystem::mount_point);
+        points.map(|point| point.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_machine_is_planned() {
+        let (_root, config) = machine();
+        let plan = make(&config).unwrap();
+        // What is in a container's file may be anywhere.
+        assert_eq!(points(&plan.freeze), ["/mnt", "/mirror", "/"]);
+        let left_out = plan.left_out.iter().map(|it| &it.file_system);
+        assert_eq!(
+            points(left_out),
+            ["/boot/efi", "/net/share", "/proc", "/snap/core"]
+        );
+
+        let [loop1, mirror, root] = &plan.freeze[..] else {
+            panic!("not three");
+        };
+        assert_eq!(loop1.lies_on[0].file_system, None);
+        assert_eq!(points([mirror]), ["/mirror"]);
+        let mounts = mirror.mounts.iter().map(|it| it.point.to_str().unwrap());
+        assert_eq!(mounts.collect::<Vec<_>>(), ["/mirror", "/srv/mirror", "/a"]);
+        assert_eq!(mirror.nodes, [Path::new("/dev/md0")]);
+        assert_eq!(
+            mirror.lies_on,
+            [LiesOn {
+                what: "/srv/images/disk".into(),
+                file_system: Some(root.device),
+                in_memory: false,
+            }]
+        );
+        assert_eq!(plan.find(root.device), Some(root));
+        assert_eq!(root.lies_on, []);
+        assert_eq!(make(&config).unwrap(), plan);
+    }
+
+    #[test]
+    fn the_configuration_chooses() {
+        let (_root, mut config) = machine();
+        config.include.mount_points = vec!["/srv/*".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mirror"]);
+        let why = |plan: &Plan, point: &str| {
+            let mut left_out = plan.left_out.iter();
+            let found = left_out.find(|it| it.file_system.mount_point() == Path::new(point));
+            found.unwrap().why.clone()
+        };
+        assert!(why(&plan, "/mnt").contains("does not include it"));
+        assert_eq!(why(&plan, "/snap/core"), "it is read-only");
+
+        config.include = Patterns::default();
+        config.exclude.devices = vec!["/dev/dm-*".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mnt", "/mirror"]);
+        assert!(why(&plan, "/").contains("/dev/dm-*"));
+    }
+
+    /// What is left out writes to what it lies on all the same.
+    #[test]
+    fn what_lies_on_what_is_left_out_comes_before_everything_else() {
+        let (_root, mut config) = machine();
+        config.exclude.mount_points = vec!["/".to_owned()];
+        config.exclude.devices = vec!["/dev/loop1".to_owned()];
+        let list = config.root.join("proc/self/mountinfo");
+        let mut text = fs::read_to_string(&list).unwrap();
+        text += "1 1 8:2 / /a/deep/one rw - xfs /dev/sda2 rw\n";
+        fs::write(list, text).unwrap();
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mirror", "/a/deep/one"]);
+    }
+
+    #[test]
+    fn without_proc_there_is_no_plan() {
+        let (root, config) = machine();
+        for file in ["filesystems", "self/mountinfo"] {
+            let path = root.path().join("proc").join(file);
+            fs::remove_file(&path).unwrap();
+            let error = make(&config).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_devices_are_read_and_written() {
+        for text in ["8:1", "0:0", "4294967295:4294967295"] {
+            assert_eq!(text.parse::<DeviceNumber>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            ":",
+            "8",
+            "8:",
+            ":1",
+            "8:1:1",
+            " 8:1",
+            "-8:1",
+            "8:4294967296",
+        ] {
+            text.parse::<DeviceNumber>().unwrap_err();
+        }
+    }
+}

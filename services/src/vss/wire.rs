@@ -1,0 +1,164 @@
+//! Requests, which look the same over both transports, and their replies.
+//! Protocol section 8.
+
+use hyperv_vmbus::ic::Status;
+
+/// Where the flags are, behind the operation and seven reserved bytes.
+const FLAGS_AT: usize = 8;
+
+/// Flags of the answer to a HOT_BACKUP: the host need not start the guest's
+/// image to let it recover.
+const NO_AUTO_RECOVERY: u32 = 5;
+
+/// What the host asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Whether a backup of the running guest can be had (HOT_BACKUP).
+    HotBackup,
+    /// What it is to know of the guest's device mapper (GET_DM_INFO): nothing.
+    DmInfo,
+    /// Freeze the file systems (FREEZE).
+    Freeze,
+    /// Thaw them (THAW).
+    Thaw,
+    /// A step of a backup in which there is nothing to do for a guest that needs
+    /// no recovery (CREATE, DELETE, BACKUP_COMPLETE, AUTO_RECOVER).
+    Step,
+}
+
+/// Why a message is no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It ends too early.
+    #[error("a message of {len} bytes, where {needed} are needed")]
+    TooShort {
+        /// Bytes that it has.
+        len: usize,
+        /// Bytes that it would need.
+        needed: usize,
+    },
+    /// Nobody knows the operation.
+    #[error("there is no operation {0}")]
+    Unknown(u8),
+}
+
+impl Malformed {
+    /// What the host is told.
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::TooShort { .. } => Status::INVALID_ARGUMENT,
+            Self::Unknown(_) => Status::NOT_SUPPORTED,
+        }
+    }
+}
+
+/// Decodes a message: over a ring, what follows the integration-component
+/// header. Some are far longer than what is looked at here.
+///
+/// # Errors
+///
+/// Any [`Malformed`].
+pub fn decode(message: &[u8]) -> Result<Request, Malformed> {
+    let too_short = |needed| Malformed::TooShort {
+        len: message.len(),
+        needed,
+    };
+    let operation = *message.first().ok_or(too_short(FLAGS_AT))?;
+    let (request, needed) = match operation {
+        2 => (Request::HotBackup, FLAGS_AT + 4),
+        3 => (Request::DmInfo, FLAGS_AT + 4),
+        5 => (Request::Freeze, FLAGS_AT),
+        6 => (Request::Thaw, FLAGS_AT),
+        0 | 1 | 4 | 7 => (Request::Step, FLAGS_AT),
+        unknown => return Err(Malformed::Unknown(unknown)),
+    };
+    if message.len() < needed {
+        return Err(too_short(needed));
+    }
+    Ok(request)
+}
+
+/// Writes what a successful `request` is answered over its message.
+pub fn encode(request: Request, message: &mut [u8]) {
+    let flags = match request {
+        Request::HotBackup => NO_AUTO_RECOVERY,
+        Request::DmInfo => 0,
+        Request::Freeze | Request::Thaw | Request::Step => return,
+    };
+    let field = message.get_mut(FLAGS_AT..).unwrap_or_default();
+    if let Some(field) = field.first_chunk_mut() {
+        *field = flags.to_le_bytes();
+    }
+}
+
+/// Over the character device, writes the status over the request's first four
+/// bytes. Protocol section 8.
+pub fn encode_status(message: &mut [u8], status: Status) {
+    if let Some(first) = message.first_chunk_mut() {
+        *first = status.0.to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_operation_is_known() {
+        for (operation, request) in [
+            (0, Request::Step),
+            (1, Request::Step),
+            (2, Request::HotBackup),
+            (3, Request::DmInfo),
+            (4, Request::Step),
+            (5, Request::Freeze),
+            (6, Request::Thaw),
+            (7, Request::Step),
+        ] {
+            let mut message = [0xee; 12];
+            message[0] = operation;
+            assert_eq!(decode(&message), Ok(request));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request() {
+        let long_enough = |operation: u8| [operation, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for unknown in 8..=255 {
+            assert_eq!(
+                decode(&long_enough(unknown)),
+                Err(Malformed::Unknown(unknown))
+            );
+        }
+        let too_short = |len, needed| Err(Malformed::TooShort { len, needed });
+        assert_eq!(decode(&[]), too_short(0, 8));
+        assert_eq!(decode(&long_enough(5)[..7]), too_short(7, 8));
+        assert_eq!(decode(&long_enough(5)[..8]), Ok(Request::Freeze));
+        assert_eq!(decode(&long_enough(2)[..11]), too_short(11, 12));
+    }
+
+    #[test]
+    fn a_backup_needs_no_recovery() {
+        let mut message = [2, 0, 0, 0, 0, 0, 0, 0, 0xee, 0xee, 0xee, 0xee, 0xee];
+        encode(Request::HotBackup, &mut message);
+        assert_eq!(message, [2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0xee]);
+        encode(Request::DmInfo, &mut message);
+        assert_eq!(message[8..], [0, 0, 0, 0, 0xee]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut message: Vec<u8>) {
+            let before = message.clone();
+            if let Ok(request) = decode(&message) {
+                encode(request, &mut message);
+                prop_assert_eq!(decode(&message), Ok(request));
+            }
+            prop_assert_eq!(message.len(), before.len());
+            encode_status(&mut message, Status::FAIL);
+        }
+    }
+}

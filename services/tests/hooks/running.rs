@@ -1,0 +1,287 @@
+//! How hooks are run, and what becomes of those that fail.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
+use rustix::process::{Pid, test_kill_process};
+
+use crate::directory::{Hooks, LONG, in_words, mode, soon};
+
+/// A hook that fails with `freeze` only.
+const FAILS: &str = "[ \"$1\" != freeze ] || { echo it is busy >&2; exit 3; }";
+
+/// One that hangs with `freeze` only.
+const HANGS: &str = "[ \"$1\" != freeze ] || { echo waiting; sleep 1000; }";
+
+#[test]
+fn hooks_are_run_in_order_and_ended_in_reverse() {
+    let hooks = Hooks::new();
+    for name in ["3", "1", "2"] {
+        hooks.add(name, "");
+    }
+    let ran = hooks.freeze().unwrap();
+    assert_eq!(ran.paths(), ["1", "2", "3"].map(|name| hooks.path(name)));
+    assert_eq!(hooks.journal(), ["1 freeze", "2 freeze", "3 freeze"]);
+    ran.end(End::Thawed, soon(), &hooks.log.logger());
+    assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
+    assert!(hooks.log.of("WARN").is_empty());
+}
+
+#[test]
+fn each_hook_is_noted_before_it_is_started() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    hooks.add("2", "");
+    let noted = |paths: &[PathBuf]| {
+        let mut journal = File::options()
+            .create(true)
+            .append(true)
+            .open(hooks.beside("journal"))
+            .unwrap();
+        let last = paths.last().unwrap().file_name().unwrap();
+        writeln!(journal, "{} noted {}", paths.len(), last.display()).unwrap();
+    };
+    drop(freeze(&hooks.config, soon(), noted, &hooks.log.logger()).unwrap());
+    assert_eq!(
+        hooks.journal(),
+        ["1 noted 1", "1 freeze", "2 noted 2", "2 freeze"]
+    );
+}
+
+#[test]
+fn a_failing_hook_stops_the_freeze() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    hooks.add("2", FAILS);
+    hooks.add("3", "");
+    let error = in_words(&hooks.freeze().unwrap_err());
+    assert_eq!(
+        error,
+        format!(
+            "the hook 2 did not succeed with freeze: {} failed (exit status: 3), saying \"it is \
+             busy\"",
+            fs::canonicalize(hooks.path("2")).unwrap().display()
+        )
+    );
+    let expected = ["1 freeze", "2 freeze", "2 freeze-failed", "1 freeze-failed"];
+    assert_eq!(hooks.journal(), expected);
+}
+
+#[test]
+fn a_hook_that_cannot_be_run_stops_the_freeze() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    fs::write(hooks.path("2"), "#!/nowhere/at/all\n").unwrap();
+    mode(&hooks.path("2"), 0o755);
+    let error = in_words(&hooks.freeze().unwrap_err());
+    assert!(error.contains("the hook 2 did not succeed"), "{error}");
+    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+}
+
+#[test]
+fn where_the_freeze_goes_on_a_failure_is_a_warning() {
+    let mut hooks = Hooks::new();
+    hooks.config.on_failure = OnFailure::GoOn;
+    hooks.add("1", FAILS);
+    hooks.add("2", "");
+    let ran = hooks.freeze().unwrap();
+    let warnings = hooks.log.of("WARN");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("the hook 1 did not succeed"));
+    // Whatever it did before it failed is undone.
+    assert_eq!(ran.paths(), ["1", "2"].map(|name| hooks.path(name)));
+    ran.end(End::Thawed, soon(), &hooks.log.logger());
+    assert_eq!(
+        hooks.journal(),
+        ["1 freeze", "2 freeze", "2 thaw", "1 thaw"]
+    );
+}
+
+#[test]
+fn a_hook_that_hangs_is_killed_with_its_children() {
+    let mut hooks = Hooks::new();
+    hooks.config.time_limit = Duration::from_secs(2);
+    let child = hooks.beside("child");
+    hooks.add(
+        "1",
+        &format!(
+            "[ \"$1\" = freeze ] || exit 0
+             echo no way >&2
+             sleep 1000 & echo $! >'{}'
+             wait",
+            child.display()
+        ),
+    );
+    let error = in_words(&hooks.freeze().unwrap_err());
+    assert!(
+        error.ends_with("was not done in time and was killed, saying \"no way\""),
+        "{error}"
+    );
+    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+    let child = fs::read_to_string(child).unwrap().trim().parse().unwrap();
+    let child = Pid::from_raw(child).unwrap();
+    let stat = format!("/proc/{}/stat", child.as_raw_nonzero());
+    let end = Instant::now() + LONG;
+    while test_kill_process(child).is_ok()
+        && fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))
+    {
+        assert!(Instant::now() < end, "{child:?} still runs");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_deadline_stops_a_freeze_that_goes_on_after_failures() {
+    let mut hooks = Hooks::new();
+    hooks.config.on_failure = OnFailure::GoOn;
+    hooks.add("1", HANGS);
+    hooks.add("2", "");
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let error = in_words(&hooks.freeze_by(deadline).unwrap_err());
+    assert!(error.contains("the hook 1 did not succeed"), "{error}");
+    assert!(error.ends_with("saying \"waiting\""), "{error}");
+    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+}
+
+#[test]
+fn the_others_are_ended_when_one_fails_or_hangs_then() {
+    let mut hooks = Hooks::new();
+    hooks.config.time_limit = Duration::from_secs(2);
+    hooks.add("1", "");
+    hooks.add("2", "[ \"$1\" = freeze ] || { echo no way; exit 1; }");
+    hooks.add("3", "[ \"$1\" = freeze ] || sleep 1000");
+    let ran = hooks.freeze().unwrap();
+    // Past the deadline too.
+    ran.end(End::Thawed, Instant::now(), &hooks.log.logger());
+    assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
+    let warnings = hooks.log.of("WARN");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("the hook 3 did not succeed with thaw"));
+    assert!(warnings[1].contains("the hook 2 did not succeed with thaw"));
+    assert!(warnings[1].contains("no way"));
+}
+
+#[test]
+fn hooks_are_told_what_is_happening() {
+    let hooks = Hooks::new();
+    let seen = hooks.beside("seen");
+    hooks.add(
+        "1",
+        &format!(
+            "env | grep -e HYPERV_AGENT -e PATH= | sort >'{}'",
+            seen.display()
+        ),
+    );
+    let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+    let limits = "HYPERV_AGENT_FREEZE_TIME_LIMIT=77";
+    let each = "HYPERV_AGENT_TIME_LIMIT=60";
+    let lines = || {
+        let text = fs::read_to_string(&seen).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ran = hooks.freeze().unwrap();
+    assert_eq!(lines(), ["HYPERV_AGENT_ACTION=freeze", limits, each, path]);
+    drop(ran);
+
+    for (end, action, reason) in [
+        (End::Thawed, "thaw", "thawed"),
+        (End::FreezeFailed, "freeze-failed", "freeze-failed"),
+        (End::TimeLimit, "thaw", "time-limit"),
+        (End::Interrupted, "thaw", "interrupted"),
+        (End::AgentRestarted, "thaw", "agent-restarted"),
+    ] {
+        let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1")]);
+        ran.end(end, soon(), &hooks.log.logger());
+        let action_line = format!("HYPERV_AGENT_ACTION={action}");
+        let reason_line = format!("HYPERV_AGENT_REASON={reason}");
+        assert_eq!(lines(), [&action_line, limits, &reason_line, each, path]);
+        assert_eq!(hooks.journal().last().unwrap(), &format!("1 {action}"));
+    }
+}
+
+#[test]
+fn what_hooks_say_is_logged_line_by_line() {
+    let hooks = Hooks::new();
+    hooks.add(
+        "10-db",
+        "printf 'one\\n\\n  two\\033[1m\\t \\n'; echo three >&2; printf four",
+    );
+    drop(hooks.freeze().unwrap());
+    let lines = hooks.log.lines();
+    assert_eq!(
+        lines[..4],
+        [
+            "INFO hook 10-db: one",
+            "INFO hook 10-db:   two [1m",
+            "INFO hook 10-db: four",
+            "INFO hook 10-db: three"
+        ]
+    );
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert!(lines[4].starts_with("INFO hook 10-db: done with freeze in 0."));
+}
+
+#[test]
+fn a_hook_that_talks_without_end_is_cut_short() {
+    let hooks = Hooks::new();
+    hooks.add("1", "seq 100000; head -c 1000 /dev/zero | tr '\\0' x >&2");
+    drop(hooks.freeze().unwrap());
+    let lines = hooks.log.lines();
+    assert_eq!(lines.len(), 10 + 1 + 1 + 1, "{lines:?}");
+    assert_eq!(lines[9], "INFO hook 1: 10");
+    assert_eq!(lines[10], "INFO hook 1: more lines, left out");
+    assert_eq!(lines[11], format!("INFO hook 1: {}", "x".repeat(300)));
+}
+
+#[test]
+fn a_link_is_run_as_what_it_leads_to_and_called_by_its_own_name() {
+    let hooks = Hooks::new();
+    let target = hooks.beside("target");
+    hooks.script(&target, "target", "echo \"$0\"; echo no >&2; exit 1");
+    hooks.link("hook", &target);
+    let error = in_words(&hooks.freeze().unwrap_err());
+    assert!(
+        error.starts_with("the hook hook did not succeed"),
+        "{error}"
+    );
+    let target = fs::canonicalize(target).unwrap();
+    assert_eq!(
+        hooks.log.lines()[0],
+        format!("INFO hook hook: {}", target.display())
+    );
+}
+
+#[test]
+fn hooks_of_an_agent_before_this_one_are_ended() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    hooks.add("2", "");
+    hooks.add("3", "");
+    // One was deinstalled, one is no longer to be trusted.
+    fs::remove_file(hooks.path("2")).unwrap();
+    mode(&hooks.path("3"), 0o777);
+    let paths = ["1", "2", "3"].map(|name| hooks.path(name)).to_vec();
+    let ran = Ran::from_paths(&hooks.config, paths);
+    ran.end(End::AgentRestarted, soon(), &hooks.log.logger());
+    assert_eq!(hooks.journal(), ["1 thaw"]);
+    let warnings = hooks.log.of("WARN");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("/3 will not be run"));
+    assert!(warnings[1].contains("/2 will not be run"));
+}
+
+#[test]
+fn what_a_hook_leaves_running_lives_on() {
+    let hooks = Hooks::new();
+    let left = hooks.beside("left");
+    hooks.add("1", &format!("sleep 1000 & echo $! >'{}'", left.display()));
+    drop(hooks.freeze().unwrap());
+    let left = fs::read_to_string(left).unwrap().trim().parse().unwrap();
+    let left = Pid::from_raw(left).unwrap();
+    test_kill_process(left).unwrap();
+    rustix::process::kill_process(left, rustix::process::Signal::KILL).unwrap();
+}

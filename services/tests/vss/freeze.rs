@@ -1,0 +1,239 @@
+//! Freezing for real, what can go wrong with it, and that it always ends.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use hyperv_services::kernel;
+use hyperv_services::service::Service;
+use hyperv_services::vss::freeze::{FreezeError, Freezer};
+use hyperv_services::vss::guard::{Guard, GuardError, News, process};
+use hyperv_services::vss::open::{Opened, open};
+use hyperv_services::vss::plan::{self, DeviceNumber};
+use hyperv_services::vss::{Config, Vss};
+use hyperv_vmbus::ic::Status;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use slog::{Discard, Logger, o};
+
+use super::root::{Stage, in_own_root};
+
+/// Far longer than any of these tests takes.
+const LONG: Duration = Duration::from_secs(600);
+
+const FREEZE: u8 = 5;
+const THAW: u8 = 6;
+
+/// A guard on a thread: the agent's executable is not to be had here.
+fn guard() -> Result<Guard, GuardError> {
+    let (ours, its) = UnixStream::pair().unwrap();
+    thread::spawn(|| process::serve(its));
+    Ok(Guard::at(ours).unwrap())
+}
+
+fn two_file_systems(stage: &Stage) {
+    for name in ["one", "two"] {
+        let image = format!("/images/{name}");
+        stage.image(&image, "ext4");
+        stage.mount(&image, &format!("/{name}"));
+    }
+}
+
+fn opened() -> Vec<Opened> {
+    let plan = plan::make(&Config::default()).unwrap();
+    let each = plan.freeze.iter();
+    each.map(|it| open(it, Path::new("/")).unwrap()).collect()
+}
+
+fn directory(path: &str, flags: OFlags) -> OwnedFd {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+/// Whether a file system is frozen, which only an attempt can tell.
+fn is_frozen(path: &str) -> bool {
+    let fd = directory(path, OFlags::RDONLY);
+    match kernel::freeze(&fd) {
+        Ok(()) => {
+            kernel::thaw(&fd).unwrap();
+            false
+        }
+        Err(errno) => {
+            assert_eq!(errno, Errno::BUSY, "{path}");
+            true
+        }
+    }
+}
+
+fn frozen() -> [bool; 2] {
+    ["/one", "/two"].map(is_frozen)
+}
+
+fn service() -> Vss {
+    Vss::new(&Config::default(), &Logger::root(Discard, o!()), guard)
+}
+
+fn ask(service: &mut Vss, operation: u8) -> Status {
+    let mut body = [0; 12];
+    body[0] = operation;
+    service.handle_uio(&mut body)
+}
+
+#[test]
+fn when_one_refuses_the_others_are_thawed() {
+    in_own_root(
+        "freeze::when_one_refuses_the_others_are_thawed",
+        two_file_systems,
+        |_| {
+            let mut file_systems = opened();
+            // The kernel freezes nothing by a descriptor that is a mere name.
+            file_systems.push(Opened {
+                fd: directory("/run", OFlags::PATH),
+                mount_point: "/refuses".into(),
+                device: DeviceNumber::default(),
+            });
+            let mut freezer = Freezer::new(guard);
+            let error = freezer.freeze(file_systems, LONG).unwrap_err();
+            assert!(
+                matches!(&error, FreezeError::FileSystem { path, source: Errno::BADF }
+                    if path == Path::new("/refuses")),
+                "{error:?}"
+            );
+            assert!(!freezer.is_frozen());
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
+}
+
+#[test]
+fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
+    in_own_root(
+        "freeze::what_cannot_be_frozen_is_named_and_the_rest_is_frozen",
+        two_file_systems,
+        |_| {
+            let mut file_systems = opened();
+            file_systems.insert(
+                1,
+                Opened {
+                    fd: directory("/run", OFlags::RDONLY),
+                    mount_point: "/run".into(),
+                    device: DeviceNumber::default(),
+                },
+            );
+            let mut freezer = Freezer::new(guard);
+            let summary = freezer.freeze(file_systems, LONG).unwrap();
+            assert_eq!(summary.frozen, 2);
+            assert_eq!(summary.cannot_freeze, [Path::new("/run")]);
+            assert_eq!(frozen(), [true, true]);
+            let thawed = freezer.thaw();
+            assert_eq!((thawed.thawed, thawed.early.len()), (2, 0));
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
+}
+
+#[test]
+fn what_others_have_frozen_stays_and_what_they_thaw_shows() {
+    in_own_root(
+        "freeze::what_others_have_frozen_stays_and_what_they_thaw_shows",
+        two_file_systems,
+        |_| {
+            let (one, two) = (
+                directory("/one", OFlags::RDONLY),
+                directory("/two", OFlags::RDONLY),
+            );
+            kernel::freeze(&one).unwrap();
+            let mut freezer = Freezer::new(guard);
+            let summary = freezer.freeze(opened(), LONG).unwrap();
+            assert_eq!(summary.frozen_before, [Path::new("/one")]);
+            kernel::thaw(&two).unwrap();
+            let thawed = freezer.thaw();
+            assert_eq!(thawed.early, [Path::new("/two")]);
+            assert_eq!(frozen(), [true, false]);
+            kernel::thaw(&one).unwrap();
+        },
+    );
+}
+
+#[test]
+fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
+    in_own_root(
+        "freeze::the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen",
+        two_file_systems,
+        |_| {
+            let two = directory("/two", OFlags::RDONLY);
+            kernel::freeze(&two).unwrap();
+            let (ours, its) = UnixStream::pair().unwrap();
+            let guard = thread::spawn(|| process::serve(its));
+            let mut agent = Guard::at(ours).unwrap();
+            let fds = [
+                directory("/one", OFlags::RDONLY),
+                directory("/two", OFlags::RDONLY),
+            ];
+            let borrowed: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+            agent.hold(&borrowed, Duration::from_secs(1)).unwrap();
+            kernel::freeze(&fds[0]).unwrap();
+            agent.not_ours(1);
+            let mut wait = [rustix::event::PollFd::new(
+                &agent,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut wait, None).unwrap();
+            assert_eq!(agent.news(), News::TimeLimit);
+            assert_eq!(frozen(), [false, true]);
+            // The same where the agent is gone.
+            agent.hold(&borrowed, LONG).unwrap();
+            kernel::freeze(&fds[0]).unwrap();
+            agent.not_ours(1);
+            drop(agent);
+            guard.join().unwrap().unwrap();
+            assert_eq!(frozen(), [false, true]);
+            kernel::thaw(&two).unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_service_that_panics_leaves_nothing_frozen() {
+    in_own_root(
+        "freeze::a_service_that_panics_leaves_nothing_frozen",
+        two_file_systems,
+        |_| {
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                let mut service = service();
+                assert_eq!(ask(&mut service, FREEZE), Status::OK);
+                assert_eq!(frozen(), [true, true]);
+                panic!("of the test");
+            }));
+            panicked.unwrap_err();
+            assert_eq!(frozen(), [false, false]);
+            // Whoever comes after it knows that the backup is not consistent.
+            let mut service = service();
+            assert_eq!(ask(&mut service, THAW), Status::FAIL);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+            assert_eq!(ask(&mut service, FREEZE), Status::OK);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+        },
+    );
+}
+
+#[test]
+fn without_a_guard_nothing_is_frozen() {
+    in_own_root(
+        "freeze::without_a_guard_nothing_is_frozen",
+        two_file_systems,
+        |_| {
+            // One that is started and ends at once, each time.
+            let log = Logger::root(Discard, o!());
+            let mut service = Vss::new(&Config::default(), &log, || {
+                let (ours, _) = UnixStream::pair().unwrap();
+                Ok(Guard::at(ours).unwrap())
+            });
+            assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            assert_eq!(frozen(), [false, false]);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+        },
+    );
+}

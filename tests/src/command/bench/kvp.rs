@@ -1,0 +1,244 @@
+//! `hyperv-sim bench kvp`: what a request takes, and what is kept in memory of a
+//! pool with many records.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use hyperv_sim::fcopy::Fcopy;
+use hyperv_sim::host::Protocol as _;
+use hyperv_sim::kvp::{FACT_POOL, FACTS, Kvp, KvpHost, Operation, pool};
+use hyperv_sim::network::Adapter;
+use hyperv_sim::port::Machine;
+use hyperv_sim::scenario::Transport;
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::Status;
+
+use super::subject::Subject;
+use super::table::{Row, medians};
+use super::{Common, at_rest, trace};
+
+/// The pool with many records: the one that the guest writes to.
+const POOL: u8 = 1;
+
+/// Rings in which whole messages fit.
+const RING_LEN: usize = 68 << 10;
+
+/// The file-copy device that is there as well.
+const FCOPY: (u32, usize) = (63, 16 << 10);
+
+/// The interface that the host asks about.
+const ADAPTER: Adapter = Adapter {
+    name: "hvsim0",
+    mac: "00:15:5d:01:02:0a",
+    device: Guid::from_u128(0xf8615163_df3e_46c5_913f_f2d2f965ed0e),
+};
+
+/// What it is configured with.
+const CONFIGURE: [&[&str]; 3] = [
+    &["addr", "add", "10.1.0.2/24", "dev", ADAPTER.name],
+    &["-6", "addr", "add", "fd00:1::2/64", "dev", ADAPTER.name],
+    &[
+        "route",
+        "add",
+        "default",
+        "via",
+        "10.1.0.1",
+        "dev",
+        ADAPTER.name,
+    ],
+];
+
+/// Makes the machine's name one that it can look up, so that nobody looks for it
+/// while wake-ups are counted.
+const NAME: [&str; 3] = [
+    "sh",
+    "-c",
+    "echo 127.0.1.1 $(uname -n).example.org $(uname -n) >>/etc/hosts",
+];
+
+/// Both families.
+const BOTH: u8 = 3;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Requests of each kind a round.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    requests: u32,
+    /// Records in the pool.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    records: u32,
+    /// Rounds in which every record is enumerated: a program that reads the whole
+    /// file for each takes its time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    lists: usize,
+    /// Over the rings of `/dev/uioN`, for programs that know them.
+    #[arg(long)]
+    uio: bool,
+}
+
+/// What is asked again and again.
+struct Question {
+    title: String,
+    /// Asked in turns.
+    operations: Vec<Operation>,
+    /// Whether the guest has what is asked for.
+    there: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments {
+        ref common,
+        requests,
+        records,
+        lists,
+        uio,
+    } = *arguments;
+    ensure!(
+        requests > 0 && records > 0 && lists > 0,
+        "no requests, nothing to measure"
+    );
+    let transport = match uio {
+        true => Transport::Uio(RING_LEN),
+        false => Transport::HvUtil,
+    };
+    let mut subjects = common.subjects::<Kvp>(transport)?;
+    for subject in &mut subjects {
+        prepare(subject).with_context(|| format!("starting {}", subject.name))?;
+    }
+    let before = at_rest(&mut subjects, "at rest, without records", common.idle)?;
+
+    for subject in &subjects {
+        let path = subject.machine.pools().join(pool::file(POOL));
+        fs::write(&path, content(records)).with_context(|| path.display().to_string())?;
+    }
+    let questions = questions(records);
+    let mut times = vec![Row::heading("µs a request")];
+    let mut calls = vec![Row::heading("system calls a request")];
+    for question in &questions {
+        times.push(time(&mut subjects, question, common.rounds, requests)?);
+        calls.push(system_calls(&mut subjects, question, requests)?);
+    }
+    let all = Question {
+        title: format!("ENUMERATE of {records} records"),
+        operations: (0..records)
+            .map(|index| Operation::Enumerate { pool: POOL, index })
+            .collect(),
+        there: true,
+    };
+    times.push(time(&mut subjects, &all, lists, records)?);
+    let after = format!("at rest, {records} records read");
+    let after = at_rest(&mut subjects, &after, common.idle)?;
+
+    println!(
+        "{} rounds of {requests} requests, {lists} of all {records} records, over {transport}; ratios to the first",
+        common.rounds
+    );
+    let rows: Vec<Row> = [times, calls, before, after]
+        .into_iter()
+        .flatten()
+        .collect();
+    super::print(&subjects, &rows);
+    Ok(())
+}
+
+/// Starts the program in a network of its own. A file-copy device is there as
+/// well: an agent that serves both has both in memory.
+fn prepare(subject: &mut Subject<Kvp>) -> Result<()> {
+    let network = subject.machine.network()?;
+    network.add(&ADAPTER)?;
+    for arguments in CONFIGURE {
+        network.run(&[&["ip"], arguments].concat())?;
+    }
+    network.run(&NAME)?;
+    let (number, ring_len) = FCOPY;
+    subject
+        .machine
+        .offer(Fcopy::SERVICE.uio(number, ring_len))?;
+    subject.host().map(drop)
+}
+
+/// A pool file with so many records.
+fn content(records: u32) -> Vec<u8> {
+    (0..records)
+        .flat_map(|number| pool::record(key(number).as_bytes(), b"a value"))
+        .collect()
+}
+
+fn key(number: u32) -> String {
+    format!("key {number}")
+}
+
+fn questions(records: u32) -> Vec<Question> {
+    let ask = |title: &str, operations, there| Question {
+        title: title.to_owned(),
+        operations,
+        there,
+    };
+    let get = |title: &str, number, there| {
+        let title = format!("GET, {title} of {records} records");
+        ask(&title, vec![Operation::get(POOL, &key(number))], there)
+    };
+    let facts = (0..).zip(FACTS).map(|(index, _)| Operation::Enumerate {
+        pool: FACT_POOL,
+        index,
+    });
+    let info = Operation::get_ip_info(&ADAPTER.mac.to_uppercase(), BOTH);
+    vec![
+        ask("ENUMERATE of the guest's facts", facts.collect(), true),
+        ask("GET_IP_INFO", vec![info], true),
+        get("first", 0, true),
+        get("last", records - 1, true),
+        get("none", records, false),
+    ]
+}
+
+/// The time that a request takes.
+fn time(
+    subjects: &mut [Subject<Kvp>],
+    question: &Question,
+    rounds: usize,
+    requests: u32,
+) -> Result<Row> {
+    let mut measured: Vec<Vec<_>> = subjects.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (subject, measured) in subjects.iter_mut().zip(&mut measured) {
+            measured.push(subject.attempt(|host| {
+                let begun = Instant::now();
+                ask(host, question, requests)?;
+                Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(requests))
+            })?);
+        }
+    }
+    Ok(Row::new(&question.title, medians(&measured, |time| *time)))
+}
+
+/// The system calls that a request takes, counted apart from the time.
+fn system_calls(subjects: &mut [Subject<Kvp>], question: &Question, requests: u32) -> Result<Row> {
+    let mut counted = Vec::new();
+    for subject in subjects {
+        let pid = subject.pid()?;
+        let calls = subject
+            .attempt(|host| trace::system_calls(pid, host, |host| ask(host, question, requests)))?;
+        let calls = calls.and_then(|calls| calls);
+        counted.push(calls.map(|calls| calls as f64 / f64::from(requests)));
+    }
+    Ok(Row::new(&question.title, counted))
+}
+
+/// Sends requests, each when the one before is answered.
+fn ask(host: &mut KvpHost, question: &Question, requests: u32) -> Result<()> {
+    let operations = question.operations.iter().cycle();
+    for operation in operations.take(requests as usize) {
+        let status = host.request(operation)?;
+        ensure!(
+            (status == Status::OK) == question.there,
+            "{}: {operation:?} was answered with {status:?}",
+            question.title
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Whatever goes wrong while file systems stand still, they go on.
+
+use anyhow::{Context, Result, bail, ensure};
+use hyperv_vmbus::ic::Status;
+
+use super::super::Pattern;
+use super::super::stage::{OPEN_TIME, SETTLE_TIME, VssStage, expect, expect_closed};
+use super::shelf::{Kind, Shelf};
+use super::{freeze, thaw};
+use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation as Copy, Start};
+use crate::host::Protocol as _;
+use crate::vss::{Operation, VssHost};
+use crate::wait::until;
+
+/// Two file systems, and everything stands still.
+fn frozen(stage: &mut VssStage<'_>, lines: &str) -> Result<(Shelf, Vec<String>, VssHost)> {
+    let shelf = Shelf::new(stage)?;
+    let mut points = vec![
+        shelf.make(Kind::Ext4, "one")?,
+        shelf.make(Kind::Xfs, "two")?,
+    ];
+    points.extend(shelf.root()?);
+    shelf.configure(lines)?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&points, "after a FREEZE")?;
+    Ok((shelf, points, host))
+}
+
+/// Everything works anew: a freeze, and a thaw.
+fn expect_rounds(
+    stage: &VssStage<'_>,
+    shelf: &Shelf,
+    points: &[String],
+    host: &mut VssHost,
+) -> Result<()> {
+    freeze(host)?;
+    shelf.expect_frozen(points, "after the next FREEZE")?;
+    thaw(host)?;
+    shelf.expect_thawed(points, "after the next THAW")?;
+    stage.expect_working(host)
+}
+
+/// Everything works anew after what was frozen was thawed too early, of which
+/// the host has to know: its backup is not consistent.
+fn expect_spoiled(
+    stage: &VssStage<'_>,
+    shelf: &Shelf,
+    points: &[String],
+    host: &mut VssHost,
+    when: &str,
+) -> Result<()> {
+    expect(host.thaw()?, Status::FAIL, &format!("a THAW {when}"))?;
+    expect_rounds(stage, shelf, points, host)
+}
+
+/// The guard's process, as the guest numbers it.
+fn guard(shelf: &Shelf) -> Result<String> {
+    // Processes that end meanwhile are no failure.
+    let script = "grep -ls 'vss-guar[d]' /proc/[0-9]*/cmdline || :";
+    let found = shelf.script(script, &[])?;
+    let number = found.trim().split('/').nth(2);
+    let number = number.filter(|_| found.lines().count() == 1);
+    Ok(number
+        .with_context(|| {
+            format!("expected one process with `vss-guard` among its arguments; found {found:?}")
+        })?
+        .to_owned())
+}
+
+pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, _host) = frozen(stage, "")?;
+    stage.machine().kill()?;
+    shelf.wait_thawed(&points, "after the program was killed")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after it was killed")
+}
+
+pub(in super::super) fn guard_killed(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
+    shelf.wait_thawed(&points, "after its guard was killed")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "without its guard")?;
+    // And while nothing is frozen.
+    shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
+    expect_rounds(stage, &shelf, &points, &mut host)
+}
+
+pub(in super::super) fn one_after_the_other(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, _host) = frozen(stage, "")?;
+    shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
+    shelf.wait_thawed(&points, "after its guard was killed")?;
+    stage.machine().kill()?;
+    shelf.expect_thawed(&points, "after both were killed")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&points, "after a FREEZE")?;
+    let guard = guard(&shelf)?;
+    stage.machine().kill()?;
+    shelf.wait_thawed(&points, "after the program was killed")?;
+    // It ends by itself when there is nothing left to guard.
+    let gone = "! kill -0 \"$0\" 2>/dev/null";
+    until(SETTLE_TIME, "the guard to end", || {
+        Ok(shelf.script(gone, &[&guard]).ok())
+    })?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect_rounds(stage, &shelf, &points, &mut host)
+}
+
+/// Nobody is left to thaw: the next agent finds what there is to do.
+pub(in super::super) fn both_at_once(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, _host) = frozen(stage, "")?;
+    let script = r#"
+        set -e
+        parent=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$0/status")
+        kill -STOP "$parent"
+        kill -9 "$0"
+    "#;
+    shelf.script(script, &[&guard(&shelf)?])?;
+    stage.machine().kill()?;
+    shelf.expect_frozen(&points, "with nobody left to thaw them")?;
+    stage.machine().start()?;
+    shelf.wait_thawed(&points, "when the agent is started again")?;
+    let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after both were killed")
+}
+
+pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, _host) = frozen(stage, "")?;
+    stage.machine().stop().context("stopping the program")?;
+    shelf.wait_thawed(&points, "after the program was stopped")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after it was stopped")
+}
+
+pub(in super::super) fn device_gone(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    stage.rescind()?;
+    expect_closed(&mut host)?;
+    shelf.wait_thawed(&points, "after the device went")?;
+    let mut host = stage.connect().context("after the device returned")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after the device went")
+}
+
+pub(in super::super) fn reply_refused(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let points = vec![shelf.make(Kind::Ext4, "one")?];
+    let mut host = stage.connect()?;
+    let pipe = host.pipe()?.clone();
+    pipe.hold_writes()?;
+    host.send(&Operation::Freeze)?;
+    pipe.wait_for_held(SETTLE_TIME)?;
+    shelf.expect_frozen(&points, "when the guest replies to a FREEZE")?;
+    pipe.refuse_writes();
+    shelf.wait_thawed(&points, "after the reply was refused")?;
+    let mut host = stage.connect().context("after a refused reply")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after a refused reply")
+}
+
+pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "[vss]\ntime-limit = 2")?;
+    shelf.wait_thawed(&points, "after its time limit")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after the time limit")
+}
+
+pub(in super::super) fn by_hand(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    shelf.program(&["thaw"]).context("`hyperv-agent thaw`")?;
+    shelf.wait_thawed(&points, "after `hyperv-agent thaw`")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after one by hand")?;
+    shelf
+        .program(&["thaw"])
+        .context("`hyperv-agent thaw` with nothing frozen")?;
+    stage.expect_working(&mut host)
+}
+
+pub(in super::super) fn syslog_full(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    stage.machine().stall_syslog(true)?;
+    let rounds = (|| {
+        thaw(&mut host)?;
+        shelf.expect_thawed(&points, "after a THAW")?;
+        for _ in 0..20 {
+            freeze(&mut host)?;
+            shelf.expect_frozen(&points, "after a FREEZE")?;
+            thaw(&mut host)?;
+            shelf.expect_thawed(&points, "after a THAW")?;
+        }
+        anyhow::Ok(())
+    })();
+    // Also where that failed: the program's log is asked for then.
+    stage.machine().stall_syslog(false)?;
+    rounds.context("with a full syslog that nobody reads")?;
+    stage.expect_working(&mut host)
+}
+
+pub(in super::super) fn copy_waits(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    let device = stage.machine().offer(Fcopy::SERVICE.uio(500, 20 << 10))?;
+    let mut files = FcopyHost::connect(device.accept(OPEN_TIME)?)?;
+    let data = Pattern::bytes(1, 2 * CHUNK);
+    let point = points.first().context("no file system")?;
+    files.send(&Copy::Start(Start::new(
+        point,
+        "copied",
+        0,
+        data.len() as u64,
+    )))?;
+    // The copy's worker waits; the loop does not.
+    for _ in 0..3 {
+        let status = shelf.program(&["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let at = |path: &str| status.pointer(path).and_then(|text| text.as_str());
+        let frozen = (0..3).any(|service| {
+            let place = format!("/services/{service}");
+            at(&format!("{place}/name")) == Some("vss")
+                && at(&format!("{place}/devices/0/activity/kind")) == Some("frozen")
+        });
+        ensure!(
+            frozen,
+            "expected the status to say that file systems are frozen; it says {status}"
+        );
+    }
+    shelf.expect_frozen(&points, "while a copy waits")?;
+    stage.expect_working(&mut host)?;
+    thaw(&mut host)?;
+    shelf.expect_thawed(&points, "after a THAW")?;
+    expect(files.reply()?.status, Status::OK, "a START after the THAW")?;
+    for (at, chunk) in data.chunks(CHUNK).enumerate() {
+        let status = files.request(&Copy::write((at * CHUNK) as u64, chunk))?;
+        expect(status, Status::OK, "a WRITE after the THAW")?;
+    }
+    expect(files.request(&Copy::Complete)?, Status::OK, "a COMPLETE")?;
+    let path = format!("{point}/copied");
+    stage.expect_content(path.as_ref(), &data)?;
+    device.rescind()?;
+    if !stage.machine().is_running() {
+        bail!("the program ended with its second device");
+    }
+    stage.expect_working(&mut host)
+}

@@ -1,0 +1,238 @@
+//! File systems that a scenario makes, looks at, and copies.
+//!
+//! All of it is done by commands in the guest, which every small Linux system
+//! has. Mount points are below a tmpfs, loop files on another: neither can be
+//! frozen, so that what is done here does not wait for a thaw. Where the guest
+//! has RAM disks these carry the file systems, since some programs leave out
+//! loop devices.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::super::Skip;
+use super::super::stage::{SETTLE_TIME, VssStage};
+use crate::volumes::Volumes;
+use crate::wait::until;
+
+/// Where file systems are mounted.
+pub(super) const MOUNTS: &str = "/mnt/vss";
+
+/// Where everything else is: loop files, and what scripts note.
+pub(super) const NOTES: &str = "/run/vss";
+
+/// The agent's configuration.
+const CONFIGURATION: &str = "/etc/hyperv-agent/config.toml";
+
+/// Thaws what an earlier scenario left, and takes it away.
+const CLEAR: &str = r#"
+for pid in $(cat /run/vss/writers 2>/dev/null); do kill -9 $pid 2>/dev/null; done
+seen=' '
+while read -r _ _ device _ point _; do
+    case $point in / | /mnt/vss/*) ;; *) continue ;; esac
+    case $seen in *" $device "*) continue ;; esac
+    seen="$seen$device "
+    fsfreeze --unfreeze "$point" 2>/dev/null
+done </proc/self/mountinfo
+umount -l /mnt/vss 2>/dev/null
+rm -rf /run/vss /run/hyperv-agent /etc/hyperv-agent
+set -e
+mkdir -p /mnt/vss /run/vss /etc/hyperv-agent/vss.d
+mount -t tmpfs -o mode=755 vss /mnt/vss
+"#;
+
+/// Makes a file system: its name, type, size, and how it is made.
+const MAKE: &str = r#"
+set -e
+name=$0 kind=$1 size=$2
+shift 2
+device=
+for disk in /dev/ram*; do
+    [ -b "$disk" ] || continue
+    case $(cat /run/vss/*.at 2>/dev/null) in *"$disk."*) continue ;; esac
+    device=$disk
+    break
+done
+if [ -n "$device" ]; then
+    option=rw
+else
+    device=/run/vss/$name.img option=loop
+    truncate -s "$size" "$device"
+fi
+echo "$device." >"/run/vss/$name.at"
+"$@" "$device" >/dev/null 2>/run/vss/made || { cat /run/vss/made >&2; exit 1; }
+mkdir "/mnt/vss/$name"
+mount -t "$kind" -o "$option" "$device" "/mnt/vss/$name"
+"#;
+
+/// Says whether a file system is frozen, and leaves it as it is.
+const PROBE: &str = r#"
+if said=$(fsfreeze --freeze "$0" 2>&1); then
+    fsfreeze --unfreeze "$0" 2>/dev/null || :
+    echo thawed
+else
+    case $said in *busy*) echo frozen ;; *) echo "$said" ;; esac
+fi
+"#;
+
+/// A type of file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Vfat,
+}
+
+impl Kind {
+    /// Those that stand still for a backup.
+    pub(super) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Vfat => "vfat",
+        }
+    }
+
+    fn maker(self) -> &'static [&'static str] {
+        match self {
+            Self::Ext4 => &["mkfs.ext4", "-q", "-F"],
+            // Smaller than is supported for real use.
+            Self::Xfs => &["mkfs.xfs", "-q", "-f", "--unsupported"],
+            Self::Btrfs => &["mkfs.btrfs", "-q", "-f", "--mixed"],
+            Self::Vfat => &["mkfs.vfat"],
+        }
+    }
+
+    /// Looks a file system over that is not mounted.
+    pub(super) fn checker(self) -> &'static [&'static str] {
+        match self {
+            Self::Ext4 => &["e2fsck", "-f", "-n"],
+            Self::Xfs => &["xfs_repair", "-n"],
+            Self::Btrfs => &["btrfs", "check"],
+            Self::Vfat => &["fsck.vfat", "-n"],
+        }
+    }
+}
+
+/// Bytes of a file system.
+const SIZE: &str = "32M";
+
+/// The file systems of a scenario.
+#[derive(Clone)]
+pub(super) struct Shelf(Arc<dyn Volumes>);
+
+impl Shelf {
+    /// An empty one, with the agent's configuration as it is by default.
+    pub(super) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
+        if stage.machine().pid().is_some() {
+            bail!("the program runs before its file systems are there");
+        }
+        let volumes = stage.machine().volumes();
+        let shelf = Self(volumes.map_err(|error| Skip(format!("{error:#}")))?);
+        shelf.script(CLEAR, &[]).context("clearing away")?;
+        shelf.configure("")?;
+        Ok(shelf)
+    }
+
+    /// Runs a script with these arguments, the first being `$0`.
+    pub(super) fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
+        self.0.run(&[&["sh", "-c", script], arguments].concat())
+    }
+
+    /// Runs the program with these arguments, beside the one that serves.
+    pub(super) fn program(&self, arguments: &[&str]) -> Result<String> {
+        self.0.run(&[&[self.0.program()], arguments].concat())
+    }
+
+    /// Gives the agent these lines of configuration, when it starts.
+    pub(super) fn configure(&self, lines: &str) -> Result<()> {
+        let text = format!("[services]\nvss = true\n{lines}\n");
+        self.write(CONFIGURATION, &text)
+    }
+
+    /// Makes or replaces a file.
+    pub(super) fn write(&self, path: &str, text: &str) -> Result<()> {
+        let script = "printf %s \"$1\" >\"$0\"";
+        self.script(script, &[path, text]).map(drop)
+    }
+
+    /// Makes a file system and mounts it; gives where.
+    pub(super) fn make(&self, kind: Kind, name: &str) -> Result<String> {
+        let arguments = [&[name, kind.name(), SIZE], kind.maker()].concat();
+        self.script(MAKE, &arguments)
+            .with_context(|| format!("making {name}, an {} file system", kind.name()))?;
+        Ok(format!("{MOUNTS}/{name}"))
+    }
+
+    /// `/`, where that is a file system which can be frozen.
+    pub(super) fn root(&self) -> Result<Option<String>> {
+        let script = r#"while read -r source point _; do
+            [ "$point" != / ] || echo "$source"; done </proc/self/mounts"#;
+        let on_disk = self.script(script, &[])?.contains("/dev/");
+        Ok(on_disk.then(|| "/".to_owned()))
+    }
+
+    /// The device or loop file that carries a file system made here.
+    pub(super) fn carrier(&self, name: &str) -> Result<String> {
+        let said = self.script("cat /run/vss/$0.at", &[name])?;
+        Ok(said.trim_end().trim_end_matches('.').to_owned())
+    }
+
+    /// Freezes a file system, as somebody else than the program.
+    pub(super) fn freeze(&self, point: &str) -> Result<()> {
+        self.0.run(&["fsfreeze", "--freeze", point]).map(drop)
+    }
+
+    /// Thaws it.
+    pub(super) fn thaw(&self, point: &str) -> Result<()> {
+        self.0.run(&["fsfreeze", "--unfreeze", point]).map(drop)
+    }
+
+    /// Whether it is frozen.
+    pub(super) fn is_frozen(&self, point: &str) -> Result<bool> {
+        match self.script(PROBE, &[point])?.trim() {
+            "frozen" => Ok(true),
+            "thawed" => Ok(false),
+            other => bail!("whether {point} is frozen: {other}"),
+        }
+    }
+
+    /// Expects each of these to be frozen.
+    pub(super) fn expect_frozen<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+        for point in points {
+            let point = point.as_ref();
+            ensure!(
+                self.is_frozen(point)?,
+                "expected {point} to be frozen {when}; it is not"
+            );
+        }
+        Ok(())
+    }
+
+    /// Expects none of these to be frozen.
+    pub(super) fn expect_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+        for point in points {
+            let point = point.as_ref();
+            ensure!(
+                !self.is_frozen(point)?,
+                "expected {point} not to be frozen {when}; it is"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until each of these is thawed.
+    pub(super) fn wait_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+        for point in points {
+            let point = point.as_ref();
+            until(SETTLE_TIME, &format!("{point} to be thawed {when}"), || {
+                Ok((!self.is_frozen(point)?).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
