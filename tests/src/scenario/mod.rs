@@ -95,8 +95,8 @@ pub struct Scenario {
     pub summary: &'static str,
     /// Which transports it is tried over.
     pub transports: &'static [Transport],
-    /// It kills the program, or gives it a network or file systems: the program
-    /// has to be a process of its own for that.
+    /// It kills the program, gives it a network or file systems, or has others
+    /// beside it: the program has to be a process of its own for that.
     pub own_process: bool,
     /// Whether it is tried with a real kernel between host and program.
     pub kernel: Kernel,
@@ -151,6 +151,7 @@ const TOOLS: Kernel = Kernel::Never("the guest there has no tools that configure
 
 const SAME: Kernel =
     Kernel::Never("the kernel in between changes nothing about it, and time is short there");
+const PYTHON: Kernel = Kernel::Never("the guest there has no Python for cloud-init");
 
 const ONE_DEVICE: Kernel = Kernel::Never("the machine there offers one device at a time");
 
@@ -288,6 +289,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-foreign-records" KVP_BOTH kvp::files::foreign: "records without NULs, with bytes behind them, or in no UTF-8, are read";
         "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of keys that are there twice the first counts, and both go";
         "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "what another program appends or rewrites is there at once";
+        "kvp-peers" KVP_BOTH kvp::peers::at_once, own_process => PYTHON: "cloud-init, programs with POSIX locks and the host write at once, and nothing is lost or torn";
         "kvp-file-removed" KVP_BOTH kvp::files::removed: "a file that somebody removed is empty, and made again";
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
         "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";

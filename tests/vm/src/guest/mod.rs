@@ -10,6 +10,7 @@ mod helper;
 mod network;
 mod program;
 mod request;
+mod sparse;
 mod volumes;
 
 pub use client::Guest;

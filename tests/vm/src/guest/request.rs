@@ -7,6 +7,8 @@ use hyperv_sim::files::Facts;
 use hyperv_sim::held::Held;
 use serde::{Deserialize, Serialize};
 
+use super::sparse;
+
 /// A request or a reply with its number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Numbered<T> {
@@ -30,6 +32,7 @@ pub enum Request {
     Digest(PathBuf),
     Write {
         path: PathBuf,
+        #[serde(with = "sparse")]
         data: Vec<u8>,
     },
     /// Makes a file of a pattern's bytes.
@@ -80,6 +83,7 @@ pub enum Request {
     /// kernel says to that, and keeps it open.
     Hold {
         path: PathBuf,
+        #[serde(with = "sparse")]
         message: Vec<u8>,
     },
     /// Closes what is kept open.
@@ -95,7 +99,7 @@ pub enum Reply {
     Text(String),
     Facts(Option<Facts>),
     Names(Vec<String>),
-    Bytes(Vec<u8>),
+    Bytes(#[serde(with = "sparse")] Vec<u8>),
     /// Length and hash of a file.
     Digest(u64, u64),
     Pid(Option<u32>),
