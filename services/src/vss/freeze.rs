@@ -2,13 +2,14 @@
 //! between that could wait for one.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
 use super::guard::{Guard, GuardError, News};
+use super::haste::{self, Haste};
 use super::open::Opened;
 use crate::kernel;
 
@@ -196,6 +197,10 @@ impl Freezer {
             dumpable: dumpable_behavior().unwrap_or(DumpableBehavior::NotDumpable),
         });
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        let haste = Haste::begin(Path::new(haste::SWITCH));
+        if let Some(guard) = self.guard.as_mut().filter(|_| haste.is_some()) {
+            guard.hurried();
+        }
         let mut refused = None;
         for (index, held) in frozen.held.iter_mut().enumerate() {
             match kernel::freeze(&held.opened.fd) {
@@ -214,6 +219,10 @@ impl Freezer {
             }
         }
         frozen.took = frozen.since.elapsed();
+        drop(haste);
+        if let Some(guard) = &mut self.guard {
+            guard.done();
+        }
         if let Some((index, source)) = refused {
             let path = frozen.held.get(index).map(Held::path).unwrap_or_default();
             self.thaw();

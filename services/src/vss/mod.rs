@@ -5,9 +5,9 @@
 //! which order, by what lies on what (`stack`); [`open`] gets a descriptor of
 //! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
 //! copy of each descriptor; and then [`freeze`] does nothing but one call for
-//! each. A THAW goes back the same way. Whatever else ends a freeze is in
-//! `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host still
-//! sends is answered with a failure, as its backup is not consistent.
+//! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
+//! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
+//! still sends is answered with a failure, as its backup is not consistent.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ mod choice;
 mod error;
 pub mod freeze;
 pub mod guard;
+mod haste;
 pub mod hooks;
 pub mod marker;
 pub mod mounts;

@@ -30,7 +30,7 @@ const THAW: u8 = 6;
 /// A guard on a thread: the agent's executable is not to be had here.
 fn guard() -> Result<Guard, GuardError> {
     let (ours, its) = UnixStream::pair().unwrap();
-    thread::spawn(|| process::serve(its));
+    thread::spawn(|| process::serve(its, Path::new("/nowhere")));
     Ok(Guard::at(ours).unwrap())
 }
 
@@ -166,7 +166,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             let two = directory("/two", OFlags::RDONLY);
             kernel::freeze(&two).unwrap();
             let (ours, its) = UnixStream::pair().unwrap();
-            let guard = thread::spawn(|| process::serve(its));
+            let guard = thread::spawn(|| process::serve(its, Path::new("/nowhere")));
             let mut agent = Guard::at(ours).unwrap();
             let fds = [
                 directory("/one", OFlags::RDONLY),

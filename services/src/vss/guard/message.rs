@@ -27,6 +27,10 @@ pub(super) enum Order {
     Go,
     /// The file system of that index was frozen by somebody else.
     NotOurs(u64),
+    /// The kernel was told to hurry, and is to be told that it need not.
+    Hurried,
+    /// It was told.
+    Done,
     /// All are thawed: forget them.
     Release,
 }
@@ -40,7 +44,9 @@ impl Order {
             Self::Hold(count) => (1, count),
             Self::Go => (2, 0),
             Self::NotOurs(index) => (3, index),
-            Self::Release => (4, 0),
+            Self::Hurried => (4, 0),
+            Self::Done => (5, 0),
+            Self::Release => (6, 0),
         };
         let mut record = [kind; Self::LEN];
         if let Some(field) = record.last_chunk_mut() {
@@ -57,7 +63,9 @@ impl Order {
             1 => Some(Self::Hold(value)),
             2 => Some(Self::Go),
             3 => Some(Self::NotOurs(value)),
-            4 => Some(Self::Release),
+            4 => Some(Self::Hurried),
+            5 => Some(Self::Done),
+            6 => Some(Self::Release),
             _ => None,
         }
     }
@@ -155,6 +163,8 @@ mod tests {
             (Order::Hold(1), &many[..1]),
             (Order::Go, &many[..0]),
             (Order::NotOurs(u64::MAX), &many[..0]),
+            (Order::Hurried, &many[..0]),
+            (Order::Done, &many[..0]),
             (Order::Release, &many[..0]),
         ];
         for (order, descriptors) in orders {

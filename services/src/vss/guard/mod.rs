@@ -132,6 +132,16 @@ impl Guard {
         let _ = Order::NotOurs(index as u64).send(&self.socket, &[]);
     }
 
+    /// Tells it that the kernel hurries, which is to end when the agent does.
+    pub(super) fn hurried(&mut self) {
+        let _ = Order::Hurried.send(&self.socket, &[]);
+    }
+
+    /// Tells it that the kernel does so no more.
+    pub(super) fn done(&mut self) {
+        let _ = Order::Done.send(&self.socket, &[]);
+    }
+
     /// Tells it that all is thawed.
     pub fn release(&mut self) {
         let _ = Order::Release.send(&self.socket, &[]);
@@ -174,7 +184,8 @@ impl Drop for Guard {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
+    use std::path::PathBuf;
     use std::thread::{self, JoinHandle};
 
     use rustix::event::{PollFd, PollFlags, poll};
@@ -185,8 +196,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn guard() -> (Guard, JoinHandle<io::Result<()>>) {
+        guard_with("/nowhere".into())
+    }
+
+    fn guard_with(switch: PathBuf) -> (Guard, JoinHandle<io::Result<()>>) {
         let (ours, its) = UnixStream::pair().unwrap();
-        let thread = thread::spawn(|| process::serve(its));
+        let thread = thread::spawn(move || process::serve(its, &switch));
         (Guard::at(ours).unwrap(), thread)
     }
 
@@ -235,6 +250,25 @@ mod tests {
         assert_eq!(guard.news(), News::None);
         drop(guard);
         thread.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn the_kernel_does_not_hurry_on_when_the_agent_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let switch = directory.path().join("switch");
+        // Nobody else's haste is ended.
+        for (done, left) in [(false, "0"), (true, "1")] {
+            fs::write(&switch, "1").unwrap();
+            let (mut guard, thread) = guard_with(switch.clone());
+            guard.hold(&[], LONG).unwrap();
+            guard.hurried();
+            if done {
+                guard.done();
+            }
+            drop(guard);
+            thread.join().unwrap().unwrap();
+            assert_eq!(fs::read_to_string(&switch).unwrap(), left);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -17,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::message::{Order, Report};
 use crate::kernel;
+use crate::vss::haste;
 
 /// Runs the guard in a process that was started as one, with the agent at its
 /// standard input.
@@ -40,19 +42,24 @@ pub fn main() -> io::Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
     kernel::release_code();
-    serve(io::stdin().as_fd().try_clone_to_owned()?.into())
+    let agent = io::stdin().as_fd().try_clone_to_owned()?;
+    serve(agent.into(), Path::new(haste::SWITCH))
 }
 
-/// Guards for the agent at the other end of `socket`, until that is gone.
+/// Guards for the agent at the other end of `socket`, until that is gone; by
+/// `switch` the kernel is told whether to hurry.
 ///
 /// # Errors
 ///
 /// As [`main`].
-pub fn serve(socket: UnixStream) -> io::Result<()> {
+pub fn serve(socket: UnixStream, switch: &Path) -> io::Result<()> {
     let mut guard = Guard::default();
     let outcome = guard.serve(&socket);
     // Whatever happened: who was to thaw is gone, or cannot be understood.
     guard.thaw();
+    if guard.hurried {
+        haste::end(switch);
+    }
     outcome
 }
 
@@ -63,6 +70,8 @@ struct Guard {
     not_ours: Vec<bool>,
     limit: Duration,
     deadline: Option<Instant>,
+    /// The kernel hurries for as long as the agent freezes.
+    hurried: bool,
 }
 
 impl Guard {
@@ -92,6 +101,8 @@ impl Guard {
                         *not_ours = true;
                     }
                 }
+                Some(Order::Hurried) => self.hurried = true,
+                Some(Order::Done) => self.hurried = false,
                 Some(Order::Release) => self.forget(),
             }
         }
