@@ -173,9 +173,9 @@ pub(super) fn machine_entries(tree: &DevTree) -> Result<()> {
     Ok(())
 }
 
-/// Loop devices that a guest can have at most; the kernel makes them as they are
-/// asked for.
-const LOOPS: u64 = 128;
+/// Loop devices that there can be, in all guests together; the kernel makes them
+/// as they are asked for. Further ones have numbers of another form.
+const LOOPS: u64 = 256;
 
 /// The number of the first loop device.
 const FIRST_LOOP: u64 = 7 << 8;

@@ -205,6 +205,25 @@ impl BlackBox {
         }
     }
 
+    /// The root of its own, as this process sees it, where it has one.
+    pub fn root(&self) -> Option<&Path> {
+        self.view.as_deref()
+    }
+
+    /// Puts a further program into the root of its own, as a copy; gives
+    /// `command` with the path that it has in there.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has no root of its own, or the command names no program.
+    pub fn install(&self, command: &str) -> Result<String> {
+        let view = self.root().context("the guest has no root of its own")?;
+        let mut words = words(command)?;
+        let program = words.first_mut().context("the command is empty")?;
+        *program = programs::install(Path::new(program), view)?;
+        Ok(shell_words::join(&words))
+    }
+
     /// Whether the UIO driver masks a device's interrupt by itself when one
     /// comes, as older kernels' driver does and newer ones' does not; for devices
     /// that are offered from now on.
@@ -229,13 +248,18 @@ impl BlackBox {
     }
 }
 
-/// A directory for a guest, and the words of a command, the program's path
-/// first.
-fn prepare(command: &str) -> Result<(TempDir, Vec<String>)> {
+/// The words of a command, the program's path first.
+fn words(command: &str) -> Result<Vec<String>> {
     let mut words =
         shell_words::split(command).with_context(|| format!("the command line {command:?}"))?;
     let program = words.first_mut().context("the command is empty")?;
     *program = programs::find(program)?.to_string_lossy().into_owned();
+    Ok(words)
+}
+
+/// A directory for a guest, and the words of a command.
+fn prepare(command: &str) -> Result<(TempDir, Vec<String>)> {
+    let words = words(command)?;
     let directory = tempfile::Builder::new()
         .prefix("hyperv-sim-")
         .tempdir()

@@ -8,6 +8,7 @@ mod process;
 mod subject;
 mod table;
 mod trace;
+mod vss;
 
 use std::process::ExitCode;
 use std::thread;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     Fcopy(fcopy::Arguments),
     /// Key-value pairs and IP configuration over `/dev/vmbus/hv_kvp`.
     Kvp(kvp::Arguments),
+    /// Freezing and thawing file systems over `/dev/vmbus/hv_vss`.
+    Vss(vss::Arguments),
 }
 
 /// What every comparison is told.
@@ -56,6 +59,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::Fcopy(arguments) => fcopy::run(arguments)?,
         Bench::Kvp(arguments) => kvp::run(arguments)?,
+        Bench::Vss(arguments) => vss::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -63,15 +67,19 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
 impl Common {
     /// The programs, the first of which the others are compared with.
     fn subjects<P: Protocol>(&self, transport: Transport) -> Result<Vec<Subject<P>>> {
+        let commands = self.commands()?;
+        let subjects = commands.iter().map(|it| Subject::new(it, transport));
+        subjects.collect()
+    }
+
+    /// How they are started.
+    fn commands(&self) -> Result<Vec<String>> {
         ensure!(self.rounds > 0, "no rounds, nothing to measure");
         let agent = match &self.agent {
             Some(command) => command.clone(),
             None => beside()?,
         };
-        std::iter::once(&agent)
-            .chain(&self.peer)
-            .map(|command| Subject::new(command, transport))
-            .collect()
+        Ok([vec![agent], self.peer.clone()].concat())
     }
 }
 
@@ -108,6 +116,10 @@ fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> 
     Ok(vec![
         Row::heading(title),
         Row::new("KiB resident", memory(|memory| memory.resident)),
+        Row::new(
+            "KiB, those of others in part",
+            memory(|memory| memory.proportional),
+        ),
         Row::new("KiB of its own", memory(|memory| memory.private)),
         Row::new("KiB not from files", memory(|memory| memory.anonymous)),
         Row::new(&format!("wake-ups in {idle} s"), wakeups),

@@ -1,13 +1,17 @@
 //! What the kernel says of a process.
 
 use std::fs;
+use std::ops::AddAssign;
 
 use anyhow::{Context, Result};
 
 /// Memory, in KiB.
+#[derive(Default)]
 pub(super) struct Memory {
     /// All that it has in memory, shared or not.
     pub(super) resident: u64,
+    /// The same, with a share only of what others have too.
+    pub(super) proportional: u64,
     /// What nobody else has.
     pub(super) private: u64,
     /// What is not the content of a file, so that it has to stay.
@@ -19,10 +23,47 @@ impl Memory {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         Ok(Self {
             resident: sum(&rollup, "Rss:"),
+            proportional: sum(&rollup, "Pss:"),
             private: sum(&rollup, "Private_"),
             anonymous: sum(&rollup, "Anonymous:"),
         })
     }
+}
+
+impl AddAssign for Memory {
+    fn add_assign(&mut self, other: Self) {
+        self.resident += other.resident;
+        self.proportional += other.proportional;
+        self.private += other.private;
+        self.anonymous += other.anonymous;
+    }
+}
+
+/// A process and all that it has started, itself first.
+pub(super) fn family(pid: u32) -> Result<Vec<u32>> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = family.get(next) {
+        for task in fs::read_dir(format!("/proc/{parent}/task"))? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            family.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|it| it.parse::<u32>().ok()),
+            );
+        }
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// Those of its family that run the same program as a process, itself first.
+pub(super) fn copies(pid: u32) -> Result<Vec<u32>> {
+    let program = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe"));
+    let own = program(&pid)?;
+    let mut family = family(pid)?;
+    family.retain(|it| program(it).is_ok_and(|program| program == own));
+    Ok(family)
 }
 
 /// How often the process's threads have been switched to, all together.

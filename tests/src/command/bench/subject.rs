@@ -1,5 +1,6 @@
 //! One of the programs that are compared.
 
+use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -25,6 +26,13 @@ pub(super) struct Subject<P> {
     open: Option<Open<P>>,
 }
 
+/// What the program of a command is called.
+pub(super) fn name(command: &str) -> String {
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let name = Path::new(program.trim_matches(['\'', '"'])).file_name();
+    name.map_or(command.into(), |name| name.to_string_lossy().into_owned())
+}
+
 struct Open<P> {
     device: Arc<dyn Device>,
     host: ServiceHost<P>,
@@ -33,17 +41,18 @@ struct Open<P> {
 impl<P: Protocol> Subject<P> {
     /// A program that does not run yet.
     pub(super) fn new(command: &str, transport: Transport) -> Result<Self> {
-        let program = command.split_whitespace().next().unwrap_or_default();
-        let name = Path::new(program.trim_matches(['\'', '"']))
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        Ok(Self {
-            name: name.unwrap_or_else(|| command.to_owned()),
-            machine: BlackBox::new(command)?,
+        Ok(Self::on(BlackBox::new(command)?, name(command), transport))
+    }
+
+    /// A program that does not run yet, in a guest that is there.
+    pub(super) fn on(machine: BlackBox, name: String, transport: Transport) -> Self {
+        Self {
+            name,
+            machine,
             transport,
             number: 0,
             open: None,
-        })
+        }
     }
 
     /// The host of the open device; the program is started, and the device
@@ -103,14 +112,25 @@ impl<P: Protocol> Subject<P> {
         }
     }
 
-    /// How often it was switched to so far.
+    /// How often it, and what it has started, was switched to so far.
     pub(super) fn switches(&mut self) -> Result<u64, String> {
-        let pid = self.pid().map_err(|error| format!("{error:#}"))?;
-        process::switches(pid).map_err(|error| format!("{error:#}"))
+        self.all(process::switches)
     }
 
+    /// What it, and what it has started, has in memory.
     pub(super) fn memory(&mut self) -> Result<Memory, String> {
-        let pid = self.pid().map_err(|error| format!("{error:#}"))?;
-        Memory::of(pid).map_err(|error| format!("{error:#}"))
+        self.all(Memory::of)
+    }
+
+    fn all<T: Default + AddAssign>(&mut self, of: fn(u32) -> Result<T>) -> Result<T, String> {
+        let mut all = T::default();
+        let mut add = || -> Result<()> {
+            for pid in process::family(self.pid()?)? {
+                all += of(pid)?;
+            }
+            Ok(())
+        };
+        add().map_err(|error| format!("{error:#}"))?;
+        Ok(all)
     }
 }

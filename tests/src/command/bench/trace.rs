@@ -24,7 +24,45 @@ pub(super) fn system_calls<P: Protocol>(
     host: &mut ServiceHost<P>,
     work: impl FnOnce(&mut ServiceHost<P>) -> Result<()>,
 ) -> Result<Result<u64, String>> {
-    let trace = match attach(pid)? {
+    let summary = match traced(&["-c"], &[pid], host, work)? {
+        Ok(summary) => summary,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let total = total(&summary);
+    total
+        .with_context(|| format!("strace's summary has no total: {summary:?}"))
+        .map(Ok)
+}
+
+/// System calls of several processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Calls {
+    pub(super) all: u64,
+    /// Those from the first one on in whose line the mark is.
+    pub(super) marked: u64,
+}
+
+/// Counts those that processes, and whatever they start, make while `work` is
+/// done; an error in words where they cannot be counted.
+pub(super) fn system_calls_from<P: Protocol>(
+    mark: &str,
+    pids: &[u32],
+    host: &mut ServiceHost<P>,
+    work: impl FnOnce(&mut ServiceHost<P>) -> Result<()>,
+) -> Result<Result<Calls, String>> {
+    let log = traced(&[], pids, host, work)?;
+    Ok(log.map(|log| count(&log, mark)))
+}
+
+/// What strace writes with these options while `work` is done; an error in words
+/// where it cannot trace.
+fn traced<P: Protocol>(
+    options: &[&str],
+    pids: &[u32],
+    host: &mut ServiceHost<P>,
+    work: impl FnOnce(&mut ServiceHost<P>) -> Result<()>,
+) -> Result<Result<String, String>> {
+    let trace = match attach(options, pids)? {
         Ok(trace) => trace,
         Err(reason) => return work(host).map(|()| Err(reason)),
     };
@@ -34,29 +72,30 @@ pub(super) fn system_calls<P: Protocol>(
         .channel()
         .ok()
         .map(|channel| Arc::clone(channel.bell()));
-    let calls = trace.finish(|| {
+    let output = trace.finish(|| {
         if let Some(bell) = &bell {
             bell.interrupt();
         }
     });
     worked?;
-    calls.map(Ok)
+    output.map(Ok)
 }
 
-/// strace, attached to a process.
+/// strace, attached to processes.
 struct Trace {
     strace: Child,
-    summary: NamedTempFile,
+    output: NamedTempFile,
 }
 
-/// Attaches strace to all threads of a process; an error in words where it
+/// Attaches strace to all threads of processes; an error in words where it
 /// cannot be.
-fn attach(pid: u32) -> Result<Result<Trace, String>> {
-    let summary = NamedTempFile::new()?;
+fn attach(options: &[&str], pids: &[u32]) -> Result<Result<Trace, String>> {
+    let output = NamedTempFile::new()?;
     let strace = Command::new("strace")
-        .args(["-f", "-c", "-o"])
-        .arg(summary.path())
-        .args(["-p", &pid.to_string()])
+        .args(["-f", "-o"])
+        .arg(output.path())
+        .args(options)
+        .args(pids.iter().map(|pid| format!("--attach={pid}")))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -72,7 +111,12 @@ fn attach(pid: u32) -> Result<Result<Trace, String>> {
         if let Some(status) = strace.try_wait()? {
             bail!("strace ended at once: {status}");
         }
-        Ok(process::is_traced(pid)?.then_some(()))
+        for pid in pids {
+            if !process::is_traced(*pid)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     });
     if let Err(error) = attached {
         // It may be gone already; that is what it is killed for.
@@ -80,20 +124,32 @@ fn attach(pid: u32) -> Result<Result<Trace, String>> {
         strace.wait()?;
         return Ok(Err(format!("{error:#}")));
     }
-    Ok(Ok(Trace { strace, summary }))
+    Ok(Ok(Trace { strace, output }))
 }
 
 impl Trace {
-    /// Detaches, and gives the number of system calls since. `nudge` wakes the
-    /// process.
-    fn finish(mut self, nudge: impl Fn()) -> Result<u64> {
+    /// Detaches, and gives what was written. `nudge` wakes the processes.
+    fn finish(mut self, nudge: impl Fn()) -> Result<String> {
         kill(Pid::from_raw(self.strace.id().try_into()?), Signal::SIGINT)?;
         until(TIME, "strace to detach", || {
             nudge();
             Ok(self.strace.try_wait()?)
         })?;
-        let summary = fs::read_to_string(self.summary.path())?;
-        total(&summary).with_context(|| format!("strace's summary has no total: {summary:?}"))
+        Ok(fs::read_to_string(self.output.path())?)
+    }
+}
+
+/// The calls in a log of strace's. One that another process came between has two
+/// lines; signals and ends of processes are no calls.
+fn count(log: &str, mark: &str) -> Calls {
+    let calls = log.lines().filter(|line| {
+        let what = line.split_once(' ').map_or(*line, |(_, what)| what.trim());
+        !["<...", "---", "+++"].iter().any(|it| what.starts_with(it))
+    });
+    let marked = calls.clone().skip_while(|line| !line.contains(mark));
+    Calls {
+        all: calls.count() as u64,
+        marked: marked.count() as u64,
     }
 }
 
@@ -109,7 +165,19 @@ fn total(summary: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::total;
+    use super::{Calls, count, total};
+
+    #[test]
+    fn calls_are_counted_once_and_from_the_mark_on() {
+        let log = "17 read(3, \"x\", 1) = 1\n\
+                   17 ioctl(4, FIFREEZE <unfinished ...>\n\
+                   9 +++ exited with 0 +++\n\
+                   18 write(2, \"y\", 1) = 1\n\
+                   17 <... ioctl resumed>) = 0\n\
+                   17 --- SIGCHLD {si_signo=SIGCHLD} ---\n";
+        assert_eq!(count(log, "FIFREEZE"), Calls { all: 3, marked: 2 });
+        assert_eq!(count(log, "FITHAW"), Calls { all: 3, marked: 0 });
+    }
 
     #[test]
     fn the_total_is_found_with_errors_and_without() {

@@ -18,7 +18,12 @@ struct Sparse {
 
 pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
     let mut parts: Vec<(usize, Vec<u8>)> = Vec::new();
-    for (at, byte) in bytes.iter().copied().enumerate().filter(|(_, byte)| *byte != 0) {
+    for (at, byte) in bytes
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, byte)| *byte != 0)
+    {
         match parts.last_mut() {
             Some((start, part)) if at - *start < part.len() + SHORTEST => {
                 part.resize(at - *start, 0);
@@ -38,7 +43,9 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>,
     }
     let mut bytes = vec![0; len];
     for (start, part) in parts {
-        let place = bytes.get_mut(start..).and_then(|rest| rest.get_mut(..part.len()));
+        let place = bytes
+            .get_mut(start..)
+            .and_then(|rest| rest.get_mut(..part.len()));
         let place = place.ok_or_else(|| de::Error::custom("a part is beyond the end"))?;
         place.copy_from_slice(&part);
     }
@@ -58,8 +65,22 @@ mod tests {
         record[..3].copy_from_slice(b"key");
         record[512..517].copy_from_slice(b"value");
         record[2559] = 1;
-        let short = [&[1; 3][..], &[0; SHORTEST - 1], &[2], &[0; SHORTEST + 1], &[3]].concat();
-        for bytes in [vec![], vec![0], vec![0; 5000], short, record, (0..=255).collect()] {
+        let short = [
+            &[1; 3][..],
+            &[0; SHORTEST - 1],
+            &[2],
+            &[0; SHORTEST + 1],
+            &[3],
+        ]
+        .concat();
+        for bytes in [
+            vec![],
+            vec![0],
+            vec![0; 5000],
+            short,
+            record,
+            (0..=255).collect(),
+        ] {
             let said = serde_json::to_string(&Said(bytes.clone())).unwrap();
             assert_eq!(serde_json::from_str::<Said>(&said).unwrap().0, bytes);
             let few = bytes.iter().filter(|byte| **byte != 0).count();

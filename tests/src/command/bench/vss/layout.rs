@@ -1,0 +1,159 @@
+//! The file systems of a guest: small ones of type ext4 on loop devices, whose
+//! files are in memory.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use hyperv_sim::volumes::Volumes;
+
+/// Where they are mounted: on a file system that cannot be frozen.
+const MOUNTS: &str = "mnt";
+
+/// What a file has that is yet to be written to the disk.
+static DIRT: [u8; 64 << 10] = [0xa5; 64 << 10];
+
+/// Lets loop devices look like disks: some programs leave them out, by what
+/// `/sys` says of them.
+const DISKS: &str = r#"
+    set -e
+    mount -t tmpfs disks /sys/dev/block
+    cd /sys/dev/block
+    n=0
+    while [ $n -lt 256 ]; do
+        mkdir -p disks/loop$n/slaves
+        ln -s disks/loop$n 7:$n
+        n=$((n + 1))
+    done
+"#;
+
+/// Makes file systems, so many and of this size.
+const MAKE: &str = r#"
+    set -e
+    count=$0 size=$1
+    mount -t tmpfs -o mode=755 mounts /mnt
+    truncate -s "$size" /run/image
+    mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 /run/image
+    n=0
+    while [ $n -lt "$count" ]; do
+        name=$(printf %04d $n)
+        cp --sparse=always /run/image "/run/$name.img"
+        mkdir "/mnt/$name"
+        mount -t ext4 -o loop "/run/$name.img" "/mnt/$name"
+        rm "/run/$name.img"
+        n=$((n + 1))
+    done
+"#;
+
+/// Mounts a directory of the first one so often: 50 times, and all of those
+/// again and again.
+const BIND: &str = r#"
+    set -e
+    count=$0
+    mkdir /mnt/0000/part /mnt/many
+    n=0
+    while [ $n -lt 50 ]; do
+        mkdir -p "/mnt/many/0/$n"
+        mount -o bind /mnt/0000/part "/mnt/many/0/$n"
+        n=$((n + 1))
+    done
+    while [ $n -lt "$count" ]; do
+        mkdir "/mnt/many/$n"
+        mount -o rbind /mnt/many/0 "/mnt/many/$n"
+        n=$((n + 50))
+    done
+"#;
+
+const CLEAR: &str = "umount -l /mnt && rm /run/image";
+
+/// What a guest has mounted, beside its root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub(super) file_systems: u32,
+    /// How often a directory of the first one is mounted elsewhere, in fifties.
+    pub(super) bind_mounts: u32,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file_systems {
+            1 => write!(f, "1 file system")?,
+            many => write!(f, "{many} file systems")?,
+        }
+        match self.bind_mounts {
+            0 => Ok(()),
+            many => write!(f, ", {many} bind mounts"),
+        }
+    }
+}
+
+/// Lets a guest's loop devices look like disks.
+pub(super) fn disks(volumes: &dyn Volumes) -> Result<()> {
+    script(volumes, DISKS, &[]).context("letting loop devices look like disks")
+}
+
+fn script(volumes: &dyn Volumes, script: &str, arguments: &[&str]) -> Result<()> {
+    let command = [&["sh", "-c", script], arguments].concat();
+    volumes.run(&command).map(drop)
+}
+
+impl Layout {
+    /// Mounts it, each file system being of so many MiB.
+    pub(super) fn make(&self, volumes: &dyn Volumes, size: u64) -> Result<()> {
+        let (count, size) = (self.file_systems.to_string(), format!("{size}M"));
+        script(volumes, MAKE, &[&count, &size]).with_context(|| format!("making {self}"))?;
+        if self.bind_mounts > 0 {
+            let count = self.bind_mounts.to_string();
+            script(volumes, BIND, &[&count]).with_context(|| format!("making {self}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes it away.
+    pub(super) fn clear(&self, volumes: &dyn Volumes) -> Result<()> {
+        script(volumes, CLEAR, &[]).with_context(|| format!("taking {self} away"))
+    }
+
+    fn points(&self) -> impl Iterator<Item = PathBuf> {
+        (0..self.file_systems).map(|number| Path::new(MOUNTS).join(format!("{number:04}")))
+    }
+
+    /// Files for applications, relative to the guest's root: on the file systems
+    /// that are first, in the middle, and last in the order of their mounts, and
+    /// on the root, which comes last of all.
+    pub(super) fn applications(&self) -> Vec<PathBuf> {
+        let mut points: Vec<_> = self.points().collect();
+        let middle = points.len() / 2;
+        let mut number = 0;
+        points.retain(|_| {
+            number += 1;
+            [1, middle + 1, self.file_systems as usize].contains(&number)
+        });
+        points.push("root".into());
+        points.iter().map(|it| it.join("application")).collect()
+    }
+
+    /// Has so many KiB on each that are yet to be written to its disk.
+    pub(super) fn soil(&self, root: &Path, kib: u64) -> Result<()> {
+        for point in self.points() {
+            let path = root.join(point).join("dirt");
+            let mut file = File::create(&path).with_context(|| path.display().to_string())?;
+            for _ in 0..kib.div_ceil(64) {
+                file.write_all(&DIRT)
+                    .with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was written so.
+    pub(super) fn clean(&self, root: &Path) -> Result<()> {
+        for point in self.points() {
+            let path = root.join(point).join("dirt");
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}

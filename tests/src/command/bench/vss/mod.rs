@@ -1,0 +1,289 @@
+//! `hyperv-sim bench vss`: for how long applications stand still for a backup,
+//! and what three services have in memory.
+//!
+//! Each program is in a guest with a root of its own, in which nothing of this
+//! machine is mounted; the guest has the devices of the other services too.
+
+mod applications;
+mod layout;
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use hyperv_sim::blackbox::{self, BlackBox};
+use hyperv_sim::fcopy::{Fcopy, FcopyHost};
+use hyperv_sim::host::Protocol;
+use hyperv_sim::kvp::{FACT_POOL, FACTS, Kvp, KvpHost, Operation};
+use hyperv_sim::port::Machine;
+use hyperv_sim::scenario::{OPEN_TIME, Transport};
+use hyperv_sim::vss::Vss;
+use hyperv_vmbus::ic::Status;
+
+use self::applications::{Applications, Held, StoodStill};
+use self::layout::Layout;
+use super::subject::{self, Subject};
+use super::table::{Row, medians};
+use super::{Common, at_rest, process, trace};
+
+/// For how long the host holds file systems frozen: long enough for every
+/// application to notice.
+const HOLD: Duration = Duration::from_millis(20);
+
+/// Pages that each application writes before a FREEZE.
+const PAGES: usize = 100;
+
+/// How the programs of a guest are started, in its root.
+const START: &str = "/run/start";
+
+/// Rings in which whole messages fit.
+const RING_LEN: usize = 68 << 10;
+
+/// The file-copy device, which is there as well.
+const FCOPY: (u32, usize) = (63, 16 << 10);
+
+/// File systems in all guests together: there are few more loop devices.
+const FILE_SYSTEMS: usize = 240;
+
+/// The call that freezes, as strace has it.
+const FREEZE: &str = "FIFREEZE";
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// A program that runs beside each further one, for what the agent does as
+    /// well (repeatable): with the daemons for key-value pairs and for file copy,
+    /// all three services are on in every guest.
+    #[arg(long, value_name = "COMMAND")]
+    beside: Vec<String>,
+    /// File systems that a guest has (repeatable), 240 in all guests together.
+    #[arg(long, value_name = "N", default_values_t = [1, 10, 100])]
+    file_systems: Vec<u32>,
+    /// Bind mounts of one file system, in fifties; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    bind_mounts: u32,
+    /// Size of a file system, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 16)]
+    size: u64,
+    /// What is not on the disk yet of each file system when the host asks for a
+    /// freeze, in KiB.
+    #[arg(long, value_name = "KIB", default_value_t = 1024)]
+    dirty: u64,
+    /// Over the rings of `/dev/uioN`, for programs that know them.
+    #[arg(long)]
+    uio: bool,
+}
+
+/// The hosts of the other services.
+type Others = Option<(KvpHost, FcopyHost)>;
+
+/// What a round gave.
+#[derive(Debug)]
+struct Measured {
+    stood_still: StoodStill,
+    /// From sending a FREEZE to having the reply.
+    freeze: Duration,
+    /// The same for a THAW.
+    thaw: Duration,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(reason) = blackbox::root_unavailable() {
+        anyhow::bail!("no program can have a root of its own here: {reason}");
+    }
+    let transport = match arguments.uio {
+        true => Transport::Uio(RING_LEN),
+        false => Transport::HvUtil,
+    };
+    let commands = arguments.common.commands()?;
+    let most = arguments.file_systems.iter().max().copied().unwrap_or(1);
+    ensure!(
+        most > 0 && most as usize * commands.len() <= FILE_SYSTEMS,
+        "{most} file systems for each of {} guests: there is room for 1 to {FILE_SYSTEMS} in all",
+        commands.len()
+    );
+    let mut subjects = Vec::new();
+    let mut others = Vec::new();
+    for (number, command) in commands.iter().enumerate() {
+        let beside = match number {
+            0 => None,
+            _ => Some(&*arguments.beside),
+        };
+        let (subject, hosts) =
+            guest(command, beside, transport).with_context(|| format!("a guest for {command}"))?;
+        subjects.push(subject);
+        others.push(hosts);
+    }
+    let mut layouts = Vec::new();
+    for file_systems in &arguments.file_systems {
+        layouts.push(Layout {
+            file_systems: *file_systems,
+            bind_mounts: 0,
+        });
+    }
+    if arguments.bind_mounts > 0 {
+        layouts.push(Layout {
+            file_systems: 1,
+            bind_mounts: arguments.bind_mounts,
+        });
+    }
+    let mut rows = Vec::new();
+    for layout in layouts {
+        rows.extend(measure(&mut subjects, layout, arguments)?);
+    }
+    rows.extend(at_rest(
+        &mut subjects,
+        "at rest, all processes",
+        arguments.common.idle,
+    )?);
+    println!(
+        "{} rounds, file systems of {} MiB with {} KiB not on the disk, over {transport}; ratios to the first",
+        arguments.common.rounds, arguments.size, arguments.dirty
+    );
+    super::print(&subjects, &rows);
+    Ok(())
+}
+
+/// A guest in which a program runs, with others beside it, and all three
+/// services are in use; a program with none beside it is to serve them alone
+/// where `beside` is `None`, and only this one otherwise.
+fn guest(
+    command: &str,
+    beside: Option<&[String]>,
+    transport: Transport,
+) -> Result<(Subject<Vss>, Others)> {
+    let mut machine = BlackBox::with_root(&format!("sh {START}"))?;
+    let mut start = String::new();
+    for other in beside.unwrap_or_default() {
+        start += &format!("{} &\n", machine.install(other)?);
+    }
+    start += &format!("exec {}\n", machine.install(command)?);
+    machine
+        .files()
+        .write(Path::new(START), start.as_bytes())
+        .context(START)?;
+    layout::disks(&*machine.volumes()?)?;
+    let (number, ring_len) = FCOPY;
+    let kvp = machine.offer(Kvp::SERVICE.hvutil())?;
+    let fcopy = machine.offer(Fcopy::SERVICE.uio(number, ring_len))?;
+    let mut subject = Subject::on(machine, subject::name(command), transport);
+    subject.host()?;
+    if beside.is_some_and(<[_]>::is_empty) {
+        return Ok((subject, None));
+    }
+    let mut kvp = KvpHost::connect(kvp.accept(OPEN_TIME).context("key-value pairs")?)?;
+    let mut fcopy = FcopyHost::connect(fcopy.accept(OPEN_TIME).context("file copy")?)?;
+    for (index, _) in (0..).zip(FACTS) {
+        let pool = FACT_POOL;
+        kvp.request(&Operation::Enumerate { pool, index })?;
+    }
+    fcopy.request(&Fcopy::HARMLESS)?;
+    Ok((subject, Some((kvp, fcopy))))
+}
+
+/// Times and system calls with one set of file systems.
+fn measure(
+    subjects: &mut [Subject<Vss>],
+    layout: Layout,
+    arguments: &Arguments,
+) -> Result<Vec<Row>> {
+    for subject in &mut *subjects {
+        layout.make(&*subject.machine.volumes()?, arguments.size)?;
+    }
+    let mut rounds: Vec<Vec<_>> = subjects.iter().map(|_| Vec::new()).collect();
+    for _ in 0..arguments.common.rounds {
+        for (subject, rounds) in subjects.iter_mut().zip(&mut rounds) {
+            rounds.push(round(subject, layout, arguments.dirty)?);
+        }
+    }
+    let mut calls = Vec::new();
+    for subject in &mut *subjects {
+        let counted = system_calls(subject).with_context(|| subject.name.clone())?;
+        calls.push(vec![counted]);
+        layout.clear(&*subject.machine.volumes()?)?;
+    }
+    let time = |title, of: fn(&Measured) -> Duration| {
+        let milliseconds = medians(&rounds, |round| of(round).as_secs_f64() * 1000.0);
+        Row::new(title, milliseconds)
+    };
+    Ok(vec![
+        Row::heading(&layout.to_string()),
+        time("ms that an application waits", |it| it.stood_still.longest),
+        time("ms, first freeze to reply", |it| it.stood_still.to_reply),
+        time("ms, THAW to all thawed", |it| it.stood_still.to_thawed),
+        time("ms, FREEZE to reply", |it| it.freeze),
+        time("ms, THAW to reply", |it| it.thaw),
+        time("ms between writes otherwise", |it| it.stood_still.otherwise),
+        Row::new(
+            "system calls, FREEZE to reply",
+            medians(&calls, |it| it.all as f64),
+        ),
+        Row::new(
+            "from the first freeze on",
+            medians(&calls, |it| it.marked as f64),
+        ),
+    ])
+}
+
+/// A backup with applications at work; an error in words where the program
+/// declines.
+fn round(
+    subject: &mut Subject<Vss>,
+    layout: Layout,
+    dirty: u64,
+) -> Result<Result<Measured, String>> {
+    let root = subject
+        .machine
+        .root()
+        .context("no root of its own")?
+        .to_owned();
+    layout.soil(&root, dirty)?;
+    let files = layout.applications();
+    let files = files.iter().map(|it| root.join(it));
+    let applications = Applications::start(files, PAGES)?;
+    let host = subject.host()?;
+    let asked = Instant::now();
+    let froze = host.freeze()?;
+    let replied = Instant::now();
+    thread::sleep(HOLD);
+    let thawing = Instant::now();
+    let thawed = host.thaw()?;
+    let thaw = thawing.elapsed();
+    if froze != Status::OK || thawed != Status::OK {
+        let name = &subject.name;
+        drop(applications);
+        return Ok(Err(format!(
+            "{name} answers a FREEZE with {froze:?}, and the THAW with {thawed:?}"
+        )));
+    }
+    let held = Held {
+        asked,
+        replied,
+        thawing,
+    };
+    let stood_still = applications
+        .end(&held)
+        .with_context(|| subject.name.clone())?;
+    layout.clean(&root)?;
+    Ok(Ok(Measured {
+        stood_still,
+        freeze: replied.duration_since(asked),
+        thaw,
+    }))
+}
+
+/// The system calls of a FREEZE, counted apart from the time.
+fn system_calls(subject: &mut Subject<Vss>) -> Result<Result<trace::Calls, String>> {
+    let pids = process::copies(subject.pid()?)?;
+    let host = subject.host()?;
+    let calls = trace::system_calls_from(FREEZE, &pids, host, |host| {
+        let status = host.freeze()?;
+        ensure!(status == Status::OK, "a FREEZE was declined: {status:?}");
+        Ok(())
+    });
+    host.thaw()?;
+    calls
+}
