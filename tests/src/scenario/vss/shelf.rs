@@ -75,7 +75,11 @@ if said=$(fsfreeze --freeze "$0" 2>&1); then
     fsfreeze --unfreeze "$0" 2>/dev/null || :
     echo thawed
 else
-    case $said in *busy*) echo frozen ;; *) echo "$said" ;; esac
+    case $said in
+        *busy*) echo frozen ;;
+        *"not supported"*) echo thawed ;;
+        *) echo "$said" ;;
+    esac
 fi
 "#;
 
