@@ -165,15 +165,16 @@ impl Booted {
         }
     }
 
-    fn end(self) -> Result<()> {
+    fn end(self) -> Result<Ending> {
         self.stop.stop();
         let ended = self.thread.join();
-        match ended.map_err(|_| anyhow!("the monitor panicked"))?? {
-            Ending::Stopped => Ok(()),
-            other => bail!("the guest ended by itself: {other:?}"),
-        }
+        ended.map_err(|_| anyhow!("the monitor panicked"))?
     }
 }
+
+/// Exit status where the guest's processor was reset without a word of its
+/// kernel, which is how an emulated processor fails, too: it is worth another try.
+const EXIT_RESET: u8 = 75;
 
 /// Plays scenarios.
 ///
@@ -198,11 +199,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let end = lines.len().saturating_sub(JOURNAL_LINES);
         eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
     }
-    let ended = booted.end();
-    match (played, ended) {
+    match (played, booted.end()?) {
+        (played, Ending::Stopped) => played?,
+        (Err(lost), Ending::TripleFault) => {
+            eprintln!("the guest's processor was reset: {lost:#}");
+            return Ok(ExitCode::from(EXIT_RESET));
+        }
         // How the guest ended says why it was lost.
-        (Err(lost), Err(ended)) => return Err(lost.context(ended)),
-        (played, ended) => played.and(ended)?,
+        (Err(lost), ended) => {
+            return Err(lost.context(format!("the guest ended by itself: {ended:?}")));
+        }
+        (Ok(()), ended) => bail!("the guest ended by itself: {ended:?}"),
     }
     if !arguments.json {
         let Tally { passed, failed, .. } = tally;
