@@ -90,7 +90,7 @@ pub struct LeftOut {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A file of `/proc` cannot be read.
-    #[error("cannot tell which file systems there are: cannot read {}: {source}", path.display())]
+    #[error("cannot tell which file systems there are: cannot read {}", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,
