@@ -38,28 +38,46 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     unsafe { ioctl(fd, NoArg::<THAW>::new()) }
 }
 
-/// Takes the process' code out of its memory, to be mapped again where it runs
-/// again: most of what a process that waits for years has run, it ran once, at
-/// its start.
+/// Takes the process' code and constants out of its memory, to be mapped again
+/// where they are needed again: most of what a process that waits for years has
+/// run, it ran once, at its start.
 pub fn release_code() {
     // Without the list everything stays where it is, as it would without this.
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (start, end) in maps.lines().filter_map(code) {
+    let mappings = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    for (start, end) in releasable(&mappings) {
         let start_of = ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the pages are those of a file, mapped to be read and executed
-        // and never written to, so that what is read there next is the same.
+        // SAFETY: the pages are those of a file, mapped so that nobody writes to
+        // them, and none was written to before that: what is read there next is
+        // the same.
         let _ = unsafe { madvise(start_of, end.saturating_sub(start), Advice::LinuxDontNeed) };
     }
 }
 
-/// From where to where the code of a file is mapped, out of a line of
-/// `/proc/PID/maps`: `START-END PERMISSIONS OFFSET DEVICE INODE PATH`.
-fn code(line: &str) -> Option<(usize, usize)> {
+/// From where to where files are mapped to be read or executed only, without a
+/// page of which the process has a copy of its own, out of `/proc/PID/smaps`:
+/// `START-END PERMISSIONS OFFSET DEVICE INODE PATH`, and then a line for each
+/// property.
+fn releasable(mappings: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut candidate = None;
+    for line in mappings.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("Anonymous:") if words.next() == Some("0") => found.extend(candidate.take()),
+            Some(word) if !word.ends_with(':') => candidate = file(line),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Where a file is mapped that nobody writes to, out of a mapping's first line.
+fn file(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let permissions = words.next()?;
     let inode = words.nth(2)?;
-    if permissions != "r-xp" || inode == "0" {
+    if !matches!(permissions, "r-xp" | "r--p") || inode == "0" {
         return None;
     }
     let address = |text| usize::from_str_radix(text, 16).ok();
@@ -93,19 +111,28 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_of_files_is_released() {
-        let mapped = "7f00-8f00 r-xp 00001000 fe:00 1234    /usr/sbin/hyperv-agent (deleted)";
-        assert_eq!(code(mapped), Some((0x7f00, 0x8f00)));
-        for other in [
-            "7f00-8f00 r--p 00001000 fe:00 1234    /usr/sbin/hyperv-agent",
-            "7f00-8f00 rwxp 00001000 fe:00 1234    /usr/sbin/hyperv-agent",
-            "7f00-8f00 r-xs 00001000 fe:00 1234    /usr/sbin/hyperv-agent",
-            "7f00-8f00 r-xp 00000000 00:00 0       [vdso]",
-            "7f00-8f00 r-xp",
-            "",
-        ] {
-            assert_eq!(code(other), None, "{other}");
-        }
+    fn only_what_nobody_wrote_to_is_released() {
+        let mapping = |first: &str, own: u32| {
+            format!("{first}\nSize:  4096 kB\nAnonymous:  {own} kB\nVmFlags: rd mr\n")
+        };
+        let agent = "r-xp 00001000 fe:00 1234    /usr/sbin/hyperv-agent (deleted)";
+        let constants = "r--p 00001000 fe:00 1234    /usr/sbin/hyperv-agent";
+        let mappings = [
+            mapping(&format!("7f00-8f00 {agent}"), 0),
+            mapping(&format!("9f00-af00 {constants}"), 0),
+            // Constants that the loader has filled in.
+            mapping(&format!("bf00-cf00 {constants}"), 88),
+            mapping(
+                "df00-ef00 rw-p 00001000 fe:00 1234    /usr/sbin/hyperv-agent",
+                0,
+            ),
+            mapping("f000-f100 r--s 00001000 fe:00 1234    /dev/uio0", 0),
+            mapping("f200-f300 r-xp 00000000 00:00 0       [vdso]", 0),
+            mapping("f400-f500 r-xp", 0),
+        ];
+        let found = releasable(&mappings.concat());
+        assert_eq!(found, [(0x7f00, 0x8f00), (0x9f00, 0xaf00)]);
+        assert_eq!(releasable(""), []);
     }
 
     #[test]
