@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +25,7 @@ use nix::unistd::{chdir, pivot_root};
 
 use super::namespace::Namespace;
 use super::programs::{PLACE, find, install};
+use crate::volumes;
 
 /// Bytes of the root's file system.
 const SIZE: u64 = 512 << 20;
@@ -91,11 +92,13 @@ const PROGRAMS: [&str; 30] = [
 const PACKAGES: &str = "btrfs-progs, e2fsprogs, util-linux and xfsprogs";
 
 /// Its first process. What it thaws at the end is thawed from below: what was
-/// mounted first carries the rest.
+/// mounted first carries the rest. It does not look at `/dev`: that is the
+/// simulator's, which may not answer any more.
 const INIT: &str = r#"
 mount -t proc proc /proc && echo ready && cat
 seen=' '
 while read -r _ _ device _ point _; do
+    case $point in /dev) continue ;; esac
     case $seen in *" $device "*) continue ;; esac
     seen="$seen$device "
     fsfreeze --unfreeze "$point"
@@ -104,9 +107,6 @@ done </proc/self/mountinfo 2>/run/thawed
 
 /// How long the first process may take to be there, and to be gone.
 const INIT_TIME: Duration = Duration::from_secs(20);
-
-/// How long a command of a scenario may take.
-const COMMAND_TIME: Duration = Duration::from_secs(120);
 
 /// A root of the guest's own.
 pub(super) struct Root {
@@ -147,9 +147,9 @@ fn enter<T>(
         .with_context(|| image.display().to_string())?;
     let image = image.to_string_lossy().into_owned();
     let place = root.to_string_lossy().into_owned();
-    command(&["mkfs.ext4", "-q", "-F", &image])?;
+    volumes::run(&["mkfs.ext4", "-q", "-F", &image])?;
     // It lets the loop device go by itself, whatever happens from here on.
-    command(&["mount", "-t", "ext4", "-o", "loop", &image, &place])?;
+    volumes::run(&["mount", "-t", "ext4", "-o", "loop", &image, &place])?;
     for made in DIRECTORIES {
         let made = root.join(made);
         fs::create_dir_all(&made).with_context(|| made.display().to_string())?;
@@ -188,25 +188,6 @@ fn enter<T>(
     chdir("/")?;
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).context("the root")?;
     Ok((root, furnished))
-}
-
-/// Runs a command of the machine.
-fn command(words: &[&str]) -> Result<()> {
-    let (program, arguments) = words.split_first().context("the command is empty")?;
-    let output = Command::new(program).args(arguments).output();
-    said(words, output.with_context(|| (*program).to_owned())?).map(drop)
-}
-
-/// What a command printed, or as an error what it complained of.
-fn said(words: &[&str], output: std::process::Output) -> Result<String> {
-    ensure!(
-        output.status.success(),
-        "{}: {}, {}",
-        words.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl Root {
@@ -281,22 +262,22 @@ impl Root {
     }
 }
 
-/// Runs a command of the guest's, and gives what it prints.
-pub(super) fn run(namespace: &Namespace, words: &[&str]) -> Result<String> {
+/// Starts a command of the guest's, whose input and output are the simulator's:
+/// it can tell by its input that the simulator is gone.
+pub(super) fn start(namespace: &Namespace, words: &[&str]) -> Result<Child> {
     let (program, arguments) = words.split_first().context("the command is empty")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
         .env("PATH", PLACE)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = namespace.run(move || command.spawn())?;
-    let child = child.with_context(|| (*program).to_owned())?;
-    let (tell, ended) = mpsc::channel();
-    thread::spawn(move || tell.send(child.wait_with_output()));
-    match ended.recv_timeout(COMMAND_TIME) {
-        Ok(output) => said(words, output?),
-        Err(_) => bail!("{} has not ended in {COMMAND_TIME:?}", words.join(" ")),
-    }
+    child.with_context(|| (*program).to_owned())
+}
+
+/// Runs a command of the guest's, and gives what it prints.
+pub(super) fn run(namespace: &Namespace, words: &[&str]) -> Result<String> {
+    volumes::said(words, start(namespace, words)?)
 }

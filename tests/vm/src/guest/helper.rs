@@ -3,12 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hyperv_sim::files::{Files, LocalFiles};
 use hyperv_sim::syslog::Syslog;
+use hyperv_sim::volumes;
 
 use super::program::{self, Program};
 use super::request::{Digest, Numbered, Reply, Request};
@@ -87,7 +87,7 @@ impl Helper {
             Request::SetImmutable { path, immutable } => files.set_immutable(&path, immutable)?,
             Request::Mount { path, size } => files.mount(&path, size).map(drop)?,
             Request::Unmount(path) => files.unmount(&path)?,
-            Request::Run(words) => return Ok(Reply::Text(run(&words)?)),
+            Request::Run(words) => return Ok(Reply::Text(volumes::run(&words)?)),
             Request::Start(words) => self.program.start(&words)?,
             Request::End { signal, millis } => {
                 self.program.end(signal, Duration::from_millis(millis))?;
@@ -110,23 +110,6 @@ impl Helper {
         }
         Ok(Reply::Done)
     }
-}
-
-/// Runs a command, and gives what it prints.
-fn run(words: &[String]) -> Result<String> {
-    let (program, arguments) = words.split_first().context("the command is empty")?;
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| program.clone())?;
-    ensure!(
-        output.status.success(),
-        "{}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
