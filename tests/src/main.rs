@@ -21,7 +21,8 @@ const EXAMPLES: &str = "Examples:
   hyperv-sim run
   hyperv-sim run --agent 'target/release/hyperv-agent run --log stderr' device-gone
   hyperv-sim bench fcopy --peer '/usr/sbin/hv_fcopy_uio_daemon -n'
-  hyperv-sim bench kvp --peer '/usr/sbin/hv_kvp_daemon -n'";
+  hyperv-sim bench kvp --peer '/usr/sbin/hv_kvp_daemon -n'
+  hyperv-sim bench vss --peer '/usr/sbin/hv_vss_daemon -n'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -34,6 +35,9 @@ enum Command {
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
+    /// Writes to file systems in a guest that is measured.
+    #[command(hide = true)]
+    Applications(command::bench::vss::applications::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -55,5 +59,9 @@ fn run() -> Result<ExitCode> {
         }
         Command::Run(arguments) => command::run::run(&arguments),
         Command::Bench(bench) => command::bench::run(&bench),
+        Command::Applications(arguments) => {
+            command::bench::vss::applications::run(&arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -37,12 +37,12 @@ mod uio;
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, geteuid, sysconf};
 use tempfile::TempDir;
@@ -205,11 +205,6 @@ impl BlackBox {
         }
     }
 
-    /// The root of its own, as this process sees it, where it has one.
-    pub fn root(&self) -> Option<&Path> {
-        self.view.as_deref()
-    }
-
     /// Puts a further program into the root of its own, as a copy; gives
     /// `command` with the path that it has in there.
     ///
@@ -217,11 +212,23 @@ impl BlackBox {
     ///
     /// Where the guest has no root of its own, or the command names no program.
     pub fn install(&self, command: &str) -> Result<String> {
-        let view = self.root().context("the guest has no root of its own")?;
+        let view = self.view.as_ref();
+        let view = view.context("the guest has no root of its own")?;
         let mut words = words(command)?;
         let program = words.first_mut().context("the command is empty")?;
         *program = programs::install(Path::new(program), view)?;
         Ok(shell_words::join(&words))
+    }
+
+    /// Starts a command in the root of its own, beside the program; its input and
+    /// output are given to the caller.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest has no root of its own, or the command cannot be started.
+    pub fn spawn(&self, command: &[&str]) -> Result<Child> {
+        ensure!(self.view.is_some(), "the guest has no root of its own");
+        root::start(&self.guest.namespace, command)
     }
 
     /// Whether the UIO driver masks a device's interrupt by itself when one

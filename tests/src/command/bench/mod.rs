@@ -8,7 +8,7 @@ mod process;
 mod subject;
 mod table;
 mod trace;
-mod vss;
+pub(crate) mod vss;
 
 use std::process::ExitCode;
 use std::thread;

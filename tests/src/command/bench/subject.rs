@@ -14,8 +14,9 @@ use hyperv_sim::scenario::{OPEN_TIME, Transport};
 
 use super::process::{self, Memory};
 
-/// A program that was not switched to for so long rests.
-const REST: Duration = Duration::from_millis(200);
+/// A program that was not switched to for so long rests: the agent puts its memory
+/// in order when nothing has happened for 5 s.
+const REST: Duration = Duration::from_secs(6);
 
 /// A program, and its host.
 pub(super) struct Subject<P> {
@@ -103,7 +104,7 @@ impl<P: Protocol> Subject<P> {
     /// Lets it come to rest after the last message. A program that never does
     /// is measured as it is.
     pub(super) fn settle(&mut self) {
-        for _ in 0..10 {
+        for _ in 0..4 {
             let before = self.switches();
             thread::sleep(REST);
             if before == self.switches() {

@@ -2,18 +2,9 @@
 //! files are in memory.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use hyperv_sim::volumes::Volumes;
-
-/// Where they are mounted: on a file system that cannot be frozen.
-const MOUNTS: &str = "mnt";
-
-/// What a file has that is yet to be written to the disk.
-static DIRT: [u8; 64 << 10] = [0xa5; 64 << 10];
 
 /// Lets loop devices look like disks: some programs leave them out, by what
 /// `/sys` says of them.
@@ -29,7 +20,8 @@ const DISKS: &str = r#"
     done
 "#;
 
-/// Makes file systems, so many and of this size.
+/// Makes file systems, so many and of this size, mounted where nothing else can be
+/// frozen.
 const MAKE: &str = r#"
     set -e
     count=$0 size=$1
@@ -116,44 +108,29 @@ impl Layout {
         script(volumes, CLEAR, &[]).with_context(|| format!("taking {self} away"))
     }
 
-    fn points(&self) -> impl Iterator<Item = PathBuf> {
-        (0..self.file_systems).map(|number| Path::new(MOUNTS).join(format!("{number:04}")))
+    /// Where they are mounted, in the order of their mounts.
+    pub(super) fn points(&self) -> Vec<String> {
+        let points = (0..self.file_systems).map(|number| format!("/mnt/{number:04}"));
+        points.collect()
     }
 
-    /// Files for applications, relative to the guest's root: on the file systems
-    /// that are first, in the middle, and last in the order of their mounts, and
-    /// on the root, which comes last of all.
-    pub(super) fn applications(&self) -> Vec<PathBuf> {
-        let mut points: Vec<_> = self.points().collect();
-        let middle = points.len() / 2;
-        let mut number = 0;
-        points.retain(|_| {
-            number += 1;
-            [1, middle + 1, self.file_systems as usize].contains(&number)
-        });
-        points.push("root".into());
-        points.iter().map(|it| it.join("application")).collect()
-    }
-
-    /// Has so many KiB on each that are yet to be written to its disk.
-    pub(super) fn soil(&self, root: &Path, kib: u64) -> Result<()> {
-        for point in self.points() {
-            let path = root.join(point).join("dirt");
-            let mut file = File::create(&path).with_context(|| path.display().to_string())?;
-            for _ in 0..kib.div_ceil(64) {
-                file.write_all(&DIRT)
-                    .with_context(|| path.display().to_string())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what was written so.
-    pub(super) fn clean(&self, root: &Path) -> Result<()> {
-        for point in self.points() {
-            let path = root.join(point).join("dirt");
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        }
-        Ok(())
+    /// Files for applications: on the file systems that are first, in the middle,
+    /// and last in the order of their mounts, and on the root, which comes last of
+    /// all.
+    pub(super) fn files(&self) -> Vec<String> {
+        let points = self.points();
+        let chosen = [
+            points.first(),
+            points.get(points.len() / 2),
+            points.last(),
+            Some(&"/root".to_owned()),
+        ];
+        let mut files: Vec<_> = chosen
+            .into_iter()
+            .flatten()
+            .map(|point| format!("{point}/application"))
+            .collect();
+        files.dedup();
+        files
     }
 }

@@ -4,12 +4,12 @@
 //! Each program is in a guest with a root of its own, in which nothing of this
 //! machine is mounted; the guest has the devices of the other services too.
 
-mod applications;
+pub(crate) mod applications;
 mod layout;
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -22,7 +22,7 @@ use hyperv_sim::scenario::{OPEN_TIME, Transport};
 use hyperv_sim::vss::Vss;
 use hyperv_vmbus::ic::Status;
 
-use self::applications::{Applications, Held, StoodStill};
+use self::applications::{Applications, Held, StoodStill, now};
 use self::layout::Layout;
 use super::subject::{self, Subject};
 use super::table::{Row, medians};
@@ -37,6 +37,9 @@ const PAGES: usize = 100;
 
 /// How the programs of a guest are started, in its root.
 const START: &str = "/run/start";
+
+/// How applications are started there, with further arguments.
+const APPLICATIONS: &str = "/run/applications";
 
 /// Rings in which whole messages fit.
 const RING_LEN: usize = 68 << 10;
@@ -161,10 +164,14 @@ fn guest(
         start += &format!("{} &\n", machine.install(other)?);
     }
     start += &format!("exec {}\n", machine.install(command)?);
-    machine
-        .files()
-        .write(Path::new(START), start.as_bytes())
-        .context(START)?;
+    let simulator = std::env::current_exe()?;
+    let simulator = simulator.to_str().context("its path is not UTF-8")?;
+    let simulator = machine.install(&shell_words::quote(simulator))?;
+    let applications = format!("exec {simulator} applications \"$@\"\n");
+    for (path, script) in [(START, start), (APPLICATIONS, applications)] {
+        let written = machine.files().write(Path::new(path), script.as_bytes());
+        written.context(path)?;
+    }
     layout::disks(&*machine.volumes()?)?;
     let (number, ring_len) = FCOPY;
     let kvp = machine.offer(Kvp::SERVICE.hvutil())?;
@@ -235,26 +242,24 @@ fn round(
     layout: Layout,
     dirty: u64,
 ) -> Result<Result<Measured, String>> {
-    let root = subject
-        .machine
-        .root()
-        .context("no root of its own")?
-        .to_owned();
-    layout.soil(&root, dirty)?;
-    let files = layout.applications();
-    let files = files.iter().map(|it| root.join(it));
-    let applications = Applications::start(files, PAGES)?;
+    let (dirty, pages) = (dirty.to_string(), PAGES.to_string());
+    let (points, files) = (layout.points(), layout.files());
+    let mut command = vec!["sh", APPLICATIONS, "--dirty", &dirty, "--pages", &pages];
+    for point in &points {
+        command.extend(["--soil", point]);
+    }
+    command.extend(files.iter().map(String::as_str));
+    let applications = Applications::start(&subject.machine, &command)?;
     let host = subject.host()?;
-    let asked = Instant::now();
+    let asked = now()?;
     let froze = host.freeze()?;
-    let replied = Instant::now();
+    let replied = now()?;
     thread::sleep(HOLD);
-    let thawing = Instant::now();
+    let thawing = now()?;
     let thawed = host.thaw()?;
-    let thaw = thawing.elapsed();
+    let ended = now()?;
     if froze != Status::OK || thawed != Status::OK {
         let name = &subject.name;
-        drop(applications);
         return Ok(Err(format!(
             "{name} answers a FREEZE with {froze:?}, and the THAW with {thawed:?}"
         )));
@@ -267,11 +272,10 @@ fn round(
     let stood_still = applications
         .end(&held)
         .with_context(|| subject.name.clone())?;
-    layout.clean(&root)?;
     Ok(Ok(Measured {
         stood_still,
-        freeze: replied.duration_since(asked),
-        thaw,
+        freeze: Duration::from_nanos(replied - asked),
+        thaw: Duration::from_nanos(ended - thawing),
     }))
 }
 
