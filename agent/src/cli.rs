@@ -10,7 +10,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
-use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
 use hyperv_services::vss::guard;
 use hyperv_vmbus::discovery::Roots;
@@ -382,7 +381,6 @@ impl Run {
                     "socket" => %path.display());
             }
         }
-        kernel::release_code();
         supervisor.run().context("the poll loop is lost")?;
         Ok(ExitCode::SUCCESS)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hyperv_services::activity::Work;
+use hyperv_services::activity::{Seen, Work};
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::ChannelError;
 use mio::Token;
@@ -63,11 +63,16 @@ impl Slot {
     /// Whether its service has file systems frozen, or is about to be done with
     /// it.
     pub(crate) fn is_frozen(&self) -> bool {
-        let State::Served { control, .. } = &self.state else {
-            return false;
-        };
-        let activity = control.view.look().activity;
-        activity.is_some_and(|seen| matches!(seen.work, Work::Frozen { .. }))
+        let underway = self.underway();
+        underway.is_some_and(|seen| matches!(seen.work, Work::Frozen { .. }))
+    }
+
+    /// What its service is at, if that takes longer than a request.
+    pub(crate) fn underway(&self) -> Option<Seen> {
+        match &self.state {
+            State::Served { control, .. } => control.view.look().activity,
+            State::BackOff(_) => None,
+        }
     }
 
     /// Joins the thread of a worker that has told of its end, which takes no

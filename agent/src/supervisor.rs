@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use hyperv_services::kernel;
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::discovery::Roots;
 use mio::unix::SourceFd;
@@ -41,6 +42,9 @@ const STOP_LIMIT: Duration = Duration::from_millis(700);
 /// How long they have where file systems are frozen: what is frozen thaws
 /// whether they end or not, but there may be hooks to run.
 const THAW_LIMIT: Duration = Duration::from_secs(8);
+
+/// For how long nothing happens before the process is at rest.
+const REST: Duration = Duration::from_secs(5);
 
 /// What the supervisor is to do; read again at SIGHUP.
 #[derive(Debug, Clone)]
@@ -119,6 +123,8 @@ pub struct Supervisor {
     started: SystemTime,
     next_token: usize,
     scanner: Scanner,
+    /// When the process is at rest, unless something happens before.
+    rest: Option<Instant>,
 }
 
 impl Supervisor {
@@ -156,6 +162,7 @@ impl Supervisor {
             started: SystemTime::now(),
             next_token: FIRST_ENDPOINT,
             scanner,
+            rest: Some(Instant::now() + REST),
         })
     }
 
@@ -227,6 +234,9 @@ impl Supervisor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+            if !events.is_empty() {
+                self.rest = Some(Instant::now() + REST);
+            }
             let mut look = self.deadline_has_passed();
             for event in &events {
                 match event.token() {
@@ -264,7 +274,21 @@ impl Supervisor {
             if look {
                 self.look_for_devices();
             }
+            if self.rest.is_some_and(|at| at <= Instant::now()) {
+                self.rest();
+            }
         }
+    }
+
+    /// Gives memory back, where no service is at anything that its code is needed
+    /// for soon.
+    fn rest(&mut self) {
+        self.rest = if self.slots.values().any(|slot| slot.underway().is_some()) {
+            Some(Instant::now() + REST)
+        } else {
+            kernel::release_code();
+            None
+        };
     }
 
     fn pending_signals(&mut self) -> Vec<i32> {
@@ -331,10 +355,11 @@ impl Supervisor {
         }
     }
 
-    /// Time until a device may be opened again, or is to be looked for again;
-    /// `None` to wait for as long as it takes.
+    /// Time until a device may be opened again, or is to be looked for again, or
+    /// the process is at rest; `None` to wait for as long as it takes.
     fn until_next_deadline(&self) -> Option<Duration> {
         self.deadlines()
+            .chain(self.rest)
             .min()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }

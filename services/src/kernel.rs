@@ -39,8 +39,8 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
 }
 
 /// Takes the process' code and constants out of its memory, to be mapped again
-/// where they are needed again: most of what a process that waits for years has
-/// run, it ran once, at its start.
+/// where they are needed again: a process that waits for days needs little of
+/// them for that.
 pub fn release_code() {
     // Without the list everything stays where it is, as it would without this.
     let mappings = fs::read_to_string("/proc/self/smaps").unwrap_or_default();

@@ -103,7 +103,11 @@ impl Guard {
                 }
                 Some(Order::Hurried) => self.hurried = true,
                 Some(Order::Done) => self.hurried = false,
-                Some(Order::Release) => self.forget(),
+                Some(Order::Release) => {
+                    self.forget();
+                    // It waits for days now.
+                    kernel::release_code();
+                }
             }
         }
     }
