@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::Config;
@@ -65,7 +66,8 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
 /// Replaces a file as a whole.
 fn write(path: &Path, content: &str) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent)?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(parent)?;
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     file.write_all(content.as_bytes())?;
