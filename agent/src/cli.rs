@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use crate::config::{self, Config};
 use crate::control::{self, ControlSocket};
 use crate::devices;
+use crate::endpoint;
 use crate::kvp_command::Kvp;
 use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelDevices;
@@ -359,6 +360,7 @@ impl Run {
             }
         };
 
+        endpoint::hold_back_panics();
         let settings = self.settings(&config, roots.clone());
         let reload = Box::new(move || {
             let config = config::load(self.config.path.as_deref())?;

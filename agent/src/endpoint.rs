@@ -7,8 +7,9 @@
 //! wait, the service's work and one signal to the host, without a detour
 //! through another thread.
 
+use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -31,6 +32,27 @@ use crate::waiting::{LookAhead, Waiting};
 /// How often a full ring is looked at, should the host not say that it has
 /// room.
 const FULL_RING_PAUSE: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// Whether this thread is a worker.
+    static WORKER: Cell<bool> = const { Cell::new(false) };
+    /// Where it panicked.
+    static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Lets a worker's panic be told when the worker has ended only: written to
+/// standard error at once, it could wait for a file system that the worker has
+/// frozen and is to thaw.
+pub(crate) fn hold_back_panics() {
+    let at_once = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if WORKER.get() {
+            PANICKED_AT.set(panic.location().map(ToString::to_string));
+        } else {
+            at_once(panic);
+        }
+    }));
+}
 
 /// How a worker ended.
 #[derive(Debug)]
@@ -69,9 +91,11 @@ impl Control {
         let _ = self.waker.wake();
     }
 
-    /// Ends the worker after the request it is at.
+    /// Ends the worker after the request it is at, which its service may cut
+    /// short.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.view.stop();
         self.wake();
     }
 
@@ -125,6 +149,7 @@ impl Endpoint {
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
+                WORKER.set(true);
                 let mut served_anything = false;
                 let failure = catch_unwind(AssertUnwindSafe(|| {
                     self.run(&its_control, waiting, &mut served_anything)
@@ -152,12 +177,12 @@ impl Endpoint {
             .map_err(Failure::NotOpened)?;
         let log = self.log;
         let service = (self.entry.make)(&self.config, &log);
-        control.view.opened(service.activity());
+        control.view.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
             buffer: vec![0; channel.buffer_len()],
-            service,
             entry: self.entry,
+            service,
             channel,
             control,
             waiting,
@@ -176,14 +201,20 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    match PANICKED_AT.take() {
+        Some(place) => format!("{text} (at {place})"),
+        None => text.to_owned(),
+    }
 }
 
 struct Worker<'a> {
     entry: &'static Entry,
-    channel: Box<dyn Channel>,
+    /// Goes before the channel, whose end may have to wait for the host: nothing
+    /// that the service still has to do is to wait for that.
     service: Box<dyn Service>,
+    channel: Box<dyn Channel>,
     control: &'a Control,
     waiting: Waiting,
     /// A message is copied here, answered in place, and sent from here.
@@ -200,7 +231,7 @@ impl Worker<'_> {
         self.waiting.hold(&*self.channel, false)?;
         // The first look needs no wake-up: the host may have been quicker.
         let mut looks = LookAhead::new();
-        loop {
+        while !self.control.stopping() {
             let mut came = false;
             while let Some(message) = self.channel.recv(&mut self.buffer)? {
                 came = true;
@@ -211,7 +242,7 @@ impl Worker<'_> {
                 }
             }
             if self.control.stopping() {
-                return Ok(());
+                break;
             }
             let busy = self.service.busy();
             if !busy && let Some(config) = self.control.new_config() {
@@ -235,11 +266,12 @@ impl Worker<'_> {
             }
             looks.woken_after(asleep.elapsed());
         }
+        Ok(())
     }
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
-        self.control.view.opened(self.service.activity());
+        self.control.view.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);
         }
@@ -368,8 +400,35 @@ impl Worker<'_> {
             // The host says that there is room as it says anything: by an
             // interrupt.
             self.channel.arm();
-            self.waiting.wait(Some(FULL_RING_PAUSE), None)?;
+            let watched = self.service.watched();
+            if self.waiting.wait(Some(FULL_RING_PAUSE), watched)? {
+                self.service.woken();
+            }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_place() {
+        hold_back_panics();
+        let told = thread::spawn(|| {
+            WORKER.set(true);
+            let panic = catch_unwind(|| panic!("out of {}", "luck"));
+            panic.map_err(|panic| message_of(&*panic))
+        });
+        let told = told.join().map_err(|panic| message_of(&*panic));
+        let Ok(Err(told)) = told else {
+            panic!("no message: {told:?}");
+        };
+        assert!(
+            told.starts_with("out of luck (at ") && told.contains("endpoint.rs:"),
+            "{told}"
+        );
     }
 }

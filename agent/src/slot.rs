@@ -60,11 +60,11 @@ impl Slot {
         }
     }
 
-    /// Whether its service has file systems frozen, or is about to be done with
-    /// it.
+    /// Whether its service has file systems frozen, or applications at rest for
+    /// that.
     pub(crate) fn is_frozen(&self) -> bool {
         let underway = self.underway();
-        underway.is_some_and(|seen| matches!(seen.work, Work::Frozen { .. }))
+        underway.is_some_and(|seen| matches!(seen.work, Work::Freezing | Work::Frozen { .. }))
     }
 
     /// What its service is at, if that takes longer than a request.

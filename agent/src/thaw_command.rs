@@ -1,20 +1,27 @@
 //! `hyperv-agent thaw`: the way out by hand.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use hyperv_services::vss::{marker, recover};
+use hyperv_services::vss::hooks::{self, End, Ran};
+use hyperv_services::vss::marker::{self, Note};
+use hyperv_services::vss::recover;
+use slog::Level;
 
 use crate::cli::{ConfigFile, usage_error};
 use crate::config;
+use crate::logging::{Log, Target, Threshold};
+use crate::runtime::{RuntimeDirectory, RuntimeError};
 
 const HELP: &str = "\
-Thaws what the agent has noted as frozen, whether it still runs or not. There is
-seldom a need: the agent thaws when it ends, by itself after its time limit, and
-what a killed agent has left behind when it is started again. A backup that is
-under way becomes inconsistent, and the host is told so.
+Thaws what the agent has noted as frozen, whether it still runs or not; where it
+does not, the hooks that it has run are run with `thaw`. There is seldom a need: the
+agent thaws when it ends, by itself after its time limit, and what a killed agent
+has left behind when it is started again. A backup that is under way becomes
+inconsistent, and the host is told so.
 
 Exit status: 0 nothing is frozen any more, 1 something could not be thawed, 2 wrong
 usage.";
@@ -37,23 +44,23 @@ impl Thaw {
             Err(error) => return Ok(usage_error(&error)),
         };
         let mut out = io::stdout();
+        let directory = &config.runtime_directory;
+        let note = marker::read(directory)
+            .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
+        let note = note.unwrap_or_default();
         let tried = if self.all {
             recover::thaw_all(&config)?
         } else {
-            let directory = &config.runtime_directory;
-            let note = marker::read(directory).with_context(|| {
-                format!("cannot read in {} what is frozen", directory.display())
-            })?;
-            let frozen = note.unwrap_or_default().frozen;
-            if frozen.is_empty() {
+            if note == Note::default() {
                 writeln!(
                     out,
                     "the agent has nothing frozen (--all thaws what others have frozen)"
                 )?;
             }
-            recover::thaw_noted(&config, &frozen)?
+            recover::thaw_noted(&config, &note.frozen)?
         };
         let mut status = ExitCode::SUCCESS;
+        let mut left = Vec::new();
         for tried in tried {
             let path = tried.mount_point.display();
             match tried.outcome {
@@ -62,9 +69,34 @@ impl Thaw {
                 Err(error) => {
                     writeln!(io::stderr(), "hyperv-agent: cannot thaw {path}: {error}")?;
                     status = ExitCode::FAILURE;
+                    left.push(tried.device);
                 }
             }
         }
+        if !note.hooks.is_empty() && !agent_runs(directory)? {
+            // Nobody else is there to let the applications go on.
+            let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
+            Ran::from_paths(&config.hooks, note.hooks).end(
+                End::Interrupted,
+                hooks::AFTER,
+                &log.logger,
+            );
+            let note = Note {
+                frozen: left,
+                hooks: Vec::new(),
+            };
+            marker::write(directory, &note).with_context(|| {
+                format!("cannot note in {} what was thawed", directory.display())
+            })?;
+        }
         Ok(status)
+    }
+}
+
+fn agent_runs(directory: &Path) -> Result<bool, RuntimeError> {
+    match RuntimeDirectory::open(directory)?.check() {
+        Ok(()) => Ok(false),
+        Err(RuntimeError::Taken(_)) => Ok(true),
+        Err(error) => Err(error),
     }
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyperv_services::activity::{Activity, Seen};
+use hyperv_services::service::Service;
+use hyperv_services::stop::Stop;
 use hyperv_vmbus::ic::Negotiated;
 
 /// What a worker shows of itself. A request costs it two stores; the locks are
@@ -19,6 +21,7 @@ pub(crate) struct View {
 struct Open {
     negotiated: Option<Negotiated>,
     activity: Option<Arc<Activity>>,
+    stop: Option<Arc<Stop>>,
 }
 
 /// What was seen of a worker.
@@ -33,10 +36,20 @@ pub(crate) struct Look {
 }
 
 impl View {
-    /// The device is open, or its service was made anew, and shows in `activity`
-    /// what it does.
-    pub(crate) fn opened(&self, activity: Option<Arc<Activity>>) {
-        self.change(|open| open.activity = activity);
+    /// The device is open, or its service was made anew.
+    pub(crate) fn opened(&self, service: &dyn Service) {
+        self.change(|open| {
+            open.activity = service.activity();
+            open.stop = service.stop();
+        });
+    }
+
+    /// Tells the service that it is to end.
+    pub(crate) fn stop(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = open.as_ref().and_then(|open| open.stop.as_ref()) {
+            stop.tell();
+        }
     }
 
     pub(crate) fn negotiated(&self, versions: Negotiated) {

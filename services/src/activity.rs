@@ -15,6 +15,8 @@ pub enum Work {
         /// Bytes that were announced.
         size: u64,
     },
+    /// Applications are brought to rest, and file systems frozen.
+    Freezing,
     /// File systems are frozen.
     Frozen {
         /// How many.
@@ -50,11 +52,9 @@ impl Activity {
     /// A service does one thing at a time: what it did before is over.
     #[must_use = "dropped, it ends the work"]
     pub fn begin(self: &Arc<Self>, work: Work) -> Underway {
-        let mut current = self.lock();
-        self.done.store(0, Ordering::Relaxed);
-        *current = Some((work, SystemTime::now()));
-        drop(current);
-        Underway(Arc::clone(self))
+        let underway = Underway(Arc::clone(self));
+        underway.becomes(work);
+        underway
     }
 
     /// What is being done, if anything is.
@@ -78,6 +78,12 @@ impl Activity {
 pub struct Underway(Arc<Activity>);
 
 impl Underway {
+    /// Says that it has become other work.
+    pub fn becomes(&self, work: Work) {
+        self.0.done.store(0, Ordering::Relaxed);
+        *self.0.lock() = Some((work, SystemTime::now()));
+    }
+
     /// Says how far it is. It costs one store: a copy says so at each part.
     pub fn set_done(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
@@ -115,8 +121,11 @@ mod tests {
         let activity = Arc::new(Activity::default());
         let underway = activity.begin(Work::Frozen { file_systems: 1 });
         underway.set_done(1);
-        drop(underway);
-        let _underway = activity.begin(Work::Frozen { file_systems: 2 });
+        underway.becomes(Work::Frozen { file_systems: 2 });
         assert_eq!(activity.look().unwrap().done, 0);
+        underway.set_done(1);
+        let _underway = activity.begin(Work::Freezing);
+        let seen = activity.look().unwrap();
+        assert_eq!((seen.work, seen.done), (Work::Freezing, 0));
     }
 }

@@ -9,6 +9,7 @@ pub mod kvp;
 pub mod registry;
 mod run;
 pub mod service;
+pub mod stop;
 pub mod vss;
 
 /// What the services are configured with.

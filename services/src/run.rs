@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -62,6 +62,9 @@ pub enum RunError {
     #[error("{} was not done in time and was killed{}", program.display(), after(.said))]
     TimedOut { program: PathBuf, said: String },
 
+    #[error("{} was killed before it was done, as the agent is to end", program.display())]
+    Stopped { program: PathBuf },
+
     #[error("{} failed ({status}){}", program.display(), after(.said))]
     Failed {
         program: PathBuf,
@@ -77,9 +80,10 @@ fn after(said: &str) -> String {
     }
 }
 
-/// Runs `program`, an absolute path, to its end or to `deadline`, in a process
-/// group of its own, with no input and no environment but a standard `PATH`,
-/// `LC_ALL=C` and the given variables. Its status may be a failure.
+/// Runs `program`, an absolute path, to its end, to `deadline`, or until `stop` is
+/// readable, in a process group of its own, with no input and no environment but a
+/// standard `PATH`, `LC_ALL=C` and the given variables. Its status may be a
+/// failure.
 ///
 /// # Errors
 ///
@@ -90,6 +94,7 @@ pub(crate) fn run(
     args: &[&OsStr],
     variables: &[(&str, &str)],
     deadline: Instant,
+    stop: Option<BorrowedFd<'_>>,
 ) -> Result<Output, RunError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
@@ -118,7 +123,8 @@ pub(crate) fn run(
         Stream::new(child.stdout.take().map(OwnedFd::from)),
         Stream::new(child.stderr.take().map(OwnedFd::from)),
     ];
-    match wait(&mut child, &mut streams, deadline) {
+    spare(&child);
+    match wait(&mut child, &mut streams, deadline, stop) {
         Ok(Some(status)) => {
             // What the program itself wrote is in the pipes by now. They are not
             // read to their end: a daemon it left may hold them for ever.
@@ -134,9 +140,12 @@ pub(crate) fn run(
             streams.iter_mut().for_each(|stream| stream.read(MAX_PIPE));
             kill(child, &streams);
             let [stdout, stderr] = streams.map(|stream| stream.kept);
-            Err(RunError::TimedOut {
-                program: program.to_owned(),
-                said: last_words(&stdout, &stderr),
+            let program = program.to_owned();
+            let said = last_words(&stdout, &stderr);
+            Err(if Instant::now() < deadline {
+                RunError::Stopped { program }
+            } else {
+                RunError::TimedOut { program, said }
             })
         }
         Err(source) => {
@@ -225,12 +234,23 @@ impl Stream {
     }
 }
 
+/// Lets the kernel end a program when memory is short, where it is to spare the
+/// agent.
+fn spare(child: &Child) {
+    let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    if score.starts_with('-') {
+        // It may have ended already.
+        let _ = fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0");
+    }
+}
+
 /// Reads the streams until the child has ended; `None` where it has not by
-/// `deadline`.
+/// `deadline`, or when `stop` is readable.
 fn wait(
     child: &mut Child,
     streams: &mut [Stream],
     deadline: Instant,
+    stop: Option<BorrowedFd<'_>>,
 ) -> io::Result<Option<ExitStatus>> {
     let pidfd = match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
         Ok(pidfd) => Some(pidfd),
@@ -249,8 +269,9 @@ fn wait(
             left = left.min(LOOK);
         }
         let pipes = streams.iter().filter_map(|stream| stream.pipe.as_ref());
-        let mut fds: Vec<PollFd<'_>> = pipes
-            .map(AsFd::as_fd)
+        let mut fds: Vec<PollFd<'_>> = stop
+            .into_iter()
+            .chain(pipes.map(AsFd::as_fd))
             .chain(pidfd.as_ref().map(AsFd::as_fd))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
@@ -258,6 +279,9 @@ fn wait(
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
+        }
+        if stop.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            return Ok(None);
         }
         streams.iter_mut().for_each(|stream| stream.read(MAX_KEPT));
     }
@@ -269,7 +293,7 @@ fn wait(
 /// lives, its children can be found. What has lost its parent before is found
 /// by its process group, or by the pipe that it holds; what has left all three
 /// cannot be told from any other process of the machine.
-fn kill(mut child: Child, streams: &[Stream]) {
+fn kill(child: Child, streams: &[Stream]) {
     let leader = Pid::from_child(&child);
     let mut stopped = HashSet::from([leader]);
     // The leader's own number cannot go to another process: it is not reaped.
@@ -288,10 +312,23 @@ fn kill(mut child: Child, streams: &[Stream]) {
     for pid in stopped {
         let _ = kill_process(pid, Signal::KILL);
     }
-    let gone = wait(&mut child, &mut [], Instant::now() + GRACE);
-    if !matches!(gone, Ok(Some(_))) {
-        // It hangs in the kernel; it is reaped when that lets go of it.
-        thread::spawn(move || child.wait());
+    reap(child, GRACE);
+}
+
+/// Waits for a child that is about to end, and kills it where it does not within
+/// `patience`.
+pub(crate) fn reap(mut child: Child, patience: Duration) {
+    let gone = |child: &mut Child, patience| {
+        let ended = wait(child, &mut [], Instant::now() + patience, None);
+        matches!(ended, Ok(Some(_)))
+    };
+    if gone(&mut child, patience) {
+        return;
+    }
+    let _ = child.kill();
+    if !gone(&mut child, GRACE) {
+        // It hangs in the kernel, and is reaped when that lets go of it.
+        let _ = thread::Builder::new().spawn(move || child.wait());
     }
 }
 
@@ -352,7 +389,13 @@ mod tests {
 
     fn shell(script: &str, time: Duration) -> Result<Output, RunError> {
         let args = ["-c", script].map(OsStr::new);
-        run(Path::new("/bin/sh"), &args, &[], Instant::now() + time)
+        run(
+            Path::new("/bin/sh"),
+            &args,
+            &[],
+            Instant::now() + time,
+            None,
+        )
     }
 
     /// The process whose number the script wrote to this file.
@@ -386,6 +429,7 @@ mod tests {
             &args,
             &variables,
             Instant::now() + LONG,
+            None,
         )
         .unwrap();
         assert_eq!(output.status.code(), Some(3));
@@ -426,15 +470,15 @@ mod tests {
     #[test]
     fn programs_that_cannot_be_run() {
         let deadline = Instant::now() + LONG;
-        let missing = run(Path::new("/nowhere/at/all"), &[], &[], deadline);
+        let missing = run(Path::new("/nowhere/at/all"), &[], &[], deadline, None);
         assert!(matches!(missing, Err(RunError::NotFound(_))), "{missing:?}");
-        let relative = run(Path::new("true"), &[], &[], deadline);
+        let relative = run(Path::new("true"), &[], &[], deadline, None);
         assert!(
             matches!(relative, Err(RunError::Start { .. })),
             "{relative:?}"
         );
         let file = tempfile::NamedTempFile::new().unwrap();
-        let forbidden = run(file.path(), &[], &[], deadline);
+        let forbidden = run(file.path(), &[], &[], deadline, None);
         assert!(
             matches!(forbidden, Err(RunError::Start { .. })),
             "{forbidden:?}"

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyperv_vmbus::ic::{Negotiated, Status};
 
 use crate::activity::Activity;
+use crate::stop::Stop;
 
 /// What a service leaves of a request that came over a character device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,12 @@ pub trait Service: Send {
 
     /// What is [watched](Service::watched) may be readable.
     fn woken(&mut self) {}
+
+    /// How the service is told to end while it works on a request, if that can take
+    /// long; asked for once, when it was made.
+    fn stop(&self) -> Option<Arc<Stop>> {
+        None
+    }
 
     /// Where the service says what it is doing, if it does anything that lasts;
     /// asked for once, when it was made.

@@ -125,6 +125,7 @@ fn shown(seen: Seen) -> Activity {
             done: seen.done,
             size,
         },
+        activity::Work::Freezing => Work::Freezing,
         activity::Work::Frozen { file_systems } => Work::Frozen { file_systems },
         activity::Work::Configuring { adapter } => Work::Configuring { adapter },
     };

@@ -139,6 +139,8 @@ pub enum Work {
         /// Bytes that were announced.
         size: u64,
     },
+    /// Applications are brought to rest, and file systems frozen.
+    Freezing,
     /// File systems are frozen.
     Frozen {
         /// How many.

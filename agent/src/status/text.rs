@@ -125,6 +125,7 @@ fn doing(activity: &Activity, now: OffsetDateTime) -> String {
                 bytes(*size)
             )
         }
+        Work::Freezing => format!("freezing file systems, for {span}"),
         Work::Frozen { file_systems: 1 } => format!("1 file system is frozen, for {span}"),
         Work::Frozen { file_systems } => {
             format!("{file_systems} file systems are frozen, for {span}")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyperv_vmbus::ic::Status;
 use rustix::io::Errno;
 
-use super::freeze::FreezeError;
+use super::freeze::{FreezeError, hint};
 use super::hooks::HookError;
 use super::open::OpenError;
 use super::plan::PlanError;
@@ -21,8 +21,20 @@ pub(super) enum Error {
     #[error(transparent)]
     Plan(#[from] PlanError),
 
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{0}; let it be seen there, or name it in [vss.exclude]")]
+    Open(OpenError),
+
+    #[error(
+        "no file system that is mounted and can be frozen matches [vss.include]; `hyperv-agent vss \
+         plan` shows what there is"
+    )]
+    NothingIncluded,
+
+    #[error(
+        "file systems are frozen since an earlier backup and cannot be thawed; try `hyperv-agent \
+         thaw`"
+    )]
+    StillFrozen,
 
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -33,7 +45,7 @@ pub(super) enum Error {
     #[error(transparent)]
     Spoiled(#[from] Spoiled),
 
-    #[error("cannot thaw the file system at {path:?}; try `hyperv-agent thaw`")]
+    #[error("cannot thaw the file system at {path:?}{}; try `hyperv-agent thaw`", hint(*source))]
     NotThawed { path: PathBuf, source: Errno },
 }
 
@@ -56,11 +68,8 @@ pub(super) enum Spoiled {
     )]
     Restarted,
 
-    #[error(
-        "the file system at {0:?} was thawed by somebody else before, so this backup is not \
-         consistent"
-    )]
-    Early(PathBuf),
+    #[error("thawed by somebody else before, so that this backup is not consistent: {0:?}")]
+    Early(Vec<PathBuf>),
 }
 
 impl Error {
@@ -70,6 +79,8 @@ impl Error {
             Self::Malformed(malformed) => malformed.status(),
             Self::Plan(_)
             | Self::Open(_)
+            | Self::NothingIncluded
+            | Self::StillFrozen
             | Self::Hook(_)
             | Self::Freeze(_)
             | Self::Spoiled(_)

@@ -13,6 +13,10 @@ use super::haste::{self, Haste};
 use super::open::Opened;
 use crate::kernel;
 
+/// How long freezing may take: it can wait for a file system that is frozen
+/// already, in ways that the plan knows nothing of.
+pub(super) const FREEZING: Duration = Duration::from_secs(60);
+
 /// Starts a guard.
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
 
@@ -22,6 +26,8 @@ pub struct Freezer {
     start_guard: StartGuard,
     guard: Option<Guard>,
     frozen: Option<Frozen>,
+    /// What could not be thawed, in the order in which that was tried.
+    stuck: Vec<Held>,
 }
 
 /// What is frozen.
@@ -40,6 +46,8 @@ struct Frozen {
 struct Held {
     opened: Opened,
     state: State,
+    /// What the kernel said to the thaw.
+    thawed: Result<(), Errno>,
 }
 
 /// What a file system is in.
@@ -70,8 +78,23 @@ pub enum FreezeError {
         source: Errno,
     },
     /// The time was over before the last one was frozen.
-    #[error("freezing took longer than the time limit of {} s, all is thawed again", .0.as_secs())]
-    TimeLimit(Duration),
+    #[error(
+        "freezing took longer than {} s, all is thawed again: a file system waits for its disk, or \
+         for another one that was frozen before it and can be named in [vss.exclude]",
+        .0.as_secs()
+    )]
+    TooSlow(Duration),
+    /// What an earlier freeze has left is still frozen.
+    #[error(
+        "the file system at {path:?} is frozen since an earlier backup and cannot be thawed{}",
+        hint(*source)
+    )]
+    Stuck {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// The guard has ended meanwhile.
     #[error("the guard process ended during the freeze, all is thawed again")]
     GuardGone,
@@ -80,9 +103,11 @@ pub enum FreezeError {
     Frozen,
 }
 
-fn hint(source: Errno) -> &'static str {
+/// What helps, where that is known.
+pub(super) fn hint(source: Errno) -> &'static str {
     match source {
-        Errno::PERM | Errno::ACCESS => " (the agent needs the capability CAP_SYS_ADMIN)",
+        Errno::PERM | Errno::ACCESS => " (that takes root, with the capability CAP_SYS_ADMIN)",
+        Errno::IO => " (see what the kernel says of its disk; [vss.exclude] leaves it out)",
         _ => "",
     }
 }
@@ -106,8 +131,6 @@ pub struct Thawed {
     /// Where those are mounted that were thawed before by somebody else: what
     /// was backed up may be inconsistent.
     pub early: Vec<PathBuf>,
-    /// Those that could not be thawed, and why.
-    pub failed: Vec<(PathBuf, Errno)>,
     /// How many were thawed.
     pub thawed: usize,
     /// How long they were frozen.
@@ -121,6 +144,7 @@ impl Freezer {
             start_guard,
             guard: None,
             frozen: None,
+            stuck: Vec::new(),
         }
     }
 
@@ -171,6 +195,10 @@ impl Freezer {
         if self.frozen.is_some() {
             return Err(FreezeError::Frozen);
         }
+        self.thaw();
+        if let Some((path, source)) = self.stuck().next() {
+            return Err(FreezeError::Stuck { path, source });
+        }
         // Most of what is to be written is written before anybody has to wait
         // for it; what fails here fails again below.
         for opened in &file_systems {
@@ -189,6 +217,7 @@ impl Freezer {
         let untouched = |opened| Held {
             opened,
             state: State::Untouched,
+            thawed: Ok(()),
         };
         let frozen = self.frozen.insert(Frozen {
             held: file_systems.into_iter().map(untouched).collect(),
@@ -197,12 +226,19 @@ impl Freezer {
             dumpable: dumpable_behavior().unwrap_or(DumpableBehavior::NotDumpable),
         });
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-        let haste = Haste::begin(Path::new(haste::SWITCH));
-        if let Some(guard) = self.guard.as_mut().filter(|_| haste.is_some()) {
-            guard.hurried();
-        }
+        let haste = Haste::begin(Path::new(haste::SWITCH), || {
+            if let Some(guard) = &mut self.guard {
+                guard.hurried();
+            }
+        });
         let mut refused = None;
+        let mut too_slow = false;
         for (index, held) in frozen.held.iter_mut().enumerate() {
+            // The guard has thawed those before.
+            too_slow = frozen.since.elapsed() >= FREEZING;
+            if too_slow {
+                break;
+            }
             match kernel::freeze(&held.opened.fd) {
                 Ok(()) => held.state = State::Frozen,
                 Err(Errno::BUSY) => {
@@ -229,16 +265,23 @@ impl Freezer {
             return Err(FreezeError::FileSystem { path, source });
         }
         match self.news() {
-            News::None => Ok(self.summary()),
-            News::TimeLimit => {
+            News::None if !too_slow => Ok(self.summary()),
+            News::None | News::TimeLimit => {
                 self.thaw();
-                Err(FreezeError::TimeLimit(limit))
+                Err(FreezeError::TooSlow(limit.min(FREEZING)))
             }
             News::Gone => {
                 self.thaw();
                 Err(FreezeError::GuardGone)
             }
         }
+    }
+
+    /// Where those file systems are mounted that could not be thawed, and what the
+    /// kernel said.
+    pub fn stuck(&self) -> impl Iterator<Item = (PathBuf, Errno)> {
+        let failed = |held: &Held| Some((held.path(), held.thawed.err()?));
+        self.stuck.iter().filter_map(failed)
     }
 
     fn summary(&self) -> Summary {
@@ -256,33 +299,35 @@ impl Freezer {
         }
     }
 
-    /// Thaws what is frozen, in the reverse order. Without anything frozen
-    /// there is nothing to do.
+    /// Thaws what is frozen, in the reverse order, and what could not be thawed
+    /// before. Without anything frozen there is nothing to do.
     pub fn thaw(&mut self) -> Thawed {
         let mut outcome = Thawed::default();
-        let Some(frozen) = self.frozen.take() else {
-            return outcome;
-        };
-        // Nothing is put down before the last is thawed: that takes memory.
-        let mut errors = Vec::with_capacity(frozen.held.len());
-        for held in frozen.held.iter().rev() {
-            errors.push(match held.state {
-                State::Frozen => kernel::thaw(&held.opened.fd),
-                _ => Ok(()),
-            });
-        }
-        outcome.after = frozen.since.elapsed();
-        let _ = set_dumpable_behavior(frozen.dumpable);
-        for (held, result) in frozen.held.iter().rev().zip(errors) {
-            match (held.state, result) {
-                (State::Frozen, Ok(())) => outcome.thawed += 1,
-                (_, Ok(())) => {}
-                (_, Err(Errno::INVAL)) => outcome.early.push(held.path()),
-                (_, Err(errno)) => outcome.failed.push((held.path(), errno)),
+        // Nothing is taken or put down before the last is thawed: both may take
+        // memory.
+        let mut frozen = self.frozen.take();
+        let its = frozen.iter_mut().flat_map(|frozen| &mut frozen.held).rev();
+        for held in self.stuck.iter_mut().chain(its) {
+            if held.state == State::Frozen {
+                held.thawed = kernel::thaw(&held.opened.fd);
             }
         }
-        // What could not be thawed, the guard tries once more.
-        if outcome.failed.is_empty()
+        let mut all = std::mem::take(&mut self.stuck);
+        if let Some(frozen) = frozen {
+            outcome.after = frozen.since.elapsed();
+            let _ = set_dumpable_behavior(frozen.dumpable);
+            all.extend(frozen.held.into_iter().rev());
+        }
+        for held in all {
+            match held.thawed {
+                _ if held.state != State::Frozen => {}
+                Ok(()) => outcome.thawed += 1,
+                Err(Errno::INVAL) => outcome.early.push(held.path()),
+                Err(_) => self.stuck.push(held),
+            }
+        }
+        // Where something could not be thawed, the guard tries on.
+        if self.stuck.is_empty()
             && let Some(guard) = &mut self.guard
         {
             guard.release();

@@ -20,15 +20,16 @@ pub(super) const SWITCH: &str = "/sys/kernel/rcu_expedited";
 pub(super) struct Haste(File);
 
 impl Haste {
-    /// Lets the kernel hurry. `None` where it does so anyway, or cannot be told:
-    /// then a freeze takes as long as it takes.
-    pub(super) fn begin(switch: &Path) -> Option<Self> {
+    /// Lets the kernel hurry, and says so by `announce` before. `None` where it does
+    /// so anyway, or cannot be told: then a freeze takes as long as it takes.
+    pub(super) fn begin(switch: &Path, announce: impl FnOnce()) -> Option<Self> {
         let file = File::options().read(true).write(true).open(switch).ok()?;
         let mut set = [0];
         file.read_exact_at(&mut set, 0).ok()?;
         if set != *b"0" {
             return None;
         }
+        announce();
         file.write_all_at(b"1", 0).ok()?;
         Some(Self(file))
     }
@@ -55,15 +56,15 @@ mod tests {
     fn the_switch_is_on_for_a_while_and_left_alone_where_somebody_else_has_it_on() {
         let directory = tempfile::tempdir().unwrap();
         let switch = directory.path().join("switch");
-        assert!(Haste::begin(&switch).is_none());
+        assert!(Haste::begin(&switch, || ()).is_none());
         fs::write(&switch, "0\n").unwrap();
-        let haste = Haste::begin(&switch).unwrap();
+        let haste = Haste::begin(&switch, || ()).unwrap();
         assert_eq!(fs::read(&switch).unwrap(), b"1\n");
-        assert!(Haste::begin(&switch).is_none());
+        assert!(Haste::begin(&switch, || ()).is_none());
         drop(haste);
         assert_eq!(fs::read(&switch).unwrap(), b"0\n");
         fs::write(&switch, "1\n").unwrap();
-        assert!(Haste::begin(&switch).is_none());
+        assert!(Haste::begin(&switch, || ()).is_none());
         assert_eq!(fs::read(&switch).unwrap(), b"1\n");
     }
 }

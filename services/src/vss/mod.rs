@@ -16,19 +16,22 @@ use std::time::{Duration, Instant};
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, debug, error, info, warn};
 
 use self::error::{Error, Spoiled};
-use self::freeze::{Freezer, StartGuard, Thawed};
+use self::freeze::{Freezer, StartGuard, Summary, Thawed};
 use self::guard::{Guard, News};
 use self::hooks::{End, Ran};
 use self::marker::Note;
 use self::open::OpenError;
+use self::plan::DeviceNumber;
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
+use crate::stop::Stop;
 
 mod choice;
 mod error;
@@ -116,11 +119,9 @@ pub struct Patterns {
 /// Protocol section 6.
 const BEFORE: Duration = Duration::from_secs(12 * 60);
 
-/// How long hooks may take after a thaw: the kernel gives it 30 seconds.
-const AFTER: Duration = Duration::from_secs(20);
-
-/// How long they may take where the service itself ends.
-const AT_THE_END: Duration = Duration::from_secs(6);
+/// How many files may be open, if the machine allows it. With many more, some
+/// programs that a hook may start take their time closing all that could be.
+const FILES: u64 = 1 << 16;
 
 /// The service behind one device.
 pub struct Vss {
@@ -128,10 +129,13 @@ pub struct Vss {
     freezer: Freezer,
     /// The hooks that wait for the thaw.
     hooks: Option<Ran>,
+    /// What an agent before this one has left frozen, and this one could not thaw.
+    left: Vec<DeviceNumber>,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
     activity: Arc<Activity>,
-    frozen: Option<Underway>,
+    underway: Option<Underway>,
+    stop: Option<Arc<Stop>>,
     log: Logger,
 }
 
@@ -139,15 +143,26 @@ impl Vss {
     /// The service, with a guard at hand. What an earlier agent has left frozen
     /// is thawed.
     pub fn new(config: &Config, log: &Logger, start_guard: StartGuard) -> Self {
+        let stop = Stop::new()
+            .inspect_err(|error| warn!(log, "no hook can be cut short at the end: {}", error));
         let mut vss = Self {
             config: config.clone(),
             freezer: Freezer::new(start_guard),
             hooks: None,
+            left: Vec::new(),
             spoiled: None,
             activity: Arc::default(),
-            frozen: None,
+            underway: None,
+            stop: stop.ok().map(Arc::new),
             log: log.clone(),
         };
+        // Each file system takes a descriptor, here and in the guard.
+        let mut files = getrlimit(Resource::Nofile);
+        let wanted = files.maximum.map_or(FILES, |most| most.min(FILES));
+        files.current = files.current.map(|current| current.max(wanted));
+        if let Err(error) = setrlimit(Resource::Nofile, files) {
+            warn!(log, "the number of open files stays limited: {}", error);
+        }
         if let Err(error) = vss.freezer.prepare() {
             warn!(vss.log, "{}", in_words(&error));
         }
@@ -155,6 +170,7 @@ impl Vss {
         vss
     }
 
+    /// Ends what the note tells of an agent before this one.
     fn recover(&mut self) {
         let note = match marker::read(&self.config.runtime_directory) {
             Ok(Some(note)) => note,
@@ -169,32 +185,49 @@ impl Vss {
             }
         };
         self.spoiled = Some(Spoiled::Restarted);
-        match recover::thaw_noted(&self.config, &note.frozen) {
-            Ok(tried) => {
-                for tried in tried {
-                    match tried.outcome {
-                        Ok(true) => warn!(
-                            self.log,
-                            "the file system at {:?} was still frozen, and is thawed",
-                            tried.mount_point
-                        ),
-                        Ok(false) => {}
-                        Err(error) => error!(
-                            self.log,
-                            "cannot thaw the file system at {:?}: {}", tried.mount_point, error
-                        ),
-                    }
+        self.left = note.frozen;
+        self.thaw_left();
+        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
+        self.end_hooks(End::AgentRestarted, hooks::AFTER);
+        self.note(&Note {
+            frozen: self.left.clone(),
+            hooks: Vec::new(),
+        });
+    }
+
+    /// Thaws what an agent before this one has left frozen; what cannot be thawed
+    /// is left to be tried again.
+    fn thaw_left(&mut self) {
+        let tried = match recover::thaw_noted(&self.config, &self.left) {
+            Ok(tried) => tried,
+            Err(error) => {
+                error!(
+                    self.log,
+                    "cannot thaw what may be frozen: {}; try `hyperv-agent thaw`",
+                    in_words(&error)
+                );
+                return;
+            }
+        };
+        self.left.clear();
+        for tried in tried.into_iter().rev() {
+            match tried.outcome {
+                Ok(true) => warn!(
+                    self.log,
+                    "the file system at {:?} was still frozen, and is thawed", tried.mount_point
+                ),
+                Ok(false) => {}
+                Err(error) => {
+                    error!(
+                        self.log,
+                        "cannot thaw the file system at {:?}: {}; try `hyperv-agent thaw`",
+                        tried.mount_point,
+                        error
+                    );
+                    self.left.push(tried.device);
                 }
             }
-            Err(error) => error!(
-                self.log,
-                "cannot thaw what may be frozen: {}",
-                in_words(&error)
-            ),
         }
-        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
-        self.end_hooks(End::AgentRestarted, AFTER);
-        self.note(&Note::default());
     }
 
     fn handle(&mut self, message: &mut [u8]) -> Status {
@@ -228,7 +261,23 @@ impl Vss {
             debug!(self.log, "frozen already");
             return Ok(());
         }
+        if !self.left.is_empty() {
+            self.thaw_left();
+            if !self.left.is_empty() {
+                return Err(Error::StillFrozen);
+            }
+        }
         self.spoiled = None;
+        let underway = self.activity.begin(Work::Freezing);
+        let summary = self.freeze_all()?;
+        underway.becomes(Work::Frozen {
+            file_systems: summary.frozen as u64,
+        });
+        self.underway = Some(underway);
+        Ok(())
+    }
+
+    fn freeze_all(&mut self) -> Result<Summary, Error> {
         let note = |hooks: &[PathBuf]| {
             self.note(&Note {
                 frozen: Vec::new(),
@@ -236,18 +285,20 @@ impl Vss {
             });
         };
         let deadline = Instant::now() + BEFORE;
-        let ran = hooks::freeze(&self.config.hooks, deadline, note, &self.log)
+        let stop = self.stop.as_ref().map(|stop| stop.as_fd());
+        let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
             .inspect_err(|_| self.forget())?;
         let frozen = self.freeze_file_systems(&ran);
         self.hooks = Some(ran);
         if frozen.is_err() {
+            self.complain();
+            self.end_hooks(End::FreezeFailed, hooks::AFTER);
             self.forget();
-            self.end_hooks(End::FreezeFailed, AFTER);
         }
         frozen
     }
 
-    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<(), Error> {
+    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<Summary, Error> {
         let plan = plan::make(&self.config)?;
         for left_out in &plan.left_out {
             let file_system = &left_out.file_system;
@@ -258,15 +309,30 @@ impl Vss {
                 left_out.why
             );
         }
+        let notes = self.config.runtime_directory.as_path();
+        if let Ok(stat) = rustix::fs::stat(notes) {
+            let device = DeviceNumber::from_raw(stat.st_dev);
+            if plan.freeze.iter().any(|it| it.device == device) {
+                warn!(
+                    self.log,
+                    "{} is on a file system that is about to be frozen: an agent that is killed \
+                     meanwhile cannot be started again; set runtime-directory to one in memory",
+                    notes.display()
+                );
+            }
+        }
         let mut opened = Vec::with_capacity(plan.freeze.len());
         for file_system in &plan.freeze {
             match open::open(file_system, &self.config.root) {
                 Ok(descriptor) => opened.push(descriptor),
                 Err(error @ OpenError::Gone { .. }) => debug!(self.log, "{}", in_words(&error)),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Error::Open(error)),
             }
         }
         if opened.is_empty() {
+            if self.config.include != Patterns::default() {
+                return Err(Error::NothingIncluded);
+            }
             warn!(self.log, "there is no file system to freeze");
         }
         self.note(&Note {
@@ -292,24 +358,19 @@ impl Vss {
             summary.frozen,
             summary.took.as_secs_f64() * 1000.0
         );
-        let file_systems = summary.frozen as u64;
-        self.frozen = Some(self.activity.begin(Work::Frozen { file_systems }));
-        Ok(())
+        Ok(summary)
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
-        let thawed = self.freezer.thaw();
-        self.say(&thawed);
-        if thawed.failed.is_empty() {
-            self.forget();
-        }
-        self.end_hooks(End::Thawed, AFTER);
-        self.frozen = None;
-        if let Some((path, source)) = thawed.failed.into_iter().next() {
+        // It may have been thawed for another reason at this moment.
+        self.woken();
+        let thawed = self.end_freeze(End::Thawed, hooks::AFTER);
+        if let Some((path, source)) = self.freezer.stuck().next() {
             return Err(Error::NotThawed { path, source });
         }
-        let early = thawed.early.into_iter().next().map(Spoiled::Early);
-        match self.spoiled.take().or(early) {
+        self.forget();
+        let early = Some(thawed.early).filter(|paths| !paths.is_empty());
+        match self.spoiled.take().or(early.map(Spoiled::Early)) {
             Some(spoiled) => Err(spoiled.into()),
             None => Ok(()),
         }
@@ -317,38 +378,44 @@ impl Vss {
 
     /// Ends a freeze before the host asks for it.
     fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
-        let thawed = self.freezer.thaw();
-        self.say(&thawed);
         warn!(self.log, "{}", why);
-        for (path, errno) in &thawed.failed {
+        self.spoiled = Some(why);
+        self.end_freeze(end, time);
+        if self.freezer.stuck().next().is_none() {
+            self.note(&Note::default());
+        }
+    }
+
+    /// Thaws what is frozen, and lets the applications go on.
+    fn end_freeze(&mut self, end: End, time: Duration) -> Thawed {
+        let thawed = self.freezer.thaw();
+        if thawed.thawed > 0 {
+            info!(
+                self.log,
+                "file systems thawed: {}, after {:.1} s",
+                thawed.thawed,
+                thawed.after.as_secs_f64()
+            );
+        }
+        self.complain();
+        self.end_hooks(end, time);
+        self.underway = None;
+        thawed
+    }
+
+    /// Says what could not be thawed.
+    fn complain(&self) {
+        for (path, errno) in self.freezer.stuck() {
             error!(
                 self.log,
                 "cannot thaw the file system at {:?}: {}", path, errno
             );
         }
-        self.spoiled = Some(why);
-        if thawed.failed.is_empty() {
-            self.note(&Note::default());
-        }
-        self.end_hooks(end, time);
-        self.frozen = None;
-    }
-
-    fn say(&self, thawed: &Thawed) {
-        if thawed.after.is_zero() {
-            return;
-        }
-        info!(
-            self.log,
-            "file systems thawed: {}, after {:.1} s",
-            thawed.thawed,
-            thawed.after.as_secs_f64()
-        );
     }
 
     fn end_hooks(&mut self, end: End, time: Duration) {
         if let Some(ran) = self.hooks.take() {
-            ran.end(end, Instant::now() + time, &self.log);
+            ran.end(end, time, &self.log);
         }
     }
 
@@ -392,6 +459,10 @@ impl Service for Vss {
         self.freezer.is_frozen()
     }
 
+    fn stop(&self) -> Option<Arc<Stop>> {
+        self.stop.clone()
+    }
+
     fn activity(&self) -> Option<Arc<Activity>> {
         Some(Arc::clone(&self.activity))
     }
@@ -410,11 +481,11 @@ impl Service for Vss {
                 self.spoil(
                     Spoiled::TimeLimit(self.config.time_limit),
                     End::TimeLimit,
-                    AFTER,
+                    hooks::AFTER,
                 );
             }
             News::Gone => {
-                self.spoil(Spoiled::GuardGone, End::Interrupted, AFTER);
+                self.spoil(Spoiled::GuardGone, End::Interrupted, hooks::AFTER);
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", in_words(&error));
                 }
@@ -426,7 +497,7 @@ impl Service for Vss {
 impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() {
-            self.spoil(Spoiled::Restarted, End::Interrupted, AT_THE_END);
+            self.spoil(Spoiled::Restarted, End::Interrupted, hooks::AT_THE_END);
         }
     }
 }

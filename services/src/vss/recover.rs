@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use super::freeze::hint;
 use super::plan::{self, DeviceNumber, FileSystem, PlanError};
 use super::{Config, Patterns, open};
 use crate::kernel;
@@ -12,6 +13,8 @@ use crate::kernel;
 /// A file system that was to be thawed.
 #[derive(Debug)]
 pub struct Tried {
+    /// The kernel's number for it.
+    pub device: DeviceNumber,
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// Whether it was frozen, or why it could not be thawed, in words.
@@ -60,16 +63,18 @@ fn thaw(config: &Config, file_system: &FileSystem) -> Tried {
         Ok(opened) => opened,
         Err(error) => {
             return Tried {
+                device: file_system.device,
                 mount_point: file_system.mount_point().to_owned(),
                 outcome: Err(crate::in_words(&error)),
             };
         }
     };
     Tried {
+        device: opened.device,
         outcome: match kernel::thaw(&opened.fd) {
             Ok(()) => Ok(true),
             Err(Errno::INVAL) => Ok(false),
-            Err(errno) => Err(errno.to_string()),
+            Err(errno) => Err(format!("{errno}{}", hint(errno))),
         },
         mount_point: opened.mount_point,
     }

@@ -87,7 +87,7 @@ impl Hooks {
     }
 
     pub fn freeze_by(&self, deadline: Instant) -> Result<Ran, HookError> {
-        freeze(&self.config, deadline, |_| (), &self.log.logger())
+        freeze(&self.config, deadline, None, |_| (), &self.log.logger())
     }
 
     /// What was run with what, line by line.

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hyperv_services::stop::Stop;
 use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
 use rustix::process::{Pid, test_kill_process};
 
@@ -26,7 +28,7 @@ fn hooks_are_run_in_order_and_ended_in_reverse() {
     let ran = hooks.freeze().unwrap();
     assert_eq!(ran.paths(), ["1", "2", "3"].map(|name| hooks.path(name)));
     assert_eq!(hooks.journal(), ["1 freeze", "2 freeze", "3 freeze"]);
-    ran.end(End::Thawed, soon(), &hooks.log.logger());
+    ran.end(End::Thawed, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
     assert!(hooks.log.of("WARN").is_empty());
 }
@@ -45,7 +47,7 @@ fn each_hook_is_noted_before_it_is_started() {
         let last = paths.last().unwrap().file_name().unwrap();
         writeln!(journal, "{} noted {}", paths.len(), last.display()).unwrap();
     };
-    drop(freeze(&hooks.config, soon(), noted, &hooks.log.logger()).unwrap());
+    drop(freeze(&hooks.config, soon(), None, noted, &hooks.log.logger()).unwrap());
     assert_eq!(
         hooks.journal(),
         ["1 noted 1", "1 freeze", "2 noted 2", "2 freeze"]
@@ -62,7 +64,7 @@ fn a_failing_hook_stops_the_freeze() {
     assert_eq!(
         error,
         format!(
-            "the hook 2 did not succeed with freeze: {} failed (exit status: 3), saying \"it is \
+            "hook 2 failed at freeze: {} failed (exit status: 3), saying \"it is \
              busy\"",
             fs::canonicalize(hooks.path("2")).unwrap().display()
         )
@@ -78,7 +80,7 @@ fn a_hook_that_cannot_be_run_stops_the_freeze() {
     fs::write(hooks.path("2"), "#!/nowhere/at/all\n").unwrap();
     mode(&hooks.path("2"), 0o755);
     let error = in_words(&hooks.freeze().unwrap_err());
-    assert!(error.contains("the hook 2 did not succeed"), "{error}");
+    assert!(error.contains("hook 2 failed"), "{error}");
     assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
 }
 
@@ -91,10 +93,10 @@ fn where_the_freeze_goes_on_a_failure_is_a_warning() {
     let ran = hooks.freeze().unwrap();
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("the hook 1 did not succeed"));
+    assert!(warnings[0].contains("hook 1 failed"));
     // Whatever it did before it failed is undone.
     assert_eq!(ran.paths(), ["1", "2"].map(|name| hooks.path(name)));
-    ran.end(End::Thawed, soon(), &hooks.log.logger());
+    ran.end(End::Thawed, LONG, &hooks.log.logger());
     assert_eq!(
         hooks.journal(),
         ["1 freeze", "2 freeze", "2 thaw", "1 thaw"]
@@ -142,7 +144,7 @@ fn the_deadline_stops_a_freeze_that_goes_on_after_failures() {
     hooks.add("2", "");
     let deadline = Instant::now() + Duration::from_secs(1);
     let error = in_words(&hooks.freeze_by(deadline).unwrap_err());
-    assert!(error.contains("the hook 1 did not succeed"), "{error}");
+    assert!(error.contains("hook 1 failed"), "{error}");
     assert!(error.ends_with("saying \"waiting\""), "{error}");
     assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
 }
@@ -155,14 +157,49 @@ fn the_others_are_ended_when_one_fails_or_hangs_then() {
     hooks.add("2", "[ \"$1\" = freeze ] || { echo no way; exit 1; }");
     hooks.add("3", "[ \"$1\" = freeze ] || sleep 1000");
     let ran = hooks.freeze().unwrap();
-    // Past the deadline too.
-    ran.end(End::Thawed, Instant::now(), &hooks.log.logger());
+    ran.end(End::Thawed, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("the hook 3 did not succeed with thaw"));
-    assert!(warnings[1].contains("the hook 2 did not succeed with thaw"));
+    assert!(warnings[0].contains("hook 3 failed at thaw"));
+    assert!(warnings[1].contains("hook 2 failed at thaw"));
     assert!(warnings[1].contains("no way"));
+}
+
+#[test]
+fn when_time_is_short_the_rest_is_ended_side_by_side() {
+    let hooks = Hooks::new();
+    let there = hooks.beside("there");
+    hooks.add(
+        "1",
+        &format!("[ \"$1\" = freeze ] || touch '{}'", there.display()),
+    );
+    hooks.add("2", "");
+    let waits = "[ \"$1\" = freeze ] || until [ -e 'THERE' ]; do sleep 0.01; done";
+    hooks.add("3", &waits.replace("THERE", there.to_str().unwrap()));
+    let ran = hooks.freeze().unwrap();
+    ran.end(End::Thawed, Duration::ZERO, &hooks.log.logger());
+    let mut ended = hooks.journal()[3..].to_vec();
+    ended.sort();
+    assert_eq!(ended, ["1 thaw", "2 thaw", "3 thaw"]);
+    assert_eq!(hooks.log.of("WARN"), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_that_is_to_end_waits_for_no_hook() {
+    let mut hooks = Hooks::new();
+    hooks.config.on_failure = OnFailure::GoOn;
+    hooks.add("1", HANGS);
+    hooks.add("2", "");
+    let stop = Stop::new().unwrap();
+    stop.tell();
+    let (config, stop, log) = (&hooks.config, Some(stop.as_fd()), hooks.log.logger());
+    let error = in_words(&freeze(config, soon(), stop, |_| (), &log).unwrap_err());
+    assert!(
+        error.ends_with("was killed before it was done, as the agent is to end"),
+        "{error}"
+    );
+    assert_eq!(hooks.journal().last().unwrap(), "1 freeze-failed");
 }
 
 #[test]
@@ -195,7 +232,7 @@ fn hooks_are_told_what_is_happening() {
         (End::AgentRestarted, "thaw", "agent-restarted"),
     ] {
         let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1")]);
-        ran.end(end, soon(), &hooks.log.logger());
+        ran.end(end, LONG, &hooks.log.logger());
         let action_line = format!("HYPERV_AGENT_ACTION={action}");
         let reason_line = format!("HYPERV_AGENT_REASON={reason}");
         assert_eq!(lines(), [&action_line, limits, &reason_line, each, path]);
@@ -244,10 +281,7 @@ fn a_link_is_run_as_what_it_leads_to_and_called_by_its_own_name() {
     hooks.script(&target, "target", "echo \"$0\"; echo no >&2; exit 1");
     hooks.link("hook", &target);
     let error = in_words(&hooks.freeze().unwrap_err());
-    assert!(
-        error.starts_with("the hook hook did not succeed"),
-        "{error}"
-    );
+    assert!(error.starts_with("hook hook failed"), "{error}");
     let target = fs::canonicalize(target).unwrap();
     assert_eq!(
         hooks.log.lines()[0],
@@ -266,7 +300,7 @@ fn hooks_of_an_agent_before_this_one_are_ended() {
     mode(&hooks.path("3"), 0o777);
     let paths = ["1", "2", "3"].map(|name| hooks.path(name)).to_vec();
     let ran = Ran::from_paths(&hooks.config, paths);
-    ran.end(End::AgentRestarted, soon(), &hooks.log.logger());
+    ran.end(End::AgentRestarted, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal(), ["1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 2, "{warnings:?}");

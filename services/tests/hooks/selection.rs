@@ -105,7 +105,7 @@ fn a_hook_that_others_may_write_to_is_refused() {
         let hooks = Hooks::new();
         mode(&hooks.add("hook", ""), bits);
         let path = hooks.path("hook");
-        let words = format!("may write to {} (mode {bits:04o})", path.display());
+        let words = format!("can write to {} (mode {bits:04o})", path.display());
         assert_refused(&hooks, "hook", &words);
     }
 }
@@ -137,7 +137,7 @@ fn a_directory_below_one_that_others_may_write_to_is_refused() {
     let above = hooks.config.directory.parent().unwrap();
     mode(above, 0o777);
     let error = in_words(&hooks.find().unwrap_err());
-    let words = format!("may write to {} (mode 0777)", above.display());
+    let words = format!("can write to {} (mode 0777)", above.display());
     assert!(error.contains(&words), "{error}");
     // Where nobody can take away what is not theirs, it is taken.
     mode(above, 0o1777);
@@ -192,7 +192,7 @@ fn a_program_in_a_directory_that_others_may_write_to_is_refused() {
     hooks.script(&target, "target", "");
     hooks.link("hook", &target);
     mode(&open, 0o1777);
-    let words = format!("may write to {} (mode 1777)", open.display());
+    let words = format!("can write to {} (mode 1777)", open.display());
     assert_refused(&hooks, "hook", &words);
 }
 

@@ -1,6 +1,6 @@
 //! Freezing for real, what can go wrong with it, and that it always ends.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,6 +17,7 @@ use hyperv_services::vss::{Config, Vss};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use slog::{Discard, Logger, o};
 
 use super::root::{Stage, in_own_root};
@@ -30,7 +31,7 @@ const THAW: u8 = 6;
 /// A guard on a thread: the agent's executable is not to be had here.
 fn guard() -> Result<Guard, GuardError> {
     let (ours, its) = UnixStream::pair().unwrap();
-    thread::spawn(|| process::serve(its, Path::new("/nowhere")));
+    thread::spawn(|| process::serve(its, None, Path::new("/nowhere")));
     Ok(Guard::at(ours).unwrap())
 }
 
@@ -166,7 +167,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             let two = directory("/two", OFlags::RDONLY);
             kernel::freeze(&two).unwrap();
             let (ours, its) = UnixStream::pair().unwrap();
-            let guard = thread::spawn(|| process::serve(its, Path::new("/nowhere")));
+            let guard = thread::spawn(|| process::serve(its, None, Path::new("/nowhere")));
             let mut agent = Guard::at(ours).unwrap();
             let fds = [
                 directory("/one", OFlags::RDONLY),
@@ -191,6 +192,113 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             guard.join().unwrap().unwrap();
             assert_eq!(frozen(), [false, true]);
             kernel::thaw(&two).unwrap();
+        },
+    );
+}
+
+#[test]
+fn what_is_frozen_past_the_time_does_not_stay_so() {
+    in_own_root(
+        "freeze::what_is_frozen_past_the_time_does_not_stay_so",
+        two_file_systems,
+        |_| {
+            let mut agent = guard().unwrap();
+            let one = directory("/one", OFlags::RDONLY);
+            agent.hold(&[one.as_fd()], Duration::ZERO).unwrap();
+            for _ in 0..2 {
+                kernel::freeze(&one).unwrap();
+                // This waits for the guard.
+                std::fs::write("/one/file", "text").unwrap();
+            }
+            assert_eq!(agent.news(), News::TimeLimit);
+            assert_eq!(agent.news(), News::None);
+        },
+    );
+}
+
+/// What only root may do fails in this thread from now on, until this is dropped.
+struct Powerless(CapabilitySets);
+
+impl Powerless {
+    fn now() -> Self {
+        let all = capabilities(None).unwrap();
+        let mut fewer = all;
+        fewer.effective.remove(CapabilitySet::SYS_ADMIN);
+        set_capabilities(None, fewer).unwrap();
+        Self(all)
+    }
+}
+
+impl Drop for Powerless {
+    fn drop(&mut self) {
+        set_capabilities(None, self.0).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_thawed_is_tried_again() {
+    in_own_root(
+        "freeze::what_cannot_be_thawed_is_tried_again",
+        two_file_systems,
+        |_| {
+            let mut service = service();
+            assert_eq!(ask(&mut service, FREEZE), Status::OK);
+            let powerless = Powerless::now();
+            assert_eq!(ask(&mut service, THAW), Status::FAIL);
+            assert_eq!(ask(&mut service, THAW), Status::FAIL);
+            assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            drop(powerless);
+            assert_eq!(frozen(), [true, true]);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+            assert_eq!(frozen(), [false, false]);
+            assert_eq!(ask(&mut service, FREEZE), Status::OK);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+        },
+    );
+}
+
+#[test]
+fn what_was_left_frozen_and_cannot_be_thawed_is_tried_again() {
+    in_own_root(
+        "freeze::what_was_left_frozen_and_cannot_be_thawed_is_tried_again",
+        two_file_systems,
+        |_| {
+            let mut killed = service();
+            assert_eq!(ask(&mut killed, FREEZE), Status::OK);
+            std::mem::forget(killed);
+            let powerless = Powerless::now();
+            let mut service = service();
+            assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            // It is noted for another agent, too.
+            drop(service);
+            let mut service = self::service();
+            assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            drop(powerless);
+            assert_eq!(frozen(), [true, true]);
+            assert_eq!(ask(&mut service, FREEZE), Status::OK);
+            assert_eq!(frozen(), [true, true]);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
+}
+
+#[test]
+fn a_choice_that_nothing_meets_is_no_backup() {
+    in_own_root(
+        "freeze::a_choice_that_nothing_meets_is_no_backup",
+        two_file_systems,
+        |_| {
+            let mut config = Config::default();
+            config.include.mount_points.push("/data".to_owned());
+            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), guard);
+            assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
+            config.include.mount_points.push("/two".to_owned());
+            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), guard);
+            assert_eq!(ask(&mut service, FREEZE), Status::OK);
+            assert_eq!(frozen(), [false, true]);
+            assert_eq!(ask(&mut service, THAW), Status::OK);
         },
     );
 }

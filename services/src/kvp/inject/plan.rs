@@ -143,7 +143,7 @@ impl Step {
     /// Where it is not done in time, or fails and that matters.
     pub(super) fn run(&self, deadline: Instant) -> Result<Output, InjectError> {
         let args: Vec<&OsStr> = self.args.iter().map(OsStr::new).collect();
-        let mut output = run(&self.program, &args, &[], deadline)?;
+        let mut output = run(&self.program, &args, &[], deadline, None)?;
         if !self.optional {
             output = output.success(&self.program)?;
         }

@@ -25,7 +25,7 @@ pub(super) fn dhcp(directory: &Path, interface: &str, deadline: Instant) -> Opti
 }
 
 fn output(script: &Path, interface: &str, deadline: Instant) -> Option<String> {
-    let output = run(script, &[OsStr::new(interface)], &[], deadline).ok()?;
+    let output = run(script, &[OsStr::new(interface)], &[], deadline, None).ok()?;
     let output = output.success(script).ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }

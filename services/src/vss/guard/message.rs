@@ -27,9 +27,10 @@ pub(super) enum Order {
     Go,
     /// The file system of that index was frozen by somebody else.
     NotOurs(u64),
-    /// The kernel was told to hurry, and is to be told that it need not.
+    /// The kernel is about to be told to hurry, and will have to be told that it
+    /// need not.
     Hurried,
-    /// It was told.
+    /// It was told, and everything is frozen.
     Done,
     /// All are thawed: forget them.
     Release,

@@ -2,8 +2,8 @@
 //!
 //! It is started with the service, before anything is frozen, from the agent's
 //! own executable. The two are joined by a socket; each knows that the other is
-//! gone when it is closed. A guard that is gone is started anew before the next
-//! freeze.
+//! gone when it is closed, and the guard by the end of the thread that started it
+//! too. A guard that is gone is started anew before the next freeze.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use self::message::{MOST_AT_ONCE, Order, Report};
+use crate::run;
 
 mod message;
 pub mod process;
@@ -23,6 +24,10 @@ pub const ARGUMENT: &str = "vss-guard";
 
 /// How long the guard may take to answer: it has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to end by itself, which is after it has tried once more
+/// to thaw what the agent could not.
+const LAST: Duration = Duration::from_secs(1);
 
 /// A guard that runs.
 #[derive(Debug)]
@@ -51,14 +56,15 @@ pub enum News {
 }
 
 impl Guard {
-    /// Starts the guard, from the executable of this process.
+    /// Starts the guard, from the executable of this process. It takes the end of
+    /// the thread that does so for the end of the agent.
     ///
     /// # Errors
     ///
     /// Where it cannot be started.
     pub fn start() -> Result<Self, GuardError> {
         let cannot = |source| GuardError {
-            doing: "cannot be started",
+            doing: "cannot be started from /proc/self/exe",
             source,
         };
         let (ours, its) = UnixStream::pair().map_err(cannot)?;
@@ -94,7 +100,8 @@ impl Guard {
     }
 
     /// Hands it the file systems that are about to be frozen, in that order; it
-    /// thaws them after `limit`.
+    /// thaws them where that is not [done](Self::done) in a minute, and after
+    /// `limit` in any case.
     ///
     /// # Errors
     ///
@@ -137,7 +144,7 @@ impl Guard {
         let _ = Order::Hurried.send(&self.socket, &[]);
     }
 
-    /// Tells it that the kernel does so no more.
+    /// Tells it that everything is frozen, and the kernel hurries no more.
     pub(super) fn done(&mut self) {
         let _ = Order::Done.send(&self.socket, &[]);
     }
@@ -172,11 +179,9 @@ impl AsFd for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // It would end by itself, unless somebody has stopped it.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        if let Some(process) = &mut self.process {
-            let _ = process.kill();
-            let _ = process.wait();
+        if let Some(process) = self.process.take() {
+            run::reap(process, LAST);
         }
     }
 }
@@ -191,6 +196,7 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
+    use crate::stop::Stop;
 
     /// Far longer than any of these guards is to run.
     const LONG: Duration = Duration::from_secs(600);
@@ -201,7 +207,7 @@ mod tests {
 
     fn guard_with(switch: PathBuf) -> (Guard, JoinHandle<io::Result<()>>) {
         let (ours, its) = UnixStream::pair().unwrap();
-        let thread = thread::spawn(move || process::serve(its, &switch));
+        let thread = thread::spawn(move || process::serve(its, None, &switch));
         (Guard::at(ours).unwrap(), thread)
     }
 
@@ -269,6 +275,37 @@ mod tests {
             thread.join().unwrap().unwrap();
             assert_eq!(fs::read_to_string(&switch).unwrap(), left);
         }
+    }
+
+    /// A thread of the agent that waits for a frozen file system keeps the socket
+    /// open when the agent is killed.
+    #[test]
+    fn an_agent_whose_socket_stays_open_can_be_gone_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let switch = directory.path().join("switch");
+        fs::write(&switch, "1").unwrap();
+        let orphaned = Stop::new().unwrap();
+        let (ours, its) = UnixStream::pair().unwrap();
+        let mut agent = Guard::at(ours).unwrap();
+        thread::scope(|scope| {
+            let guard = scope.spawn(|| process::serve(its, Some(orphaned.as_fd()), &switch));
+            agent.hold(&[], LONG).unwrap();
+            agent.hurried();
+            assert_eq!(agent.news(), News::None);
+            orphaned.tell();
+            guard.join().unwrap().unwrap();
+        });
+        assert_eq!(fs::read_to_string(&switch).unwrap(), "0");
+        assert_eq!(wait_for_news(&mut agent), News::Gone);
+    }
+
+    #[test]
+    fn one_that_lacks_a_descriptor_is_no_guard() {
+        let (agent, thread) = guard();
+        let file = File::open("/proc/self/stat").unwrap();
+        Order::Hold(2).send(&agent.socket, &[file.as_fd()]).unwrap();
+        let error = thread.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -8,17 +8,24 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::message::{Order, Report};
 use crate::kernel;
+use crate::vss::freeze::FREEZING;
 use crate::vss::haste;
+
+/// How soon file systems are thawed again that an agent may still be freezing
+/// past its time.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs the guard in a process that was started as one, with the agent at its
 /// standard input.
@@ -38,61 +45,105 @@ pub fn main() -> io::Result<()> {
         held_off.remove(not);
     }
     held_off.thread_block()?;
-    // Neither is there without privileges, and neither is needed.
+    // The socket alone does not tell: where another thread of a killed agent
+    // waits for a frozen file system, the kernel keeps all descriptors open until
+    // that thread is done, which it is after the thaw.
+    let orphaned = SignalFd::with_flags(
+        &SigSet::from(Signal::SIGUSR1),
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
+    // A core dump would be written to a frozen file system, with the agent waiting
+    // for the end of a guard that waits for its thaw.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // Not there without privileges, and not needed.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
     kernel::release_code();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
-    serve(agent.into(), Path::new(haste::SWITCH))
+    serve(
+        agent.into(),
+        Some(orphaned.as_fd()),
+        Path::new(haste::SWITCH),
+    )
 }
 
-/// Guards for the agent at the other end of `socket`, until that is gone; by
-/// `switch` the kernel is told whether to hurry.
+/// Guards for the agent at the other end of `socket`, until that is gone, which
+/// `orphaned` tells too where it becomes readable; by `switch` the kernel is told
+/// whether to hurry.
 ///
 /// # Errors
 ///
 /// As [`main`].
-pub fn serve(socket: UnixStream, switch: &Path) -> io::Result<()> {
-    let mut guard = Guard::default();
-    let outcome = guard.serve(&socket);
-    // Whatever happened: who was to thaw is gone, or cannot be understood.
-    guard.thaw();
-    if guard.hurried {
-        haste::end(switch);
-    }
-    outcome
+pub fn serve(
+    socket: UnixStream,
+    orphaned: Option<BorrowedFd<'_>>,
+    switch: &Path,
+) -> io::Result<()> {
+    let mut guard = Guard {
+        held: Vec::new(),
+        not_ours: Vec::new(),
+        limit: Duration::ZERO,
+        thaw_at: None,
+        told: false,
+        hurried: false,
+        switch: switch.to_owned(),
+    };
+    guard.serve(&socket, orphaned)
 }
 
-#[derive(Default)]
 struct Guard {
     held: Vec<OwnedFd>,
     /// Those of them that somebody else has frozen.
     not_ours: Vec<bool>,
+    /// How long they may be frozen.
     limit: Duration,
-    deadline: Option<Instant>,
+    /// When they are thawed, unless the agent says that they are.
+    thaw_at: Option<Instant>,
+    /// Whether the agent was told that they were.
+    told: bool,
     /// The kernel hurries for as long as the agent freezes.
     hurried: bool,
+    switch: PathBuf,
 }
 
 impl Guard {
-    fn serve(&mut self, mut socket: &UnixStream) -> io::Result<()> {
+    fn serve(
+        &mut self,
+        mut socket: &UnixStream,
+        orphaned: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         loop {
-            if !self.wait(socket)? {
-                self.thaw();
-                self.deadline = None;
-                socket.write_all(&[Report::TimeLimit as u8])?;
-                continue;
+            match self.wait(socket, orphaned)? {
+                Woken::TimeIsOver => {
+                    self.thaw();
+                    // The agent may be in the middle of freezing.
+                    self.thaw_at = Instant::now().checked_add(AGAIN);
+                    if !self.told {
+                        self.told = true;
+                        socket.write_all(&[Report::TimeLimit as u8])?;
+                    }
+                    continue;
+                }
+                Woken::Orphaned => return Ok(()),
+                Woken::Order => {}
             }
+            let held = self.held.len();
             match Order::recv(socket, &mut self.held)? {
                 None => return Ok(()),
                 Some(Order::Begin(milliseconds)) => {
                     self.forget();
                     self.limit = Duration::from_millis(milliseconds);
                 }
-                Some(Order::Hold(_)) => {}
+                Some(Order::Hold(count)) => {
+                    // The kernel leaves out what it has no room for.
+                    if (self.held.len() - held) as u64 != count {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                }
                 Some(Order::Go) => {
                     self.not_ours = vec![false; self.held.len()];
-                    self.deadline = Instant::now().checked_add(self.limit);
+                    self.thaw_at = Instant::now().checked_add(self.limit.min(FREEZING));
                     socket.write_all(&[Report::Ready as u8])?;
                 }
                 Some(Order::NotOurs(index)) => {
@@ -102,7 +153,12 @@ impl Guard {
                     }
                 }
                 Some(Order::Hurried) => self.hurried = true,
-                Some(Order::Done) => self.hurried = false,
+                Some(Order::Done) => {
+                    self.hurried = false;
+                    if !self.told {
+                        self.thaw_at = Instant::now().checked_add(self.limit);
+                    }
+                }
                 Some(Order::Release) => {
                     self.forget();
                     // It waits for days now.
@@ -112,42 +168,62 @@ impl Guard {
         }
     }
 
-    /// Waits for the agent; `false` where the time is over.
-    fn wait(&self, socket: &UnixStream) -> io::Result<bool> {
+    fn wait(&self, socket: &UnixStream, orphaned: Option<BorrowedFd<'_>>) -> io::Result<Woken> {
         loop {
             let left = self
-                .deadline
-                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                .thaw_at
+                .map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = left.map(Timespec::try_from).transpose();
             let timeout = timeout.map_err(|_| io::ErrorKind::InvalidInput)?;
-            let mut fds = [PollFd::new(socket, PollFlags::IN)];
+            let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            // Where nobody tells of it, the socket is in its place.
+            let mut fds = [of(socket.as_fd()), of(orphaned.unwrap_or(socket.as_fd()))];
             match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
+                Ok(0) => return Ok(Woken::TimeIsOver),
+                // What the agent had to say comes first.
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(Woken::Order),
+                Ok(_) => return Ok(Woken::Orphaned),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Thaws everything that the agent has frozen, or may have.
-    fn thaw(&mut self) {
-        let nobody = std::iter::repeat(&false);
-        let all = self.held.iter().zip(self.not_ours.iter().chain(nobody));
-        let ours: Vec<_> = all
-            .filter(|(_, not_ours)| !**not_ours)
-            .map(|(descriptor, _)| descriptor)
-            .collect();
-        for descriptor in ours.into_iter().rev() {
-            // What is not frozen gives an error, and so does what cannot be
-            // thawed: there is nobody to be told.
-            let _ = kernel::thaw(descriptor);
+    /// Thaws everything that the agent has frozen, or may have, without taking
+    /// memory for it.
+    fn thaw(&self) {
+        for (index, descriptor) in self.held.iter().enumerate().rev() {
+            if self.not_ours.get(index) != Some(&true) {
+                // What is not frozen gives an error, and so does what cannot be
+                // thawed: there is nobody to be told.
+                let _ = kernel::thaw(descriptor);
+            }
         }
     }
 
     fn forget(&mut self) {
         self.held.clear();
         self.not_ours.clear();
-        self.deadline = None;
+        self.thaw_at = None;
+        self.told = false;
+    }
+}
+
+/// Why the guard does not wait any longer.
+enum Woken {
+    /// The agent has something to say, or has closed the socket.
+    Order,
+    /// The agent is gone, whether its socket is closed or not.
+    Orphaned,
+    TimeIsOver,
+}
+
+impl Drop for Guard {
+    /// Whatever happened: who was to thaw is gone, or cannot be understood.
+    fn drop(&mut self) {
+        self.thaw();
+        if self.hurried {
+            haste::end(&self.switch);
+        }
     }
 }

@@ -36,7 +36,7 @@ pub enum HookError {
     },
 
     /// A hook was run, or was to be run, and did not succeed.
-    #[error("the hook {} did not succeed with {action}", hook.display())]
+    #[error("hook {} failed at {action}", hook.display())]
     Failed {
         /// Its name.
         hook: OsString,
@@ -45,6 +45,16 @@ pub enum HookError {
         /// What happened, and what it said.
         source: RunError,
     },
+}
+
+impl HookError {
+    /// Whether it is that the service is to end.
+    pub(super) fn is_stop(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(source, RunError::Stopped { .. })
+    }
 }
 
 /// Why a file is not run as root.
@@ -64,7 +74,7 @@ pub enum Refusal {
 
     /// Somebody else may write to it, or to a directory on the way to it.
     #[error(
-        "others than its owner may write to {} (mode {mode:04o}); take that away with chmod \
+        "users other than its owner can write to {} (mode {mode:04o}); take that away with chmod \
          go-w", place.display()
     )]
     Writable {

@@ -7,7 +7,10 @@
 //! None of them runs while a file system is frozen.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
@@ -28,8 +31,16 @@ const MAX_LINES: usize = 10;
 /// Letters of such a line.
 const MAX_LINE: usize = 300;
 
-/// What a hook has at the least, when others have used up the time: an
-/// application must not stay at rest because another one's hook hangs.
+/// How long hooks have one after another when file systems are thawed: the kernel
+/// gives a thaw 30 seconds.
+pub const AFTER: Duration = Duration::from_secs(20);
+
+/// How long they have where the service itself ends, which has to be done within
+/// the supervisor's limit of eight seconds.
+pub(super) const AT_THE_END: Duration = Duration::from_secs(2);
+
+/// How long all that are left then have, which are run side by side: an application
+/// must not stay at rest because another one's hook hangs.
 const LEAST: Duration = Duration::from_secs(5);
 
 /// How hooks are run.
@@ -106,9 +117,8 @@ impl End {
 ///
 /// Where one fails and that stops the freeze, those that were started, the
 /// failing one included, are run with `freeze-failed` in reverse order before
-/// this is back; each is given 5 s for that even past `deadline`. When
-/// `deadline` is over the freeze is stopped, whatever the configuration says of
-/// failures.
+/// this is back, as by [`Ran::end`]. When `deadline` is over or `stop` is readable
+/// the freeze is stopped, whatever the configuration says of failures.
 ///
 /// Before each hook is started, `note` is told which have been by then: what
 /// another agent ends ([`Ran::from_paths`]) should this one be killed meanwhile.
@@ -119,6 +129,7 @@ impl End {
 pub fn freeze(
     config: &Config,
     deadline: Instant,
+    stop: Option<BorrowedFd<'_>>,
     note: impl Fn(&[PathBuf]),
     log: &Logger,
 ) -> Result<Ran, HookError> {
@@ -149,11 +160,13 @@ pub fn freeze(
             reason: None,
             log,
         };
-        let result = hook.run(config, deadline);
+        let result = hook.run(config, deadline, stop);
+        let stopped = matches!(&result, Err(error) if error.is_stop());
         match result {
             Ok(()) => {}
-            Err(error) if stops || Instant::now() >= deadline => {
-                ran.end(End::FreezeFailed, Instant::now() + config.time_limit, log);
+            Err(error) if stops || stopped || Instant::now() >= deadline => {
+                let time = if stopped { AT_THE_END } else { AFTER };
+                ran.end(End::FreezeFailed, time, log);
                 return Err(error);
             }
             Err(error) => warn!(log, "the freeze goes on: {}", in_words(&error)),
@@ -185,21 +198,38 @@ impl Ran {
         &self.paths
     }
 
-    /// Runs them in reverse order. One that fails is logged, and the others
-    /// still run; past `deadline`, each has 5 s.
-    pub fn end(self, end: End, deadline: Instant, log: &Logger) {
-        for path in self.paths.iter().rev() {
-            let hook = Hook {
-                path,
-                action: end.action(),
-                reason: Some(end.reason()),
-                log,
-            };
-            let deadline = deadline.max(Instant::now() + LEAST);
-            if let Err(error) = hook.run(&self.config, deadline) {
-                warn!(log, "look after the application: {}", in_words(&error));
+    /// Runs them in reverse order, one after another for as long as `time`; those
+    /// that are left then are started at once. In 5 s more all are done, or killed.
+    /// One that fails is logged, and the others still run.
+    pub fn end(self, end: End, time: Duration, log: &Logger) {
+        let deadline = Instant::now() + time;
+        thread::scope(|scope| {
+            for path in self.paths.iter().rev() {
+                let hook = Hook {
+                    path,
+                    action: end.action(),
+                    reason: Some(end.reason()),
+                    log,
+                };
+                let (ended, wait) = channel::<()>();
+                let config = &self.config;
+                let run = move || {
+                    let _ended = ended;
+                    if let Err(error) = hook.run(config, deadline + LEAST, None) {
+                        warn!(
+                            log,
+                            "the application may need attention: {}",
+                            in_words(&error)
+                        );
+                    }
+                };
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, run) {
+                    let hook = path.display();
+                    warn!(log, "cannot run the hook {}: {}", hook, error);
+                }
+                let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
             }
-        }
+        });
     }
 }
 
@@ -212,10 +242,18 @@ struct Hook<'a> {
 }
 
 impl Hook<'_> {
-    fn run(&self, config: &Config, deadline: Instant) -> Result<(), HookError> {
+    fn run(
+        &self,
+        config: &Config,
+        deadline: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), HookError> {
         let started = Instant::now();
         let program = find::trusted(self.path)?;
-        let seconds = config.time_limit.as_secs().to_string();
+        let deadline = deadline.min(started + config.time_limit);
+        // Rounded up: no hook is told that it has no time.
+        let left = deadline.saturating_duration_since(started) + Duration::from_millis(999);
+        let seconds = left.as_secs().to_string();
         let freeze_seconds = config.freeze_limit.as_secs().to_string();
         let mut variables = vec![
             ("HYPERV_AGENT_ACTION", self.action),
@@ -227,7 +265,8 @@ impl Hook<'_> {
             &program,
             &[OsStr::new(self.action)],
             &variables,
-            deadline.min(started + config.time_limit),
+            deadline,
+            stop,
         );
         result
             .and_then(|output| {

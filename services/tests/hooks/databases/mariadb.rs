@@ -10,7 +10,7 @@ use hyperv_services::vss::hooks::{Config, End, freeze};
 use super::client::Writer;
 use super::disk::Disk;
 use super::{assert_no_warning, await_that, hook, hooks, output};
-use crate::directory::{Lines, in_words, soon};
+use crate::directory::{LONG, Lines, in_words, soon};
 
 const EXAMPLE: &str = include_str!("../../../../packaging/examples/vss.d/mariadb");
 
@@ -45,9 +45,9 @@ pub(super) fn test() {
     let logger = log.logger();
 
     // No server: nothing to do.
-    freeze(&config, soon(), |_| (), &logger)
+    freeze(&config, soon(), None, |_| (), &logger)
         .unwrap()
-        .end(End::Thawed, soon(), &logger);
+        .end(End::Thawed, LONG, &logger);
     assert_eq!(log.lines()[0], "INFO hook 90-mariadb: no server runs");
     assert_no_warning(&log);
 
@@ -74,12 +74,12 @@ pub(super) fn test() {
 
     // With it, the freeze waits for the statement.
     let slow = Slow::start(SLOW);
-    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
+    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
     let committed = writer.committed();
     let frozen = disk.freeze();
     disk.snapshot(&frozen);
     drop(frozen);
-    ran.end(End::Thawed, soon(), &logger);
+    ran.end(End::Thawed, LONG, &logger);
     assert_no_warning(&log);
     assert_released();
     slow.end();
@@ -91,7 +91,7 @@ pub(super) fn test() {
         "91-fails",
         "#!/bin/sh\n[ \"$1\" != freeze ]\n",
     );
-    freeze(&config, soon(), |_| (), &logger).unwrap_err();
+    freeze(&config, soon(), None, |_| (), &logger).unwrap_err();
     fs::remove_file(config.directory.join("91-fails")).unwrap();
     assert_released();
     writer.await_more(3);
@@ -100,9 +100,9 @@ pub(super) fn test() {
     loses_the_lock(&config, &writer);
 
     // The next freeze takes the lock over from an agent that was killed.
-    drop(freeze(&config, soon(), |_| (), &logger).unwrap());
-    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
-    ran.end(End::AgentRestarted, soon(), &logger);
+    drop(freeze(&config, soon(), None, |_| (), &logger).unwrap());
+    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    ran.end(End::AgentRestarted, LONG, &logger);
     assert_no_warning(&log);
     assert_released();
     writer.await_more(3);
@@ -112,8 +112,8 @@ pub(super) fn test() {
     assert!(EXAMPLE.contains(lock));
     let other = EXAMPLE.replace(lock, "'FLUSH TABLES WITH READ LOCK'");
     hook(&config.directory, "90-mariadb", &other);
-    let ran = freeze(&config, soon(), |_| (), &logger).unwrap();
-    ran.end(End::Thawed, soon(), &logger);
+    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    ran.end(End::Thawed, LONG, &logger);
     assert_no_warning(&log);
     writer.await_more(3);
     hook(&config.directory, "90-mariadb", EXAMPLE);
@@ -121,7 +121,7 @@ pub(super) fn test() {
     // A statement that takes longer than the hook may stops the freeze.
     config.time_limit = Duration::from_secs(6);
     let slow = Slow::start(ENDLESS);
-    let error = in_words(&freeze(&config, soon(), |_| (), &logger).unwrap_err());
+    let error = in_words(&freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
     assert!(error.contains("no lock was to be had"), "{error}");
     assert!(error.contains("Lock wait timeout exceeded"), "{error}");
     assert_released();
@@ -151,9 +151,9 @@ fn loses_the_lock(config: &Config, writer: &Writer) {
         time_limit: Duration::from_secs(6),
         ..config.clone()
     };
-    let ran = freeze(&config, soon(), |_| (), &log.logger()).unwrap();
+    let ran = freeze(&config, soon(), None, |_| (), &log.logger()).unwrap();
     writer.await_more(3);
-    ran.end(End::Thawed, soon(), &log.logger());
+    ran.end(End::Thawed, LONG, &log.logger());
     let warnings = log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("the lock was lost before the thaw"));
