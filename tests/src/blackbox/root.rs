@@ -55,7 +55,7 @@ const FILES: [(&str, &str); 3] = [
 
 /// Programs that are there: `setpriv` and `sh` for the simulator itself, the
 /// others for what scenarios do.
-const PROGRAMS: [&str; 30] = [
+const PROGRAMS: [&str; 31] = [
     "btrfs",
     "cat",
     "chmod",
@@ -77,6 +77,7 @@ const PROGRAMS: [&str; 30] = [
     "mount",
     "mv",
     "rm",
+    "rmdir",
     "sed",
     "setpriv",
     "sh",

@@ -337,6 +337,8 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process => SAME: "guard and agent are killed one after the other";
         "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process => SAME: "what two that died at once left frozen the next agent thaws";
         "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
+        "vss-upgraded" VSS_BOTH vss::faults::upgraded, own_process: "with another file in its place the program's next guard still comes from its own";
+        "vss-out-of-memory" VSS_BOTH vss::faults::out_of_memory, own_process: "a program that the kernel kills for want of memory leaves nothing frozen";
         "vss-rescinded" VSS_BOTH vss::faults::device_gone, own_process: "a device that goes away while all is frozen thaws it";
         "vss-reply-refused" HVUTIL vss::faults::reply_refused, own_process => TOO_LATE: "a kernel that refuses the reply to a FREEZE thaws";
         "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::super::Pattern;
 use super::super::stage::{OPEN_TIME, SETTLE_TIME, VssStage, expect, expect_closed};
-use super::shelf::{Kind, Shelf};
+use super::super::{Pattern, Skip};
+use super::shelf::{Kind, NOTES, Shelf};
 use super::{freeze, thaw};
 use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation as Copy, Start};
 use crate::host::Protocol as _;
@@ -135,6 +135,98 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect_spoiled(stage, &shelf, &points, &mut host, "after it was stopped")
+}
+
+/// A package manager puts another file in the place of the program's.
+pub(in super::super) fn upgraded(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    thaw(&mut host)?;
+    let script = "cp \"$0\" \"$0.new\" && mv \"$0.new\" \"$0\"";
+    shelf.script(script, &[shelf.path()])?;
+    shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&points, "after a FREEZE with another file in place")?;
+    // The new guard is of the same version as the program that runs.
+    let file = shelf.script("ls -l \"/proc/$0/exe\"", &[&guard(&shelf)?])?;
+    ensure!(
+        file.trim_end().ends_with(" (deleted)"),
+        "expected the guard to run from the program's old file; it runs from {file}"
+    );
+    stage.machine().stop().context("stopping the program")?;
+    shelf.wait_thawed(&points, "after the program was stopped")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after an upgrade")
+}
+
+/// Mounts where memory can be limited for a group of processes.
+const GROUPS: &str = r#"
+set -e
+mkdir "$0"
+if mount -t cgroup2 groups "$0" 2>/dev/null; then
+    if grep -qw memory "$0/cgroup.controllers" &&
+        echo +memory >"$0/cgroup.subtree_control"; then
+        exit
+    fi
+    umount "$0"
+fi
+mount -t cgroup -o memory groups "$0"
+"#;
+
+/// Makes a group that may have 32 MiB and swaps nothing out, with the program in
+/// it, its guard, and one that takes more than there is. The program is the first
+/// that the kernel kills. The guard and the one that takes see to it that they are
+/// never killed; where they lack the privilege for that, the latter is next, as
+/// the larger of the two.
+const STARVE: &str = r#"
+set -e
+group=$0 guard=$1
+program=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$guard/status")
+mkdir "$group"
+for limit in memory.max memory.limit_in_bytes; do
+    [ ! -e "$group/$limit" ] || echo 32M >"$group/$limit"
+done
+for swap in memory.swap.max memory.swappiness; do
+    [ ! -e "$group/$swap" ] || echo 0 >"$group/$swap"
+done
+for process in "$program" "$guard" $$; do
+    echo "$process" >"$group/cgroup.procs"
+done
+echo 1000 >"/proc/$program/oom_score_adj"
+if echo -1000 2>/dev/null >"/proc/$$/oom_score_adj"; then
+    read -r guarded <"/proc/$guard/oom_score_adj"
+    [ "$guarded" = -1000 ] || { echo "the kernel may kill the guard" >&2; exit 1; }
+fi
+# With nobody left to kill, the kernel declines.
+dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null || :
+"#;
+
+pub(in super::super) fn out_of_memory(stage: &mut VssStage<'_>) -> Result<()> {
+    let groups = format!("{NOTES}/groups");
+    let group = format!("{groups}/hyperv-sim-{}", std::process::id());
+    let (shelf, points, _host) = frozen(stage, "")?;
+    if let Err(error) = shelf.script(GROUPS, &[&groups]) {
+        bail!(Skip(format!("memory cannot be limited: {error:#}")));
+    }
+    let starved = (|| {
+        let guard = guard(&shelf)?;
+        shelf.script(STARVE, &[&group, &guard])?;
+        until(SETTLE_TIME, "the kernel to kill the program", || {
+            Ok((!stage.machine().is_running()).then_some(()))
+        })?;
+        shelf.wait_thawed(&points, "after the kernel has killed the program")
+    })();
+    // Also where that failed: the groups are the machine's.
+    let cleared = until(SETTLE_TIME, "the group to be empty", || {
+        Ok(shelf.script("rmdir \"$0\"", &[&group]).ok())
+    });
+    shelf.script("umount \"$0\"", &[&groups])?;
+    starved?;
+    cleared?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    let when = "after the kernel has killed the program";
+    expect_spoiled(stage, &shelf, &points, &mut host, when)
 }
 
 pub(in super::super) fn device_gone(stage: &mut VssStage<'_>) -> Result<()> {

@@ -153,7 +153,12 @@ impl Shelf {
 
     /// Runs the program with these arguments, beside the one that serves.
     pub(super) fn program(&self, arguments: &[&str]) -> Result<String> {
-        self.0.run(&[&[self.0.program()], arguments].concat())
+        self.0.run(&[&[self.path()], arguments].concat())
+    }
+
+    /// Path of the program, in the guest.
+    pub(super) fn path(&self) -> &str {
+        self.0.program()
     }
 
     /// Gives the agent these lines of configuration, when it starts.
