@@ -164,10 +164,10 @@ mount -t cgroup -o memory groups "$0"
 "#;
 
 /// Makes a group that may have 32 MiB and swaps nothing out, with the program in
-/// it, its guard, and one that takes more than there is. The program is the first
-/// that the kernel kills. The guard and the one that takes see to it that they are
-/// never killed; where they lack the privilege for that, the latter is next, as
-/// the larger of the two.
+/// it, its guard, and two that together take more than there is. The program is the
+/// first that the kernel kills: neither of the two is as large as what its score is
+/// raised by. The guard and the two see to it that they are never killed; where they
+/// lack the privilege for that, the two are next, as larger ones than the guard.
 const STARVE: &str = r#"
 set -e
 group=$0 guard=$1
@@ -188,7 +188,8 @@ if echo -1000 2>/dev/null >"/proc/$$/oom_score_adj"; then
     [ "$guarded" = -1000 ] || { echo "the kernel may kill the guard" >&2; exit 1; }
 fi
 # With nobody left to kill, the kernel declines.
-dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null || :
+dd if=/dev/zero bs=24M count=1 2>/dev/null |
+    dd of=/dev/null bs=24M iflag=fullblock 2>/dev/null || :
 "#;
 
 pub(in super::super) fn out_of_memory(stage: &mut VssStage<'_>) -> Result<()> {
