@@ -172,11 +172,11 @@ fn check_config(file: &ConfigFile) -> anyhow::Result<ExitCode> {
             let path = file.path.as_deref();
             let path = path.unwrap_or(Path::new(config::DEFAULT_PATH));
             if path.exists() {
-                writeln!(io::stdout(), "{} is in order", path.display())?;
+                writeln!(io::stdout(), "{} is valid", path.display())?;
             } else {
                 writeln!(
                     io::stdout(),
-                    "{} does not exist: the defaults hold",
+                    "{} does not exist: the defaults apply",
                     path.display()
                 )?;
             }
@@ -242,8 +242,8 @@ fn show_status(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
         writeln!(out, "{answer}")?;
     } else {
         let document: status::Document = serde_json::from_str(&answer).context(
-            "the agent that runs is of another version and tells its status otherwise: restart \
-             it, or see --json",
+            "the running agent is of another version, whose status this one cannot read: restart \
+             it, or use --json",
         )?;
         write!(
             out,
@@ -383,7 +383,7 @@ impl Run {
                     "socket" => %path.display());
             }
         }
-        supervisor.run().context("the poll loop is lost")?;
+        supervisor.run().context("the poll loop failed")?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -133,7 +133,7 @@ fn text(plan: &Plan) -> String {
     if plan.freeze.is_empty() {
         text += "No file system would be frozen.\n";
     } else {
-        text += "Frozen in this order, and thawed in the reverse one:\n\n";
+        text += "Frozen in this order, thawed in reverse:\n\n";
         let header = ["", "MOUNT POINT", "TYPE", "DEVICE", "LIES ON"].map(str::to_owned);
         let rows = (1..).zip(&plan.freeze).map(|(number, file_system)| {
             let [point, kind, device] = cells(file_system);
@@ -141,7 +141,7 @@ fn text(plan: &Plan) -> String {
                 let file = it.what.display();
                 match carrier(plan, it) {
                     Some(point) => format!("{file} in {}", point.display()),
-                    None => format!("{file}, wherever that is"),
+                    None => format!("{file} (on an unknown file system)"),
                 }
             });
             let lies_on = and_more(lies_on.as_deref().unwrap_or("-"), file_system.lies_on.len());
@@ -251,10 +251,10 @@ mod tests {
 
     #[test]
     fn a_plan_is_shown() {
-        let expected = r"Frozen in this order, and thawed in the reverse one:
+        let expected = r"Frozen in this order, thawed in reverse:
 
      MOUNT POINT               TYPE   DEVICE                   LIES ON
-  1  /mnt                      ext4   /dev/nbd0                /dev/nbd0, wherever that is
+  1  /mnt                      ext4   /dev/nbd0                /dev/nbd0 (on an unknown file system)
   2  /a\u{1b}[2J (and 1 more)  btrfs  /dev/loop0 (and 1 more)  /img/0 in / (and 1 more)
   3  /                         xfs    /dev/mapper/root         -
 

@@ -79,7 +79,7 @@ fn a_configuration_is_checked_with_the_line_that_is_wrong() {
     let output = check("[services]\nkvp = true\n");
     assert!(output.status.success());
     let said = stdout(&output);
-    assert!(said.contains("is in order"), "{said}");
+    assert!(said.contains("is valid"), "{said}");
     assert!(said.contains("kvp      on"), "{said}");
 
     let output = check("[fcopy]\nmode = \"0844\"\n");

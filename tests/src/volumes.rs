@@ -21,6 +21,16 @@ pub trait Volumes: Send + Sync {
     /// Where it cannot be run, fails, or does not end.
     fn run(&self, command: &[&str]) -> Result<String>;
 
+    /// Runs a script with these arguments, the first being `$0`, and gives what it
+    /// prints.
+    ///
+    /// # Errors
+    ///
+    /// As [`Volumes::run`].
+    fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
+        self.run(&[&["sh", "-c", script], arguments].concat())
+    }
+
     /// Path of the program, as these commands see it.
     fn program(&self) -> &str;
 }

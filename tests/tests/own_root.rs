@@ -1,20 +1,22 @@
 //! A guest with a root of its own: what is in it, what is not, and that nothing
 //! of it stays.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hyperv_sim::blackbox::{BlackBox, root_unavailable};
 use hyperv_sim::host::Protocol as _;
 use hyperv_sim::port::Machine;
-use hyperv_sim::volumes::Volumes;
 use hyperv_sim::vss::Vss;
 use hyperv_sim::wait::until;
+
+use common::skip;
 
 const GUEST: &str = env!("CARGO_BIN_EXE_test-guest");
 /// Far beyond what anything here takes; nothing waits that long unless broken.
@@ -23,12 +25,11 @@ const LONG: Duration = Duration::from_secs(20);
 /// Whether these tests can run here; where they must, it is an error that they
 /// cannot.
 fn available() -> bool {
-    let Some(why) = root_unavailable() else {
-        return true;
-    };
-    assert!(std::env::var_os("CI").is_none(), "cannot run: {why}");
-    println!("skipped: {why}");
-    false
+    let why = root_unavailable();
+    if let Some(why) = &why {
+        skip(why);
+    }
+    why.is_none()
 }
 
 fn devices(mountinfo: &str) -> BTreeSet<&str> {
@@ -79,7 +80,7 @@ fn nothing_of_the_machine_is_to_be_found_in_a_root_of_its_own() -> Result<()> {
     ensure!(shared.is_empty(), "{shared:?} in\n{inside}");
     // The first process, and the one that looks.
     let script = "echo /proc/[0-9]*; ls -d /proc/1/root/etc/hostname; cat /etc/hostname";
-    let seen = volumes.run(&["sh", "-c", script])?;
+    let seen = volumes.script(script, &[])?;
     ensure!(
         seen.ends_with("/proc/1/root/etc/hostname\nguest\n"),
         "{seen}"
@@ -89,18 +90,6 @@ fn nothing_of_the_machine_is_to_be_found_in_a_root_of_its_own() -> Result<()> {
         volumes.run(&["ls", "-d", real])?;
     }
     Ok(())
-}
-
-/// Makes a file system whose loop file has a name of its own, and freezes it.
-fn freeze_one(volumes: &Arc<dyn Volumes>, name: &str) -> Result<()> {
-    let script = "set -e
-        truncate -s 32M /run/$0
-        mkfs.ext4 -q /run/$0
-        mkdir /mnt/test
-        mount -o loop /run/$0 /mnt/test
-        fsfreeze --freeze /mnt/test
-        fsfreeze --freeze /";
-    volumes.run(&["sh", "-c", script, name]).map(drop)
 }
 
 /// Loop devices whose file has this name.
@@ -124,11 +113,12 @@ fn loop_devices_are_let_go_although_their_file_system_is_frozen() -> Result<()> 
     let name = format!("dropped-{}.img", std::process::id());
     let mut machine = BlackBox::with_root("sleep 1000")?;
     machine.start()?;
-    freeze_one(&machine.volumes()?, &name)?;
+    let volumes = machine.volumes()?;
+    volumes.script(include_str!("freeze-one"), &[&name])?;
     ensure!(loops(&name)?.len() == 1, "no loop device has {name}");
     // One that waits for the thaw.
     let write = "(echo late >/mnt/test/file) </dev/null >/dev/null 2>&1 &";
-    machine.volumes()?.run(&["sh", "-c", write])?;
+    volumes.script(write, &[])?;
     drop(machine);
     until(LONG, "the loop device to go", || {
         Ok(loops(&name)?.is_empty().then_some(()))

@@ -268,15 +268,16 @@ mod tests {
     #[test]
     fn the_installed_configuration_states_the_defaults() {
         let installed = include_str!("../../../packaging/config.toml");
-        let mut config = parse(installed).unwrap();
-        let services = std::mem::take(&mut config.services);
-        assert_eq!(config, parse("").unwrap());
-        for entry in SERVICES {
-            if let Some(on) = services.get(entry.name) {
-                assert_eq!(*on, entry.default, "{}", entry.name);
+        let read = |text: &str| {
+            let mut config = parse(text).unwrap();
+            for (name, on) in std::mem::take(&mut config.services) {
+                let entry = SERVICES.into_iter().find(|entry| entry.name == name);
+                assert_eq!(on, entry.unwrap().default, "{name}");
             }
-        }
-        // What is commented out there is right, too.
+            config
+        };
+        let defaults = parse("").unwrap();
+        assert_eq!(read(installed), defaults);
         let uncommented: String = installed
             .lines()
             .map(|line| match line.strip_prefix('#') {
@@ -285,7 +286,12 @@ mod tests {
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        parse(&uncommented).unwrap();
+        let mut config = read(&uncommented);
+        // Examples of what has no default.
+        config.service.fcopy.max_size = None;
+        config.service.kvp.publish.clear();
+        config.service.kvp.network.scripts = None;
+        assert_eq!(config, defaults);
     }
 
     #[test]

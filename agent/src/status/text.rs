@@ -86,7 +86,7 @@ fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::
         State::Serving => "serving".to_owned(),
         State::Closing => "being closed".to_owned(),
         State::Failed { failure, retry_in } => format!(
-            "{}; tried again in {retry_in} s",
+            "{}; next try in {retry_in} s",
             plain(failure.as_deref().unwrap_or("not open"))
         ),
     };
@@ -126,9 +126,9 @@ fn doing(activity: &Activity, now: OffsetDateTime) -> String {
             )
         }
         Work::Freezing => format!("freezing file systems, for {span}"),
-        Work::Frozen { file_systems: 1 } => format!("1 file system is frozen, for {span}"),
+        Work::Frozen { file_systems: 1 } => format!("1 file system frozen for {span}"),
         Work::Frozen { file_systems } => {
-            format!("{file_systems} file systems are frozen, for {span}")
+            format!("{file_systems} file systems frozen for {span}")
         }
         Work::Configuring { adapter } => {
             format!(
@@ -267,7 +267,7 @@ fcopy: what fcopy does
 
 kvp: what kvp does
   device      /dev/vmbus/hv_kvp (hv_utils)
-  state       cannot be opened: busy; tried again in 3 s
+  state       cannot be opened: busy; next try in 3 s
   requests    0, 0 failed
 
 one: what one does
@@ -301,8 +301,8 @@ Not served:
             adapter: "{1}".into(),
         };
         let words = |work| doing(&Activity { since, work }, NOW);
-        assert_eq!(words(frozen(1)), "1 file system is frozen, for 2 h");
-        assert_eq!(words(frozen(3)), "3 file systems are frozen, for 2 h");
+        assert_eq!(words(frozen(1)), "1 file system frozen for 2 h");
+        assert_eq!(words(frozen(3)), "3 file systems frozen for 2 h");
         assert_eq!(
             words(configuring),
             "applying an IP configuration to {1}, for 2 h"

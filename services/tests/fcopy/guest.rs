@@ -13,6 +13,8 @@ use rustix::fs::Mode;
 use slog::{Drain, Key, Logger, OwnedKVList, Record, Serializer, o};
 use tempfile::TempDir;
 
+use crate::apart;
+
 pub const OVERWRITE: u32 = 1;
 pub const CREATE_PATH: u32 = 2;
 
@@ -243,16 +245,6 @@ impl Serializer for Line {
     }
 }
 
-/// Says that a test cannot run here; where everything must run, fails.
-#[track_caller]
-pub fn skip(why: &str) {
-    println!("skipped: {why}");
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "skipped where CI is set: {why}"
-    );
-}
-
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -261,28 +253,11 @@ pub fn is_root() -> bool {
 /// what it likes. If not, the test of that name is run again in one.
 #[track_caller]
 pub fn in_own_mounts(test: &str) -> bool {
-    const INSIDE: &str = "HYPERV_FCOPY_TEST_IN_OWN_MOUNTS";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
+    let apart = apart::told().is_some();
+    if !apart {
+        apart::run(test, &["--mount"], "");
     }
-    if !is_root() {
-        skip("mounting a file system needs root");
-        return false;
-    }
-    let output = Command::new("unshare")
-        .arg("--mount")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare, of util-linux");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        said.contains("test result: ok. 1 passed"),
-        "{test} in a mount namespace of its own: {said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
+    apart
 }
 
 /// A mounted file system, unmounted when dropped.

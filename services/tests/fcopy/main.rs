@@ -9,6 +9,8 @@
     reason = "this is a test from end to end"
 )]
 
+#[path = "../common/apart.rs"]
+mod apart;
 mod basics;
 mod confined;
 mod guest;
@@ -18,4 +20,6 @@ mod overwrite;
 mod paths;
 mod plain;
 mod privileged;
+#[path = "../common/skip.rs"]
+mod skip;
 mod space;

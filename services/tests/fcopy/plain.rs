@@ -16,7 +16,8 @@ use fuser::{
 };
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{Guest, OVERWRITE, Transport, data, in_own_mounts, names, skip};
+use crate::guest::{Guest, OVERWRITE, Transport, data, in_own_mounts, names};
+use crate::skip::skip;
 
 /// What it lacks besides.
 #[derive(Clone, Copy)]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{IFlags, XattrFlags, getxattr, ioctl_getflags, ioctl_setflags, setxattr};
 
-use crate::guest::{Guest, Mounted, OVERWRITE, in_own_mounts, is_root, skip};
+use crate::guest::{Guest, Mounted, OVERWRITE, in_own_mounts, is_root};
+use crate::skip::skip;
 
 #[test]
 fn owner_and_labels_are_kept() {

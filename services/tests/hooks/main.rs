@@ -13,3 +13,5 @@ mod databases;
 mod directory;
 mod running;
 mod selection;
+#[path = "../common/skip.rs"]
+mod skip;

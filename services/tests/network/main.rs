@@ -9,7 +9,11 @@
     reason = "this is a test from end to end"
 )]
 
+#[path = "../common/apart.rs"]
+mod apart;
 mod facts;
 mod interfaces;
 mod ip_info;
 mod namespace;
+#[path = "../common/skip.rs"]
+mod skip;

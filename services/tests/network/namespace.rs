@@ -4,42 +4,17 @@ use std::process::Command;
 
 use hyperv_services::kvp::net::{self, Interface};
 
+use crate::apart;
+
 /// Whether the caller runs in a network namespace of its own, where it may make
 /// what it likes. If not, the test of that name is run again in one.
 #[track_caller]
 pub fn in_own_network(test: &str) -> bool {
-    const INSIDE: &str = "HYPERV_TEST_IN_OWN_NETWORK";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
+    let apart = apart::told().is_some();
+    if !apart {
+        apart::run(test, &["--net", "--mount"], "");
     }
-    if !rustix::process::geteuid().is_root() {
-        skip("making network interfaces needs root");
-        return false;
-    }
-    let output = Command::new("unshare")
-        .args(["--net", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare, of util-linux");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        said.contains("test result: ok. 1 passed"),
-        "{test} in a network namespace of its own: {said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
-}
-
-/// Says that a test cannot run here; where everything must run, fails.
-#[track_caller]
-fn skip(why: &str) {
-    println!("skipped: {why}");
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "skipped where CI is set: {why}"
-    );
+    apart
 }
 
 /// Runs `ip` with these words.

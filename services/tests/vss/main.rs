@@ -10,7 +10,11 @@
     reason = "this is a test from end to end"
 )]
 
+#[path = "../common/apart.rs"]
+mod apart;
 mod freeze;
 mod open;
 mod plan;
 mod root;
+#[path = "../common/skip.rs"]
+mod skip;

@@ -15,6 +15,8 @@ use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process;
 
+use crate::apart;
+
 /// How long a test may take before its file systems are thawed and it fails:
 /// what waits for a frozen file system cannot even be killed.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -45,36 +47,16 @@ pub struct OwnRoot {
 /// which is run once more for it, in a process of its own.
 #[track_caller]
 pub fn in_own_root(test: &str, set_up: impl FnOnce(&Stage), run: impl FnOnce(&OwnRoot)) {
-    const INSIDE: &str = "HYPERV_TEST_IN_OWN_ROOT";
-    if let Some(root) = std::env::var_os(INSIDE) {
-        let machine = machine();
-        let stage = Stage::new(root.into());
-        set_up(&stage);
-        stage.enter();
-        let root = OwnRoot::new(&machine);
-        run(&root);
-        return;
-    }
-    if !process::geteuid().is_root() {
-        println!("skipped: mounting file systems needs root");
-        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
-        return;
-    }
-    let root = tempfile::tempdir().unwrap();
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, root.path())
-        .output()
-        .expect("unshare, of util-linux");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        said.contains("test result: ok. 1 passed"),
-        "{test} in a root of its own: {}, {said}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let Some(root) = apart::told() else {
+        let root = tempfile::tempdir().unwrap();
+        return apart::run(test, &["--mount"], root.path());
+    };
+    let machine = machine();
+    let stage = Stage::new(root.into());
+    set_up(&stage);
+    stage.enter();
+    let root = OwnRoot::new(&machine);
+    run(&root);
 }
 
 impl Stage {

@@ -176,14 +176,8 @@ fn frozen_host() -> Result<()> {
     let name = format!("killed-{}.img", std::process::id());
     let mut machine = BlackBox::with_root("sleep 1000")?;
     machine.start()?;
-    let script = "set -e
-        truncate -s 32M /run/$0
-        mkfs.ext4 -q /run/$0
-        mkdir /mnt/test
-        mount -o loop /run/$0 /mnt/test
-        fsfreeze --freeze /mnt/test
-        fsfreeze --freeze /";
-    machine.volumes()?.run(&["sh", "-c", script, &name])?;
+    let script = include_str!("../../tests/freeze-one");
+    machine.volumes()?.script(script, &[&name])?;
     println!("{} {name}", machine.pid().context("no process")?);
     poll(&mut [], PollTimeout::NONE)?;
     Ok(())

@@ -55,7 +55,7 @@ const FILES: [(&str, &str); 3] = [
 
 /// Programs that are there: `setpriv` and `sh` for the simulator itself, the
 /// others for what scenarios do.
-const PROGRAMS: [&str; 31] = [
+const PROGRAMS: [&str; 30] = [
     "btrfs",
     "cat",
     "chmod",
@@ -63,7 +63,6 @@ const PROGRAMS: [&str; 31] = [
     "cp",
     "dd",
     "e2fsck",
-    "env",
     "fsfreeze",
     "grep",
     "kill",

@@ -344,7 +344,10 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";
         "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process => SAME: "`hyperv-agent thaw` thaws, and the host is told";
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
-        "vss-copy-waits" VSS_BOTH vss::faults::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
+        "vss-copy-waits" VSS_BOTH vss::waits::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
+        "vss-copy-waits-stopped" VSS_BOTH vss::waits::copy_waits_stopped, own_process => ONE_DEVICE: "an agent that is stopped while a copy waits thaws";
+        "vss-copy-waits-killed" VSS_BOTH vss::waits::copy_waits_killed, own_process => ONE_DEVICE: "one that is killed then leaves nothing frozen";
+        "vss-kvp-waits" VSS_BOTH vss::waits::kvp_waits, own_process => ONE_DEVICE: "a key that is set while its pool is frozen waits, and holds up nothing else";
         "vss-hooks" VSS_BOTH vss::hooks::in_order, own_process: "hooks run in order before a FREEZE, and in reverse after the THAW";
         "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process => SAME: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
         "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process => SAME: "a hook that fails stops the FREEZE";

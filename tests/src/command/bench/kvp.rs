@@ -11,22 +11,15 @@ use hyperv_sim::host::Protocol as _;
 use hyperv_sim::kvp::{FACT_POOL, FACTS, Kvp, KvpHost, Operation, pool};
 use hyperv_sim::network::Adapter;
 use hyperv_sim::port::Machine;
-use hyperv_sim::scenario::Transport;
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::subject::Subject;
 use super::table::{Row, medians};
-use super::{Common, at_rest, trace};
+use super::{Common, FCOPY, Way, at_rest, trace};
 
 /// The pool with many records: the one that the guest writes to.
 const POOL: u8 = 1;
-
-/// Rings in which whole messages fit.
-const RING_LEN: usize = 68 << 10;
-
-/// The file-copy device that is there as well.
-const FCOPY: (u32, usize) = (63, 16 << 10);
 
 /// The interface that the host asks about.
 const ADAPTER: Adapter = Adapter {
@@ -75,9 +68,8 @@ pub(crate) struct Arguments {
     /// file for each takes its time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     lists: usize,
-    /// Over the rings of `/dev/uioN`, for programs that know them.
-    #[arg(long)]
-    uio: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// What is asked again and again.
@@ -95,16 +87,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         requests,
         records,
         lists,
-        uio,
+        ref way,
     } = *arguments;
     ensure!(
         requests > 0 && records > 0 && lists > 0,
         "no requests, nothing to measure"
     );
-    let transport = match uio {
-        true => Transport::Uio(RING_LEN),
-        false => Transport::HvUtil,
-    };
+    let transport = way.transport();
     let mut subjects = common.subjects::<Kvp>(transport)?;
     for subject in &mut subjects {
         prepare(subject).with_context(|| format!("starting {}", subject.name))?;

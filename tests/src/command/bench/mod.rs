@@ -23,6 +23,12 @@ use hyperv_sim::scenario::Transport;
 use subject::Subject;
 use table::Row;
 
+/// Rings in which whole messages of key-value pairs and backups fit.
+const RING_LEN: usize = 68 << 10;
+
+/// The number and the rings of the file-copy device that is there as well.
+const FCOPY: (u32, usize) = (63, 16 << 10);
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// File copy over `/dev/uioN`.
@@ -49,6 +55,24 @@ struct Common {
     /// Seconds to count wake-ups for.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     idle: u64,
+}
+
+/// How programs have the device of a service that most of them know as a
+/// character device only.
+#[derive(Debug, Args)]
+struct Way {
+    /// Over the rings of `/dev/uioN`, for programs that know them.
+    #[arg(long)]
+    uio: bool,
+}
+
+impl Way {
+    fn transport(&self) -> Transport {
+        match self.uio {
+            true => Transport::Uio(RING_LEN),
+            false => Transport::HvUtil,
+        }
+    }
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -117,7 +141,7 @@ fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> 
         Row::heading(title),
         Row::new("KiB resident", memory(|memory| memory.resident)),
         Row::new(
-            "KiB, those of others in part",
+            "KiB, shared pages divided (Pss)",
             memory(|memory| memory.proportional),
         ),
         Row::new("KiB of its own", memory(|memory| memory.private)),

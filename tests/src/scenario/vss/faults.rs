@@ -3,23 +3,16 @@
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::super::stage::{OPEN_TIME, SETTLE_TIME, VssStage, expect, expect_closed};
-use super::super::{Pattern, Skip};
+use super::super::Skip;
+use super::super::stage::{SETTLE_TIME, VssStage, expect, expect_closed};
 use super::shelf::{Kind, NOTES, Shelf};
-use super::{freeze, thaw};
-use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation as Copy, Start};
-use crate::host::Protocol as _;
+use super::{freeze, round, thaw, two};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
 
 /// Two file systems, and everything stands still.
 fn frozen(stage: &mut VssStage<'_>, lines: &str) -> Result<(Shelf, Vec<String>, VssHost)> {
-    let shelf = Shelf::new(stage)?;
-    let mut points = vec![
-        shelf.make(Kind::Ext4, "one")?,
-        shelf.make(Kind::Xfs, "two")?,
-    ];
-    points.extend(shelf.root()?);
+    let (shelf, points) = two(stage)?;
     shelf.configure(lines)?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
@@ -34,16 +27,13 @@ fn expect_rounds(
     points: &[String],
     host: &mut VssHost,
 ) -> Result<()> {
-    freeze(host)?;
-    shelf.expect_frozen(points, "after the next FREEZE")?;
-    thaw(host)?;
-    shelf.expect_thawed(points, "after the next THAW")?;
+    round(shelf, points, host).context("the next one")?;
     stage.expect_working(host)
 }
 
 /// Everything works anew after what was frozen was thawed too early, of which
 /// the host has to know: its backup is not consistent.
-fn expect_spoiled(
+pub(super) fn expect_spoiled(
     stage: &VssStage<'_>,
     shelf: &Shelf,
     points: &[String],
@@ -174,10 +164,10 @@ mount -t cgroup -o memory groups "$0"
 "#;
 
 /// Makes a group that may have 32 MiB and swaps nothing out, with the program in
-/// it, its guard, and one that takes more than there is. The program is the first
-/// that the kernel kills. The guard and the one that takes see to it that they are
-/// never killed; where they lack the privilege for that, the latter is next, as
-/// the larger of the two.
+/// it, its guard, and two that together take more than there is. The program is the
+/// first that the kernel kills: neither of the two is as large as what its score is
+/// raised by. The guard and the two see to it that they are never killed; where they
+/// lack the privilege for that, the two are next, as larger ones than the guard.
 const STARVE: &str = r#"
 set -e
 group=$0 guard=$1
@@ -198,7 +188,8 @@ if echo -1000 2>/dev/null >"/proc/$$/oom_score_adj"; then
     [ "$guarded" = -1000 ] || { echo "the kernel may kill the guard" >&2; exit 1; }
 fi
 # With nobody left to kill, the kernel declines.
-dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null || :
+dd if=/dev/zero bs=24M count=1 2>/dev/null |
+    dd of=/dev/null bs=24M iflag=fullblock 2>/dev/null || :
 "#;
 
 pub(in super::super) fn out_of_memory(stage: &mut VssStage<'_>) -> Result<()> {
@@ -254,7 +245,7 @@ pub(in super::super) fn reply_refused(stage: &mut VssStage<'_>) -> Result<()> {
 }
 
 pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points, mut host) = frozen(stage, "[vss]\ntime-limit = 2")?;
+    let (shelf, points, mut host) = frozen(stage, "[vss]\ntime-limit = 10")?;
     shelf.wait_thawed(&points, "after its time limit")?;
     expect_spoiled(stage, &shelf, &points, &mut host, "after the time limit")
 }
@@ -277,61 +268,12 @@ pub(in super::super) fn syslog_full(stage: &mut VssStage<'_>) -> Result<()> {
         thaw(&mut host)?;
         shelf.expect_thawed(&points, "after a THAW")?;
         for _ in 0..20 {
-            freeze(&mut host)?;
-            shelf.expect_frozen(&points, "after a FREEZE")?;
-            thaw(&mut host)?;
-            shelf.expect_thawed(&points, "after a THAW")?;
+            round(&shelf, &points, &mut host)?;
         }
         anyhow::Ok(())
     })();
     // Also where that failed: the program's log is asked for then.
     stage.machine().stall_syslog(false)?;
     rounds.context("with a full syslog that nobody reads")?;
-    stage.expect_working(&mut host)
-}
-
-pub(in super::super) fn copy_waits(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points, mut host) = frozen(stage, "")?;
-    let device = stage.machine().offer(Fcopy::SERVICE.uio(500, 20 << 10))?;
-    let mut files = FcopyHost::connect(device.accept(OPEN_TIME)?)?;
-    let data = Pattern::bytes(1, 2 * CHUNK);
-    let point = points.first().context("no file system")?;
-    files.send(&Copy::Start(Start::new(
-        point,
-        "copied",
-        0,
-        data.len() as u64,
-    )))?;
-    // The copy's worker waits; the loop does not.
-    for _ in 0..3 {
-        let status = shelf.program(&["status", "--json"])?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        let at = |path: &str| status.pointer(path).and_then(|text| text.as_str());
-        let frozen = (0..3).any(|service| {
-            let place = format!("/services/{service}");
-            at(&format!("{place}/name")) == Some("vss")
-                && at(&format!("{place}/devices/0/activity/kind")) == Some("frozen")
-        });
-        ensure!(
-            frozen,
-            "expected the status to say that file systems are frozen; it says {status}"
-        );
-    }
-    shelf.expect_frozen(&points, "while a copy waits")?;
-    stage.expect_working(&mut host)?;
-    thaw(&mut host)?;
-    shelf.expect_thawed(&points, "after a THAW")?;
-    expect(files.reply()?.status, Status::OK, "a START after the THAW")?;
-    for (at, chunk) in data.chunks(CHUNK).enumerate() {
-        let status = files.request(&Copy::write((at * CHUNK) as u64, chunk))?;
-        expect(status, Status::OK, "a WRITE after the THAW")?;
-    }
-    expect(files.request(&Copy::Complete)?, Status::OK, "a COMPLETE")?;
-    let path = format!("{point}/copied");
-    stage.expect_content(path.as_ref(), &data)?;
-    device.rescind()?;
-    if !stage.machine().is_running() {
-        bail!("the program ended with its second device");
-    }
     stage.expect_working(&mut host)
 }

@@ -5,7 +5,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{VssStage, expect};
 use super::shelf::{Kind, MOUNTS, Shelf};
-use super::{freeze, thaw};
+use super::{freeze, round, thaw};
 
 pub(in super::super) fn kinds(stage: &mut VssStage<'_>) -> Result<()> {
     let shelf = Shelf::new(stage)?;
@@ -17,10 +17,7 @@ pub(in super::super) fn kinds(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for _ in 0..3 {
         shelf.expect_thawed(&points, "before a FREEZE")?;
-        freeze(&mut host)?;
-        shelf.expect_frozen(&points, "after a FREEZE")?;
-        thaw(&mut host)?;
-        shelf.expect_thawed(&points, "after a THAW")?;
+        round(&shelf, &points, &mut host)?;
     }
     stage.expect_working(&mut host)
 }
@@ -44,21 +41,13 @@ pub(in super::super) fn mounted_often(stage: &mut VssStage<'_>) -> Result<()> {
         mount -t btrfs -o subvol=first "$4" first
         mount -t btrfs -o subvol=second "$4" second
     "#;
-    let source = |point: &str| -> Result<String> {
-        let script = r#"while read -r source point _; do
-            [ "$point" != "$0" ] || echo "$source"; done </proc/self/mounts"#;
-        Ok(shelf.script(script, &[point])?.trim().to_owned())
-    };
-    let (ext4_on, btrfs_on) = (source(&ext4)?, source(&btrfs)?);
+    let (ext4_on, btrfs_on) = (shelf.source(&ext4)?, shelf.source(&btrfs)?);
     shelf.script(script, &[MOUNTS, &ext4, &ext4_on, &btrfs, &btrfs_on])?;
     let points: Vec<String> = ["ext4", "again", "bound", "btrfs", "first", "second"]
         .map(|name| format!("{MOUNTS}/{name}"))
         .into();
     let mut host = stage.connect()?;
-    freeze(&mut host)?;
-    shelf.expect_frozen(&points, "after a FREEZE")?;
-    thaw(&mut host)?;
-    shelf.expect_thawed(&points, "after a THAW")?;
+    round(&shelf, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
@@ -93,10 +82,7 @@ pub(in super::super) fn many_mounts(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(mounts >= 2000, "only {mounts} mounts were made");
     let mut host = stage.connect()?;
     for _ in 0..2 {
-        freeze(&mut host)?;
-        shelf.expect_frozen(&[&point], "after a FREEZE")?;
-        thaw(&mut host)?;
-        shelf.expect_thawed(&[&point], "after a THAW")?;
+        round(&shelf, &[&point], &mut host)?;
     }
     stage.expect_working(&mut host)
 }
@@ -121,10 +107,7 @@ pub(in super::super) fn loop_files(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.script(script, &[MOUNTS, &lower])?;
     let points = [lower, format!("{MOUNTS}/upper"), format!("{MOUNTS}/above")];
     let mut host = stage.connect()?;
-    freeze(&mut host)?;
-    shelf.expect_frozen(&points, "after a FREEZE")?;
-    thaw(&mut host)?;
-    shelf.expect_thawed(&points, "after a THAW")?;
+    round(&shelf, &points, &mut host)?;
     let last = shelf.script("echo more >\"$0/above/more\" && sync", &[MOUNTS]);
     last.map(drop)?;
     stage.expect_working(&mut host)
@@ -149,6 +132,7 @@ pub(in super::super) fn others(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     shelf.expect_frozen(&[&plain], "after a FREEZE")?;
+    shelf.expect_thawed(&[&read_only], "after a FREEZE")?;
     let script = "echo text >\"$0/memory/text\"";
     shelf.script(script, &[MOUNTS]).map(drop)?;
     thaw(&mut host)?;
@@ -244,10 +228,7 @@ pub(in super::super) fn device_mapper(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.script(script, &[MOUNTS, &lower])?;
     let points = [lower, format!("{MOUNTS}/upper")];
     let mut host = stage.connect()?;
-    freeze(&mut host)?;
-    shelf.expect_frozen(&points, "after a FREEZE")?;
-    thaw(&mut host)?;
-    shelf.expect_thawed(&points, "after a THAW")?;
+    round(&shelf, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
@@ -256,13 +237,14 @@ pub(in super::super) fn fat(stage: &mut VssStage<'_>) -> Result<()> {
     let shelf = Shelf::new(stage)?;
     let (plain, fat) = (
         shelf.make(Kind::Ext4, "plain")?,
-        shelf.make(Kind::Vfat, "fat")?,
+        shelf.make_by(&["mkfs.vfat"], "vfat", "fat")?,
     );
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     shelf.expect_frozen(&[&plain], "after a FREEZE")?;
-    shelf.expect_thawed(&[&fat], "after a FREEZE")?;
+    let script = "echo text >\"$0/text\"";
+    shelf.script(script, &[&fat]).map(drop)?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&plain, &fat], "after a THAW")?;
+    shelf.expect_thawed(&[&plain], "after a THAW")?;
     stage.expect_working(&mut host)
 }

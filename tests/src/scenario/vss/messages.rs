@@ -5,7 +5,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::Pattern;
 use super::super::stage::{VssStage, expect, expect_closed, expect_failure};
-use super::shelf::Shelf;
+use super::shelf::{Kind, Shelf};
 use super::{freeze, thaw};
 use crate::host::{FRAMEWORK, FRAMEWORKS, Protocol as _};
 use crate::vss::{BODY_LEN, LONG_FREEZE, LONG_RECOVER, Operation, Vss, VssHost};
@@ -17,6 +17,23 @@ fn connect(stage: &mut VssStage<'_>) -> Result<VssHost> {
         Shelf::new(stage)?;
     }
     stage.connect()
+}
+
+/// A file system to look at, where the guest has some of its own.
+fn one(stage: &mut VssStage<'_>) -> Result<Option<(Shelf, String)>> {
+    if stage.machine().volumes().is_err() {
+        return Ok(None);
+    }
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "one")?;
+    Ok(Some((shelf, point)))
+}
+
+fn expect_frozen(one: Option<&(Shelf, String)>, when: &str) -> Result<()> {
+    match one {
+        Some((shelf, point)) => shelf.expect_frozen(&[point], when),
+        None => Ok(()),
+    }
 }
 
 pub(in super::super) fn hot_backup(stage: &mut VssStage<'_>) -> Result<()> {
@@ -52,9 +69,11 @@ pub(in super::super) fn thaw_without_freeze(stage: &mut VssStage<'_>) -> Result<
 }
 
 pub(in super::super) fn long_messages(stage: &mut VssStage<'_>) -> Result<()> {
-    let mut host = connect(stage)?;
+    let one = one(stage)?;
+    let mut host = stage.connect()?;
     host.send_body(Operation::Freeze.encode(LONG_FREEZE))?;
     expect(host.reply()?.status, Status::OK, "a long FREEZE")?;
+    expect_frozen(one.as_ref(), "after a long FREEZE")?;
     thaw(&mut host)?;
     host.send_body(Operation::AutoRecover.encode(LONG_RECOVER))?;
     expect(host.reply()?.status, Status::OK, "a long AUTO_RECOVER")?;
@@ -133,7 +152,8 @@ pub(in super::super) fn random(stage: &mut VssStage<'_>) -> Result<()> {
 }
 
 pub(in super::super) fn renegotiation(stage: &mut VssStage<'_>) -> Result<()> {
-    let mut host = connect(stage)?;
+    let one = one(stage)?;
+    let mut host = stage.connect()?;
     for _ in 0..3 {
         freeze(&mut host)?;
         let settled = host.negotiate(&FRAMEWORKS, Vss::VERSIONS)?;
@@ -141,6 +161,7 @@ pub(in super::super) fn renegotiation(stage: &mut VssStage<'_>) -> Result<()> {
             settled == Some((FRAMEWORK, Vss::VERSION)),
             "expected the same versions again; the guest chose {settled:?}"
         );
+        expect_frozen(one.as_ref(), "after a negotiation")?;
         thaw(&mut host)?;
     }
     stage.expect_working(&mut host)

@@ -83,17 +83,15 @@ else
 fi
 "#;
 
-/// A type of file system.
+/// A type of file system that stands still for a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Ext4,
     Xfs,
     Btrfs,
-    Vfat,
 }
 
 impl Kind {
-    /// Those that stand still for a backup.
     pub(super) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
     pub(super) fn name(self) -> &'static str {
@@ -101,7 +99,6 @@ impl Kind {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
-            Self::Vfat => "vfat",
         }
     }
 
@@ -111,7 +108,6 @@ impl Kind {
             // Smaller than is supported for real use.
             Self::Xfs => &["mkfs.xfs", "-q", "-f", "--unsupported"],
             Self::Btrfs => &["mkfs.btrfs", "-q", "-f", "--mixed"],
-            Self::Vfat => &["mkfs.vfat"],
         }
     }
 
@@ -121,7 +117,6 @@ impl Kind {
             Self::Ext4 => &["e2fsck", "-f", "-n"],
             Self::Xfs => &["xfs_repair", "-n"],
             Self::Btrfs => &["btrfs", "check"],
-            Self::Vfat => &["fsck.vfat", "-n"],
         }
     }
 }
@@ -148,7 +143,7 @@ impl Shelf {
 
     /// Runs a script with these arguments, the first being `$0`.
     pub(super) fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
-        self.0.run(&[&["sh", "-c", script], arguments].concat())
+        self.0.script(script, arguments)
     }
 
     /// Runs the program with these arguments, beside the one that serves.
@@ -175,18 +170,28 @@ impl Shelf {
 
     /// Makes a file system and mounts it; gives where.
     pub(super) fn make(&self, kind: Kind, name: &str) -> Result<String> {
-        let arguments = [&[name, kind.name(), SIZE], kind.maker()].concat();
-        self.script(MAKE, &arguments)
-            .with_context(|| format!("making {name}, an {} file system", kind.name()))?;
+        self.make_by(kind.maker(), kind.name(), name)
+    }
+
+    /// Makes a file system of any type with this command, and mounts it; gives
+    /// where.
+    pub(super) fn make_by(&self, maker: &[&str], kind: &str, name: &str) -> Result<String> {
+        self.script(MAKE, &[&[name, kind, SIZE], maker].concat())
+            .with_context(|| format!("making {name}, a file system of type {kind}"))?;
         Ok(format!("{MOUNTS}/{name}"))
     }
 
     /// `/`, where that is a file system which can be frozen.
     pub(super) fn root(&self) -> Result<Option<String>> {
-        let script = r#"while read -r source point _; do
-            [ "$point" != / ] || echo "$source"; done </proc/self/mounts"#;
-        let on_disk = self.script(script, &[])?.contains("/dev/");
+        let on_disk = self.source("/")?.contains("/dev/");
         Ok(on_disk.then(|| "/".to_owned()))
+    }
+
+    /// What is mounted at a place.
+    pub(super) fn source(&self, point: &str) -> Result<String> {
+        let script = r#"while read -r source point _; do
+            [ "$point" != "$0" ] || echo "$source"; done </proc/self/mounts"#;
+        Ok(self.script(script, &[point])?.trim().to_owned())
     }
 
     /// The device or loop file that carries a file system made here.

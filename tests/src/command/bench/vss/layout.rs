@@ -83,29 +83,32 @@ impl fmt::Display for Layout {
 
 /// Lets a guest's loop devices look like disks.
 pub(super) fn disks(volumes: &dyn Volumes) -> Result<()> {
-    script(volumes, DISKS, &[]).context("letting loop devices look like disks")
-}
-
-fn script(volumes: &dyn Volumes, script: &str, arguments: &[&str]) -> Result<()> {
-    let command = [&["sh", "-c", script], arguments].concat();
-    volumes.run(&command).map(drop)
+    let said = volumes.script(DISKS, &[]);
+    said.map(drop)
+        .context("letting loop devices look like disks")
 }
 
 impl Layout {
     /// Mounts it, each file system being of so many MiB.
     pub(super) fn make(&self, volumes: &dyn Volumes, size: u64) -> Result<()> {
         let (count, size) = (self.file_systems.to_string(), format!("{size}M"));
-        script(volumes, MAKE, &[&count, &size]).with_context(|| format!("making {self}"))?;
+        volumes
+            .script(MAKE, &[&count, &size])
+            .with_context(|| format!("making {self}"))?;
         if self.bind_mounts > 0 {
             let count = self.bind_mounts.to_string();
-            script(volumes, BIND, &[&count]).with_context(|| format!("making {self}"))?;
+            volumes
+                .script(BIND, &[&count])
+                .with_context(|| format!("making {self}"))?;
         }
         Ok(())
     }
 
     /// Takes it away.
     pub(super) fn clear(&self, volumes: &dyn Volumes) -> Result<()> {
-        script(volumes, CLEAR, &[]).with_context(|| format!("taking {self} away"))
+        let said = volumes.script(CLEAR, &[]);
+        said.map(drop)
+            .with_context(|| format!("taking {self} away"))
     }
 
     /// Where they are mounted, in the order of their mounts.

@@ -26,7 +26,7 @@ use self::applications::{Applications, Held, StoodStill, now};
 use self::layout::Layout;
 use super::subject::{self, Subject};
 use super::table::{Row, medians};
-use super::{Common, at_rest, process, trace};
+use super::{Common, FCOPY, Way, at_rest, process, trace};
 
 /// For how long the host holds file systems frozen: long enough for every
 /// application to notice.
@@ -40,12 +40,6 @@ const START: &str = "/run/start";
 
 /// How applications are started there, with further arguments.
 const APPLICATIONS: &str = "/run/applications";
-
-/// Rings in which whole messages fit.
-const RING_LEN: usize = 68 << 10;
-
-/// The file-copy device, which is there as well.
-const FCOPY: (u32, usize) = (63, 16 << 10);
 
 /// File systems in all guests together: there are few more loop devices.
 const FILE_SYSTEMS: usize = 240;
@@ -75,9 +69,8 @@ pub(crate) struct Arguments {
     /// freeze, in KiB.
     #[arg(long, value_name = "KIB", default_value_t = 1024)]
     dirty: u64,
-    /// Over the rings of `/dev/uioN`, for programs that know them.
-    #[arg(long)]
-    uio: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// The hosts of the other services.
@@ -97,10 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(reason) = blackbox::root_unavailable() {
         anyhow::bail!("no program can have a root of its own here: {reason}");
     }
-    let transport = match arguments.uio {
-        true => Transport::Uio(RING_LEN),
-        false => Transport::HvUtil,
-    };
+    let transport = arguments.way.transport();
     let commands = arguments.common.commands()?;
     let most = arguments.file_systems.iter().max().copied().unwrap_or(1);
     ensure!(
