@@ -352,6 +352,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-hook-unsafe" VSS_BOTH vss::hooks::unsafe_one, own_process => SAME: "a hook that others may write to, or that is not root's, stops the FREEZE and is not run";
         "vss-hook-fails" VSS_BOTH vss::hooks::fails, own_process => SAME: "a hook that fails stops the FREEZE";
         "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process => SAME: "a hook that hangs stops the FREEZE, and leaves no process";
+        "vss-hook-stopped" VSS_BOTH vss::hooks::stopped, own_process => SAME: "an agent that is stopped waits for no hook, and tells it that there is no freeze";
+        "vss-hook-killed" VSS_BOTH vss::hooks::killed_then_started, own_process => SAME: "hooks that a killed agent has not told of the thaw the next one tells";
+        "vss-hook-by-hand" VSS_BOTH vss::hooks::killed_then_by_hand, own_process => SAME: "where there is no next one, `hyperv-agent thaw` tells them";
         "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process => SAME: "with on-failure = \"go-on\" a hook that fails does not";
     }
 };

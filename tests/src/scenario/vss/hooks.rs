@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
-use super::super::stage::{VssStage, expect, expect_failure};
+use super::super::stage::{SETTLE_TIME, VssStage, expect, expect_failure};
 use super::shelf::{Kind, NOTES, Shelf};
 use super::{freeze, round, thaw};
+use crate::vss::Operation;
+use crate::wait::until;
 
 /// Where the agent looks for them.
 const DIRECTORY: &str = "/etc/hyperv-agent/vss.d";
@@ -133,5 +135,86 @@ pub(in super::super) fn goes_on(stage: &mut VssStage<'_>) -> Result<()> {
     thaw(&mut host)?;
     shelf.expect_thawed(&[&point], "after a THAW")?;
     expect_noted(&shelf, &["10-first freeze", "10-first thaw"], "in all")?;
+    stage.expect_working(&mut host)
+}
+
+/// A hook that hangs, the first time that it is told this.
+fn hanging_once(shelf: &Shelf, action: &str) -> Result<()> {
+    let does = format!(
+        "[ \"$1\" != {action} ] || [ -e {NOTES}/hung ] || {{ echo $$ >{NOTES}/hung; exec sleep 600; }}"
+    );
+    hook(shelf, "10-first", &does)
+}
+
+fn wait_hanging(shelf: &Shelf) -> Result<()> {
+    let there = format!("[ -s {NOTES}/hung ]");
+    until(SETTLE_TIME, "the hook to hang", || {
+        Ok(shelf.script(&there, &[]).ok())
+    })?;
+    Ok(())
+}
+
+/// An agent that is to end waits for no hook, and leaves no application at rest.
+pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "ext4")?;
+    hanging_once(&shelf, "freeze")?;
+    let mut host = stage.connect()?;
+    host.send(&Operation::Freeze)?;
+    wait_hanging(&shelf)?;
+    stage.machine().stop().context("stopping the program")?;
+    let told = ["10-first freeze", "10-first freeze-failed"];
+    expect_noted(&shelf, &told, "by a program that was stopped meanwhile")?;
+    let gone = format!("! kill -0 $(cat {NOTES}/hung) 2>/dev/null");
+    shelf
+        .script(&gone, &[])
+        .context("the hook still runs after the program was stopped")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    round(&shelf, &[&point], &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// An agent is killed while a hook is told of the thaw; gives the file system.
+fn killed(stage: &mut VssStage<'_>) -> Result<(Shelf, String)> {
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "ext4")?;
+    hanging_once(&shelf, "thaw")?;
+    hook(&shelf, "05-before", "")?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    host.send(&Operation::Thaw)?;
+    wait_hanging(&shelf)?;
+    stage.machine().kill()?;
+    shelf.script(&format!("kill $(cat {NOTES}/hung)"), &[])?;
+    let told = ["05-before freeze", "10-first freeze", "10-first thaw"];
+    expect_noted(&shelf, &told, "until the program was killed")?;
+    Ok((shelf, point))
+}
+
+/// What hooks are told by whoever ends what the killed agent has begun.
+const ENDED: [&str; 2] = ["10-first thaw", "05-before thaw"];
+
+/// The next agent tells those that were not told.
+pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, point) = killed(stage)?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
+    expect_noted(&shelf, &ENDED, "by the next program")?;
+    round(&shelf, &[&point], &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// So does `hyperv-agent thaw`, where no agent runs.
+pub(in super::super) fn killed_then_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, point) = killed(stage)?;
+    shelf.program(&["thaw"]).context("`hyperv-agent thaw`")?;
+    expect_noted(&shelf, &ENDED, "by `hyperv-agent thaw`")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
+    expect_noted(&shelf, &[], "by the next program")?;
+    round(&shelf, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
