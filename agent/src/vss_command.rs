@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use hyperv_services::vss::hooks::{self, HookError, OnFailure};
 use hyperv_services::vss::plan::{self, FileSystem, LiesOn, ON_NO_DEVICE, Plan};
 use serde::Serialize;
 
@@ -29,7 +30,8 @@ pub(crate) struct Vss {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show which file systems would be frozen, in which order, and which not
+    /// Show which hooks would be run, and which file systems would be frozen, in which
+    /// order, and which not
     #[command(after_help = HELP)]
     Plan {
         /// Print the plan as JSON
@@ -49,9 +51,10 @@ impl Vss {
             Err(error) => return Ok(usage_error(&error)),
         };
         let plan = plan::make(&config)?;
+        let hooks = Hooks::find(&config.hooks);
         let shown = match json {
-            true => serde_json::to_string_pretty(&document(&plan))? + "\n",
-            false => text(&plan),
+            true => serde_json::to_string_pretty(&document(&plan, &hooks))? + "\n",
+            false => text(&plan) + &hooks.text(),
         };
         match io::stdout().write_all(shown.as_bytes()) {
             // Whoever reads has seen enough.
@@ -62,11 +65,59 @@ impl Vss {
     }
 }
 
+/// The hooks of a backup.
+#[derive(Default)]
+struct Hooks {
+    /// In the order in which they are run before a freeze.
+    run: Vec<PathBuf>,
+    /// What is not run, and why, in words.
+    refused: Vec<String>,
+    on_failure: OnFailure,
+}
+
+impl Hooks {
+    fn find(config: &hooks::Config) -> Self {
+        let in_words = |error: HookError| format!("{:#}", anyhow::Error::from(error));
+        let (run, refused) = match hooks::find(&config.directory) {
+            Ok(found) => (found.hooks, found.refused),
+            Err(error) => (Vec::new(), vec![error]),
+        };
+        Self {
+            run,
+            refused: refused.into_iter().map(in_words).collect(),
+            on_failure: config.on_failure,
+        }
+    }
+
+    /// The hooks for people; nothing where there are none.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.run.is_empty() {
+            text += "\nHooks, run in this order before that, and in reverse after it:\n\n";
+        }
+        for path in &self.run {
+            text += &format!("  {}\n", plain(&path.display().to_string()));
+        }
+        if !self.refused.is_empty() {
+            text += match self.on_failure {
+                OnFailure::Stop => "\nNothing is frozen as long as these hooks are refused:\n\n",
+                OnFailure::GoOn => "\nRefused, and left out:\n\n",
+            };
+        }
+        for why in &self.refused {
+            text += &format!("  {}\n", plain(why));
+        }
+        text
+    }
+}
+
 /// A plan, as JSON has it.
 #[derive(Serialize)]
 struct Document {
     freeze: Vec<Item>,
     left_out: Vec<LeftOut>,
+    hooks: Vec<String>,
+    refused_hooks: Vec<String>,
 }
 
 /// A file system, as JSON has it. Bytes of paths that are no UTF-8 are replaced.
@@ -95,7 +146,7 @@ struct Carrier {
     mount_point: Option<String>,
 }
 
-fn document(plan: &Plan) -> Document {
+fn document(plan: &Plan, hooks: &Hooks) -> Document {
     let item = |file_system: &FileSystem| {
         let mounts = file_system.mounts.iter();
         Item {
@@ -124,6 +175,8 @@ fn document(plan: &Plan) -> Document {
                 reason: left_out.why.clone(),
             })
             .collect(),
+        hooks: hooks.run.iter().map(|path| lossy(path)).collect(),
+        refused_hooks: hooks.refused.clone(),
     }
 }
 
@@ -270,8 +323,33 @@ On no block device: proc, tmpfs
     }
 
     #[test]
+    fn hooks_are_shown() {
+        assert_eq!(Hooks::default().text(), "");
+        let mut hooks = Hooks {
+            run: vec!["/vss.d/1".into(), "/vss.d/\u{1b}2".into()],
+            refused: vec!["/vss.d/3 will not be run".into()],
+            on_failure: OnFailure::Stop,
+        };
+        let runs = r"
+Hooks, run in this order before that, and in reverse after it:
+
+  /vss.d/1
+  /vss.d/\u{1b}2
+";
+        let stops = "\nNothing is frozen as long as these hooks are refused:\n\n";
+        let refused = "  /vss.d/3 will not be run\n";
+        assert_eq!(hooks.text(), format!("{runs}{stops}{refused}"));
+        hooks.on_failure = OnFailure::GoOn;
+        let left_out = "\nRefused, and left out:\n\n";
+        assert_eq!(hooks.text(), format!("{runs}{left_out}{refused}"));
+        let json = serde_json::to_value(document(&Plan::default(), &hooks)).unwrap();
+        assert_eq!(json["hooks"][0], "/vss.d/1");
+        assert_eq!(json["refused_hooks"][0], "/vss.d/3 will not be run");
+    }
+
+    #[test]
     fn json_has_it_all() {
-        let json = serde_json::to_value(document(&made_up())).unwrap();
+        let json = serde_json::to_value(document(&made_up(), &Hooks::default())).unwrap();
         assert_eq!(
             json["freeze"][1],
             serde_json::json!({

@@ -341,6 +341,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-out-of-memory" VSS_BOTH vss::faults::out_of_memory, own_process: "a program that the kernel kills for want of memory leaves nothing frozen";
         "vss-rescinded" VSS_BOTH vss::faults::device_gone, own_process: "a device that goes away while all is frozen thaws it";
         "vss-reply-refused" HVUTIL vss::faults::reply_refused, own_process => TOO_LATE: "a kernel that refuses the reply to a FREEZE thaws";
+        "vss-hibernates" HVUTIL vss::faults::hibernates, own_process => TOO_LATE: "a THAW whose reply the kernel refuses thaws";
         "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";
         "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process => SAME: "`hyperv-agent thaw` thaws, and the host is told";
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";

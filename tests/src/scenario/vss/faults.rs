@@ -244,6 +244,20 @@ pub(in super::super) fn reply_refused(stage: &mut VssStage<'_>) -> Result<()> {
     expect_spoiled(stage, &shelf, &points, &mut host, "after a refused reply")
 }
 
+/// Before a machine hibernates its kernel asks for a thaw by itself, and refuses the
+/// reply: the host has not asked.
+pub(in super::super) fn hibernates(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    let pipe = host.pipe()?.clone();
+    pipe.hold_writes()?;
+    host.send(&Operation::Thaw)?;
+    pipe.wait_for_held(SETTLE_TIME)?;
+    pipe.refuse_writes();
+    shelf.expect_thawed(&points, "after the kernel's own THAW")?;
+    let mut host = stage.connect().context("after a refused reply")?;
+    expect_rounds(stage, &shelf, &points, &mut host)
+}
+
 pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
     let (shelf, points, mut host) = frozen(stage, "[vss]\ntime-limit = 10")?;
     shelf.wait_thawed(&points, "after its time limit")?;
