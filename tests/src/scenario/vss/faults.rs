@@ -186,8 +186,10 @@ echo 1000 >"/proc/$program/oom_score_adj"
 if echo -1000 2>/dev/null >"/proc/$$/oom_score_adj"; then
     read -r guarded <"/proc/$guard/oom_score_adj"
     [ "$guarded" = -1000 ] || { echo "the kernel may kill the guard" >&2; exit 1; }
+    # With nobody left that may be killed, what takes the memory would wait for ever.
+    echo 0 >"/proc/$$/oom_score_adj"
 fi
-# With nobody left to kill, the kernel declines.
+# The program is killed first; one of these may be, too.
 dd if=/dev/zero bs=24M count=1 2>/dev/null |
     dd of=/dev/null bs=24M iflag=fullblock 2>/dev/null || :
 "#;
