@@ -186,7 +186,9 @@ impl Vss {
         };
         self.spoiled = Some(Spoiled::Restarted);
         self.left = note.frozen;
-        self.thaw_left();
+        if let Err(error) = self.thaw_left() {
+            error!(self.log, "{}", in_words(&error));
+        }
         self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
         self.note(&Note {
@@ -197,18 +199,11 @@ impl Vss {
 
     /// Thaws what an agent before this one has left frozen; what cannot be thawed
     /// is left to be tried again.
-    fn thaw_left(&mut self) {
-        let tried = match recover::thaw_noted(&self.config, &self.left) {
-            Ok(tried) => tried,
-            Err(error) => {
-                error!(
-                    self.log,
-                    "cannot thaw what may be frozen: {}; try `hyperv-agent thaw`",
-                    in_words(&error)
-                );
-                return;
-            }
-        };
+    fn thaw_left(&mut self) -> Result<(), Error> {
+        if self.left.is_empty() {
+            return Ok(());
+        }
+        let tried = recover::thaw_noted(&self.config, &self.left)?;
         self.left.clear();
         for tried in tried.into_iter().rev() {
             match tried.outcome {
@@ -220,13 +215,15 @@ impl Vss {
                 Err(error) => {
                     error!(
                         self.log,
-                        "cannot thaw the file system at {:?}: {}; try `hyperv-agent thaw`",
-                        tried.mount_point,
-                        error
+                        "cannot thaw the file system at {:?}: {}", tried.mount_point, error
                     );
                     self.left.push(tried.device);
                 }
             }
+        }
+        match self.left.is_empty() {
+            true => Ok(()),
+            false => Err(Error::StillFrozen),
         }
     }
 
@@ -261,12 +258,7 @@ impl Vss {
             debug!(self.log, "frozen already");
             return Ok(());
         }
-        if !self.left.is_empty() {
-            self.thaw_left();
-            if !self.left.is_empty() {
-                return Err(Error::StillFrozen);
-            }
-        }
+        self.thaw_left()?;
         self.spoiled = None;
         let underway = self.activity.begin(Work::Freezing);
         let summary = self.freeze_all()?;
@@ -368,6 +360,7 @@ impl Vss {
         if let Some((path, source)) = self.freezer.stuck().next() {
             return Err(Error::NotThawed { path, source });
         }
+        self.thaw_left()?;
         self.forget();
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());
         match self.spoiled.take().or(early.map(Spoiled::Early)) {

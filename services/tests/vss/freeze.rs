@@ -269,6 +269,7 @@ fn what_was_left_frozen_and_cannot_be_thawed_is_tried_again() {
             let powerless = Powerless::now();
             let mut service = service();
             assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
+            assert_eq!(ask(&mut service, THAW), Status::FAIL);
             // It is noted for another agent, too.
             drop(service);
             let mut service = self::service();
