@@ -283,7 +283,7 @@ pub(in super::super) fn syslog_full(stage: &mut VssStage<'_>) -> Result<()> {
     let rounds = (|| {
         thaw(&mut host)?;
         shelf.expect_thawed(&points, "after a THAW")?;
-        for _ in 0..20 {
+        for _ in 0..5 {
             round(&shelf, &points, &mut host)?;
         }
         anyhow::Ok(())
