@@ -100,7 +100,7 @@ impl Guard {
     }
 
     /// Hands it the file systems that are about to be frozen, in that order; it
-    /// thaws them where that is not [done](Self::done) in a minute, and after
+    /// thaws them where they are not all frozen in a minute, and after
     /// `limit` in any case.
     ///
     /// # Errors
