@@ -620,7 +620,7 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
         guest.interfaces[0].addresses[0].ip = address.parse().unwrap();
         guest
     };
-    let short = Duration::from_millis(500);
+    let short = Duration::from_secs(2);
     let elsewhere = guest("10.0.0.9");
     let before = tree(&elsewhere);
     let words = in_words(&elsewhere.set(&info(), short).unwrap_err());
