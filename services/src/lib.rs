@@ -2,6 +2,11 @@
 //! the host. Nothing here knows how a message travelled; see `hyperv-vmbus` for
 //! that.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
 pub mod activity;
 pub mod fcopy;
 pub mod kernel;
@@ -21,6 +26,15 @@ pub struct Config {
     pub kvp: kvp::Config,
     /// Freezing file systems.
     pub vss: vss::Config,
+}
+
+/// Makes the directory of what outlasts the agent where it is missing; what is in
+/// there is root's alone.
+fn make_state_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }
 
 /// An error and what caused it, in one line.

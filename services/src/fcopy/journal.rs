@@ -8,16 +8,18 @@
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use slog::{Logger, info, warn};
+
+use crate::make_state_directory;
 
 const PREFIX: &str = "fcopy-";
 const SUFFIX: &str = ".pending";
@@ -81,10 +83,7 @@ impl Record {
     fn try_note(&mut self, kind: u8, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         let directory = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
         if let Notes::None = self.notes {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.state_directory)?;
+            make_state_directory(&self.state_directory)?;
             let path = self
                 .state_directory
                 .join(format!("{PREFIX}{:016x}{SUFFIX}", random()));

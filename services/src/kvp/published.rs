@@ -4,12 +4,12 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::pool::{PoolError, Pools};
 use super::request::PoolId;
+use crate::make_state_directory;
 
 /// Why not all could be published.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +66,7 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
 /// Replaces a file as a whole.
 fn write(path: &Path, content: &str) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(parent)?;
+    make_state_directory(parent)?;
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     file.write_all(content.as_bytes())?;

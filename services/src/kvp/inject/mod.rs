@@ -9,9 +9,9 @@
 //! does so by a note of what was `pending`. `settle` waits for the interface to be as it
 //! is to be, so that the host, when it asks next, is told what it set.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
 use hyperv_vmbus::Guid;
@@ -26,7 +26,7 @@ use self::target::Target;
 use super::net::{self, Interface};
 use super::request::IpInfo;
 use super::{Backend, Config};
-use crate::in_words;
+use crate::{in_words, make_state_directory};
 
 mod apply;
 mod choose;
@@ -173,11 +173,7 @@ fn alone(config: &Config) -> Result<File, InjectError> {
     let directory = &config.state_directory;
     let path = directory.join("network-lock");
     let error = |doing| files::error(doing, &path);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(files::error("make the directory", directory))?;
+    make_state_directory(directory).map_err(files::error("make the directory", directory))?;
     let file = File::options()
         .write(true)
         .create(true)
