@@ -232,11 +232,10 @@ impl Freezer {
             }
         });
         let mut refused = None;
-        let mut too_slow = false;
         for (index, held) in frozen.held.iter_mut().enumerate() {
             // The guard has thawed those before.
-            too_slow = frozen.since.elapsed() >= FREEZING;
-            if too_slow {
+            if frozen.since.elapsed() >= FREEZING {
+                refused = Some(FreezeError::TooSlow(limit.min(FREEZING)));
                 break;
             }
             match kernel::freeze(&held.opened.fd) {
@@ -248,8 +247,9 @@ impl Freezer {
                     }
                 }
                 Err(Errno::OPNOTSUPP) => held.state = State::CannotFreeze,
-                Err(errno) => {
-                    refused = Some((index, errno));
+                Err(source) => {
+                    let path = held.path();
+                    refused = Some(FreezeError::FileSystem { path, source });
                     break;
                 }
             }
@@ -259,20 +259,16 @@ impl Freezer {
         if let Some(guard) = &mut self.guard {
             guard.done();
         }
-        if let Some((index, source)) = refused {
-            let path = frozen.held.get(index).map(Held::path).unwrap_or_default();
-            self.thaw();
-            return Err(FreezeError::FileSystem { path, source });
-        }
-        match self.news() {
-            News::None if !too_slow => Ok(self.summary()),
-            News::None | News::TimeLimit => {
+        let refused = refused.or_else(|| match self.news() {
+            News::None => None,
+            News::TimeLimit => Some(FreezeError::TooSlow(limit.min(FREEZING))),
+            News::Gone => Some(FreezeError::GuardGone),
+        });
+        match refused {
+            None => Ok(self.summary()),
+            Some(error) => {
                 self.thaw();
-                Err(FreezeError::TooSlow(limit.min(FREEZING)))
-            }
-            News::Gone => {
-                self.thaw();
-                Err(FreezeError::GuardGone)
+                Err(error)
             }
         }
     }

@@ -47,16 +47,6 @@ pub enum HookError {
     },
 }
 
-impl HookError {
-    /// Whether it is that the service is to end.
-    pub(super) fn is_stop(&self) -> bool {
-        let Self::Failed { source, .. } = self else {
-            return false;
-        };
-        matches!(source, RunError::Stopped { .. })
-    }
-}
-
 /// Why a file is not run as root.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

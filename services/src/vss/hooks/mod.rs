@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use slog::{Logger, info, warn};
 
 use crate::in_words;
-use crate::run::{Output, run};
+use crate::run::{Output, RunError, run};
 
 mod error;
 mod find;
@@ -161,7 +161,13 @@ pub fn freeze(
             log,
         };
         let result = hook.run(config, deadline, stop);
-        let stopped = matches!(&result, Err(error) if error.is_stop());
+        let stopped = matches!(
+            result,
+            Err(HookError::Failed {
+                source: RunError::Stopped { .. },
+                ..
+            })
+        );
         match result {
             Ok(()) => {}
             Err(error) if stops || stopped || Instant::now() >= deadline => {
