@@ -2,9 +2,12 @@
 //! the copy that wanted them comes to nothing.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, fchmod, fstat, mkdirat, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, StatxAttributes, StatxFlags, fchmod, fstat, mkdirat, statx, unlinkat,
+};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::confine::{Place, open_child};
@@ -64,9 +67,17 @@ pub(super) fn open(
             (Err(source), _, _) => return Err(place.explain(source)),
         }
     };
+    let whole = place.path();
+    let mut path = whole
+        .ancestors()
+        .nth(missing.len())
+        .unwrap_or(&whole)
+        .to_owned();
     for name in missing.into_iter().rev() {
+        let above = path.clone();
+        path.push(name);
         let failed = |source| Error::MakeDirectory {
-            path: place.path(),
+            path: path.clone(),
             source,
         };
         let parent = fcntl_dupfd_cloexec(&directory, 0).map_err(failed)?;
@@ -77,6 +88,10 @@ pub(super) fn open(
                 true
             }
             Err(Errno::EXIST) => false,
+            Err(source @ Errno::PERM) => {
+                let protected = protected(directory.as_fd(), &above);
+                return Err(protected.unwrap_or_else(|| failed(source)));
+            }
             Err(source) => return Err(failed(source)),
         };
         directory = open_child(directory.as_fd(), name).map_err(failed)?;
@@ -90,4 +105,22 @@ pub(super) fn open(
         }
     }
     Ok(directory)
+}
+
+/// The error where a directory's attributes keep entries from being made in it or
+/// taken out of it. `path` is for the message.
+pub(super) fn protected(directory: BorrowedFd<'_>, path: &Path) -> Option<Error> {
+    let found = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE).ok()?;
+    let (what, flag) = if found.stx_attributes.contains(StatxAttributes::IMMUTABLE) {
+        ("immutable, and nothing can be made", 'i')
+    } else if found.stx_attributes.contains(StatxAttributes::APPEND) {
+        ("append-only, and nothing can be replaced", 'a')
+    } else {
+        return None;
+    };
+    Some(Error::ProtectedDirectory {
+        path: path.to_owned(),
+        what,
+        flag,
+    })
 }

@@ -22,6 +22,12 @@ pub(super) enum Error {
     #[error("the directory {0:?} contains `..`")]
     DirectoryName(String),
 
+    #[error(
+        "{0:?} is a path as Windows has it, with a drive letter or a backslash; name the file as \
+         Linux does: -DestinationPath /srv/in/"
+    )]
+    WindowsPath(String),
+
     #[error("a size of {size} bytes is over the configured limit of {limit}")]
     OverLimit { size: u64, limit: u64 },
 
@@ -37,29 +43,48 @@ pub(super) enum Error {
     )]
     CannotConfine(#[source] Errno),
 
-    #[error("the directory {0:?} does not exist, and the host did not ask for it to be made")]
+    #[error(
+        "the directory {0:?} does not exist, and the host did not ask for it to be made \
+         (Copy-VMFile -CreateFullPath)"
+    )]
     NoDirectory(PathBuf),
 
-    #[error("cannot open the directory {path:?}")]
+    #[error("cannot open the directory {path:?}{}", advice(.source))]
     Directory { path: PathBuf, source: Errno },
 
-    #[error("cannot make the directory {path:?}")]
+    #[error("cannot make the directory {path:?}{}", advice(.source))]
     MakeDirectory { path: PathBuf, source: Errno },
 
-    #[error("{0:?} exists already, and the host did not ask for it to be overwritten")]
+    #[error("the directory {path:?} is {what} in it before `chattr -{flag}`")]
+    ProtectedDirectory {
+        path: PathBuf,
+        what: &'static str,
+        flag: char,
+    },
+
+    #[error(
+        "{0:?} exists already, and the host did not ask for it to be overwritten (Copy-VMFile \
+         -Force)"
+    )]
     Exists(PathBuf),
+
+    #[error(
+        "{path:?} is a directory; to copy into it, end its name with a slash: -DestinationPath {:?}",
+        path.join("")
+    )]
+    IsDirectory { path: PathBuf, overwrite: bool },
 
     #[error("{path:?} is {what} and will not be overwritten")]
     NotReplaceable { path: PathBuf, what: &'static str },
 
-    #[error("cannot {doing} {path:?}")]
+    #[error("cannot {doing} {path:?}{}", advice(.source))]
     File {
         doing: &'static str,
         path: PathBuf,
         source: Errno,
     },
 
-    #[error("the file system of {path:?} has no room for {size} bytes")]
+    #[error("the file system of {path:?} has no room for {size} bytes{}", advice(.source))]
     NoRoom {
         path: PathBuf,
         size: u64,
@@ -92,9 +117,13 @@ impl Error {
             Self::Malformed(_)
             | Self::FileName(_)
             | Self::DirectoryName(_)
+            | Self::WindowsPath(_)
             | Self::OverLimit { .. }
             | Self::Size(_) => Status::INVALID_ARGUMENT,
-            Self::Exists(_) => Status::ALREADY_EXISTS,
+            Self::Exists(_)
+            | Self::IsDirectory {
+                overwrite: false, ..
+            } => Status::ALREADY_EXISTS,
             Self::NoRoom { .. } => Status::DISK_FULL,
             Self::Directory { source, .. }
             | Self::MakeDirectory { source, .. }
@@ -107,11 +136,29 @@ impl Error {
             Self::NotAllowed(_)
             | Self::CannotConfine(_)
             | Self::NoDirectory(_)
+            | Self::ProtectedDirectory { .. }
+            | Self::IsDirectory { .. }
             | Self::NotReplaceable { .. }
             | Self::TooScattered
             | Self::Hole { .. }
             | Self::Idle => Status::FAIL,
         }
+    }
+}
+
+/// What to do about an error whose name does not say it; goes behind the path.
+fn advice(source: &Errno) -> &'static str {
+    match *source {
+        Errno::ROFS => {
+            " (mount its file system with `rw`; where an error made it read-only, `dmesg` says which)"
+        }
+        Errno::DQUOT => " (the quota there is used up: see repquota(8))",
+        Errno::NAMETOOLONG => " (a name has at most 255 bytes on most file systems)",
+        Errno::ACCESS => {
+            " (is the agent root, and does SELinux, AppArmor or a network file system's server \
+             let it?)"
+        }
+        _ => "",
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where a file is to go: the name in an opened directory, and what is there
 //! already.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -36,7 +36,20 @@ pub(super) enum Found {
 }
 
 /// The path that a START means, checked by itself.
+///
+/// Whoever names it sits at a Windows machine: a backslash is meant to part names,
+/// although Linux could have it in one. A file or directory of such a name would
+/// appear where nobody looks for it.
 pub(super) fn path(start: &Start) -> Result<PathBuf, Error> {
+    let destination = match start.directory.as_str() {
+        "" => start.file_name.clone(),
+        directory => format!("{directory}/{}", start.file_name),
+    };
+    let drive =
+        matches!(destination.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
+    if drive || destination.contains('\\') {
+        return Err(Error::WindowsPath(destination));
+    }
     let mut path = PathBuf::from("/");
     for component in Path::new(&start.directory).components() {
         match component {
@@ -73,9 +86,14 @@ pub(super) fn resolve(
         path: path.to_owned(),
     };
     if !start.overwrite {
-        return match target.exists()? {
-            true => Err(Error::Exists(target.path)),
-            false => Ok(target),
+        return match target.look() {
+            Ok((FileType::Directory, _)) => Err(Error::IsDirectory {
+                path: target.path,
+                overwrite: false,
+            }),
+            Ok(_) => Err(Error::Exists(target.path)),
+            Err(Errno::NOENT) => Ok(target),
+            Err(source) => Err(target.failed("look at", source)),
         };
     }
     for followed in 0..MAX_LINKS {
@@ -99,7 +117,7 @@ pub(super) fn resolve(
             {
                 name
             }
-            _ => return Err(target.refused("a symbolic link to a directory")),
+            _ => return Err(target.is_directory()),
         };
         let parent = text.parent().unwrap_or(Path::new(""));
         if parent.is_absolute() {
@@ -119,22 +137,14 @@ pub(super) fn resolve(
 }
 
 impl Target {
-    fn exists(&self) -> Result<bool, Error> {
-        match look(self.directory.as_fd(), &self.name) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(source) => Err(self.failed("look at", source)),
-        }
-    }
-
     /// Looks at the name.
     ///
     /// # Errors
     ///
-    /// [`Error::NotReplaceable`] for anything but a regular file or a link, and
-    /// for a file that is protected from being replaced.
+    /// For anything but a regular file or a link, and for a file that is protected
+    /// from being replaced.
     pub(super) fn find(&self) -> Result<Found, Error> {
-        let (kind, attributes) = match look(self.directory.as_fd(), &self.name) {
+        let (kind, attributes) = match self.look() {
             Ok(found) => found,
             Err(Errno::NOENT) => return Ok(Found::Nothing),
             Err(source) => return Err(self.failed("look at", source)),
@@ -150,8 +160,15 @@ impl Target {
             FileType::RegularFile if attributes.contains(StatxAttributes::MOUNT_ROOT) => {
                 "a mount point"
             }
-            FileType::RegularFile => return Ok(Found::File),
-            FileType::Directory => "a directory",
+            FileType::RegularFile => {
+                // What is linked into an append-only directory for the replacing
+                // could not be taken out again.
+                return match self.protected() {
+                    Some(error) => Err(error),
+                    None => Ok(Found::File),
+                };
+            }
+            FileType::Directory => return Err(self.is_directory()),
             FileType::Fifo => "a named pipe",
             FileType::Socket => "a socket",
             FileType::CharacterDevice | FileType::BlockDevice => "a device",
@@ -167,17 +184,40 @@ impl Target {
         }
     }
 
+    fn is_directory(&self) -> Error {
+        Error::IsDirectory {
+            path: self.path.clone(),
+            overwrite: true,
+        }
+    }
+
+    /// What it means that something failed.
     pub(super) fn failed(&self, doing: &'static str, source: Errno) -> Error {
-        Error::File {
+        let protected = match source {
+            Errno::PERM => self.protected(),
+            _ => None,
+        };
+        protected.unwrap_or_else(|| Error::File {
             doing,
             path: self.path.clone(),
             source,
-        }
+        })
     }
-}
 
-fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(FileType, StatxAttributes), Errno> {
-    let found = statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
-    let kind = FileType::from_raw_mode(found.stx_mode.into());
-    Ok((kind, found.stx_attributes))
+    /// The error where the directory is protected.
+    fn protected(&self) -> Option<Error> {
+        let path = self.path.parent().unwrap_or(&self.path);
+        directories::protected(self.directory.as_fd(), path)
+    }
+
+    fn look(&self) -> Result<(FileType, StatxAttributes), Errno> {
+        let found = statx(
+            &self.directory,
+            self.name.as_os_str(),
+            AtFlags::SYMLINK_NOFOLLOW,
+            StatxFlags::TYPE,
+        )?;
+        let kind = FileType::from_raw_mode(found.stx_mode.into());
+        Ok((kind, found.stx_attributes))
+    }
 }

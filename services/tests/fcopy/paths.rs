@@ -17,7 +17,7 @@ fn names_in_full_unicode() {
             "文件",
             "🦀 crab",
             "e\u{301}",
-            "a\\b",
+            "a:b",
             "\u{10ffff}",
             "new\nline",
         ] {
@@ -85,6 +85,59 @@ fn file_names_that_are_not_one_component() {
         }
     }
     assert_eq!(guest.names(), ["d"]);
+}
+
+#[test]
+fn paths_of_windows_are_refused_and_make_nothing() {
+    for transport in BOTH {
+        let mut guest = Guest::with(transport, |_, _| {});
+        let base = guest.directory.path().to_str().unwrap().to_owned();
+        for (directory, name) in [
+            ("C:\\tmp", "f"),
+            ("C:", "f"),
+            ("c:/tmp", "f"),
+            ("C:tmp", "f"),
+            ("", "C:f"),
+            ("\\tmp\\x", "f"),
+            ("\\\\server\\share", "f"),
+            (&format!("{base}\\x"), "f"),
+            (&format!("{base}/x\\"), "f"),
+            (&base, "x\\f"),
+            (&base, "C:\\tmp\\f"),
+        ] {
+            assert_eq!(
+                guest.start_in(directory, name, OVERWRITE | CREATE_PATH, 1),
+                Status::INVALID_ARGUMENT,
+                "{directory:?} {name:?}"
+            );
+        }
+        guest.log.assert_says("-DestinationPath /srv/in/");
+        assert!(guest.names().is_empty());
+        for appeared in ["/C:", "/c:", "/C:tmp", "/C:f", "/C:\\tmp", "/\\tmp\\x"] {
+            assert!(!Path::new(appeared).exists(), "{appeared}");
+        }
+    }
+}
+
+/// Without the slash at its end, the host takes the directory for the file's name.
+#[test]
+fn a_directory_as_destination_is_told_how_to_name_the_file() {
+    let mut guest = Guest::new();
+    fs::create_dir(guest.path("in")).unwrap();
+    symlink("in/.", guest.path("link")).unwrap();
+    assert_eq!(guest.start("in", 0, 1), Status::ALREADY_EXISTS);
+    assert_eq!(guest.start("in", OVERWRITE, 1), Status::FAIL);
+    assert_eq!(guest.start("link", OVERWRITE, 1), Status::FAIL);
+    let lines = guest.log.lines();
+    for (line, name) in lines.iter().zip(["in", "in", "link"]) {
+        let hint = format!(
+            "end its name with a slash: -DestinationPath {:?}",
+            guest.path(name).join("")
+        );
+        assert!(line.ends_with(&hint), "{line}");
+    }
+    assert_eq!(lines.len(), 3);
+    assert_eq!(guest.names(), ["in", "link"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{IFlags, XattrFlags, getxattr, ioctl_getflags, ioctl_setflags, setxattr};
 
-use crate::guest::{Guest, Mounted, OVERWRITE, in_own_mounts, is_root};
+use crate::guest::{CREATE_PATH, Guest, Mounted, OVERWRITE, in_own_mounts, is_root, names};
 use crate::skip::skip;
 
 #[test]
@@ -82,6 +82,46 @@ fn protected_files_are_refused_at_the_start() {
     }
 }
 
+/// What can be made in it, and what is said of the rest.
+#[test]
+fn protected_directories_are_refused_at_the_start() {
+    for (flag, attribute, letter) in [
+        (IFlags::IMMUTABLE, "immutable", 'i'),
+        (IFlags::APPEND, "append-only", 'a'),
+    ] {
+        let mut guest = Guest::new();
+        let directory = guest.path("kept");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), "old").unwrap();
+        let Some(flagged) = Flagged::new(&directory, flag) else {
+            return skip("protecting a directory needs root and a file system that can");
+        };
+        let kept = directory.to_str().unwrap();
+        let said = format!("the directory {directory:?} is {attribute}");
+        let chattr = format!("before `chattr -{letter}`");
+        let mut refused = |directory: &str, name: &str, flags| {
+            assert_eq!(guest.start_in(directory, name, flags, 1), Status::FAIL);
+            let line = guest.log.lines().pop().unwrap();
+            assert!(line.contains(&said) && line.ends_with(&chattr), "{line}");
+        };
+        refused(kept, "file", OVERWRITE);
+        if flag == IFlags::IMMUTABLE {
+            refused(kept, "new", 0);
+            refused(&format!("{kept}/new/newer"), "new", CREATE_PATH);
+        } else {
+            guest.copy_to(kept, "new", 0, b"x");
+            guest.copy_to(&format!("{kept}/newer"), "new", CREATE_PATH, b"x");
+        }
+        drop(flagged);
+        assert_eq!(fs::read(directory.join("file")).unwrap(), b"old");
+        let expected: &[&str] = match flag {
+            IFlags::IMMUTABLE => &["file"],
+            _ => &["file", "new", "newer"],
+        };
+        assert_eq!(names(&directory), expected);
+    }
+}
+
 #[test]
 fn a_file_that_becomes_protected_meanwhile() {
     let mut guest = Guest::new();
@@ -118,4 +158,5 @@ fn a_read_only_file_system() {
     let _mounted = Mounted::tmpfs("ro", guest.directory.path());
     assert_eq!(guest.start("file", 0, 1), Status::FAIL);
     guest.log.assert_says("Read-only file system");
+    guest.log.assert_says("`rw`");
 }

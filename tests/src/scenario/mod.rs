@@ -257,6 +257,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "long-names" BOTH names::long: "the longest names that a file system takes";
         "unicode-names" BOTH names::unicode: "names beyond ASCII, surrogate pairs too";
         "refused-names" BOTH names::refused: "names that would leave the directory are refused";
+        "windows-path" BOTH names::windows: "a drive letter or a backslash is an invalid argument, and no file or directory has it in its name";
         "lone-surrogate" UIO names::lone_surrogate: "half a surrogate pair is an invalid argument";
         "disk-full-at-start" BOTH space::at_start: "a file that cannot fit is refused at START as disk full";
         "disk-full-midway" BOTH space::midway: "a disk that fills up fails a WRITE as disk full and leaves nothing";

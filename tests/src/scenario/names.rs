@@ -170,6 +170,27 @@ pub(super) fn refused(stage: &mut FcopyStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
+pub(super) fn windows(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let path = stage.path()?;
+    for (path, name, flags) in [
+        (path.as_str(), "a\\b", CREATE_PATH),
+        (&format!("{path}/a\\b"), "x", CREATE_PATH),
+        // Without the flag: in a black box, `/` may be the machine's own.
+        (&format!("C:{path}"), "x", 0),
+        ("C:\\tmp", "x", 0),
+        ("\\tmp", "x", 0),
+    ] {
+        expect(
+            copy(&mut host, path, name, flags)?,
+            Status::INVALID_ARGUMENT,
+            &format!("the name {name:?} in the path {path:?}"),
+        )?;
+    }
+    stage.expect_files(&[])?;
+    stage.expect_working(&mut host)
+}
+
 pub(super) fn lone_surrogate(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for lone in [[0x61, 0xd83d], [0xde00, 0x61], [0xd83d, 0x61]] {
