@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyperv_needs::skip;
 use hyperv_services::registry::Entry;
 use hyperv_services::{fcopy, kvp, vss};
 use hyperv_sim::blackbox::{BlackBox, root_unavailable, unavailable};
@@ -25,8 +24,6 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{Status, Version};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use common::skip;
 
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(20);

@@ -1,8 +1,6 @@
 //! What a program in the black box finds there: devices that behave like the
 //! kernel's.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hyperv_needs::skip;
 use hyperv_sim::blackbox::{BlackBox, unavailable};
 use hyperv_sim::port::{Bell, Event, Machine, Offer, Pipe, Port, Ring};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::packet::HEADER_LEN;
 use hyperv_vmbus::ring::{Reader, Writer, Written};
-
-use common::skip;
 
 const CLASS: Guid = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
 const INSTANCE: Guid = Guid::from_u128(0xeb765408_105f_49b6_b4aa_c123b64d17d4);
@@ -368,15 +365,14 @@ fn the_stock_daemon_negotiates() -> Result<()> {
     if !available() {
         return Ok(());
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/stock-daemons");
-    let output = Command::new(script).output()?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        skip(&why);
-        return Ok(());
-    }
-    let daemon = String::from_utf8(output.stdout)?;
-    let daemon = shell_words::quote(daemon.trim());
+    let daemon = match hyperv_needs::fetched("stock-daemons") {
+        Ok(daemon) => daemon,
+        Err(why) => {
+            skip(&why);
+            return Ok(());
+        }
+    };
+    let daemon = shell_words::quote(&daemon);
     let mut machine = BlackBox::new(&format!("{daemon} -n"))?;
     let device = machine.offer(uio(0))?;
     machine.start()?;

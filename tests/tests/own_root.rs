@@ -1,8 +1,6 @@
 //! A guest with a root of its own: what is in it, what is not, and that nothing
 //! of it stays.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,13 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use hyperv_needs::skip;
 use hyperv_sim::blackbox::{BlackBox, root_unavailable};
 use hyperv_sim::host::Protocol as _;
 use hyperv_sim::port::Machine;
 use hyperv_sim::vss::Vss;
 use hyperv_sim::wait::until;
-
-use common::skip;
 
 const GUEST: &str = env!("CARGO_BIN_EXE_test-guest");
 /// Far beyond what anything here takes; nothing waits that long unless broken.

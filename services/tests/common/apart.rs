@@ -3,12 +3,14 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::process::Command;
-
-use crate::skip::skip;
+use std::process::{self, Command};
 
 /// What the process is told that runs a test once more.
 const TOLD: &str = "HYPERV_TEST_APART";
+
+/// How that process ends where the machine lacks something: the last line that it
+/// says is what.
+const SKIPPED: i32 = 77;
 
 /// What this process was told; `None` where it is not the one apart.
 pub fn told() -> Option<OsString> {
@@ -19,21 +21,37 @@ pub fn told() -> Option<OsString> {
 /// options of `unshare`, and tells it something.
 #[track_caller]
 pub fn run(test: &str, namespaces: &[&str], tell: impl AsRef<OsStr>) {
-    if !rustix::process::geteuid().is_root() {
-        return skip("namespaces of its own need root");
-    }
-    let output = Command::new("unshare")
-        .args(namespaces)
+    let mut unshare = match hyperv_needs::namespaces(namespaces) {
+        Ok(unshare) => unshare,
+        Err(why) => return hyperv_needs::skip(&why),
+    };
+    let output = unshare
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(TOLD, tell)
         .output()
-        .expect("unshare, of util-linux");
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(SKIPPED) {
+        return hyperv_needs::skip(errors.lines().last().unwrap_or_default());
+    }
     assert!(
         said.contains("test result: ok. 1 passed"),
-        "{test} in namespaces of its own: {}, {said}\n{}",
+        "{test} in namespaces of its own: {}, {said}\n{errors}",
         output.status,
-        String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Ends the process apart, and has the test skipped.
+pub fn skip(why: &str) -> ! {
+    assert!(told().is_some(), "this is not the process apart: {why}");
+    eprintln!("{why}");
+    process::exit(SKIPPED)
+}
+
+/// A program of the machine, to be run in the process apart. Where it is missing,
+/// the test is skipped.
+pub fn program(name: &str) -> Command {
+    hyperv_needs::program(name).unwrap_or_else(|why| skip(&why))
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use hyperv_services::service::Service;
@@ -267,9 +266,9 @@ impl Mounted {
     /// Runs `mount` with these arguments and `place`.
     #[track_caller]
     pub fn new(arguments: &[&str], place: &Path) -> Self {
-        let mut mount = Command::new("mount");
+        let mut mount = apart::program("mount");
         let status = mount.args(arguments).arg(place).status();
-        assert!(status.expect("mount, of util-linux").success());
+        assert!(status.unwrap().success());
         Self(place.to_owned())
     }
 
@@ -282,9 +281,9 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.0).status();
+        let status = apart::program("umount").arg(&self.0).status();
         if !std::thread::panicking() {
-            assert!(status.expect("umount, of util-linux").success());
+            assert!(status.unwrap().success());
         }
     }
 }

@@ -20,6 +20,4 @@ mod overwrite;
 mod paths;
 mod plain;
 mod privileged;
-#[path = "../common/skip.rs"]
-mod skip;
 mod space;

@@ -14,10 +14,10 @@ use fuser::{
     Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use hyperv_needs::skip;
 use hyperv_vmbus::ic::Status;
 
 use crate::guest::{Guest, OVERWRITE, Transport, data, in_own_mounts, names};
-use crate::skip::skip;
 
 /// What it lacks besides.
 #[derive(Clone, Copy)]

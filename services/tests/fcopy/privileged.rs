@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
+use hyperv_needs::skip;
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{IFlags, XattrFlags, getxattr, ioctl_getflags, ioctl_setflags, setxattr};
 
 use crate::guest::{CREATE_PATH, Guest, Mounted, OVERWRITE, in_own_mounts, is_root, names};
-use crate::skip::skip;
 
 #[test]
 fn owner_and_labels_are_kept() {

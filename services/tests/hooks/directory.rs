@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hyperv_needs::skip;
 use hyperv_services::vss::hooks::{Config, Found, HookError, OnFailure, Ran, find, freeze};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
-
-use crate::skip::skip;
 
 /// Far more than any hook of a test needs.
 pub const LONG: Duration = Duration::from_secs(60);

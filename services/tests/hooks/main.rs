@@ -13,5 +13,3 @@ mod databases;
 mod directory;
 mod running;
 mod selection;
-#[path = "../common/skip.rs"]
-mod skip;

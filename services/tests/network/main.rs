@@ -15,5 +15,3 @@ mod facts;
 mod interfaces;
 mod ip_info;
 mod namespace;
-#[path = "../common/skip.rs"]
-mod skip;

@@ -1,7 +1,5 @@
 //! A network namespace for a test.
 
-use std::process::Command;
-
 use hyperv_services::kvp::net::{self, Interface};
 
 use crate::apart;
@@ -20,10 +18,10 @@ pub fn in_own_network(test: &str) -> bool {
 /// Runs `ip` with these words.
 #[track_caller]
 pub fn ip(words: &str) {
-    let output = Command::new("ip")
+    let output = apart::program("ip")
         .args(words.split_whitespace())
         .output()
-        .expect("ip, of iproute2");
+        .unwrap();
     assert!(
         output.status.success(),
         "ip {words}: {}",

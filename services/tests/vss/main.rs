@@ -16,5 +16,3 @@ mod freeze;
 mod open;
 mod plan;
 mod root;
-#[path = "../common/skip.rs"]
-mod skip;

@@ -89,7 +89,7 @@ const PROGRAMS: [&str; 30] = [
 ];
 
 /// Debian's packages of those that a small system lacks.
-const PACKAGES: &str = "btrfs-progs, e2fsprogs, util-linux and xfsprogs";
+const PACKAGES: &str = "btrfs-progs, e2fsprogs, mount, procps, util-linux and xfsprogs";
 
 /// Its first process. What it thaws at the end is thawed from below: what was
 /// mounted first carries the rest. It does not look at `/dev`: that is the

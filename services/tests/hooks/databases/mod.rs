@@ -20,31 +20,22 @@ use std::time::{Duration, Instant};
 use hyperv_services::vss::hooks::{Config, OnFailure};
 
 use crate::directory::{LONG, Lines};
-use crate::skip::skip;
 
 fn test(name: &str, inside: fn()) {
     if env::var_os("MACHINE").is_some() {
         inside();
     } else if let Err(why) = outside(name) {
-        skip(&why);
+        hyperv_needs::skip(&why);
     }
 }
 
 /// Says why the namespaces cannot be had.
 fn outside(name: &str) -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("namespaces need root".to_owned());
-    }
-    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let made = Command::new(format!("{here}/tests/databases"))
-        .output()
-        .unwrap();
-    if !made.status.success() {
-        return Err(String::from_utf8_lossy(&made.stderr).into_owned());
-    }
-    let root = String::from_utf8(made.stdout).unwrap();
-    let output = Command::new(format!("{here}/services/tests/hooks/in-namespace"))
-        .arg(root.trim())
+    hyperv_needs::namespaces(&["--mount", "--net"])?;
+    let root = hyperv_needs::fetched("databases")?;
+    let in_namespace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hooks/in-namespace");
+    let output = Command::new(in_namespace)
+        .arg(root)
         .arg(env::current_exe().unwrap())
         .args(["--exact", "--nocapture", &format!("databases::{name}")])
         .output()
