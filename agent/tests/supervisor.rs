@@ -7,8 +7,10 @@ mod common;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
 
-use common::{Guest, ONE, RELEASE, TWO};
+use common::{Guest, HANGS, LONG, ONE, RELEASE, TWO};
 
 const MODE: u32 = 0o744;
 
@@ -114,6 +116,11 @@ fn the_agent_ends_although_a_service_hangs() {
     guest.offer(&TWO);
     let mut two = guest.opened(&TWO);
     one.send(b"hang");
+    let deadline = Instant::now() + LONG;
+    while !HANGS.load(Ordering::Relaxed) {
+        assert!(Instant::now() < deadline, "the request does not arrive");
+        thread::yield_now();
+    }
     assert_eq!(two.call(b"request"), MODE, "the other goes on meanwhile");
     let log = guest.log.clone();
     guest.stop();

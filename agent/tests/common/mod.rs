@@ -52,6 +52,9 @@ struct Probe {
 /// Lets a service that hangs go on.
 pub static RELEASE: AtomicBool = AtomicBool::new(false);
 
+/// Whether one hangs.
+pub static HANGS: AtomicBool = AtomicBool::new(false);
+
 impl Service for Probe {
     fn handle_uio(&mut self, _body: &mut [u8]) -> Status {
         Status::FAIL
@@ -62,6 +65,7 @@ impl Service for Probe {
         match &buffer[..len] {
             b"panic" => panic!("asked to"),
             b"hang" => {
+                HANGS.store(true, Ordering::Relaxed);
                 while !RELEASE.load(Ordering::Relaxed) {
                     thread::park_timeout(Duration::from_millis(10));
                 }
