@@ -196,4 +196,39 @@ mod tests {
             r#"cannot write to "/f\n": Input/output error (os error 5)"#
         );
     }
+
+    #[test]
+    fn what_the_kernel_does_not_explain_comes_with_what_to_do() {
+        for (source, words) in [
+            (Errno::ROFS, "`rw`"),
+            (Errno::DQUOT, "repquota(8)"),
+            (Errno::NAMETOOLONG, "255 bytes"),
+            (Errno::ACCESS, "SELinux"),
+        ] {
+            let path = || PathBuf::from("/srv/f");
+            let errors = [
+                Error::Directory {
+                    path: path(),
+                    source,
+                },
+                Error::MakeDirectory {
+                    path: path(),
+                    source,
+                },
+                Error::File {
+                    doing: "look at",
+                    path: path(),
+                    source,
+                },
+                Error::NoRoom {
+                    path: path(),
+                    size: 1,
+                    source,
+                },
+            ];
+            for error in errors.map(|error| error.to_string()) {
+                assert!(error.contains("/srv/f") && error.contains(words), "{error}");
+            }
+        }
+    }
 }
