@@ -10,10 +10,11 @@
 use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyperv_services::registry::Entry;
 use hyperv_services::service::Service;
@@ -27,11 +28,7 @@ use crate::opener::{OpenError, Opener};
 use crate::supervisor::{Handle, Notice};
 use crate::tally::Tally;
 use crate::view::View;
-use crate::waiting::{LookAhead, Waiting};
-
-/// How often a full ring is looked at, should the host not say that it has
-/// room.
-const FULL_RING_PAUSE: Duration = Duration::from_millis(100);
+use crate::waiting::{FullRing, LookAhead, Waiting};
 
 thread_local! {
     /// Whether this thread is a worker.
@@ -182,6 +179,7 @@ impl Endpoint {
         let mut worker = Worker {
             buffer: vec![0; channel.buffer_len()],
             entry: self.entry,
+            node: self.device.node(),
             service,
             channel,
             control,
@@ -211,6 +209,8 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 
 struct Worker<'a> {
     entry: &'static Entry,
+    /// The device's, for the log.
+    node: &'a Path,
     /// Goes before the channel, whose end may have to wait for the host: nothing
     /// that the service still has to do is to wait for that.
     service: Box<dyn Service>,
@@ -392,18 +392,34 @@ impl Worker<'_> {
     /// Sends what lies in the buffer, when there is room for it.
     fn send(&mut self, transaction: u64, start: usize, end: usize) -> Result<(), ChannelError> {
         let reply = self.buffer.get(start..end).unwrap_or_default();
-        while self.channel.send(transaction, reply)? == Sent::Full {
+        let mut full = FullRing::new();
+        while let Sent::Full { announced } = self.channel.send(transaction, reply)? {
             if self.control.stopping() {
                 return Ok(());
             }
+            if let Some(waited) = full.is_overdue() {
+                warn!(
+                    self.log,
+                    "the host does not read: a reply has found no room in the ring of {} for {} s",
+                    self.node.display(),
+                    waited.as_secs()
+                );
+            }
             self.waiting.hold(&*self.channel, true)?;
-            // The host says that there is room as it says anything: by an
-            // interrupt.
-            self.channel.arm();
             let watched = self.service.watched();
-            if self.waiting.wait(Some(FULL_RING_PAUSE), watched)? {
+            if self.waiting.wait(Some(full.pause(announced)), watched)? {
                 self.service.woken();
             }
+            // A ring in memory does not show that the device went away.
+            self.channel.acknowledge()?;
+        }
+        if let Some(waited) = full.was_overdue() {
+            info!(
+                self.log,
+                "the reply has found room in the ring of {} after {} s",
+                self.node.display(),
+                waited.as_secs()
+            );
         }
         Ok(())
     }

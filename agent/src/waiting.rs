@@ -101,6 +101,14 @@ impl Waiting {
         limit: Option<Duration>,
         watched: Option<BorrowedFd<'_>>,
     ) -> Result<bool, ChannelError> {
+        // A poll counts in milliseconds, and rounds up.
+        let limit = match limit {
+            Some(limit) if limit < Duration::from_millis(1) => {
+                thread::sleep(limit);
+                Some(Duration::ZERO)
+            }
+            limit => limit,
+        };
         // Registered for this wait only: the service may have another one the
         // next time, with the same number.
         let number = watched.map(|watched| watched.as_raw_fd());
@@ -124,6 +132,59 @@ impl Waiting {
             source,
         })?;
         Ok(self.events.iter().any(|event| event.token() == WATCHED))
+    }
+}
+
+/// The longest pause between two looks at a full ring.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The first one, where the host does not say that there is room. Each further
+/// one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+
+/// How long a reply may find no room before somebody is to know.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// How a reply waits for room in a ring that is full.
+pub(crate) struct FullRing {
+    since: Instant,
+    pause: Duration,
+    overdue: bool,
+}
+
+impl FullRing {
+    pub(crate) fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            pause: FIRST_PAUSE,
+            overdue: false,
+        }
+    }
+
+    /// How long to wait before the next look, where no interrupt comes. A host
+    /// that announces room interrupts, and is not trusted to.
+    pub(crate) fn pause(&mut self, announced: bool) -> Duration {
+        if announced {
+            return LONGEST_PAUSE;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// How long the reply has waited, where that is too long: told once.
+    pub(crate) fn is_overdue(&mut self) -> Option<Duration> {
+        let waited = self.since.elapsed();
+        if self.overdue || waited < OVERDUE {
+            return None;
+        }
+        self.overdue = true;
+        Some(waited)
+    }
+
+    /// How long the reply has waited, where that was told to be too long.
+    pub(crate) fn was_overdue(&self) -> Option<Duration> {
+        self.overdue.then(|| self.since.elapsed())
     }
 }
 
@@ -162,5 +223,33 @@ impl LookAhead {
     /// request.
     pub(crate) fn woken_after(&mut self, asleep: Duration) {
         self.worthwhile = asleep < LOOK_FOR;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_where_no_room_is_announced() {
+        let mut full = FullRing::new();
+        assert_eq!(full.pause(true), LONGEST_PAUSE);
+        let pauses: Vec<u128> = (0..13).map(|_| full.pause(false).as_micros()).collect();
+        assert_eq!(
+            pauses,
+            [
+                50, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 100_000, 100_000
+            ]
+        );
+    }
+
+    #[test]
+    fn a_reply_is_overdue_once_and_says_so_when_it_has_gone() {
+        let mut full = FullRing::new();
+        assert_eq!((full.is_overdue(), full.was_overdue()), (None, None));
+        full.since = Instant::now().checked_sub(OVERDUE).unwrap_or(full.since);
+        assert!(full.is_overdue().is_some_and(|waited| waited >= OVERDUE));
+        assert_eq!(full.is_overdue(), None);
+        assert!(full.was_overdue().is_some());
     }
 }

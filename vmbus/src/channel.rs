@@ -54,8 +54,13 @@ pub enum Sent {
     /// It is on its way.
     Done,
     /// The outgoing ring is full. The host has been asked to interrupt when
-    /// there is room: wait for the descriptor and send again.
-    Full,
+    /// there is room: wait for the descriptor, for a limited time, and send
+    /// again.
+    Full {
+        /// The host says that it interrupts then. Otherwise it does not, and the
+        /// ring is to be looked at again by itself.
+        announced: bool,
+    },
 }
 
 /// Why a channel is of no more use. Each means: drop it, and open the device
@@ -96,7 +101,8 @@ pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelE
 ///
 /// A channel belongs to one thread. None of its methods waits: where there is
 /// nothing to do they say so, and the caller waits for [`Channel::as_fd`] to
-/// become readable, edge-triggered.
+/// become readable, edge-triggered. Whatever the caller waits for, the host has
+/// been signalled all that it waits for itself.
 ///
 /// The order that loses no message: [`recv`](Channel::recv) until it gives
 /// `None`; [`acknowledge`](Channel::acknowledge) if at all, for afterwards it

