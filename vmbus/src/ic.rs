@@ -22,8 +22,15 @@ pub const MAX_OFFERED_VERSIONS: usize = 100;
 const FLAG_TRANSACTION: u8 = 1;
 const FLAG_RESPONSE: u8 = 4;
 
-/// What a negotiation's reply states as its message size.
-const NEGOTIATED_SIZE: u16 = 0x10;
+/// Length in bytes of the pipe header.
+const PIPE_LEN: usize = 8;
+
+/// Length in bytes of the component header, which the pipe header's size has in
+/// it.
+const COMPONENT_LEN: usize = HEADER_LEN - PIPE_LEN;
+
+/// Bytes of the body of a negotiation's reply: the counts and one version each.
+const NEGOTIATED_SIZE: usize = 0x10;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -43,6 +50,19 @@ struct Header {
 }
 
 const _: () = assert!(HEADER_LEN == 28);
+
+impl Header {
+    /// Bytes of the body of a message that carries `carried` bytes behind its
+    /// headers: as many as the pipe header states, where they are there. A
+    /// packet is padded, and may be longer than its message.
+    fn body_len(&self, carried: usize) -> usize {
+        usize::try_from(self.pipe_size.get())
+            .ok()
+            .and_then(|piped| piped.checked_sub(COMPONENT_LEN))
+            .filter(|stated| *stated <= carried)
+            .unwrap_or(carried)
+    }
+}
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -216,20 +236,33 @@ pub fn decode(message: &[u8]) -> Result<MessageType, IcError> {
 }
 
 /// Turns a request into its reply, in place: status and flags are set, the rest
-/// stays, the length too.
+/// stays, the length too. A size that the message does not have becomes the one
+/// that it has, in the pipe header and in the component header.
 ///
 /// A message without room for a header is left as it is: it has no place for a
 /// status, and [`decode`] has refused it.
 pub fn encode_reply(message: &mut [u8], status: Status) {
-    if let Ok((header, _)) = Header::mut_from_prefix(message) {
+    if let Ok((header, body)) = Header::mut_from_prefix(message) {
         header.status = status.0.into();
         header.flags = FLAG_TRANSACTION | FLAG_RESPONSE;
+        let body_len = header.body_len(body.len());
+        if let Ok(size) = u32::try_from(COMPONENT_LEN + body_len) {
+            header.pipe_size = size.into();
+        }
+        if usize::from(header.size.get()) > body.len()
+            && let Ok(size) = u16::try_from(body_len)
+        {
+            header.size = size.into();
+        }
     }
 }
 
 /// Answers a negotiation in place, and tells what was settled: the first of
 /// `frameworks` and the first of `messages` that the host offers, `None` where
 /// one of them has nothing in common with the offer.
+///
+/// The reply states the size of the counts and one version each, or less where
+/// the message has no room for versions: it offers none then.
 ///
 /// The body afterwards is the reply's; the header's status and flags are for
 /// [`encode_reply`].
@@ -272,7 +305,8 @@ pub fn negotiate(
         .zip(choose(messages, message_offer))
         .map(|(framework, message)| Negotiated { framework, message });
 
-    header.size = NEGOTIATED_SIZE.into();
+    let size = header.body_len(carried).min(NEGOTIATED_SIZE);
+    header.size = u16::try_from(size).unwrap_or(u16::MAX).into();
     match settled {
         Some(Negotiated { framework, message }) => {
             counts.frameworks = 1.into();
@@ -326,6 +360,7 @@ mod tests {
     fn message(kind: MessageType, size: u16) -> Vec<u8> {
         let mut header = vec![0; HEADER_LEN];
         header[0] = 1;
+        header[4..8].copy_from_slice(&(20 + u32::from(size)).to_le_bytes());
         header[12..14].copy_from_slice(&kind.0.to_le_bytes());
         header[18..20].copy_from_slice(&size.to_le_bytes());
         header[24] = 77;
@@ -368,6 +403,66 @@ mod tests {
             let mut message = offer(frameworks, messages);
             assert_eq!(negotiate(&mut message, FRAMEWORKS, MESSAGES), Ok(None));
             assert_eq!(message[28..32], [0; 4]);
+        }
+    }
+
+    /// What a message states: the size in the pipe header, that in the component
+    /// header.
+    fn sizes(message: &[u8]) -> (u32, u16) {
+        (
+            u32::from_le_bytes(message[4..8].try_into().unwrap()),
+            u16::from_le_bytes(message[18..20].try_into().unwrap()),
+        )
+    }
+
+    #[test]
+    fn a_negotiation_is_answered_with_a_size_that_its_body_has() {
+        for (frameworks, messages, size) in [
+            (&[][..], &[][..], 8),
+            (&[(3, 0)], &[], 12),
+            (&[(3, 0)], &[(4, 0)], 16),
+            (&[(3, 0)], &[(9, 9)], 16),
+            (&[(3, 0), (1, 0)], &[(4, 0), (3, 0)], 16),
+        ] {
+            let mut message = offer(frameworks, messages);
+            let (piped, _) = sizes(&message);
+            // As a packet pads it.
+            message.resize(message.len().next_multiple_of(8), 0);
+            negotiate(&mut message, FRAMEWORKS, MESSAGES).unwrap();
+            encode_reply(&mut message, Status::OK);
+            assert_eq!(sizes(&message), (piped, size));
+        }
+        // One that is refused keeps its size, for that is true.
+        let mut short = message(MessageType::NEGOTIATE, 4);
+        short.extend([0; 4]);
+        assert!(negotiate(&mut short, FRAMEWORKS, MESSAGES).is_err());
+        encode_reply(&mut short, Status::INVALID_ARGUMENT);
+        assert_eq!(sizes(&short), (24, 4));
+    }
+
+    #[test]
+    fn a_reply_does_not_keep_a_size_that_lied() {
+        for (piped, size, expected) in [
+            (60, 40, (60, 40)),
+            // Padded, and less than there is.
+            (57, 37, (57, 37)),
+            (60, 8, (60, 8)),
+            (60, 0, (60, 0)),
+            // More than there is.
+            (60, 41, (60, 40)),
+            (60, u16::MAX, (60, 40)),
+            (57, 100, (57, 37)),
+            (61, 40, (60, 40)),
+            (u32::MAX, u16::MAX, (60, 40)),
+            // Less than the header alone.
+            (19, 40, (60, 40)),
+            (0, 0, (60, 0)),
+        ] {
+            let mut message = message(MessageType::KVP, size);
+            message[4..8].copy_from_slice(&u32::to_le_bytes(piped));
+            message.extend([0; 40]);
+            encode_reply(&mut message, Status::OK);
+            assert_eq!(sizes(&message), expected, "{piped} and {size}");
         }
     }
 
@@ -419,8 +514,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a host sends, the message keeps its length, and a version
-        /// that is settled on was offered and is one of ours.
+        /// Whatever a host sends, the message keeps its length and its reply
+        /// states no more than that, and a version that is settled on was offered
+        /// and is one of ours.
         #[test]
         fn any_message_is_survived(
             mut message in prop::collection::vec(any::<u8>(), 0..600),
@@ -452,6 +548,12 @@ mod tests {
             }
             encode_reply(&mut message, Status::FAIL);
             prop_assert_eq!(message.len(), before.len());
+            if message.len() >= HEADER_LEN {
+                let (piped, size) = sizes(&message);
+                let (piped, size) = (piped as usize, usize::from(size));
+                prop_assert!((20..=message.len() - 8).contains(&piped));
+                prop_assert!(size <= message.len() - HEADER_LEN);
+            }
         }
     }
 }

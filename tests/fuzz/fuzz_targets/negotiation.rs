@@ -21,5 +21,11 @@ fuzz_target!(|message: &[u8]| {
         }
         ic::encode_reply(&mut reply, Status::FAIL);
         assert_eq!(reply.len(), message.len());
+        if reply.len() >= ic::HEADER_LEN {
+            let piped = u32::from_le_bytes([reply[4], reply[5], reply[6], reply[7]]);
+            let size = u16::from_le_bytes([reply[18], reply[19]]);
+            assert!((20..=reply.len() - 8).contains(&(piped as usize)));
+            assert!(usize::from(size) <= reply.len() - ic::HEADER_LEN);
+        }
     }
 });
