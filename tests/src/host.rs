@@ -121,6 +121,9 @@ pub struct ServiceHost<P> {
     next: u64,
     waiting: VecDeque<Waiting>,
     messages: u64,
+    /// Requests are sent without a look at replies, however long room is waited
+    /// for.
+    pub alone: bool,
     protocol: PhantomData<P>,
 }
 
@@ -162,6 +165,7 @@ impl<P: Protocol> ServiceHost<P> {
             },
             waiting: VecDeque::new(),
             messages: 0,
+            alone: false,
             protocol: PhantomData,
         }
     }
@@ -306,7 +310,11 @@ impl<P: Protocol> ServiceHost<P> {
         let transaction = self.next;
         match &mut self.link {
             Link::Rings(channel) => {
-                channel.send(&Packet::in_band(transaction, &message), REPLY_TIME)?;
+                let packet = Packet::in_band(transaction, &message);
+                match self.alone {
+                    true => channel.send_alone(&packet, REPLY_TIME)?,
+                    false => channel.send(&packet, REPLY_TIME)?,
+                }
             }
             Link::Device(pipe) => {
                 ensure!(
@@ -316,13 +324,48 @@ impl<P: Protocol> ServiceHost<P> {
                 pipe.send(&message)?;
             }
         }
-        self.next += 1;
-        self.messages += 1;
+        self.expect(message);
+        Ok(())
+    }
+
+    /// Notes that this request is in flight.
+    fn expect(&mut self, message: Vec<u8>) {
         self.waiting.push_back(Waiting {
-            transaction,
+            transaction: self.next,
             message,
         });
-        Ok(())
+        self.next += 1;
+        self.messages += 1;
+    }
+
+    /// Sends requests and waits for their replies, with a sender and a receiver
+    /// that know nothing of each other.
+    ///
+    /// # Errors
+    ///
+    /// Where the guest does not answer each, or there are no rings.
+    pub fn exchange(&mut self, operations: &[P::Operation]) -> Result<Vec<Reply>> {
+        let mut packets = Vec::new();
+        for operation in operations {
+            let mut request = Request::new(P::KIND, self.id(), P::encode_utf16(operation))?;
+            request.version = P::VERSION;
+            packets.push(Packet::in_band(self.next, &request.encode()));
+            self.expect(request.encode());
+        }
+        let replies = self.channel()?.exchange(&packets, REPLY_TIME)?;
+        replies
+            .iter()
+            .map(|packet| {
+                let request = self.waiting.pop_front().context("a reply too many")?;
+                ensure!(
+                    request.is_answered_by(packet),
+                    "expected the reply to transaction {}; that to {} came",
+                    request.transaction,
+                    packet.transaction
+                );
+                Reply::to(&request.message, &packet.payload)
+            })
+            .collect()
     }
 
     /// Waits for the next reply.

@@ -7,6 +7,13 @@ use hyperv_vmbus::ic::{Status, Version};
 /// Bytes of the pipe header and the component header.
 pub const HEADER_LEN: usize = 28;
 
+/// Bytes of the pipe header.
+const PIPE_LEN: usize = 8;
+
+/// Bytes of the body of a negotiation's reply that has room for a version of
+/// each kind.
+const SETTLED_LEN: usize = 16;
+
 /// The message type of a negotiation.
 pub const NEGOTIATE: u16 = 0;
 
@@ -35,6 +42,8 @@ pub struct Request {
     pub id: u8,
     /// What the header states as the body's size, true or not.
     pub stated: u16,
+    /// What the pipe header states as the size of all behind it, true or not.
+    pub piped: u32,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -69,6 +78,7 @@ impl Request {
             version: Version::new(1, 1),
             id,
             stated: u16::try_from(body.len())?,
+            piped: u32::try_from(HEADER_LEN - PIPE_LEN + body.len())?,
             body,
         })
     }
@@ -77,9 +87,7 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_LEN + self.body.len());
         bytes.extend(1u32.to_le_bytes());
-        // What a message can state fits here by far.
-        let piped = u32::try_from(HEADER_LEN - 8 + self.body.len()).unwrap_or(u32::MAX);
-        bytes.extend(piped.to_le_bytes());
+        bytes.extend(self.piped.to_le_bytes());
         for version in [Some(self.framework), None, Some(self.version)] {
             match version {
                 Some(version) => {
@@ -123,25 +131,20 @@ impl Reply {
             let places = request.get(at..at + len).zip(reply.get(at..at + len));
             places.context("the reply is shorter than its header")
         };
-        let negotiation = part(12, 2)?.0 == NEGOTIATE.to_le_bytes();
         for (at, len, what) in [
             (0, 4, "pipe flags"),
-            (4, 4, "pipe size"),
             (8, 4, "framework version"),
             (12, 2, "message type"),
             (14, 4, "message version"),
-            (18, 2, "size"),
             (24, 1, "transaction id"),
         ] {
-            if what == "size" && negotiation {
-                continue;
-            }
             let (sent, came) = part(at, len)?;
             ensure!(
                 sent == came,
                 "expected the reply to repeat the {what} {sent:?}; it has {came:?}"
             );
         }
+        Self::check_sizes(request, reply)?;
         let (_, flags) = part(25, 1)?;
         ensure!(
             flags == [REPLY_FLAGS],
@@ -153,6 +156,41 @@ impl Reply {
             status: Status(u32::from_le_bytes(status)),
             body: reply.get(HEADER_LEN..).unwrap_or_default().to_vec(),
         })
+    }
+
+    /// Checks that the reply repeats the sizes that the request has, and corrects
+    /// those that it does not have. A negotiation that is answered has the size
+    /// of its versions, or less where it has no room for them.
+    fn check_sizes(request: &[u8], reply: &[u8]) -> Result<()> {
+        let number = |message: &[u8], at: usize, len: usize| {
+            let bytes = message.iter().skip(at).take(len).rev();
+            bytes.fold(0, |number, byte| number << 8 | usize::from(*byte))
+        };
+        let (piped, size) = (number(request, 4, 4), number(request, 18, 2));
+        let whole = HEADER_LEN - PIPE_LEN..=reply.len() - PIPE_LEN;
+        let expected = match whole.contains(&piped) {
+            true => piped,
+            false => *whole.end(),
+        };
+        let came = number(reply, 4, 4);
+        ensure!(
+            came == expected,
+            "expected the reply to a message of {} bytes to state {expected} in its pipe header; it has {came}, the request {piped}",
+            reply.len()
+        );
+        let body = expected - whole.start();
+        let kept = match size > reply.len() - HEADER_LEN {
+            true => body,
+            false => size,
+        };
+        let settled = body.min(SETTLED_LEN);
+        let came = number(reply, 18, 2);
+        let negotiation = number(request, 12, 2) == usize::from(NEGOTIATE);
+        ensure!(
+            came == kept || negotiation && came == settled,
+            "expected the reply to a body of {body} bytes to state {kept}; it has {came}, the request {size}"
+        );
+        Ok(())
     }
 
     /// The versions that a negotiation settled on; `None` where there are none.
@@ -218,5 +256,30 @@ mod tests {
         reply[24] = 8;
         assert!(Reply::to(&request, &reply).is_err());
         assert!(Reply::to(&request, &reply[..56]).is_err());
+    }
+
+    #[test]
+    fn a_reply_keeps_no_size_that_lied() {
+        let mut request = Request::new(FILE_COPY, 7, vec![0; 36]).unwrap();
+        request.stated = 37;
+        request.piped = u32::MAX;
+        let mut reply = request.encode();
+        reply[25] = 5;
+        assert!(Reply::to(&request.encode(), &reply).is_err());
+        reply[18..20].copy_from_slice(&36u16.to_le_bytes());
+        assert!(Reply::to(&request.encode(), &reply).is_err());
+        reply[4..8].copy_from_slice(&56u32.to_le_bytes());
+        assert!(Reply::to(&request.encode(), &reply).is_ok());
+    }
+
+    #[test]
+    fn a_negotiation_without_versions_has_no_room_for_them() {
+        let request = Request::negotiation(7, &[], &[]).unwrap().encode();
+        let mut reply = request.clone();
+        reply.extend([0; 4]);
+        reply[25] = 5;
+        assert!(Reply::to(&request, &reply).is_ok());
+        reply[18] = 16;
+        assert!(Reply::to(&request, &reply).is_err());
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -104,7 +105,7 @@ impl From<MappedRings> for Rings {
 /// What a wait came back with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The guest signalled at least once since the last wait.
+    /// The guest signalled.
     Signalled,
     /// The guest closed the device.
     Closed,
@@ -118,8 +119,23 @@ pub trait Bell: Send + Sync {
     /// caller's decision.
     fn interrupt(&self);
 
-    /// Waits for the guest to signal.
-    fn wait(&self, timeout: Duration) -> Event;
+    /// Waits until the guest has signalled more than this many times since the
+    /// device was opened.
+    fn wait_beyond(&self, signals: u64, timeout: Duration) -> Event;
+
+    /// How many signals [`Bell::wait`] has reported.
+    fn reported(&self) -> &AtomicU64;
+
+    /// Waits for the guest to signal. Two that wait at once would take signals
+    /// from each other.
+    fn wait(&self, timeout: Duration) -> Event {
+        let reported = self.reported();
+        let event = self.wait_beyond(reported.load(Ordering::Relaxed), timeout);
+        if event == Event::Signalled {
+            reported.store(self.signals(), Ordering::Relaxed);
+        }
+        event
+    }
 
     /// How often the guest has signalled since the device was opened.
     fn signals(&self) -> u64;

@@ -4,11 +4,12 @@
 //! Nothing here is shared with the guest's ring code but the memory, so that a
 //! mistake on one side shows on the other. The host behaves as a real one: it
 //! interrupts only when a ring goes from empty to non-empty and the guest has
-//! not masked it, and it says through the pending send size that it waits for
-//! room.
+//! not masked it, or when it has made the room that the guest waits for, and it
+//! says through the pending send size that it waits for room itself. A host
+//! without flow control does neither of the last two.
 
 use anyhow::{Result, bail, ensure};
-use hyperv_vmbus::ring::{RingMemory, Word};
+use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, RingMemory, Word};
 
 use crate::port::Ring;
 
@@ -74,12 +75,14 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
 pub struct ToGuest {
     ring: Ring,
     at: u32,
+    flow_control: bool,
 }
 
 /// The ring that the guest writes and the host reads.
 pub struct FromGuest {
     ring: Ring,
     at: u32,
+    flow_control: bool,
 }
 
 /// What became of a packet that the host wanted to write.
@@ -91,15 +94,29 @@ pub enum Wrote {
         /// The ring was empty and the guest wants to know.
         interrupt: bool,
     },
-    /// There is no room; the guest has been asked to signal when there is.
+    /// There is no room; with flow control the guest has been asked to signal
+    /// when there is.
     Full,
 }
 
 impl ToGuest {
-    /// The writing end, from where the ring's write index stands.
+    /// The writing end, from where the ring's write index stands, of a host with
+    /// flow control.
     pub fn new(ring: Ring) -> Self {
         let at = ring.load(Word::WriteIndex);
-        Self { ring, at }
+        ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
+        Self {
+            ring,
+            at,
+            flow_control: true,
+        }
+    }
+
+    /// Does not say from now on what room the host waits for, and tells the guest
+    /// that the host is one of this kind.
+    pub fn without_flow_control(&mut self) {
+        self.flow_control = false;
+        self.ring.store(Word::FeatureBits, 0);
     }
 
     /// The ring itself, for what a well-behaved host never does.
@@ -130,8 +147,10 @@ impl ToGuest {
         let needed = u32::try_from(bytes.len())?;
         ensure!(needed < size, "a ring of {size} bytes cannot hold {needed}");
         if self.room()? <= needed {
-            self.ring.store(Word::PendingSendSize, needed);
-            self.ring.fence();
+            if self.flow_control {
+                self.ring.store(Word::PendingSendSize, needed);
+                self.ring.fence();
+            }
             if self.room()? <= needed {
                 return Ok(Wrote::Full);
             }
@@ -183,10 +202,20 @@ impl ToGuest {
 }
 
 impl FromGuest {
-    /// The reading end, from where the ring's read index stands.
+    /// The reading end, from where the ring's read index stands, of a host with
+    /// flow control.
     pub fn new(ring: Ring) -> Self {
         let at = ring.load(Word::ReadIndex);
-        Self { ring, at }
+        Self {
+            ring,
+            at,
+            flow_control: true,
+        }
+    }
+
+    /// Tells the guest from now on of no room that it waits for.
+    pub fn without_flow_control(&mut self) {
+        self.flow_control = false;
     }
 
     /// The ring itself, for what a well-behaved host never does.
@@ -252,7 +281,9 @@ impl FromGuest {
         let room = size - between(self.at, checked_index(&*self.ring, Word::WriteIndex)?, size);
         let wanted = self.ring.load(Word::PendingSendSize);
         let crossed = room > wanted && room.saturating_sub(whole) <= wanted;
-        Ok(Some((packet, wanted != 0 && crossed)))
+        let features = self.ring.load(Word::FeatureBits);
+        let told = self.flow_control && features & FEATURE_PENDING_SEND_SIZE != 0;
+        Ok(Some((packet, told && wanted != 0 && crossed)))
     }
 
     /// Whether the guest has sent something.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -62,7 +63,6 @@ struct Line {
 #[derive(Default)]
 struct Counts {
     signals: u64,
-    seen: u64,
     interrupts: u64,
     closed: bool,
 }
@@ -110,6 +110,7 @@ impl UioNode {
         let bell = Arc::new(UioBell {
             node: Arc::clone(self),
             line,
+            reported: AtomicU64::new(0),
         });
         let rings = rings.into();
         Ok((channel, UioPort { rings, bell }))
@@ -285,6 +286,7 @@ impl Node for UioNode {
 struct UioBell {
     node: Arc<UioNode>,
     line: Arc<Line>,
+    reported: AtomicU64,
 }
 
 impl Bell for UioBell {
@@ -307,19 +309,22 @@ impl Bell for UioBell {
         wake(waiting);
     }
 
-    fn wait(&self, timeout: Duration) -> Event {
+    fn wait_beyond(&self, signals: u64, timeout: Duration) -> Event {
         let counts = lock(&self.line.counts);
-        let mut counts = wait_until(&self.line.changed, counts, timeout, |counts| {
-            counts.closed || counts.signals != counts.seen
+        let counts = wait_until(&self.line.changed, counts, timeout, |counts| {
+            counts.closed || counts.signals > signals
         });
-        if counts.signals != counts.seen {
-            counts.seen = counts.signals;
+        if counts.signals > signals {
             Event::Signalled
         } else if counts.closed {
             Event::Closed
         } else {
             Event::TimedOut
         }
+    }
+
+    fn reported(&self) -> &AtomicU64 {
+        &self.reported
     }
 
     fn signals(&self) -> u64 {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,6 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     signals: u64,
-    /// Of the signals, those that a wait has reported.
-    reported: u64,
     interrupts: u64,
     closed: bool,
     gone: bool,
@@ -103,6 +102,7 @@ impl Drop for GuestBell {
 struct HostBell {
     shared: Arc<Shared>,
     incoming: MappedRing,
+    reported: AtomicU64,
 }
 
 impl Bell for HostBell {
@@ -113,12 +113,11 @@ impl Bell for HostBell {
         self.shared.wake();
     }
 
-    fn wait(&self, timeout: Duration) -> Event {
+    fn wait_beyond(&self, signals: u64, timeout: Duration) -> Event {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.state();
         loop {
-            if state.signals > state.reported {
-                state.reported = state.signals;
+            if state.signals > signals {
                 return Event::Signalled;
             }
             if state.closed {
@@ -135,6 +134,10 @@ impl Bell for HostBell {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    fn reported(&self) -> &AtomicU64 {
+        &self.reported
     }
 
     fn signals(&self) -> u64 {
@@ -165,6 +168,7 @@ pub(super) fn open(ring_len: usize) -> Result<Opened, ChannelError> {
     let page = page_size().map_err(error("sysconf"))?;
     let map = || MappedRings::map(&memory, ring_len, page).map_err(error("mmap"));
     let (guest, host) = (map()?, map()?);
+    // The kernel's way to prepare both.
     for ring in [&host.outgoing, &host.incoming] {
         ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
     }
@@ -182,6 +186,7 @@ pub(super) fn open(ring_len: usize) -> Result<Opened, ChannelError> {
     let host_bell = HostBell {
         shared: Arc::clone(&shared),
         incoming: host.incoming.clone(),
+        reported: AtomicU64::new(0),
     };
     Ok(Opened {
         guest: Box::new(UioChannel::new(guest_bell, guest)?),

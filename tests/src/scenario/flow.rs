@@ -1,13 +1,15 @@
 //! How packets flow: several at a time, rings that fill up, versions.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use hyperv_vmbus::ic::{Status, Version};
+use hyperv_vmbus::ring::Word;
 
-use super::stage::{FcopyStage, SETTLE_TIME, expect};
+use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_closed};
 use super::{Pattern, Transport};
 use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation, Start};
 use crate::host::{FRAMEWORKS, Protocol as _};
 use crate::ic::{FILE_COPY, Request};
+use crate::port::Machine;
 use crate::ring::{HEADER_LEN, Packet, TRAILER_LEN};
 use crate::wait::until;
 
@@ -67,12 +69,153 @@ fn short_in_flight(stage: &mut FcopyStage<'_>) -> Result<()> {
 /// Bytes of a short WRITE.
 const SHORT: usize = 1000;
 
-pub(super) fn replies_held_back(stage: &mut FcopyStage<'_>) -> Result<()> {
-    let mut host = stage.connect()?;
+/// How many WRITEs, or their replies, a ring holds.
+fn fit(host: &mut FcopyHost) -> Result<usize> {
     let reply = Request::new(FILE_COPY, 0, Operation::write(0, &[]).encode_utf16())?;
     let reply = Packet::in_band(0, &reply.encode()).encode()?.len() + TRAILER_LEN;
     let ring = host.channel()?.from_guest.raw().data_len() as usize;
-    let fit = (ring - 1) / reply;
+    Ok((ring - 1) / reply)
+}
+
+/// The WRITEs of a file of so many chunks.
+fn writes(data: &[u8]) -> Vec<Operation> {
+    (0u64..)
+        .step_by(CHUNK)
+        .zip(data.chunks(CHUNK))
+        .map(|(offset, chunk)| Operation::write(offset, chunk))
+        .collect()
+}
+
+/// A host that looks at no reply before all its requests are in the ring. As many
+/// as both rings and the guest hold are in the ring at last; one more would be a
+/// fault of the host.
+pub(super) fn sends_first(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    host.alone = true;
+    let most = 2 * fit(&mut host)? + 1;
+    let data = Pattern::bytes(1, most * CHUNK);
+    let start = stage.start("sent first", 0, data.len() as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    for count in [most; 5]
+        .into_iter()
+        .chain(most.saturating_sub(6).max(1)..most)
+    {
+        for write in writes(&data).iter().take(count) {
+            host.send(write)
+                .with_context(|| format!("{} of {count} requests are sent", host.in_flight()))?;
+        }
+        while host.in_flight() > 0 {
+            expect(host.reply()?.status, Status::OK, "a WRITE")?;
+        }
+    }
+    complete(stage, &mut host, "sent first", &data)
+}
+
+pub(super) fn apart(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let data = Pattern::bytes(1, 3 * (fit(&mut host)? + 10) * CHUNK);
+    let start = stage.start("apart", 0, data.len() as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    for _ in 0..3 {
+        for reply in host.exchange(&writes(&data))? {
+            expect(reply.status, Status::OK, "a WRITE")?;
+        }
+    }
+    complete(stage, &mut host, "apart", &data)
+}
+
+pub(super) fn without_flow_control(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    host.channel()?.without_flow_control();
+    let most = 2 * fit(&mut host)? + 1;
+    let data = Pattern::bytes(1, most * CHUNK);
+    let start = stage.start("looked for", 0, data.len() as u64)?;
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    for alone in [true, false, true] {
+        host.alone = alone;
+        for write in &writes(&data) {
+            host.send(write)?;
+        }
+        while host.in_flight() > 0 {
+            expect(host.reply()?.status, Status::OK, "a WRITE")?;
+        }
+    }
+    for reply in host.exchange(&writes(&data))? {
+        expect(reply.status, Status::OK, "a WRITE")?;
+    }
+    complete(stage, &mut host, "looked for", &data)
+}
+
+/// Completes the copy, and looks at the file.
+fn complete(stage: &FcopyStage<'_>, host: &mut FcopyHost, name: &str, data: &[u8]) -> Result<()> {
+    let completed = host.request(&Operation::Complete)?;
+    expect(completed, Status::OK, "a COMPLETE")?;
+    stage.expect_files(&[name])?;
+    stage.expect_content(&stage.directory().join(name), data)
+}
+
+/// Lets the guest answer until a reply finds no room.
+fn fill(host: &mut FcopyHost) -> Result<()> {
+    let waits = |host: &mut FcopyHost| Ok::<_, Error>(host.channel()?.from_guest.guest_waits_for());
+    while waits(host)? == 0 {
+        let before = host.channel()?.from_guest.raw().load(Word::WriteIndex);
+        host.send(&Operation::Cancel)?;
+        until(SETTLE_TIME, "the guest to answer, or to wait", || {
+            let written = host.channel()?.from_guest.raw().load(Word::WriteIndex);
+            Ok((written != before || waits(host)? > 0).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn not_read(stage: &mut FcopyStage<'_>) -> Result<()> {
+    const WAITS: &str = "has found no room in the ring of";
+    const GOES_ON: &str = "has found room in the ring of";
+    let mut host = stage.connect()?;
+    let machine = stage.machine();
+    let said = |machine: &dyn Machine| {
+        let log = machine.log();
+        let of_a_device =
+            |text| move |line: &&str| line.contains(text) && line.contains("/dev/uio");
+        [WAITS, GOES_ON].map(|text| log.lines().filter(of_a_device(text)).count())
+    };
+    let [waits, goes_on] = said(machine);
+    for round in 1..=2 {
+        fill(&mut host)?;
+        until(SETTLE_TIME, "a warning", || {
+            let [now, _] = said(machine);
+            Ok((now > waits + round - 1).then_some(()))
+        })?;
+        while host.in_flight() > 0 {
+            host.reply()?;
+        }
+        until(SETTLE_TIME, "a record that it goes on", || {
+            let [_, now] = said(machine);
+            Ok((now > goes_on + round - 1).then_some(()))
+        })?;
+        let (came, expected) = (said(machine), [waits + round, goes_on + round]);
+        ensure!(
+            came == expected,
+            "expected each to be logged once, {expected:?} in all; it is {came:?}"
+        );
+    }
+    stage.expect_working(&mut host)
+}
+
+pub(super) fn gone_while_full(stage: &mut FcopyStage<'_>) -> Result<()> {
+    for _ in 0..3 {
+        let mut host = stage.connect()?;
+        fill(&mut host)?;
+        stage.rescind()?;
+        expect_closed(&mut host)?;
+    }
+    let mut host = stage.connect()?;
+    stage.expect_working(&mut host)
+}
+
+pub(super) fn replies_held_back(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let mut host = stage.connect()?;
+    let fit = fit(&mut host)?;
     let data = Pattern::bytes(1, (fit + 2) * CHUNK);
     let start = stage.start("held back", 0, data.len() as u64)?;
     expect(host.request(&start)?, Status::OK, "a START")?;

@@ -67,12 +67,6 @@ pub(super) fn messages(stage: &mut FcopyStage<'_>) -> Result<()> {
             &format!("a message of type {kind}"),
         )?;
     }
-    for stated in [start.len() + 5, 0xffff] {
-        let mut request = Request::new(FILE_COPY, host.id(), start.clone())?;
-        request.stated = u16::try_from(stated)?;
-        let what = format!("a body of {} bytes that says it has {stated}", start.len());
-        expect_declined(&mut host, request.encode(), &what)?;
-    }
     stage.expect_files(&[])?;
     stage.expect_working(&mut host)
 }
@@ -86,6 +80,7 @@ pub(super) fn negotiations(stage: &mut FcopyStage<'_>) -> Result<()> {
     };
     for (what, body) in [
         ("a negotiation of no bytes", vec![]),
+        ("a negotiation of 3 bytes", vec![0; 3]),
         ("a negotiation of 4 bytes", vec![1, 0, 1, 0]),
         (
             "a negotiation that counts more than it has",
@@ -138,6 +133,37 @@ pub(super) fn device_messages(stage: &mut FcopyStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
+/// Messages whose headers state what they do not have. The replies do not: see
+/// [`crate::ic::Reply::to`].
+fn headers_that_lie(host: &mut FcopyHost, body: &[u8]) -> Result<()> {
+    let len = body.len();
+    // A packet has up to 7 bytes of padding.
+    for stated in [len + 8, 0xffff] {
+        let mut request = Request::new(FILE_COPY, host.id(), body.to_vec())?;
+        request.stated = u16::try_from(stated)?;
+        let what = format!("a body of {len} bytes that says it has {stated}");
+        expect_declined(host, request.encode(), &what)?;
+        request.piped = u32::MAX;
+        expect_declined(host, request.encode(), &what)?;
+    }
+    for piped in [0, 7, 19, u32::try_from(len)? + 29, 1 << 31, u32::MAX] {
+        for kind in [NEGOTIATE, FILE_COPY] {
+            let mut request = Request::new(kind, host.id(), vec![0xff; len])?;
+            request.piped = piped;
+            let what = format!("a body of {len} bytes in a pipe that says {piped}");
+            expect_declined(host, request.encode(), &what)?;
+        }
+        let mut request = Request::negotiation(host.id(), &FRAMEWORKS, Fcopy::VERSIONS)?;
+        request.piped = piped;
+        host.submit(request.encode())?;
+        ensure!(
+            host.reply()?.settled()?.is_some(),
+            "expected a negotiation in a pipe that says {piped} to settle; it did not"
+        );
+    }
+    Ok(())
+}
+
 pub(super) fn sizes(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let chunk = u32::try_from(CHUNK)?;
@@ -166,6 +192,9 @@ pub(super) fn sizes(stage: &mut FcopyStage<'_>) -> Result<()> {
     if stage.transport() == Transport::HvUtil {
         return Ok(());
     }
+    let start = stage.start("never", 0, 10)?.encode_utf16();
+    headers_that_lie(&mut host, &start)?;
+    stage.expect_files(&[])?;
     // More data is claimed than the message carries.
     let start = stage.start("lies", 0, 2 * CHUNK as u64)?;
     expect(host.request(&start)?, Status::OK, "a START")?;

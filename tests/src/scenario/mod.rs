@@ -68,6 +68,15 @@ const RINGS: &[Transport] = &[
     Transport::Uio(68 << 10),
     Transport::Uio(2 << 20),
 ];
+/// Rings of every kind of size, from the smallest that there is.
+const RING_SIZES: &[Transport] = &[
+    SMALLEST,
+    USUAL,
+    Transport::Uio(24 << 10),
+    Transport::Uio(64 << 10),
+    Transport::Uio(68 << 10),
+    Transport::Uio(2 << 20),
+];
 const EVERY: &[Transport] = &[
     SMALLEST,
     USUAL,
@@ -240,6 +249,11 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "size-differs" BOTH whole::size_differs: "a START that states another size harms nothing";
         "in-flight" RINGS flow::in_flight => EITHER: "two, three and eight requests at a time";
         "replies-held-back" SMALL_RINGS flow::replies_held_back: "a guest whose ring is full waits for room, and goes on";
+        "sends-first" RING_SIZES flow::sends_first: "a host that sends all that both rings hold before it looks at replies gets each";
+        "sends-apart" RING_SIZES flow::apart: "a host whose sender and receiver know nothing of each other gets each reply";
+        "no-flow-control" RING_SIZES flow::without_flow_control: "with a host that signals no room the guest looks again by itself";
+        "replies-not-read" UIO flow::not_read: "a host that reads no replies is logged with the device, once, and so is that it does again";
+        "gone-while-full" UIO flow::gone_while_full: "a device that goes away while a reply waits for room is served when it returns";
         "masked-host" UIO flow::masked_host: "a host that masked its interrupt is not signalled";
         "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
         "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
@@ -271,7 +285,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "malformed-messages" UIO hostile::messages: "bad messages get a failure reply each, and the channel lives";
         "malformed-negotiation" UIO hostile::negotiations: "bad negotiations get a failure reply each, and the channel lives";
         "malformed-device-messages" HVUTIL hostile::device_messages => KERNELS_OWN: "bad messages on the char device get a failure reply each";
-        "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each";
+        "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each, and no reply keeps a size that lied";
         "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
         "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";
     }

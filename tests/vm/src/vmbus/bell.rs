@@ -19,15 +19,9 @@ pub struct ChannelBell {
     relid: u32,
     interrupts: AtomicU64,
     closed: AtomicBool,
-    signals: Mutex<Signals>,
+    signals: Mutex<u64>,
+    reported: AtomicU64,
     changed: Condvar,
-}
-
-#[derive(Default)]
-struct Signals {
-    came: u64,
-    /// Of them, those that a wait has reported.
-    reported: u64,
 }
 
 impl ChannelBell {
@@ -41,6 +35,7 @@ impl ChannelBell {
             interrupts: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             signals: Mutex::default(),
+            reported: AtomicU64::new(0),
             changed: Condvar::new(),
         }
     }
@@ -48,7 +43,7 @@ impl ChannelBell {
     /// The guest has signalled.
     pub fn signalled(&self) {
         let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.came += 1;
+        *signals += 1;
         drop(signals);
         self.changed.notify_all();
     }
@@ -78,17 +73,16 @@ impl Bell for ChannelBell {
         self.synic.signal(vp, self.sint, self.relid);
     }
 
-    fn wait(&self, timeout: Duration) -> Event {
-        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut signals = self
+    fn wait_beyond(&self, signals: u64, timeout: Duration) -> Event {
+        let came = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        let came = self
             .changed
-            .wait_timeout_while(signals, timeout, |signals| {
-                signals.came == signals.reported && !self.closed.load(Ordering::Acquire)
+            .wait_timeout_while(came, timeout, |came| {
+                *came <= signals && !self.closed.load(Ordering::Acquire)
             })
             .unwrap_or_else(PoisonError::into_inner)
             .0;
-        if signals.came > signals.reported {
-            signals.reported = signals.came;
+        if *came > signals {
             Event::Signalled
         } else if self.closed.load(Ordering::Acquire) {
             Event::Closed
@@ -97,9 +91,12 @@ impl Bell for ChannelBell {
         }
     }
 
+    fn reported(&self) -> &AtomicU64 {
+        &self.reported
+    }
+
     fn signals(&self) -> u64 {
-        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.came
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn interrupts(&self) -> u64 {
