@@ -9,7 +9,7 @@ use loom::thread;
 use super::{FEATURE_PENDING_SEND_SIZE, Reader, RingMemory, Word, Writer, Written};
 
 /// Bytes of the data area, which has room for one packet of a word.
-const DATA_LEN: usize = 64;
+const DATA_LEN: u32 = 64;
 
 /// A ring's memory whose header words are the model's.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Memory {
     read_index: AtomicU32,
     mask: AtomicU32,
     pending: AtomicU32,
-    data: std::sync::Mutex<[u8; DATA_LEN]>,
+    data: std::sync::Mutex<[u8; DATA_LEN as usize]>,
 }
 
 impl Memory {
@@ -28,7 +28,7 @@ impl Memory {
             read_index: AtomicU32::new(0),
             mask: AtomicU32::new(0),
             pending: AtomicU32::new(0),
-            data: std::sync::Mutex::new([0; DATA_LEN]),
+            data: std::sync::Mutex::new([0; DATA_LEN as usize]),
         })
     }
 
@@ -45,7 +45,7 @@ impl Memory {
 
 impl RingMemory for Arc<Memory> {
     fn data_len(&self) -> u32 {
-        DATA_LEN as u32
+        DATA_LEN
     }
     fn load(&self, word: Word) -> u32 {
         self.word(word).map_or(FEATURE_PENDING_SEND_SIZE, |word| {
@@ -106,7 +106,7 @@ pub(crate) fn recv(
     signalled: &Notify,
     signal: &Notify,
 ) {
-    let mut buffer = [0; DATA_LEN];
+    let mut buffer = [0; DATA_LEN as usize];
     loop {
         if let Some(received) = reader.recv(&mut buffer).unwrap() {
             assert_eq!(received.header.transaction, transaction);
