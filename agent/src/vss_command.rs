@@ -266,7 +266,7 @@ mod tests {
             source: source.into(),
             mounts: points.iter().map(mount).collect(),
             nodes: vec![source.into()],
-            lies_on: Vec::new(),
+            ..FileSystem::default()
         }
     }
 

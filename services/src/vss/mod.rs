@@ -2,7 +2,7 @@
 //!
 //! The way of a FREEZE: [`wire`] decodes it; [`hooks`] lets the applications
 //! come to rest; [`plan`] says which of the machine's `mounts` are frozen and in
-//! which order, by what lies on what (`stack`); [`open`] gets a descriptor of
+//! which order, by what lies on what ([`stack`]); [`open`] gets a descriptor of
 //! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
 //! copy of each descriptor; and then [`freeze`] does nothing but one call for
 //! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
@@ -45,7 +45,7 @@ pub mod open;
 mod order;
 pub mod plan;
 pub mod recover;
-mod stack;
+pub mod stack;
 pub mod wire;
 
 /// Bytes of every message on the character device.

@@ -29,7 +29,13 @@ pub struct Mounted {
     pub source: String,
     /// Whether the file system is read-only, wherever it is mounted.
     pub read_only: bool,
+    /// Devices beside the source that it was mounted with: what has its log or
+    /// journal, and its realtime device.
+    pub external: Vec<PathBuf>,
 }
+
+/// Options with such a device: of XFS, and of reiserfs.
+const EXTERNAL: [&[u8]; 3] = [b"logdev=", b"rtdev=", b"jdev="];
 
 /// What is mounted now, where `root` stands for `/`.
 ///
@@ -61,6 +67,10 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let options = fields.next()?;
     let mut options = options.split(|byte| *byte == b',');
     let subvolume = |option: &[u8]| option.strip_prefix(b"subvol=").map(decode);
+    let external = |option: &[u8]| {
+        let device = EXTERNAL.iter().find_map(|it| option.strip_prefix(*it))?;
+        Some(decode(device).into())
+    };
     Some(Mounted {
         id,
         device,
@@ -68,6 +78,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
         point: point.into(),
         kind,
         source,
+        external: options.clone().filter_map(external).collect(),
         read_only: options.any(|option| option == b"ro"),
     })
 }
@@ -136,6 +147,7 @@ mod tests {
             kind: kind.into(),
             source: source.into(),
             read_only: false,
+            external: Vec::new(),
         };
         assert_eq!(
             parse(list),
@@ -183,6 +195,17 @@ mod tests {
             let line = format!("1 0 8:1 / /mnt {mount} - ext4 /dev/sda {file_system}");
             assert_eq!(parse(line.as_bytes())[0].read_only, read_only, "{line}");
         }
+    }
+
+    #[test]
+    fn devices_for_logs_and_realtime_are_read() {
+        let options = r"rw,logdev=/dev/with\054and\040x,rtdev=/dev/sdc,jdevx,nologdev=/dev/sdd";
+        let list = format!("1 0 8:1 / /mnt rw - xfs /dev/sda {options}");
+        let [mounted] = &parse(list.as_bytes())[..] else {
+            panic!("not one");
+        };
+        let expected: [PathBuf; 2] = ["/dev/with,and x".into(), "/dev/sdc".into()];
+        assert_eq!(mounted.external, expected);
     }
 
     #[test]

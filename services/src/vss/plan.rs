@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::choice::{self, Choice};
 use super::mounts::{self, Mounted};
-use super::stack::{self, Bottom};
+use super::stack::{self, Bottom, Layer};
 use super::{Config, order};
 
 /// What a FREEZE would do.
@@ -29,12 +29,18 @@ pub struct FileSystem {
     pub kind: String,
     /// What it was mounted from.
     pub source: String,
+    /// Devices beside the source that it was mounted with: what has its log or
+    /// journal, and its realtime device.
+    pub external: Vec<PathBuf>,
     /// Where it is mounted; by the first that can be opened it is frozen. What
     /// shows all of it comes before a directory or a file in it, and a short
     /// path before a long one.
     pub mounts: Vec<Mount>,
     /// The block devices that it is on, as the kernel calls them below `/dev`.
     pub nodes: Vec<PathBuf>,
+    /// Those devices and all below them, down to the disks. Told of what has a
+    /// device.
+    pub layers: Vec<Layer>,
     /// What those devices are made of, if they are no disks. Told of what can be
     /// frozen.
     pub lies_on: Vec<LiesOn>,
@@ -154,21 +160,21 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
     let mut plan = Plan::default();
     let mut candidates = Vec::new();
     for (mut file_system, read_only) in grouped(mounted) {
-        if let Some(why) = choice.against_type(&file_system.kind) {
+        let against = choice.against_type(&file_system.kind);
+        // What is not on devices names anything as its source.
+        if against.is_none() || file_system.device.major != 0 {
+            file_system.layers = stack::walk(root, &file_system);
+            file_system.nodes = stack::nodes(&file_system.layers);
+        }
+        if let Some(why) = against {
             plan.leave_out(file_system, why.to_owned());
             continue;
         }
-        let members = stack::members(root, &file_system);
-        let nodes = members.iter().filter_map(|it| stack::node(root, *it));
-        file_system.nodes = nodes.collect();
         if read_only {
             plan.leave_out(file_system, "it is read-only".to_owned());
             continue;
         }
-        let bottom = match &members[..] {
-            [] => vec![Bottom::Unknown(file_system.source.clone().into())],
-            members => stack::bottom(root, members),
-        };
+        let bottom = stack::bottom(&file_system.layers);
         let lies_on = bottom.into_iter().map(|it| lies_on(root, it, &mounts));
         file_system.lies_on = lies_on.collect();
         candidates.push(file_system);
@@ -228,6 +234,7 @@ fn grouped(mounted: Vec<Mounted>) -> Vec<(FileSystem, bool)> {
                 device: mounted.device,
                 kind: mounted.kind,
                 source: mounted.source,
+                external: mounted.external,
                 mounts: vec![mount],
                 ..FileSystem::default()
             };

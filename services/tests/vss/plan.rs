@@ -1,5 +1,6 @@
 //! What is planned, with file systems that are there.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -188,6 +189,56 @@ fn btrfs_on_several_devices_lies_on_what_each_of_them_does() {
             let files: Vec<_> = files.collect();
             assert_eq!(files, ["/images/first", "/x/y/z/b/second"]);
             assert_eq!(spread.lies_on[1].file_system, Some(plan.freeze[2].device));
+        },
+    );
+}
+
+#[test]
+fn a_file_system_comes_before_the_one_that_has_its_log() {
+    in_own_root(
+        "plan::a_file_system_comes_before_the_one_that_has_its_log",
+        |stage| {
+            // By their mount points alone, what has the logs would come first.
+            stage.image("/images/carrier", "xfs");
+            stage.mount("/images/carrier", "/a/b/carrier");
+            let files = [
+                ("/images/xfs", 32 << 20),
+                ("/a/b/carrier/log", 12 << 20),
+                ("/images/ext4", 8 << 20),
+                ("/a/b/carrier/journal", 3 << 20),
+            ];
+            let devices = files.map(|(file, size)| {
+                stage.file(file, size);
+                stage.attach(file)
+            });
+            let [xfs, log, ext4, journal] = devices.each_ref().map(|it| it.device.as_str());
+            let on_log = format!("logdev={log}");
+            stage.run("mkfs.xfs", &["-q", "--unsupported", "-l", &on_log, xfs]);
+            stage.run(
+                "mkfs.ext4",
+                &["-q", "-b", "1024", "-O", "journal_dev", journal],
+            );
+            let on_journal = format!("device={journal}");
+            stage.run("mkfs.ext4", &["-q", "-b", "1024", "-J", &on_journal, ext4]);
+            let none = MountFlags::empty();
+            let options = CString::new(on_log).unwrap();
+            for point in ["/xfs", "/ext4"] {
+                fs::create_dir(stage.path(point)).unwrap();
+            }
+            mount(xfs, stage.path("/xfs"), "xfs", none, Some(&*options)).unwrap();
+            mount(ext4, stage.path("/ext4"), "ext4", none, None).unwrap();
+        },
+        |_| {
+            let plan = make();
+            assert_eq!(frozen(&plan), ["/ext4", "/xfs", "/a/b/carrier"]);
+            for (file_system, file) in plan.freeze.iter().zip(["journal", "log"]) {
+                assert_eq!(file_system.nodes.len(), 2, "{file_system:?}");
+                let file = Path::new("/a/b/carrier").join(file);
+                let carrier = plan.freeze[2].device;
+                let mut lies_on = file_system.lies_on.iter();
+                let found = lies_on.find(|it| it.what == file).unwrap();
+                assert_eq!(found.file_system, Some(carrier));
+            }
         },
     );
 }

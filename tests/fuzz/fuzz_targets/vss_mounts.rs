@@ -16,8 +16,12 @@ fn line(mounted: &Mounted) -> String {
             text
         })
     };
+    let external = mounted.external.iter();
+    let external = external.fold(String::new(), |text, device| {
+        text + ",logdev=" + &escaped(device.as_os_str().as_bytes())
+    });
     format!(
-        "{} 0 {} {} {} rw - {} {} {}\n",
+        "{} 0 {} {} {} rw - {} {} {}{external}\n",
         mounted.id,
         mounted.device,
         if mounted.whole { "/" } else { "/directory" },

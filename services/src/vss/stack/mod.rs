@@ -1,0 +1,239 @@
+//! What block devices lie on: `/sys/dev/block`.
+//!
+//! [`walk`] goes from the devices that a file system is on (`members`) down to
+//! the disks, and says of each device what makes it (`layer`) and of each disk
+//! where it is (`location`). Both the order of a plan and what people are told of
+//! it come from that.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use self::members::{Member, members};
+use super::mounts;
+use super::plan::{DeviceNumber, FileSystem};
+
+mod layer;
+mod location;
+mod members;
+
+pub use self::layer::{Kind, Layer};
+pub use self::location::{Azure, Location};
+pub(super) use self::members::number;
+
+/// More than the kernel puts into a file of sysfs: a page, of 64 KiB at most.
+const MAX_ATTRIBUTE: u64 = 1 << 16;
+
+/// At the bottom of a stack, where that is no disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Bottom {
+    /// A file of which a loop device is made.
+    File(PathBuf),
+    /// A device that may be made of anything: a program serves it, or nothing is
+    /// known of it.
+    Unknown(PathBuf),
+}
+
+/// A device on the way down, by its directory in sysfs, or by its node where it
+/// has none.
+enum Found {
+    Directory(PathBuf),
+    Node(PathBuf),
+}
+
+/// The devices that a file system is on, and all below them: each once, those
+/// with fewer layers above them first.
+pub(super) fn walk(root: &Path, file_system: &FileSystem) -> Vec<Layer> {
+    let found = members(root, file_system).into_iter();
+    let found = found.map(|member| match member {
+        Member::Number(device) => by_number(root, device),
+        Member::Path(path) => Found::Node(path),
+    });
+    let mut next: VecDeque<_> = found.map(|found| (0, found)).collect();
+    let mut seen = HashSet::new();
+    let mut layers = Vec::new();
+    while let Some((depth, found)) = next.pop_front() {
+        let node = found.node();
+        if !seen.insert(node.clone()) {
+            continue;
+        }
+        let (kind, below) = match &found {
+            Found::Directory(directory) => describe(root, directory),
+            Found::Node(_) => (Kind::Unknown, Vec::new()),
+        };
+        layers.push(Layer {
+            node,
+            kind,
+            depth,
+            below: below.iter().map(Found::node).collect(),
+        });
+        next.extend(below.into_iter().map(|found| (depth + 1, found)));
+    }
+    layers
+}
+
+/// The kernel's nodes of the devices that a file system itself is on.
+pub(super) fn nodes(layers: &[Layer]) -> Vec<PathBuf> {
+    let own = layers.iter().filter(|layer| layer.depth == 0);
+    let known = own.filter(|layer| layer.kind != Kind::Unknown);
+    known.map(|layer| layer.node.clone()).collect()
+}
+
+/// What is at the bottom of layers. A disk has nothing below it.
+pub(super) fn bottom(layers: &[Layer]) -> Vec<Bottom> {
+    let bottom = layers.iter().filter_map(|layer| match &layer.kind {
+        Kind::Loop(file) => file.clone().map(Bottom::File),
+        Kind::Served(_) | Kind::Unknown => Some(Bottom::Unknown(layer.node.clone())),
+        _ => None,
+    });
+    let mut bottom: Vec<_> = bottom.collect();
+    bottom.sort();
+    bottom
+}
+
+impl Found {
+    fn node(&self) -> PathBuf {
+        match self {
+            Self::Directory(directory) => node_of(directory),
+            Self::Node(node) => node.clone(),
+        }
+    }
+}
+
+fn by_number(root: &Path, device: DeviceNumber) -> Found {
+    match directory(root, device) {
+        Some(directory) => Found::Directory(directory),
+        None => Found::Node(format!("/dev/block/{device}").into()),
+    }
+}
+
+/// What makes the device with this directory in sysfs, and what is right below it.
+fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
+    if directory.join("partition").exists() {
+        let whole = directory.parent().map(Path::to_owned);
+        return (
+            Kind::Partition,
+            whole.map(Found::Directory).into_iter().collect(),
+        );
+    }
+    let slaves = fs::read_dir(directory.join("slaves")).into_iter().flatten();
+    let slaves = slaves.flatten().map(|entry| fs::canonicalize(entry.path()));
+    let mut slaves: Vec<_> = slaves.flatten().collect();
+    slaves.sort();
+    let below = slaves.into_iter().map(Found::Directory);
+
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let driver = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    if let Some(file) = backing_file(directory) {
+        // To make a loop device of another device is possible too.
+        return match number(root, &file) {
+            Some(device) => (Kind::Loop(None), vec![by_number(root, device)]),
+            None => (Kind::Loop(Some(file)), Vec::new()),
+        };
+    }
+    let kind = if let Some(name) = attribute(directory, "dm/name") {
+        let uuid = attribute(directory, "dm/uuid").unwrap_or_default();
+        let purpose = purpose(&uuid).to_owned();
+        Kind::Mapper { purpose, name }
+    } else if let Some(level) = attribute(directory, "md/level") {
+        Kind::Raid(level)
+    } else if let Some(by) = location::served_by(directory) {
+        Kind::Served(by)
+    } else if below.len() > 0
+        || directory
+            .parent()
+            .is_some_and(|it| it.ends_with("virtual/block"))
+    {
+        Kind::Virtual(driver.to_owned())
+    } else {
+        Kind::Disk(location::of(directory))
+    };
+    (kind, below.collect())
+}
+
+/// What a device of device mapper with this UUID is for. Whoever makes one puts
+/// its own name first, and a dash.
+fn purpose(uuid: &str) -> &str {
+    match uuid.split_once('-').map_or("", |(first, _)| first) {
+        "" => "dm",
+        "LVM" => "lvm",
+        "CRYPT" => "crypt",
+        "mpath" => "multipath",
+        // Such as part1, of kpartx.
+        part if part.starts_with("part") => "partition",
+        other => other,
+    }
+}
+
+/// The file of a loop device.
+fn backing_file(directory: &Path) -> Option<PathBuf> {
+    let mut file = bytes(&directory.join("loop/backing_file"))?;
+    if file.last() == Some(&b'\n') {
+        file.pop();
+    }
+    Some(OsString::from_vec(file).into())
+}
+
+/// A file of sysfs, without the end of its line and the blanks before it.
+fn attribute(directory: &Path, name: &str) -> Option<String> {
+    let text = bytes(&directory.join(name))?;
+    Some(String::from_utf8_lossy(&text).trim_end().to_owned())
+}
+
+fn bytes(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(MAX_ATTRIBUTE).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// What a device is called below `/dev`.
+pub(super) fn node(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
+    directory(root, device).map(|directory| node_of(&directory))
+}
+
+/// What a device with this directory in sysfs is called below `/dev`.
+fn node_of(directory: &Path) -> PathBuf {
+    // The kernel cannot have a slash in the name of a directory.
+    let name = directory.file_name().unwrap_or_default().as_bytes();
+    let name = name.iter().map(|byte| match byte {
+        b'!' => b'/',
+        other => *other,
+    });
+    Path::new("/dev").join(OsString::from_vec(name.collect()))
+}
+
+fn directory(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
+    fs::canonicalize(root.join(format!("sys/dev/block/{device}"))).ok()
+}
+
+/// An absolute path of the machine, where `root` stands for `/`.
+pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The mount in which a loop device's file is; `None` where that cannot be told.
+pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
+    let open = |path: &Path| {
+        let path = root.join(path.strip_prefix("/").ok()?);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).ok()
+    };
+    // The kernel says so after the name of a file that has none any more. It is
+    // where its directory is.
+    let deleted = || {
+        let name = file.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
+        open(Path::new(OsStr::from_bytes(name)).parent()?)
+    };
+    open(file)
+        .or_else(deleted)
+        .and_then(|fd| mounts::id(fd).ok())
+}
+
+#[cfg(test)]
+mod tests;
