@@ -8,6 +8,7 @@ pub mod devices;
 mod endpoint;
 mod hotplug;
 mod kvp_command;
+mod layers;
 pub mod locate;
 pub mod logging;
 pub mod opener;

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyperv_services::vss::hooks::{self, HookError, OnFailure};
-use hyperv_services::vss::plan::{self, FileSystem, LiesOn, ON_NO_DEVICE, Plan};
+use hyperv_services::vss::plan::{self, FileSystem, ON_NO_DEVICE, Plan};
 use serde::Serialize;
 
 use crate::cli::{ConfigFile, usage_error};
 use crate::config;
+use crate::layers::{self, Layer, carrier, chain};
 use crate::table::{aligned, plain};
 
 const HELP: &str = "\
@@ -129,6 +130,7 @@ struct Item {
     source: String,
     number: String,
     devices: Vec<String>,
+    layers: Vec<Layer>,
     lies_on: Vec<Carrier>,
 }
 
@@ -155,6 +157,7 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
             source: file_system.source.clone(),
             number: file_system.device.to_string(),
             devices: file_system.nodes.iter().map(|node| lossy(node)).collect(),
+            layers: file_system.layers.iter().map(Layer::from).collect(),
             lies_on: file_system
                 .lies_on
                 .iter()
@@ -190,14 +193,7 @@ fn text(plan: &Plan) -> String {
         let header = ["", "MOUNT POINT", "TYPE", "DEVICE", "LIES ON"].map(str::to_owned);
         let rows = (1..).zip(&plan.freeze).map(|(number, file_system)| {
             let [point, kind, device] = cells(file_system);
-            let lies_on = file_system.lies_on.first().map(|it| {
-                let file = it.what.display();
-                match carrier(plan, it) {
-                    Some(point) => format!("{file} in {}", point.display()),
-                    None => format!("{file} (on an unknown file system)"),
-                }
-            });
-            let lies_on = and_more(lies_on.as_deref().unwrap_or("-"), file_system.lies_on.len());
+            let lies_on = chain(plan, file_system);
             [format!("{number:3}"), point, kind, device, lies_on]
         });
         text += &aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>());
@@ -219,7 +215,7 @@ fn text(plan: &Plan) -> String {
         let types: Vec<_> = types.into_iter().map(plain).collect();
         text += &format!("\nOn no block device: {}\n", types.join(", "));
     }
-    text
+    text + &layers::disks(plan)
 }
 
 /// Mount point, type and device.
@@ -239,19 +235,14 @@ fn and_more(first: &str, count: usize) -> String {
     }
 }
 
-/// Where the file system is mounted that has the file.
-fn carrier<'a>(plan: &'a Plan, lies_on: &LiesOn) -> Option<&'a Path> {
-    let carrier = plan.find(lies_on.file_system?)?;
-    Some(carrier.mount_point())
-}
-
 fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use hyperv_services::vss::plan::{self, DeviceNumber, Mount};
+    use hyperv_services::vss::plan::{self, DeviceNumber, LiesOn, Mount};
+    use hyperv_services::vss::stack::{self, Kind};
 
     use super::*;
 
@@ -276,16 +267,28 @@ mod tests {
             file_system: minor.map(|minor| DeviceNumber { major: 8, minor }),
             in_memory: false,
         };
+        let layer = |node: &str, kind| stack::Layer {
+            node: node.into(),
+            kind,
+            depth: 0,
+            below: Vec::new(),
+        };
         let left_out = |file_system, why: &str| plan::LeftOut {
             file_system,
             why: why.into(),
         };
         let mut unknown = file_system(1, &["/mnt"], "ext4", "/dev/nbd0");
         unknown.lies_on = vec![lies_on("/dev/nbd0", None)];
+        unknown.layers = vec![layer("/dev/nbd0", Kind::Served("nbd"))];
         let mut upper = file_system(2, &["/a\u{1b}[2J", "/b"], "btrfs", "/dev/loop0");
         upper.nodes.push("/dev/loop1".into());
         upper.lies_on = vec![lies_on("/img/0", Some(3)), lies_on("/img/1", Some(9))];
-        let root = file_system(3, &["/"], "xfs", "/dev/mapper/root");
+        upper.layers = vec![
+            layer("/dev/loop0", Kind::Loop(Some("/img/0".into()))),
+            layer("/dev/loop1", Kind::Loop(Some("/img/1".into()))),
+        ];
+        let mut root = file_system(3, &["/"], "xfs", "/dev/mapper/root");
+        root.layers = vec![layer("/dev/sda", Kind::Disk(None))];
         let mut memory = file_system(9, &["/img"], "tmpfs", "tmpfs");
         memory.nodes.clear();
         Plan {
@@ -307,9 +310,9 @@ mod tests {
         let expected = r"Frozen in this order, thawed in reverse:
 
      MOUNT POINT               TYPE   DEVICE                   LIES ON
-  1  /mnt                      ext4   /dev/nbd0                /dev/nbd0 (on an unknown file system)
-  2  /a\u{1b}[2J (and 1 more)  btrfs  /dev/loop0 (and 1 more)  /img/0 in / (and 1 more)
-  3  /                         xfs    /dev/mapper/root         -
+  1  /mnt                      ext4   /dev/nbd0                nbd nbd0 < unknown
+  2  /a\u{1b}[2J (and 1 more)  btrfs  /dev/loop0 (and 1 more)  loop loop0, loop1 < file /img/0 in /, /img/1 in /img
+  3  /                         xfs    /dev/mapper/root         disk sda
 
 Left out:
 
@@ -317,6 +320,11 @@ Left out:
   /boot/efi    vfat  /dev/sda1  no way
 
 On no block device: proc, tmpfs
+
+Disks:
+
+  DISK  NEEDED BY       LOCATION
+  sda   /a\u{1b}[2J, /  -
 ";
         assert_eq!(text(&made_up()), expected);
         assert_eq!(text(&Plan::default()), "No file system would be frozen.\n");
@@ -358,6 +366,10 @@ Hooks, run in this order before that, and in reverse after it:
                 "source": "/dev/loop0",
                 "number": "8:2",
                 "devices": ["/dev/loop0", "/dev/loop1"],
+                "layers": [
+                    {"device": "/dev/loop0", "kind": "loop", "file": "/img/0", "below": []},
+                    {"device": "/dev/loop1", "kind": "loop", "file": "/img/1", "below": []},
+                ],
                 "lies_on": [
                     {"file": "/img/0", "mount_point": "/"},
                     {"file": "/img/1", "mount_point": "/img"},

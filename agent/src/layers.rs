@@ -1,0 +1,452 @@
+//! The devices that file systems lie on, for people and as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use hyperv_services::vss::plan::{FileSystem, LiesOn, Plan};
+use hyperv_services::vss::stack::{self, Azure, Kind, Location};
+use serde::Serialize;
+
+use crate::table::{aligned, plain};
+
+/// Devices of one level, and mount points, that are told before "and so many
+/// more".
+const TOLD: usize = 4;
+
+/// What a file system lies on, each level after the one above it, such as
+/// `lvm vg-data < partition sdb1 < disk sdb`.
+pub(crate) fn chain(plan: &Plan, file_system: &FileSystem) -> String {
+    // Depth, kind and name.
+    let mut words: Vec<(usize, &str, String)> = Vec::new();
+    for layer in &file_system.layers {
+        let (depth, kind) = (layer.depth, layer.kind.as_str());
+        let name = match &layer.kind {
+            Kind::Mapper { name, .. } => name.clone(),
+            _ => short(&layer.node),
+        };
+        words.push((depth, kind, name));
+        match &layer.kind {
+            Kind::Loop(Some(file)) => {
+                let lies_on = file_system.lies_on.iter().find(|it| it.what == *file);
+                let place = match lies_on.and_then(|it| carrier(plan, it)) {
+                    Some(point) => point.display().to_string(),
+                    None => "an unknown file system".to_owned(),
+                };
+                let name = format!("{} in {place}", file.display());
+                words.push((depth + 1, "file", name));
+            }
+            Kind::Served(_) => words.push((depth + 1, "unknown", String::new())),
+            _ => {}
+        }
+    }
+    let deepest = words.iter().map(|(depth, ..)| depth + 1).max();
+    let levels = (0..deepest.unwrap_or(0)).map(|level| {
+        let on_level = words.iter().filter(|(depth, ..)| *depth == level);
+        let mut before = "";
+        let names = on_level.map(|(_, kind, name)| {
+            let words = [if before == *kind { "" } else { kind }, name];
+            before = kind;
+            words.join(" ").trim().to_owned()
+        });
+        and_more(names.collect())
+    });
+    let levels: Vec<_> = levels.collect();
+    match levels.is_empty() {
+        true => "-".to_owned(),
+        false => plain(&levels.join(" < ")),
+    }
+}
+
+/// A table of the disks that file systems need, with where each is; nothing where
+/// there are none.
+pub(crate) fn disks(plan: &Plan) -> String {
+    let left_out = plan.left_out.iter().map(|it| &it.file_system);
+    // Location, and mount points.
+    let mut disks: BTreeMap<&Path, (&Option<Location>, Vec<String>)> = BTreeMap::new();
+    for file_system in plan.freeze.iter().chain(left_out) {
+        for (node, location) in needed(plan, file_system) {
+            let (_, points) = disks.entry(node).or_insert((location, Vec::new()));
+            points.push(file_system.mount_point().display().to_string());
+        }
+    }
+    if disks.is_empty() {
+        return String::new();
+    }
+    let header = ["  DISK", "NEEDED BY", "LOCATION"].map(str::to_owned);
+    let rows = disks.into_iter().map(|(node, (location, points))| {
+        let location = location.as_ref().map(ToString::to_string);
+        [
+            format!("  {}", plain(&short(node))),
+            plain(&and_more(points)),
+            plain(location.as_deref().unwrap_or("-")),
+        ]
+    });
+    let rows: Vec<_> = [header].into_iter().chain(rows).collect();
+    format!("\nDisks:\n\n{}", aligned(&rows))
+}
+
+/// The disks that a file system needs: its own, and those of the file systems
+/// with the files of which its devices are made.
+fn needed<'a>(
+    plan: &'a Plan,
+    file_system: &'a FileSystem,
+) -> BTreeMap<&'a Path, &'a Option<Location>> {
+    let mut disks = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut next = vec![file_system];
+    while let Some(file_system) = next.pop() {
+        if !seen.insert(file_system.device) {
+            continue;
+        }
+        for layer in &file_system.layers {
+            if let Kind::Disk(location) = &layer.kind {
+                disks.insert(&*layer.node, location);
+            }
+        }
+        let carriers = file_system.lies_on.iter().filter_map(|it| it.file_system);
+        next.extend(carriers.filter_map(|device| plan.find(device)));
+    }
+    disks
+}
+
+/// Where the file system is mounted that has the file.
+pub(crate) fn carrier<'a>(plan: &'a Plan, lies_on: &LiesOn) -> Option<&'a Path> {
+    let carrier = plan.find(lies_on.file_system?)?;
+    Some(carrier.mount_point())
+}
+
+/// A node's name below `/dev`.
+fn short(node: &Path) -> String {
+    node.strip_prefix("/dev")
+        .unwrap_or(node)
+        .display()
+        .to_string()
+}
+
+/// The first of these, and how many more there are.
+fn and_more(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(TOLD);
+    names.truncate(TOLD);
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// A layer, as JSON has it. What a layer does not have is absent.
+#[derive(Serialize)]
+pub(crate) struct Layer {
+    device: String,
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<Place>,
+    below: Vec<String>,
+}
+
+/// Where a disk is, as JSON has it.
+#[derive(Serialize, Default)]
+struct Place {
+    text: String,
+    controller_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller_number: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller_location: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    azure_lun: Option<u64>,
+}
+
+impl From<&stack::Layer> for Layer {
+    fn from(layer: &stack::Layer) -> Self {
+        let lossy = |path: &Path| path.to_string_lossy().into_owned();
+        let mut this = Self {
+            device: lossy(&layer.node),
+            kind: layer.kind.as_str().to_owned(),
+            name: None,
+            file: None,
+            location: None,
+            below: layer.below.iter().map(|node| lossy(node)).collect(),
+        };
+        match &layer.kind {
+            Kind::Mapper { name, .. } => this.name = Some(name.clone()),
+            Kind::Loop(Some(file)) => this.file = Some(lossy(file)),
+            Kind::Disk(location) => this.location = location.as_ref().map(Place::from),
+            _ => {}
+        }
+        this
+    }
+}
+
+impl From<&Location> for Place {
+    fn from(location: &Location) -> Self {
+        let place = Self {
+            text: location.to_string(),
+            ..Self::default()
+        };
+        match location {
+            Location::Scsi { controller, lun } => Self {
+                controller_type: "SCSI",
+                controller_id: Some(controller.to_string()),
+                controller_location: Some(*lun),
+                ..place
+            },
+            Location::Ide {
+                controller,
+                location,
+            } => Self {
+                controller_type: "IDE",
+                controller_number: Some(*controller),
+                controller_location: Some((*location).into()),
+                ..place
+            },
+            Location::FibreChannel { adapter, lun } => Self {
+                controller_type: "FibreChannel",
+                controller_id: Some(adapter.to_string()),
+                controller_location: Some(*lun),
+                ..place
+            },
+            Location::OtherScsi { address } => Self {
+                controller_type: "SCSI",
+                address: Some(address.clone()),
+                ..place
+            },
+            Location::Nvme { namespace, azure } => Self {
+                controller_type: "NVMe",
+                namespace: Some(*namespace),
+                azure_lun: match azure {
+                    Some(Azure::Data(lun)) => Some(*lun),
+                    Some(Azure::Os) | None => None,
+                },
+                ..place
+            },
+            Location::Pmem => Self {
+                controller_type: "PMEM",
+                ..place
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperv_services::vss::plan::{DeviceNumber, LeftOut, Mount};
+
+    use super::*;
+
+    const GUID: &str = "f8b3781b-1e82-4818-a1c3-63d806ec15bb";
+
+    fn layer(depth: usize, node: &str, kind: Kind, below: &[&str]) -> stack::Layer {
+        stack::Layer {
+            node: node.into(),
+            kind,
+            depth,
+            below: below.iter().map(Into::into).collect(),
+        }
+    }
+
+    fn file_system(minor: u32, point: &str, layers: Vec<stack::Layer>) -> FileSystem {
+        FileSystem {
+            device: DeviceNumber { major: 8, minor },
+            mounts: vec![Mount {
+                point: point.into(),
+                ..Mount::default()
+            }],
+            layers,
+            ..FileSystem::default()
+        }
+    }
+
+    fn disk(depth: usize, node: &str, lun: u64) -> stack::Layer {
+        let controller = GUID.parse().unwrap();
+        let location = Location::Scsi { controller, lun };
+        layer(depth, node, Kind::Disk(Some(location)), &[])
+    }
+
+    fn mapper(purpose: &str, name: &str) -> Kind {
+        Kind::Mapper {
+            purpose: purpose.into(),
+            name: name.into(),
+        }
+    }
+
+    /// `/` on LVM in an encrypted array of two partitions, and `/data` in a file
+    /// of it with its log on a disk of its own.
+    fn made_up() -> Plan {
+        let root = file_system(
+            1,
+            "/",
+            vec![
+                layer(0, "/dev/dm-1", mapper("lvm", "vg-root"), &["/dev/dm-0"]),
+                layer(
+                    1,
+                    "/dev/dm-0",
+                    mapper("crypt", "luks\u{1b}[2J"),
+                    &["/dev/md0"],
+                ),
+                layer(
+                    2,
+                    "/dev/md0",
+                    Kind::Raid("raid1".into()),
+                    &["/dev/sda1", "/dev/sdb1"],
+                ),
+                layer(3, "/dev/sda1", Kind::Partition, &["/dev/sda"]),
+                layer(3, "/dev/sdb1", Kind::Partition, &["/dev/sdb"]),
+                disk(4, "/dev/sda", 0),
+                disk(4, "/dev/sdb", 1),
+            ],
+        );
+        let mut data = file_system(
+            2,
+            "/data",
+            vec![
+                layer(0, "/dev/loop0", Kind::Loop(Some("/srv/data".into())), &[]),
+                layer(0, "/dev/vda", Kind::Disk(None), &[]),
+            ],
+        );
+        data.lies_on = vec![LiesOn {
+            what: "/srv/data".into(),
+            file_system: Some(root.device),
+            in_memory: false,
+        }];
+        let net = file_system(
+            3,
+            "/net",
+            vec![layer(0, "/dev/nbd0", Kind::Served("nbd"), &[])],
+        );
+        let efi = file_system(4, "/boot/efi", vec![disk(0, "/dev/sda", 0)]);
+        Plan {
+            freeze: vec![net, data, root],
+            left_out: vec![LeftOut {
+                file_system: efi,
+                why: "no way".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_stack_is_a_line() {
+        let plan = made_up();
+        let chains: Vec<_> = plan.freeze.iter().map(|it| chain(&plan, it)).collect();
+        assert_eq!(
+            chains,
+            [
+                "nbd nbd0 < unknown",
+                "loop loop0, disk vda < file /srv/data in /",
+                "lvm vg-root < crypt luks\\u{1b}[2J < raid1 md0 < partition sda1, sdb1 < disk sda, sdb",
+            ]
+        );
+        assert_eq!(chain(&plan, &FileSystem::default()), "-");
+        let disks =
+            (0..6).map(|number| layer(0, &format!("/dev/sd{number}"), Kind::Disk(None), &[]));
+        let many = file_system(9, "/many", disks.collect());
+        assert_eq!(chain(&plan, &many), "disk sd0, sd1, sd2, sd3 and 2 more");
+    }
+
+    #[test]
+    fn disks_are_told_with_all_that_needs_them() {
+        let expected = format!(
+            "
+Disks:
+
+  DISK  NEEDED BY            LOCATION
+  sda   /data, /, /boot/efi  SCSI controller {GUID}, LUN 0
+  sdb   /data, /             SCSI controller {GUID}, LUN 1
+  vda   /data                -
+"
+        );
+        assert_eq!(disks(&made_up()), expected);
+        assert_eq!(disks(&Plan::default()), "");
+    }
+
+    #[test]
+    fn json_has_each_layer() {
+        let plan = made_up();
+        let json = |layer: &stack::Layer| serde_json::to_value(Layer::from(layer)).unwrap();
+        let root: Vec<_> = plan.freeze[2].layers.iter().map(json).collect();
+        assert_eq!(
+            root[0],
+            serde_json::json!({
+                "device": "/dev/dm-1",
+                "kind": "lvm",
+                "name": "vg-root",
+                "below": ["/dev/dm-0"],
+            })
+        );
+        assert_eq!(
+            root[6],
+            serde_json::json!({
+                "device": "/dev/sdb",
+                "kind": "disk",
+                "location": {
+                    "text": format!("SCSI controller {GUID}, LUN 1"),
+                    "controller_type": "SCSI",
+                    "controller_id": GUID,
+                    "controller_location": 1,
+                },
+                "below": [],
+            })
+        );
+        let data = json(&plan.freeze[1].layers[0]);
+        assert_eq!(data["file"], "/srv/data");
+    }
+
+    #[test]
+    fn json_tells_places_apart() {
+        let guid = || GUID.parse().unwrap();
+        for (location, expected) in [
+            (
+                Location::Ide {
+                    controller: 1,
+                    location: 0,
+                },
+                serde_json::json!({"controller_type": "IDE", "controller_number": 1, "controller_location": 0}),
+            ),
+            (
+                Location::FibreChannel {
+                    adapter: guid(),
+                    lun: 2,
+                },
+                serde_json::json!({"controller_type": "FibreChannel", "controller_id": GUID, "controller_location": 2}),
+            ),
+            (
+                Location::OtherScsi {
+                    address: "0:0:0:1".into(),
+                },
+                serde_json::json!({"controller_type": "SCSI", "address": "0:0:0:1"}),
+            ),
+            (
+                Location::Nvme {
+                    namespace: 3,
+                    azure: Some(Azure::Data(1)),
+                },
+                serde_json::json!({"controller_type": "NVMe", "namespace": 3, "azure_lun": 1}),
+            ),
+            (
+                Location::Nvme {
+                    namespace: 1,
+                    azure: Some(Azure::Os),
+                },
+                serde_json::json!({"controller_type": "NVMe", "namespace": 1}),
+            ),
+            (
+                Location::Pmem,
+                serde_json::json!({"controller_type": "PMEM"}),
+            ),
+        ] {
+            let mut json = serde_json::to_value(Place::from(&location)).unwrap();
+            let text = json.as_object_mut().unwrap().remove("text").unwrap();
+            assert_eq!(text, location.to_string());
+            assert_eq!(json, expected);
+        }
+    }
+}
