@@ -60,10 +60,9 @@ pub(crate) fn chain(plan: &Plan, file_system: &FileSystem) -> String {
 /// A table of the disks that file systems need, with where each is; nothing where
 /// there are none.
 pub(crate) fn disks(plan: &Plan) -> String {
-    let left_out = plan.left_out.iter().map(|it| &it.file_system);
     // Location, and mount points.
     let mut disks: BTreeMap<&Path, (&Option<Location>, Vec<String>)> = BTreeMap::new();
-    for file_system in plan.freeze.iter().chain(left_out) {
+    for file_system in plan.all() {
         for (node, location) in needed(plan, file_system) {
             let (_, points) = disks.entry(node).or_insert((location, Vec::new()));
             points.push(file_system.mount_point().display().to_string());
@@ -330,6 +329,7 @@ mod tests {
                 file_system: efi,
                 why: "no way".into(),
             }],
+            ..Plan::default()
         }
     }
 

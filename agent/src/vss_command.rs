@@ -117,6 +117,7 @@ impl Hooks {
 struct Document {
     freeze: Vec<Item>,
     left_out: Vec<LeftOut>,
+    unmatched_patterns: Vec<Unmatched>,
     hooks: Vec<String>,
     refused_hooks: Vec<String>,
 }
@@ -139,6 +140,14 @@ struct LeftOut {
     #[serde(flatten)]
     item: Item,
     reason: String,
+}
+
+/// A pattern that means nothing, as JSON has it.
+#[derive(Serialize)]
+struct Unmatched {
+    table: &'static str,
+    list: &'static str,
+    pattern: String,
 }
 
 /// What a device is made of, as JSON has it.
@@ -178,6 +187,15 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
                 reason: left_out.why.clone(),
             })
             .collect(),
+        unmatched_patterns: plan
+            .unmatched
+            .iter()
+            .map(|it| Unmatched {
+                table: it.table,
+                list: it.list,
+                pattern: it.pattern.clone(),
+            })
+            .collect(),
         hooks: hooks.run.iter().map(|path| lossy(path)).collect(),
         refused_hooks: hooks.refused.clone(),
     }
@@ -215,7 +233,11 @@ fn text(plan: &Plan) -> String {
         let types: Vec<_> = types.into_iter().map(plain).collect();
         text += &format!("\nOn no block device: {}\n", types.join(", "));
     }
-    text + &layers::disks(plan)
+    text += &layers::disks(plan);
+    for unmatched in &plan.unmatched {
+        text += &format!("\nWarning: {}.\n", plain(&unmatched.to_string()));
+    }
+    text
 }
 
 /// Mount point, type and device.
@@ -302,12 +324,17 @@ mod tests {
                 left_out(file_system(5, &["/proc"], "proc", "proc"), ON_NO_DEVICE),
                 left_out(file_system(6, &["/tmp"], "tmpfs", "tmpfs"), ON_NO_DEVICE),
             ],
+            unmatched: vec![plan::Unmatched {
+                table: "vss.exclude",
+                list: "mount-points",
+                pattern: "/x\u{1b}".into(),
+            }],
         }
     }
 
     #[test]
     fn a_plan_is_shown() {
-        let expected = r"Frozen in this order, thawed in reverse:
+        let expected = r#"Frozen in this order, thawed in reverse:
 
      MOUNT POINT               TYPE   DEVICE                   LIES ON
   1  /mnt                      ext4   /dev/nbd0                nbd nbd0 < unknown
@@ -325,7 +352,9 @@ Disks:
 
   DISK  NEEDED BY       LOCATION
   sda   /a\u{1b}[2J, /  -
-";
+
+Warning: no file system is meant by "/x\u{1b}" among the mount-points in [vss.exclude].
+"#;
         assert_eq!(text(&made_up()), expected);
         assert_eq!(text(&Plan::default()), "No file system would be frozen.\n");
     }
@@ -379,6 +408,14 @@ Hooks, run in this order before that, and in reverse after it:
         let unknown = serde_json::json!([{"file": "/dev/nbd0", "mount_point": null}]);
         assert_eq!(json["freeze"][0]["lies_on"], unknown);
         assert_eq!(json["left_out"][0]["reason"], "no way");
+        assert_eq!(
+            json["unmatched_patterns"],
+            serde_json::json!([{
+                "table": "vss.exclude",
+                "list": "mount-points",
+                "pattern": "/x\u{1b}",
+            }])
+        );
         assert_eq!(json["left_out"][0]["mount_points"][0], "/boot/efi");
         assert_eq!(json["left_out"].as_array().unwrap().len(), 4);
     }

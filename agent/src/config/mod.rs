@@ -9,8 +9,8 @@ use hyperv_services::{Config as ServiceConfig, fcopy, kvp, vss};
 use serde::Deserialize;
 
 use self::values::{
-    BackendName, Directories, Directory, Glob, Key, Mode, OnFailureName, Pattern, Seconds,
-    ServiceName, Size, Value,
+    BackendName, Device, Directories, Directory, Glob, Key, Mode, MountPoint, OnFailureName,
+    Seconds, ServiceName, Size, Type, Value,
 };
 use crate::logging::LogLevel;
 use crate::runtime;
@@ -117,20 +117,19 @@ struct Vss {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Patterns {
     #[serde(default)]
-    mount_points: Vec<Pattern>,
+    mount_points: Vec<MountPoint>,
     #[serde(default)]
-    types: Vec<Pattern>,
+    types: Vec<Type>,
     #[serde(default)]
-    devices: Vec<Pattern>,
+    devices: Vec<Device>,
 }
 
 impl From<Patterns> for vss::Patterns {
     fn from(patterns: Patterns) -> Self {
-        let texts = |patterns: Vec<Pattern>| patterns.into_iter().map(|each| each.0).collect();
         Self {
-            mount_points: texts(patterns.mount_points),
-            types: texts(patterns.types),
-            devices: texts(patterns.devices),
+            mount_points: patterns.mount_points.into_iter().map(|it| it.0).collect(),
+            types: patterns.types.into_iter().map(|it| it.0).collect(),
+            devices: patterns.devices.into_iter().map(|it| it.0).collect(),
         }
     }
 }
@@ -405,6 +404,27 @@ mod tests {
     }
 
     #[test]
+    fn patterns_of_paths_are_written_as_the_kernel_writes_paths() {
+        for (pattern, expected) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/mnt/", "/mnt"),
+            ("//srv/./data//", "/srv/data"),
+            ("/srv/*/", "/srv/*"),
+            ("*", "*"),
+            ("*/data/", "*/data"),
+            ("?mnt", "?mnt"),
+            ("/.hidden/..x", "/.hidden/..x"),
+        ] {
+            let text =
+                format!("[vss.include]\nmount-points = [{pattern:?}]\ndevices = [{pattern:?}]");
+            let include = parse(&text).unwrap().service.vss.include;
+            assert_eq!(include.mount_points, [expected]);
+            assert_eq!(include.devices, [expected]);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, line, words) in [
             ("\nlog-levl = \"info\"", 2, "unknown field `log-levl`"),
@@ -417,6 +437,37 @@ mod tests {
             ("[fcopy]\ndirectories = []", 2, "switch the service off"),
             ("[vss]\ntime-limit = 0", 2, "it takes 1 to 86400 seconds"),
             ("[vss.include]\ntypes = [\"\"]", 2, "is no pattern"),
+            (
+                "[vss.include]\ntypes = [\"/\"]",
+                2,
+                "is no pattern of types",
+            ),
+            (
+                "[vss.exclude]\nmount-points = [\"\"]",
+                2,
+                "is no pattern of mount",
+            ),
+            (
+                "[vss.exclude]\n\nmount-points = [\"/srv\", \"mnt\"]",
+                3,
+                "\"mnt\" matches nothing: a pattern of mount points, such as \"/srv/*\", begins \
+                 with a slash",
+            ),
+            (
+                "[vss.exclude]\nmount-points = [\"./mnt\"]",
+                2,
+                "begins with a slash",
+            ),
+            (
+                "[vss.exclude]\nmount-points = [\"/a/../b\"]",
+                2,
+                "without `..`",
+            ),
+            (
+                "[vss.exclude]\ndevices = [\"UUID=0815\"]",
+                2,
+                "/dev/disk/by-label/data",
+            ),
             ("[vss.hooks]\non-failure = \"no\"", 2, "neither `stop` nor"),
             (
                 "[fcopy]\ndirectories = [\"srv\"]",

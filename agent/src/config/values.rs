@@ -130,19 +130,66 @@ impl<'de> Deserialize<'de> for BackendName {
     }
 }
 
-/// A glob of mount points, types or devices.
-pub(super) struct Pattern(pub(super) String);
+/// A glob of directories at which file systems are mounted.
+pub(super) struct MountPoint(pub(super) String);
 
-impl<'de> Deserialize<'de> for Pattern {
+impl<'de> Deserialize<'de> for MountPoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        path_pattern(deserializer, "mount points, such as \"/srv/*\"").map(Self)
+    }
+}
+
+/// A glob of devices.
+pub(super) struct Device(pub(super) String);
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let example = "devices, such as \"/dev/sdb*\" or \"/dev/disk/by-label/data\"";
+        path_pattern(deserializer, example).map(Self)
+    }
+}
+
+/// A glob of types of file systems.
+pub(super) struct Type(pub(super) String);
+
+impl<'de> Deserialize<'de> for Type {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let pattern = String::deserialize(deserializer)?;
-        if pattern.is_empty() || pattern.contains(char::is_control) {
+        if pattern.is_empty() || pattern.contains(|it: char| it.is_control() || it == '/') {
             return Err(de::Error::custom(format!(
-                "{pattern:?} is no pattern, such as \"/srv/*\" or \"xfs\""
+                "{pattern:?} is no pattern of types of file systems, such as \"xfs\""
             )));
         }
         Ok(Self(pattern))
     }
+}
+
+/// A glob of absolute paths, without what the kernel never has in them: a slash at
+/// the end or after another one, `.`, and `..`.
+fn path_pattern<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    what: &str,
+) -> Result<String, D::Error> {
+    let pattern = String::deserialize(deserializer)?;
+    if pattern.is_empty() || pattern.contains(char::is_control) {
+        return Err(de::Error::custom(format!(
+            "{pattern:?} is no pattern of {what}"
+        )));
+    }
+    if !pattern.starts_with(['/', '*', '?']) {
+        return Err(de::Error::custom(format!(
+            "{pattern:?} matches nothing: a pattern of {what}, begins with a slash or a wildcard"
+        )));
+    }
+    let names = pattern.split('/').filter(|name| !matches!(*name, "" | "."));
+    let names: Vec<_> = names.collect();
+    if names.contains(&"..") {
+        return Err(de::Error::custom(format!(
+            "{pattern:?} matches nothing: write the path without `..`"
+        )));
+    }
+    let root = if pattern.starts_with('/') { "/" } else { "" };
+    Ok(format!("{root}{}", names.join("/")))
 }
 
 /// A time of up to a day.

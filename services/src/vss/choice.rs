@@ -1,42 +1,115 @@
 //! Which file systems are left out, and why.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::{fs, io};
 
-use wildmatch::WildMatch;
-
-use super::plan::{FileSystem, ON_NO_DEVICE};
-use super::{Config, Patterns};
+use super::Config;
+use super::mounts::Mounted;
+use super::patterns::{Globs, Links, follow};
+use super::plan::{FileSystem, ON_NO_DEVICE, Unmatched};
+use super::stack::under;
 
 /// What there is to choose by.
 pub(super) struct Choice {
-    /// Types of file systems that are on block devices.
-    on_devices: HashSet<String>,
+    types: Types,
     include: Globs,
     exclude: Globs,
+    links: Links,
 }
 
-struct Globs {
-    mount_points: Vec<WildMatch>,
-    types: Vec<WildMatch>,
-    devices: Vec<WildMatch>,
+/// The types of file systems that the kernel knows.
+struct Types {
+    all: Vec<String>,
+    /// Those that are on block devices.
+    on_devices: HashSet<String>,
 }
 
 impl Choice {
     /// The list of types, below the root.
     pub(super) const LIST: &str = "proc/filesystems";
 
-    pub(super) fn read(config: &Config) -> io::Result<Self> {
-        let list = fs::read_to_string(config.root.join(Self::LIST))?;
+    pub(super) fn read(config: &Config, mounted: &[Mounted]) -> io::Result<Self> {
+        let root = &config.root;
+        let types = Types::parse(&fs::read_to_string(root.join(Self::LIST))?);
+        // To look at a path in what a program or another machine serves may take
+        // for ever.
+        let answers = |directory: &Path| {
+            let mut above = mounted.iter().filter(|it| directory.starts_with(&it.point));
+            above.all(|it| is_in_memory(&it.kind) || types.against(&it.kind).is_none())
+        };
+        let read_link = |path: &Path| {
+            let answers = path.parent().is_some_and(answers);
+            let link = answers.then(|| fs::read_link(under(root, path)));
+            link?.ok()
+        };
+        let target = |path: &Path| {
+            let is_mounted = mounted.iter().any(|it| it.point == path);
+            (!is_mounted).then(|| follow(path, read_link))
+        };
+        let include = Globs::new("vss.include", &config.include, target);
+        let exclude = Globs::new("vss.exclude", &config.exclude, target);
+        let links = match include.name_devices() || exclude.name_devices() {
+            true => Links::read(root),
+            false => Links::default(),
+        };
         Ok(Self {
-            on_devices: on_devices(&list),
-            include: Globs::new(&config.include),
-            exclude: Globs::new(&config.exclude),
+            types,
+            include,
+            exclude,
+            links,
         })
     }
 
     /// Why no file system of this type can be frozen.
     pub(super) fn against_type(&self, kind: &str) -> Option<&'static str> {
+        self.types.against(kind)
+    }
+
+    /// Why the configuration is against it.
+    pub(super) fn against(&self, file_system: &FileSystem) -> Option<String> {
+        if let Some((list, pattern)) = self.exclude.first_of(file_system, &self.links) {
+            Some(format!(
+                "the configuration excludes it: {pattern:?} is one of the {list} in [vss.exclude]"
+            ))
+        } else if !self.include.is_empty()
+            && self.include.first_of(file_system, &self.links).is_none()
+        {
+            let why =
+                "the configuration does not include it: no pattern in [vss.include] is its own";
+            Some(why.to_owned())
+        } else {
+            None
+        }
+    }
+
+    /// The patterns that mean none of these, which are all that there are.
+    pub(super) fn unmatched(&self, file_systems: &[&FileSystem]) -> Vec<Unmatched> {
+        let globs = [&self.include, &self.exclude].into_iter();
+        globs
+            .flat_map(|globs| globs.unmatched(file_systems, &self.types.all, &self.links))
+            .collect()
+    }
+}
+
+/// Whether file systems of this type are in memory, and on nothing else.
+pub(super) fn is_in_memory(kind: &str) -> bool {
+    matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")
+}
+
+impl Types {
+    /// From the kernel's list, where those without a device are marked.
+    fn parse(list: &str) -> Self {
+        let all = list.lines().filter_map(|line| line.split('\t').nth(1));
+        let on_devices = list.lines().filter_map(|line| line.strip_prefix('\t'));
+        Self {
+            all: all.map(str::to_owned).collect(),
+            on_devices: on_devices.map(str::to_owned).collect(),
+        }
+    }
+
+    /// Why no file system of this type can be frozen.
+    fn against(&self, kind: &str) -> Option<&'static str> {
         // What follows a dot is a matter of FUSE.
         let kind = kind.split('.').next().unwrap_or_default();
         match kind {
@@ -51,86 +124,22 @@ impl Choice {
             _ => Some(ON_NO_DEVICE),
         }
     }
-
-    /// Why the configuration is against it.
-    pub(super) fn against(&self, file_system: &FileSystem) -> Option<String> {
-        if let Some((list, pattern)) = self.exclude.first_of(file_system) {
-            Some(format!(
-                "the configuration excludes it: {pattern:?} is one of the {list} in [vss.exclude]"
-            ))
-        } else if !self.include.is_empty() && self.include.first_of(file_system).is_none() {
-            let why =
-                "the configuration does not include it: no pattern in [vss.include] is its own";
-            Some(why.to_owned())
-        } else {
-            None
-        }
-    }
-}
-
-/// Whether file systems of this type are in memory, and on nothing else.
-pub(super) fn is_in_memory(kind: &str) -> bool {
-    matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")
-}
-
-/// The types in the kernel's list that are not marked to be without a device.
-fn on_devices(list: &str) -> HashSet<String> {
-    let types = list.lines().filter_map(|line| line.strip_prefix('\t'));
-    types.map(str::to_owned).collect()
-}
-
-impl Globs {
-    fn new(patterns: &Patterns) -> Self {
-        let globs = |patterns: &[String]| patterns.iter().map(|it| WildMatch::new(it)).collect();
-        Self {
-            mount_points: globs(&patterns.mount_points),
-            types: globs(&patterns.types),
-            devices: globs(&patterns.devices),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.mount_points.is_empty() && self.types.is_empty() && self.devices.is_empty()
-    }
-
-    /// The first pattern that is the file system's own, and the list it is in.
-    fn first_of(&self, file_system: &FileSystem) -> Option<(&'static str, String)> {
-        // A directory that is mounted elsewhere too does not stand for all of
-        // its file system.
-        let mounts = &file_system.mounts;
-        let some_whole = mounts.iter().any(|mount| mount.whole);
-        let mounts = mounts.iter().filter(|mount| mount.whole || !some_whole);
-        let points: Vec<_> = mounts.map(|mount| mount.point.to_string_lossy()).collect();
-        let nodes = file_system.nodes.iter().map(|node| node.to_string_lossy());
-        let devices: Vec<_> = nodes.chain([file_system.source.as_str().into()]).collect();
-        [
-            ("mount-points", &self.mount_points, points),
-            ("types", &self.types, vec![file_system.kind.as_str().into()]),
-            ("devices", &self.devices, devices),
-        ]
-        .into_iter()
-        .find_map(|(list, globs, texts)| {
-            let glob = globs
-                .iter()
-                .find(|glob| texts.iter().any(|text| glob.matches(text)))?;
-            Some((list, glob.pattern()))
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Patterns;
     use super::super::plan::Mount;
     use super::*;
 
     fn choice(include: Patterns, exclude: Patterns) -> Choice {
+        let list = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n\tfuseblk\n\tbtrfs\nnodev\tzfs\n\
+                    nodev\tnfs4\nnodev\toverlay\nnodev\tfuse\n\tnew fs\n";
         Choice {
-            on_devices: on_devices(
-                "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n\tfuseblk\n\tbtrfs\nnodev\tzfs\n\
-                 nodev\tnfs4\nnodev\toverlay\nnodev\tfuse\n\tnew fs\n",
-            ),
-            include: Globs::new(&include),
-            exclude: Globs::new(&exclude),
+            types: Types::parse(list),
+            include: Globs::new("vss.include", &include, |_| None),
+            exclude: Globs::new("vss.exclude", &exclude, |_| None),
+            links: Links::default(),
         }
     }
 
@@ -213,6 +222,26 @@ mod tests {
             let both = choice(patterns.clone(), patterns);
             assert!(both.against(&file_system()).is_some());
         }
+    }
+
+    #[test]
+    fn what_means_nothing_is_told() {
+        let include = patterns(&["/srv/*", "/mnt"], &["ext?", "xfs"], &["/dev/sda"]);
+        let exclude = patterns(&["/var/*"], &["sysfs", "vfat*"], &["/dev/mapper/*", "*"]);
+        let choice = choice(include, exclude);
+        let unmatched = choice.unmatched(&[&file_system()]);
+        let unmatched: Vec<_> = unmatched.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            unmatched,
+            [
+                "no file system is meant by \"/mnt\" among the mount-points in [vss.include]",
+                "no type of file systems that the kernel knows is meant by \"xfs\" among the types \
+                 in [vss.include]",
+                "no file system is meant by \"/dev/sda\" among the devices in [vss.include]",
+                // A directory in it is not the file system.
+                "no file system is meant by \"/var/*\" among the mount-points in [vss.exclude]",
+            ]
+        );
     }
 
     #[test]

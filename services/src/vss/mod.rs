@@ -9,6 +9,7 @@
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
 //! still sends is answered with a failure, as its backup is not consistent.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use self::guard::{Guard, News};
 use self::hooks::{End, Ran};
 use self::marker::Note;
 use self::open::OpenError;
-use self::plan::DeviceNumber;
+use self::plan::{DeviceNumber, Unmatched};
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
 use crate::in_words;
@@ -43,6 +44,7 @@ pub mod marker;
 pub mod mounts;
 pub mod open;
 mod order;
+mod patterns;
 pub mod plan;
 pub mod recover;
 pub mod stack;
@@ -106,12 +108,12 @@ impl Default for Config {
 /// system is meant if any of the globs is its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Patterns {
-    /// Of a directory at which it is mounted.
+    /// Of a directory at which it is mounted, or of a symbolic link to one.
     pub mount_points: Vec<String>,
     /// Of its type, such as `xfs`.
     pub types: Vec<String>,
-    /// Of its device: the source that it was mounted from, or the kernel's name
-    /// for it below `/dev`.
+    /// Of its devices: the source that it was mounted from, or any name below
+    /// `/dev` of those that it is on.
     pub devices: Vec<String>,
 }
 
@@ -131,6 +133,8 @@ pub struct Vss {
     hooks: Option<Ran>,
     /// What an agent before this one has left frozen, and this one could not thaw.
     left: Vec<DeviceNumber>,
+    /// Patterns that mean nothing, and were told of.
+    told: HashSet<Unmatched>,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
     activity: Arc<Activity>,
@@ -150,6 +154,7 @@ impl Vss {
             freezer: Freezer::new(start_guard),
             hooks: None,
             left: Vec::new(),
+            told: HashSet::new(),
             spoiled: None,
             activity: Arc::default(),
             underway: None,
@@ -291,7 +296,13 @@ impl Vss {
     }
 
     fn freeze_file_systems(&mut self, ran: &Ran) -> Result<Summary, Error> {
-        let plan = plan::make(&self.config)?;
+        let mut plan = plan::make(&self.config)?;
+        for unmatched in plan.unmatched.drain(..) {
+            if !self.told.contains(&unmatched) {
+                warn!(self.log, "{}", unmatched);
+                self.told.insert(unmatched);
+            }
+        }
         for left_out in &plan.left_out {
             let file_system = &left_out.file_system;
             debug!(

@@ -18,6 +18,8 @@ pub struct Plan {
     pub freeze: Vec<FileSystem>,
     /// What is mounted and stays as it is.
     pub left_out: Vec<LeftOut>,
+    /// Patterns of the configuration that mean nothing that is mounted.
+    pub unmatched: Vec<Unmatched>,
 }
 
 /// A file system, however often it is mounted.
@@ -92,6 +94,17 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// A pattern that means no file system that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Unmatched {
+    /// The table that it is in, such as `vss.include`.
+    pub table: &'static str,
+    /// The list there, such as `mount-points`.
+    pub list: &'static str,
+    /// The pattern.
+    pub pattern: String,
+}
+
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -118,6 +131,24 @@ impl DeviceNumber {
 impl fmt::Display for DeviceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl fmt::Display for Unmatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table,
+            list,
+            pattern,
+        } = self;
+        let what = match *list {
+            "types" => "type of file systems that the kernel knows",
+            _ => "file system",
+        };
+        write!(
+            f,
+            "no {what} is meant by {pattern:?} among the {list} in [{table}]"
+        )
     }
 }
 
@@ -151,7 +182,7 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
         move |source| PlanError::Unreadable { path, source }
     };
     let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
-    let choice = Choice::read(config).map_err(unreadable(Choice::LIST))?;
+    let choice = Choice::read(config, &mounted).map_err(unreadable(Choice::LIST))?;
 
     let mounts: HashMap<_, _> = mounted
         .iter()
@@ -191,6 +222,7 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
     }
     let place = |it: &LeftOut| it.file_system.mount_point().to_owned();
     plan.left_out.sort_by_cached_key(place);
+    plan.unmatched = choice.unmatched(&plan.all().collect::<Vec<_>>());
     Ok(plan)
 }
 
@@ -201,9 +233,13 @@ impl Plan {
 
     /// The file system with this number, whether it is frozen or not.
     pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
+        self.all().find(|it| it.device == device)
+    }
+
+    /// All file systems: those that are frozen, and then those that are not.
+    pub fn all(&self) -> impl Iterator<Item = &FileSystem> {
         let left_out = self.left_out.iter().map(|it| &it.file_system);
-        let mut all = self.freeze.iter().chain(left_out);
-        all.find(|it| it.device == device)
+        self.freeze.iter().chain(left_out)
     }
 }
 
@@ -409,6 +445,23 @@ mod tests {
         let plan = make(&config).unwrap();
         assert_eq!(points(&plan.freeze), ["/mnt", "/mirror"]);
         assert!(why(&plan, "/").contains("/dev/dm-*"));
+    }
+
+    #[test]
+    fn patterns_follow_links_and_are_told_if_they_mean_nothing() {
+        let (root, mut config) = machine();
+        // A place where nothing is looked at: what is mounted may not answer.
+        for (link, target) in [("data", "srv/./mirror"), ("net/share/link", "/srv/mirror")] {
+            let link = root.path().join(link);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(target, link).unwrap();
+        }
+        config.include.mount_points = vec!["/data".to_owned(), "/net/share/link".to_owned()];
+        config.include.types = vec!["xsf".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mirror"]);
+        let unmatched = plan.unmatched.iter().map(|it| &*it.pattern);
+        assert_eq!(unmatched.collect::<Vec<_>>(), ["/net/share/link", "xsf"]);
     }
 
     /// What is left out writes to what it lies on all the same.
