@@ -341,6 +341,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-many-mounts" VSS_BOTH vss::freeze::many_mounts, own_process => SAME: "2,000 bind mounts are one file system";
         "vss-loop-files" VSS_BOTH vss::freeze::loop_files, own_process: "a file system in a file of another is frozen before it";
         "vss-others" VSS_BOTH vss::freeze::others, own_process: "read-only, in memory, and overlay: left as they are";
+        "vss-external-log" VSS_BOTH vss::stacks::external_log, own_process: "a file system with its log in a file of another is frozen before it";
+        "vss-layers" KERNEL_ONLY vss::stacks::layers, own_process => EITHER: "`vss plan` tells a stack of devices, and a link to one excludes it";
+        "vss-patterns" VSS_BOTH vss::stacks::patterns, own_process => SAME: "patterns mean what they say, and those that mean nothing are told";
         "vss-device-mapper" KERNEL_ONLY vss::freeze::device_mapper, own_process => EITHER: "a file system on a stack of devices is frozen before the one that carries it";
         "vss-fat" KERNEL_ONLY vss::freeze::fat, own_process => EITHER: "a FAT is left as it is";
         "vss-frozen-beforehand" VSS_BOTH vss::freeze::beforehand, own_process: "what somebody else has frozen counts, and stays frozen after the THAW";

@@ -1,6 +1,6 @@
 //! What block devices lie on: `/sys/dev/block`.
 //!
-//! [`walk`] goes from the devices that a file system is on (`members`) down to
+//! `walk` goes from the devices that a file system is on (`members`) down to
 //! the disks, and says of each device what makes it (`layer`) and of each disk
 //! where it is (`location`). Both the order of a plan and what people are told of
 //! it come from that.

@@ -1,0 +1,185 @@
+//! What file systems lie on, and which of them the configuration means.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::super::stage::VssStage;
+use super::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use super::{freeze, round, thaw};
+
+/// What the program would do, as its JSON has it.
+fn plan(shelf: &Shelf) -> Result<Value> {
+    let json = shelf.program(&["vss", "plan", "--json"])?;
+    serde_json::from_str(&json).with_context(|| json)
+}
+
+/// Where file systems below [`MOUNTS`] are mounted, in the order of a list.
+fn points<'a>(plan: &'a Value, list: &str) -> Result<Vec<&'a str>> {
+    let items = array(plan, list)?.iter();
+    let points = items.filter_map(|it| it.pointer("/mount_points/0")?.as_str());
+    Ok(points.filter(|it| it.starts_with(MOUNTS)).collect())
+}
+
+/// A file system that is frozen.
+fn item<'a>(plan: &'a Value, point: &str) -> Result<&'a Value> {
+    let mut items = array(plan, "freeze")?.iter();
+    let item = items.find(|it| it.pointer("/mount_points/0").is_some_and(|it| it == point));
+    item.with_context(|| format!("{point} is not in {plan}"))
+}
+
+fn array<'a>(value: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
+    let array = value.get(name).and_then(Value::as_array);
+    array.with_context(|| format!("there is no array {name:?} in {value}"))
+}
+
+/// Were the file system frozen first that has the log, or the journal, the others
+/// could not be frozen: they would wait for it.
+pub(in super::super) fn external_log(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let carrier = shelf.make(Kind::Ext4, "carrier")?;
+    // Each device goes by itself when its file system does.
+    let script = r#"
+        set -e
+        attach() {
+            truncate -s "$2" "$1"
+            device=$(losetup -f)
+            losetup "$device" "$1"
+        }
+        attach "$2/xfs.img" 40M
+        xfs=$device
+        attach "$1/log" 12M
+        mkfs.xfs -q -f --unsupported -l "logdev=$device" "$xfs" 2>/dev/null
+        mkdir "$0/xfs"
+        mount -t xfs -o "logdev=$device" "$xfs" "$0/xfs"
+        losetup -d "$device"
+        losetup -d "$xfs"
+        attach "$2/ext4.img" 8M
+        ext4=$device
+        attach "$1/journal" 3M
+        mkfs.ext4 -q -F -b 1024 -O journal_dev "$device"
+        mkfs.ext4 -q -F -b 1024 -J "device=$device" "$ext4"
+        mkdir "$0/ext4"
+        mount -t ext4 "$ext4" "$0/ext4"
+        losetup -d "$device"
+        losetup -d "$ext4"
+    "#;
+    shelf.script(script, &[MOUNTS, &carrier, NOTES])?;
+    let names = ["ext4", "xfs"].map(|name| format!("{MOUNTS}/{name}"));
+    let plan = plan(&shelf)?;
+    let order = points(&plan, "freeze")?;
+    // Frozen in another order, this would hang.
+    ensure!(
+        order.last() == Some(&&*carrier),
+        "{carrier} is not frozen last: {order:?}"
+    );
+    for (point, file) in names.iter().zip(["journal", "log"]) {
+        let layers = array(item(&plan, point)?, "layers")?;
+        let file = format!("{carrier}/{file}");
+        let is_file = |layer: &Value| layer.get("file").is_some_and(|it| *it == *file);
+        ensure!(
+            layers.iter().any(is_file),
+            "{point} is not on {file}: {layers:?}"
+        );
+    }
+    let points = [&[carrier][..], &names].concat();
+    let mut host = stage.connect()?;
+    for _ in 0..2 {
+        round(&shelf, &points, &mut host)?;
+    }
+    stage.expect_working(&mut host)
+}
+
+/// A stack of devices is told down to its files, and a device goes by its links.
+pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let lower = shelf.make(Kind::Xfs, "lower")?;
+    let script = r#"
+        set -e
+        truncate -s 20M "$1/file"
+        disk=$(losetup -f)
+        losetup "$disk" "$1/file"
+        size=$(cat "/sys/block/${disk##*/}/size")
+        echo "$disk" >>/run/vss/disks
+        export DM_DISABLE_UDEV=1
+        dmsetup create upper --uuid LVM-made-up --table "0 $size linear $disk 0"
+        mkfs.ext4 -q -F /dev/mapper/upper
+        mkdir -p "$0/upper" /dev/group
+        ln -sf ../mapper/upper /dev/group/volume
+        mount -t ext4 /dev/mapper/upper "$0/upper"
+        echo "$disk"
+    "#;
+    let disk = shelf.script(script, &[MOUNTS, &lower])?;
+    let disk = disk.trim();
+    let upper = format!("{MOUNTS}/upper");
+    let before = plan(&shelf)?;
+    let item = item(&before, &upper)?;
+    let layers = array(item, "layers")?;
+    let expected = [
+        serde_json::json!({
+            "device": item.pointer("/devices/0"),
+            "kind": "lvm",
+            "name": "upper",
+            "below": [disk],
+        }),
+        serde_json::json!({
+            "device": disk,
+            "kind": "loop",
+            "file": format!("{lower}/file"),
+            "below": [],
+        }),
+    ];
+    ensure!(*layers == expected, "{layers:?} is not {expected:?}");
+
+    shelf.configure("[vss.exclude]\ndevices = [\"/dev/group/volume\"]")?;
+    let after = plan(&shelf)?;
+    ensure!(
+        points(&after, "freeze")? == [lower.as_str()] && points(&after, "left_out")? == [upper],
+        "a device is not excluded by a link to it: {after}"
+    );
+    Ok(())
+}
+
+/// Patterns as people write them, and some that mean nothing.
+pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (a, b, c) = (
+        shelf.make(Kind::Ext4, "a")?,
+        shelf.make(Kind::Ext4, "b")?,
+        shelf.make(Kind::Ext4, "c")?,
+    );
+    let link = format!("{NOTES}/link");
+    shelf
+        .script("ln -s \"$0\" \"$1\"", &[&b, &link])
+        .map(drop)?;
+    for wrong in ["mount-points = [\"mnt\"]", "devices = [\"sdb\"]"] {
+        shelf.configure(&format!("[vss.exclude]\n{wrong}"))?;
+        match shelf.program(&["check-config"]) {
+            Err(error) if format!("{error:#}").contains("line 4,") => {}
+            other => bail!("{wrong} in the configuration: {other:?}"),
+        }
+    }
+    shelf.configure(&format!(
+        "[vss.exclude]\nmount-points = [\"{MOUNTS}//a/\", \"{link}\", \"/nowhere\"]\ntypes = [\"xsf\"]"
+    ))?;
+    let plan = plan(&shelf)?;
+    let unmatched = array(&plan, "unmatched_patterns")?;
+    let patterns = unmatched.iter().filter_map(|it| it.get("pattern"));
+    let patterns: Vec<_> = patterns.collect();
+    ensure!(patterns == ["/nowhere", "xsf"], "{unmatched:?}");
+    let mut host = stage.connect()?;
+    for _ in 0..2 {
+        freeze(&mut host)?;
+        shelf.expect_frozen(&[&c], "which is not excluded")?;
+        shelf.expect_thawed(&[&a, &b], "which are excluded")?;
+        thaw(&mut host)?;
+    }
+    let log = stage.machine().log();
+    let told = log
+        .matches("no file system is meant by \"/nowhere\"")
+        .count();
+    ensure!(
+        told == 1,
+        "a pattern that means nothing was told {told} times"
+    );
+    stage.expect_working(&mut host)
+}
