@@ -1,5 +1,7 @@
 //! What file systems lie on, and which of them the configuration means.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -17,7 +19,8 @@ fn plan(shelf: &Shelf) -> Result<Value> {
 fn points<'a>(plan: &'a Value, list: &str) -> Result<Vec<&'a str>> {
     let items = array(plan, list)?.iter();
     let points = items.filter_map(|it| it.pointer("/mount_points/0")?.as_str());
-    Ok(points.filter(|it| it.starts_with(MOUNTS)).collect())
+    let is_below = |it: &&str| Path::new(it).parent() == Some(Path::new(MOUNTS));
+    Ok(points.filter(is_below).collect())
 }
 
 /// A file system that is frozen.
