@@ -328,6 +328,7 @@ mod tests {
             left_out: vec![LeftOut {
                 file_system: efi,
                 why: "no way".into(),
+                in_trouble: false,
             }],
             ..Plan::default()
         }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyperv_services::vss::hooks::{self, HookError, OnFailure};
 use hyperv_services::vss::plan::{self, FileSystem, ON_NO_DEVICE, Plan};
+use hyperv_services::vss::prepare;
 use serde::Serialize;
 
 use crate::cli::{ConfigFile, usage_error};
@@ -51,7 +52,11 @@ impl Vss {
             Ok(config) => config.service.vss,
             Err(error) => return Ok(usage_error(&error)),
         };
-        let plan = plan::make(&config)?;
+        // Others may not be let to what they could not freeze anyway.
+        let plan = match rustix::process::geteuid().is_root() {
+            true => prepare::look(&config)?.plan,
+            false => plan::make(&config)?,
+        };
         let hooks = Hooks::find(&config.hooks);
         let shown = match json {
             true => serde_json::to_string_pretty(&document(&plan, &hooks))? + "\n",
@@ -116,6 +121,7 @@ impl Hooks {
 #[derive(Serialize)]
 struct Document {
     freeze: Vec<Item>,
+    blocked: Vec<LeftOut>,
     left_out: Vec<LeftOut>,
     unmatched_patterns: Vec<Unmatched>,
     hooks: Vec<String>,
@@ -126,6 +132,7 @@ struct Document {
 #[derive(Serialize)]
 struct Item {
     mount_points: Vec<String>,
+    hidden_under: Option<String>,
     #[serde(rename = "type")]
     kind: String,
     source: String,
@@ -162,6 +169,7 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
         let mounts = file_system.mounts.iter();
         Item {
             mount_points: mounts.map(|mount| lossy(&mount.point)).collect(),
+            hidden_under: hidden_under(file_system).map(lossy),
             kind: file_system.kind.clone(),
             source: file_system.source.clone(),
             number: file_system.device.to_string(),
@@ -177,15 +185,19 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
                 .collect(),
         }
     };
+    let with_reason = |file_system, why: &str| LeftOut {
+        item: item(file_system),
+        reason: why.to_owned(),
+    };
+    let blocked = plan.blocked.iter();
+    let left_out = plan.left_out.iter();
     Document {
         freeze: plan.freeze.iter().map(item).collect(),
-        left_out: plan
-            .left_out
-            .iter()
-            .map(|left_out| LeftOut {
-                item: item(&left_out.file_system),
-                reason: left_out.why.clone(),
-            })
+        blocked: blocked
+            .map(|it| with_reason(&it.file_system, &it.why))
+            .collect(),
+        left_out: left_out
+            .map(|it| with_reason(&it.file_system, &it.why))
             .collect(),
         unmatched_patterns: plan
             .unmatched
@@ -217,16 +229,16 @@ fn text(plan: &Plan) -> String {
         text += &aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>());
     }
 
+    if !plan.blocked.is_empty() {
+        text += "\nNothing is frozen as long as these are in the way:\n\n";
+        let blocked = plan.blocked.iter();
+        text += &reasons(blocked.map(|it| (&it.file_system, it.why.as_str())));
+    }
     let (pseudo, others): (Vec<_>, Vec<_>) =
         plan.left_out.iter().partition(|it| it.why == ON_NO_DEVICE);
     if !others.is_empty() {
         text += "\nLeft out:\n\n";
-        let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
-        let rows = others.iter().map(|it| {
-            let [point, kind, device] = cells(&it.file_system);
-            [format!("  {point}"), kind, device, plain(&it.why)]
-        });
-        text += &aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>());
+        text += &reasons(others.iter().map(|it| (&it.file_system, it.why.as_str())));
     }
     if !pseudo.is_empty() {
         let types: BTreeSet<_> = pseudo.iter().map(|it| &*it.file_system.kind).collect();
@@ -240,13 +252,32 @@ fn text(plan: &Plan) -> String {
     text
 }
 
+/// A table of file systems with what there is to say of each.
+fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String {
+    let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
+    let rows = rows.map(|(file_system, why)| {
+        let [point, kind, device] = cells(file_system);
+        [format!("  {point}"), kind, device, plain(why)]
+    });
+    aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>())
+}
+
 /// Mount point, type and device.
 fn cells(file_system: &FileSystem) -> [String; 3] {
+    let mut point = and_more(&lossy(file_system.mount_point()), file_system.mounts.len());
+    if let Some(cover) = hidden_under(file_system) {
+        point += &format!(" (hidden under {})", plain(&lossy(cover)));
+    }
     [
-        and_more(&lossy(file_system.mount_point()), file_system.mounts.len()),
+        point,
         plain(&file_system.kind),
         and_more(&file_system.source, file_system.nodes.len()),
     ]
+}
+
+/// What hides it wherever it is mounted.
+fn hidden_under(file_system: &FileSystem) -> Option<&Path> {
+    file_system.mounts.first()?.hidden_under.as_deref()
 }
 
 /// The first of so many.
@@ -298,6 +329,7 @@ mod tests {
         let left_out = |file_system, why: &str| plan::LeftOut {
             file_system,
             why: why.into(),
+            in_trouble: false,
         };
         let mut unknown = file_system(1, &["/mnt"], "ext4", "/dev/nbd0");
         unknown.lies_on = vec![lies_on("/dev/nbd0", None)];
@@ -309,12 +341,17 @@ mod tests {
             layer("/dev/loop0", Kind::Loop(Some("/img/0".into()))),
             layer("/dev/loop1", Kind::Loop(Some("/img/1".into()))),
         ];
+        upper.mounts[0].hidden_under = Some("/cover".into());
         let mut root = file_system(3, &["/"], "xfs", "/dev/mapper/root");
         root.layers = vec![layer("/dev/sda", Kind::Disk(None))];
         let mut memory = file_system(9, &["/img"], "tmpfs", "tmpfs");
         memory.nodes.clear();
         Plan {
             freeze: vec![unknown, upper, root],
+            blocked: vec![plan::Blocked {
+                file_system: file_system(7, &["/srv"], "ext4", "/dev/loop2"),
+                why: "/nfs/image, which it lies on, does not answer".into(),
+            }],
             left_out: vec![
                 left_out(
                     file_system(4, &["/boot/efi"], "vfat", "/dev/sda1"),
@@ -336,10 +373,15 @@ mod tests {
     fn a_plan_is_shown() {
         let expected = r#"Frozen in this order, thawed in reverse:
 
-     MOUNT POINT               TYPE   DEVICE                   LIES ON
-  1  /mnt                      ext4   /dev/nbd0                nbd nbd0 < unknown
-  2  /a\u{1b}[2J (and 1 more)  btrfs  /dev/loop0 (and 1 more)  loop loop0, loop1 < file /img/0 in /, /img/1 in /img
-  3  /                         xfs    /dev/mapper/root         disk sda
+     MOUNT POINT                               TYPE   DEVICE                   LIES ON
+  1  /mnt                                      ext4   /dev/nbd0                nbd nbd0 < unknown
+  2  /a\u{1b}[2J (and 1 more) (hidden under /cover)  btrfs  /dev/loop0 (and 1 more)  loop loop0, loop1 < file /img/0 in /, /img/1 in /img
+  3  /                                         xfs    /dev/mapper/root         disk sda
+
+Nothing is frozen as long as these are in the way:
+
+  MOUNT POINT  TYPE  DEVICE      REASON
+  /srv         ext4  /dev/loop2  /nfs/image, which it lies on, does not answer
 
 Left out:
 
@@ -391,6 +433,7 @@ Hooks, run in this order before that, and in reverse after it:
             json["freeze"][1],
             serde_json::json!({
                 "mount_points": ["/a\u{1b}[2J", "/b"],
+                "hidden_under": "/cover",
                 "type": "btrfs",
                 "source": "/dev/loop0",
                 "number": "8:2",
@@ -407,6 +450,9 @@ Hooks, run in this order before that, and in reverse after it:
         );
         let unknown = serde_json::json!([{"file": "/dev/nbd0", "mount_point": null}]);
         assert_eq!(json["freeze"][0]["lies_on"], unknown);
+        assert_eq!(json["blocked"][0]["mount_points"][0], "/srv");
+        let reason = "/nfs/image, which it lies on, does not answer";
+        assert_eq!(json["blocked"][0]["reason"], reason);
         assert_eq!(json["left_out"][0]["reason"], "no way");
         assert_eq!(
             json["unmatched_patterns"],

@@ -105,6 +105,8 @@ struct Network {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Vss {
     time_limit: Option<Seconds>,
+    prepare_limit: Option<Seconds>,
+    other_namespaces: Option<bool>,
     #[serde(default)]
     include: Patterns,
     #[serde(default)]
@@ -219,7 +221,15 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
     let vss = vss::Config {
         include: file.vss.include.into(),
         exclude: file.vss.exclude.into(),
+        other_namespaces: file
+            .vss
+            .other_namespaces
+            .unwrap_or(defaults.other_namespaces),
         time_limit,
+        prepare_limit: file
+            .vss
+            .prepare_limit
+            .map_or(defaults.prepare_limit, |seconds| seconds.0),
         hooks: vss::hooks::Config {
             directory: hooks
                 .directory
@@ -319,6 +329,8 @@ mod tests {
             scripts = "/usr/libexec/hypervkvpd"
             [vss]
             time-limit = 90
+            prepare-limit = 30
+            other-namespaces = false
             [vss.include]
             mount-points = ["/srv/*"]
             [vss.exclude]
@@ -375,6 +387,8 @@ mod tests {
                     ..vss::Patterns::default()
                 },
                 time_limit: Duration::from_secs(90),
+                other_namespaces: false,
+                prepare_limit: Duration::from_secs(30),
                 hooks: vss::hooks::Config {
                     directory: "/etc/vss.d".into(),
                     time_limit: Duration::from_secs(5),

@@ -148,6 +148,7 @@ mod tests {
             id: 1,
             point: point.into(),
             whole,
+            ..Mount::default()
         };
         FileSystem {
             kind: "ext4".into(),

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::freeze::{FreezeError, hint};
 use super::hooks::HookError;
-use super::open::OpenError;
 use super::plan::PlanError;
+use super::prepare::PrepareError;
 use super::wire::Malformed;
 
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +21,8 @@ pub(super) enum Error {
     #[error(transparent)]
     Plan(#[from] PlanError),
 
-    #[error("{0}; let it be seen there, or name it in [vss.exclude]")]
-    Open(OpenError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
 
     #[error(
         "no file system that is mounted and can be frozen matches [vss.include]; `hyperv-agent vss \
@@ -78,7 +78,7 @@ impl Error {
         match self {
             Self::Malformed(malformed) => malformed.status(),
             Self::Plan(_)
-            | Self::Open(_)
+            | Self::Prepare(_)
             | Self::NothingIncluded
             | Self::StillFrozen
             | Self::Hook(_)

@@ -84,6 +84,11 @@ pub enum FreezeError {
         .0.as_secs()
     )]
     TooSlow(Duration),
+    /// There was no time left to begin.
+    #[error(
+        "it took too long until file systems could be frozen, and nothing is frozen; see          prepare-limit in hyperv-agent.toml(5)"
+    )]
+    TooLate,
     /// What an earlier freeze has left is still frozen.
     #[error(
         "the file system at {path:?} is frozen since an earlier backup and cannot be thawed{}",
@@ -182,7 +187,8 @@ impl Freezer {
     }
 
     /// Freezes `file_systems` in this order; after `limit` they are thawed by
-    /// the guard.
+    /// the guard. The first is not frozen later than at `latest`: whoever asked
+    /// has given up then.
     ///
     /// # Errors
     ///
@@ -191,6 +197,7 @@ impl Freezer {
         &mut self,
         file_systems: Vec<Opened>,
         limit: Duration,
+        latest: Instant,
     ) -> Result<Summary, FreezeError> {
         if self.frozen.is_some() {
             return Err(FreezeError::Frozen);
@@ -198,11 +205,6 @@ impl Freezer {
         self.thaw();
         if let Some((path, source)) = self.stuck().next() {
             return Err(FreezeError::Stuck { path, source });
-        }
-        // Most of what is to be written is written before anybody has to wait
-        // for it; what fails here fails again below.
-        for opened in &file_systems {
-            let _ = rustix::fs::syncfs(&opened.fd);
         }
         let descriptors: Vec<_> = file_systems
             .iter()
@@ -214,6 +216,12 @@ impl Freezer {
             handed_over = self.ready_guard()?.hold(&descriptors, limit);
         }
         handed_over?;
+        if Instant::now() > latest {
+            if let Some(guard) = &mut self.guard {
+                guard.release();
+            }
+            return Err(FreezeError::TooLate);
+        }
         let untouched = |opened| Held {
             opened,
             state: State::Untouched,

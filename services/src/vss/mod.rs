@@ -10,8 +10,9 @@
 //! still sends is answered with a failure, as its backup is not consistent.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,8 @@ use self::error::{Error, Spoiled};
 use self::freeze::{Freezer, StartGuard, Summary, Thawed};
 use self::guard::{Guard, News};
 use self::hooks::{End, Ran};
+use self::limited::Lookups;
 use self::marker::Note;
-use self::open::OpenError;
 use self::plan::{DeviceNumber, Unmatched};
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
@@ -35,19 +36,23 @@ use crate::service::{Answer, Service};
 use crate::stop::Stop;
 
 mod choice;
+mod elsewhere;
 mod error;
 pub mod freeze;
 pub mod guard;
 mod haste;
 pub mod hooks;
+mod limited;
 pub mod marker;
 pub mod mounts;
 pub mod open;
 mod order;
 mod patterns;
 pub mod plan;
+pub mod prepare;
 pub mod recover;
 pub mod stack;
+mod uncover;
 pub mod wire;
 
 /// Bytes of every message on the character device.
@@ -79,9 +84,14 @@ pub struct Config {
     pub include: Patterns,
     /// These are not.
     pub exclude: Patterns,
+    /// Whether those are frozen that are mounted in other mount namespaces only.
+    pub other_namespaces: bool,
     /// How long file systems stay frozen before they are thawed without having
     /// been asked to.
     pub time_limit: Duration,
+    /// How long it may take, after the hooks, until the first file system is
+    /// frozen: to look them up, and to write out what is not on the disk yet.
+    pub prepare_limit: Duration,
     /// The programs that are run before and after.
     pub hooks: hooks::Config,
     /// Where it is noted what is frozen; no file system that can be frozen.
@@ -96,7 +106,9 @@ impl Default for Config {
         Self {
             include: Patterns::default(),
             exclude: Patterns::default(),
+            other_namespaces: true,
             time_limit: Duration::from_secs(10 * 60),
+            prepare_limit: Duration::from_secs(5 * 60),
             hooks: hooks::Config::default(),
             runtime_directory: PathBuf::from("/run/hyperv-agent"),
             root: PathBuf::from("/"),
@@ -120,6 +132,10 @@ pub struct Patterns {
 /// How long hooks may take before a freeze: the kernel gives it 15 minutes.
 /// Protocol section 6.
 const BEFORE: Duration = Duration::from_secs(12 * 60);
+
+/// How long after the request the first file system is frozen at the latest:
+/// freezing takes up to a minute, and the host must not have given up.
+const LATEST: Duration = Duration::from_secs(13 * 60 + 30);
 
 /// How many files may be open, if the machine allows it. With many more, some
 /// programs that a hook may start take their time closing all that could be.
@@ -177,7 +193,7 @@ impl Vss {
 
     /// Ends what the note tells of an agent before this one.
     fn recover(&mut self) {
-        let note = match marker::read(&self.config.runtime_directory) {
+        let note = match self.runtime(marker::read) {
             Ok(Some(note)) => note,
             Ok(None) => return,
             Err(error) => {
@@ -281,11 +297,13 @@ impl Vss {
                 hooks: hooks.to_vec(),
             });
         };
-        let deadline = Instant::now() + BEFORE;
+        let began = Instant::now();
+        let deadline = began + BEFORE;
         let stop = self.stop.as_ref().map(|stop| stop.as_fd());
         let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
             .inspect_err(|_| self.forget())?;
-        let frozen = self.freeze_file_systems(&ran);
+        let latest = (Instant::now() + self.config.prepare_limit).min(began + LATEST);
+        let frozen = self.freeze_file_systems(&ran, latest);
         self.hooks = Some(ran);
         if frozen.is_err() {
             self.complain();
@@ -295,54 +313,52 @@ impl Vss {
         frozen
     }
 
-    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<Summary, Error> {
-        let mut plan = plan::make(&self.config)?;
-        for unmatched in plan.unmatched.drain(..) {
+    fn freeze_file_systems(&mut self, ran: &Ran, latest: Instant) -> Result<Summary, Error> {
+        let mut prepared = prepare::look(&self.config)?;
+        for unmatched in prepared.plan.unmatched.drain(..) {
             if !self.told.contains(&unmatched) {
                 warn!(self.log, "{}", unmatched);
                 self.told.insert(unmatched);
             }
         }
+        let plan = &prepared.plan;
         for left_out in &plan.left_out {
-            let file_system = &left_out.file_system;
-            debug!(
-                self.log,
-                "{:?} is left out: {}",
-                file_system.mount_point(),
-                left_out.why
-            );
+            let (point, why) = (left_out.file_system.mount_point(), &left_out.why);
+            match left_out.in_trouble {
+                true => warn!(self.log, "{:?} is left out: {}", point, why),
+                false => debug!(self.log, "{:?} is left out: {}", point, why),
+            }
         }
         let notes = self.config.runtime_directory.as_path();
-        if let Ok(stat) = rustix::fs::stat(notes) {
-            let device = DeviceNumber::from_raw(stat.st_dev);
-            if plan.freeze.iter().any(|it| it.device == device) {
-                warn!(
-                    self.log,
-                    "{} is on a file system that is about to be frozen: an agent that is killed \
+        if let Ok(device) = self.runtime(DeviceNumber::of)
+            && plan.freeze.iter().any(|it| it.device == device)
+        {
+            warn!(
+                self.log,
+                "{} is on a file system that is about to be frozen: an agent that is killed \
                      meanwhile cannot be started again; set runtime-directory to one in memory",
-                    notes.display()
-                );
-            }
+                notes.display()
+            );
         }
-        let mut opened = Vec::with_capacity(plan.freeze.len());
-        for file_system in &plan.freeze {
-            match open::open(file_system, &self.config.root) {
-                Ok(descriptor) => opened.push(descriptor),
-                Err(error @ OpenError::Gone { .. }) => debug!(self.log, "{}", in_words(&error)),
-                Err(error) => return Err(Error::Open(error)),
-            }
+        for gone in &prepared.gone {
+            debug!(self.log, "{}", gone);
         }
-        if opened.is_empty() {
+        prepared.check()?;
+        if prepared.opened.is_empty() {
             if self.config.include != Patterns::default() {
                 return Err(Error::NothingIncluded);
             }
             warn!(self.log, "there is no file system to freeze");
         }
         self.note(&Note {
-            frozen: opened.iter().map(|opened| opened.device).collect(),
+            frozen: prepared.opened.iter().map(|it| it.device).collect(),
             hooks: ran.paths().to_vec(),
         });
-        let summary = self.freezer.freeze(opened, self.config.time_limit)?;
+        let stop = self.stop.as_ref().map(|stop| stop.as_fd());
+        prepared.write_out(latest, stop)?;
+        let opened = prepared.opened;
+        let limit = self.config.time_limit;
+        let summary = self.freezer.freeze(opened, limit, latest)?;
         for path in &summary.frozen_before {
             info!(
                 self.log,
@@ -426,7 +442,8 @@ impl Vss {
     /// Notes what is frozen. Without the note a restarted agent knows less; the
     /// guard thaws all the same.
     fn note(&self, note: &Note) {
-        if let Err(error) = marker::write(&self.config.runtime_directory, note) {
+        let note = note.clone();
+        if let Err(error) = self.runtime(move |directory| marker::write(directory, &note)) {
             let directory = self.config.runtime_directory.display();
             warn!(
                 self.log,
@@ -436,13 +453,24 @@ impl Vss {
     }
 
     fn forget(&self) {
-        if let Err(error) = marker::remove(&self.config.runtime_directory) {
+        if let Err(error) = self.runtime(marker::remove) {
             let directory = self.config.runtime_directory.display();
             warn!(
                 self.log,
                 "cannot remove the note of what is frozen from {}: {}", directory, error
             );
         }
+    }
+
+    /// Does something with the runtime directory, which may be anywhere.
+    fn runtime<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let directory = self.config.runtime_directory.clone();
+        let look = move || action(&directory);
+        let outcome = Lookups::new().look(&self.config.runtime_directory, look);
+        outcome.unwrap_or_else(|no_answer| Err(io::Error::new(io::ErrorKind::TimedOut, no_answer)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is mounted: `/proc/self/mountinfo`, as proc(5) has it.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -16,6 +17,9 @@ pub(super) const LIST: &str = "proc/self/mountinfo";
 pub struct Mounted {
     /// The kernel's number for the mount.
     pub id: u64,
+    /// The number of the mount that it is mounted in: of one that is not in the
+    /// list, or its own, where there is none.
+    pub parent: u64,
     /// The kernel's number for the file system.
     pub device: DeviceNumber,
     /// The directory or file at which it is mounted.
@@ -27,11 +31,24 @@ pub struct Mounted {
     pub kind: String,
     /// What it was mounted from.
     pub source: String,
-    /// Whether the file system is read-only, wherever it is mounted.
-    pub read_only: bool,
     /// Devices beside the source that it was mounted with: what has its log or
     /// journal, and its realtime device.
     pub external: Vec<PathBuf>,
+    /// Why nobody can write to the file system, wherever it is mounted; `None`
+    /// where somebody can.
+    pub read_only: Option<ReadOnly>,
+}
+
+/// Why nobody can write to a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// It was mounted so, or made so later: `ro`.
+    Asked,
+    /// The kernel found an error in it: `emergency_ro`, which ext4 shows from
+    /// Linux 6.15 on, beside an `rw`.
+    Error,
+    /// It was shut down, so that nothing is read either: `shutdown`.
+    ShutDown,
 }
 
 /// Options with such a device: of XFS, and of reiserfs.
@@ -55,7 +72,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
     // Any field but the numbers may be empty, so each space counts.
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let _parent = fields.next()?;
+    let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let device = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let root = decode(fields.next()?);
     let point = decode(fields.next()?);
@@ -65,7 +82,14 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let kind = text(fields.next()?);
     let source = text(fields.next()?);
     let options = fields.next()?;
-    let mut options = options.split(|byte| *byte == b',');
+    let options = options.split(|byte| *byte == b',');
+    let has = |wanted: &[u8]| options.clone().any(|option| option == wanted);
+    let read_only = [
+        (&b"shutdown"[..], ReadOnly::ShutDown),
+        (b"emergency_ro", ReadOnly::Error),
+        (b"ro", ReadOnly::Asked),
+    ];
+    let read_only = read_only.into_iter().find(|(option, _)| has(option));
     let subvolume = |option: &[u8]| option.strip_prefix(b"subvol=").map(decode);
     let external = |option: &[u8]| {
         let device = EXTERNAL.iter().find_map(|it| option.strip_prefix(*it))?;
@@ -73,14 +97,66 @@ fn line(line: &[u8]) -> Option<Mounted> {
     };
     Some(Mounted {
         id,
+        parent,
         device,
         whole: root == "/" || options.clone().filter_map(subvolume).any(|it| it == root),
         point: point.into(),
         kind,
         source,
         external: options.clone().filter_map(external).collect(),
-        read_only: options.any(|option| option == b"ro"),
+        read_only: read_only.map(|(_, why)| why),
     })
+}
+
+/// The mounts that no path leads to, by number, each with the mount that is found
+/// in its place: another was mounted over it, or over a directory on the way to it.
+pub(super) fn hidden(mounted: &[Mounted]) -> HashMap<u64, &Mounted> {
+    let view = View::new(mounted);
+    let hidden = mounted.iter().filter_map(|it| {
+        let found = view.find(&it.point)?;
+        (found.id != it.id).then_some((it.id, found))
+    });
+    hidden.collect()
+}
+
+/// Where paths lead to, without a look at any.
+struct View<'a> {
+    mounted: &'a [Mounted],
+    /// What is mounted in a mount, or in none of the list, at a path.
+    at: HashMap<(Option<u64>, &'a Path), &'a Mounted>,
+}
+
+impl<'a> View<'a> {
+    fn new(mounted: &'a [Mounted]) -> Self {
+        let ids: HashSet<u64> = mounted.iter().map(|it| it.id).collect();
+        let parent = |it: &Mounted| {
+            Some(it.parent).filter(|parent| *parent != it.id && ids.contains(parent))
+        };
+        let at = mounted.iter().map(|it| ((parent(it), &*it.point), it));
+        Self {
+            mounted,
+            at: at.collect(),
+        }
+    }
+
+    /// The mount in which a path ends; `None` where that is not in the list.
+    fn find(&self, path: &Path) -> Option<&'a Mounted> {
+        let root = Path::new("/");
+        // Nobody is led to what is mounted over the root.
+        let mut current = self.at.get(&(None, root)).copied();
+        let below = path.ancestors().filter(|it| *it != root);
+        let mut below: Vec<_> = below.collect();
+        below.reverse();
+        // A list in which mounts are mounted in each other is not the kernel's.
+        let mut steps = self.mounted.len();
+        for path in below {
+            while let Some(next) = self.at.get(&(current.map(|it| it.id), path)) {
+                current = Some(next);
+                steps = steps.checked_sub(1)?;
+            }
+        }
+        current
+    }
 }
 
 fn text(field: &[u8]) -> String {
@@ -141,12 +217,13 @@ mod tests {
             27 1 254:1 / / ro,relatime - ext4 /dev/vda1 rw,discard\n";
         let mounted = |id, device: &str, point: &str, kind: &str, source: &str| Mounted {
             id,
+            parent: if id == 22 { 27 } else { 1 },
             device: device.parse().unwrap(),
             point: point.into(),
             whole: true,
             kind: kind.into(),
             source: source.into(),
-            read_only: false,
+            read_only: None,
             external: Vec::new(),
         };
         assert_eq!(
@@ -187,10 +264,18 @@ mod tests {
     #[test]
     fn read_only_is_the_file_system_not_the_mount() {
         for (mount, file_system, read_only) in [
-            ("ro", "rw,errors=remount-ro", false),
-            ("rw", "ro", true),
-            ("rw", "rw,data=ro", false),
-            ("rw", "noatime,ro,x", true),
+            ("ro", "rw,errors=remount-ro", None),
+            ("rw", "ro", Some(ReadOnly::Asked)),
+            ("rw", "rw,data=ro", None),
+            ("rw", "noatime,ro,x", Some(ReadOnly::Asked)),
+            (
+                "rw",
+                "rw,errors=remount-ro,emergency_ro",
+                Some(ReadOnly::Error),
+            ),
+            ("rw", "ro,emergency_ro", Some(ReadOnly::Error)),
+            ("rw,shutdown", "rw,noshutdown,shutdown=1", None),
+            ("rw", "rw,emergency_ro,shutdown", Some(ReadOnly::ShutDown)),
         ] {
             let line = format!("1 0 8:1 / /mnt {mount} - ext4 /dev/sda {file_system}");
             assert_eq!(parse(line.as_bytes())[0].read_only, read_only, "{line}");
@@ -213,6 +298,7 @@ mod tests {
         let list = b"\n\
             1\n\
             x 0 8:1 / /mnt rw - ext4 /dev/sda rw\n\
+            1 x 8:1 / /mnt rw - ext4 /dev/sda rw\n\
             1 0 8 / /mnt rw - ext4 /dev/sda rw\n\
             1 0 8:-1 / /mnt rw - ext4 /dev/sda rw\n\
             1 0 8:1 / /mnt rw shared:1 ext4 /dev/sda rw\n\
@@ -223,6 +309,58 @@ mod tests {
             panic!("not one");
         };
         assert_eq!((mounted.id, mounted.source.as_str()), (2, ""));
+    }
+
+    /// What is hidden, as `ID<COVER`, in a list of `ID PARENT POINT`.
+    #[track_caller]
+    fn hidden_in(list: &[&str]) -> Vec<String> {
+        let line = |line: &&str| {
+            let [id, parent, point] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{line}");
+            };
+            format!("{id} {parent} 8:{id} / {point} rw - ext4 /dev/sda rw\n")
+        };
+        let mounted = parse(list.iter().map(line).collect::<String>().as_bytes());
+        let hidden = hidden(&mounted);
+        let mut hidden: Vec<_> = hidden.iter().map(|(id, by)| (id, by.id)).collect();
+        hidden.sort();
+        let hidden = hidden.iter().map(|(id, by)| format!("{id}<{by}"));
+        hidden.collect()
+    }
+
+    #[test]
+    fn what_no_path_leads_to_is_hidden() {
+        // The root's own parent is in no list.
+        assert_eq!(hidden_in(&["1 0 /", "2 1 /mnt", "3 2 /mnt/data"]), [""; 0]);
+        assert_eq!(hidden_in(&["1 1 /", "2 1 /mnt"]), [""; 0]);
+        // Over a directory on the way, and over what is in that.
+        assert_eq!(
+            hidden_in(&["1 0 /", "2 1 /mnt/data", "3 2 /mnt/data/in", "4 1 /mnt"]),
+            ["2<4", "3<4"]
+        );
+        // The same path in the mount that covers it.
+        assert_eq!(
+            hidden_in(&["1 0 /", "2 1 /mnt/data", "3 1 /mnt", "4 3 /mnt/data"]),
+            ["2<4"]
+        );
+        // One over the other, and a third; what is in the first is hidden too.
+        assert_eq!(
+            hidden_in(&[
+                "1 0 /", "2 1 /a", "3 2 /a", "4 3 /a", "5 2 /a/b", "6 4 /a/c"
+            ]),
+            ["2<4", "3<4", "5<4"]
+        );
+        // A name that begins like another's is no directory of it.
+        assert_eq!(hidden_in(&["1 0 /", "2 1 /mnt-data", "3 1 /mnt"]), [""; 0]);
+        // Over the root, where nobody is led to.
+        assert_eq!(hidden_in(&["1 0 /", "2 1 /", "3 2 /x"]), ["2<1", "3<1"]);
+        // In a directory of a mount that is not shown.
+        assert_eq!(
+            hidden_in(&["2 7 /a/b", "3 7 /a", "4 7 /c", "5 4 /c/d"]),
+            ["2<3"]
+        );
+        // What the kernel does not write.
+        assert_eq!(hidden_in(&["1 2 /a", "2 1 /a", "3 3 /a"]), ["1<3", "2<3"]);
     }
 
     /// As the kernel does it.
@@ -253,10 +391,39 @@ mod tests {
             prop_assert_eq!(&mounted[0].source, &source);
         }
 
+        /// Mounts are made one after another, each at a path: what the kernel
+        /// makes its parent is the mount in which that path ends then.
+        #[test]
+        fn the_last_at_a_path_is_seen_and_hides_what_was_below(
+            points in prop::collection::vec("(/[ab]){1,3}", 0..12),
+        ) {
+            let mut mounted = parse(b"1 0 8:1 / / rw - ext4 /dev/sda rw");
+            let mut seen = vec![(1, PathBuf::from("/"))];
+            for (id, point) in (2..).zip(points) {
+                let point = PathBuf::from(point);
+                let parent = seen.iter().filter(|(_, it)| point.starts_with(it));
+                let parent = parent.max_by_key(|(id, it)| (it.components().count(), *id));
+                let (parent, _) = parent.unwrap().clone();
+                seen.retain(|(_, it)| !it.starts_with(&point));
+                seen.push((id, point.clone()));
+                mounted.push(Mounted { id, parent, point, ..mounted[0].clone() });
+            }
+            let hidden = hidden(&mounted);
+            for it in &mounted {
+                let is_seen = seen.iter().any(|(id, _)| *id == it.id);
+                prop_assert_eq!(!is_seen, hidden.contains_key(&it.id), "{:?}", it);
+            }
+            for by in hidden.values() {
+                prop_assert!(!hidden.contains_key(&by.id));
+            }
+        }
+
         #[test]
         fn nothing_panics(list: Vec<u8>, words in "[0-9:/ \\\\,-]{0,80}") {
             let lines = list.split(|byte| *byte == b'\n').count();
-            prop_assert!(parse(&list).len() <= lines);
+            let mounted = parse(&list);
+            prop_assert!(mounted.len() <= lines);
+            prop_assert!(hidden(&mounted).len() <= lines);
             prop_assert!(parse(words.as_bytes()).len() <= 1);
         }
     }

@@ -1,16 +1,21 @@
 //! Descriptors of the file systems that are to be frozen.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::mounts;
+use super::elsewhere;
+use super::limited::Lookups;
+use super::mounts::{self, Mounted};
 use super::plan::{DeviceNumber, FileSystem};
 use super::stack::under;
+use super::uncover::{self, UncoverError};
 
 /// A file system that is open.
 #[derive(Debug)]
@@ -32,6 +37,14 @@ pub enum OpenError {
         /// Its type.
         kind: String,
         /// What it had been mounted from.
+        source_name: String,
+    },
+    /// It was shut down after an error: nothing can be read or written any more.
+    #[error("the {kind} file system of {source_name} was shut down after an error")]
+    ShutDown {
+        /// Its type.
+        kind: String,
+        /// What it was mounted from.
         source_name: String,
     },
     /// It is mounted, and nowhere can it be opened.
@@ -58,22 +71,55 @@ enum Obstacle {
     Other(DeviceNumber),
     #[error("neither a directory nor a file is there")]
     NoFile,
+    #[error("it does not answer")]
+    NoAnswer,
+    #[error(transparent)]
+    Covered(#[from] UncoverError),
 }
+
+/// How a place is looked at before it is opened: to open a device or a FIFO does
+/// something.
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Obstacles that are told.
 const TOLD: usize = 3;
 
 /// Opens a file system at the first of its mounts where that is possible. What
 /// is opened is never another one, not even when it was unmounted meanwhile.
-/// `root` stands for `/`.
+/// `root` stands for `/`. A mount that does not answer within seconds is passed
+/// over.
 ///
 /// # Errors
 ///
 /// Any [`OpenError`].
 pub fn open(file_system: &FileSystem, root: &Path) -> Result<Opened, OpenError> {
+    open_within(file_system, root, &Lookups::new())
+}
+
+/// The same, with the time for look-ups that is left.
+pub(super) fn open_within(
+    file_system: &FileSystem,
+    root: &Path,
+    lookups: &Lookups,
+) -> Result<Opened, OpenError> {
     let mut obstacles = String::new();
+    let mut shut_down = false;
+    let mut hidden = 0;
     for (tried, mount) in file_system.mounts.iter().enumerate() {
-        match open_at(&mount.point, file_system.device, root) {
+        let (point, device, root) = (mount.point.clone(), file_system.device, root.to_owned());
+        let is_hidden = mount.hidden_under.is_some();
+        let process = mount.process;
+        let opened = lookups.look(&mount.point, move || match (process, is_hidden) {
+            (None, false) => {
+                let place = rustix::fs::open(under(&root, &point), LOOK, Mode::empty())?;
+                open_if(device, &place, &root.join(mounts::LIST))
+            }
+            (None, true) => open_hidden(&point, device, &root),
+            (Some(process), _) => open_elsewhere(&point, process, device, &root),
+        });
+        let opened = opened.unwrap_or(Err(Obstacle::NoAnswer));
+        shut_down |= matches!(opened, Err(Obstacle::Errno(Errno::IO)));
+        match opened {
             Ok(fd) => {
                 return Ok(Opened {
                     fd,
@@ -84,18 +130,28 @@ pub fn open(file_system: &FileSystem, root: &Path) -> Result<Opened, OpenError> 
             Err(obstacle) if tried < TOLD => {
                 let gap = if tried == 0 { "" } else { "; " };
                 // Writing to a string does not fail.
-                let _ = write!(obstacles, "{gap}{}: {obstacle}", mount.point.display());
+                let _ = write!(obstacles, "{gap}{}: ", mount.point.display());
+                if let Some(cover) = &mount.hidden_under {
+                    let cover = cover.display();
+                    let _ = write!(obstacles, "it is hidden under {cover}, and ");
+                }
+                let _ = write!(obstacles, "{obstacle}");
             }
             Err(_) => {}
+        }
+        // To uncover one takes a copy of all that is mounted.
+        hidden += usize::from(is_hidden);
+        if hidden == TOLD {
+            break;
         }
     }
     let kind = file_system.kind.clone();
     let source_name = file_system.source.clone();
-    // Where it cannot be told whether it is still mounted, it is.
-    if let Ok(mounted) = mounts::read(root)
-        && mounted.iter().all(|it| it.device != file_system.device)
-    {
+    if !is_mounted(file_system, root) {
         return Err(OpenError::Gone { kind, source_name });
+    }
+    if shut_down {
+        return Err(OpenError::ShutDown { kind, source_name });
     }
     match file_system.mounts.len().saturating_sub(TOLD) {
         0 => {}
@@ -110,15 +166,56 @@ pub fn open(file_system: &FileSystem, root: &Path) -> Result<Opened, OpenError> 
     })
 }
 
-fn open_at(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, Obstacle> {
-    // Looked at before it is opened: to open a device or a FIFO does something.
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = rustix::fs::open(under(root, point), flags, Mode::empty())?;
-    let found = file_system_of(&place, device, root)?;
+/// Whether it is mounted still. Where that cannot be told, it is.
+fn is_mounted(file_system: &FileSystem, root: &Path) -> bool {
+    let has = |mounted: Vec<Mounted>| mounted.iter().any(|it| it.device == file_system.device);
+    let processes: BTreeSet<_> = file_system.mounts.iter().map(|it| it.process).collect();
+    processes.into_iter().any(|process| match process {
+        None => mounts::read(root).map_or(true, has),
+        // One that ended has nothing mounted.
+        Some(process) => elsewhere::mounted(root, process).is_ok_and(has),
+    })
+}
+
+/// Opens a file system that only a process with another mount namespace has. Who is
+/// in that may have put links in the way: none is followed.
+fn open_elsewhere(
+    point: &Path,
+    process: u32,
+    device: DeviceNumber,
+    root: &Path,
+) -> Result<OwnedFd, Obstacle> {
+    let its_root = elsewhere::root_of(process);
+    let below = point.strip_prefix(&its_root).unwrap_or(point);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let its_root = rustix::fs::open(under(root, &its_root), flags, Mode::empty())?;
+    let no_links = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    // An empty path is none.
+    let below = Path::new(".").join(below);
+    let place = rustix::fs::openat2(&its_root, below, LOOK, Mode::empty(), no_links)?;
+    open_if(
+        device,
+        &place,
+        &root.join(format!("proc/{process}/mountinfo")),
+    )
+}
+
+/// Opens a file system that no path leads to. This thread is of no use for anything
+/// else afterwards.
+fn open_hidden(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, Obstacle> {
+    uncover::uncover(device, point)?;
+    let place = rustix::fs::open(under(root, point), LOOK, Mode::empty())?;
+    open_if(device, &place, &root.join(uncover::LIST))
+}
+
+/// Opens for reading what is open as `place`, if that is in this file system; of
+/// the mount that it was opened by, `list` tells.
+fn open_if(device: DeviceNumber, place: &OwnedFd, list: &Path) -> Result<OwnedFd, Obstacle> {
+    let found = file_system_of(place, device, list)?;
     if found != device {
         return Err(Obstacle::Other(found));
     }
-    let stat = rustix::fs::fstat(&place)?;
+    let stat = rustix::fs::fstat(place)?;
     if !matches!(
         FileType::from_raw_mode(stat.st_mode),
         FileType::Directory | FileType::RegularFile
@@ -135,7 +232,7 @@ fn open_at(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, O
 fn file_system_of(
     fd: impl AsFd,
     expected: DeviceNumber,
-    root: &Path,
+    list: &Path,
 ) -> Result<DeviceNumber, Obstacle> {
     let device = DeviceNumber::from_raw(rustix::fs::fstat(&fd)?.st_dev);
     if device == expected {
@@ -143,14 +240,13 @@ fn file_system_of(
     }
     // Each subvolume of btrfs has a number of its own there.
     let id = mounts::id(fd)?;
-    let mounted = mounts::read(root)?;
+    let mounted = mounts::parse(&fs::read(list)?);
     let mount = mounted.iter().find(|mounted| mounted.id == id);
     Ok(mount.map_or(device, |mount| mount.device))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use super::super::plan::Mount;
@@ -189,6 +285,39 @@ mod tests {
             let path = root.path().join(expected.trim_start_matches('/'));
             assert_eq!(metadata.ino(), fs::metadata(path).unwrap().ino());
         }
+    }
+
+    #[test]
+    fn what_another_process_has_is_opened_through_its_root_and_no_link_is_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let its = root.path().join("proc/7/root");
+        fs::create_dir_all(its.join("real/data")).unwrap();
+        std::os::unix::fs::symlink("real", its.join("link")).unwrap();
+        let device = DeviceNumber::of(root.path()).unwrap();
+        let list = format!("1 1 {device} / /real/data rw - xfs /dev/sdb rw\n");
+        fs::write(root.path().join("proc/7/mountinfo"), list).unwrap();
+        let opened = |point: &str| {
+            let mut file_system = file_system(device, &[point]);
+            file_system.mounts[0].process = Some(7);
+            open(&file_system, root.path())
+        };
+        for point in ["/proc/7/root/real/data", "/proc/7/root"] {
+            assert_eq!(opened(point).unwrap().mount_point, Path::new(point));
+        }
+        for (point, words) in [
+            (
+                "/proc/7/root/link/data",
+                "Too many levels of symbolic links",
+            ),
+            ("/proc/7/root/gone", "No such file or directory"),
+        ] {
+            let error = opened(point).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        // It has ended.
+        fs::remove_dir_all(root.path().join("proc/7")).unwrap();
+        let error = opened("/proc/7/root/real/data").unwrap_err();
+        assert!(matches!(error, OpenError::Gone { .. }), "{error}");
     }
 
     #[test]

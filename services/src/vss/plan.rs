@@ -1,14 +1,17 @@
 //! Which file systems are frozen, and in which order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::choice::{self, Choice};
-use super::mounts::{self, Mounted};
-use super::stack::{self, Bottom, Layer};
+use super::elsewhere::{self, Namespace};
+use super::limited::{self, Lookups, NoAnswer};
+use super::mounts::{self, Mounted, ReadOnly};
+use super::stack::{self, Bottom, Layer, under};
 use super::{Config, order};
 
 /// What a FREEZE would do.
@@ -16,6 +19,8 @@ use super::{Config, order};
 pub struct Plan {
     /// What is frozen, in this order, and thawed in the reverse one.
     pub freeze: Vec<FileSystem>,
+    /// What is to be frozen and cannot be: as long as there is any, nothing is.
+    pub blocked: Vec<Blocked>,
     /// What is mounted and stays as it is.
     pub left_out: Vec<LeftOut>,
     /// Patterns of the configuration that mean nothing that is mounted.
@@ -34,9 +39,9 @@ pub struct FileSystem {
     /// Devices beside the source that it was mounted with: what has its log or
     /// journal, and its realtime device.
     pub external: Vec<PathBuf>,
-    /// Where it is mounted; by the first that can be opened it is frozen. What
-    /// shows all of it comes before a directory or a file in it, and a short
-    /// path before a long one.
+    /// Where it is mounted; by the first that can be opened it is frozen. What is
+    /// hidden comes last; what shows all of it comes before a directory or a file
+    /// in it, and a short path before a long one.
     pub mounts: Vec<Mount>,
     /// The block devices that it is on, as the kernel calls them below `/dev`.
     pub nodes: Vec<PathBuf>,
@@ -59,6 +64,12 @@ pub struct Mount {
     /// Whether all of the file system, or a subvolume of it, is mounted there:
     /// not only a directory or a file in it.
     pub whole: bool,
+    /// Where another file system is mounted that is seen in its place: over it, or
+    /// over a directory on the way to it.
+    pub hidden_under: Option<PathBuf>,
+    /// Where it is mounted in another mount namespace only, a process that is in
+    /// that one. The path leads through its root in `/proc`.
+    pub process: Option<u32>,
 }
 
 /// What a file system's device is made of.
@@ -76,6 +87,13 @@ pub struct LiesOn {
 /// lot of it.
 pub const ON_NO_DEVICE: &str = "it is on no block device";
 
+/// Why a file system is left out that only other mount namespaces have.
+const ELSEWHERE: &str =
+    "it is mounted in another mount namespace only, and other-namespaces in [vss] is false";
+
+/// Why a file system is left out on which nothing can be read or written any more.
+pub(super) const SHUT_DOWN: &str = "it was shut down after an error; see dmesg";
+
 /// The number of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeviceNumber {
@@ -88,6 +106,18 @@ pub struct DeviceNumber {
 /// A file system that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
+    /// Which one.
+    pub file_system: FileSystem,
+    /// Why, in words.
+    pub why: String,
+    /// Whether something is wrong with it, which the administrator is to see in
+    /// the log.
+    pub in_trouble: bool,
+}
+
+/// A file system that is to be frozen and cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
     /// Which one.
     pub file_system: FileSystem,
     /// Why, in words.
@@ -119,6 +149,15 @@ pub enum PlanError {
 }
 
 impl DeviceNumber {
+    /// That of the file system with this file.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from_raw(rustix::fs::stat(path)?.st_dev))
+    }
+
     /// The number in `st_dev` or `st_rdev`.
     pub fn from_raw(raw: u64) -> Self {
         Self {
@@ -170,12 +209,18 @@ impl FromStr for DeviceNumber {
     }
 }
 
-/// Says what a FREEZE would do now.
+/// Says what a FREEZE would do now. What does not answer within seconds is said
+/// to be in its way.
 ///
 /// # Errors
 ///
 /// If the kernel does not tell what is mounted.
 pub fn make(config: &Config) -> Result<Plan, PlanError> {
+    make_within(config, &Lookups::new())
+}
+
+/// The same, with the time for look-ups that is left.
+pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, PlanError> {
     let root = &config.root;
     let unreadable = |path: &str| {
         let path = root.join(path);
@@ -188,26 +233,68 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
         .iter()
         .map(|it| (it.id, (it.device, choice::is_in_memory(&it.kind))))
         .collect();
+    let mounts = Arc::new(mounts);
     let mut plan = Plan::default();
     let mut candidates = Vec::new();
-    for (mut file_system, read_only) in grouped(mounted) {
-        let against = choice.against_type(&file_system.kind);
-        // What is not on devices names anything as its source.
-        if against.is_none() || file_system.device.major != 0 {
-            file_system.layers = stack::walk(root, &file_system);
-            file_system.nodes = stack::nodes(&file_system.layers);
+    let mut against = HashMap::new();
+    let mut blocked = HashMap::new();
+    let own: HashSet<_> = mounted.iter().map(|it| it.device).collect();
+    let mut groups = Groups::default();
+    groups.add(mounted, None, |_| true);
+    for Namespace { process, mounted } in elsewhere::namespaces(root) {
+        // What is in memory or lies on others there is the container's affair.
+        groups.add(mounted, Some(process), |it| {
+            !own.contains(&it.device) && choice.against_type(&it.kind).is_none()
+        });
+    }
+    for (mut file_system, read_only) in groups.sorted() {
+        let device = file_system.device;
+        let against_type = choice.against_type(&file_system.kind);
+        let describe = {
+            let (root, mounts) = (root.clone(), Arc::clone(&mounts));
+            let file_system = file_system.clone();
+            move || Described::new(&root, &file_system, &mounts)
+        };
+        // What is left out is not looked for: whoever excludes it may do so because
+        // it does not answer. What is not on devices names anything as its source.
+        if against_type.is_none() || device.major != 0 {
+            limited::without_lookups(&describe).put_into(&mut file_system);
         }
-        if let Some(why) = against {
+        if let Some(why) = against_type {
             plan.leave_out(file_system, why.to_owned());
             continue;
         }
-        if read_only {
-            plan.leave_out(file_system, "it is read-only".to_owned());
+        if let Some(read_only) = read_only {
+            let why = match read_only {
+                ReadOnly::Asked => "it is read-only",
+                ReadOnly::Error => "the kernel made it read-only after an error; see dmesg",
+                ReadOnly::ShutDown => SHUT_DOWN,
+            };
+            plan.leave_out(file_system, why.to_owned());
+            if let Some(left_out) = plan.left_out.last_mut() {
+                left_out.in_trouble = read_only != ReadOnly::Asked;
+            }
             continue;
         }
-        let bottom = stack::bottom(&file_system.layers);
-        let lies_on = bottom.into_iter().map(|it| lies_on(root, it, &mounts));
-        file_system.lies_on = lies_on.collect();
+        let is_elsewhere = file_system.mounts.iter().any(|it| it.process.is_some());
+        let mut why = choice.against(&file_system);
+        if is_elsewhere && !config.other_namespaces {
+            why = Some(ELSEWHERE.to_owned());
+        } else if why.is_none() {
+            let place = file_system.nodes.first().cloned();
+            let place = place.unwrap_or_else(|| file_system.source.clone().into());
+            match lookups.look(&place, describe) {
+                Ok(described) => {
+                    described.put_into(&mut file_system);
+                    why = choice.against(&file_system);
+                }
+                Err(NoAnswer(path)) => {
+                    let path = path.display();
+                    blocked.insert(device, format!("{path}, which it lies on, does not answer"));
+                }
+            }
+        }
+        against.extend(why.map(|why| (device, why)));
         candidates.push(file_system);
     }
     // What the configuration leaves out has its place among them: it goes on
@@ -215,9 +302,13 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
     let places = order::places(&candidates);
     candidates.sort_by_key(|it| places.get(&it.device).copied());
     for file_system in candidates {
-        match choice.against(&file_system) {
-            None => plan.freeze.push(file_system),
-            Some(why) => plan.leave_out(file_system, why),
+        let device = file_system.device;
+        if let Some(why) = against.remove(&device) {
+            plan.leave_out(file_system, why);
+        } else if let Some(why) = blocked.remove(&device) {
+            plan.blocked.push(Blocked { file_system, why });
+        } else {
+            plan.freeze.push(file_system);
         }
     }
     let place = |it: &LeftOut| it.file_system.mount_point().to_owned();
@@ -228,7 +319,11 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
 
 impl Plan {
     fn leave_out(&mut self, file_system: FileSystem, why: String) {
-        self.left_out.push(LeftOut { file_system, why });
+        self.left_out.push(LeftOut {
+            file_system,
+            why,
+            in_trouble: false,
+        });
     }
 
     /// The file system with this number, whether it is frozen or not.
@@ -239,7 +334,8 @@ impl Plan {
     /// All file systems: those that are frozen, and then those that are not.
     pub fn all(&self) -> impl Iterator<Item = &FileSystem> {
         let left_out = self.left_out.iter().map(|it| &it.file_system);
-        self.freeze.iter().chain(left_out)
+        let blocked = self.blocked.iter().map(|it| &it.file_system);
+        self.freeze.iter().chain(blocked).chain(left_out)
     }
 }
 
@@ -251,39 +347,102 @@ impl FileSystem {
     }
 }
 
-/// The file systems, and whether they are read-only, in the order in which they
-/// were mounted.
-fn grouped(mounted: Vec<Mounted>) -> Vec<(FileSystem, bool)> {
-    let mut file_systems: Vec<(FileSystem, bool)> = Vec::new();
-    let mut places = HashMap::new();
-    for mounted in mounted {
-        let mount = Mount {
-            id: mounted.id,
-            point: mounted.point,
-            whole: mounted.whole,
+/// The file systems, and why they are read-only, in the order in which they were
+/// mounted.
+#[derive(Default)]
+struct Groups {
+    file_systems: Vec<(FileSystem, Option<ReadOnly>)>,
+    /// The place of each in there.
+    places: HashMap<DeviceNumber, usize>,
+}
+
+impl Groups {
+    /// Adds those of what is mounted that are wanted; `process` has it in another
+    /// mount namespace.
+    fn add(
+        &mut self,
+        mounted: Vec<Mounted>,
+        process: Option<u32>,
+        is_wanted: impl Fn(&Mounted) -> bool,
+    ) {
+        let seen_by_us = |point: &Path| match process {
+            Some(process) => {
+                let path = under(&elsewhere::root_of(process), point);
+                // Without a slash at the end.
+                path.components().collect()
+            }
+            None => point.to_owned(),
         };
-        let place = *places.entry(mounted.device).or_insert(file_systems.len());
-        if let Some((file_system, _)) = file_systems.get_mut(place) {
-            file_system.mounts.push(mount);
-        } else {
-            let file_system = FileSystem {
-                device: mounted.device,
-                kind: mounted.kind,
-                source: mounted.source,
-                external: mounted.external,
-                mounts: vec![mount],
-                ..FileSystem::default()
+        let hidden = mounts::hidden(&mounted);
+        let hidden = hidden.iter().map(|(id, by)| (*id, seen_by_us(&by.point)));
+        let mut hidden: HashMap<_, _> = hidden.collect();
+        for mounted in mounted {
+            if !is_wanted(&mounted) {
+                continue;
+            }
+            let mount = Mount {
+                id: mounted.id,
+                point: seen_by_us(&mounted.point),
+                whole: mounted.whole,
+                hidden_under: hidden.remove(&mounted.id),
+                process,
             };
-            file_systems.push((file_system, mounted.read_only));
+            let next = self.file_systems.len();
+            let place = *self.places.entry(mounted.device).or_insert(next);
+            if let Some((file_system, _)) = self.file_systems.get_mut(place) {
+                file_system.mounts.push(mount);
+            } else {
+                let file_system = FileSystem {
+                    device: mounted.device,
+                    kind: mounted.kind,
+                    source: mounted.source,
+                    external: mounted.external,
+                    mounts: vec![mount],
+                    ..FileSystem::default()
+                };
+                self.file_systems.push((file_system, mounted.read_only));
+            }
         }
     }
-    for (file_system, _) in &mut file_systems {
-        file_system.mounts.sort_by_cached_key(|mount| {
-            let depth = mount.point.components().count();
-            (!mount.whole, depth, mount.point.clone(), mount.id)
-        });
+
+    /// All of them, with their mounts in order.
+    fn sorted(mut self) -> Vec<(FileSystem, Option<ReadOnly>)> {
+        for (file_system, _) in &mut self.file_systems {
+            file_system.mounts.sort_by_cached_key(|mount| {
+                let depth = mount.point.components().count();
+                let is_hidden = mount.hidden_under.is_some();
+                let place = (!mount.whole, depth, mount.point.clone());
+                (is_hidden, place, mount.id)
+            });
+        }
+        self.file_systems
     }
-    file_systems
+}
+
+/// What a file system is on, and what that is made of.
+struct Described {
+    layers: Vec<Layer>,
+    lies_on: Vec<LiesOn>,
+}
+
+impl Described {
+    /// `mounts` has the file system of each mount, and whether it is in memory.
+    fn new(
+        root: &Path,
+        file_system: &FileSystem,
+        mounts: &HashMap<u64, (DeviceNumber, bool)>,
+    ) -> Self {
+        let layers = stack::walk(root, file_system);
+        let bottom = stack::bottom(&layers).into_iter();
+        let lies_on = bottom.map(|it| lies_on(root, it, mounts)).collect();
+        Self { layers, lies_on }
+    }
+
+    fn put_into(self, file_system: &mut FileSystem) {
+        file_system.nodes = stack::nodes(&self.layers);
+        file_system.layers = self.layers;
+        file_system.lies_on = self.lies_on;
+    }
 }
 
 /// What is at the bottom of a device; `mounts` has the file system of each, and
@@ -366,6 +525,8 @@ mod tests {
              {} 1 9:0 / /srv/mirror rw - ext4 /dev/md0 rw\n\
              {} 1 7:1 / /mnt rw - ext4 /dev/loop1 rw\n\
              {} 1 7:2 / /snap/core ro - squashfs /dev/loop2 ro\n\
+             {} 1 8:3 / /bad rw - ext4 /dev/sda3 rw,errors=remount-ro,emergency_ro\n\
+             {} 1 8:4 / /worse rw - ext4 /dev/sda4 rw,shutdown\n\
              {} 1 0:50 / /net/share rw - nfs4 server:/share rw\n\
              {} 1 9:0 /directory /a rw - ext4 /dev/md0 rw\n\
              {} 1 9:0 / /mirror rw - ext4 /dev/md0 rw\n",
@@ -377,6 +538,8 @@ mod tests {
             other(6),
             other(7),
             other(8),
+            other(9),
+            other(10),
         );
         fs::write(path("proc/self/mountinfo"), list).unwrap();
         let types = "nodev\tproc\nnodev\tnfs4\n\text4\n\txfs\n\tvfat\n\tsquashfs\n";
@@ -402,7 +565,23 @@ mod tests {
         let left_out = plan.left_out.iter().map(|it| &it.file_system);
         assert_eq!(
             points(left_out),
-            ["/boot/efi", "/net/share", "/proc", "/snap/core"]
+            [
+                "/bad",
+                "/boot/efi",
+                "/net/share",
+                "/proc",
+                "/snap/core",
+                "/worse"
+            ]
+        );
+        let in_trouble = plan.left_out.iter().filter(|it| it.in_trouble);
+        let in_trouble: Vec<_> = in_trouble.map(|it| it.why.as_str()).collect();
+        assert_eq!(
+            in_trouble,
+            [
+                "the kernel made it read-only after an error; see dmesg",
+                "it was shut down after an error; see dmesg"
+            ]
         );
 
         let [loop1, mirror, root] = &plan.freeze[..] else {
@@ -424,6 +603,42 @@ mod tests {
         assert_eq!(plan.find(root.device), Some(root));
         assert_eq!(root.lies_on, []);
         assert_eq!(make(&config).unwrap(), plan);
+    }
+
+    #[test]
+    fn what_other_mount_namespaces_have_is_planned_if_it_is_on_a_device() {
+        let (root, mut config) = machine();
+        let list = "50 1 8:16 / / rw - ext4 /dev/sdb rw\n\
+            51 50 0:99 / /tmp rw - tmpfs tmpfs rw\n\
+            52 50 9:0 / /mirror rw - ext4 /dev/md0 rw\n\
+            53 50 8:2 / /a/b rw - xfs /dev/sda2 rw\n\
+            54 50 8:16 / /a rw - ext4 /dev/sdb rw\n";
+        for (process, namespace) in [("self", "4"), ("1", "4"), ("77", "5")] {
+            let directory = root.path().join("proc").join(process);
+            fs::create_dir_all(directory.join("ns")).unwrap();
+            symlink(namespace, directory.join("ns/mnt")).unwrap();
+        }
+        fs::write(root.path().join("proc/77/mountinfo"), list).unwrap();
+        let (upper, under) = ("/proc/77/root/a/b", "/proc/77/root/a");
+        let plan = make(&config).unwrap();
+        assert_eq!(
+            points(&plan.freeze),
+            ["/mnt", "/mirror", upper, "/proc/77/root", "/"]
+        );
+        let mount = &plan.freeze[2].mounts[0];
+        assert_eq!(mount.process, Some(77));
+        assert_eq!(mount.hidden_under.as_deref(), Some(Path::new(under)));
+        assert!(
+            plan.left_out
+                .iter()
+                .all(|it| it.file_system.device.minor != 99)
+        );
+
+        config.other_namespaces = false;
+        let plan = make(&config).unwrap();
+        assert_eq!(points(&plan.freeze), ["/mnt", "/mirror", "/"]);
+        let elsewhere = plan.left_out.iter().filter(|it| it.why == ELSEWHERE);
+        assert_eq!(elsewhere.count(), 2);
     }
 
     #[test]

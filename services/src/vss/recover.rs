@@ -53,9 +53,12 @@ fn mounted(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     let everything = Config {
         include: Patterns::default(),
         exclude: Patterns::default(),
+        other_namespaces: true,
         ..config.clone()
     };
-    Ok(plan::make(&everything)?.freeze)
+    let plan = plan::make(&everything)?;
+    let blocked = plan.blocked.into_iter().map(|it| it.file_system);
+    Ok(plan.freeze.into_iter().chain(blocked).collect())
 }
 
 fn thaw(config: &Config, file_system: &FileSystem) -> Tried {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
@@ -41,6 +41,10 @@ fn two_file_systems(stage: &Stage) {
         stage.image(&image, "ext4");
         stage.mount(&image, &format!("/{name}"));
     }
+}
+
+fn later() -> Instant {
+    Instant::now() + LONG
 }
 
 fn opened() -> Vec<Opened> {
@@ -96,7 +100,7 @@ fn when_one_refuses_the_others_are_thawed() {
                 device: DeviceNumber::default(),
             });
             let mut freezer = Freezer::new(guard);
-            let error = freezer.freeze(file_systems, LONG).unwrap_err();
+            let error = freezer.freeze(file_systems, LONG, later()).unwrap_err();
             assert!(
                 matches!(&error, FreezeError::FileSystem { path, source: Errno::BADF }
                     if path == Path::new("/refuses")),
@@ -124,7 +128,7 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
                 },
             );
             let mut freezer = Freezer::new(guard);
-            let summary = freezer.freeze(file_systems, LONG).unwrap();
+            let summary = freezer.freeze(file_systems, LONG, later()).unwrap();
             assert_eq!(summary.frozen, 2);
             assert_eq!(summary.cannot_freeze, [Path::new("/run")]);
             assert_eq!(frozen(), [true, true]);
@@ -147,7 +151,7 @@ fn what_others_have_frozen_stays_and_what_they_thaw_shows() {
             );
             kernel::freeze(&one).unwrap();
             let mut freezer = Freezer::new(guard);
-            let summary = freezer.freeze(opened(), LONG).unwrap();
+            let summary = freezer.freeze(opened(), LONG, later()).unwrap();
             assert_eq!(summary.frozen_before, [Path::new("/one")]);
             kernel::thaw(&two).unwrap();
             let thawed = freezer.thaw();
@@ -324,6 +328,26 @@ fn a_service_that_panics_leaves_nothing_frozen() {
             assert_eq!(ask(&mut service, THAW), Status::OK);
             assert_eq!(ask(&mut service, FREEZE), Status::OK);
             assert_eq!(ask(&mut service, THAW), Status::OK);
+        },
+    );
+}
+
+#[test]
+fn what_comes_too_late_freezes_nothing() {
+    in_own_root(
+        "freeze::what_comes_too_late_freezes_nothing",
+        two_file_systems,
+        |_| {
+            let mut freezer = Freezer::new(guard);
+            let before = Instant::now() - Duration::from_millis(1);
+            let error = freezer.freeze(opened(), LONG, before).unwrap_err();
+            assert!(matches!(error, FreezeError::TooLate), "{error}");
+            assert!(!freezer.is_frozen());
+            assert_eq!(frozen(), [false; 2]);
+            // The guard is well.
+            freezer.freeze(opened(), LONG, later()).unwrap();
+            assert_eq!(frozen(), [true; 2]);
+            assert_eq!(freezer.thaw().thawed, 2);
         },
     );
 }

@@ -10,7 +10,10 @@ use hyperv_services::vss::Config;
 use hyperv_services::vss::open::{OpenError, open};
 use hyperv_services::vss::plan::{self, FileSystem};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::root::in_own_root;
 
@@ -82,9 +85,9 @@ fn what_was_unmounted_meanwhile_is_gone_and_its_parent_is_not_opened() {
 }
 
 #[test]
-fn what_is_covered_is_opened_elsewhere_or_said_to_be_covered() {
+fn what_is_covered_is_opened_elsewhere_or_uncovered() {
     in_own_root(
-        "open::what_is_covered_is_opened_elsewhere_or_said_to_be_covered",
+        "open::what_is_covered_is_opened_elsewhere_or_uncovered",
         |stage| {
             stage.image("/images/ext4", "ext4");
             stage.mount("/images/ext4", "/data");
@@ -112,12 +115,74 @@ fn what_is_covered_is_opened_elsewhere_or_said_to_be_covered() {
 
             drop(opened);
             unmount("/file", UnmountFlags::empty()).unwrap();
+            cover();
             let file_system = &planned()[0];
+            let under = file_system
+                .mounts
+                .iter()
+                .map(|it| it.hidden_under.as_deref());
+            let under: Vec<_> = under.collect();
+            assert_eq!(under, [None, Some(Path::new("/data"))]);
+            let before = fs::read("/proc/self/mountinfo").unwrap();
+            let opened = open(file_system, Path::new(ROOT)).unwrap();
+            assert_eq!(opened.mount_point, Path::new("/data"));
+            assert_eq!(opened.device, device);
+            // Nothing has changed for anybody else.
+            assert_eq!(fs::read("/proc/self/mountinfo").unwrap(), before);
+            kernel::freeze(&opened.fd).unwrap();
+            kernel::thaw(&opened.fd).unwrap();
+            drop(opened);
+
+            let mut all = capabilities(None).unwrap();
+            all.effective.remove(CapabilitySet::SYS_ADMIN);
+            set_capabilities(None, all).unwrap();
             let error = open(file_system, Path::new(ROOT)).unwrap_err();
             assert!(matches!(error, OpenError::Nowhere { .. }), "{error}");
             let said = error.to_string();
-            assert!(said.contains("/data: another file system"), "{said}");
             assert!(said.contains("/fifo: neither a directory"), "{said}");
+            let covered = "/data: it is hidden under /data, and a mount namespace";
+            assert!(said.contains(covered), "{said}");
+        },
+    );
+}
+
+/// With what is mounted in it, and as mounts of systemd are: what happens to one
+/// happens to its copies.
+#[test]
+fn what_is_below_a_directory_that_is_covered_is_uncovered_for_a_moment() {
+    in_own_root(
+        "open::what_is_below_a_directory_that_is_covered_is_uncovered_for_a_moment",
+        |stage| {
+            stage.image("/images/btrfs", "btrfs");
+            stage.mount("/images/btrfs", "/mnt/data");
+            stage.run("btrfs", &["-q", "subvolume", "create", "/mnt/data/sub"]);
+            stage.image("/images/ext4", "ext4");
+            stage.mount("/images/ext4", "/mnt/data/deeper/still");
+            stage.image("/images/cover", "ext4");
+            stage.mount("/images/cover", "/cover");
+        },
+        |_| {
+            let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+            mount_change("/", shared).unwrap();
+            let [still, btrfs, cover] = &planned()[..] else {
+                panic!("not three");
+            };
+            let none = MountFlags::empty();
+            // Of btrfs only a subvolume is left.
+            fs::create_dir("/mnt/other").unwrap();
+            let subvolume = Some(c"subvol=sub");
+            mount(&btrfs.source, "/mnt/other", "btrfs", none, subvolume).unwrap();
+            mount(&cover.source, "/mnt", "ext4", none, None).unwrap();
+            let before = fs::read("/proc/self/mountinfo").unwrap();
+            for device in [still.device, btrfs.device] {
+                let planned = planned();
+                let file_system = planned.iter().find(|it| it.device == device).unwrap();
+                let cover = Some(Path::new("/mnt"));
+                assert_eq!(file_system.mounts[0].hidden_under.as_deref(), cover);
+                let opened = open(file_system, Path::new(ROOT)).unwrap();
+                assert_eq!(opened.device, device);
+            }
+            assert_eq!(fs::read("/proc/self/mountinfo").unwrap(), before);
         },
     );
 }

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
-use hyperv_services::vss::mounts::{Mounted, parse};
+use hyperv_services::vss::mounts::{Mounted, ReadOnly, parse};
 use libfuzzer_sys::fuzz_target;
 
 /// The line that the kernel would write, with everything escaped.
@@ -21,14 +21,20 @@ fn line(mounted: &Mounted) -> String {
         text + ",logdev=" + &escaped(device.as_os_str().as_bytes())
     });
     format!(
-        "{} 0 {} {} {} rw - {} {} {}{external}\n",
+        "{} {} {} {} {} rw - {} {} {}{external}\n",
         mounted.id,
+        mounted.parent,
         mounted.device,
         if mounted.whole { "/" } else { "/directory" },
         escaped(mounted.point.as_os_str().as_bytes()),
         escaped(mounted.kind.as_bytes()),
         escaped(mounted.source.as_bytes()),
-        if mounted.read_only { "ro" } else { "rw" },
+        match mounted.read_only {
+            None => "rw",
+            Some(ReadOnly::Asked) => "ro",
+            Some(ReadOnly::Error) => "rw,emergency_ro",
+            Some(ReadOnly::ShutDown) => "rw,shutdown",
+        },
     )
 }
 

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::super::limited;
 use super::super::plan::{DeviceNumber, FileSystem};
 use super::under;
 
@@ -79,6 +80,7 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    limited::at(&node).ok()?;
     let device = rustix::fs::open(under(root, &node), flags, Mode::empty()).ok()?;
     let mut superblock = [0; 1024];
     File::from(device)

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use self::members::{Member, members};
-use super::mounts;
 use super::plan::{DeviceNumber, FileSystem};
+use super::{limited, mounts};
 
 mod layer;
 mod location;
@@ -220,6 +220,7 @@ pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
 /// The mount in which a loop device's file is; `None` where that cannot be told.
 pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
     let open = |path: &Path| {
+        limited::at(path).ok()?;
         let path = root.join(path.strip_prefix("/").ok()?);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).ok()
