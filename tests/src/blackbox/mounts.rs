@@ -11,20 +11,35 @@ use nix::unistd::{Pid, gettid};
 
 use super::namespace::Namespace;
 
-/// Refuses a namespace in which any file system of the machine is mounted.
+/// Refuses a namespace in which any file system of the machine is mounted, or a
+/// process is seen that has one.
 ///
 /// # Errors
 ///
 /// Where one is, or where it cannot be told.
 pub(super) fn expect_none_of_the_machine(namespace: &Namespace) -> Result<()> {
     let thread: Pid = namespace.run(gettid)?;
-    let guest = read(&format!("/proc/self/task/{thread}/mountinfo"))?;
+    let thread = format!("/proc/self/task/{thread}");
     let machine = read("/proc/self/mountinfo")? + &read("/proc/1/mountinfo")?;
-    if let Some(shared) = shared(&guest, &machine)? {
-        bail!(
-            "refusing to offer a device for backups: the program would freeze file systems of \
-             this machine ({shared}); it needs a root of its own"
-        );
+    let mut guest = vec![read(&format!("{thread}/mountinfo"))?];
+    // What other processes have mounted is found by their number.
+    let processes = format!("{thread}/root/proc");
+    for entry in fs::read_dir(&processes).context(processes)?.flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+            // It may have ended.
+            && let Ok(list) = fs::read_to_string(entry.path().join("mountinfo"))
+        {
+            guest.push(list);
+        }
+    }
+    for guest in guest {
+        if let Some(shared) = shared(&guest, &machine)? {
+            bail!(
+                "refusing to offer a device for backups: the program would freeze file systems \
+                 of this machine ({shared}); it needs a root of its own, with processes of its own"
+            );
+        }
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ const FILES: [(&str, &str); 3] = [
 
 /// Programs that are there: `setpriv` and `sh` for the simulator itself, the
 /// others for what scenarios do.
-const PROGRAMS: [&str; 30] = [
+const PROGRAMS: [&str; 33] = [
     "btrfs",
     "cat",
     "chmod",
@@ -73,6 +73,7 @@ const PROGRAMS: [&str; 30] = [
     "mkfs.btrfs",
     "mkfs.ext4",
     "mkfs.xfs",
+    "mknod",
     "mount",
     "mv",
     "rm",
@@ -84,7 +85,9 @@ const PROGRAMS: [&str; 30] = [
     "sync",
     "truncate",
     "umount",
+    "unshare",
     "wc",
+    "xfs_io",
     "xfs_repair",
 ];
 

@@ -348,6 +348,12 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-fat" KERNEL_ONLY vss::freeze::fat, own_process => EITHER: "a FAT is left as it is";
         "vss-frozen-beforehand" VSS_BOTH vss::freeze::beforehand, own_process: "what somebody else has frozen counts, and stays frozen after the THAW";
         "vss-twice" VSS_BOTH vss::freeze::twice, own_process: "a second FREEZE needs no second THAW";
+        "vss-made-read-only" VSS_BOTH vss::reach::made_read_only, own_process: "an ext4 that the kernel made read-only after an error is left out";
+        "vss-shut-down" VSS_BOTH vss::reach::shut_down, own_process: "a file system that was shut down is left out with a warning";
+        "vss-path-hangs" VSS_BOTH vss::reach::path_hangs, own_process => SAME: "a loop file whose path hangs is named in time, and nothing is frozen";
+        "vss-write-out-hangs" VSS_BOTH vss::reach::write_out_hangs, own_process: "what cannot be written out fails the FREEZE in time, by name, and nothing is frozen later";
+        "vss-hidden" VSS_BOTH vss::reach::hidden, own_process: "a file system that is mounted under another is frozen too, and stays where it is";
+        "vss-other-namespaces" VSS_BOTH vss::reach::other_namespaces, own_process: "a file system that is mounted in another mount namespace only is frozen, unless the configuration says not to";
         "vss-include" VSS_BOTH vss::freeze::configured, own_process => SAME: "only what the configuration includes, and does not exclude";
         "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is whole and has what was on the disk";
         "vss-killed" VSS_BOTH vss::faults::killed, own_process: "a program that is killed leaves nothing frozen";

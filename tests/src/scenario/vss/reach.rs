@@ -1,0 +1,272 @@
+//! File systems that are not to be reached like others: in the way of no backup
+//! where nobody can write to them, and otherwise named in time.
+
+use anyhow::{Context, Result, ensure};
+use hyperv_vmbus::ic::Status;
+use serde_json::Value;
+
+use super::super::Skip;
+use super::super::stage::{VssStage, expect};
+use super::shelf::{Kind, MOUNTS, Shelf};
+use super::{freeze, round, thaw};
+use crate::vss::VssHost;
+
+/// What `hyperv-agent vss plan --json` says.
+fn plan(shelf: &Shelf) -> Result<Value> {
+    let said = shelf.program(&["vss", "plan", "--json"])?;
+    Ok(serde_json::from_str(&said)?)
+}
+
+/// The file system in `list` of the plan that is mounted there.
+fn find<'a>(plan: &'a Value, list: &str, point: &str) -> Result<&'a Value> {
+    let all = plan.get(list).and_then(Value::as_array);
+    let is_there = |it: &&Value| {
+        let points = it.get("mount_points").and_then(Value::as_array);
+        points.is_some_and(|points| points.iter().any(|it| it == point))
+    };
+    let found = all.into_iter().flatten().find(is_there);
+    found.with_context(|| format!("expected {point} among {list:?}; the plan is {plan}"))
+}
+
+/// Expects the plan to have it in `list`, with these words in the reason.
+fn expect_reason(shelf: &Shelf, list: &str, point: &str, words: &str) -> Result<()> {
+    let plan = plan(shelf)?;
+    let reason = find(&plan, list, point)?.get("reason");
+    ensure!(
+        reason
+            .and_then(Value::as_str)
+            .is_some_and(|reason| reason.contains(words)),
+        "expected the plan to say {words:?} of {point}; it says {reason:?}"
+    );
+    Ok(())
+}
+
+/// Expects a line of the program's log with all of these words.
+fn expect_logged(stage: &mut VssStage<'_>, words: &[&str]) -> Result<()> {
+    let log = stage.machine().log();
+    ensure!(
+        log.lines()
+            .any(|line| words.iter().all(|word| line.contains(word))),
+        "expected a line with {words:?} in the log, which is\n{log}"
+    );
+    Ok(())
+}
+
+/// Expects a FREEZE to fail with these words in the log, and all to go on.
+fn expect_refused(
+    stage: &mut VssStage<'_>,
+    shelf: &Shelf,
+    points: &[&str],
+    host: &mut VssHost,
+    words: &[&str],
+) -> Result<()> {
+    expect(
+        host.freeze()?,
+        Status::FAIL,
+        "a FREEZE that something is in the way of",
+    )?;
+    shelf.expect_thawed(points, "after a FREEZE that failed")?;
+    expect_logged(stage, words)
+}
+
+pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (good, bad) = (
+        shelf.make(Kind::Ext4, "good")?,
+        shelf.make(Kind::Ext4, "bad")?,
+    );
+    let script = r#"
+        set -e
+        mount -o remount,errors=remount-ro "$0"
+        device=$1
+        echo error >"/sys/fs/ext4/${device##*/}/trigger_fs_error"
+        ! (: >"$0/file") 2>/dev/null
+    "#;
+    let device = shelf.source(&bad)?;
+    shelf
+        .script(script, &[&bad, &device])
+        .context("making it read-only")?;
+    expect_reason(&shelf, "left_out", &bad, "read-only")?;
+    let mut host = stage.connect()?;
+    round(&shelf, &[&good], &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// Nothing says so but that nothing can be read any more.
+pub(in super::super) fn shut_down(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let good = shelf.make(Kind::Ext4, "good")?;
+    let bad = [Kind::Xfs, Kind::Ext4].map(|kind| shelf.make(kind, &format!("bad-{}", kind.name())));
+    let [xfs, ext4] = bad;
+    let (xfs, ext4) = (xfs?, ext4?);
+    shelf.script(
+        "xfs_io -x -c shutdown \"$0\" && xfs_io -x -c shutdown \"$1\"",
+        &[&xfs, &ext4],
+    )?;
+    expect_reason(&shelf, "left_out", &xfs, "shut down")?;
+    let mut host = stage.connect()?;
+    round(&shelf, &[&good], &mut host)?;
+    expect_logged(stage, &[&xfs, "is left out: it was shut down"])?;
+    stage.expect_working(&mut host)
+}
+
+/// Mounts a FUSE file system over a directory whose server never says anything;
+/// whoever looks up a path in there waits. It ends with this process.
+const HANG: &str = r#"
+    set -e
+    mknod /run/vss/fuse c 10 229
+    exec 3<>/run/vss/fuse
+    mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hangs "$0"
+    sleep 1000 >/dev/null 2>&1 </dev/null &
+    echo $! >>/run/vss/writers
+"#;
+
+/// The path to a loop device's file leads through what does not answer.
+pub(in super::super) fn path_hangs(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let data = shelf.make(Kind::Ext4, "data")?;
+    let upper = format!("{MOUNTS}/upper");
+    let file = format!("{MOUNTS}/server/share/image");
+    let script = r#"
+        set -e
+        mkdir -p "$1/server/share" "$0"
+        mount -t tmpfs share "$1/server/share"
+        truncate -s 20M "$2"
+        mkfs.ext4 -q -F "$2"
+        mount -t ext4 -o loop "$2" "$0"
+    "#;
+    shelf.script(script, &[&upper, MOUNTS, &file])?;
+    if let Err(error) = shelf.script(HANG, &[&format!("{MOUNTS}/server")]) {
+        return Err(Skip(format!("no FUSE: {error:#}")).into());
+    }
+    let silent = format!("{file}, which it lies on, does not answer");
+    expect_reason(&shelf, "blocked", &upper, &silent)?;
+    find(&plan(&shelf)?, "freeze", &data)?;
+    let mut host = stage.connect()?;
+    // The second one waits for nothing.
+    for _ in 0..2 {
+        let words = [upper.as_str(), &silent];
+        expect_refused(stage, &shelf, &[&data, &upper], &mut host, &words)?;
+    }
+    stage.expect_working(&mut host)?;
+
+    // What is left out is not looked for.
+    stage.machine().stop()?;
+    shelf.configure(&format!("[vss.exclude]\nmount-points = [{upper:?}]"))?;
+    expect_reason(&shelf, "left_out", &upper, "excludes it")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    round(&shelf, &[data], &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// What is yet to be written waits for a disk: a file of a file system that
+/// somebody else has frozen.
+pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (data, lower) = (
+        shelf.make(Kind::Ext4, "data")?,
+        shelf.make(Kind::Ext4, "lower")?,
+    );
+    let upper = format!("{MOUNTS}/upper");
+    let script = r#"
+        set -e
+        dd if=/dev/zero of="$1/image" bs=1M count=20 2>/dev/null
+        mkfs.ext4 -q -F "$1/image"
+        mkdir "$0"
+        mount -t ext4 -o loop "$1/image" "$0"
+        sync -f "$0" "$1"
+        fsfreeze --freeze "$1"
+        echo text >"$0/text"
+    "#;
+    shelf.script(script, &[&upper, &lower])?;
+    shelf.configure("[vss]\nprepare-limit = 3")?;
+    let mut host = stage.connect()?;
+    let words = ["cannot write out", upper.as_str(), "does not answer"];
+    expect_refused(stage, &shelf, &[&data], &mut host, &words)?;
+    // At once: the first one waits still.
+    expect_refused(stage, &shelf, &[&data], &mut host, &words)?;
+    shelf.thaw(&lower)?;
+    // And is not in the way any longer than that.
+    shelf.script("sync -f \"$0\"", &[&upper])?;
+    let points = [data, lower, upper];
+    round(&shelf, &points, &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// A disk is mounted over the directory in which others are, as the temporary disk
+/// of a cloud is over `/mnt`.
+pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (data, cover) = (
+        shelf.make(Kind::Xfs, "data")?,
+        shelf.make(Kind::Ext4, "cover")?,
+    );
+    let (hidden, over) = (format!("{MOUNTS}/mnt/data"), format!("{MOUNTS}/mnt"));
+    let script = r#"
+        set -e
+        mkdir -p "$2/mnt/data"
+        mount --move "$0" "$2/mnt/data"
+        exec 3<"$2/mnt/data"
+        mount --move "$1" "$2/mnt"
+        sleep 1000 >/dev/null 2>&1 </dev/null &
+        echo $! >>/run/vss/writers
+    "#;
+    shelf.script(script, &[&data, &cover, MOUNTS])?;
+    let plan = plan(&shelf)?;
+    let under = find(&plan, "freeze", &hidden)?.get("hidden_under");
+    ensure!(
+        under.and_then(Value::as_str) == Some(&over),
+        "expected {hidden} to be hidden under {over}; the plan is {plan}"
+    );
+    // By a process that has it open.
+    let script = "echo \"/proc/$(sed -n '$p' /run/vss/writers)/fd/3\"";
+    let reached = shelf.script(script, &[])?;
+    let points = [reached.trim().to_owned(), over];
+    let mounts = "grep -c . /proc/self/mountinfo";
+    let before = shelf.script(mounts, &[])?;
+    let mut host = stage.connect()?;
+    for _ in 0..2 {
+        round(&shelf, &points, &mut host)?;
+    }
+    let after = shelf.script(mounts, &[])?;
+    ensure!(
+        before == after,
+        "expected the {before} mounts as before; there are {after}"
+    );
+    stage.expect_working(&mut host)
+}
+
+/// As a container has it, or a service with an image of its own.
+pub(in super::super) fn other_namespaces(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let (data, inner) = (
+        shelf.make(Kind::Ext4, "data")?,
+        shelf.make(Kind::Xfs, "inner")?,
+    );
+    let script = r#"
+        set -e
+        unshare -m sh -c '
+            sleep 1000 >/dev/null 2>&1 </dev/null &
+            echo $! >>/run/vss/writers
+        '
+        umount "$0"
+        echo "/proc/$(sed -n '$p' /run/vss/writers)/root$0"
+    "#;
+    let reached = shelf.script(script, &[&inner])?.trim().to_owned();
+    find(&plan(&shelf)?, "freeze", &reached)?;
+    let mut host = stage.connect()?;
+    round(&shelf, &[&data, &reached], &mut host)?;
+    stage.expect_working(&mut host)?;
+
+    stage.machine().stop()?;
+    shelf.configure("[vss]\nother-namespaces = false")?;
+    expect_reason(&shelf, "left_out", &reached, "other-namespaces")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_frozen(&[&data], "after a FREEZE")?;
+    shelf.expect_thawed(&[&reached], "after a FREEZE without it")?;
+    thaw(&mut host)?;
+    stage.expect_working(&mut host)
+}
