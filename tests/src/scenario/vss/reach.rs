@@ -189,6 +189,7 @@ pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> 
     shelf.thaw(&lower)?;
     // And is not in the way any longer than that.
     shelf.script("sync -f \"$0\"", &[&upper])?;
+    shelf.expect_thawed(&[&data], "when nobody waits for the FREEZE any more")?;
     let points = [data, lower, upper];
     round(&shelf, &points, &mut host)?;
     stage.expect_working(&mut host)
