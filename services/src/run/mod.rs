@@ -4,37 +4,30 @@
 //! started. A daemon that a program leaves behind when it is done, as `ifup`
 //! leaves a DHCP client, lives on.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use self::kill::kill;
+use self::wait::{Stream, wait};
 
-/// Bytes that are kept of each stream; what follows is read and dropped.
-const MAX_KEPT: usize = 64 << 10;
+mod error;
+mod kill;
+mod start;
+mod wait;
 
-/// Bytes read at a time.
-const CHUNK: usize = 16 << 10;
+pub(crate) use error::RunError;
+pub(crate) use kill::reap;
+pub(crate) use start::EXECUTABLE;
 
 /// Bytes that a pipe may hold when its writer is gone: the most that an
 /// unprivileged program may ask for.
 const MAX_PIPE: usize = 1 << 20;
-
-/// How often the child is looked at where the kernel has no pidfd (before Linux
-/// 5.3).
-const LOOK: Duration = Duration::from_millis(20);
-
-/// How long a killed program may take to be gone before it is left to a thread.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// Letters of a program's last words that an error shows.
 const MAX_WORDS: usize = 300;
@@ -48,36 +41,6 @@ pub(crate) struct Output {
     pub(crate) stdout: Vec<u8>,
     /// The first 64 KiB of its standard error.
     pub(crate) stderr: Vec<u8>,
-}
-
-/// Why a program is no help.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("there is no program {}", .0.display())]
-    NotFound(PathBuf),
-
-    #[error("cannot run {}", program.display())]
-    Start { program: PathBuf, source: io::Error },
-
-    #[error("{} was not done in time and was killed{}", program.display(), after(.said))]
-    TimedOut { program: PathBuf, said: String },
-
-    #[error("{} was killed before it was done, as the agent is to end", program.display())]
-    Stopped { program: PathBuf },
-
-    #[error("{} failed ({status}){}", program.display(), after(.said))]
-    Failed {
-        program: PathBuf,
-        status: ExitStatus,
-        said: String,
-    },
-}
-
-fn after(said: &str) -> String {
-    match said {
-        "" => String::new(),
-        said => format!(", saying {said:?}"),
-    }
 }
 
 /// Runs `program`, an absolute path, to its end, to `deadline`, or until `stop` is
@@ -96,12 +59,9 @@ pub(crate) fn run(
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
 ) -> Result<Output, RunError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
-        _ => RunError::Start {
-            program: program.to_owned(),
-            source,
-        },
+    let failed = |refusal| RunError::Start {
+        program: program.to_owned(),
+        source: start::why(program, refusal),
     };
     if !program.is_absolute() {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
@@ -150,7 +110,8 @@ pub(crate) fn run(
         }
         Err(source) => {
             kill(child, &streams);
-            Err(failed(source))
+            let program = program.to_owned();
+            Err(RunError::Wait { program, source })
         }
     }
 }
@@ -169,6 +130,7 @@ impl Output {
             program: program.to_owned(),
             status: self.status,
             said: last_words(&self.stdout, &self.stderr),
+            windows_lines: start::has_windows_lines(program),
         })
     }
 }
@@ -193,47 +155,6 @@ fn last_lines(text: &[u8]) -> String {
     lines.join(" / ").chars().take(MAX_WORDS).collect()
 }
 
-/// The reading end of a pipe.
-struct Stream {
-    /// `None` past the end.
-    pipe: Option<fs::File>,
-    kept: Vec<u8>,
-}
-
-impl Stream {
-    fn new(pipe: Option<OwnedFd>) -> Self {
-        Self {
-            // Where it could be made non-blocking, which cannot fail for a pipe.
-            pipe: pipe
-                .filter(|pipe| ioctl_fionbio(pipe, true).is_ok())
-                .map(fs::File::from),
-            kept: Vec::new(),
-        }
-    }
-
-    /// Reads what is there, at most `limit` bytes or a little more: a program
-    /// that writes without end does not hold up the clock.
-    fn read(&mut self, limit: usize) {
-        let mut buffer = [0; CHUNK];
-        let mut seen = 0;
-        while let Some(pipe) = &mut self.pipe
-            && seen < limit
-        {
-            match pipe.read(&mut buffer) {
-                Ok(0) => self.pipe = None,
-                Ok(count) => {
-                    seen += count;
-                    let room = MAX_KEPT - self.kept.len();
-                    self.kept.extend(buffer.iter().take(count.min(room)));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.pipe = None,
-            }
-        }
-    }
-}
-
 /// Lets the kernel end a program when memory is short, where it is to spare the
 /// agent.
 fn spare(child: &Child) {
@@ -244,144 +165,15 @@ fn spare(child: &Child) {
     }
 }
 
-/// Reads the streams until the child has ended; `None` where it has not by
-/// `deadline`, or when `stop` is readable.
-fn wait(
-    child: &mut Child,
-    streams: &mut [Stream],
-    deadline: Instant,
-    stop: Option<BorrowedFd<'_>>,
-) -> io::Result<Option<ExitStatus>> {
-    let pidfd = match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
-        Ok(pidfd) => Some(pidfd),
-        Err(Errno::NOSYS) => None,
-        Err(error) => return Err(error.into()),
-    };
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        let mut left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        if pidfd.is_none() {
-            left = left.min(LOOK);
-        }
-        let pipes = streams.iter().filter_map(|stream| stream.pipe.as_ref());
-        let mut fds: Vec<PollFd<'_>> = stop
-            .into_iter()
-            .chain(pipes.map(AsFd::as_fd))
-            .chain(pidfd.as_ref().map(AsFd::as_fd))
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if stop.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
-            return Ok(None);
-        }
-        streams.iter_mut().for_each(|stream| stream.read(MAX_KEPT));
-    }
-}
-
-/// Kills the child with all it started, and reaps it.
-///
-/// The processes are stopped before the first of them is killed: while a parent
-/// lives, its children can be found. What has lost its parent before is found
-/// by its process group, or by the pipe that it holds; what has left all three
-/// cannot be told from any other process of the machine.
-fn kill(child: Child, streams: &[Stream]) {
-    let leader = Pid::from_child(&child);
-    let mut stopped = HashSet::from([leader]);
-    // The leader's own number cannot go to another process: it is not reaped.
-    let _ = kill_process_group(leader, Signal::STOP);
-    loop {
-        let new = descendants(&stopped, leader, streams);
-        if new.is_empty() {
-            break;
-        }
-        for pid in new {
-            let _ = kill_process(pid, Signal::STOP);
-            stopped.insert(pid);
-        }
-    }
-    let _ = kill_process_group(leader, Signal::KILL);
-    for pid in stopped {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    reap(child, GRACE);
-}
-
-/// Waits for a child that is about to end, and kills it where it does not within
-/// `patience`.
-pub(crate) fn reap(mut child: Child, patience: Duration) {
-    let gone = |child: &mut Child, patience| {
-        let ended = wait(child, &mut [], Instant::now() + patience, None);
-        matches!(ended, Ok(Some(_)))
-    };
-    if gone(&mut child, patience) {
-        return;
-    }
-    let _ = child.kill();
-    if !gone(&mut child, GRACE) {
-        // It hangs in the kernel, and is reaped when that lets go of it.
-        let _ = thread::Builder::new().spawn(move || child.wait());
-    }
-}
-
-/// The processes not in `known` that belong to it: children of one in it, those
-/// of the leader's group, and those that write to one of the pipes.
-fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid> {
-    let pipes: Vec<PathBuf> = streams
-        .iter()
-        .filter_map(|stream| stream.pipe.as_ref())
-        .filter_map(|pipe| fs::read_link(format!("/proc/self/fd/{}", pipe.as_raw_fd())).ok())
-        .collect();
-    let myself = rustix::process::getpid();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .flatten()
-        .filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            if pid == myself || known.contains(&pid) {
-                return None;
-            }
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let belongs = related(&stat, known, leader)
-                || ["1", "2"].iter().any(|fd| {
-                    fs::read_link(entry.path().join("fd").join(fd))
-                        .is_ok_and(|target| pipes.contains(&target))
-                });
-            belongs.then_some(pid)
-        })
-        .collect()
-}
-
-/// Whether the process of this `/proc/PID/stat` is of the leader's group or has
-/// its parent in `known`. The name in it is in parentheses, and may have any
-/// letter: the fields follow its last one.
-fn related(stat: &str, known: &HashSet<Pid>, leader: Pid) -> bool {
-    let Some((_, fields)) = stat.rsplit_once(") ") else {
-        return false;
-    };
-    let mut fields = fields.split(' ');
-    let state = fields.next();
-    let mut number = || fields.next().and_then(|field| field.parse().ok());
-    let (parent, group) = (number(), number());
-    state != Some("Z")
-        && (group == Some(leader.as_raw_nonzero().get())
-            || parent
-                .and_then(Pid::from_raw)
-                .is_some_and(|pid| known.contains(&pid)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::wait::MAX_KEPT;
     use super::*;
 
     /// Far more than any of these programs needs.
@@ -467,22 +259,97 @@ mod tests {
         );
     }
 
+    /// What is said of a file with this text and mode, where it is run.
+    fn refusal(text: &[u8], mode: u32) -> String {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("program");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = run(&path, &[], &[], Instant::now() + LONG, None).unwrap_err();
+        assert!(!error.started());
+        let RunError::Start { program, source } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(program, path);
+        source
+            .to_string()
+            .replace(path.to_str().unwrap(), "PROGRAM")
+    }
+
     #[test]
     fn programs_that_cannot_be_run() {
         let deadline = Instant::now() + LONG;
-        let missing = run(Path::new("/nowhere/at/all"), &[], &[], deadline, None);
-        assert!(matches!(missing, Err(RunError::NotFound(_))), "{missing:?}");
-        let relative = run(Path::new("true"), &[], &[], deadline, None);
-        assert!(
-            matches!(relative, Err(RunError::Start { .. })),
-            "{relative:?}"
+        for (path, words) in [
+            ("/nowhere/at/all", "there is no such program"),
+            ("true", "invalid input parameter"),
+        ] {
+            let error = run(Path::new(path), &[], &[], deadline, None).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, words);
+        }
+        for (text, mode, words) in [
+            (
+                &b"#!/bin/sh\n"[..],
+                0o644,
+                "Permission denied (os error 13)",
+            ),
+            (
+                b"#!/etc/passwd\n",
+                0o755,
+                "its interpreter /etc/passwd is not executable",
+            ),
+            (
+                b"#!/no/sh -e\n",
+                0o755,
+                "its interpreter /no/sh is not there",
+            ),
+            (
+                b"#!/bin/sh\r\n",
+                0o755,
+                "its interpreter \"/bin/sh\\r\" is not there: the file has Windows line ends; \
+                 take them away with sed -i 's/\\r$//' PROGRAM",
+            ),
+            (
+                b"\xEF\xBB\xBF#!/bin/sh\n",
+                0o755,
+                "it begins with a byte order mark; take that away with sed -i \
+                 '1s/^\\xEF\\xBB\\xBF//' PROGRAM",
+            ),
+            (b"\x7FELF", 0o755, "it is made for another kind of machine"),
+            (
+                b"echo\n",
+                0o755,
+                "it is no program: a script says in its first line what runs it, as #!/bin/sh does",
+            ),
+        ] {
+            assert_eq!(refusal(text, mode), words);
+        }
+    }
+
+    #[test]
+    fn an_interpreter_without_its_own_is_named() {
+        let interpreter = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        fs::write(&interpreter, "#!/no/sh\n").unwrap();
+        fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!{}\n", interpreter.display());
+        let expected = format!(
+            "the interpreter or dynamic loader that {} needs is not there",
+            interpreter.display()
         );
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let forbidden = run(file.path(), &[], &[], deadline, None);
-        assert!(
-            matches!(forbidden, Err(RunError::Start { .. })),
-            "{forbidden:?}"
-        );
+        assert_eq!(refusal(script.as_bytes(), 0o755), expected);
+    }
+
+    #[test]
+    fn windows_line_ends_are_named_where_a_script_fails() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("program");
+        fs::write(&path, "#!/usr/bin/env sh-from-windows\r\nexit 0\r\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let output = run(&path, &[], &[], Instant::now() + LONG, None).unwrap();
+        let error = output.success(&path).unwrap_err();
+        assert!(error.started());
+        let words = "; the file has Windows line ends, which may be why";
+        assert!(error.to_string().ends_with(words), "{error}");
     }
 
     #[test]
@@ -543,17 +410,6 @@ mod tests {
         let pid = noted(&daemon);
         assert!(lives(pid));
         kill_process(pid, Signal::KILL).unwrap();
-    }
-
-    #[test]
-    fn names_with_parentheses_do_not_hide_a_child() {
-        let leader = Pid::from_raw(7).unwrap();
-        let known = HashSet::from([leader]);
-        assert!(related("8 (a) Z 1) S 7 99 99 0", &known, leader));
-        assert!(related("8 (a) S 1 7 99 0", &known, leader));
-        assert!(!related("8 (S 7 7) S 1 99 99 0", &known, leader));
-        assert!(!related("8 (a) Z 7 7 99 0", &known, leader));
-        assert!(!related("", &known, leader));
     }
 
     #[test]

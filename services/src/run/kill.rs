@@ -1,0 +1,125 @@
+//! Kills a program with everything that it started.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use super::wait::{Stream, wait};
+
+/// How long a killed program may take to be gone before it is left to a thread.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Kills the child with all it started, and reaps it.
+///
+/// The processes are stopped before the first of them is killed: while a parent
+/// lives, its children can be found. What has lost its parent before is found
+/// by its process group, or by the pipe that it holds; what has left all three
+/// cannot be told from any other process of the machine.
+pub(super) fn kill(child: Child, streams: &[Stream]) {
+    let leader = Pid::from_child(&child);
+    let mut stopped = HashSet::from([leader]);
+    // The leader's own number cannot go to another process: it is not reaped.
+    let _ = kill_process_group(leader, Signal::STOP);
+    loop {
+        let new = descendants(&stopped, leader, streams);
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            let _ = kill_process(pid, Signal::STOP);
+            stopped.insert(pid);
+        }
+    }
+    let _ = kill_process_group(leader, Signal::KILL);
+    for pid in stopped {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    reap(child, GRACE);
+}
+
+/// Waits for a child that is about to end, and kills it where it does not within
+/// `patience`.
+pub(crate) fn reap(mut child: Child, patience: Duration) {
+    let gone = |child: &mut Child, patience| {
+        let ended = wait(child, &mut [], Instant::now() + patience, None);
+        matches!(ended, Ok(Some(_)))
+    };
+    if gone(&mut child, patience) {
+        return;
+    }
+    let _ = child.kill();
+    if !gone(&mut child, GRACE) {
+        // It hangs in the kernel, and is reaped when that lets go of it.
+        let _ = thread::Builder::new().spawn(move || child.wait());
+    }
+}
+
+/// The processes not in `known` that belong to it: children of one in it, those
+/// of the leader's group, and those that write to one of the pipes.
+fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid> {
+    let pipes: Vec<PathBuf> = streams
+        .iter()
+        .filter_map(|stream| stream.pipe.as_ref())
+        .filter_map(|pipe| fs::read_link(format!("/proc/self/fd/{}", pipe.as_raw_fd())).ok())
+        .collect();
+    let myself = rustix::process::getpid();
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            if pid == myself || known.contains(&pid) {
+                return None;
+            }
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let belongs = related(&stat, known, leader)
+                || ["1", "2"].iter().any(|fd| {
+                    fs::read_link(entry.path().join("fd").join(fd))
+                        .is_ok_and(|target| pipes.contains(&target))
+                });
+            belongs.then_some(pid)
+        })
+        .collect()
+}
+
+/// Whether the process of this `/proc/PID/stat` is of the leader's group or has
+/// its parent in `known`. The name in it is in parentheses, and may have any
+/// letter: the fields follow its last one.
+fn related(stat: &str, known: &HashSet<Pid>, leader: Pid) -> bool {
+    let Some((_, fields)) = stat.rsplit_once(") ") else {
+        return false;
+    };
+    let mut fields = fields.split(' ');
+    let state = fields.next();
+    let mut number = || fields.next().and_then(|field| field.parse().ok());
+    let (parent, group) = (number(), number());
+    state != Some("Z")
+        && (group == Some(leader.as_raw_nonzero().get())
+            || parent
+                .and_then(Pid::from_raw)
+                .is_some_and(|pid| known.contains(&pid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_hide_a_child() {
+        let leader = Pid::from_raw(7).unwrap();
+        let known = HashSet::from([leader]);
+        assert!(related("8 (a) Z 1) S 7 99 99 0", &known, leader));
+        assert!(related("8 (a) S 1 7 99 0", &known, leader));
+        assert!(!related("8 (S 7 7) S 1 99 99 0", &known, leader));
+        assert!(!related("8 (a) Z 7 7 99 0", &known, leader));
+        assert!(!related("", &known, leader));
+    }
+}
