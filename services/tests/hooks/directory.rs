@@ -60,6 +60,11 @@ impl Hooks {
             "#!/bin/sh\necho '{name}' \"$@\" >>'{}'\n{body}\n",
             journal.display()
         );
+        Self::text(path, &text);
+    }
+
+    /// A hook with this text.
+    pub fn text(path: &Path, text: &str) {
         fs::write(path, text).unwrap();
         mode(path, 0o755);
     }

@@ -1,5 +1,6 @@
 //! How hooks are run, and what becomes of those that fail.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -18,6 +19,9 @@ const FAILS: &str = "[ \"$1\" != freeze ] || { echo it is busy >&2; exit 3; }";
 
 /// One that hangs with `freeze` only.
 const HANGS: &str = "[ \"$1\" != freeze ] || { echo waiting; sleep 1000; }";
+
+/// The declaration of a hook that it knows `freeze-failed`.
+const KNOWS: &str = "# hyperv-agent: freeze-failed";
 
 #[test]
 fn hooks_are_run_in_order_and_ended_in_reverse() {
@@ -69,19 +73,75 @@ fn a_failing_hook_stops_the_freeze() {
             fs::canonicalize(hooks.path("2")).unwrap().display()
         )
     );
-    let expected = ["1 freeze", "2 freeze", "2 freeze-failed", "1 freeze-failed"];
+    let expected = ["1 freeze", "2 freeze", "2 thaw", "1 thaw"];
     assert_eq!(hooks.journal(), expected);
 }
 
 #[test]
-fn a_hook_that_cannot_be_run_stops_the_freeze() {
+fn a_hook_that_declares_it_is_told_of_a_failure_by_its_argument() {
+    let hooks = Hooks::new();
+    hooks.add("1", &format!("echo \"$HYPERV_AGENT_REASON\"\n{KNOWS}"));
+    hooks.add("2", "echo \"$HYPERV_AGENT_REASON\"");
+    hooks.add("3", &format!("{KNOWS}\n{FAILS}"));
+    hooks.freeze().unwrap_err();
+    let ended = ["3 freeze-failed", "2 thaw", "1 freeze-failed"];
+    assert_eq!(hooks.journal()[3..], ended);
+    for hook in ["1", "2"] {
+        let line = format!("INFO hook {hook}: freeze-failed");
+        assert!(hooks.log.lines().contains(&line), "{:?}", hooks.log.lines());
+    }
+    // All else is a thaw to both.
+    hooks.add("3", "");
+    let ran = hooks.freeze().unwrap();
+    ran.end(End::TimeLimit, LONG, &hooks.log.logger());
+    let journal = hooks.journal();
+    assert_eq!(journal[journal.len() - 3..], ["3 thaw", "2 thaw", "1 thaw"]);
+}
+
+#[test]
+fn a_hook_that_cannot_be_started_stops_the_freeze() {
     let hooks = Hooks::new();
     hooks.add("1", "");
-    fs::write(hooks.path("2"), "#!/nowhere/at/all\n").unwrap();
-    mode(&hooks.path("2"), 0o755);
-    let error = in_words(&hooks.freeze().unwrap_err());
-    assert!(error.contains("hook 2 failed"), "{error}");
-    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+    hooks.add("3", "");
+    for (text, words) in [
+        (
+            "#!/nowhere/at/all\n",
+            "its interpreter /nowhere/at/all is not there",
+        ),
+        ("#!/bin/sh\r\necho\r\n", "the file has Windows line ends"),
+        ("echo\n", "as #!/bin/sh does"),
+    ] {
+        Hooks::text(&hooks.path("2"), text);
+        let noted = RefCell::new(Vec::new());
+        let note = |paths: &[PathBuf]| noted.borrow_mut().push(paths.to_vec());
+        let log = hooks.log.logger();
+        let error = in_words(&freeze(&hooks.config, soon(), None, note, &log).unwrap_err());
+        assert!(error.starts_with("hook 2 failed at freeze: "), "{error}");
+        assert!(error.contains(words), "{error}");
+        // It has nothing to undo, and the next agent has nothing to tell it.
+        assert_eq!(hooks.journal(), ["1 freeze", "1 thaw"]);
+        assert_eq!(noted.into_inner().last().unwrap(), &[hooks.path("1")]);
+        fs::remove_file(hooks.beside("journal")).unwrap();
+    }
+    assert!(hooks.log.of("WARN").is_empty(), "{:?}", hooks.log.lines());
+}
+
+#[test]
+fn where_the_freeze_goes_on_what_was_not_started_is_not_ended() {
+    let mut hooks = Hooks::new();
+    hooks.config.on_failure = OnFailure::GoOn;
+    hooks.add("1", "");
+    Hooks::text(&hooks.path("2"), "echo\n");
+    hooks.add("3", "");
+    let ran = hooks.freeze().unwrap();
+    assert_eq!(ran.paths(), ["1", "3"].map(|name| hooks.path(name)));
+    assert_eq!(hooks.log.of("WARN").len(), 1, "{:?}", hooks.log.lines());
+    ran.end(End::Thawed, LONG, &hooks.log.logger());
+    assert_eq!(
+        hooks.journal(),
+        ["1 freeze", "3 freeze", "3 thaw", "1 thaw"]
+    );
+    assert_eq!(hooks.log.of("WARN").len(), 1, "{:?}", hooks.log.lines());
 }
 
 #[test]
@@ -123,7 +183,7 @@ fn a_hook_that_hangs_is_killed_with_its_children() {
         error.ends_with("was not done in time and was killed, saying \"no way\""),
         "{error}"
     );
-    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+    assert_eq!(hooks.journal(), ["1 freeze", "1 thaw"]);
     let child = fs::read_to_string(child).unwrap().trim().parse().unwrap();
     let child = Pid::from_raw(child).unwrap();
     let stat = format!("/proc/{}/stat", child.as_raw_nonzero());
@@ -146,7 +206,7 @@ fn the_deadline_stops_a_freeze_that_goes_on_after_failures() {
     let error = in_words(&hooks.freeze_by(deadline).unwrap_err());
     assert!(error.contains("hook 1 failed"), "{error}");
     assert!(error.ends_with("saying \"waiting\""), "{error}");
-    assert_eq!(hooks.journal(), ["1 freeze", "1 freeze-failed"]);
+    assert_eq!(hooks.journal(), ["1 freeze", "1 thaw"]);
 }
 
 #[test]
@@ -199,7 +259,7 @@ fn a_service_that_is_to_end_waits_for_no_hook() {
         error.ends_with("was killed before it was done, as the agent is to end"),
         "{error}"
     );
-    assert_eq!(hooks.journal().last().unwrap(), "1 freeze-failed");
+    assert_eq!(hooks.journal().last().unwrap(), "1 thaw");
 }
 
 #[test]
@@ -226,7 +286,7 @@ fn hooks_are_told_what_is_happening() {
 
     for (end, action, reason) in [
         (End::Thawed, "thaw", "thawed"),
-        (End::FreezeFailed, "freeze-failed", "freeze-failed"),
+        (End::FreezeFailed, "thaw", "freeze-failed"),
         (End::TimeLimit, "thaw", "time-limit"),
         (End::Interrupted, "thaw", "interrupted"),
         (End::AgentRestarted, "thaw", "agent-restarted"),

@@ -97,6 +97,17 @@ fn what_is_no_program_is_no_hook() {
     let (found, refused) = hooks.found();
     assert!(found.is_empty(), "{found:?}");
     assert!(refused.is_empty(), "{refused:?}");
+    // The files may have been meant to be hooks.
+    let not_executable = hooks.find().unwrap().not_executable;
+    let expected = ["switched-off", "theirs"].map(|name| hooks.path(name));
+    assert_eq!(not_executable, expected);
+    drop(hooks.freeze().unwrap());
+    let said = hooks.log.of("INFO");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("not executable"), "{said:?}");
+    for path in expected {
+        assert!(said[0].contains(path.to_str().unwrap()), "{said:?}");
+    }
 }
 
 #[test]

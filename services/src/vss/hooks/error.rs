@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use super::find::MAX_HOOKS;
+use super::config::MAX_HOOKS;
 use crate::run::RunError;
 
 /// Why applications were not brought to rest.
@@ -45,6 +45,21 @@ pub enum HookError {
         /// What happened, and what it said.
         source: RunError,
     },
+}
+
+impl HookError {
+    /// Whether a hook has begun to do anything.
+    pub(super) fn started(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.started())
+    }
+
+    /// Whether a hook was killed because the service is to end.
+    pub(super) fn stopped(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(source, RunError::Stopped { .. })
+    }
 }
 
 /// Why a file is not run as root.

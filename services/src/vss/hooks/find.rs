@@ -7,11 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::config::MAX_HOOKS;
 use super::error::{HookError, Refusal};
-
-/// Hooks that are run at the most: with more, a freeze would not be done in the
-/// time that the kernel gives it.
-pub(super) const MAX_HOOKS: usize = 100;
+use crate::run::EXECUTABLE;
 
 /// What package managers and editors leave beside a file, by the end of its
 /// name.
@@ -27,8 +25,6 @@ const OTHERS_WRITE: u32 = 0o022;
 
 const STICKY: u32 = 0o1000;
 
-const EXECUTABLE: u32 = 0o111;
-
 /// What is in the directory of hooks.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -36,6 +32,8 @@ pub struct Found {
     pub hooks: Vec<PathBuf>,
     /// What would be one, were it root's alone.
     pub refused: Vec<HookError>,
+    /// Files that may have been meant to be hooks, and that nobody may execute.
+    pub not_executable: Vec<PathBuf>,
 }
 
 /// Looks for hooks: the executable files of `directory`, in byte order of their
@@ -68,7 +66,8 @@ pub fn find(directory: &Path) -> Result<Found, HookError> {
     let mut found = Found::default();
     for path in paths {
         match fs::metadata(&path) {
-            Ok(file) if !file.is_file() || file.mode() & EXECUTABLE == 0 => {}
+            Ok(file) if !file.is_file() => {}
+            Ok(file) if file.mode() & EXECUTABLE == 0 => found.not_executable.push(path),
             _ => match trusted(&path) {
                 Ok(_) => found.hooks.push(path),
                 Err(refused) => found.refused.push(refused),

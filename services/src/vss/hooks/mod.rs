@@ -3,33 +3,29 @@
 //!
 //! Each executable of a directory is run with `freeze`, in the order of their
 //! names, before file systems are frozen, and in reverse order with `thaw` when
-//! they are thawed, or with `freeze-failed` where it did not come to a freeze.
-//! None of them runs while a file system is frozen.
+//! they are thawed, or where it did not come to a freeze; a hook may ask for
+//! `freeze-failed` then. None of them runs while a file system is frozen.
 
-use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
 
+use self::program::{Hook, Occasion};
 use crate::in_words;
-use crate::run::{Output, RunError, run};
 
+mod config;
 mod error;
 mod find;
+mod program;
 
+pub use config::{Config, OnFailure};
 pub use error::{HookError, Refusal};
 pub use find::{Found, find};
-
-/// Lines of a hook's standard output, and of its standard error, that are
-/// logged.
-const MAX_LINES: usize = 10;
-
-/// Letters of such a line.
-const MAX_LINE: usize = 300;
+pub use program::End;
 
 /// How long hooks have one after another when file systems are thawed: the kernel
 /// gives a thaw 30 seconds.
@@ -42,76 +38,6 @@ pub(super) const AT_THE_END: Duration = Duration::from_secs(2);
 /// How long all that are left then have, which are run side by side: an application
 /// must not stay at rest because another one's hook hangs.
 const LEAST: Duration = Duration::from_secs(5);
-
-/// How hooks are run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// The directory that they are in.
-    pub directory: PathBuf,
-    /// How long each may take.
-    pub time_limit: Duration,
-    /// What is done when one fails before a freeze.
-    pub on_failure: OnFailure,
-    /// How long file systems may stay frozen; told to the hooks.
-    pub freeze_limit: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            directory: PathBuf::from("/etc/hyperv-agent/vss.d"),
-            time_limit: Duration::from_secs(60),
-            on_failure: OnFailure::Stop,
-            freeze_limit: Duration::from_secs(10 * 60),
-        }
-    }
-}
-
-/// What is done when a hook fails before a freeze.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnFailure {
-    /// Nothing is frozen, and the host is told so.
-    #[default]
-    Stop,
-    /// The freeze goes on without what the hook was for.
-    GoOn,
-}
-
-/// Why applications may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The host asked for the thaw.
-    Thawed,
-    /// A hook or a file system failed: nothing is frozen.
-    FreezeFailed,
-    /// File systems were frozen for as long as they may.
-    TimeLimit,
-    /// The device went away or took no reply, or the agent or its guard ends.
-    Interrupted,
-    /// The agent ended before, and was started again.
-    AgentRestarted,
-}
-
-impl End {
-    /// The hook's argument.
-    fn action(self) -> &'static str {
-        match self {
-            Self::FreezeFailed => "freeze-failed",
-            _ => "thaw",
-        }
-    }
-
-    /// The same, more closely, in a hook's environment.
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Thawed => "thawed",
-            Self::FreezeFailed => "freeze-failed",
-            Self::TimeLimit => "time-limit",
-            Self::Interrupted => "interrupted",
-            Self::AgentRestarted => "agent-restarted",
-        }
-    }
-}
 
 /// Runs all hooks with `freeze`, in the order of their names.
 ///
@@ -136,6 +62,13 @@ pub fn freeze(
     let stops = config.on_failure == OnFailure::Stop;
     let paths = match find(&config.directory) {
         Ok(found) => {
+            if !found.not_executable.is_empty() {
+                info!(
+                    log,
+                    "not run as hooks, because they are not executable (chmod +x): {:?}",
+                    found.not_executable
+                );
+            }
             for refused in found.refused {
                 if stops {
                     return Err(refused);
@@ -156,27 +89,22 @@ pub fn freeze(
         note(&ran.paths);
         let hook = Hook {
             path: &path,
-            action: "freeze",
-            reason: None,
+            occasion: Occasion::Freeze,
             log,
         };
-        let result = hook.run(config, deadline, stop);
-        let stopped = matches!(
-            result,
-            Err(HookError::Failed {
-                source: RunError::Stopped { .. },
-                ..
-            })
-        );
-        match result {
-            Ok(()) => {}
-            Err(error) if stops || stopped || Instant::now() >= deadline => {
-                let time = if stopped { AT_THE_END } else { AFTER };
-                ran.end(End::FreezeFailed, time, log);
-                return Err(error);
-            }
-            Err(error) => warn!(log, "the freeze goes on: {}", in_words(&error)),
+        let Err(error) = hook.run(config, deadline, stop) else {
+            continue;
+        };
+        if !error.started() {
+            ran.paths.pop();
+            note(&ran.paths);
         }
+        if stops || error.stopped() || Instant::now() >= deadline {
+            let time = if error.stopped() { AT_THE_END } else { AFTER };
+            ran.end(End::FreezeFailed, time, log);
+            return Err(error);
+        }
+        warn!(log, "the freeze goes on: {}", in_words(&error));
     }
     Ok(ran)
 }
@@ -213,8 +141,7 @@ impl Ran {
             for path in self.paths.iter().rev() {
                 let hook = Hook {
                     path,
-                    action: end.action(),
-                    reason: Some(end.reason()),
+                    occasion: Occasion::End(end),
                     log,
                 };
                 let (ended, wait) = channel::<()>();
@@ -236,85 +163,5 @@ impl Ran {
                 let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
             }
         });
-    }
-}
-
-/// A hook about to be run.
-struct Hook<'a> {
-    path: &'a Path,
-    action: &'static str,
-    reason: Option<&'static str>,
-    log: &'a Logger,
-}
-
-impl Hook<'_> {
-    fn run(
-        &self,
-        config: &Config,
-        deadline: Instant,
-        stop: Option<BorrowedFd<'_>>,
-    ) -> Result<(), HookError> {
-        let started = Instant::now();
-        let program = find::trusted(self.path)?;
-        let deadline = deadline.min(started + config.time_limit);
-        // Rounded up: no hook is told that it has no time.
-        let left = deadline.saturating_duration_since(started) + Duration::from_millis(999);
-        let seconds = left.as_secs().to_string();
-        let freeze_seconds = config.freeze_limit.as_secs().to_string();
-        let mut variables = vec![
-            ("HYPERV_AGENT_ACTION", self.action),
-            ("HYPERV_AGENT_TIME_LIMIT", &seconds),
-            ("HYPERV_AGENT_FREEZE_TIME_LIMIT", &freeze_seconds),
-        ];
-        variables.extend(self.reason.map(|reason| ("HYPERV_AGENT_REASON", reason)));
-        let result = run(
-            &program,
-            &[OsStr::new(self.action)],
-            &variables,
-            deadline,
-            stop,
-        );
-        result
-            .and_then(|output| {
-                self.log_output(&output);
-                output.success(&program)
-            })
-            .map_err(|source| HookError::Failed {
-                hook: self.name(),
-                action: self.action,
-                source,
-            })?;
-        info!(
-            self.log,
-            "hook {}: done with {} in {:.3} s",
-            self.name().display(),
-            self.action,
-            started.elapsed().as_secs_f64()
-        );
-        Ok(())
-    }
-
-    fn name(&self) -> OsString {
-        self.path.file_name().unwrap_or_default().to_owned()
-    }
-
-    fn log_output(&self, output: &Output) {
-        let name = self.name();
-        for stream in [&output.stdout, &output.stderr] {
-            let text = String::from_utf8_lossy(stream);
-            let mut lines = text
-                .lines()
-                .map(str::trim_end)
-                .filter(|line| !line.is_empty());
-            for line in lines.by_ref().take(MAX_LINES) {
-                // Whatever the hook passes on must not look like a record of ours.
-                let line = line.replace(char::is_control, " ");
-                let line: String = line.chars().take(MAX_LINE).collect();
-                info!(self.log, "hook {}: {}", name.display(), line);
-            }
-            if lines.next().is_some() {
-                info!(self.log, "hook {}: more lines, left out", name.display());
-            }
-        }
     }
 }
