@@ -1,6 +1,7 @@
 //! `hyperv-agent thaw`: the way out by hand.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -43,19 +44,19 @@ impl Thaw {
             Ok(config) => config.service.vss,
             Err(error) => return Ok(usage_error(&error)),
         };
-        let mut out = io::stdout();
         let directory = &config.runtime_directory;
         let note = marker::read(directory)
             .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
         let note = note.unwrap_or_default();
+        // Shown at the end: whether anybody reads it must make no difference to
+        // what is done.
+        let mut said = String::new();
+        let mut complaints = String::new();
         let tried = if self.all {
             recover::thaw_all(&config)?
         } else {
             if note == Note::default() {
-                writeln!(
-                    out,
-                    "the agent has nothing frozen (--all thaws what others have frozen)"
-                )?;
+                said += "the agent has nothing frozen (--all thaws what others have frozen)\n";
             }
             recover::thaw_noted(&config, &note.frozen)?
         };
@@ -64,10 +65,10 @@ impl Thaw {
         for tried in tried {
             let path = tried.mount_point.display();
             match tried.outcome {
-                Ok(true) => writeln!(out, "{path}: thawed")?,
-                Ok(false) => writeln!(out, "{path}: was not frozen")?,
+                Ok(true) => writeln!(said, "{path}: thawed")?,
+                Ok(false) => writeln!(said, "{path}: was not frozen")?,
                 Err(error) => {
-                    writeln!(io::stderr(), "hyperv-agent: cannot thaw {path}: {error}")?;
+                    writeln!(complaints, "hyperv-agent: cannot thaw {path}: {error}")?;
                     status = ExitCode::FAILURE;
                     left.push(tried.device);
                 }
@@ -89,6 +90,9 @@ impl Thaw {
                 format!("cannot note in {} what was thawed", directory.display())
             })?;
         }
+        // All is done: a reader that is gone is no failure of it.
+        let _ = io::stdout().write_all(said.as_bytes());
+        let _ = io::stderr().write_all(complaints.as_bytes());
         Ok(status)
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use hyperv_services::vss::hooks::{self, HookError, OnFailure};
+use hyperv_services::vss::hooks::{self, Found, HookError, OnFailure};
 use hyperv_services::vss::plan::{self, FileSystem, ON_NO_DEVICE, Plan};
 use hyperv_services::vss::prepare;
 use serde::Serialize;
@@ -78,19 +78,22 @@ struct Hooks {
     run: Vec<PathBuf>,
     /// What is not run, and why, in words.
     refused: Vec<String>,
+    /// Files beside them that nobody may execute.
+    not_executable: Vec<PathBuf>,
     on_failure: OnFailure,
 }
 
 impl Hooks {
     fn find(config: &hooks::Config) -> Self {
         let in_words = |error: HookError| format!("{:#}", anyhow::Error::from(error));
-        let (run, refused) = match hooks::find(&config.directory) {
-            Ok(found) => (found.hooks, found.refused),
-            Err(error) => (Vec::new(), vec![error]),
-        };
+        let found = hooks::find(&config.directory).unwrap_or_else(|error| Found {
+            refused: vec![error],
+            ..Found::default()
+        });
         Self {
-            run,
-            refused: refused.into_iter().map(in_words).collect(),
+            run: found.hooks,
+            refused: found.refused.into_iter().map(in_words).collect(),
+            not_executable: found.not_executable,
             on_failure: config.on_failure,
         }
     }
@@ -113,6 +116,12 @@ impl Hooks {
         for why in &self.refused {
             text += &format!("  {}\n", plain(why));
         }
+        if !self.not_executable.is_empty() {
+            text += "\nNot executable, and so no hooks (chmod +x makes them hooks):\n\n";
+        }
+        for path in &self.not_executable {
+            text += &format!("  {}\n", plain(&path.display().to_string()));
+        }
         text
     }
 }
@@ -126,6 +135,7 @@ struct Document {
     unmatched_patterns: Vec<Unmatched>,
     hooks: Vec<String>,
     refused_hooks: Vec<String>,
+    not_executable_hooks: Vec<String>,
 }
 
 /// A file system, as JSON has it. Bytes of paths that are no UTF-8 are replaced.
@@ -210,6 +220,11 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
             .collect(),
         hooks: hooks.run.iter().map(|path| lossy(path)).collect(),
         refused_hooks: hooks.refused.clone(),
+        not_executable_hooks: hooks
+            .not_executable
+            .iter()
+            .map(|path| lossy(path))
+            .collect(),
     }
 }
 
@@ -407,6 +422,7 @@ Warning: no file system is meant by "/x\u{1b}" among the mount-points in [vss.ex
         let mut hooks = Hooks {
             run: vec!["/vss.d/1".into(), "/vss.d/\u{1b}2".into()],
             refused: vec!["/vss.d/3 will not be run".into()],
+            not_executable: vec!["/vss.d/\u{1b}4".into()],
             on_failure: OnFailure::Stop,
         };
         let runs = r"
@@ -417,13 +433,19 @@ Hooks, run in this order before that, and in reverse after it:
 ";
         let stops = "\nNothing is frozen as long as these hooks are refused:\n\n";
         let refused = "  /vss.d/3 will not be run\n";
-        assert_eq!(hooks.text(), format!("{runs}{stops}{refused}"));
+        let files = "
+Not executable, and so no hooks (chmod +x makes them hooks):
+
+  /vss.d/\\u{1b}4
+";
+        assert_eq!(hooks.text(), format!("{runs}{stops}{refused}{files}"));
         hooks.on_failure = OnFailure::GoOn;
         let left_out = "\nRefused, and left out:\n\n";
-        assert_eq!(hooks.text(), format!("{runs}{left_out}{refused}"));
+        assert_eq!(hooks.text(), format!("{runs}{left_out}{refused}{files}"));
         let json = serde_json::to_value(document(&Plan::default(), &hooks)).unwrap();
         assert_eq!(json["hooks"][0], "/vss.d/1");
         assert_eq!(json["refused_hooks"][0], "/vss.d/3 will not be run");
+        assert_eq!(json["not_executable_hooks"][0], "/vss.d/\u{1b}4");
     }
 
     #[test]
