@@ -12,12 +12,20 @@ use crate::wait::until;
 /// Where the agent looks for them.
 const DIRECTORY: &str = "/etc/hyperv-agent/vss.d";
 
-/// Makes a hook that notes its name and what it is told, and does what `does`
+/// What a hook says that knows the argument `freeze-failed`.
+const KNOWS: &str = "# hyperv-agent: freeze-failed";
+
+/// Makes a hook that notes its name, what it is told and why, and does what `does`
 /// says.
 fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
+    let notes = format!("echo {name} $1 $HYPERV_AGENT_REASON >>{NOTES}/hooks");
+    hook_of(shelf, name, &format!("#!/bin/sh\n{notes}\n{does}\n"))
+}
+
+/// Makes a hook of this text.
+fn hook_of(shelf: &Shelf, name: &str, text: &str) -> Result<()> {
     let path = format!("{DIRECTORY}/{name}");
-    let text = format!("#!/bin/sh\necho \"{name} $1\" >>{NOTES}/hooks\n{does}\n");
-    shelf.write(&path, &text)?;
+    shelf.write(&path, text)?;
     shelf.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
@@ -56,7 +64,8 @@ pub(in super::super) fn in_order(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.expect_frozen(&[&point], "after a FREEZE")?;
     thaw(&mut host)?;
     shelf.expect_thawed(&[&point], "after a THAW")?;
-    expect_noted(&shelf, &["20-second thaw", "10-first thaw"], "at a THAW")?;
+    let told = ["20-second thaw thawed", "10-first thaw thawed"];
+    expect_noted(&shelf, &told, "at a THAW")?;
     thaw(&mut host)?;
     expect_noted(&shelf, &[], "at a THAW of nothing")?;
     stage.expect_working(&mut host)
@@ -66,6 +75,7 @@ pub(in super::super) fn in_order(stage: &mut VssStage<'_>) -> Result<()> {
 fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
     let shelf = Shelf::new(stage)?;
     let point = shelf.make(Kind::Ext4, "ext4")?;
+    hook(&shelf, "05-knows", KNOWS)?;
     hook(&shelf, "10-first", "")?;
     hook(&shelf, "20-second", does)?;
     hook(&shelf, "30-third", "")?;
@@ -74,10 +84,12 @@ fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
     expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
     shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
     let told = [
+        "05-knows freeze",
         "10-first freeze",
         "20-second freeze",
-        "20-second freeze-failed",
-        "10-first freeze-failed",
+        "20-second thaw freeze-failed",
+        "10-first thaw freeze-failed",
+        "05-knows freeze-failed freeze-failed",
     ];
     expect_noted(&shelf, &told, "at a FREEZE that failed")?;
     let left = shelf.script("grep -ls '^slee[p]' /proc/[0-9]*/cmdline || :", &[])?;
@@ -134,7 +146,8 @@ pub(in super::super) fn goes_on(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.expect_frozen(&[&point], "although its hook failed")?;
     thaw(&mut host)?;
     shelf.expect_thawed(&[&point], "after a THAW")?;
-    expect_noted(&shelf, &["10-first freeze", "10-first thaw"], "in all")?;
+    let told = ["10-first freeze", "10-first thaw thawed"];
+    expect_noted(&shelf, &told, "in all")?;
     stage.expect_working(&mut host)
 }
 
@@ -163,7 +176,7 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     host.send(&Operation::Freeze)?;
     wait_hanging(&shelf)?;
     stage.machine().stop().context("stopping the program")?;
-    let told = ["10-first freeze", "10-first freeze-failed"];
+    let told = ["10-first freeze", "10-first thaw freeze-failed"];
     expect_noted(&shelf, &told, "by a program that was stopped meanwhile")?;
     let gone = format!("! kill -0 $(cat {NOTES}/hung) 2>/dev/null");
     shelf
@@ -187,13 +200,14 @@ fn killed(stage: &mut VssStage<'_>) -> Result<(Shelf, String)> {
     wait_hanging(&shelf)?;
     stage.machine().kill()?;
     shelf.script(&format!("kill $(cat {NOTES}/hung)"), &[])?;
-    let told = ["05-before freeze", "10-first freeze", "10-first thaw"];
+    let told = [
+        "05-before freeze",
+        "10-first freeze",
+        "10-first thaw thawed",
+    ];
     expect_noted(&shelf, &told, "until the program was killed")?;
     Ok((shelf, point))
 }
-
-/// What hooks are told by whoever ends what the killed agent has begun.
-const ENDED: [&str; 2] = ["10-first thaw", "05-before thaw"];
 
 /// The next agent tells those that were not told.
 pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<()> {
@@ -201,20 +215,81 @@ pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
-    expect_noted(&shelf, &ENDED, "by the next program")?;
+    let told = [
+        "10-first thaw agent-restarted",
+        "05-before thaw agent-restarted",
+    ];
+    expect_noted(&shelf, &told, "by the next program")?;
     round(&shelf, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
 
-/// So does `hyperv-agent thaw`, where no agent runs.
-pub(in super::super) fn killed_then_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
+/// So does `hyperv-agent thaw`, where no agent runs, run like this.
+fn by_hand(stage: &mut VssStage<'_>, script: &str) -> Result<()> {
     let (shelf, point) = killed(stage)?;
-    shelf.program(&["thaw"]).context("`hyperv-agent thaw`")?;
-    expect_noted(&shelf, &ENDED, "by `hyperv-agent thaw`")?;
+    let said = shelf
+        .script(script, &[shelf.path()])
+        .with_context(|| format!("`hyperv-agent thaw` by {script:?}"))?;
+    let told = ["10-first thaw interrupted", "05-before thaw interrupted"];
+    expect_noted(&shelf, &told, "by `hyperv-agent thaw`")?;
+    ensure!(
+        said.is_empty() || said.contains(&format!("{point}: was not frozen")),
+        "`hyperv-agent thaw` said {said:?}"
+    );
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
     expect_noted(&shelf, &[], "by the next program")?;
     round(&shelf, &[&point], &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+pub(in super::super) fn killed_then_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
+    by_hand(stage, "exec \"$0\" thaw")
+}
+
+/// Also where nothing can be said to anybody.
+pub(in super::super) fn killed_then_unheard(stage: &mut VssStage<'_>) -> Result<()> {
+    by_hand(stage, "exec \"$0\" thaw >/dev/full 2>/dev/full")
+}
+
+/// What cannot be started stops the freeze with the reason in the log, and is not
+/// told that it is over.
+pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "ext4")?;
+    hook(&shelf, "10-first", "")?;
+    shelf.write(&format!("{DIRECTORY}/README"), "no hook\n")?;
+    let mut host = stage.connect()?;
+    for (text, words) in [
+        ("#!/bin/sh\r\nexit 0\r\n", "Windows line ends"),
+        ("#!/no/such/sh\n", "interpreter /no/such/sh is not there"),
+        ("exit 0\n", "as #!/bin/sh does"),
+    ] {
+        hook_of(&shelf, "20-second", text)?;
+        expect_failure(host.freeze()?, &format!("a FREEZE with the hook {text:?}"))?;
+        shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
+        let told = ["10-first freeze", "10-first thaw freeze-failed"];
+        expect_noted(&shelf, &told, "at a FREEZE that failed")?;
+        let log = stage.machine().log();
+        ensure!(
+            log.contains(words),
+            "no line of the log has {words:?}: {log}"
+        );
+        ensure!(
+            !log.contains("20-second failed at thaw"),
+            "a hook was told of the end that was not started: {log}"
+        );
+        thaw(&mut host)?;
+    }
+    let plan = shelf.program(&["vss", "plan"])?;
+    for (told, by) in [(&plan, "the plan"), (&stage.machine().log(), "the log")] {
+        ensure!(
+            told.contains(&format!("{DIRECTORY}/README")),
+            "{by} does not name the file that is not executable: {told}"
+        );
+    }
+    hook(&shelf, "20-second", "")?;
+    round(&shelf, &[&point], &mut host).context("once the hook can be started")?;
     stage.expect_working(&mut host)
 }
