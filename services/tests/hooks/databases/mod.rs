@@ -8,6 +8,7 @@ mod client;
 mod disk;
 mod mariadb;
 mod postgresql;
+mod redis;
 
 use std::env;
 use std::fs;
@@ -57,6 +58,11 @@ fn mariadb_is_whole_in_the_frozen_image() {
 #[test]
 fn postgresql_is_whole_in_the_frozen_images() {
     test("postgresql_is_whole_in_the_frozen_images", postgresql::test);
+}
+
+#[test]
+fn redis_has_every_write_in_the_frozen_image() {
+    test("redis_has_every_write_in_the_frozen_image", redis::test);
 }
 
 /// A directory with one hook.
