@@ -108,9 +108,8 @@ pub(super) fn test() {
     writer.await_more(3);
 
     // The way of other servers.
-    let lock = "'BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT'";
-    assert!(EXAMPLE.contains(lock));
-    let other = EXAMPLE.replace(lock, "'FLUSH TABLES WITH READ LOCK'");
+    assert!(EXAMPLE.contains("LOCK=''"));
+    let other = EXAMPLE.replace("LOCK=''", "LOCK='FLUSH TABLES WITH READ LOCK'");
     hook(&config.directory, "90-mariadb", &other);
     let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
     ran.end(End::Thawed, LONG, &logger);
