@@ -23,7 +23,7 @@ mod wait;
 
 pub(crate) use error::RunError;
 pub(crate) use kill::reap;
-pub(crate) use start::EXECUTABLE;
+pub(crate) use start::{EXECUTABLE, StartError, obstacle};
 
 /// Bytes that a pipe may hold when its writer is gone: the most that an
 /// unprivileged program may ask for.

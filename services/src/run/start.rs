@@ -17,6 +17,9 @@ use rustix::io::Errno;
 /// Bytes of a file's beginning that the kernel looks at.
 const HEAD: u64 = 256;
 
+/// What some editors put before the first letter, and the first letters of a script.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF#!";
+
 /// The bits that let anybody run a file.
 pub(crate) const EXECUTABLE: u32 = 0o111;
 
@@ -63,21 +66,32 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
+/// Why the kernel is going to refuse `program`, as far as that can be seen without
+/// trying.
+pub(crate) fn obstacle(program: &Path) -> Option<StartError> {
+    let head = head(program);
+    if head.starts_with(BYTE_ORDER_MARK) {
+        return Some(StartError::ByteOrderMark(program.to_owned()));
+    }
+    if is_noexec(program) {
+        return Some(StartError::NoExec);
+    }
+    let interpreter = interpreter(&head)?;
+    match fs::metadata(&interpreter) {
+        Ok(file) if file.mode() & EXECUTABLE != 0 => None,
+        Ok(_) => Some(StartError::InterpreterNotExecutable(interpreter)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(missing(program)),
+        Err(_) => None,
+    }
+}
+
 /// Why `program` cannot be started, where the kernel refuses it like this.
 pub(super) fn why(program: &Path, refusal: io::Error) -> StartError {
     match Errno::from_io_error(&refusal) {
         Some(Errno::NOENT) => missing(program),
-        Some(Errno::ACCESS) => forbidden(program, refusal),
-        Some(Errno::NOEXEC) => {
-            let head = head(program);
-            if head.starts_with(b"\xEF\xBB\xBF#!") {
-                StartError::ByteOrderMark(program.to_owned())
-            } else if head.starts_with(b"\x7FELF") {
-                StartError::OtherMachine
-            } else {
-                StartError::NoProgram
-            }
-        }
+        Some(Errno::ACCESS) => obstacle(program).unwrap_or_else(|| refusal.into()),
+        Some(Errno::NOEXEC) if head(program).starts_with(b"\x7FELF") => StartError::OtherMachine,
+        Some(Errno::NOEXEC) => obstacle(program).unwrap_or(StartError::NoProgram),
         _ => refusal.into(),
     }
 }
@@ -102,16 +116,8 @@ fn missing(program: &Path) -> StartError {
     }
 }
 
-fn forbidden(program: &Path, refusal: io::Error) -> StartError {
-    if statvfs(program).is_ok_and(|seen| seen.f_flag.contains(StatVfsMountFlags::NOEXEC)) {
-        return StartError::NoExec;
-    }
-    match interpreter(&head(program)) {
-        Some(path) if fs::metadata(&path).is_ok_and(|it| it.mode() & EXECUTABLE == 0) => {
-            StartError::InterpreterNotExecutable(path)
-        }
-        _ => refusal.into(),
-    }
+fn is_noexec(program: &Path) -> bool {
+    statvfs(program).is_ok_and(|seen| seen.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Whether `program` is a script that was written on Windows.

@@ -215,6 +215,34 @@ fn a_link_that_leads_nowhere_is_refused() {
 }
 
 #[test]
+fn a_hook_that_cannot_be_started_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let no_interpreter = place.path().join("file");
+    fs::write(&no_interpreter, "").unwrap();
+    for (text, words) in [
+        (
+            "#!/nowhere/at/all\n",
+            "its interpreter /nowhere/at/all is not there",
+        ),
+        ("#!/bin/sh\r\necho\r\n", "the file has Windows line ends"),
+        ("\u{feff}#!/bin/sh\n", "it begins with a byte order mark"),
+        (
+            &format!("#!{}\n", no_interpreter.display()),
+            "is not executable",
+        ),
+    ] {
+        let hooks = Hooks::new();
+        Hooks::text(&hooks.path("hook"), text);
+        let (found, refused) = hooks.found();
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        let begin = format!("{} cannot be run: ", hooks.path("hook").display());
+        assert!(refused[0].starts_with(&begin), "{}", refused[0]);
+        assert!(refused[0].contains(words), "{}", refused[0]);
+    }
+}
+
+#[test]
 fn what_is_refused_stops_the_freeze_before_any_hook_is_run() {
     let hooks = Hooks::new();
     hooks.add("1", "");

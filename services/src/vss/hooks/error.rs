@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::config::MAX_HOOKS;
-use crate::run::RunError;
+use crate::run::{RunError, StartError};
 
 /// Why applications were not brought to rest.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum HookError {
         path: PathBuf,
         /// Why not.
         source: Refusal,
+    },
+
+    /// A hook cannot be run, as can be seen without trying.
+    #[error("{} cannot be run", path.display())]
+    Unfit {
+        /// Which hook.
+        path: PathBuf,
+        /// Why not.
+        source: StartError,
     },
 
     /// A hook was run, or was to be run, and did not succeed.

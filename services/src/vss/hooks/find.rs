@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::MAX_HOOKS;
 use super::error::{HookError, Refusal};
-use crate::run::EXECUTABLE;
+use crate::run::{EXECUTABLE, obstacle};
 
 /// What package managers and editors leave beside a file, by the end of its
 /// name.
@@ -30,7 +30,7 @@ const STICKY: u32 = 0o1000;
 pub struct Found {
     /// The hooks, in the order in which they are run.
     pub hooks: Vec<PathBuf>,
-    /// What would be one, were it root's alone.
+    /// What would be one, were it root's alone and could be started.
     pub refused: Vec<HookError>,
     /// Files that may have been meant to be hooks, and that nobody may execute.
     pub not_executable: Vec<PathBuf>,
@@ -69,7 +69,10 @@ pub fn find(directory: &Path) -> Result<Found, HookError> {
             Ok(file) if !file.is_file() => {}
             Ok(file) if file.mode() & EXECUTABLE == 0 => found.not_executable.push(path),
             _ => match trusted(&path) {
-                Ok(_) => found.hooks.push(path),
+                Ok(program) => match obstacle(&program) {
+                    None => found.hooks.push(path),
+                    Some(source) => found.refused.push(HookError::Unfit { path, source }),
+                },
                 Err(refused) => found.refused.push(refused),
             },
         }

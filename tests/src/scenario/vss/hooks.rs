@@ -261,16 +261,27 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
     hook(&shelf, "10-first", "")?;
     shelf.write(&format!("{DIRECTORY}/README"), "no hook\n")?;
     let mut host = stage.connect()?;
-    for (text, words) in [
-        ("#!/bin/sh\r\nexit 0\r\n", "Windows line ends"),
-        ("#!/no/such/sh\n", "interpreter /no/such/sh is not there"),
-        ("exit 0\n", "as #!/bin/sh does"),
+    // Where it can be told beforehand, no other hook is run either.
+    let before: &[&str] = &[];
+    let first: &[&str] = &["10-first freeze", "10-first thaw freeze-failed"];
+    for (text, words, told) in [
+        ("#!/bin/sh\r\nexit 0\r\n", "Windows line ends", before),
+        (
+            "#!/no/such/sh\n",
+            "interpreter /no/such/sh is not there",
+            before,
+        ),
+        ("exit 0\n", "as #!/bin/sh does", first),
     ] {
         hook_of(&shelf, "20-second", text)?;
+        let plan = shelf.program(&["vss", "plan"])?;
+        ensure!(
+            told == first || plan.contains(words),
+            "the plan does not say {words:?}: {plan}"
+        );
         expect_failure(host.freeze()?, &format!("a FREEZE with the hook {text:?}"))?;
         shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
-        let told = ["10-first freeze", "10-first thaw freeze-failed"];
-        expect_noted(&shelf, &told, "at a FREEZE that failed")?;
+        expect_noted(&shelf, told, "at a FREEZE that failed")?;
         let log = stage.machine().log();
         ensure!(
             log.contains(words),
