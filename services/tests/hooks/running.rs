@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyperv_services::stop::Stop;
 use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, test_kill_process};
 
 use crate::directory::{Hooks, LONG, in_words, mode, soon};
@@ -233,6 +234,21 @@ fn when_time_is_short_the_rest_is_ended_side_by_side() {
     ended.sort();
     assert_eq!(ended, ["1 thaw", "2 thaw", "3 thaw"]);
     assert_eq!(hooks.log.of("WARN"), Vec::<String>::new());
+}
+
+#[test]
+fn one_that_cannot_be_killed_is_left_behind() {
+    let hooks = Hooks::new();
+    hooks.add("1", "");
+    // Whoever looks into it waits for a writer.
+    let (pipe, mode) = (hooks.path("2"), Mode::from_raw_mode(0o755));
+    mknodat(CWD, &pipe, FileType::Fifo, mode, 0).unwrap();
+    let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1"), pipe]);
+    ran.end(End::FreezeFailed, Duration::ZERO, &hooks.log.logger());
+    assert_eq!(hooks.journal(), ["1 thaw"]);
+    let warnings = hooks.log.of("WARN");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("/2 neither ends"), "{warnings:?}");
 }
 
 #[test]

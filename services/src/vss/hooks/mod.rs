@@ -8,7 +8,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ pub(super) const AT_THE_END: Duration = Duration::from_secs(2);
 /// How long all that are left then have, which are run side by side: an application
 /// must not stay at rest because another one's hook hangs.
 const LEAST: Duration = Duration::from_secs(5);
+
+/// How long those that are killed then may take to be gone.
+const KILLED: Duration = Duration::from_secs(1);
 
 /// Runs all hooks with `freeze`, in the order of their names.
 ///
@@ -134,34 +137,49 @@ impl Ran {
 
     /// Runs them in reverse order, one after another for as long as `time`; those
     /// that are left then are started at once. In 5 s more all are done, or killed.
-    /// One that fails is logged, and the others still run.
+    /// One that fails is logged, and the others still run. One that even then is
+    /// neither done nor killed, as its disk does not answer, is left behind.
     pub fn end(self, end: End, time: Duration, log: &Logger) {
         let deadline = Instant::now() + time;
-        thread::scope(|scope| {
-            for path in self.paths.iter().rev() {
+        let mut begun = Vec::new();
+        for path in self.paths.into_iter().rev() {
+            let (ended, wait) = channel::<()>();
+            let hook = path.display().to_string();
+            let (config, to) = (self.config.clone(), log.clone());
+            let run = move || {
+                let _ended = ended;
                 let hook = Hook {
-                    path,
+                    path: &path,
                     occasion: Occasion::End(end),
-                    log,
+                    log: &to,
                 };
-                let (ended, wait) = channel::<()>();
-                let config = &self.config;
-                let run = move || {
-                    let _ended = ended;
-                    if let Err(error) = hook.run(config, deadline + LEAST, None) {
-                        warn!(
-                            log,
-                            "the application may need attention: {}",
-                            in_words(&error)
-                        );
-                    }
-                };
-                if let Err(error) = thread::Builder::new().spawn_scoped(scope, run) {
-                    let hook = path.display();
-                    warn!(log, "cannot run the hook {}: {}", hook, error);
+                if let Err(error) = hook.run(&config, deadline + LEAST, None) {
+                    warn!(
+                        to,
+                        "the application may need attention: {}",
+                        in_words(&error)
+                    );
                 }
-                let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            };
+            if let Err(error) = thread::Builder::new().spawn(run) {
+                warn!(log, "cannot run the hook {}: {}", hook, error);
             }
-        });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(left) {
+                begun.push((hook, wait));
+            }
+        }
+        let last = deadline + LEAST + KILLED;
+        for (hook, wait) in begun {
+            let left = last.saturating_duration_since(Instant::now());
+            if let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(left) {
+                warn!(
+                    log,
+                    "the hook {} neither ends nor can be killed, and is left behind: the application \
+                     may need attention",
+                    hook
+                );
+            }
+        }
     }
 }
