@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use hyperv_services::vss::freeze::Freezer;
+use hyperv_services::vss::guard::Guard;
 use hyperv_services::vss::hooks::{self, End, Ran};
-use hyperv_services::vss::marker::{self, Note};
+use hyperv_services::vss::marker::{self, Note, Noted};
 use hyperv_services::vss::recover;
 use slog::Level;
 
@@ -48,8 +50,8 @@ impl Thaw {
         let note = marker::read(directory)
             .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
         let note = note.unwrap_or_default();
-        let tried = if self.all {
-            recover::thaw_all(&config)?
+        let found = if self.all {
+            recover::all(&config)?
         } else {
             if note == Note::default() {
                 writeln!(
@@ -57,8 +59,14 @@ impl Thaw {
                     "the agent has nothing frozen (--all thaws what others have frozen)"
                 )?;
             }
-            recover::thaw_noted(&config, &note.frozen)?
+            recover::noted(&config, note.frozen.iter().map(|noted| noted.device))?
         };
+        let waits = &mut |doing, path: &Path| {
+            let path = path.display();
+            let _ = writeln!(io::stderr(), "hyperv-agent: waiting for {path} to {doing}");
+        };
+        let mut freezer = Freezer::new(Guard::start);
+        let tried = recover::thaw(&mut freezer, &found, &config.root, waits);
         let mut status = ExitCode::SUCCESS;
         let mut left = Vec::new();
         for tried in tried {
@@ -69,7 +77,10 @@ impl Thaw {
                 Err(error) => {
                     writeln!(io::stderr(), "hyperv-agent: cannot thaw {path}: {error}")?;
                     status = ExitCode::FAILURE;
-                    left.push(tried.device);
+                    left.push(Noted {
+                        device: tried.device,
+                        mount_point: tried.mount_point.clone(),
+                    });
                 }
             }
         }

@@ -1,63 +1,132 @@
-//! Freezing and thawing: one call for each file system, and nothing else in
-//! between that could wait for one.
+//! Freezing and thawing, by the guard: what the agent asks of it, what it waits
+//! for, and for how long.
 
-use std::os::fd::AsFd;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
-use super::guard::{Guard, GuardError, News};
-use super::haste::{self, Haste};
+use super::guard::threads::{self, Kernel, Threads};
+use super::guard::{Guard, GuardError, Heard, News, Report};
+use super::haste;
 use super::open::Opened;
+use super::plan::DeviceNumber;
 use crate::kernel;
 
 /// How long freezing may take: it can wait for a file system that is frozen
 /// already, in ways that the plan knows nothing of.
 pub(super) const FREEZING: Duration = Duration::from_secs(60);
 
+/// How much later the guard may say that this was too long.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// How long a thaw may take that the host has asked for: the kernel gives it 30 s.
+/// Protocol section 6.
+pub const THAWING: Duration = Duration::from_secs(10);
+
+/// How long one that has to be over soon.
+pub(super) const SOON: Duration = Duration::from_secs(3);
+
+/// How long it may take before it is said which file system is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked how far this process' own threads are.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Starts a guard.
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
+
+/// Says which file system is waited for, by the place where it is mounted.
+pub type Waits<'a> = &'a mut dyn FnMut(Doing, &Path);
+
+/// What a file system is waited for to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// To freeze.
+    Freeze,
+    /// To thaw.
+    Thaw,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
+        })
+    }
+}
 
 /// What freezes and thaws. File systems that are frozen when it is dropped are
 /// thawed.
 pub struct Freezer {
     start_guard: StartGuard,
     guard: Option<Guard>,
-    frozen: Option<Frozen>,
-    /// What could not be thawed, in the order in which that was tried.
-    stuck: Vec<Held>,
-}
-
-/// What is frozen.
-struct Frozen {
-    /// In the order in which they were frozen.
+    /// What thaws where the guard is gone.
+    own: Option<Threads>,
+    /// What is frozen or could not be thawed, in the order in which it was frozen.
     held: Vec<Held>,
-    /// How long it took, from the first to the last.
-    took: Duration,
-    since: Instant,
-    /// Whether the process could leave a core dump, which it must not now: that
-    /// would be written to a frozen file system, with the guard waiting for the
-    /// end of a process that waits for its thaw.
-    dumpable: DumpableBehavior,
+    descriptors: Arc<Vec<OwnedFd>>,
+    /// Since when it is frozen, until it is to be thawed.
+    since: Option<Instant>,
+    /// Whether the process could leave a core dump, which it must not while
+    /// anything is frozen: that would be written to a frozen file system, with the
+    /// guard waiting for the end of a process that waits for its thaw.
+    dumpable: Option<DumpableBehavior>,
 }
 
 struct Held {
-    opened: Opened,
+    mount_point: PathBuf,
+    device: DeviceNumber,
     state: State,
-    /// What the kernel said to the thaw.
-    thawed: Result<(), Errno>,
+    /// What came of its thaw.
+    thawed: Result<Was, NotThawed>,
 }
 
 /// What a file system is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Untouched,
-    Frozen,
+    /// It is frozen, or may be.
+    Ours,
     /// By somebody else.
     FrozenBefore,
-    CannotFreeze,
+    /// It could not be frozen, and is not.
+    LeftOut(Errno),
+}
+
+/// What a file system was that is not frozen any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Was {
+    Frozen,
+    NotFrozen,
+    /// Nothing was done to it.
+    Untouched,
+}
+
+/// Why a file system is not thawed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotThawed {
+    /// The kernel refuses it.
+    Refused(Errno),
+    /// The kernel has not come back from it.
+    Waits,
+}
+
+impl fmt::Display for NotThawed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(errno) => write!(f, "{errno}{}", hint(*errno)),
+            Self::Waits => f.write_str(
+                "it waits for its disk, or for another file system that is frozen; it is thawed \
+                 as soon as that goes on, and [vss.exclude] leaves it out of backups",
+            ),
+        }
+    }
 }
 
 /// Why nothing is frozen.
@@ -79,21 +148,26 @@ pub enum FreezeError {
     },
     /// The time was over before the last one was frozen.
     #[error(
-        "freezing took longer than {} s, all is thawed again: a file system waits for its disk, or \
-         for another one that was frozen before it and can be named in [vss.exclude]",
-        .0.as_secs()
+        "freezing took longer than {} s, all others are thawed again: {}",
+        .limit.as_secs(),
+        waited(.path.as_deref())
     )]
-    TooSlow(Duration),
+    TooSlow {
+        /// How long it may take.
+        limit: Duration,
+        /// Where the file system is mounted that was waited for, where one was.
+        path: Option<PathBuf>,
+    },
+    /// The agent was told to end before the last one was frozen.
+    #[error("the agent is to end, so the file systems that were frozen are thawed again")]
+    Stopped,
     /// What an earlier freeze has left is still frozen.
-    #[error(
-        "the file system at {path:?} is frozen since an earlier backup and cannot be thawed{}",
-        hint(*source)
-    )]
+    #[error("the file system at {path:?} is frozen since an earlier backup: {why}")]
     Stuck {
         /// Where it is mounted.
         path: PathBuf,
-        /// What the kernel said.
-        source: Errno,
+        /// Why it is not thawed.
+        why: NotThawed,
     },
     /// The guard has ended meanwhile.
     #[error("the guard process ended during the freeze, all is thawed again")]
@@ -112,6 +186,39 @@ pub(super) fn hint(source: Errno) -> &'static str {
     }
 }
 
+fn waited(path: Option<&Path>) -> String {
+    match path {
+        Some(path) => format!(
+            "the file system at {path:?} waits for its disk, or for another one that was frozen \
+             before it; name it in [vss.exclude] to leave it out"
+        ),
+        None => "there are too many of them for that time".to_owned(),
+    }
+}
+
+/// A file system that is not frozen, and stands in nobody's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// What the kernel said. `ESHUTDOWN` stands for whatever it says of a file
+    /// system that was shut down.
+    pub errno: Errno,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.errno {
+            Errno::OPNOTSUPP => "it cannot be frozen",
+            Errno::ROFS => "the kernel made it read-only after an error",
+            Errno::SHUTDOWN => "it was shut down after an error",
+            _ => "the kernel does not freeze it",
+        };
+        let path = &self.mount_point;
+        write!(f, "the file system at {path:?} is left out: {why}")
+    }
+}
+
 /// What a freeze came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -119,10 +226,13 @@ pub struct Summary {
     pub frozen: usize,
     /// Where those are mounted that somebody else had frozen before.
     pub frozen_before: Vec<PathBuf>,
-    /// Where those are mounted that cannot be frozen, and are not.
-    pub cannot_freeze: Vec<PathBuf>,
+    /// Those that could not be frozen, and need not be.
+    pub left_out: Vec<LeftOut>,
     /// From the first freeze to the last.
     pub took: Duration,
+    /// Why the guard's memory is not locked, where it is not: what it needs may have
+    /// to come from a disk that stands still.
+    pub not_locked: Option<Errno>,
 }
 
 /// What a thaw came to.
@@ -137,14 +247,28 @@ pub struct Thawed {
     pub after: Duration,
 }
 
+/// A file system that was to be thawed.
+#[derive(Debug)]
+pub struct Tried {
+    /// The kernel's number for it.
+    pub device: DeviceNumber,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Whether it was frozen, or why it could not be thawed, in words.
+    pub outcome: Result<bool, String>,
+}
+
 impl Freezer {
     /// A freezer that has no guard yet.
     pub fn new(start_guard: StartGuard) -> Self {
         Self {
             start_guard,
             guard: None,
-            frozen: None,
-            stuck: Vec::new(),
+            own: None,
+            held: Vec::new(),
+            descriptors: Arc::default(),
+            since: None,
+            dumpable: None,
         }
     }
 
@@ -168,12 +292,19 @@ impl Freezer {
 
     /// Whether anything is to be thawed.
     pub fn is_frozen(&self) -> bool {
-        self.frozen.is_some()
+        self.since.is_some()
+    }
+
+    /// Where the file systems are mounted that are frozen by this freeze.
+    pub fn frozen(&self) -> impl Iterator<Item = &Path> {
+        let held = self.held.iter().filter(|_| self.since.is_some());
+        held.filter(|held| held.state == State::Ours)
+            .map(|held| held.mount_point.as_path())
     }
 
     /// The guard, while it matters at once that it is gone or has thawed.
     pub fn watched(&self) -> Option<&Guard> {
-        self.frozen.as_ref().and(self.guard.as_ref())
+        self.since.and(self.guard.as_ref())
     }
 
     /// What the guard has to say.
@@ -181,165 +312,377 @@ impl Freezer {
         self.guard.as_mut().map_or(News::Gone, Guard::news)
     }
 
-    /// Freezes `file_systems` in this order; after `limit` they are thawed by
-    /// the guard.
+    /// Freezes `file_systems` in this order, or none where `stop` is readable before
+    /// the last of them is frozen; after `limit` they are thawed by the guard.
     ///
     /// # Errors
     ///
-    /// Any [`FreezeError`]; nothing is frozen then.
+    /// Any [`FreezeError`]; nothing is frozen then, but what [`Freezer::stuck`]
+    /// tells.
     pub fn freeze(
         &mut self,
         file_systems: Vec<Opened>,
         limit: Duration,
+        stop: Option<BorrowedFd<'_>>,
+        waits: Waits<'_>,
     ) -> Result<Summary, FreezeError> {
-        if self.frozen.is_some() {
+        if self.since.is_some() {
             return Err(FreezeError::Frozen);
         }
-        self.thaw();
-        if let Some((path, source)) = self.stuck().next() {
-            return Err(FreezeError::Stuck { path, source });
+        self.thaw(SOON, waits);
+        if let Some((path, why)) = self.stuck().next() {
+            return Err(FreezeError::Stuck { path, why });
+        }
+        self.hold(file_systems);
+        if let Err(error) = self.hand_over(limit) {
+            self.held.clear();
+            self.descriptors = Arc::default();
+            return Err(error.into());
         }
         // Most of what is to be written is written before anybody has to wait
         // for it; what fails here fails again below.
-        for opened in &file_systems {
-            let _ = rustix::fs::syncfs(&opened.fd);
+        for descriptor in self.descriptors.iter() {
+            let _ = rustix::fs::syncfs(descriptor);
         }
-        let descriptors: Vec<_> = file_systems
-            .iter()
-            .map(|opened| opened.fd.as_fd())
-            .collect();
-        let mut handed_over = self.ready_guard()?.hold(&descriptors, limit);
-        if handed_over.is_err() {
-            self.guard = None;
-            handed_over = self.ready_guard()?.hold(&descriptors, limit);
-        }
-        handed_over?;
-        let untouched = |opened| Held {
-            opened,
-            state: State::Untouched,
-            thawed: Ok(()),
-        };
-        let frozen = self.frozen.insert(Frozen {
-            held: file_systems.into_iter().map(untouched).collect(),
-            took: Duration::ZERO,
-            since: Instant::now(),
-            dumpable: dumpable_behavior().unwrap_or(DumpableBehavior::NotDumpable),
-        });
+        self.dumpable = dumpable_behavior().ok();
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-        let haste = Haste::begin(Path::new(haste::SWITCH), || {
-            if let Some(guard) = &mut self.guard {
-                guard.hurried();
-            }
-        });
-        let mut refused = None;
-        for (index, held) in frozen.held.iter_mut().enumerate() {
-            // The guard has thawed those before.
-            if frozen.since.elapsed() >= FREEZING {
-                refused = Some(FreezeError::TooSlow(limit.min(FREEZING)));
-                break;
-            }
-            match kernel::freeze(&held.opened.fd) {
-                Ok(()) => held.state = State::Frozen,
-                Err(Errno::BUSY) => {
-                    held.state = State::FrozenBefore;
-                    if let Some(guard) = &mut self.guard {
-                        guard.not_ours(index);
-                    }
-                }
-                Err(Errno::OPNOTSUPP) => held.state = State::CannotFreeze,
-                Err(source) => {
-                    let path = held.path();
-                    refused = Some(FreezeError::FileSystem { path, source });
-                    break;
-                }
-            }
-        }
-        frozen.took = frozen.since.elapsed();
-        drop(haste);
-        if let Some(guard) = &mut self.guard {
-            guard.done();
-        }
-        let refused = refused.or_else(|| match self.news() {
-            News::None => None,
-            News::TimeLimit => Some(FreezeError::TooSlow(limit.min(FREEZING))),
-            News::Gone => Some(FreezeError::GuardGone),
-        });
-        match refused {
-            None => Ok(self.summary()),
-            Some(error) => {
-                self.thaw();
+        let began = Instant::now();
+        self.since = Some(began);
+        match self.ask_to_freeze(limit.min(FREEZING), stop, waits) {
+            Ok(()) => Ok(self.summary(began.elapsed())),
+            Err(error) => {
+                self.thaw(SOON, waits);
                 Err(error)
             }
         }
     }
 
-    /// Where those file systems are mounted that could not be thawed, and what the
-    /// kernel said.
-    pub fn stuck(&self) -> impl Iterator<Item = (PathBuf, Errno)> {
-        let failed = |held: &Held| Some((held.path(), held.thawed.err()?));
-        self.stuck.iter().filter_map(failed)
+    fn hold(&mut self, file_systems: Vec<Opened>) {
+        let (held, descriptors) = file_systems
+            .into_iter()
+            .map(|opened| {
+                let held = Held {
+                    mount_point: opened.mount_point,
+                    device: opened.device,
+                    state: State::Ours,
+                    thawed: Ok(Was::Untouched),
+                };
+                (held, opened.fd)
+            })
+            .unzip();
+        self.held = held;
+        self.descriptors = Arc::new(descriptors);
     }
 
-    fn summary(&self) -> Summary {
-        let held = || self.frozen.iter().flat_map(|frozen| &frozen.held);
-        let paths = |state| {
-            held()
-                .filter(move |held| held.state == state)
-                .map(Held::path)
+    /// Gives the guard a copy of each descriptor.
+    fn hand_over(&mut self, limit: Duration) -> Result<(), GuardError> {
+        let descriptors = Arc::clone(&self.descriptors);
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let mut handed_over = self.ready_guard()?.hold(&borrowed, limit);
+        if handed_over.is_err() {
+            self.guard = None;
+            handed_over = self.ready_guard()?.hold(&borrowed, limit);
+        }
+        if handed_over.is_err() {
+            self.guard = None;
+        }
+        handed_over
+    }
+
+    fn ask_to_freeze(
+        &mut self,
+        limit: Duration,
+        stop: Option<BorrowedFd<'_>>,
+        waits: Waits<'_>,
+    ) -> Result<(), FreezeError> {
+        let Some(guard) = &mut self.guard else {
+            return Err(FreezeError::GuardGone);
         };
+        let deadline = Instant::now() + limit + SLACK;
+        let mut waited_for = None;
+        let mut refused = Ok(());
+        guard.freeze();
+        loop {
+            match guard.next(deadline, stop) {
+                Heard::Report(Report::Frozen) => return refused,
+                Heard::Report(Report::Waits(index)) => {
+                    waited_for = self
+                        .held
+                        .get_mut(index)
+                        .map(|held| held.mount_point.clone());
+                    waited_for
+                        .as_deref()
+                        .inspect(|path| waits(Doing::Freeze, path));
+                }
+                Heard::Report(Report::Refused(index, source)) => {
+                    let Some(held) = self.held.get_mut(index) else {
+                        continue;
+                    };
+                    held.state = match source {
+                        Errno::BUSY => State::FrozenBefore,
+                        _ => State::LeftOut(source),
+                    };
+                    if !threads::goes_on(source) {
+                        let path = held.mount_point.clone();
+                        refused = Err(FreezeError::FileSystem { path, source });
+                    }
+                }
+                Heard::Report(Report::TimeLimit) | Heard::Nothing => {
+                    let path = waited_for;
+                    return Err(FreezeError::TooSlow { limit, path });
+                }
+                Heard::Report(_) => {}
+                Heard::Stopped => return Err(FreezeError::Stopped),
+                Heard::Gone => {
+                    self.guard_is_gone(true);
+                    return Err(FreezeError::GuardGone);
+                }
+            }
+        }
+    }
+
+    /// Those file systems that could not be thawed: where they are mounted, and why.
+    pub fn stuck(&self) -> impl Iterator<Item = (PathBuf, NotThawed)> {
+        let failed = |held: &Held| Some((held.mount_point.clone(), held.thawed.err()?));
+        self.held.iter().rev().filter_map(failed)
+    }
+
+    fn summary(&self, took: Duration) -> Summary {
+        let paths = |state| {
+            let its = self.held.iter().filter(move |held| held.state == state);
+            its.map(|held| held.mount_point.clone())
+        };
+        let left_out = self.held.iter().filter_map(|held| match held.state {
+            State::LeftOut(errno) => Some(LeftOut {
+                mount_point: held.mount_point.clone(),
+                errno,
+            }),
+            _ => None,
+        });
+        let locked = self.guard.as_ref().map_or(Ok(()), Guard::locked);
         Summary {
-            frozen: paths(State::Frozen).count(),
+            frozen: paths(State::Ours).count(),
             frozen_before: paths(State::FrozenBefore).collect(),
-            cannot_freeze: paths(State::CannotFreeze).collect(),
-            took: self.frozen.as_ref().map_or(Duration::ZERO, |it| it.took),
+            left_out: left_out.collect(),
+            took,
+            not_locked: locked.err(),
         }
     }
 
     /// Thaws what is frozen, in the reverse order, and what could not be thawed
-    /// before. Without anything frozen there is nothing to do.
-    pub fn thaw(&mut self) -> Thawed {
+    /// before; waits for that for at most `limit`. The guard goes on with what is
+    /// not thawed by then. Without anything frozen there is nothing to do.
+    pub fn thaw(&mut self, limit: Duration, waits: Waits<'_>) -> Thawed {
         let mut outcome = Thawed::default();
-        // Nothing is taken or put down before the last is thawed: both may take
-        // memory.
-        let mut frozen = self.frozen.take();
-        let its = frozen.iter_mut().flat_map(|frozen| &mut frozen.held).rev();
-        for held in self.stuck.iter_mut().chain(its) {
-            if held.state == State::Frozen {
-                held.thawed = kernel::thaw(&held.opened.fd);
-            }
+        if self.held.is_empty() {
+            return outcome;
         }
-        let mut all = std::mem::take(&mut self.stuck);
-        if let Some(frozen) = frozen {
-            outcome.after = frozen.since.elapsed();
-            let _ = set_dumpable_behavior(frozen.dumpable);
-            all.extend(frozen.held.into_iter().rev());
+        for held in &mut self.held {
+            held.thawed = Err(NotThawed::Waits);
         }
-        for held in all {
+        let deadline = Instant::now() + limit;
+        if !self.ask_to_thaw(deadline, waits) {
+            self.guard_is_gone(false);
+            self.thaw_alone(deadline, waits);
+        }
+        if let Some(since) = self.since.take() {
+            outcome.after = since.elapsed();
+        }
+        if let Some(dumpable) = self.dumpable.take() {
+            let _ = set_dumpable_behavior(dumpable);
+        }
+        for held in self.held.iter().rev() {
             match held.thawed {
-                _ if held.state != State::Frozen => {}
-                Ok(()) => outcome.thawed += 1,
-                Err(Errno::INVAL) => outcome.early.push(held.path()),
-                Err(_) => self.stuck.push(held),
+                Ok(Was::Frozen) => outcome.thawed += 1,
+                Ok(Was::NotFrozen) if held.state == State::Ours => {
+                    outcome.early.push(held.mount_point.clone());
+                }
+                _ => {}
             }
         }
-        // Where something could not be thawed, the guard tries on.
-        if self.stuck.is_empty()
-            && let Some(guard) = &mut self.guard
-        {
-            guard.release();
+        if self.held.iter().all(|held| held.thawed.is_ok()) {
+            self.held.clear();
+            self.descriptors = Arc::default();
+            self.own = None;
+            if let Some(guard) = &mut self.guard {
+                guard.release();
+            }
         }
         outcome
+    }
+
+    /// Has the guard thaw, until `deadline`; false where there is none.
+    fn ask_to_thaw(&mut self, deadline: Instant, waits: Waits<'_>) -> bool {
+        let Some(guard) = self.guard.as_mut().filter(|_| self.own.is_none()) else {
+            return false;
+        };
+        guard.thaw();
+        let mut left = self.held.len();
+        let mut patience = Instant::now() + PATIENCE;
+        while left > 0 {
+            let (index, thawed) = match guard.next(deadline.min(patience), None) {
+                Heard::Report(Report::Thawed(index, Ok(()))) => (index, Ok(Was::Frozen)),
+                Heard::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
+                    (index, Ok(Was::NotFrozen))
+                }
+                Heard::Report(Report::Thawed(index, Err(errno))) => {
+                    (index, Err(NotThawed::Refused(errno)))
+                }
+                Heard::Report(Report::Spared(index)) => (index, Ok(Was::Untouched)),
+                Heard::Report(_) => continue,
+                Heard::Gone => return false,
+                Heard::Nothing | Heard::Stopped => {
+                    if deadline <= Instant::now() {
+                        break;
+                    }
+                    patience = deadline;
+                    let first = self.held.iter().rev().find(|held| held.waits());
+                    first.inspect(|held| waits(Doing::Thaw, &held.mount_point));
+                    continue;
+                }
+            };
+            if let Some(held) = self.held.get_mut(index)
+                && held.waits()
+            {
+                held.thawed = thawed;
+                left -= 1;
+            }
+        }
+        true
+    }
+
+    /// Thaws by threads of this process, until `deadline`: the guard is gone.
+    fn thaw_alone(&mut self, deadline: Instant, waits: Waits<'_>) {
+        if self.own.is_none() {
+            let made = Threads::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
+            if let Ok(own) = &made {
+                let held = &self.held;
+                own.take_for_frozen(|index| {
+                    held.get(index)
+                        .is_some_and(|held| held.state != State::Ours)
+                });
+            }
+            self.own = made.ok();
+        }
+        let Some(own) = &mut self.own else {
+            return;
+        };
+        own.thaw();
+        let mut patience = Instant::now() + PATIENCE;
+        while own.at_work() && Instant::now() < deadline {
+            let mut news = [PollFd::new(&*own, PollFlags::IN)];
+            if let Ok(look) = Timespec::try_from(LOOK) {
+                let _ = poll(&mut news, Some(&look));
+            }
+            own.clear_news();
+            own.go_on();
+            if patience <= Instant::now() {
+                patience = deadline;
+                let mut first = None;
+                own.each(|index, state| {
+                    if state == threads::State::Thawing {
+                        first = Some(index);
+                    }
+                });
+                let first = first.and_then(|index| self.held.get(index));
+                first.inspect(|held| waits(Doing::Thaw, &held.mount_point));
+            }
+        }
+        let held = &mut self.held;
+        own.each(|index, state| {
+            if let Some(held) = held.get_mut(index) {
+                held.thawed = match state {
+                    threads::State::Untouched | threads::State::Refused(_) => Ok(Was::Untouched),
+                    threads::State::Frozen | threads::State::Thawing => Err(NotThawed::Waits),
+                    threads::State::Thawed(Ok(())) => Ok(Was::Frozen),
+                    threads::State::Thawed(Err(Errno::INVAL)) => Ok(Was::NotFrozen),
+                    threads::State::Thawed(Err(errno)) => Err(NotThawed::Refused(errno)),
+                };
+            }
+        });
+    }
+
+    /// Does what a guard that was killed has left to do, but the thaw.
+    fn guard_is_gone(&mut self, freezing: bool) {
+        let Some(guard) = self.guard.take() else {
+            return;
+        };
+        if guard.leaves_haste() {
+            haste::end(Path::new(haste::SWITCH));
+        }
+        if freezing {
+            // The kernel may not have come back to it, and freeze after the thaw what
+            // it was told to freeze before.
+            let descriptors = Arc::clone(&self.descriptors);
+            let theirs: Vec<bool> = self
+                .held
+                .iter()
+                .map(|held| held.state != State::Ours)
+                .collect();
+            guard.after_its_end(move || {
+                for (descriptor, theirs) in descriptors.iter().zip(theirs) {
+                    if !theirs {
+                        let _ = kernel::thaw(descriptor);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Thaws what somebody else may have left frozen, in the reverse order. What
+    /// could not be thawed is in [`Freezer::stuck`], too.
+    pub fn thaw_found(
+        &mut self,
+        found: Vec<Opened>,
+        limit: Duration,
+        waits: Waits<'_>,
+    ) -> Vec<Tried> {
+        let tried = |device, mount_point: &Path, outcome| Tried {
+            device,
+            mount_point: mount_point.to_owned(),
+            outcome,
+        };
+        self.thaw(limit, waits);
+        if let Some((path, why)) = self.stuck().next() {
+            let outcome = || Err(format!("{path:?} is not thawed yet: {why}"));
+            let found = found.iter().rev();
+            return found
+                .map(|it| tried(it.device, &it.mount_point, outcome()))
+                .collect();
+        }
+        if found.is_empty() {
+            return Vec::new();
+        }
+        let all: Vec<_> = found
+            .iter()
+            .rev()
+            .map(|it| (it.device, it.mount_point.clone()))
+            .collect();
+        self.hold(found);
+        // Without a guard this process thaws.
+        let _ = self.hand_over(Duration::ZERO);
+        let thawed = self.thaw(limit, waits);
+        let outcome = |(device, mount_point): (DeviceNumber, PathBuf)| {
+            let held = self.held.iter().find(|held| held.device == device);
+            let outcome = match held.map(|held| held.thawed) {
+                Some(Err(why)) => Err(why.to_string()),
+                Some(Ok(was)) => Ok(was == Was::Frozen),
+                None => Ok(!thawed.early.contains(&mount_point)),
+            };
+            tried(device, &mount_point, outcome)
+        };
+        all.into_iter().map(outcome).collect()
+    }
+}
+
+impl Held {
+    fn waits(&self) -> bool {
+        self.thawed == Err(NotThawed::Waits)
     }
 }
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        self.thaw();
-    }
-}
-
-impl Held {
-    fn path(&self) -> PathBuf {
-        self.opened.mount_point.clone()
+        self.thaw(SOON, &mut |_, _| ());
     }
 }

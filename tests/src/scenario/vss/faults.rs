@@ -45,7 +45,7 @@ pub(super) fn expect_spoiled(
 }
 
 /// The guard's process, as the guest numbers it.
-fn guard(shelf: &Shelf) -> Result<String> {
+pub(super) fn guard(shelf: &Shelf) -> Result<String> {
     // Processes that end meanwhile are no failure.
     let script = "grep -ls 'vss-guar[d]' /proc/[0-9]*/cmdline || :";
     let found = shelf.script(script, &[])?;
