@@ -23,7 +23,8 @@ Thaws what the agent has noted as frozen, whether it still runs or not; where it
 does not, the hooks that it has run are run with `thaw`. There is seldom a need: the
 agent thaws when it ends, by itself after its time limit, and what a killed agent
 has left behind when it is started again. A backup that is under way becomes
-inconsistent, and the host is told so.
+inconsistent, and the host is told so. What waits for a disk that does not answer is
+named after ten seconds, and thawed as soon as the disk does.
 
 Exit status: 0 nothing is frozen any more, 1 something could not be thawed, 2 wrong
 usage.";
@@ -45,7 +46,6 @@ impl Thaw {
             Ok(config) => config.service.vss,
             Err(error) => return Ok(usage_error(&error)),
         };
-        let mut out = io::stdout();
         let directory = &config.runtime_directory;
         let note = marker::read(directory)
             .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
@@ -54,36 +54,34 @@ impl Thaw {
             recover::all(&config)?
         } else {
             if note == Note::default() {
-                writeln!(
-                    out,
-                    "the agent has nothing frozen (--all thaws what others have frozen)"
-                )?;
+                say("the agent has nothing frozen (--all thaws what others have frozen)");
             }
             recover::noted(&config, note.frozen.iter().map(|noted| noted.device))?
         };
         let waits = &mut |doing, path: &Path| {
-            let path = path.display();
-            let _ = writeln!(io::stderr(), "hyperv-agent: waiting for {path} to {doing}");
+            complain(&format!("waiting for {} to {doing}", path.display()));
         };
         let mut freezer = Freezer::new(Guard::start);
-        let tried = recover::thaw(&mut freezer, &found, &config.root, waits);
-        let mut status = ExitCode::SUCCESS;
+        let tried = recover::thaw(&mut freezer, &found, &config.root, note.guard, waits);
         let mut left = Vec::new();
         for tried in tried {
             let path = tried.mount_point.display();
             match tried.outcome {
-                Ok(true) => writeln!(out, "{path}: thawed")?,
-                Ok(false) => writeln!(out, "{path}: was not frozen")?,
+                Ok(true) => say(&format!("{path}: thawed")),
+                Ok(false) => say(&format!("{path}: was not frozen")),
                 Err(error) => {
-                    writeln!(io::stderr(), "hyperv-agent: cannot thaw {path}: {error}")?;
-                    status = ExitCode::FAILURE;
+                    complain(&format!("cannot thaw {path}: {error}"));
                     left.push(Noted {
                         device: tried.device,
-                        mount_point: tried.mount_point.clone(),
+                        mount_point: tried.mount_point,
                     });
                 }
             }
         }
+        let status = match left.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
         if !note.hooks.is_empty() && !agent_runs(directory)? {
             // Nobody else is there to let the applications go on.
             let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
@@ -94,6 +92,7 @@ impl Thaw {
             );
             let note = Note {
                 frozen: left,
+                guard: note.guard,
                 hooks: Vec::new(),
             };
             marker::write(directory, &note).with_context(|| {
@@ -102,6 +101,16 @@ impl Thaw {
         }
         Ok(status)
     }
+}
+
+/// Says what was done, whether anybody reads it or not: what is still to be done does
+/// not depend on that.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "hyperv-agent: {text}");
 }
 
 fn agent_runs(directory: &Path) -> Result<bool, RuntimeError> {

@@ -302,6 +302,11 @@ impl Freezer {
             .map(|held| held.mount_point.as_path())
     }
 
+    /// The number of the guard's process.
+    pub fn guard(&self) -> Option<u32> {
+        self.guard.as_ref().and_then(Guard::process)
+    }
+
     /// The guard, while it matters at once that it is gone or has thawed.
     pub fn watched(&self) -> Option<&Guard> {
         self.since.and(self.guard.as_ref())
@@ -682,7 +687,10 @@ impl Held {
 }
 
 impl Drop for Freezer {
+    /// What could not be thawed before is the guard's affair.
     fn drop(&mut self) {
-        self.thaw(SOON, &mut |_, _| ());
+        if self.since.is_some() {
+            self.thaw(SOON, &mut |_, _| ());
+        }
     }
 }

@@ -3,9 +3,9 @@
 //!
 //! It is a file in the runtime directory, whole or absent, of a line for each
 //! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
-//! they were frozen, and `hook PATH` for a program that waits for the end. In a
-//! mount point a backslash and a newline are `\134` and `\012`, as the kernel writes
-//! them. It is there for as long as the host may still ask for a thaw that nobody
+//! they were frozen, `guard PID` for the process that freezes them, and `hook PATH`
+//! for a program that waits for the end. In a mount point a backslash and a newline
+//! are `\134` and `\012`, as the kernel writes them. It is there for as long as the host may still ask for a thaw that nobody
 //! can give it any more.
 
 use std::ffi::OsStr;
@@ -24,6 +24,8 @@ const NAME: &str = "vss-frozen";
 pub struct Note {
     /// The file systems, in the order in which they were frozen.
     pub frozen: Vec<Noted>,
+    /// The process that freezes and thaws them.
+    pub guard: Option<u32>,
     /// The hooks that wait for the end, in the order in which they ran.
     pub hooks: Vec<PathBuf>,
 }
@@ -63,6 +65,9 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
         }
         text.push(b'\n');
     }
+    if let Some(guard) = note.guard {
+        writeln!(text, "guard {guard}")?;
+    }
     for hook in &note.hooks {
         text.extend_from_slice(b"hook ");
         text.extend_from_slice(hook.as_os_str().as_bytes());
@@ -90,6 +95,8 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(words) = line.strip_prefix(b"frozen ") {
             note.frozen.extend(noted(words));
+        } else if let Some(number) = line.strip_prefix(b"guard ") {
+            note.guard = str::from_utf8(number).ok().and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
         }
@@ -155,6 +162,7 @@ mod tests {
                 noted(8, 1, b"/"),
                 noted(0, 57, b"/srv/a b/\\134\nfrozen 1:1 /\n\xff"),
             ],
+            guard: Some(42),
             hooks: vec![
                 "/etc/vss.d/10 first".into(),
                 OsStr::from_bytes(b"/etc/\xff").into(),
@@ -171,10 +179,14 @@ mod tests {
     #[test]
     fn what_says_nothing_is_passed_over() {
         let home = tempfile::tempdir().unwrap();
-        let text = "frozen 8\nfrozen x:1 /\n\nthawed 8:1 /\nfrozen 8:2\nfrozen 8:3 /x\nfrozen 9:";
+        let text =
+            "frozen 8\nfrozen x:1 /\n\nthawed 8:1 /\nfrozen 8:2\nfrozen 8:3 /x\nfrozen 9:\nguard x";
         fs::write(home.path().join(NAME), text).unwrap();
         let frozen = vec![noted(8, 2, b""), noted(8, 3, b"/x")];
-        let hooks = Vec::new();
-        assert_eq!(read(home.path()).unwrap(), Some(Note { frozen, hooks }));
+        let note = Note {
+            frozen,
+            ..Note::default()
+        };
+        assert_eq!(read(home.path()).unwrap(), Some(note));
     }
 }

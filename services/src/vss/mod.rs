@@ -132,6 +132,8 @@ pub struct Vss {
     /// What an agent before this one may have left frozen, and this one could not
     /// try to thaw.
     left: Vec<Noted>,
+    /// The guard of that agent.
+    guard_before: Option<u32>,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
     /// Whether it was said that the guard's memory is not locked.
@@ -153,6 +155,7 @@ impl Vss {
             freezer: Freezer::new(start_guard),
             hooks: None,
             left: Vec::new(),
+            guard_before: None,
             spoiled: None,
             told_of_memory: false,
             activity: Arc::default(),
@@ -190,6 +193,7 @@ impl Vss {
         };
         self.spoiled = Some(Spoiled::Restarted);
         self.left = note.frozen;
+        self.guard_before = note.guard;
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
@@ -197,6 +201,7 @@ impl Vss {
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
         self.note(&Note {
             frozen: self.left.clone(),
+            guard: self.guard_before,
             hooks: Vec::new(),
         });
     }
@@ -208,7 +213,8 @@ impl Vss {
             let devices = self.left.iter().map(|noted| noted.device);
             let found = recover::noted(&self.config, devices)?;
             let waits = &mut waits(&self.log, self.underway.as_ref());
-            let tried = recover::thaw(&mut self.freezer, &found, &self.config.root, waits);
+            let (root, before) = (&self.config.root, self.guard_before);
+            let tried = recover::thaw(&mut self.freezer, &found, root, before, waits);
             self.left.clear();
             for tried in tried.into_iter().rev() {
                 match tried.outcome {
@@ -283,8 +289,8 @@ impl Vss {
     fn freeze_all(&mut self) -> Result<Summary, Error> {
         let note = |hooks: &[PathBuf]| {
             self.note(&Note {
-                frozen: Vec::new(),
                 hooks: hooks.to_vec(),
+                ..Note::default()
             });
         };
         let deadline = Instant::now() + BEFORE;
@@ -344,6 +350,7 @@ impl Vss {
         }
         self.note(&Note {
             frozen: opened.iter().map(Noted::from).collect(),
+            guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
         });
         let summary = self.freezer.freeze(

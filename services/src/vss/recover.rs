@@ -1,16 +1,22 @@
 //! Thawing what somebody else has frozen: an agent that is gone, or whoever left
 //! a file system frozen that the administrator wants back.
 
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use super::freeze::{Freezer, THAWING, Tried, Waits};
 use super::open::{self, Opened};
 use super::plan::{self, DeviceNumber, FileSystem, PlanError};
 use super::{Config, Patterns};
-use crate::in_words;
+use crate::{in_words, kernel};
 
 /// How long it may take to open a file system: it may be behind a path that nobody
 /// answers for.
@@ -49,10 +55,14 @@ pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
 
 /// Thaws these, in the reverse order, whoever has frozen them. The guard goes on
 /// with what cannot be thawed in time.
+///
+/// `before` is the guard of an agent before this one. For as long as the kernel does
+/// not come back to it, what is not frozen may be yet; then it is not thawed.
 pub fn thaw(
     freezer: &mut Freezer,
     file_systems: &[FileSystem],
     root: &Path,
+    before: Option<u32>,
     waits: Waits<'_>,
 ) -> Vec<Tried> {
     let mut found = Vec::with_capacity(file_systems.len());
@@ -67,9 +77,62 @@ pub fn thaw(
             }),
         }
     }
+    let before = before.filter(|&pid| Some(pid) != freezer.guard());
+    let copies: Vec<_> = found
+        .iter()
+        .filter(|_| before.is_some())
+        .filter_map(|opened| Some((opened.device, opened.fd.try_clone().ok()?)))
+        .collect();
     let mut tried = freezer.thaw_found(found, THAWING, waits);
+    if let Some(before) = before.filter(|&pid| hangs(pid)) {
+        let mut late = Vec::new();
+        for (device, descriptor) in copies {
+            let its = tried.iter_mut().find(|tried| tried.device == device);
+            if let Some(tried) = its.filter(|tried| tried.outcome == Ok(false)) {
+                tried.outcome = Err(format!(
+                    "process {before}, the guard of another agent, waits for it to freeze or to \
+                     thaw"
+                ));
+                late.push(descriptor);
+            }
+        }
+        thaw_after(before, late);
+    }
     tried.extend(failed);
     tried
+}
+
+/// Thaws these when a guard is gone: one that was killed thaws nothing that the kernel
+/// freezes for it yet.
+fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
+    let pid = i32::try_from(guard).ok().and_then(Pid::from_raw);
+    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return;
+    };
+    // Without a thread it is done at the next request.
+    let _ = thread::Builder::new().spawn(move || {
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        while poll(&mut ended, None) == Err(Errno::INTR) {}
+        for descriptor in late {
+            let _ = kernel::thaw(descriptor);
+        }
+    });
+}
+
+/// Whether a guard waits for the kernel.
+fn hangs(guard: u32) -> bool {
+    let process = format!("/proc/{guard}");
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let Ok(threads) = fs::read_dir(format!("{process}/task")) else {
+        return false;
+    };
+    // The name is in parentheses, and the state behind it.
+    read(format!("{process}/comm")) == "hyperv-guard\n"
+        && threads.flatten().any(|thread| {
+            let stat = read(format!("{}/stat", thread.path().display()));
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, state)| state.starts_with('D'))
+        })
 }
 
 fn open(file_system: &FileSystem, root: &Path) -> Result<Opened, String> {

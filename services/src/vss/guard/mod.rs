@@ -134,6 +134,11 @@ impl Guard {
         })
     }
 
+    /// The number of its process, where it has one of its own.
+    pub fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Hands it the file systems that are about to be frozen, in that order; once
     /// they are frozen it thaws them after `limit` in any case.
     ///
