@@ -14,6 +14,7 @@ use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior
 use super::guard::threads::{self, Kernel, Threads};
 use super::guard::{Guard, GuardError, Heard, News, Report};
 use super::haste;
+use super::marker::Noted;
 use super::open::Opened;
 use super::plan::DeviceNumber;
 use crate::kernel;
@@ -317,6 +318,19 @@ impl Freezer {
         self.guard.as_mut().map_or(News::Gone, Guard::news)
     }
 
+    /// Thaws what an earlier freeze has left.
+    ///
+    /// # Errors
+    ///
+    /// [`FreezeError::Stuck`] where something stays frozen.
+    pub fn end_earlier(&mut self, waits: Waits<'_>) -> Result<(), FreezeError> {
+        self.thaw(SOON, waits);
+        match self.stuck().next() {
+            None => Ok(()),
+            Some((path, why)) => Err(FreezeError::Stuck { path, why }),
+        }
+    }
+
     /// Freezes `file_systems` in this order, or none where `stop` is readable before
     /// the last of them is frozen; after `limit` they are thawed by the guard.
     ///
@@ -334,10 +348,7 @@ impl Freezer {
         if self.since.is_some() {
             return Err(FreezeError::Frozen);
         }
-        self.thaw(SOON, waits);
-        if let Some((path, why)) = self.stuck().next() {
-            return Err(FreezeError::Stuck { path, why });
-        }
+        self.end_earlier(waits)?;
         self.hold(file_systems);
         if let Err(error) = self.hand_over(limit) {
             self.held.clear();
@@ -450,6 +461,15 @@ impl Freezer {
     pub fn stuck(&self) -> impl Iterator<Item = (PathBuf, NotThawed)> {
         let failed = |held: &Held| Some((held.mount_point.clone(), held.thawed.err()?));
         self.held.iter().rev().filter_map(failed)
+    }
+
+    /// The same, to be noted, in the order in which they were frozen.
+    pub(super) fn not_thawed(&self) -> impl Iterator<Item = Noted> {
+        let held = self.held.iter().filter(|held| held.thawed.is_err());
+        held.map(|held| Noted {
+            device: held.device,
+            mount_point: held.mount_point.clone(),
+        })
     }
 
     fn summary(&self, took: Duration) -> Summary {

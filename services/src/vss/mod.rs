@@ -274,6 +274,8 @@ impl Vss {
             debug!(self.log, "frozen already");
             return Ok(());
         }
+        self.freezer
+            .end_earlier(&mut waits(&self.log, self.underway.as_ref()))?;
         self.thaw_left()?;
         self.spoiled = None;
         self.underway = Some(self.activity.begin(Work::Freezing));
@@ -306,7 +308,7 @@ impl Vss {
             };
             self.complain();
             self.end_hooks(End::FreezeFailed, time);
-            self.forget();
+            self.note_stuck();
         }
         frozen
     }
@@ -446,6 +448,19 @@ impl Vss {
     fn end_hooks(&mut self, end: End, time: Duration) {
         if let Some(ran) = self.hooks.take() {
             ran.end(end, time, &self.log);
+        }
+    }
+
+    /// Notes what could not be thawed, for an agent that is started after this one.
+    fn note_stuck(&self) {
+        let stuck: Vec<_> = self.freezer.not_thawed().collect();
+        match stuck.is_empty() {
+            true => self.forget(),
+            false => self.note(&Note {
+                frozen: stuck,
+                guard: self.freezer.guard(),
+                hooks: Vec::new(),
+            }),
         }
     }
 

@@ -26,16 +26,6 @@ const UPPER: &str = r#"
     sync -f "$0"
 "#;
 
-/// Looks for a thread of the agent or its guard that the kernel does not come back
-/// to.
-const HANGS: &str = r#"
-    for thread in /proc/[0-9]*/task/[0-9]*; do
-        read -r name 2>/dev/null <"$thread/comm" || continue
-        case $name in hyperv-* | vss*) ;; *) continue ;; esac
-        if grep -q '^State:.D' "$thread/status" 2>/dev/null; then echo "$thread"; fi
-    done
-"#;
-
 /// File systems of which one is going to hang.
 struct Stuck {
     shelf: Shelf,
@@ -46,6 +36,8 @@ struct Stuck {
     /// That.
     below: String,
     host: VssHost,
+    /// Bytes that were logged before.
+    logged: usize,
 }
 
 impl Stuck {
@@ -69,6 +61,7 @@ impl Stuck {
             hangs,
             below,
             host,
+            logged: stage.machine().log().len(),
         })
     }
 
@@ -77,7 +70,7 @@ impl Stuck {
         let mut stuck = Self::new(stage)?;
         stuck.shelf.freeze(&stuck.below)?;
         stuck.host.send(&Operation::Freeze)?;
-        stuck.wait_hangs("a FREEZE")?;
+        stuck.wait_logged(stage, "to freeze")?;
         let well = &[&stuck.well];
         stuck
             .shelf
@@ -85,22 +78,13 @@ impl Stuck {
         Ok(stuck)
     }
 
-    /// Waits until the kernel is seen twice not to come back to a thread.
-    fn wait_hangs(&self, what: &str) -> Result<()> {
-        let mut before = String::new();
-        until(SETTLE_TIME, &format!("{what} to hang"), || {
-            let hangs = self.shelf.script(HANGS, &[])?;
-            let same = hangs.lines().any(|it| before.lines().any(|was| was == it));
-            before = hangs;
-            Ok(same.then_some(()))
-        })
-    }
-
     /// Waits until the log names the one that hangs with these words.
     fn wait_logged(&self, stage: &mut VssStage<'_>, words: &str) -> Result<()> {
         let line = format!("{:?} {words}", self.hangs);
         until(SETTLE_TIME, &format!("the log to say {line}"), || {
-            Ok(stage.machine().log().contains(&line).then_some(()))
+            let log = stage.machine().log();
+            let since = log.get(self.logged..).unwrap_or_default();
+            Ok(since.contains(&line).then_some(()))
         })
     }
 
@@ -139,7 +123,6 @@ impl Stuck {
 
 pub(in super::super) fn in_freeze(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
-    stuck.wait_logged(stage, "to freeze")?;
     let status = stuck.shelf.program(&["status"])?;
     ensure!(
         status.contains(&format!("waiting for {}", stuck.hangs)),
@@ -170,7 +153,6 @@ pub(in super::super) fn in_thaw(stage: &mut VssStage<'_>) -> Result<()> {
 /// The disk stands still for a while only.
 pub(in super::super) fn for_a_while(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
-    stuck.wait_logged(stage, "to freeze")?;
     stuck.shelf.thaw(&stuck.below)?;
     let reply = stuck.host.reply()?.status;
     expect(reply, Status::OK, "a FREEZE that hangs for a while")?;
