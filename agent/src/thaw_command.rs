@@ -56,13 +56,13 @@ impl Thaw {
             if note == Note::default() {
                 say("the agent has nothing frozen (--all thaws what others have frozen)");
             }
-            recover::noted(&config, note.frozen.iter().map(|noted| noted.device))?
+            recover::noted(&config, &note)?
         };
         let waits = &mut |doing, path: &Path| {
             complain(&format!("waiting for {} to {doing}", path.display()));
         };
         let mut freezer = Freezer::new(Guard::start);
-        let tried = recover::thaw(&mut freezer, &found, &config.root, note.guard, waits);
+        let tried = recover::thaw(&mut freezer, &found, &config.root, &note, waits);
         let mut left = Vec::new();
         for tried in tried {
             let path = tried.mount_point.display();

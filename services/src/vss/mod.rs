@@ -131,9 +131,7 @@ pub struct Vss {
     hooks: Option<Ran>,
     /// What an agent before this one may have left frozen, and this one could not
     /// try to thaw.
-    left: Vec<Noted>,
-    /// The guard of that agent.
-    guard_before: Option<u32>,
+    left: Note,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
     /// Whether it was said that the guard's memory is not locked.
@@ -154,8 +152,7 @@ impl Vss {
             config: config.clone(),
             freezer: Freezer::new(start_guard),
             hooks: None,
-            left: Vec::new(),
-            guard_before: None,
+            left: Note::default(),
             spoiled: None,
             told_of_memory: false,
             activity: Arc::default(),
@@ -179,7 +176,7 @@ impl Vss {
 
     /// Ends what the note tells of an agent before this one.
     fn recover(&mut self) {
-        let note = match marker::read(&self.config.runtime_directory) {
+        let mut note = match marker::read(&self.config.runtime_directory) {
             Ok(Some(note)) => note,
             Ok(None) => return,
             Err(error) => {
@@ -192,30 +189,25 @@ impl Vss {
             }
         };
         self.spoiled = Some(Spoiled::Restarted);
-        self.left = note.frozen;
-        self.guard_before = note.guard;
+        let hooks = std::mem::take(&mut note.hooks);
+        self.left = note;
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
-        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
+        self.hooks = Some(Ran::from_paths(&self.config.hooks, hooks));
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
-        self.note(&Note {
-            frozen: self.left.clone(),
-            guard: self.guard_before,
-            hooks: Vec::new(),
-        });
+        self.note(&self.left);
     }
 
     /// Thaws what an agent before this one has left frozen; what cannot be thawed
     /// is left to be tried again.
     fn thaw_left(&mut self) -> Result<(), Error> {
-        if !self.left.is_empty() {
-            let devices = self.left.iter().map(|noted| noted.device);
-            let found = recover::noted(&self.config, devices)?;
+        if !self.left.frozen.is_empty() {
+            let found = recover::noted(&self.config, &self.left)?;
             let waits = &mut waits(&self.log, self.underway.as_ref());
-            let (root, before) = (&self.config.root, self.guard_before);
-            let tried = recover::thaw(&mut self.freezer, &found, root, before, waits);
-            self.left.clear();
+            let (root, note) = (&self.config.root, &self.left);
+            let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
+            self.left.frozen.clear();
             for tried in tried.into_iter().rev() {
                 match tried.outcome {
                     Ok(true) => warn!(
@@ -229,7 +221,7 @@ impl Vss {
                             self.log,
                             "cannot thaw the file system at {:?}: {}", tried.mount_point, error
                         );
-                        self.left.push(Noted {
+                        self.left.frozen.push(Noted {
                             device: tried.device,
                             mount_point: tried.mount_point,
                         });
@@ -237,7 +229,7 @@ impl Vss {
                 }
             }
         }
-        match self.left.first() {
+        match self.left.frozen.first() {
             None => Ok(()),
             Some(noted) => Err(Error::StillFrozen(noted.mount_point.clone())),
         }

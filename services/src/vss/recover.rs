@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::freeze::{Freezer, THAWING, Tried, Waits};
+use super::marker::{Note, Noted};
 use super::open::{self, Opened};
-use super::plan::{self, DeviceNumber, FileSystem, PlanError};
+use super::plan::{self, FileSystem, PlanError};
 use super::{Config, Patterns};
 use crate::{in_words, kernel};
 
@@ -22,20 +23,16 @@ use crate::{in_words, kernel};
 /// answers for.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// Those file systems of `noted` that are mounted, in the order in which they were
+/// Those file systems of `note` that are mounted, in the order in which they were
 /// frozen.
 ///
 /// # Errors
 ///
 /// Where it cannot be told what is mounted.
-pub fn noted(
-    config: &Config,
-    noted: impl Iterator<Item = DeviceNumber>,
-) -> Result<Vec<FileSystem>, PlanError> {
+pub fn noted(config: &Config, note: &Note) -> Result<Vec<FileSystem>, PlanError> {
     let mounted = all(config)?;
-    Ok(noted
-        .filter_map(|device| mounted.iter().find(|it| it.device == device).cloned())
-        .collect())
+    let of = |noted: &Noted| mounted.iter().find(|it| it.device == noted.device).cloned();
+    Ok(note.frozen.iter().filter_map(of).collect())
 }
 
 /// Whatever can be frozen, in the order of freezing: what is configured may have
@@ -56,13 +53,13 @@ pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
 /// Thaws these, in the reverse order, whoever has frozen them. The guard goes on
 /// with what cannot be thawed in time.
 ///
-/// `before` is the guard of an agent before this one. For as long as the kernel does
-/// not come back to it, what is not frozen may be yet; then it is not thawed.
+/// `note` is that of another agent. For as long as the kernel does not come back to the
+/// guard in it, what is noted and not frozen may be yet; then it is not thawed.
 pub fn thaw(
     freezer: &mut Freezer,
     file_systems: &[FileSystem],
     root: &Path,
-    before: Option<u32>,
+    note: &Note,
     waits: Waits<'_>,
 ) -> Vec<Tried> {
     let mut found = Vec::with_capacity(file_systems.len());
@@ -77,10 +74,11 @@ pub fn thaw(
             }),
         }
     }
-    let before = before.filter(|&pid| Some(pid) != freezer.guard());
+    let before = note.guard.filter(|&pid| Some(pid) != freezer.guard());
+    let noted = |opened: &&Opened| note.frozen.iter().any(|it| it.device == opened.device);
     let copies: Vec<_> = found
         .iter()
-        .filter(|_| before.is_some())
+        .filter(noted)
         .filter_map(|opened| Some((opened.device, opened.fd.try_clone().ok()?)))
         .collect();
     let mut tried = freezer.thaw_found(found, THAWING, waits);

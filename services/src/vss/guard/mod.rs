@@ -103,8 +103,10 @@ impl Guard {
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
-            // Its threads take no memory, and so need no heaps of their own.
+            // Its threads take no memory, and so need no heaps of their own; what their
+            // stacks had is given back when they end.
             .env("MALLOC_ARENA_MAX", "1")
+            .env("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0")
             .current_dir("/")
             // What a terminal sends to the agent is not meant for the guard.
             .process_group(0)
