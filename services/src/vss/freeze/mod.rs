@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
+pub use self::error::{FreezeError, NotThawed};
+pub use self::outcome::{LeftOut, Summary, Thawed, Tried};
 use super::guard::threads::{self, Kernel, Threads};
 use super::guard::{Guard, GuardError, Heard, News, Report};
 use super::haste;
@@ -18,6 +20,9 @@ use super::marker::Noted;
 use super::open::Opened;
 use super::plan::DeviceNumber;
 use crate::kernel;
+
+mod error;
+mod outcome;
 
 /// How long freezing may take: it can wait for a file system that is frozen
 /// already, in ways that the plan knows nothing of.
@@ -107,156 +112,6 @@ enum Was {
     NotFrozen,
     /// Nothing was done to it.
     Untouched,
-}
-
-/// Why a file system is not thawed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotThawed {
-    /// The kernel refuses it.
-    Refused(Errno),
-    /// The kernel has not come back from it.
-    Waits,
-}
-
-impl fmt::Display for NotThawed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(errno) => write!(f, "{errno}{}", hint(*errno)),
-            Self::Waits => f.write_str(
-                "it waits for its disk, or for another file system that is frozen; it is thawed \
-                 as soon as that goes on, and [vss.exclude] leaves it out of backups",
-            ),
-        }
-    }
-}
-
-/// Why nothing is frozen.
-#[derive(Debug, thiserror::Error)]
-pub enum FreezeError {
-    /// Nobody would thaw if the agent went away.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    /// One file system refused.
-    #[error(
-        "cannot freeze the file system at {path:?}{}, all others are thawed again",
-        hint(*source)
-    )]
-    FileSystem {
-        /// Where it is mounted.
-        path: PathBuf,
-        /// What the kernel said.
-        source: Errno,
-    },
-    /// The time was over before the last one was frozen.
-    #[error(
-        "freezing took longer than {} s, all others are thawed again: {}",
-        .limit.as_secs(),
-        waited(.path.as_deref())
-    )]
-    TooSlow {
-        /// How long it may take.
-        limit: Duration,
-        /// Where the file system is mounted that was waited for, where one was.
-        path: Option<PathBuf>,
-    },
-    /// The agent was told to end before the last one was frozen.
-    #[error("the agent is to end, so the file systems that were frozen are thawed again")]
-    Stopped,
-    /// What an earlier freeze has left is still frozen.
-    #[error("the file system at {path:?} is frozen since an earlier backup: {why}")]
-    Stuck {
-        /// Where it is mounted.
-        path: PathBuf,
-        /// Why it is not thawed.
-        why: NotThawed,
-    },
-    /// The guard has ended meanwhile.
-    #[error("the guard process ended during the freeze, all is thawed again")]
-    GuardGone,
-    /// All that was to be frozen is frozen already.
-    #[error("the file systems are frozen already")]
-    Frozen,
-}
-
-/// What helps, where that is known.
-pub(super) fn hint(source: Errno) -> &'static str {
-    match source {
-        Errno::PERM | Errno::ACCESS => " (that takes root, with the capability CAP_SYS_ADMIN)",
-        Errno::IO => " (see what the kernel says of its disk; [vss.exclude] leaves it out)",
-        _ => "",
-    }
-}
-
-fn waited(path: Option<&Path>) -> String {
-    match path {
-        Some(path) => format!(
-            "the file system at {path:?} waits for its disk, or for another one that was frozen \
-             before it; name it in [vss.exclude] to leave it out"
-        ),
-        None => "there are too many of them for that time".to_owned(),
-    }
-}
-
-/// A file system that is not frozen, and stands in nobody's way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Where it is mounted.
-    pub mount_point: PathBuf,
-    /// What the kernel said. `ESHUTDOWN` stands for whatever it says of a file
-    /// system that was shut down.
-    pub errno: Errno,
-}
-
-impl fmt::Display for LeftOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.errno {
-            Errno::OPNOTSUPP => "it cannot be frozen",
-            Errno::ROFS => "the kernel made it read-only after an error",
-            Errno::SHUTDOWN => "it was shut down after an error",
-            _ => "the kernel does not freeze it",
-        };
-        let path = &self.mount_point;
-        write!(f, "the file system at {path:?} is left out: {why}")
-    }
-}
-
-/// What a freeze came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// How many file systems are frozen by this freeze.
-    pub frozen: usize,
-    /// Where those are mounted that somebody else had frozen before.
-    pub frozen_before: Vec<PathBuf>,
-    /// Those that could not be frozen, and need not be.
-    pub left_out: Vec<LeftOut>,
-    /// From the first freeze to the last.
-    pub took: Duration,
-    /// Why the guard's memory is not locked, where it is not: what it needs may have
-    /// to come from a disk that stands still.
-    pub not_locked: Option<Errno>,
-}
-
-/// What a thaw came to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Thawed {
-    /// Where those are mounted that were thawed before by somebody else: what
-    /// was backed up may be inconsistent.
-    pub early: Vec<PathBuf>,
-    /// How many were thawed.
-    pub thawed: usize,
-    /// How long they were frozen.
-    pub after: Duration,
-}
-
-/// A file system that was to be thawed.
-#[derive(Debug)]
-pub struct Tried {
-    /// The kernel's number for it.
-    pub device: DeviceNumber,
-    /// Where it is mounted.
-    pub mount_point: PathBuf,
-    /// Whether it was frozen, or why it could not be thawed, in words.
-    pub outcome: Result<bool, String>,
 }
 
 impl Freezer {
@@ -712,5 +567,162 @@ impl Drop for Freezer {
         if self.since.is_some() {
             self.thaw(SOON, &mut |_, _| ());
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::LazyLock;
+    use std::thread;
+
+    use super::*;
+    use crate::stop::Stop;
+    use crate::vss::guard::fake::Fake;
+    use crate::vss::guard::process::{self, Means};
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// The file systems of all tests: each has files of its own.
+    static FAKE: LazyLock<Arc<Fake>> = LazyLock::new(Arc::default);
+
+    /// A guard on a thread.
+    fn start() -> Result<Guard, GuardError> {
+        let (ours, its) = UnixStream::pair().unwrap();
+        let means = Means {
+            switch: "/nowhere".into(),
+            calls: Arc::<Fake>::clone(&FAKE),
+            own_process: false,
+        };
+        thread::spawn(move || process::serve(&its, None, means));
+        Ok(Guard::at(ours).unwrap())
+    }
+
+    /// File systems, and descriptors of them that stay.
+    fn file_systems(count: u32, directory: &Path) -> (Vec<Opened>, Vec<OwnedFd>) {
+        let files = Fake::make(count as usize, directory);
+        let opened = (0..count).zip(&files).map(|(minor, fd)| Opened {
+            fd: fd.try_clone().unwrap(),
+            mount_point: format!("/{minor}").into(),
+            device: DeviceNumber { major: 8, minor },
+        });
+        (opened.collect(), files)
+    }
+
+    fn nothing_waits(doing: Doing, path: &Path) {
+        panic!("waits for {path:?} to {doing}");
+    }
+
+    #[test]
+    fn one_that_hangs_in_its_freeze_is_named_and_refuses_another_freeze() {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, files) = file_systems(3, directory.path());
+        FAKE.change(&files[1], |it| it.freeze_hangs = true);
+        let mut freezer = Freezer::new(start);
+        let mut waited = Vec::new();
+        let error = freezer
+            .freeze(opened, 3 * PATIENCE / 2, None, &mut |doing, path| {
+                waited.push((doing, path.to_owned()));
+            })
+            .unwrap_err();
+        let words = "freezing took longer than 3 s, all others are thawed again: the file system \
+                     at \"/1\" waits for its disk, or for another one that was frozen before it; \
+                     name it in [vss.exclude] to leave it out";
+        assert_eq!(error.to_string(), words);
+        let waits = [(Doing::Freeze, "/1".into()), (Doing::Thaw, "/1".into())];
+        assert_eq!(waited, waits);
+        assert_eq!(FAKE.frozen(&files), [false; 3]);
+        assert!(!freezer.is_frozen());
+        let stuck: Vec<_> = freezer.stuck().collect();
+        assert_eq!(stuck, [("/1".into(), NotThawed::Waits)]);
+        let (again, _) = file_systems(1, directory.path());
+        let error = freezer.freeze(again, LONG, None, &mut |_, _| ());
+        let Err(FreezeError::Stuck { path, why }) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((path, why), ("/1".into(), NotThawed::Waits));
+        // As soon as it goes on it is thawed, and all works.
+        FAKE.change(&files[1], |it| it.freeze_hangs = false);
+        freezer.end_earlier(&mut nothing_waits).unwrap();
+        let (again, files) = file_systems(1, directory.path());
+        let summary = freezer
+            .freeze(again, LONG, None, &mut nothing_waits)
+            .unwrap();
+        assert_eq!(summary.frozen, 1);
+        assert_eq!(FAKE.frozen(&files), [true]);
+        drop(freezer);
+        assert_eq!(FAKE.frozen(&files), [false]);
+    }
+
+    #[test]
+    fn one_that_hangs_in_its_thaw_is_named_when_the_time_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, files) = file_systems(3, directory.path());
+        let mut freezer = Freezer::new(start);
+        freezer
+            .freeze(opened, LONG, None, &mut nothing_waits)
+            .unwrap();
+        let frozen: Vec<_> = freezer.frozen().collect();
+        assert_eq!(frozen, ["/0", "/1", "/2"].map(Path::new));
+        FAKE.change(&files[2], |it| it.thaw_hangs = true);
+        let mut waited = Vec::new();
+        let thawed = freezer.thaw(SOON, &mut |doing, path| {
+            waited.push((doing, path.to_owned()));
+        });
+        assert_eq!(waited, [(Doing::Thaw, PathBuf::from("/2"))]);
+        assert_eq!(thawed.thawed, 2);
+        assert_eq!(FAKE.frozen(&files), [false, false, true]);
+        let stuck: Vec<_> = freezer.stuck().collect();
+        assert_eq!(stuck, [("/2".into(), NotThawed::Waits)]);
+        let noted: Vec<_> = freezer.not_thawed().collect();
+        assert_eq!(noted.len(), 1);
+        assert_eq!(noted[0].mount_point, Path::new("/2"));
+        FAKE.change(&files[2], |it| it.thaw_hangs = false);
+        FAKE.wait_frozen(&files[2], false);
+        let thawed = freezer.thaw(LONG, &mut nothing_waits);
+        assert_eq!((thawed.thawed, thawed.early.len()), (3, 0));
+    }
+
+    #[test]
+    fn an_agent_that_is_to_end_waits_for_no_freeze() {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, files) = file_systems(2, directory.path());
+        FAKE.change(&files[1], |it| it.freeze_hangs = true);
+        let stop = Stop::new().unwrap();
+        stop.tell();
+        let mut freezer = Freezer::new(start);
+        let error = freezer.freeze(opened, LONG, Some(stop.as_fd()), &mut |_, _| ());
+        assert!(matches!(error, Err(FreezeError::Stopped)), "{error:?}");
+        FAKE.wait_frozen(&files[0], false);
+        FAKE.change(&files[1], |it| it.freeze_hangs = false);
+    }
+
+    #[test]
+    fn what_is_found_frozen_is_thawed_and_what_hangs_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, files) = file_systems(3, directory.path());
+        for fd in &files[1..] {
+            threads::Calls::freeze(&**FAKE, fd.as_fd()).unwrap();
+        }
+        FAKE.change(&files[2], |it| it.thaw_hangs = true);
+        let mut freezer = Freezer::new(start);
+        let mut waited = 0;
+        let tried = freezer.thaw_found(opened, SOON, &mut |_, _| waited += 1);
+        let tried: Vec<_> = tried
+            .into_iter()
+            .map(|tried| (tried.mount_point, tried.outcome))
+            .collect();
+        let expected = [
+            ("/2".into(), Err(NotThawed::Waits.to_string())),
+            ("/1".into(), Ok(true)),
+            ("/0".into(), Ok(false)),
+        ];
+        assert_eq!(tried, expected);
+        assert_eq!(waited, 1);
+        // The guard goes on without the agent.
+        drop(freezer);
+        FAKE.change(&files[2], |it| it.thaw_hangs = false);
+        FAKE.wait_frozen(&files[2], false);
     }
 }
