@@ -253,15 +253,16 @@ impl Guard {
         Ok(report)
     }
 
-    /// Whether it was killed and cannot go for the kernel, which has not come back
-    /// to one of its threads: then its socket stays open.
+    /// Whether it does nothing although its socket is open: it was stopped, or was
+    /// killed and cannot go for the kernel, which has not come back to one of its
+    /// threads.
     fn is_dead(&self) -> bool {
         let Some(process) = &self.process else {
             return false;
         };
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
         stat.rsplit_once(") ")
-            .is_some_and(|(_, fields)| fields.starts_with(['Z', 'X']))
+            .is_some_and(|(_, fields)| fields.starts_with(['Z', 'X', 'T']))
     }
 
     /// Whether it was killed while the kernel hurried for it, which is to end then.

@@ -433,28 +433,28 @@ impl Guard<'_> {
         if !matches!(self.phase, Phase::Rest | Phase::Ready) {
             self.thaw(false);
         }
-        for _ in 0..LAST_TRIES {
-            loop {
-                let Some(threads) = &mut self.threads else {
-                    return;
-                };
-                if threads.all_thawed() {
-                    return;
-                }
-                let at_work = threads.at_work();
-                let look = match threads.any_to_try() {
-                    true => LOOK,
-                    false => AGAIN,
-                };
-                let news = at_work.then(|| (threads.as_fd(), PollFlags::IN));
-                let _ = wait([None, None, news], Some(Instant::now() + look));
-                threads.clear_news();
+        let mut again = Instant::now() + AGAIN;
+        let mut tries = LAST_TRIES;
+        while tries > 0
+            && let Some(threads) = self.threads.as_mut().filter(|it| !it.all_thawed())
+        {
+            let at_work = threads.at_work();
+            let soon = Instant::now() + LOOK;
+            let until = match threads.any_to_try() {
+                true => soon.min(again),
+                false => again,
+            };
+            let news = at_work.then(|| (threads.as_fd(), PollFlags::IN));
+            let _ = wait([None, None, news], Some(until));
+            threads.clear_news();
+            threads.go_on();
+            if again <= Instant::now() {
+                again = Instant::now() + AGAIN;
                 if !at_work {
-                    break;
+                    tries -= 1;
                 }
-                threads.go_on();
+                self.thaw(false);
             }
-            self.thaw(false);
         }
     }
 }

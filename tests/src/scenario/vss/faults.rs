@@ -77,6 +77,17 @@ pub(in super::super) fn guard_killed(stage: &mut VssStage<'_>) -> Result<()> {
     expect_rounds(stage, &shelf, &points, &mut host)
 }
 
+/// A guard that was stopped answers nothing, and is not gone.
+pub(in super::super) fn guard_stopped(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    let guard = guard(&shelf)?;
+    shelf.script("kill -STOP \"$0\"", &[&guard])?;
+    thaw(&mut host)?;
+    shelf.expect_thawed(&points, "after a THAW with a guard that was stopped")?;
+    shelf.script("kill -CONT \"$0\"", &[&guard])?;
+    expect_rounds(stage, &shelf, &points, &mut host)
+}
+
 pub(in super::super) fn one_after_the_other(stage: &mut VssStage<'_>) -> Result<()> {
     let (shelf, points, _host) = frozen(stage, "")?;
     shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
