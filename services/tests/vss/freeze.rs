@@ -1,6 +1,5 @@
 //! Freezing for real, what can go wrong with it, and that it always ends.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{io, mem};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
@@ -184,6 +184,66 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
             assert_eq!(frozen(), [true, true]);
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (2, 0));
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
+}
+
+/// Directories that were opened before their file systems were shut down.
+static SHUT_DOWN: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+#[test]
+fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
+    in_own_root(
+        "freeze::what_was_shut_down_is_left_out_and_the_rest_is_frozen",
+        |stage| {
+            two_file_systems(stage);
+            for kind in ["ext4", "xfs", "btrfs"] {
+                let (image, point) = (format!("/images/{kind}"), format!("/{kind}"));
+                stage.image(&image, kind);
+                stage.mount(&image, &point);
+            }
+            for kind in ["ext4", "xfs"] {
+                let point = stage.path(format!("/{kind}"));
+                let opened = directory(point.to_str().unwrap(), OFlags::RDONLY);
+                SHUT_DOWN.lock().unwrap().push(opened);
+                let point = format!("/{kind}");
+                stage.run("xfs_io", &["-x", "-c", "shutdown", &point]);
+            }
+        },
+        |_| {
+            let shut_down = mem::take(&mut *SHUT_DOWN.lock().unwrap());
+            for fd in &shut_down {
+                assert!(Kernel.is_shut_down(fd.as_fd()));
+            }
+            for path in ["/one", "/two", "/btrfs", "/run"] {
+                let fd = directory(path, OFlags::RDONLY);
+                assert!(!Kernel.is_shut_down(fd.as_fd()), "{path}");
+            }
+            let file_systems = shut_down.into_iter().map(|fd| Opened {
+                fd,
+                mount_point: "/down".into(),
+                device: DeviceNumber::default(),
+            });
+            let mut file_systems: Vec<_> = file_systems.collect();
+            for path in ["/one", "/two"] {
+                file_systems.push(Opened {
+                    fd: directory(path, OFlags::RDONLY),
+                    mount_point: path.into(),
+                    device: DeviceNumber::default(),
+                });
+            }
+            let mut freezer = Freezer::new(guard);
+            let summary = freeze(&mut freezer, file_systems).unwrap();
+            // Which of them the kernel still freezes depends on its version.
+            for left_out in &summary.left_out {
+                assert_eq!(left_out.mount_point, Path::new("/down"));
+                let expected = [Errno::SHUTDOWN, Errno::ROFS];
+                assert!(expected.contains(&left_out.errno), "{left_out:?}");
+            }
+            assert_eq!(summary.frozen + summary.left_out.len(), 4);
+            assert_eq!(frozen(), [true, true]);
+            freezer.thaw(LONG, &mut unexpected);
             assert_eq!(frozen(), [false, false]);
         },
     );
