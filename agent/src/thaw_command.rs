@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use hyperv_services::vss::freeze::Freezer;
+use hyperv_services::vss::guard::Guard;
 use hyperv_services::vss::hooks::{self, End, Ran};
-use hyperv_services::vss::marker::{self, Note};
+use hyperv_services::vss::marker::{self, Note, Noted};
 use hyperv_services::vss::recover;
-use slog::Level;
+use slog::{Level, warn};
 
 use crate::cli::{ConfigFile, usage_error};
 use crate::config;
@@ -22,7 +24,8 @@ Thaws what the agent has noted as frozen, whether it still runs or not; where it
 does not, the hooks that it has run are run with `thaw`. There is seldom a need: the
 agent thaws when it ends, by itself after its time limit, and what a killed agent
 has left behind when it is started again. A backup that is under way becomes
-inconsistent, and the host is told so.
+inconsistent, and the host is told so. What waits for a disk that does not answer is
+named after ten seconds, and thawed as soon as the disk does.
 
 Exit status: 0 nothing is frozen any more, 1 something could not be thawed, 2 wrong
 usage.";
@@ -48,19 +51,24 @@ impl Thaw {
         let note = marker::read(directory)
             .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
         let note = note.unwrap_or_default();
-        // Shown at the end: whether anybody reads it must make no difference to
-        // what is done.
+        // No log record holds anybody up, and the rest is shown at the end: whether
+        // anybody reads it must make no difference to what is done.
+        let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
         let mut said = String::new();
         let mut complaints = String::new();
-        let tried = if self.all {
-            recover::thaw_all(&config)?
+        let found = if self.all {
+            recover::all(&config)?
         } else {
             if note == Note::default() {
                 said += "the agent has nothing frozen (--all thaws what others have frozen)\n";
             }
-            recover::thaw_noted(&config, &note.frozen)?
+            recover::noted(&config, &note)?
         };
-        let mut status = ExitCode::SUCCESS;
+        let waits = &mut |doing, path: &Path| {
+            warn!(log.logger, "waiting for {} to {}", path.display(), doing);
+        };
+        let mut freezer = Freezer::new(Guard::start);
+        let tried = recover::thaw(&mut freezer, &found, &config.root, &note, waits);
         let mut left = Vec::new();
         for tried in tried {
             let path = tried.mount_point.display();
@@ -69,14 +77,19 @@ impl Thaw {
                 Ok(false) => writeln!(said, "{path}: was not frozen")?,
                 Err(error) => {
                     writeln!(complaints, "hyperv-agent: cannot thaw {path}: {error}")?;
-                    status = ExitCode::FAILURE;
-                    left.push(tried.device);
+                    left.push(Noted {
+                        device: tried.device,
+                        mount_point: tried.mount_point,
+                    });
                 }
             }
         }
+        let status = match left.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
         if !note.hooks.is_empty() && !agent_runs(directory)? {
             // Nobody else is there to let the applications go on.
-            let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
             Ran::from_paths(&config.hooks, note.hooks).end(
                 End::Interrupted,
                 hooks::AFTER,
@@ -84,6 +97,7 @@ impl Thaw {
             );
             let note = Note {
                 frozen: left,
+                guard: note.guard,
                 hooks: Vec::new(),
             };
             marker::write(directory, &note).with_context(|| {

@@ -1,6 +1,6 @@
 //! What a service is doing at the moment, for whoever asks from another thread.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -34,6 +34,7 @@ pub enum Work {
 pub struct Activity {
     current: Mutex<Option<(Work, SystemTime)>>,
     done: AtomicU64,
+    waits_for: Mutex<Option<PathBuf>>,
 }
 
 /// What was seen of an [`Activity`].
@@ -45,6 +46,8 @@ pub struct Seen {
     pub since: SystemTime,
     /// How far it is; of a copy, the bytes from the file's start without a hole.
     pub done: u64,
+    /// Where the file system is mounted that is waited for, once that takes long.
+    pub waits_for: Option<PathBuf>,
 }
 
 impl Activity {
@@ -59,18 +62,19 @@ impl Activity {
 
     /// What is being done, if anything is.
     pub fn look(&self) -> Option<Seen> {
-        let current = self.lock();
+        let current = lock(&self.current);
         let (work, since) = current.clone()?;
         Some(Seen {
             work,
             since,
             done: self.done.load(Ordering::Relaxed),
+            waits_for: lock(&self.waits_for).clone(),
         })
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Work, SystemTime)>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Work that is under way.
@@ -81,18 +85,24 @@ impl Underway {
     /// Says that it has become other work.
     pub fn becomes(&self, work: Work) {
         self.0.done.store(0, Ordering::Relaxed);
-        *self.0.lock() = Some((work, SystemTime::now()));
+        *lock(&self.0.waits_for) = None;
+        *lock(&self.0.current) = Some((work, SystemTime::now()));
     }
 
     /// Says how far it is. It costs one store: a copy says so at each part.
     pub fn set_done(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
     }
+
+    /// Says that it waits for the file system that is mounted there.
+    pub fn waits_for(&self, mount_point: &Path) {
+        *lock(&self.0.waits_for) = Some(mount_point.to_owned());
+    }
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        *lock(&self.0.current) = None;
     }
 }
 
@@ -117,15 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn new_work_has_nothing_done() {
+    fn new_work_has_nothing_done_and_waits_for_nothing() {
         let activity = Arc::new(Activity::default());
         let underway = activity.begin(Work::Frozen { file_systems: 1 });
         underway.set_done(1);
         underway.becomes(Work::Frozen { file_systems: 2 });
         assert_eq!(activity.look().unwrap().done, 0);
+        underway.waits_for(Path::new("/x"));
+        assert_eq!(activity.look().unwrap().waits_for, Some("/x".into()));
         underway.set_done(1);
         let _underway = activity.begin(Work::Freezing);
         let seen = activity.look().unwrap();
         assert_eq!((seen.work, seen.done), (Work::Freezing, 0));
+        assert_eq!(seen.waits_for, None);
     }
 }

@@ -132,6 +132,7 @@ fn shown(seen: Seen) -> Activity {
     Activity {
         since: clock(seen.since),
         work,
+        waits_for: seen.waits_for.map(|path| path.display().to_string()),
     }
 }
 

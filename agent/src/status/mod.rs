@@ -124,6 +124,9 @@ pub struct Activity {
     /// What it is.
     #[serde(flatten)]
     pub work: Work,
+    /// Where the file system is mounted that is waited for, once that takes long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
 }
 
 /// What work it is.

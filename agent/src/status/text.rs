@@ -112,7 +112,7 @@ fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::
 
 fn doing(activity: &Activity, now: OffsetDateTime) -> String {
     let span = span(activity.since, now);
-    match &activity.work {
+    let work = match &activity.work {
         Work::Copying { path, done, size } => {
             let percent = match size {
                 0 => 100,
@@ -136,6 +136,10 @@ fn doing(activity: &Activity, now: OffsetDateTime) -> String {
                 plain(adapter)
             )
         }
+    };
+    match &activity.waits_for {
+        Some(path) => format!("{work}, waiting for {}", plain(path)),
+        None => work,
     }
 }
 
@@ -214,6 +218,7 @@ mod tests {
             working: true,
             activity: Some(Activity {
                 since: datetime!(2026-03-04 11:59:18 UTC),
+                waits_for: None,
                 work: Work::Copying {
                     path: "/srv/\u{1b}[2J\u{202e}é".into(),
                     done: 3 << 19,
@@ -300,7 +305,16 @@ Not served:
         let configuring = Work::Configuring {
             adapter: "{1}".into(),
         };
-        let words = |work| doing(&Activity { since, work }, NOW);
+        let activity = |work, waits_for: Option<&str>| Activity {
+            since,
+            work,
+            waits_for: waits_for.map(str::to_owned),
+        };
+        let words = |work| doing(&activity(work, None), NOW);
+        assert_eq!(
+            doing(&activity(Work::Freezing, Some("/srv/\u{1b}")), NOW),
+            "freezing file systems, for 2 h, waiting for /srv/\\u{1b}"
+        );
         assert_eq!(words(frozen(1)), "1 file system frozen for 2 h");
         assert_eq!(words(frozen(3)), "3 file systems frozen for 2 h");
         assert_eq!(

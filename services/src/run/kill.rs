@@ -43,19 +43,11 @@ pub(super) fn kill(child: Child, streams: &[Stream]) {
     reap(child, GRACE);
 }
 
-/// Waits for a child that is about to end, and kills it where it does not within
-/// `patience`.
+/// Waits for a child that is about to end; where it does not within `patience`, it
+/// is reaped when it does.
 pub(crate) fn reap(mut child: Child, patience: Duration) {
-    let gone = |child: &mut Child, patience| {
-        let ended = wait(child, &mut [], Instant::now() + patience, None);
-        matches!(ended, Ok(Some(_)))
-    };
-    if gone(&mut child, patience) {
-        return;
-    }
-    let _ = child.kill();
-    if !gone(&mut child, GRACE) {
-        // It hangs in the kernel, and is reaped when that lets go of it.
+    let ended = wait(&mut child, &mut [], Instant::now() + patience, None);
+    if !matches!(ended, Ok(Some(_))) {
         let _ = thread::Builder::new().spawn(move || child.wait());
     }
 }

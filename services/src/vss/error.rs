@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyperv_vmbus::ic::Status;
-use rustix::io::Errno;
 
-use super::freeze::{FreezeError, hint};
+use super::freeze::{FreezeError, NotThawed};
 use super::hooks::HookError;
 use super::plan::PlanError;
 use super::prepare::PrepareError;
@@ -30,11 +29,8 @@ pub(super) enum Error {
     )]
     NothingIncluded,
 
-    #[error(
-        "file systems are frozen since an earlier backup and cannot be thawed; try `hyperv-agent \
-         thaw`"
-    )]
-    StillFrozen,
+    #[error("the file system at {0:?} may be frozen since an earlier backup and cannot be thawed")]
+    StillFrozen(PathBuf),
 
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -45,8 +41,8 @@ pub(super) enum Error {
     #[error(transparent)]
     Spoiled(#[from] Spoiled),
 
-    #[error("cannot thaw the file system at {path:?}{}; try `hyperv-agent thaw`", hint(*source))]
-    NotThawed { path: PathBuf, source: Errno },
+    #[error("cannot thaw the file system at {path:?}: {why}")]
+    NotThawed { path: PathBuf, why: NotThawed },
 }
 
 /// Why the backup that the host is about to finish is not consistent.
@@ -80,7 +76,7 @@ impl Error {
             Self::Plan(_)
             | Self::Prepare(_)
             | Self::NothingIncluded
-            | Self::StillFrozen
+            | Self::StillFrozen(_)
             | Self::Hook(_)
             | Self::Freeze(_)
             | Self::Spoiled(_)

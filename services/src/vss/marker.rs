@@ -2,10 +2,11 @@
 //! could not thaw, and for an administrator who does it by hand.
 //!
 //! It is a file in the runtime directory, whole or absent, of a line for each
-//! thing: `frozen MAJOR:MINOR` for a file system, in the order in which they
-//! were frozen, and `hook PATH` for a program that waits for the end. It is
-//! there for as long as the host may still ask for a thaw that nobody can give
-//! it any more.
+//! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
+//! they were frozen, `guard PID` for the process that freezes them, and `hook PATH`
+//! for a program that waits for the end. In a mount point a backslash and a newline
+//! are `\134` and `\012`, as the kernel writes them. It is there for as long as the host may still ask for a thaw that nobody
+//! can give it any more.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::open::Opened;
 use super::plan::DeviceNumber;
 
 const NAME: &str = "vss-frozen";
@@ -21,9 +23,29 @@ const NAME: &str = "vss-frozen";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Note {
     /// The file systems, in the order in which they were frozen.
-    pub frozen: Vec<DeviceNumber>,
+    pub frozen: Vec<Noted>,
+    /// The process that freezes and thaws them.
+    pub guard: Option<u32>,
     /// The hooks that wait for the end, in the order in which they ran.
     pub hooks: Vec<PathBuf>,
+}
+
+/// A file system that is noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// The kernel's number for it.
+    pub device: DeviceNumber,
+    /// Where it was mounted; empty where that is not known.
+    pub mount_point: PathBuf,
+}
+
+impl From<&Opened> for Noted {
+    fn from(opened: &Opened) -> Self {
+        Self {
+            device: opened.device,
+            mount_point: opened.mount_point.clone(),
+        }
+    }
 }
 
 /// Writes `note` in `directory`, in place of what was there.
@@ -33,8 +55,18 @@ pub struct Note {
 /// Where the file cannot be written; what was there stays.
 pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
     let mut text = Vec::new();
-    for device in &note.frozen {
-        writeln!(text, "frozen {device}")?;
+    for noted in &note.frozen {
+        write!(text, "frozen {} ", noted.device)?;
+        for byte in noted.mount_point.as_os_str().as_bytes() {
+            match byte {
+                b'\n' | b'\\' => write!(text, "\\{byte:03o}")?,
+                byte => text.push(*byte),
+            }
+        }
+        text.push(b'\n');
+    }
+    if let Some(guard) = note.guard {
+        writeln!(text, "guard {guard}")?;
     }
     for hook in &note.hooks {
         text.extend_from_slice(b"hook ");
@@ -61,15 +93,38 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
     };
     let mut note = Note::default();
     for line in text.split(|&byte| byte == b'\n') {
-        if let Some(number) = line.strip_prefix(b"frozen ") {
-            let device = str::from_utf8(number).ok().map(str::parse);
-            note.frozen
-                .extend(device.and_then(Result::<DeviceNumber, _>::ok));
+        if let Some(words) = line.strip_prefix(b"frozen ") {
+            note.frozen.extend(noted(words));
+        } else if let Some(number) = line.strip_prefix(b"guard ") {
+            note.guard = str::from_utf8(number).ok().and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
         }
     }
     Ok(Some(note))
+}
+
+/// The file system of these words. An agent of an earlier version noted no mount
+/// point.
+fn noted(words: &[u8]) -> Option<Noted> {
+    let mut words = words.splitn(2, |&byte| byte == b' ');
+    let device = str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let mut mount_point = Vec::new();
+    let mut rest = words.next().unwrap_or_default();
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match rest {
+            [b'\\', b'0', b'1', b'2', after @ ..] => (b'\n', after),
+            [b'\\', b'1', b'3', b'4', after @ ..] => (b'\\', after),
+            _ => (byte, after),
+        };
+        mount_point.push(byte);
+        rest = after;
+    }
+    let mount_point = OsStr::from_bytes(&mount_point).into();
+    Some(Noted {
+        device,
+        mount_point,
+    })
 }
 
 /// Removes the note, if there is one.
@@ -89,6 +144,13 @@ pub fn remove(directory: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn noted(major: u32, minor: u32, mount_point: &[u8]) -> Noted {
+        Noted {
+            device: DeviceNumber { major, minor },
+            mount_point: OsStr::from_bytes(mount_point).into(),
+        }
+    }
+
     #[test]
     fn what_was_noted_is_read_until_it_is_removed() {
         let home = tempfile::tempdir().unwrap();
@@ -97,12 +159,10 @@ mod tests {
         remove(&directory).unwrap();
         let note = Note {
             frozen: vec![
-                DeviceNumber { major: 8, minor: 1 },
-                DeviceNumber {
-                    major: 0,
-                    minor: 57,
-                },
+                noted(8, 1, b"/"),
+                noted(0, 57, b"/srv/a b/\\134\nfrozen 1:1 /\n\xff"),
             ],
+            guard: Some(42),
             hooks: vec![
                 "/etc/vss.d/10 first".into(),
                 OsStr::from_bytes(b"/etc/\xff").into(),
@@ -119,10 +179,14 @@ mod tests {
     #[test]
     fn what_says_nothing_is_passed_over() {
         let home = tempfile::tempdir().unwrap();
-        let text = "frozen 8\nfrozen x:1\n\nthawed 8:1\nfrozen 8:2\nfrozen 9:";
+        let text =
+            "frozen 8\nfrozen x:1 /\n\nthawed 8:1 /\nfrozen 8:2\nfrozen 8:3 /x\nfrozen 9:\nguard x";
         fs::write(home.path().join(NAME), text).unwrap();
-        let frozen = vec![DeviceNumber { major: 8, minor: 2 }];
-        let hooks = Vec::new();
-        assert_eq!(read(home.path()).unwrap(), Some(Note { frozen, hooks }));
+        let frozen = vec![noted(8, 2, b""), noted(8, 3, b"/x")];
+        let note = Note {
+            frozen,
+            ..Note::default()
+        };
+        assert_eq!(read(home.path()).unwrap(), Some(note));
     }
 }

@@ -4,7 +4,7 @@
 //! come to rest; [`plan`] says which of the machine's `mounts` are frozen and in
 //! which order, by what lies on what ([`stack`]); [`open`] gets a descriptor of
 //! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
-//! copy of each descriptor; and then [`freeze`] does nothing but one call for
+//! copy of each descriptor; and then [`freeze`] has it do nothing but one call for
 //! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
 //! still sends is answered with a failure, as its backup is not consistent.
@@ -22,11 +22,11 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, debug, error, info, warn};
 
 use self::error::{Error, Spoiled};
-use self::freeze::{Freezer, StartGuard, Summary, Thawed};
+use self::freeze::{Doing, FreezeError, Freezer, SOON, StartGuard, Summary, THAWING, Thawed};
 use self::guard::{Guard, News};
 use self::hooks::{End, Ran};
 use self::limited::Lookups;
-use self::marker::Note;
+use self::marker::{Note, Noted};
 use self::plan::{DeviceNumber, Unmatched};
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
@@ -147,12 +147,15 @@ pub struct Vss {
     freezer: Freezer,
     /// The hooks that wait for the thaw.
     hooks: Option<Ran>,
-    /// What an agent before this one has left frozen, and this one could not thaw.
-    left: Vec<DeviceNumber>,
+    /// What an agent before this one may have left frozen, and this one could not
+    /// try to thaw.
+    left: Note,
     /// Patterns that mean nothing, and were told of.
     told: HashSet<Unmatched>,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
+    /// Whether it was said that the guard's memory is not locked.
+    told_of_memory: bool,
     activity: Arc<Activity>,
     underway: Option<Underway>,
     stop: Option<Arc<Stop>>,
@@ -169,9 +172,10 @@ impl Vss {
             config: config.clone(),
             freezer: Freezer::new(start_guard),
             hooks: None,
-            left: Vec::new(),
+            left: Note::default(),
             told: HashSet::new(),
             spoiled: None,
+            told_of_memory: false,
             activity: Arc::default(),
             underway: None,
             stop: stop.ok().map(Arc::new),
@@ -193,7 +197,7 @@ impl Vss {
 
     /// Ends what the note tells of an agent before this one.
     fn recover(&mut self) {
-        let note = match self.runtime(marker::read) {
+        let mut note = match self.runtime(marker::read) {
             Ok(Some(note)) => note,
             Ok(None) => return,
             Err(error) => {
@@ -206,45 +210,49 @@ impl Vss {
             }
         };
         self.spoiled = Some(Spoiled::Restarted);
-        self.left = note.frozen;
+        let hooks = std::mem::take(&mut note.hooks);
+        self.left = note;
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
-        self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
+        self.hooks = Some(Ran::from_paths(&self.config.hooks, hooks));
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
-        self.note(&Note {
-            frozen: self.left.clone(),
-            hooks: Vec::new(),
-        });
+        self.note(&self.left);
     }
 
     /// Thaws what an agent before this one has left frozen; what cannot be thawed
     /// is left to be tried again.
     fn thaw_left(&mut self) -> Result<(), Error> {
-        if self.left.is_empty() {
-            return Ok(());
-        }
-        let tried = recover::thaw_noted(&self.config, &self.left)?;
-        self.left.clear();
-        for tried in tried.into_iter().rev() {
-            match tried.outcome {
-                Ok(true) => warn!(
-                    self.log,
-                    "the file system at {:?} was still frozen, and is thawed", tried.mount_point
-                ),
-                Ok(false) => {}
-                Err(error) => {
-                    error!(
+        if !self.left.frozen.is_empty() {
+            let found = recover::noted(&self.config, &self.left)?;
+            let waits = &mut waits(&self.log, self.underway.as_ref());
+            let (root, note) = (&self.config.root, &self.left);
+            let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
+            self.left.frozen.clear();
+            for tried in tried.into_iter().rev() {
+                match tried.outcome {
+                    Ok(true) => warn!(
                         self.log,
-                        "cannot thaw the file system at {:?}: {}", tried.mount_point, error
-                    );
-                    self.left.push(tried.device);
+                        "the file system at {:?} was still frozen, and is thawed",
+                        tried.mount_point
+                    ),
+                    Ok(false) => {}
+                    Err(error) => {
+                        error!(
+                            self.log,
+                            "cannot thaw the file system at {:?}: {}", tried.mount_point, error
+                        );
+                        self.left.frozen.push(Noted {
+                            device: tried.device,
+                            mount_point: tried.mount_point,
+                        });
+                    }
                 }
             }
         }
-        match self.left.is_empty() {
-            true => Ok(()),
-            false => Err(Error::StillFrozen),
+        match self.left.frozen.first() {
+            None => Ok(()),
+            Some(noted) => Err(Error::StillFrozen(noted.mount_point.clone())),
         }
     }
 
@@ -279,22 +287,25 @@ impl Vss {
             debug!(self.log, "frozen already");
             return Ok(());
         }
+        self.freezer
+            .end_earlier(&mut waits(&self.log, self.underway.as_ref()))?;
         self.thaw_left()?;
         self.spoiled = None;
-        let underway = self.activity.begin(Work::Freezing);
-        let summary = self.freeze_all()?;
-        underway.becomes(Work::Frozen {
-            file_systems: summary.frozen as u64,
-        });
-        self.underway = Some(underway);
+        self.underway = Some(self.activity.begin(Work::Freezing));
+        let summary = self.freeze_all().inspect_err(|_| self.underway = None)?;
+        if let Some(underway) = &self.underway {
+            underway.becomes(Work::Frozen {
+                file_systems: summary.frozen as u64,
+            });
+        }
         Ok(())
     }
 
     fn freeze_all(&mut self) -> Result<Summary, Error> {
         let note = |hooks: &[PathBuf]| {
             self.note(&Note {
-                frozen: Vec::new(),
                 hooks: hooks.to_vec(),
+                ..Note::default()
             });
         };
         let began = Instant::now();
@@ -305,10 +316,14 @@ impl Vss {
         let latest = (Instant::now() + self.config.prepare_limit).min(began + LATEST);
         let frozen = self.freeze_file_systems(&ran, latest);
         self.hooks = Some(ran);
-        if frozen.is_err() {
+        if let Err(error) = &frozen {
+            let time = match error {
+                Error::Freeze(FreezeError::Stopped) => hooks::AT_THE_END,
+                _ => hooks::AFTER,
+            };
             self.complain();
-            self.end_hooks(End::FreezeFailed, hooks::AFTER);
-            self.forget();
+            self.end_hooks(End::FreezeFailed, time);
+            self.note_stuck();
         }
         frozen
     }
@@ -351,25 +366,37 @@ impl Vss {
             warn!(self.log, "there is no file system to freeze");
         }
         self.note(&Note {
-            frozen: prepared.opened.iter().map(|it| it.device).collect(),
+            frozen: prepared.opened.iter().map(Noted::from).collect(),
+            guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
         });
         let stop = self.stop.as_ref().map(|stop| stop.as_fd());
         prepared.write_out(latest, stop)?;
-        let opened = prepared.opened;
-        let limit = self.config.time_limit;
-        let summary = self.freezer.freeze(opened, limit, latest)?;
+        let summary = self.freezer.freeze(
+            prepared.opened,
+            self.config.time_limit,
+            latest,
+            stop,
+            &mut waits(&self.log, self.underway.as_ref()),
+        )?;
+        if let Some(errno) = summary.not_locked
+            && !std::mem::replace(&mut self.told_of_memory, true)
+        {
+            warn!(
+                self.log,
+                "the guard's memory is not locked ({}), so that it may have to wait for a disk \
+                 while file systems are frozen: that takes CAP_IPC_LOCK, or LimitMEMLOCK=infinity",
+                errno
+            );
+        }
         for path in &summary.frozen_before {
             info!(
                 self.log,
                 "the file system at {:?} was frozen already by somebody else", path
             );
         }
-        for path in &summary.cannot_freeze {
-            warn!(
-                self.log,
-                "the file system at {:?} cannot be frozen and is left out", path
-            );
+        for left_out in &summary.left_out {
+            warn!(self.log, "{}", left_out);
         }
         info!(
             self.log,
@@ -383,9 +410,9 @@ impl Vss {
     fn thaw(&mut self) -> Result<(), Error> {
         // It may have been thawed for another reason at this moment.
         self.woken();
-        let thawed = self.end_freeze(End::Thawed, hooks::AFTER);
-        if let Some((path, source)) = self.freezer.stuck().next() {
-            return Err(Error::NotThawed { path, source });
+        let thawed = self.end_freeze(End::Thawed, hooks::AFTER, THAWING);
+        if let Some((path, why)) = self.freezer.stuck().next() {
+            return Err(Error::NotThawed { path, why });
         }
         self.thaw_left()?;
         self.forget();
@@ -400,15 +427,18 @@ impl Vss {
     fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
         warn!(self.log, "{}", why);
         self.spoiled = Some(why);
-        self.end_freeze(end, time);
+        self.end_freeze(end, time, SOON);
         if self.freezer.stuck().next().is_none() {
             self.note(&Note::default());
         }
     }
 
-    /// Thaws what is frozen, and lets the applications go on.
-    fn end_freeze(&mut self, end: End, time: Duration) -> Thawed {
-        let thawed = self.freezer.thaw();
+    /// Thaws what is frozen, for which it waits so long, and lets the applications go
+    /// on.
+    fn end_freeze(&mut self, end: End, time: Duration, limit: Duration) -> Thawed {
+        let thawed = self
+            .freezer
+            .thaw(limit, &mut waits(&self.log, self.underway.as_ref()));
         if thawed.thawed > 0 {
             info!(
                 self.log,
@@ -425,10 +455,10 @@ impl Vss {
 
     /// Says what could not be thawed.
     fn complain(&self) {
-        for (path, errno) in self.freezer.stuck() {
+        for (path, why) in self.freezer.stuck() {
             error!(
                 self.log,
-                "cannot thaw the file system at {:?}: {}", path, errno
+                "cannot thaw the file system at {:?}: {}", path, why
             );
         }
     }
@@ -436,6 +466,19 @@ impl Vss {
     fn end_hooks(&mut self, end: End, time: Duration) {
         if let Some(ran) = self.hooks.take() {
             ran.end(end, time, &self.log);
+        }
+    }
+
+    /// Notes what could not be thawed, for an agent that is started after this one.
+    fn note_stuck(&self) {
+        let stuck: Vec<_> = self.freezer.not_thawed().collect();
+        match stuck.is_empty() {
+            true => self.forget(),
+            false => self.note(&Note {
+                frozen: stuck,
+                guard: self.freezer.guard(),
+                hooks: Vec::new(),
+            }),
         }
     }
 
@@ -471,6 +514,19 @@ impl Vss {
         let look = move || action(&directory);
         let outcome = Lookups::new().look(&self.config.runtime_directory, look);
         outcome.unwrap_or_else(|no_answer| Err(io::Error::new(io::ErrorKind::TimedOut, no_answer)))
+    }
+}
+
+/// Says in the log and in the status which file system is waited for.
+fn waits<'a>(log: &'a Logger, underway: Option<&'a Underway>) -> impl FnMut(Doing, &Path) + 'a {
+    move |doing, path| {
+        warn!(
+            log,
+            "waiting for the file system at {:?} to {}", path, doing
+        );
+        if let Some(underway) = underway {
+            underway.waits_for(path);
+        }
     }
 }
 

@@ -1,55 +1,42 @@
 //! Thawing what somebody else has frozen: an agent that is gone, or whoever left
 //! a file system frozen that the administrator wants back.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::freeze::hint;
-use super::plan::{self, DeviceNumber, FileSystem, PlanError};
-use super::{Config, Patterns, open};
-use crate::kernel;
+use super::freeze::{Freezer, THAWING, Tried, Waits};
+use super::limited::Lookups;
+use super::marker::{Note, Noted};
+use super::open::{Opened, open_within};
+use super::plan::{self, FileSystem, PlanError};
+use super::{Config, Patterns};
+use crate::{in_words, kernel};
 
-/// A file system that was to be thawed.
-#[derive(Debug)]
-pub struct Tried {
-    /// The kernel's number for it.
-    pub device: DeviceNumber,
-    /// Where it is mounted.
-    pub mount_point: PathBuf,
-    /// Whether it was frozen, or why it could not be thawed, in words.
-    pub outcome: Result<bool, String>,
-}
-
-/// Thaws those of `noted` that are mounted, in the reverse order.
+/// Those file systems of `note` that are mounted, in the order in which they were
+/// frozen.
 ///
 /// # Errors
 ///
 /// Where it cannot be told what is mounted.
-pub fn thaw_noted(config: &Config, noted: &[DeviceNumber]) -> Result<Vec<Tried>, PlanError> {
-    let mounted = mounted(config)?;
-    let of = |device: &DeviceNumber| mounted.iter().find(|it| it.device == *device);
-    Ok(noted
-        .iter()
-        .rev()
-        .filter_map(of)
-        .map(|it| thaw(config, it))
-        .collect())
-}
-
-/// Thaws everything that could have been frozen.
-///
-/// # Errors
-///
-/// Where it cannot be told what is mounted.
-pub fn thaw_all(config: &Config) -> Result<Vec<Tried>, PlanError> {
-    let mounted = mounted(config)?;
-    Ok(mounted.iter().rev().map(|it| thaw(config, it)).collect())
+pub fn noted(config: &Config, note: &Note) -> Result<Vec<FileSystem>, PlanError> {
+    let mounted = all(config)?;
+    let of = |noted: &Noted| mounted.iter().find(|it| it.device == noted.device).cloned();
+    Ok(note.frozen.iter().filter_map(of).collect())
 }
 
 /// Whatever can be frozen, in the order of freezing: what is configured may have
 /// been another thing then.
-fn mounted(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
+///
+/// # Errors
+///
+/// Where it cannot be told what is mounted.
+pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     let everything = Config {
         include: Patterns::default(),
         exclude: Patterns::default(),
@@ -61,24 +48,86 @@ fn mounted(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     Ok(plan.freeze.into_iter().chain(blocked).collect())
 }
 
-fn thaw(config: &Config, file_system: &FileSystem) -> Tried {
-    let opened = match open::open(file_system, &config.root) {
-        Ok(opened) => opened,
-        Err(error) => {
-            return Tried {
+/// Thaws these, in the reverse order, whoever has frozen them. The guard goes on
+/// with what cannot be thawed in time.
+///
+/// `note` is that of another agent. For as long as the kernel does not come back to the
+/// guard in it, what is noted and not frozen may be yet; then it is not thawed.
+pub fn thaw(
+    freezer: &mut Freezer,
+    file_systems: &[FileSystem],
+    root: &Path,
+    note: &Note,
+    waits: Waits<'_>,
+) -> Vec<Tried> {
+    let mut found = Vec::with_capacity(file_systems.len());
+    let mut failed = Vec::new();
+    let lookups = Lookups::new();
+    for file_system in file_systems {
+        match open_within(file_system, root, &lookups) {
+            Ok(opened) => found.push(opened),
+            Err(error) => failed.push(Tried {
                 device: file_system.device,
                 mount_point: file_system.mount_point().to_owned(),
-                outcome: Err(crate::in_words(&error)),
-            };
+                outcome: Err(in_words(&error)),
+            }),
         }
-    };
-    Tried {
-        device: opened.device,
-        outcome: match kernel::thaw(&opened.fd) {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL) => Ok(false),
-            Err(errno) => Err(format!("{errno}{}", hint(errno))),
-        },
-        mount_point: opened.mount_point,
     }
+    let before = note.guard.filter(|&pid| Some(pid) != freezer.guard());
+    let noted = |opened: &&Opened| note.frozen.iter().any(|it| it.device == opened.device);
+    let copies: Vec<_> = found
+        .iter()
+        .filter(noted)
+        .filter_map(|opened| Some((opened.device, opened.fd.try_clone().ok()?)))
+        .collect();
+    let mut tried = freezer.thaw_found(found, THAWING, waits);
+    if let Some(before) = before.filter(|&pid| hangs(pid)) {
+        let mut late = Vec::new();
+        for (device, descriptor) in copies {
+            let its = tried.iter_mut().find(|tried| tried.device == device);
+            if let Some(tried) = its.filter(|tried| tried.outcome == Ok(false)) {
+                tried.outcome = Err(format!(
+                    "process {before}, the guard of another agent, waits for it to freeze or to \
+                     thaw"
+                ));
+                late.push(descriptor);
+            }
+        }
+        thaw_after(before, late);
+    }
+    tried.extend(failed);
+    tried
+}
+
+/// Thaws these when a guard is gone: one that was killed thaws nothing that the kernel
+/// freezes for it yet.
+fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
+    let pid = i32::try_from(guard).ok().and_then(Pid::from_raw);
+    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return;
+    };
+    // Without a thread it is done at the next request.
+    let _ = thread::Builder::new().spawn(move || {
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        while poll(&mut ended, None) == Err(Errno::INTR) {}
+        for descriptor in late {
+            let _ = kernel::thaw(descriptor);
+        }
+    });
+}
+
+/// Whether a guard waits for the kernel.
+fn hangs(guard: u32) -> bool {
+    let process = format!("/proc/{guard}");
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let Ok(threads) = fs::read_dir(format!("{process}/task")) else {
+        return false;
+    };
+    // The name is in parentheses, and the state behind it.
+    read(format!("{process}/comm")) == "hyperv-guard\n"
+        && threads.flatten().any(|thread| {
+            let stat = read(format!("{}/stat", thread.path().display()));
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, state)| state.starts_with('D'))
+        })
 }

@@ -1,23 +1,27 @@
 //! Freezing for real, what can go wrong with it, and that it always ends.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
-use hyperv_services::vss::freeze::{FreezeError, Freezer};
-use hyperv_services::vss::guard::{Guard, GuardError, News, process};
+use hyperv_services::vss::freeze::{Doing, FreezeError, Freezer, LeftOut, NotThawed};
+use hyperv_services::vss::guard::process::{self, Means};
+use hyperv_services::vss::guard::threads::{Calls, Kernel};
+use hyperv_services::vss::guard::{Guard, GuardError, News};
 use hyperv_services::vss::open::{Opened, open};
 use hyperv_services::vss::plan::{self, DeviceNumber};
 use hyperv_services::vss::{Config, Vss};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use slog::{Discard, Logger, o};
 
 use super::root::{Stage, in_own_root};
@@ -28,11 +32,57 @@ const LONG: Duration = Duration::from_secs(600);
 const FREEZE: u8 = 5;
 const THAW: u8 = 6;
 
+/// The guard's end of its socket, where the test ends it.
+static SOCKET: Mutex<Option<UnixStream>> = Mutex::new(None);
+
+/// Nothing can be thawed.
+static POWERLESS: AtomicBool = AtomicBool::new(false);
+
+/// The kernel, where it lets the guard thaw.
+struct Unless;
+
+impl Calls for Unless {
+    fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        Kernel.freeze(fd)
+    }
+
+    fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        match POWERLESS.load(Ordering::SeqCst) {
+            true => Err(Errno::PERM),
+            false => Kernel.thaw(fd),
+        }
+    }
+
+    fn is_shut_down(&self, fd: BorrowedFd<'_>) -> bool {
+        Kernel.is_shut_down(fd)
+    }
+}
+
 /// A guard on a thread: the agent's executable is not to be had here.
 fn guard() -> Result<Guard, GuardError> {
+    Ok(guard_and_thread().0)
+}
+
+fn guard_and_thread() -> (Guard, JoinHandle<io::Result<()>>) {
     let (ours, its) = UnixStream::pair().unwrap();
-    thread::spawn(|| process::serve(its, None, Path::new("/nowhere")));
-    Ok(Guard::at(ours).unwrap())
+    let means = Means {
+        switch: PathBuf::from("/nowhere"),
+        calls: Arc::new(Unless),
+        own_process: false,
+    };
+    let thread = thread::spawn(move || process::serve(&its, None, means));
+    (Guard::at(ours).unwrap(), thread)
+}
+
+fn freeze(
+    freezer: &mut Freezer,
+    file_systems: Vec<Opened>,
+) -> Result<hyperv_services::vss::freeze::Summary, FreezeError> {
+    freezer.freeze(file_systems, LONG, later(), None, &mut unexpected)
+}
+
+fn unexpected(doing: Doing, path: &Path) {
+    panic!("waits for {path:?} to {doing}");
 }
 
 fn two_file_systems(stage: &Stage) {
@@ -100,7 +150,7 @@ fn when_one_refuses_the_others_are_thawed() {
                 device: DeviceNumber::default(),
             });
             let mut freezer = Freezer::new(guard);
-            let error = freezer.freeze(file_systems, LONG, later()).unwrap_err();
+            let error = freeze(&mut freezer, file_systems).unwrap_err();
             assert!(
                 matches!(&error, FreezeError::FileSystem { path, source: Errno::BADF }
                     if path == Path::new("/refuses")),
@@ -128,12 +178,76 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
                 },
             );
             let mut freezer = Freezer::new(guard);
-            let summary = freezer.freeze(file_systems, LONG, later()).unwrap();
+            let summary = freeze(&mut freezer, file_systems).unwrap();
             assert_eq!(summary.frozen, 2);
-            assert_eq!(summary.cannot_freeze, [Path::new("/run")]);
+            let left_out = LeftOut {
+                mount_point: "/run".into(),
+                errno: Errno::OPNOTSUPP,
+            };
+            assert_eq!(summary.left_out, [left_out]);
             assert_eq!(frozen(), [true, true]);
-            let thawed = freezer.thaw();
+            let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (2, 0));
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
+}
+
+/// Directories that were opened before their file systems were shut down.
+static SHUT_DOWN: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+#[test]
+fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
+    in_own_root(
+        "freeze::what_was_shut_down_is_left_out_and_the_rest_is_frozen",
+        |stage| {
+            two_file_systems(stage);
+            for kind in ["ext4", "xfs", "btrfs"] {
+                let (image, point) = (format!("/images/{kind}"), format!("/{kind}"));
+                stage.image(&image, kind);
+                stage.mount(&image, &point);
+            }
+            for kind in ["ext4", "xfs"] {
+                let point = stage.path(format!("/{kind}"));
+                let opened = directory(point.to_str().unwrap(), OFlags::RDONLY);
+                SHUT_DOWN.lock().unwrap().push(opened);
+                let point = format!("/{kind}");
+                stage.run("xfs_io", &["-x", "-c", "shutdown", &point]);
+            }
+        },
+        |_| {
+            let shut_down = mem::take(&mut *SHUT_DOWN.lock().unwrap());
+            for fd in &shut_down {
+                assert!(Kernel.is_shut_down(fd.as_fd()));
+            }
+            for path in ["/one", "/two", "/btrfs", "/run"] {
+                let fd = directory(path, OFlags::RDONLY);
+                assert!(!Kernel.is_shut_down(fd.as_fd()), "{path}");
+            }
+            let file_systems = shut_down.into_iter().map(|fd| Opened {
+                fd,
+                mount_point: "/down".into(),
+                device: DeviceNumber::default(),
+            });
+            let mut file_systems: Vec<_> = file_systems.collect();
+            for path in ["/one", "/two"] {
+                file_systems.push(Opened {
+                    fd: directory(path, OFlags::RDONLY),
+                    mount_point: path.into(),
+                    device: DeviceNumber::default(),
+                });
+            }
+            let mut freezer = Freezer::new(guard);
+            let summary = freeze(&mut freezer, file_systems).unwrap();
+            // Which of them the kernel still freezes depends on its version.
+            for left_out in &summary.left_out {
+                assert_eq!(left_out.mount_point, Path::new("/down"));
+                let expected = [Errno::SHUTDOWN, Errno::ROFS];
+                assert!(expected.contains(&left_out.errno), "{left_out:?}");
+            }
+            assert_eq!(summary.frozen + summary.left_out.len(), 4);
+            assert_eq!(frozen(), [true, true]);
+            freezer.thaw(LONG, &mut unexpected);
             assert_eq!(frozen(), [false, false]);
         },
     );
@@ -151,10 +265,10 @@ fn what_others_have_frozen_stays_and_what_they_thaw_shows() {
             );
             kernel::freeze(&one).unwrap();
             let mut freezer = Freezer::new(guard);
-            let summary = freezer.freeze(opened(), LONG, later()).unwrap();
+            let summary = freeze(&mut freezer, opened()).unwrap();
             assert_eq!(summary.frozen_before, [Path::new("/one")]);
             kernel::thaw(&two).unwrap();
-            let thawed = freezer.thaw();
+            let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!(thawed.early, [Path::new("/two")]);
             assert_eq!(frozen(), [true, false]);
             kernel::thaw(&one).unwrap();
@@ -170,28 +284,25 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
         |_| {
             let two = directory("/two", OFlags::RDONLY);
             kernel::freeze(&two).unwrap();
-            let (ours, its) = UnixStream::pair().unwrap();
-            let guard = thread::spawn(|| process::serve(its, None, Path::new("/nowhere")));
-            let mut agent = Guard::at(ours).unwrap();
+            let (mut agent, guard) = guard_and_thread();
             let fds = [
                 directory("/one", OFlags::RDONLY),
                 directory("/two", OFlags::RDONLY),
             ];
-            let borrowed: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             agent.hold(&borrowed, Duration::from_secs(1)).unwrap();
-            kernel::freeze(&fds[0]).unwrap();
-            agent.not_ours(1);
-            let mut wait = [rustix::event::PollFd::new(
-                &agent,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::event::poll(&mut wait, None).unwrap();
-            assert_eq!(agent.news(), News::TimeLimit);
+            agent.freeze();
+            while agent.news() != News::TimeLimit {
+                let flags = rustix::event::PollFlags::IN;
+                let mut wait = [rustix::event::PollFd::new(&agent, flags)];
+                rustix::event::poll(&mut wait, None).unwrap();
+            }
+            // This waits for the guard.
+            std::fs::write("/one/file", "text").unwrap();
             assert_eq!(frozen(), [false, true]);
             // The same where the agent is gone.
             agent.hold(&borrowed, LONG).unwrap();
-            kernel::freeze(&fds[0]).unwrap();
-            agent.not_ours(1);
+            agent.freeze();
             drop(agent);
             guard.join().unwrap().unwrap();
             assert_eq!(frozen(), [false, true]);
@@ -201,42 +312,84 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
 }
 
 #[test]
-fn what_is_frozen_past_the_time_does_not_stay_so() {
+fn without_its_guard_the_agent_thaws() {
     in_own_root(
-        "freeze::what_is_frozen_past_the_time_does_not_stay_so",
+        "freeze::without_its_guard_the_agent_thaws",
         two_file_systems,
         |_| {
-            let mut agent = guard().unwrap();
-            let one = directory("/one", OFlags::RDONLY);
-            agent.hold(&[one.as_fd()], Duration::ZERO).unwrap();
-            for _ in 0..2 {
-                kernel::freeze(&one).unwrap();
-                // This waits for the guard.
-                std::fs::write("/one/file", "text").unwrap();
-            }
-            assert_eq!(agent.news(), News::TimeLimit);
-            assert_eq!(agent.news(), News::None);
+            let two = directory("/two", OFlags::RDONLY);
+            kernel::freeze(&two).unwrap();
+            // It ends without a thaw.
+            let mut freezer = Freezer::new(|| {
+                let (ours, its) = UnixStream::pair().unwrap();
+                let means = Means {
+                    switch: PathBuf::from("/nowhere"),
+                    calls: Arc::new(Unless),
+                    own_process: false,
+                };
+                let socket = its.try_clone().unwrap();
+                let serve = move || process::serve(&its, None, means);
+                thread::spawn(serve);
+                *SOCKET.lock().unwrap() = Some(socket);
+                Ok(Guard::at(ours).unwrap())
+            });
+            freeze(&mut freezer, opened()).unwrap();
+            assert_eq!(frozen(), [true, true]);
+            POWERLESS.store(true, Ordering::SeqCst);
+            let socket = SOCKET.lock().unwrap().take().unwrap();
+            socket.shutdown(std::net::Shutdown::Both).unwrap();
+            assert_eq!(freezer.news(), News::Gone);
+            let thawed = freezer.thaw(LONG, &mut unexpected);
+            assert_eq!((thawed.thawed, thawed.early.len()), (1, 0));
+            assert_eq!(frozen(), [false, true]);
+            kernel::thaw(&two).unwrap();
         },
     );
 }
 
-/// What only root may do fails in this thread from now on, until this is dropped.
-struct Powerless(CapabilitySets);
+/// Nothing can be thawed until this is dropped.
+struct Powerless;
 
 impl Powerless {
     fn now() -> Self {
-        let all = capabilities(None).unwrap();
-        let mut fewer = all;
-        fewer.effective.remove(CapabilitySet::SYS_ADMIN);
-        set_capabilities(None, fewer).unwrap();
-        Self(all)
+        POWERLESS.store(true, Ordering::SeqCst);
+        Self
     }
 }
 
 impl Drop for Powerless {
     fn drop(&mut self) {
-        set_capabilities(None, self.0).unwrap();
+        POWERLESS.store(false, Ordering::SeqCst);
     }
+}
+
+#[test]
+fn what_cannot_be_thawed_is_named() {
+    in_own_root(
+        "freeze::what_cannot_be_thawed_is_named",
+        two_file_systems,
+        |_| {
+            let mut freezer = Freezer::new(guard);
+            freeze(&mut freezer, opened()).unwrap();
+            let powerless = Powerless::now();
+            freezer.thaw(LONG, &mut unexpected);
+            let stuck: Vec<_> = freezer.stuck().collect();
+            let refused = NotThawed::Refused(Errno::PERM);
+            assert_eq!(stuck, [("/two".into(), refused), ("/one".into(), refused)]);
+            let error = freeze(&mut freezer, opened()).unwrap_err();
+            let FreezeError::Stuck { path, why } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!((path.as_path(), *why), (Path::new("/two"), refused));
+            // The guard tries again without being asked.
+            drop(powerless);
+            std::fs::write("/one/file", "text").unwrap();
+            std::fs::write("/two/file", "text").unwrap();
+            freeze(&mut freezer, opened()).unwrap();
+            freezer.thaw(LONG, &mut unexpected);
+            assert_eq!(frozen(), [false, false]);
+        },
+    );
 }
 
 #[test]
@@ -252,7 +405,6 @@ fn what_cannot_be_thawed_is_tried_again() {
             assert_eq!(ask(&mut service, THAW), Status::FAIL);
             assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
             drop(powerless);
-            assert_eq!(frozen(), [true, true]);
             assert_eq!(ask(&mut service, THAW), Status::OK);
             assert_eq!(frozen(), [false, false]);
             assert_eq!(ask(&mut service, FREEZE), Status::OK);
@@ -279,7 +431,6 @@ fn what_was_left_frozen_and_cannot_be_thawed_is_tried_again() {
             let mut service = self::service();
             assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
             drop(powerless);
-            assert_eq!(frozen(), [true, true]);
             assert_eq!(ask(&mut service, FREEZE), Status::OK);
             assert_eq!(frozen(), [true, true]);
             assert_eq!(ask(&mut service, THAW), Status::OK);
@@ -340,14 +491,16 @@ fn what_comes_too_late_freezes_nothing() {
         |_| {
             let mut freezer = Freezer::new(guard);
             let before = Instant::now() - Duration::from_millis(1);
-            let error = freezer.freeze(opened(), LONG, before).unwrap_err();
+            let error = freezer
+                .freeze(opened(), LONG, before, None, &mut unexpected)
+                .unwrap_err();
             assert!(matches!(error, FreezeError::TooLate), "{error}");
             assert!(!freezer.is_frozen());
             assert_eq!(frozen(), [false; 2]);
             // The guard is well.
-            freezer.freeze(opened(), LONG, later()).unwrap();
+            freeze(&mut freezer, opened()).unwrap();
             assert_eq!(frozen(), [true; 2]);
-            assert_eq!(freezer.thaw().thawed, 2);
+            assert_eq!(freezer.thaw(LONG, &mut unexpected).thawed, 2);
         },
     );
 }

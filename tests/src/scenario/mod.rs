@@ -358,6 +358,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is whole and has what was on the disk";
         "vss-killed" VSS_BOTH vss::faults::killed, own_process: "a program that is killed leaves nothing frozen";
         "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard dies all is thawed, and the THAW fails";
+        "vss-guard-stopped" VSS_BOTH vss::faults::guard_stopped, own_process => SAME: "a guard that answers nothing keeps nothing frozen";
         "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process => SAME: "guard and agent are killed one after the other";
         "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process => SAME: "what two that died at once left frozen the next agent thaws";
         "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
@@ -369,6 +370,17 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit all is thawed, and the host is told";
         "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process => SAME: "`hyperv-agent thaw` thaws, and the host is told";
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
+        "vss-stuck-freeze" VSS_BOTH vss::stuck::in_freeze, own_process: "a FREEZE that waits for a disk fails in time, names it, and leaves nothing else frozen";
+        "vss-stuck-thaw" VSS_BOTH vss::stuck::in_thaw, own_process: "a THAW that waits for a disk thaws all others, and fails in time";
+        "vss-stuck-for-a-while" VSS_BOTH vss::stuck::for_a_while, own_process => SAME: "a disk that answers in time fails no FREEZE";
+        "vss-stuck-time-limit" VSS_BOTH vss::stuck::time_limit, own_process => SAME: "nor does the time limit wait for a disk";
+        "vss-stuck-killed" VSS_BOTH vss::stuck::killed, own_process: "a program that is killed while a FREEZE hangs leaves no other one frozen, and serves when it is started again";
+        "vss-stuck-stopped" VSS_BOTH vss::stuck::stopped, own_process: "one that is stopped then ends in time";
+        "vss-stuck-upgraded" VSS_BOTH vss::stuck::upgraded, own_process => SAME: "one that is upgraded then serves";
+        "vss-stuck-guard-killed" VSS_BOTH vss::stuck::guard_killed, own_process: "one whose guard is killed then thaws";
+        "vss-stuck-both-killed" VSS_BOTH vss::stuck::both_killed, own_process: "what two that died then left frozen the next agent thaws, and serves";
+        "vss-stuck-by-hand" VSS_BOTH vss::stuck::by_hand, own_process: "`hyperv-agent thaw` thaws the others, names the one that hangs, and ends";
+        "vss-stuck-all-by-hand" VSS_BOTH vss::stuck::all_by_hand, own_process => SAME: "`hyperv-agent thaw --all` thaws what they lie on, too";
         "vss-copy-waits" VSS_BOTH vss::waits::copy_waits, own_process => ONE_DEVICE: "a file copy to a frozen file system waits, and holds up nothing else";
         "vss-copy-waits-stopped" VSS_BOTH vss::waits::copy_waits_stopped, own_process => ONE_DEVICE: "an agent that is stopped while a copy waits thaws";
         "vss-copy-waits-killed" VSS_BOTH vss::waits::copy_waits_killed, own_process => ONE_DEVICE: "one that is killed then leaves nothing frozen";

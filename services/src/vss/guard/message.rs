@@ -1,11 +1,12 @@
-//! What the agent and its guard tell each other: records of nine bytes, some
-//! with descriptors.
+//! What the agent and its guard tell each other: records of nine bytes, those to
+//! the guard some with descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -17,21 +18,18 @@ pub(super) const MOST_AT_ONCE: usize = 200;
 /// What the agent tells the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Forget what you hold; what follows is to be thawed when so many
-    /// milliseconds have passed.
+    /// Forget what you hold; what follows may be frozen for so many milliseconds.
     Begin(u64),
     /// With this record come so many descriptors of file systems, in the order
     /// in which they are going to be frozen.
     Hold(u64),
-    /// That was all: they are about to be frozen.
+    /// That was all: make ready.
     Go,
-    /// The file system of that index was frozen by somebody else.
-    NotOurs(u64),
-    /// The kernel is about to be told to hurry, and will have to be told that it
-    /// need not.
-    Hurried,
-    /// It was told, and everything is frozen.
-    Done,
+    /// Freeze them.
+    Freeze,
+    /// Thaw them, and say of each how that went; where there was no order to freeze,
+    /// all of them are taken for frozen.
+    Thaw,
     /// All are thawed: forget them.
     Release,
 }
@@ -44,10 +42,9 @@ impl Order {
             Self::Begin(milliseconds) => (0, milliseconds),
             Self::Hold(count) => (1, count),
             Self::Go => (2, 0),
-            Self::NotOurs(index) => (3, index),
-            Self::Hurried => (4, 0),
-            Self::Done => (5, 0),
-            Self::Release => (6, 0),
+            Self::Freeze => (3, 0),
+            Self::Thaw => (4, 0),
+            Self::Release => (5, 0),
         };
         let mut record = [kind; Self::LEN];
         if let Some(field) = record.last_chunk_mut() {
@@ -63,10 +60,9 @@ impl Order {
             0 => Some(Self::Begin(value)),
             1 => Some(Self::Hold(value)),
             2 => Some(Self::Go),
-            3 => Some(Self::NotOurs(value)),
-            4 => Some(Self::Hurried),
-            5 => Some(Self::Done),
-            6 => Some(Self::Release),
+            3 => Some(Self::Freeze),
+            4 => Some(Self::Thaw),
+            5 => Some(Self::Release),
             _ => None,
         }
     }
@@ -103,7 +99,12 @@ impl Order {
         let received = rustix::io::retry_on_intr(|| {
             let mut data = [IoSliceMut::new(&mut record)];
             recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)
-        })?;
+        });
+        let received = match received {
+            // It went before it had read all reports.
+            Err(Errno::CONNRESET) => return Ok(None),
+            received => received?,
+        };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
                 descriptors.extend(received);
@@ -123,25 +124,75 @@ impl Order {
     }
 }
 
-/// What the guard tells the agent: a byte.
+/// What the guard tells the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Report {
-    /// It has every descriptor, and the time runs.
-    Ready = 1,
-    /// The time was over, and it has thawed.
-    TimeLimit = 2,
+pub(in super::super) enum Report {
+    /// It has every descriptor, and all that it needs. Whether its memory is locked,
+    /// so that it waits for no disk.
+    Ready(Result<(), Errno>),
+    /// The kernel is about to be told to hurry.
+    Hurries,
+    /// And that it need not any more.
+    Calm,
+    /// The file system of this index takes its time to freeze.
+    Waits(usize),
+    /// It could not be frozen. `ESHUTDOWN` stands for any error of a file system
+    /// that was shut down.
+    Refused(usize, Errno),
+    /// All is frozen, or as much as was before one that could not be.
+    Frozen,
+    /// The time was over, and all is being thawed.
+    TimeLimit,
+    /// This one was thawed, or could not be.
+    Thawed(usize, Result<(), Errno>),
+    /// This one was not frozen by the guard, and was not thawed.
+    Spared(usize),
 }
 
-impl TryFrom<u8> for Report {
-    type Error = io::Error;
+impl Report {
+    /// Bytes of a record.
+    pub(super) const LEN: usize = 9;
 
-    fn try_from(byte: u8) -> io::Result<Self> {
-        match byte {
-            1 => Ok(Self::Ready),
-            2 => Ok(Self::TimeLimit),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+    pub(super) fn encode(self) -> [u8; Self::LEN] {
+        let number = |errno: Errno| errno.raw_os_error().unsigned_abs();
+        let said = |said: Result<(), Errno>| said.err().map_or(0, number);
+        let (kind, index, value) = match self {
+            Self::Ready(locked) => (0, 0, said(locked)),
+            Self::Hurries => (1, 0, 0),
+            Self::Calm => (2, 0, 0),
+            Self::Waits(index) => (3, index, 0),
+            Self::Refused(index, errno) => (4, index, number(errno)),
+            Self::Frozen => (5, 0, 0),
+            Self::TimeLimit => (6, 0, 0),
+            Self::Thawed(index, outcome) => (7, index, said(outcome)),
+            Self::Spared(index) => (8, index, 0),
+        };
+        let [i0, i1, i2, i3] = u32::try_from(index).unwrap_or(u32::MAX).to_le_bytes();
+        let [v0, v1, v2, v3] = u32::to_le_bytes(value);
+        [kind, i0, i1, i2, i3, v0, v1, v2, v3]
+    }
+
+    pub(super) fn decode(record: [u8; Self::LEN]) -> io::Result<Self> {
+        let [kind, i0, i1, i2, i3, v0, v1, v2, v3] = record;
+        let index = u32::from_le_bytes([i0, i1, i2, i3]);
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let said = match i32::from_le_bytes([v0, v1, v2, v3]) {
+            0 => Ok(()),
+            number @ 1..4096 => Err(Errno::from_raw_os_error(number)),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(match (kind, said) {
+            (0, locked) => Self::Ready(locked),
+            (1, _) => Self::Hurries,
+            (2, _) => Self::Calm,
+            (3, _) => Self::Waits(index),
+            (4, Err(errno)) => Self::Refused(index, errno),
+            (5, _) => Self::Frozen,
+            (6, _) => Self::TimeLimit,
+            (7, said) => Self::Thawed(index, said),
+            (8, _) => Self::Spared(index),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        })
     }
 }
 
@@ -163,9 +214,8 @@ mod tests {
             (Order::Hold(MOST_AT_ONCE as u64), &many[..]),
             (Order::Hold(1), &many[..1]),
             (Order::Go, &many[..0]),
-            (Order::NotOurs(u64::MAX), &many[..0]),
-            (Order::Hurried, &many[..0]),
-            (Order::Done, &many[..0]),
+            (Order::Freeze, &many[..0]),
+            (Order::Thaw, &many[..0]),
             (Order::Release, &many[..0]),
         ];
         for (order, descriptors) in orders {
@@ -188,5 +238,32 @@ mod tests {
         (&agent).write_all(&[9; Order::LEN]).unwrap();
         let error = Order::recv(&guard, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn reports_are_what_they_were() {
+        let reports = [
+            Report::Ready(Ok(())),
+            Report::Ready(Err(Errno::PERM)),
+            Report::Hurries,
+            Report::Calm,
+            Report::Waits(7),
+            Report::Refused(0xffff_ffff, Errno::ROFS),
+            Report::Frozen,
+            Report::TimeLimit,
+            Report::Thawed(1 << 16, Ok(())),
+            Report::Thawed(3, Err(Errno::INVAL)),
+            Report::Spared(2),
+        ];
+        for report in reports {
+            assert_eq!(Report::decode(report.encode()).unwrap(), report);
+        }
+        for wrong in [
+            [9; Report::LEN],
+            [4, 0, 0, 0, 0, 0, 0, 0, 0],
+            [7; Report::LEN],
+        ] {
+            assert!(Report::decode(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -1,22 +1,35 @@
-//! The agent's end of its guard: a process that thaws when the agent cannot.
+//! The agent's end of its guard: the process that freezes and thaws.
 //!
 //! It is started with the service, before anything is frozen, from the agent's
 //! own executable. The two are joined by a socket; each knows that the other is
 //! gone when it is closed, and the guard by the end of the thread that started it
 //! too. A guard that is gone is started anew before the next freeze.
+//!
+//! No thread of the agent asks the kernel to freeze or to thaw while the guard is
+//! there: the kernel may not come back from that, and a process with such a thread
+//! does not end, whatever it is sent. Its devices and its locks would stay taken.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use self::message::{MOST_AT_ONCE, Order, Report};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+pub(super) use self::message::Report;
+use self::message::{MOST_AT_ONCE, Order};
 use crate::run;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod fake;
 mod message;
 pub mod process;
+pub mod threads;
 
 /// The argument by which the agent's executable becomes the guard
 /// ([`process::main`]).
@@ -25,15 +38,21 @@ pub const ARGUMENT: &str = "vss-guard";
 /// How long the guard may take to answer: it has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take to end by itself, which is after it has tried once more
-/// to thaw what the agent could not.
+/// How long it may take to end by itself where all is thawed.
 const LAST: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether a guard that says nothing is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A guard that runs.
 #[derive(Debug)]
 pub struct Guard {
     socket: UnixStream,
     process: Option<Child>,
+    /// Whether its memory is locked while anything is frozen.
+    locked: Result<(), Errno>,
+    /// Whether the kernel was told to hurry.
+    hurries: bool,
 }
 
 /// Why there is no guard.
@@ -44,13 +63,25 @@ pub struct GuardError {
     source: io::Error,
 }
 
-/// What the guard has to say.
+/// What the guard has to say that was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// Nothing.
     None,
-    /// The time was over, and it has thawed.
+    /// The time was over, and it thaws.
     TimeLimit,
+    /// It is gone.
+    Gone,
+}
+
+/// What came of waiting for the guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Report(Report),
+    /// Nothing, in time.
+    Nothing,
+    /// Nothing, before the agent was told to end.
+    Stopped,
     /// It is gone.
     Gone,
 }
@@ -72,6 +103,10 @@ impl Guard {
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
+            // Its threads take no memory, and so need no heaps of their own; what their
+            // stacks had is given back when they end.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0")
             .current_dir("/")
             // What a terminal sends to the agent is not meant for the guard.
             .process_group(0)
@@ -96,12 +131,18 @@ impl Guard {
         Ok(Self {
             socket,
             process: None,
+            locked: Ok(()),
+            hurries: false,
         })
     }
 
-    /// Hands it the file systems that are about to be frozen, in that order; it
-    /// thaws them where they are not all frozen in a minute, and after
-    /// `limit` in any case.
+    /// The number of its process, where it has one of its own.
+    pub fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Hands it the file systems that are about to be frozen, in that order; once
+    /// they are frozen it thaws them after `limit` in any case.
     ///
     /// # Errors
     ///
@@ -118,11 +159,10 @@ impl Guard {
                 Order::Hold(some.len() as u64).send(&self.socket, some)?;
             }
             Order::Go.send(&self.socket, &[])?;
-            let mut report = [0];
             loop {
-                self.socket.read_exact(&mut report)?;
                 // What it said of an earlier freeze is no news.
-                if let Report::Ready = Report::try_from(report[0])? {
+                if let Report::Ready(locked) = self.read()? {
+                    self.locked = locked;
                     return Ok(());
                 }
             }
@@ -133,20 +173,22 @@ impl Guard {
         })
     }
 
-    /// Tells it that somebody else has frozen the file system of that index.
-    pub fn not_ours(&mut self, index: usize) {
+    /// Whether its memory is locked, so that it waits for no disk while anything is
+    /// frozen. Known once it holds file systems.
+    pub fn locked(&self) -> Result<(), Errno> {
+        self.locked
+    }
+
+    /// Tells it to freeze what it holds.
+    pub fn freeze(&mut self) {
         // It shows itself as gone.
-        let _ = Order::NotOurs(index as u64).send(&self.socket, &[]);
+        let _ = Order::Freeze.send(&self.socket, &[]);
     }
 
-    /// Tells it that the kernel hurries, which is to end when the agent does.
-    pub(super) fn hurried(&mut self) {
-        let _ = Order::Hurried.send(&self.socket, &[]);
-    }
-
-    /// Tells it that everything is frozen, and the kernel hurries no more.
-    pub(super) fn done(&mut self) {
-        let _ = Order::Done.send(&self.socket, &[]);
+    /// Tells it to thaw what it holds, as far as it has frozen it; all, where it
+    /// was not told to freeze it. It reports of each.
+    pub fn thaw(&mut self) {
+        let _ = Order::Thaw.send(&self.socket, &[]);
     }
 
     /// Tells it that all is thawed.
@@ -156,17 +198,87 @@ impl Guard {
 
     /// What it has to say; it is not waited for.
     pub fn news(&mut self) -> News {
-        let mut report = [0];
-        let received = self
-            .socket
-            .set_nonblocking(true)
-            .and_then(|()| self.socket.read(&mut report));
-        let _ = self.socket.set_nonblocking(false);
-        match received {
-            Ok(1) if report[0] == Report::TimeLimit as u8 => News::TimeLimit,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => News::None,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => News::None,
-            _ => News::Gone,
+        loop {
+            match self.next(Instant::now(), None) {
+                Heard::Report(Report::TimeLimit) => return News::TimeLimit,
+                Heard::Report(_) => {}
+                Heard::Nothing | Heard::Stopped => return News::None,
+                Heard::Gone => return News::Gone,
+            }
+        }
+    }
+
+    /// Waits for what it has to say, until `deadline`, or until `stop` is readable.
+    pub(super) fn next(&mut self, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> Heard {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let socket = PollFd::new(&self.socket, PollFlags::IN);
+            let mut fds = Vec::from([socket]);
+            fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
+            let Ok(timeout) = Timespec::try_from(left.min(LOOK)) else {
+                return Heard::Nothing;
+            };
+            let ready = match poll(&mut fds, Some(&timeout)) {
+                Ok(ready) => ready,
+                Err(Errno::INTR) => continue,
+                Err(_) => return Heard::Gone,
+            };
+            if fds
+                .first()
+                .is_some_and(|socket| !socket.revents().is_empty())
+            {
+                return self.read().map_or(Heard::Gone, Heard::Report);
+            }
+            if ready > 0 {
+                return Heard::Stopped;
+            }
+            if left.is_zero() {
+                return Heard::Nothing;
+            }
+            if self.is_dead() {
+                return Heard::Gone;
+            }
+        }
+    }
+
+    fn read(&mut self) -> io::Result<Report> {
+        let mut record = [0; Report::LEN];
+        (&self.socket).read_exact(&mut record)?;
+        let report = Report::decode(record)?;
+        match report {
+            Report::Hurries => self.hurries = true,
+            Report::Calm => self.hurries = false,
+            _ => {}
+        }
+        Ok(report)
+    }
+
+    /// Whether it does nothing although its socket is open: it was stopped, or was
+    /// killed and cannot go for the kernel, which has not come back to one of its
+    /// threads.
+    fn is_dead(&self) -> bool {
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, fields)| fields.starts_with(['Z', 'X', 'T']))
+    }
+
+    /// Whether it was killed while the kernel hurried for it, which is to end then.
+    pub(super) fn leaves_haste(&self) -> bool {
+        self.hurries
+    }
+
+    /// Calls `then` on a thread of its own when every thread of a guard that was
+    /// killed is gone. What one of them asked the kernel for is done by then.
+    pub(super) fn after_its_end(mut self, then: impl FnOnce() + Send + 'static) {
+        if let Some(mut process) = self.process.take() {
+            // Without a thread nobody does it.
+            let _ = thread::Builder::new().spawn(move || {
+                let _ = process.wait();
+                then();
+            });
         }
     }
 }
@@ -178,6 +290,7 @@ impl AsFd for Guard {
 }
 
 impl Drop for Guard {
+    /// It ends when all is thawed, however long that takes.
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if let Some(process) = self.process.take() {
@@ -191,120 +304,355 @@ impl Drop for Guard {
 mod tests {
     use std::fs::{self, File};
     use std::path::PathBuf;
+    use std::sync::Arc;
     use std::thread::{self, JoinHandle};
 
-    use rustix::event::{PollFd, PollFlags, poll};
-
+    use super::fake::Fake;
+    use super::process::Means;
     use super::*;
     use crate::stop::Stop;
 
     /// Far longer than any of these guards is to run.
     const LONG: Duration = Duration::from_secs(600);
 
-    fn guard() -> (Guard, JoinHandle<io::Result<()>>) {
-        guard_with("/nowhere".into())
+    /// A guard on a thread, and file systems for it.
+    struct Stage {
+        directory: tempfile::TempDir,
+        fake: Arc<Fake>,
+        file_systems: Vec<OwnedFd>,
+        orphaned: Stop,
+        guard: Guard,
+        thread: JoinHandle<io::Result<()>>,
     }
 
-    fn guard_with(switch: PathBuf) -> (Guard, JoinHandle<io::Result<()>>) {
-        let (ours, its) = UnixStream::pair().unwrap();
-        let thread = thread::spawn(move || process::serve(its, None, &switch));
-        (Guard::at(ours).unwrap(), thread)
+    impl Stage {
+        fn new(count: usize) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let fake = Arc::new(Fake::default());
+            let means = Means {
+                switch: directory.path().join("switch"),
+                calls: Arc::<Fake>::clone(&fake),
+                own_process: false,
+            };
+            let orphaned = Stop::new().unwrap();
+            let tells = orphaned.as_fd().try_clone_to_owned().unwrap();
+            let (ours, its) = UnixStream::pair().unwrap();
+            Self {
+                file_systems: Fake::make(count, directory.path()),
+                directory,
+                fake,
+                orphaned,
+                guard: Guard::at(ours).unwrap(),
+                thread: thread::spawn(move || process::serve(&its, Some(tells.as_fd()), means)),
+            }
+        }
+
+        fn hold(&mut self, limit: Duration) {
+            let each: Vec<_> = self.file_systems.iter().map(AsFd::as_fd).collect();
+            self.guard.hold(&each, limit).unwrap();
+        }
+
+        /// All reports, up to and with this one.
+        fn reports(&mut self, last: Report) -> Vec<Report> {
+            let mut reports = Vec::new();
+            while reports.last() != Some(&last) {
+                reports.push(self.report());
+            }
+            reports
+        }
+
+        fn report(&mut self) -> Report {
+            match self.guard.next(Instant::now() + LONG, None) {
+                Heard::Report(report) => report,
+                other => panic!("expected a report, heard {other:?}"),
+            }
+        }
+
+        /// Tells it to thaw, and gives what it reports of so many.
+        fn thaw(&mut self, count: usize) -> Vec<Report> {
+            self.guard.thaw();
+            let mut reports = Vec::new();
+            while reports.len() < count {
+                let report = self.report();
+                if matches!(report, Report::Thawed(..) | Report::Spared(_)) {
+                    reports.push(report);
+                }
+            }
+            reports.sort_by_key(|report| format!("{report:?}"));
+            reports
+        }
+
+        fn frozen(&self) -> Vec<bool> {
+            self.fake.frozen(&self.file_systems)
+        }
+
+        fn change(&self, index: usize, change: impl FnOnce(&mut fake::Behaviour)) {
+            self.fake.change(&self.file_systems[index], change);
+        }
+
+        fn wait_frozen(&self, index: usize, frozen: bool) {
+            self.fake.wait_frozen(&self.file_systems[index], frozen);
+        }
+
+        fn wait_freezing(&self, index: usize) {
+            self.fake.wait_freezing(&self.file_systems[index]);
+        }
+
+        /// Lets the agent go away, and waits for the end of the guard.
+        fn end(self) -> io::Result<()> {
+            drop(self.guard);
+            self.thread.join().unwrap()
+        }
+
+        fn switch(&self) -> PathBuf {
+            self.directory.path().join("switch")
+        }
     }
 
-    fn wait_for_news(guard: &mut Guard) -> News {
-        let mut fds = [PollFd::new(&*guard, PollFlags::IN)];
-        poll(&mut fds, None).unwrap();
-        guard.news()
+    #[test]
+    fn it_freezes_and_thaws_when_it_is_told_again_and_again() {
+        let mut stage = Stage::new(3);
+        for _ in 0..3 {
+            stage.hold(LONG);
+            assert_eq!(stage.frozen(), [false; 3]);
+            stage.guard.freeze();
+            assert_eq!(stage.reports(Report::Frozen), [Report::Frozen]);
+            assert_eq!(stage.frozen(), [true; 3]);
+            let thawed = [0, 1, 2].map(|index| Report::Thawed(index, Ok(())));
+            assert_eq!(stage.thaw(3), thawed);
+            assert_eq!(stage.frozen(), [false; 3]);
+            stage.guard.release();
+        }
+        stage.end().unwrap();
     }
 
     #[test]
     fn it_takes_more_descriptors_than_one_message_has_room_for() {
-        let (mut guard, thread) = guard();
-        let file = File::open("/proc/self/stat").unwrap();
-        let many = vec![file.as_fd(); MOST_AT_ONCE * 2 + 1];
-        guard.hold(&many, LONG).unwrap();
-        guard.not_ours(7);
-        guard.not_ours(usize::MAX);
-        guard.release();
-        guard.hold(&many[..1], LONG).unwrap();
-        assert_eq!(guard.news(), News::None);
-        drop(guard);
-        thread.join().unwrap().unwrap();
+        let mut stage = Stage::new(MOST_AT_ONCE * 2 + 1);
+        let count = stage.file_systems.len();
+        stage.hold(LONG);
+        stage.guard.freeze();
+        stage.reports(Report::Frozen);
+        assert_eq!(stage.frozen(), vec![true; count]);
+        // More reports than a socket has room for, and nobody who reads them.
+        stage.guard.thaw();
+        for index in 0..count {
+            stage.wait_frozen(index, false);
+        }
+        stage.guard.thaw();
+        assert_eq!(stage.thaw(count).len(), count);
+        stage.end().unwrap();
     }
 
     #[test]
-    fn it_tells_that_the_time_was_over_and_guards_on() {
-        let (mut guard, thread) = guard();
-        let file = File::open("/proc/self/stat").unwrap();
-        guard
-            .hold(&[file.as_fd()], Duration::from_millis(1))
-            .unwrap();
-        assert_eq!(wait_for_news(&mut guard), News::TimeLimit);
-        guard.hold(&[file.as_fd()], LONG).unwrap();
-        assert_eq!(guard.news(), News::None);
-        drop(guard);
-        thread.join().unwrap().unwrap();
+    fn nobody_waits_for_one_that_hangs_in_its_freeze() {
+        let mut stage = Stage::new(4);
+        stage.change(2, |it| it.freeze_hangs = true);
+        stage.hold(LONG);
+        stage.guard.freeze();
+        assert_eq!(stage.reports(Report::Waits(2)), [Report::Waits(2)]);
+        assert_eq!(stage.frozen(), [true, true, false, false]);
+        let thawed = [
+            Report::Spared(3),
+            Report::Thawed(0, Ok(())),
+            Report::Thawed(1, Ok(())),
+        ];
+        assert_eq!(stage.thaw(3), thawed);
+        assert_eq!(stage.frozen(), [false; 4]);
+        // It is thawed as soon as it is frozen, and no other one is frozen.
+        stage.change(2, |it| it.freeze_hangs = false);
+        assert_eq!(stage.report(), Report::Thawed(2, Ok(())));
+        assert_eq!(stage.frozen(), [false; 4]);
+        stage.end().unwrap();
     }
 
     #[test]
-    fn what_it_told_of_an_earlier_freeze_is_no_answer() {
-        let (mut guard, thread) = guard();
-        guard.hold(&[], Duration::ZERO).unwrap();
-        let mut fds = [PollFd::new(&guard, PollFlags::IN)];
-        poll(&mut fds, None).unwrap();
-        guard.hold(&[], LONG).unwrap();
-        assert_eq!(guard.news(), News::None);
-        drop(guard);
-        thread.join().unwrap().unwrap();
+    fn nobody_waits_for_those_that_hang_in_their_thaw() {
+        let mut stage = Stage::new(20);
+        let hang = 5..20;
+        for index in hang.clone() {
+            stage.change(index, |it| it.thaw_hangs = true);
+        }
+        stage.hold(LONG);
+        stage.guard.freeze();
+        stage.reports(Report::Frozen);
+        assert_eq!(stage.thaw(5).len(), 5);
+        let frozen: Vec<_> = (0..20).map(|index| hang.contains(&index)).collect();
+        assert_eq!(stage.frozen(), frozen);
+        for index in hang {
+            stage.change(index, |it| it.thaw_hangs = false);
+        }
+        // Whoever asks again is told of all.
+        assert_eq!(stage.thaw(20).len(), 20);
+        assert_eq!(stage.frozen(), [false; 20]);
+        stage.end().unwrap();
     }
 
     #[test]
-    fn the_kernel_does_not_hurry_on_when_the_agent_is_gone() {
-        let directory = tempfile::tempdir().unwrap();
-        let switch = directory.path().join("switch");
-        // Nobody else's haste is ended.
-        for (done, left) in [(false, "0"), (true, "1")] {
-            fs::write(&switch, "1").unwrap();
-            let (mut guard, thread) = guard_with(switch.clone());
-            guard.hold(&[], LONG).unwrap();
-            guard.hurried();
-            if done {
-                guard.done();
+    fn what_cannot_be_thawed_is_tried_again_without_being_asked() {
+        let mut stage = Stage::new(2);
+        stage.change(0, |it| it.thaw_fails = Some(Errno::PERM));
+        stage.hold(LONG);
+        stage.guard.freeze();
+        stage.reports(Report::Frozen);
+        let thawed = [
+            Report::Thawed(0, Err(Errno::PERM)),
+            Report::Thawed(1, Ok(())),
+        ];
+        assert_eq!(stage.thaw(2), thawed);
+        stage.change(0, |it| it.thaw_fails = None);
+        stage.wait_frozen(0, false);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_goes_leaves_nothing_frozen_whatever_hangs() {
+        for by_signal in [false, true] {
+            let mut stage = Stage::new(3);
+            stage.change(0, |it| it.thaw_hangs = true);
+            stage.change(2, |it| it.freeze_hangs = true);
+            stage.hold(LONG);
+            stage.guard.freeze();
+            stage.wait_freezing(2);
+            assert_eq!(stage.frozen(), [true, true, false]);
+            // A thread of the agent that waits for a frozen file system keeps the
+            // socket open when the agent is killed.
+            match by_signal {
+                true => stage.orphaned.tell(),
+                false => drop(stage.guard.socket.shutdown(std::net::Shutdown::Both)),
             }
-            drop(guard);
-            thread.join().unwrap().unwrap();
-            assert_eq!(fs::read_to_string(&switch).unwrap(), left);
+            stage.wait_frozen(1, false);
+            assert!(!stage.thread.is_finished());
+            stage.change(0, |it| it.thaw_hangs = false);
+            stage.wait_frozen(0, false);
+            stage.change(2, |it| it.freeze_hangs = false);
+            stage.wait_frozen(2, false);
+            stage.thread.join().unwrap().unwrap();
         }
     }
 
-    /// A thread of the agent that waits for a frozen file system keeps the socket
-    /// open when the agent is killed.
     #[test]
-    fn an_agent_whose_socket_stays_open_can_be_gone_too() {
-        let directory = tempfile::tempdir().unwrap();
-        let switch = directory.path().join("switch");
-        fs::write(&switch, "1").unwrap();
-        let orphaned = Stop::new().unwrap();
-        let (ours, its) = UnixStream::pair().unwrap();
-        let mut agent = Guard::at(ours).unwrap();
-        thread::scope(|scope| {
-            let guard = scope.spawn(|| process::serve(its, Some(orphaned.as_fd()), &switch));
-            agent.hold(&[], LONG).unwrap();
-            agent.hurried();
-            assert_eq!(agent.news(), News::None);
-            orphaned.tell();
-            guard.join().unwrap().unwrap();
-        });
-        assert_eq!(fs::read_to_string(&switch).unwrap(), "0");
-        assert_eq!(wait_for_news(&mut agent), News::Gone);
+    fn when_the_time_is_over_it_thaws_and_guards_on() {
+        let mut stage = Stage::new(2);
+        stage.hold(Duration::from_millis(1));
+        stage.guard.freeze();
+        let reports = stage.reports(Report::TimeLimit);
+        assert!(reports.len() <= 2, "{reports:?}");
+        stage.wait_frozen(0, false);
+        stage.wait_frozen(1, false);
+        // That is no answer to anything later.
+        stage.hold(LONG);
+        assert_eq!(stage.guard.news(), News::None);
+        stage.guard.freeze();
+        stage.reports(Report::Frozen);
+        assert_eq!(stage.frozen(), [true; 2]);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn a_freeze_that_hangs_is_given_up_when_the_time_is_over() {
+        let mut stage = Stage::new(2);
+        stage.change(1, |it| it.freeze_hangs = true);
+        stage.hold(Duration::from_millis(500));
+        stage.guard.freeze();
+        assert_eq!(stage.reports(Report::TimeLimit), [Report::TimeLimit]);
+        stage.wait_frozen(0, false);
+        stage.change(1, |it| it.freeze_hangs = false);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn some_errors_leave_a_file_system_out_and_others_end_the_freeze() {
+        for (errno, shut_down, told, goes_on) in [
+            (Errno::BUSY, false, Errno::BUSY, true),
+            (Errno::OPNOTSUPP, false, Errno::OPNOTSUPP, true),
+            (Errno::ROFS, false, Errno::ROFS, true),
+            (Errno::IO, true, Errno::SHUTDOWN, true),
+            (Errno::IO, false, Errno::IO, false),
+        ] {
+            let mut stage = Stage::new(3);
+            stage.change(1, |it| {
+                it.freeze_fails = Some(errno);
+                it.shut_down = shut_down;
+            });
+            stage.hold(LONG);
+            stage.guard.freeze();
+            let reports = stage.reports(Report::Frozen);
+            assert_eq!(reports, [Report::Refused(1, told), Report::Frozen]);
+            assert_eq!(stage.frozen(), [true, false, goes_on]);
+            stage.thaw(3);
+            assert_eq!(stage.frozen(), [false; 3]);
+            stage.end().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_has_frozen_stays_frozen() {
+        let mut stage = Stage::new(2);
+        threads::Calls::freeze(&*stage.fake, stage.file_systems[0].as_fd()).unwrap();
+        stage.hold(LONG);
+        stage.guard.freeze();
+        stage.reports(Report::Frozen);
+        assert_eq!(
+            stage.thaw(2),
+            [Report::Spared(0), Report::Thawed(1, Ok(()))]
+        );
+        assert_eq!(stage.frozen(), [true, false]);
+        // But where it is to thaw only, all of it.
+        stage.hold(LONG);
+        let thawed = [
+            Report::Thawed(0, Ok(())),
+            Report::Thawed(1, Err(Errno::INVAL)),
+        ];
+        assert_eq!(stage.thaw(2), thawed);
+        assert_eq!(stage.frozen(), [false, false]);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn the_kernel_hurries_while_it_freezes_and_not_while_one_hangs() {
+        let mut stage = Stage::new(2);
+        let switch = stage.switch();
+        let hurries = || fs::read_to_string(&switch).unwrap().starts_with('1');
+        fs::write(&switch, "0\n").unwrap();
+        stage.change(1, |it| it.freeze_hangs = true);
+        stage.hold(LONG);
+        stage.guard.freeze();
+        stage.wait_freezing(1);
+        assert!(hurries());
+        assert_eq!(stage.reports(Report::Calm), [Report::Hurries, Report::Calm]);
+        assert!(!hurries());
+        assert!(!stage.guard.leaves_haste());
+        stage.change(1, |it| it.freeze_hangs = false);
+        stage.reports(Report::Frozen);
+        stage.thaw(2);
+        // Nor when the agent has gone, or the freeze was given up.
+        for goes in [true, false] {
+            stage.change(1, |it| it.freeze_hangs = true);
+            stage.hold(LONG);
+            stage.guard.freeze();
+            stage.wait_freezing(1);
+            assert_eq!(stage.report(), Report::Hurries);
+            assert!(stage.guard.leaves_haste() && hurries());
+            match goes {
+                false => drop(stage.guard.socket.shutdown(std::net::Shutdown::Both)),
+                true => drop(stage.thaw(1)),
+            }
+            stage.wait_frozen(0, false);
+            stage.change(1, |it| it.freeze_hangs = false);
+            stage.wait_frozen(1, false);
+            assert!(!hurries());
+        }
+        stage.end().unwrap();
     }
 
     #[test]
     fn one_that_lacks_a_descriptor_is_no_guard() {
-        let (agent, thread) = guard();
+        let stage = Stage::new(0);
         let file = File::open("/proc/self/stat").unwrap();
-        Order::Hold(2).send(&agent.socket, &[file.as_fd()]).unwrap();
-        let error = thread.join().unwrap().unwrap_err();
+        let order = Order::Hold(2);
+        order.send(&stage.guard.socket, &[file.as_fd()]).unwrap();
+        let error = stage.thread.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
@@ -314,9 +662,21 @@ mod tests {
         let mut guard = Guard::at(ours).unwrap();
         assert_eq!(guard.news(), News::None);
         drop(its);
-        assert_eq!(wait_for_news(&mut guard), News::Gone);
+        assert_eq!(guard.next(Instant::now() + LONG, None), Heard::Gone);
         let error = guard.hold(&[], LONG).unwrap_err();
         let words = "the guard process, without which nothing is frozen, does not answer";
         assert_eq!(error.to_string(), words);
+    }
+
+    #[test]
+    fn whoever_waits_for_it_can_be_stopped_and_has_a_limit() {
+        let mut stage = Stage::new(0);
+        let now = Instant::now();
+        assert_eq!(stage.guard.next(now, None), Heard::Nothing);
+        let stop = Stop::new().unwrap();
+        stop.tell();
+        let heard = stage.guard.next(now + LONG, Some(stop.as_fd()));
+        assert_eq!(heard, Heard::Stopped);
+        stage.end().unwrap();
     }
 }

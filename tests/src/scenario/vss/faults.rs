@@ -45,7 +45,7 @@ pub(super) fn expect_spoiled(
 }
 
 /// The guard's process, as the guest numbers it.
-fn guard(shelf: &Shelf) -> Result<String> {
+pub(super) fn guard(shelf: &Shelf) -> Result<String> {
     // Processes that end meanwhile are no failure.
     let script = "grep -ls 'vss-guar[d]' /proc/[0-9]*/cmdline || :";
     let found = shelf.script(script, &[])?;
@@ -74,6 +74,17 @@ pub(in super::super) fn guard_killed(stage: &mut VssStage<'_>) -> Result<()> {
     expect_spoiled(stage, &shelf, &points, &mut host, "without its guard")?;
     // And while nothing is frozen.
     shelf.script("kill -9 \"$0\"", &[&guard(&shelf)?])?;
+    expect_rounds(stage, &shelf, &points, &mut host)
+}
+
+/// A guard that was stopped answers nothing, and is not gone.
+pub(in super::super) fn guard_stopped(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, mut host) = frozen(stage, "")?;
+    let guard = guard(&shelf)?;
+    shelf.script("kill -STOP \"$0\"", &[&guard])?;
+    thaw(&mut host)?;
+    shelf.expect_thawed(&points, "after a THAW with a guard that was stopped")?;
+    shelf.script("kill -CONT \"$0\"", &[&guard])?;
     expect_rounds(stage, &shelf, &points, &mut host)
 }
 

@@ -9,6 +9,7 @@ pub(super) mod messages;
 pub(super) mod reach;
 mod shelf;
 pub(super) mod stacks;
+pub(super) mod stuck;
 pub(super) mod waits;
 
 use anyhow::Result;
