@@ -176,7 +176,8 @@ impl Endpoint {
             .open(&self.device, self.entry)
             .map_err(Failure::NotOpened)?;
         let log = self.log;
-        let service = (self.entry.make)(&self.config, &log);
+        let mut service = (self.entry.make)(&self.config, &log);
+        service.keep_in(&self.tally.last_backup);
         control.view.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
@@ -271,6 +272,7 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
+        self.service.keep_in(&self.tally.last_backup);
         self.control.view.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);

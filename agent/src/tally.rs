@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use hyperv_services::backup::LastBackup;
 use hyperv_vmbus::ic::Status;
 use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
 
@@ -17,6 +18,8 @@ pub(crate) struct Tally {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
+    /// How the last backup went, of a service that makes any.
+    pub(crate) last_backup: Arc<LastBackup>,
 }
 
 impl Tally {

@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 pub mod activity;
+pub mod backup;
 pub mod fcopy;
 pub mod kernel;
 pub mod kvp;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyperv_vmbus::ic::{Negotiated, Status};
 
 use crate::activity::Activity;
+use crate::backup::LastBackup;
 use crate::stop::Stop;
 
 /// What a service leaves of a request that came over a character device.
@@ -69,4 +70,8 @@ pub trait Service: Send {
     fn activity(&self) -> Option<Arc<Activity>> {
         None
     }
+
+    /// Where the service keeps how its last backup went, if it makes any; told
+    /// once, when it was made.
+    fn keep_in(&mut self, _last: &Arc<LastBackup>) {}
 }

@@ -7,9 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use hyperv_services::activity::{self, Seen};
 use hyperv_services::registry::{Entry, SERVICES};
-use time::OffsetDateTime;
 
-use super::{Activity, Device, Document, LastError, Service, State, Transport, Versions, Work};
+use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
+use super::{
+    Activity, Device, Document, LastError, Service, State, Transport, Versions, Work, clock,
+};
 use crate::devices::{self, Listed};
 use crate::locate::Located;
 use crate::slot::{self, Key, Slot};
@@ -65,6 +67,9 @@ impl Known<'_> {
                     at: clock(at),
                     text,
                 }),
+            last_backup: tally
+                .and_then(|tally| tally.last_backup.get())
+                .map(LastBackup::from),
             devices: self
                 .slots
                 .iter()
@@ -126,15 +131,23 @@ fn shown(seen: Seen) -> Activity {
             size,
         },
         activity::Work::Freezing => Work::Freezing,
-        activity::Work::Frozen { file_systems } => Work::Frozen { file_systems },
+        activity::Work::Frozen {
+            file_systems,
+            mount_points,
+            rehearsal,
+        } => Work::Frozen {
+            file_systems,
+            mount_points: mount_points
+                .iter()
+                .take(MAX_MOUNT_POINTS)
+                .map(|path| cut(&path.display().to_string(), MAX_NAME))
+                .collect(),
+            rehearsal,
+        },
         activity::Work::Configuring { adapter } => Work::Configuring { adapter },
     };
     Activity {
         since: clock(seen.since),
         work,
     }
-}
-
-fn clock(at: SystemTime) -> OffsetDateTime {
-    OffsetDateTime::from(at).truncate_to_second()
 }

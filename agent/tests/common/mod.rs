@@ -26,6 +26,7 @@ use hyperv_agent::status::Document;
 use hyperv_agent::status::ask::ask;
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
 use hyperv_services::activity::{Activity, Underway, Work};
+use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 use hyperv_services::registry::{Entry, HvUtil};
 use hyperv_services::service::{Answer, Service};
 use hyperv_vmbus::discovery::Roots;
@@ -47,6 +48,27 @@ struct Probe {
     log: Logger,
     activity: Arc<Activity>,
     underway: Option<Underway>,
+    last_backup: Arc<LastBackup>,
+}
+
+/// A backup of which everything is as long as it gets.
+pub fn long_backup() -> Backup {
+    Backup {
+        kind: Kind::Backup,
+        began: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        frozen_for: Some(Duration::from_millis(1250)),
+        file_systems: 1000,
+        mount_points: vec![PathBuf::from("/é".repeat(2000)); MOUNT_POINTS],
+        hooks: (0..200)
+            .map(|number| HookRun {
+                name: format!("{:0250}", number % 100),
+                action: "freeze",
+                took: Duration::from_millis(3),
+                failure: Some("é".repeat(4000)),
+            })
+            .collect(),
+        outcome: Outcome::Inconsistent("é".repeat(4000)),
+    }
 }
 
 /// Lets a service that hangs go on.
@@ -79,6 +101,14 @@ impl Service for Probe {
                 underway.set_done(3);
                 self.underway = Some(underway);
             }
+            b"backup" => self.last_backup.set(long_backup()),
+            b"frozen" => {
+                self.underway = Some(self.activity.begin(Work::Frozen {
+                    file_systems: 1000,
+                    mount_points: long_backup().mount_points,
+                    rehearsal: false,
+                }));
+            }
             b"finish" => self.underway = None,
             _ => {}
         }
@@ -88,6 +118,10 @@ impl Service for Probe {
 
     fn activity(&self) -> Option<Arc<Activity>> {
         Some(Arc::clone(&self.activity))
+    }
+
+    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+        self.last_backup = Arc::clone(last);
     }
 }
 
@@ -113,6 +147,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
                 log: log.clone(),
                 activity: Arc::default(),
                 underway: None,
+                last_backup: Arc::default(),
             })
         },
     }

@@ -9,6 +9,7 @@
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
 //! still sends is answered with a failure, as its backup is not consistent.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, debug, error, info, warn};
 
 use self::error::{Error, Spoiled};
-use self::freeze::{Freezer, StartGuard, Summary, Thawed};
+use self::freeze::{Freezer, StartGuard, Thawed};
 use self::guard::{Guard, News};
-use self::hooks::{End, Ran};
+use self::hooks::{End, Ran, Step};
 use self::marker::Note;
 use self::open::OpenError;
 use self::plan::DeviceNumber;
+use self::report::Report;
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
+use crate::backup::{HookRun, Kind, LastBackup, Outcome};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
@@ -45,6 +48,7 @@ pub mod open;
 mod order;
 pub mod plan;
 pub mod recover;
+mod report;
 mod stack;
 pub mod wire;
 
@@ -133,6 +137,7 @@ pub struct Vss {
     left: Vec<DeviceNumber>,
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
+    report: Report,
     activity: Arc<Activity>,
     underway: Option<Underway>,
     stop: Option<Arc<Stop>>,
@@ -151,6 +156,7 @@ impl Vss {
             hooks: None,
             left: Vec::new(),
             spoiled: None,
+            report: Report::default(),
             activity: Arc::default(),
             underway: None,
             stop: stop.ok().map(Arc::new),
@@ -185,12 +191,23 @@ impl Vss {
             }
         };
         self.spoiled = Some(Spoiled::Restarted);
+        let was_frozen = note.frozen.len();
+        if note != Note::default() {
+            self.report.begin(Kind::Backup);
+            self.report.found(was_frozen);
+        }
         self.left = note.frozen;
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
         self.hooks = Some(Ran::from_paths(&self.config.hooks, note.hooks));
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
+        let why = Spoiled::Restarted.to_string();
+        let outcome = match was_frozen {
+            0 => Outcome::Failed(why),
+            _ => Outcome::Inconsistent(why),
+        };
+        self.report.end(outcome, &self.log);
         self.note(&Note {
             frozen: self.left.clone(),
             hooks: Vec::new(),
@@ -228,16 +245,21 @@ impl Vss {
     }
 
     fn handle(&mut self, message: &mut [u8]) -> Status {
-        let outcome = wire::decode(message)
-            .map_err(Error::from)
-            .and_then(|request| self.carry_out(request).map(|()| request));
-        match outcome {
-            Ok(request) => {
+        let request = match wire::decode(message) {
+            Ok(request) => request,
+            Err(malformed) => {
+                warn!(self.log, "request refused: {}", malformed);
+                return malformed.status();
+            }
+        };
+        match self.carry_out(request) {
+            Ok(()) => {
                 wire::encode(request, message);
                 Status::OK
             }
             Err(error) => {
-                warn!(self.log, "request refused: {}", in_words(&error));
+                // The end of the backup has told of it.
+                debug!(self.log, "request refused: {}", in_words(&error));
                 error.status()
             }
         }
@@ -258,39 +280,58 @@ impl Vss {
             debug!(self.log, "frozen already");
             return Ok(());
         }
+        self.report.begin(Kind::Backup);
+        let frozen = self.freeze_all();
+        if let Err(error) = &frozen {
+            self.report.end(Outcome::Failed(in_words(error)), &self.log);
+        }
+        frozen
+    }
+
+    /// Lets applications come to rest, and freezes file systems.
+    fn freeze_all(&mut self) -> Result<(), Error> {
         self.thaw_left()?;
         self.spoiled = None;
         let underway = self.activity.begin(Work::Freezing);
-        let summary = self.freeze_all()?;
+        let runs = RefCell::default();
+        let ran = self.run_hooks(&runs);
+        self.report.hooks(runs.take());
+        let ran = ran?;
+        let frozen = self.freeze_file_systems(&ran);
+        self.hooks = Some(ran);
+        if let Err(error) = frozen {
+            self.complain();
+            self.end_hooks(End::FreezeFailed, hooks::AFTER);
+            self.forget();
+            return Err(error);
+        }
+        let (file_systems, mount_points) = self.report.what_is_frozen();
         underway.becomes(Work::Frozen {
-            file_systems: summary.frozen as u64,
+            file_systems,
+            mount_points,
+            rehearsal: false,
         });
         self.underway = Some(underway);
         Ok(())
     }
 
-    fn freeze_all(&mut self) -> Result<Summary, Error> {
-        let note = |hooks: &[PathBuf]| {
-            self.note(&Note {
+    /// Lets applications come to rest; what came of each hook is added to `runs`.
+    fn run_hooks(&self, runs: &RefCell<Vec<HookRun>>) -> Result<Ran, Error> {
+        let note = |step: Step<'_>| match step {
+            Step::Starts(hooks) => self.note(&Note {
                 frozen: Vec::new(),
                 hooks: hooks.to_vec(),
-            });
+            }),
+            Step::Ended(run) => runs.borrow_mut().push(run),
         };
         let deadline = Instant::now() + BEFORE;
         let stop = self.stop.as_ref().map(|stop| stop.as_fd());
         let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
             .inspect_err(|_| self.forget())?;
-        let frozen = self.freeze_file_systems(&ran);
-        self.hooks = Some(ran);
-        if frozen.is_err() {
-            self.complain();
-            self.end_hooks(End::FreezeFailed, hooks::AFTER);
-            self.forget();
-        }
-        frozen
+        Ok(ran)
     }
 
-    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<Summary, Error> {
+    fn freeze_file_systems(&mut self, ran: &Ran) -> Result<(), Error> {
         let plan = plan::make(&self.config)?;
         for left_out in &plan.left_out {
             let file_system = &left_out.file_system;
@@ -331,7 +372,9 @@ impl Vss {
             frozen: opened.iter().map(|opened| opened.device).collect(),
             hooks: ran.paths().to_vec(),
         });
+        let mount_points = report::mount_points(&opened);
         let summary = self.freezer.freeze(opened, self.config.time_limit)?;
+        self.report.frozen(mount_points, &summary);
         for path in &summary.frozen_before {
             info!(
                 self.log,
@@ -350,12 +393,23 @@ impl Vss {
             summary.frozen,
             summary.took.as_secs_f64() * 1000.0
         );
-        Ok(summary)
+        Ok(())
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
         // It may have been thawed for another reason at this moment.
         self.woken();
+        let thawed = self.thaw_all();
+        let outcome = match &thawed {
+            Ok(()) => Outcome::Consistent,
+            Err(error) => Outcome::Inconsistent(in_words(error)),
+        };
+        self.report.end(outcome, &self.log);
+        thawed
+    }
+
+    /// Thaws what is frozen, as the host asked for.
+    fn thaw_all(&mut self) -> Result<(), Error> {
         let thawed = self.end_freeze(End::Thawed, hooks::AFTER);
         if let Some((path, source)) = self.freezer.stuck().next() {
             return Err(Error::NotThawed { path, source });
@@ -372,8 +426,10 @@ impl Vss {
     /// Ends a freeze before the host asks for it.
     fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
         warn!(self.log, "{}", why);
+        let outcome = Outcome::Inconsistent(why.to_string());
         self.spoiled = Some(why);
         self.end_freeze(end, time);
+        self.report.end(outcome, &self.log);
         if self.freezer.stuck().next().is_none() {
             self.note(&Note::default());
         }
@@ -382,6 +438,7 @@ impl Vss {
     /// Thaws what is frozen, and lets the applications go on.
     fn end_freeze(&mut self, end: End, time: Duration) -> Thawed {
         let thawed = self.freezer.thaw();
+        self.report.thawed(&thawed);
         if thawed.thawed > 0 {
             info!(
                 self.log,
@@ -408,7 +465,8 @@ impl Vss {
 
     fn end_hooks(&mut self, end: End, time: Duration) {
         if let Some(ran) = self.hooks.take() {
-            ran.end(end, time, &self.log);
+            let runs = ran.end(end, time, &self.log);
+            self.report.hooks(runs);
         }
     }
 
@@ -458,6 +516,10 @@ impl Service for Vss {
 
     fn activity(&self) -> Option<Arc<Activity>> {
         Some(Arc::clone(&self.activity))
+    }
+
+    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+        self.report.keep_in(last);
     }
 
     fn watched(&self) -> Option<BorrowedFd<'_>> {

@@ -3,12 +3,11 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_services::stop::Stop;
-use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
+use hyperv_services::vss::hooks::{End, OnFailure, Ran, Step, freeze};
 use rustix::process::{Pid, test_kill_process};
 
 use crate::directory::{Hooks, LONG, in_words, mode, soon};
@@ -38,7 +37,10 @@ fn each_hook_is_noted_before_it_is_started() {
     let hooks = Hooks::new();
     hooks.add("1", "");
     hooks.add("2", "");
-    let noted = |paths: &[PathBuf]| {
+    let noted = |step: Step<'_>| {
+        let Step::Starts(paths) = step else {
+            return;
+        };
         let mut journal = File::options()
             .create(true)
             .append(true)

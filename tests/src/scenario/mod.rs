@@ -357,5 +357,8 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-hook-killed" VSS_BOTH vss::hooks::killed_then_started, own_process => SAME: "hooks that a killed agent has not told of the thaw the next one tells";
         "vss-hook-by-hand" VSS_BOTH vss::hooks::killed_then_by_hand, own_process => SAME: "where there is no next one, `hyperv-agent thaw` tells them";
         "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process => SAME: "with on-failure = \"go-on\" a hook that fails does not";
+        "vss-last-backup" VSS_BOTH vss::telling::last_backup, own_process => SAME: "`status` tells what is frozen, and how the last backup went";
+        "vss-last-time-limit" VSS_UIO vss::telling::time_limit, own_process => SAME: "one that the time limit ended is told as not consistent";
+        "vss-last-killed" VSS_UIO vss::telling::killed, own_process => SAME: "one whose agent was killed is told by the next agent";
     }
 };

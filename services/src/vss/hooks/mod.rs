@@ -10,11 +10,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
 
+use crate::backup::HookRun;
 use crate::in_words;
 use crate::run::{Output, RunError, run};
 
@@ -122,6 +124,7 @@ impl End {
 ///
 /// Before each hook is started, `note` is told which have been by then: what
 /// another agent ends ([`Ran::from_paths`]) should this one be killed meanwhile.
+/// It is told of each run that ended, too.
 ///
 /// # Errors
 ///
@@ -130,7 +133,7 @@ pub fn freeze(
     config: &Config,
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
-    note: impl Fn(&[PathBuf]),
+    note: impl Fn(Step<'_>),
     log: &Logger,
 ) -> Result<Ran, HookError> {
     let stops = config.on_failure == OnFailure::Stop;
@@ -153,14 +156,15 @@ pub fn freeze(
     let mut ran = Ran::from_paths(config, Vec::new());
     for path in paths {
         ran.paths.push(path.clone());
-        note(&ran.paths);
+        note(Step::Starts(&ran.paths));
         let hook = Hook {
             path: &path,
             action: "freeze",
             reason: None,
             log,
         };
-        let result = hook.run(config, deadline, stop);
+        let (result, run) = hook.run(config, deadline, stop);
+        note(Step::Ended(run));
         let stopped = matches!(
             result,
             Err(HookError::Failed {
@@ -172,13 +176,24 @@ pub fn freeze(
             Ok(()) => {}
             Err(error) if stops || stopped || Instant::now() >= deadline => {
                 let time = if stopped { AT_THE_END } else { AFTER };
-                ran.end(End::FreezeFailed, time, log);
+                for run in ran.end(End::FreezeFailed, time, log) {
+                    note(Step::Ended(run));
+                }
                 return Err(error);
             }
             Err(error) => warn!(log, "the freeze goes on: {}", in_words(&error)),
         }
     }
     Ok(ran)
+}
+
+/// What becomes of the hooks while they are run with `freeze`.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// One is about to be started: the last of those, which are all until now.
+    Starts(&'a [PathBuf]),
+    /// One has ended.
+    Ended(HookRun),
 }
 
 /// The hooks that were run with `freeze`, and have to be run again.
@@ -206,9 +221,10 @@ impl Ran {
 
     /// Runs them in reverse order, one after another for as long as `time`; those
     /// that are left then are started at once. In 5 s more all are done, or killed.
-    /// One that fails is logged, and the others still run.
-    pub fn end(self, end: End, time: Duration, log: &Logger) {
+    /// One that fails is logged, and the others still run. Gives what came of each.
+    pub fn end(self, end: End, time: Duration, log: &Logger) -> Vec<HookRun> {
         let deadline = Instant::now() + time;
+        let runs = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for path in self.paths.iter().rev() {
                 let hook = Hook {
@@ -218,10 +234,14 @@ impl Ran {
                     log,
                 };
                 let (ended, wait) = channel::<()>();
-                let config = &self.config;
+                let (config, runs) = (&self.config, &runs);
                 let run = move || {
                     let _ended = ended;
-                    if let Err(error) = hook.run(config, deadline + LEAST, None) {
+                    let (result, run) = hook.run(config, deadline + LEAST, None);
+                    runs.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(run);
+                    if let Err(error) = result {
                         warn!(
                             log,
                             "the application may need attention: {}",
@@ -236,6 +256,7 @@ impl Ran {
                 let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
             }
         });
+        runs.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,6 +270,23 @@ struct Hook<'a> {
 
 impl Hook<'_> {
     fn run(
+        &self,
+        config: &Config,
+        deadline: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> (Result<(), HookError>, HookRun) {
+        let started = Instant::now();
+        let result = self.try_run(config, deadline, stop);
+        let run = HookRun {
+            name: self.name().display().to_string(),
+            action: self.action,
+            took: started.elapsed(),
+            failure: result.as_ref().err().map(|error| in_words(error)),
+        };
+        (result, run)
+    }
+
+    fn try_run(
         &self,
         config: &Config,
         deadline: Instant,

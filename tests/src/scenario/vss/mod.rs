@@ -7,6 +7,7 @@ pub(super) mod hooks;
 pub(super) mod image;
 pub(super) mod messages;
 mod shelf;
+pub(super) mod telling;
 pub(super) mod waits;
 
 use anyhow::Result;
