@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{Async, AsyncGuard, OverflowStrategy};
 use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
+
+use crate::fields::WithoutFields;
+use crate::journal::{self, Journal};
 
 /// Records that may wait for the drain; more are dropped and counted.
 const QUEUE: usize = 256;
@@ -25,7 +28,7 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 /// Where log records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
-    /// The system log, through /dev/log.
+    /// The system log: /dev/log, or the journal where that is what reads it.
     Syslog,
     /// Standard error.
     Stderr,
@@ -70,13 +73,19 @@ impl Log {
     /// Where the system log is not there.
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
         let (queue, guard) = match target {
-            Target::Syslog => queue(Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?.ignore_res()),
+            Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET)) {
+                Some(path) => queue(Journal::connect(path)?.ignore_res()),
+                None => {
+                    let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
+                    queue(WithoutFields(syslog).ignore_res())
+                }
+            },
             Target::Stderr => {
                 let decorator = slog_term::TermDecorator::new().stderr().build();
                 let format = slog_term::FullFormat::new(decorator)
                     .use_original_order()
                     .build();
-                queue(format.ignore_res())
+                queue(WithoutFields(format).ignore_res())
             }
         };
         let drain = FromThreshold {
@@ -380,13 +389,14 @@ mod tests {
             daemon
         };
         let daemon = bind();
-        let log = Logger::root(Syslog::connect(path.clone()).unwrap().ignore_res(), o!());
+        let syslog = WithoutFields(Syslog::connect(path.clone()).unwrap());
+        let log = Logger::root(syslog.ignore_res(), o!("HYPERV_DEVICE" => "left out"));
         let read = |daemon: &UnixDatagram| {
             let mut line = [0; 256];
             let len = daemon.recv(&mut line).unwrap();
             String::from_utf8(line[..len].to_vec()).unwrap()
         };
-        info!(log, "first"; "key" => "value");
+        info!(log, "first"; "key" => "value", "HYPERV_EVENT" => "left out");
         let line = read(&daemon);
         // Facility daemon (3), severity notice (5).
         assert!(line.starts_with("<29>"), "{line}");
