@@ -1,6 +1,7 @@
 //! The agent as a library: one supervisor over every VMBus device that carries
 //! an integration service. The binary is a thin shell around [`cli::main`].
 
+mod alone;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -13,6 +14,8 @@ mod kvp_command;
 pub mod locate;
 pub mod logging;
 pub mod opener;
+mod rehearse_command;
+pub mod request;
 pub mod runtime;
 mod scan;
 mod slot;

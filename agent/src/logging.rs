@@ -317,6 +317,7 @@ mod tests {
     use slog::{info, warn};
 
     use super::*;
+    use crate::tally::{Noting, Tally};
 
     /// Gives the text of each record to a test.
     struct Texts(Mutex<Sender<String>>);
@@ -373,6 +374,36 @@ mod tests {
         slog::debug!(log, "now it counts");
         assert!(limit.bucket.lock().unwrap().tokens < BURST);
         drop((log, limit, guard));
+    }
+
+    #[test]
+    fn fields_come_through_all_that_is_before_the_journal() {
+        use std::os::unix::net::UnixDatagram;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let (queue, guard) = queue(Journal::connect(path).unwrap().ignore_res());
+        let drain = FromThreshold {
+            to: queue,
+            threshold: Threshold::new(Level::Info),
+        };
+        let tally = Arc::<Tally>::default();
+        let noting = Noting {
+            to: RateLimit::new(Logger::root(drain, o!())),
+            tally: Arc::clone(&tally),
+        };
+        let log = Logger::root(noting, o!("service" => "vss"));
+        warn!(log, "failed"; "HYPERV_EVENT" => "backup", "why" => "no");
+        drop((log, guard));
+        let mut datagram = [0; 4096];
+        let len = socket.recv(&mut datagram).unwrap();
+        let text = String::from_utf8_lossy(&datagram[..len]);
+        for field in ["HYPERV_EVENT=backup", "HYPERV_SERVICE=vss", "HYPERV_WHY=no"] {
+            assert!(text.lines().any(|line| line == field), "{text}");
+        }
+        let noted = tally.last_error().map(|(_, text)| text);
+        assert_eq!(noted.as_deref(), Some("failed, why: no"));
     }
 
     #[test]

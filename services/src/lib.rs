@@ -9,6 +9,7 @@ use std::path::Path;
 
 pub mod activity;
 pub mod backup;
+pub mod command;
 pub mod fcopy;
 pub mod kernel;
 pub mod kvp;

@@ -12,6 +12,7 @@ use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use super::{
     Activity, Device, Document, LastError, Service, State, Transport, Versions, Work, clock,
 };
+use crate::alone::Alone;
 use crate::devices::{self, Listed};
 use crate::locate::Located;
 use crate::slot::{self, Key, Slot};
@@ -27,6 +28,7 @@ pub(crate) struct Known<'a> {
     pub(crate) started: SystemTime,
     pub(crate) settings: &'a Settings,
     pub(crate) slots: &'a BTreeMap<Key, Slot>,
+    pub(crate) alone: Option<&'a Alone>,
     pub(crate) tallies: &'a BTreeMap<&'static str, Arc<Tally>>,
     pub(crate) obstacles: &'a [String],
 }
@@ -70,6 +72,11 @@ impl Known<'_> {
             last_backup: tally
                 .and_then(|tally| tally.last_backup.get())
                 .map(LastBackup::from),
+            activity: self
+                .alone
+                .filter(|alone| alone.entry.name == entry.name)
+                .and_then(|alone| alone.view.look().activity)
+                .map(shown),
             devices: self
                 .slots
                 .iter()

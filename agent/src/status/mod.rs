@@ -48,6 +48,8 @@ pub struct Service {
     pub last_error: Option<LastError>,
     /// The last backup, of a service that makes any.
     pub last_backup: Option<LastBackup>,
+    /// Work that needs no device: a rehearsal while the host offers none.
+    pub activity: Option<Activity>,
     /// The devices that carry it: none while the host offers none.
     pub devices: Vec<Device>,
 }

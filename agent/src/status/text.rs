@@ -52,6 +52,9 @@ fn write_service(out: &mut String, service: &Service, now: OffsetDateTime) -> st
     } else if service.devices.is_empty() {
         line(out, "state", "waiting for the host to offer its device")?;
     }
+    if let Some(activity) = &service.activity {
+        line(out, "activity", &doing(activity, now))?;
+    }
     for device in &service.devices {
         write_device(out, device, now)?;
     }
@@ -221,6 +224,7 @@ mod tests {
             failures: 0,
             last_error: None,
             last_backup: None,
+            activity: None,
             devices,
         };
         let copying = Device {

@@ -27,6 +27,7 @@ use hyperv_agent::status::ask::ask;
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
 use hyperv_services::activity::{Activity, Underway, Work};
 use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
+use hyperv_services::command::{Client, Command};
 use hyperv_services::registry::{Entry, HvUtil};
 use hyperv_services::service::{Answer, Service};
 use hyperv_vmbus::discovery::Roots;
@@ -49,6 +50,7 @@ struct Probe {
     activity: Arc<Activity>,
     underway: Option<Underway>,
     last_backup: Arc<LastBackup>,
+    client: Option<Box<dyn Client>>,
 }
 
 /// A backup of which everything is as long as it gets.
@@ -123,6 +125,28 @@ impl Service for Probe {
     fn keep_in(&mut self, last: &Arc<LastBackup>) {
         self.last_backup = Arc::clone(last);
     }
+
+    /// Takes as long as it is to hold: no time, or until its own end.
+    fn command(
+        &mut self,
+        command: Command,
+        mut client: Box<dyn Client>,
+        host: Option<BorrowedFd<'_>>,
+    ) {
+        let Command::Rehearse(what) = command;
+        client.progress(if host.is_some() {
+            "device"
+        } else {
+            "no device"
+        });
+        match what.hold.is_zero() {
+            true => {
+                self.last_backup.set(long_backup());
+                client.end(Ok(long_backup()));
+            }
+            false => self.client = Some(client),
+        }
+    }
 }
 
 const VERSIONS: &[Version] = &[Version::new(1, 0)];
@@ -148,6 +172,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
                 activity: Arc::default(),
                 underway: None,
                 last_backup: Arc::default(),
+                client: None,
             })
         },
     }
@@ -155,6 +180,9 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
 
 pub static ONE: Entry = probe("one", "vmbus/one", 1);
 pub static TWO: Entry = probe("two", "vmbus/two", 2);
+
+/// A service of which something can be asked.
+pub static VSS: Entry = probe("vss", "vmbus/vss", 4);
 
 /// Its messages are as over a ring.
 pub static RING: Entry = probe("ring", "vmbus/ring", 3);
@@ -367,6 +395,8 @@ impl Guest {
         let control = root.path().join("control");
         let socket = ControlSocket::bind(&control).unwrap();
         supervisor.answer_on(socket).unwrap();
+        let socket = ControlSocket::bind(&root.path().join("request")).unwrap();
+        supervisor.take_requests_on(socket).unwrap();
         first(&control);
         let handle = supervisor.handle();
         let thread = Some(thread::spawn(move || supervisor.run()));
@@ -413,6 +443,11 @@ impl Guest {
     /// Where the agent tells its status.
     pub fn control(&self) -> PathBuf {
         self.root.path().join("control")
+    }
+
+    /// Where the agent takes requests.
+    pub fn requests(&self) -> PathBuf {
+        self.root.path().join("request")
     }
 
     /// The agent's status.

@@ -7,7 +7,9 @@
 //! copy of each descriptor; and then [`freeze`] does nothing but one call for
 //! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
-//! still sends is answered with a failure, as its backup is not consistent.
+//! still sends is answered with a failure, as its backup is not consistent. What is
+//! known of a backup is in its `report`; a `rehearsal` is one that an administrator
+//! asks for.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,10 +29,12 @@ use self::hooks::{End, Ran, Step};
 use self::marker::Note;
 use self::open::OpenError;
 use self::plan::DeviceNumber;
+use self::rehearsal::Rehearsal;
 use self::report::Report;
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
 use crate::backup::{HookRun, Kind, LastBackup, Outcome};
+use crate::command::{Client, Command};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
@@ -48,6 +52,7 @@ pub mod open;
 mod order;
 pub mod plan;
 pub mod recover;
+mod rehearsal;
 mod report;
 mod stack;
 pub mod wire;
@@ -138,6 +143,7 @@ pub struct Vss {
     /// What the next THAW is answered.
     spoiled: Option<Spoiled>,
     report: Report,
+    rehearsal: Option<Rehearsal>,
     activity: Arc<Activity>,
     underway: Option<Underway>,
     stop: Option<Arc<Stop>>,
@@ -157,6 +163,7 @@ impl Vss {
             left: Vec::new(),
             spoiled: None,
             report: Report::default(),
+            rehearsal: None,
             activity: Arc::default(),
             underway: None,
             stop: stop.ok().map(Arc::new),
@@ -275,48 +282,61 @@ impl Vss {
 
     fn freeze(&mut self) -> Result<(), Error> {
         self.woken();
+        self.end_rehearsal_for_host();
         if self.freezer.is_frozen() {
             // The same freeze serves: what is on the disks is still consistent.
             debug!(self.log, "frozen already");
             return Ok(());
         }
         self.report.begin(Kind::Backup);
-        let frozen = self.freeze_all();
+        let stop = self.stop.clone();
+        let stop = stop.as_ref().map(|stop| stop.as_fd());
+        let frozen = self.freeze_all(Kind::Backup, stop);
         if let Err(error) = &frozen {
             self.report.end(Outcome::Failed(in_words(error)), &self.log);
         }
         frozen
     }
 
-    /// Lets applications come to rest, and freezes file systems.
-    fn freeze_all(&mut self) -> Result<(), Error> {
+    /// Lets applications come to rest, and freezes file systems; `stop` is readable
+    /// where hooks are to be cut short.
+    fn freeze_all(&mut self, kind: Kind, stop: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         self.thaw_left()?;
-        self.spoiled = None;
+        if kind == Kind::Backup {
+            self.spoiled = None;
+        }
         let underway = self.activity.begin(Work::Freezing);
         let runs = RefCell::default();
-        let ran = self.run_hooks(&runs);
+        let ran = self.run_hooks(stop, &runs);
         self.report.hooks(runs.take());
         let ran = ran?;
-        let frozen = self.freeze_file_systems(&ran);
+        let frozen = match kind {
+            Kind::HooksOnly => Ok(()),
+            Kind::Backup | Kind::Rehearsal => self.freeze_file_systems(&ran),
+        };
         self.hooks = Some(ran);
         if let Err(error) = frozen {
             self.complain();
             self.end_hooks(End::FreezeFailed, hooks::AFTER);
-            self.forget();
+            self.forget_unless_spoiled();
             return Err(error);
         }
         let (file_systems, mount_points) = self.report.what_is_frozen();
         underway.becomes(Work::Frozen {
             file_systems,
             mount_points,
-            rehearsal: false,
+            rehearsal: kind != Kind::Backup,
         });
         self.underway = Some(underway);
         Ok(())
     }
 
     /// Lets applications come to rest; what came of each hook is added to `runs`.
-    fn run_hooks(&self, runs: &RefCell<Vec<HookRun>>) -> Result<Ran, Error> {
+    fn run_hooks(
+        &self,
+        stop: Option<BorrowedFd<'_>>,
+        runs: &RefCell<Vec<HookRun>>,
+    ) -> Result<Ran, Error> {
         let note = |step: Step<'_>| match step {
             Step::Starts(hooks) => self.note(&Note {
                 frozen: Vec::new(),
@@ -325,9 +345,8 @@ impl Vss {
             Step::Ended(run) => runs.borrow_mut().push(run),
         };
         let deadline = Instant::now() + BEFORE;
-        let stop = self.stop.as_ref().map(|stop| stop.as_fd());
         let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
-            .inspect_err(|_| self.forget())?;
+            .inspect_err(|_| self.forget_unless_spoiled())?;
         Ok(ran)
     }
 
@@ -399,6 +418,7 @@ impl Vss {
     fn thaw(&mut self) -> Result<(), Error> {
         // It may have been thawed for another reason at this moment.
         self.woken();
+        self.end_rehearsal_for_host();
         let thawed = self.thaw_all();
         let outcome = match &thawed {
             Ok(()) => Outcome::Consistent,
@@ -425,6 +445,17 @@ impl Vss {
 
     /// Ends a freeze before the host asks for it.
     fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
+        if self.rehearsal.is_some() {
+            let why = match why {
+                Spoiled::TimeLimit(limit) => format!(
+                    "file systems were frozen for as long as they may, {} s, so all was thawed",
+                    limit.as_secs()
+                ),
+                why => why.to_string(),
+            };
+            self.end_rehearsal(Some(why), end, time);
+            return;
+        }
         warn!(self.log, "{}", why);
         let outcome = Outcome::Inconsistent(why.to_string());
         self.spoiled = Some(why);
@@ -482,6 +513,14 @@ impl Vss {
         }
     }
 
+    /// Nothing is frozen any more; what the host's next THAW is answered stays noted.
+    fn forget_unless_spoiled(&self) {
+        match self.spoiled {
+            None => self.forget(),
+            Some(_) => self.note(&Note::default()),
+        }
+    }
+
     fn forget(&self) {
         if let Err(error) = marker::remove(&self.config.runtime_directory) {
             let directory = self.config.runtime_directory.display();
@@ -507,7 +546,7 @@ impl Service for Vss {
     }
 
     fn busy(&self) -> bool {
-        self.freezer.is_frozen()
+        self.freezer.is_frozen() || self.rehearsal.is_some()
     }
 
     fn stop(&self) -> Option<Arc<Stop>> {
@@ -523,10 +562,20 @@ impl Service for Vss {
     }
 
     fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.freezer.watched().map(AsFd::as_fd)
+        match &self.rehearsal {
+            Some(rehearsal) => Some(rehearsal.watched()),
+            None => self.freezer.watched().map(AsFd::as_fd),
+        }
+    }
+
+    fn command(&mut self, command: Command, client: Box<dyn Client>, host: Option<BorrowedFd<'_>>) {
+        match command {
+            Command::Rehearse(what) => self.rehearse(&what, client, host),
+        }
     }
 
     fn woken(&mut self) {
+        self.rehearsal_woken();
         if !self.freezer.is_frozen() {
             return;
         }
@@ -551,7 +600,7 @@ impl Service for Vss {
 
 impl Drop for Vss {
     fn drop(&mut self) {
-        if self.freezer.is_frozen() {
+        if self.freezer.is_frozen() || self.rehearsal.is_some() {
             self.spoil(Spoiled::Restarted, End::Interrupted, hooks::AT_THE_END);
         }
     }

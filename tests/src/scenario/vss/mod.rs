@@ -6,6 +6,7 @@ pub(super) mod freeze;
 pub(super) mod hooks;
 pub(super) mod image;
 pub(super) mod messages;
+pub(super) mod rehearsal;
 mod shelf;
 pub(super) mod telling;
 pub(super) mod waits;

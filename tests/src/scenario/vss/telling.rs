@@ -12,14 +12,14 @@ use super::{freeze, thaw, two};
 use crate::wait::until;
 
 /// Makes a hook that does this.
-fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
+pub(super) fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
     let path = format!("/etc/hyperv-agent/vss.d/{name}");
     shelf.write(&path, &format!("#!/bin/sh\n{does}\n"))?;
     shelf.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
 /// What the status says of the service.
-fn status(shelf: &Shelf) -> Result<Value> {
+pub(super) fn status(shelf: &Shelf) -> Result<Value> {
     let said = shelf.program(&["status", "--json"])?;
     let status: Value = serde_json::from_str(&said)?;
     let services = status["services"].as_array().context("no services")?;
@@ -28,7 +28,7 @@ fn status(shelf: &Shelf) -> Result<Value> {
 }
 
 /// Expects that the field of that name is this.
-fn expect_field(told: &Value, name: &str, expected: &Value) -> Result<()> {
+pub(super) fn expect_field(told: &Value, name: &str, expected: &Value) -> Result<()> {
     let found = &told[name];
     ensure!(
         found == expected,
@@ -38,7 +38,7 @@ fn expect_field(told: &Value, name: &str, expected: &Value) -> Result<()> {
 }
 
 /// Expects what is told of the last backup; gives all of it.
-fn expect_last(shelf: &Shelf, fields: &[(&str, Value)]) -> Result<Value> {
+pub(super) fn expect_last(shelf: &Shelf, fields: &[(&str, Value)]) -> Result<Value> {
     let last = status(shelf)?["last_backup"].clone();
     for (name, expected) in fields {
         expect_field(&last, name, expected)?;
@@ -48,7 +48,7 @@ fn expect_last(shelf: &Shelf, fields: &[(&str, Value)]) -> Result<Value> {
 
 /// The runs of hooks that are told of: names, what they were told, and whether they
 /// failed.
-fn runs(told: &Value) -> Result<Vec<String>> {
+pub(super) fn runs(told: &Value) -> Result<Vec<String>> {
     let hooks = told["hooks"].as_array().context("no hooks")?;
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let run = |run: &Value| {
