@@ -146,7 +146,7 @@ impl LastBackup {
         };
         let mut parts = vec![format!("{began}{kind}")];
         match (file_systems(self.file_systems), self.frozen_usec) {
-            (_, None) if self.file_systems == 0 => {}
+            (_, None) if self.kind == Kind::HooksOnly || self.outcome == Outcome::Failed => {}
             (count, None) => parts.push(format!("{count} frozen")),
             (count, Some(usec)) => parts.push(format!("{count} frozen for {}", seconds(usec))),
         }

@@ -138,6 +138,7 @@ struct Words<'a>(&'a Backup);
 impl Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(backup) = self;
+        let consistent = backup.outcome == Outcome::Consistent;
         match (&backup.outcome, backup.kind) {
             (Outcome::Consistent, Kind::HooksOnly) => f.write_str("nothing frozen")?,
             (Outcome::Consistent, _) => f.write_str("consistent")?,
@@ -145,7 +146,7 @@ impl Display for Words<'_> {
             (Outcome::Failed(_), _) => f.write_str("failed")?,
         }
         match (backup.file_systems, backup.frozen_for) {
-            (0, _) => {}
+            (0, _) if backup.kind == Kind::HooksOnly || !consistent => {}
             (count, None) => write!(f, ", file systems {count}")?,
             (count, Some(time)) => {
                 let seconds = time.as_secs_f64();
@@ -262,6 +263,9 @@ mod tests {
         report.frozen(vec!["/".into()], &summary(1, &[]));
         report.end(Outcome::Inconsistent("too late".to_owned()), &log);
 
+        report.begin(Kind::Backup);
+        report.end(Outcome::Consistent, &log);
+
         let expected = [
             "backup: consistent, file systems 2, frozen for 1.235 s, hooks 2 [EVENT=backup \
              FILE_SYSTEMS=2 FROZEN_USEC=1234567 HOOKS=2 HOOKS_FAILED=0 OUTCOME=consistent]",
@@ -270,6 +274,8 @@ mod tests {
              OUTCOME=failed]",
             "warning: backup: not consistent, file systems 1: too late [EVENT=backup \
              FILE_SYSTEMS=1 FROZEN_USEC=0 HOOKS=0 HOOKS_FAILED=0 OUTCOME=inconsistent]",
+            "backup: consistent, file systems 0 [EVENT=backup FILE_SYSTEMS=0 FROZEN_USEC=0 HOOKS=0 \
+             HOOKS_FAILED=0 OUTCOME=consistent]",
         ];
         assert_eq!(*lines.0.lock().unwrap(), expected);
     }
