@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use hyperv_services::backup::Backup;
 use hyperv_services::command::{Client, Command};
@@ -15,12 +15,10 @@ use rustix::io::Errno;
 use slog::{Logger, warn};
 
 use crate::endpoint::catch_panic;
-use crate::supervisor::{Handle, Notice};
 use crate::tally::Tally;
 use crate::view::View;
 
-/// A service that works without a device, on a thread of its own. Its end is told to
-/// the supervisor.
+/// A service that works without a device, on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Alone {
     /// Which service.
@@ -28,31 +26,29 @@ pub(crate) struct Alone {
     /// What it shows of itself.
     pub(crate) view: Arc<View>,
     stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Alone {
-    /// Makes the service and has it carry out a command.
+    /// Makes the service and has it carry out a command; `ended` is called when the
+    /// service is gone, just before the client has the result.
     pub(crate) fn start(
         entry: &'static Entry,
         config: Arc<hyperv_services::Config>,
         tally: Arc<Tally>,
         log: Logger,
         (command, client): (Command, Box<dyn Client>),
-        supervisor: Handle,
+        ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let alone = Self {
-            entry,
-            view: Arc::default(),
-            stop: Arc::default(),
-        };
-        let (view, stop) = (Arc::clone(&alone.view), Arc::clone(&alone.stop));
+        let (its_view, its_stop) = (Arc::<View>::default(), Arc::<AtomicBool>::default());
+        let (view, stop) = (Arc::clone(&its_view), Arc::clone(&its_stop));
         let told = Arc::<Told>::default();
         let client = Box::new(Later {
             client,
             told: Arc::clone(&told),
         });
         let run = move || {
-            let ended = catch_panic(|| {
+            let outcome = catch_panic(|| {
                 let mut service = (entry.make)(&config, &log);
                 service.keep_in(&tally.last_backup);
                 view.opened(&*service);
@@ -75,20 +71,29 @@ impl Alone {
                     service.woken();
                 }
             });
-            if let Err(panic) = ended {
+            if let Err(panic) = outcome {
                 warn!(log, "the service panicked: {}", panic);
             }
             // Who has the result can ask for something else at once.
-            supervisor.tell(Notice::AloneEnded);
+            ended();
             let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some((client, result)) = told {
                 client.end(result);
             }
         };
-        thread::Builder::new()
-            .name(entry.name.to_owned())
-            .spawn(run)?;
-        Ok(alone)
+        let thread = thread::Builder::new().name(entry.name.to_owned());
+        Ok(Self {
+            entry,
+            view: its_view,
+            stop: its_stop,
+            thread: thread.spawn(run)?,
+        })
+    }
+
+    /// Joins the thread, whose service is gone: its client has the result then.
+    pub(crate) fn join(self) {
+        // A panic was logged.
+        let _ = self.thread.join();
     }
 
     /// Ends it, whatever it is at.

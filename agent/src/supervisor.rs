@@ -300,7 +300,7 @@ impl Supervisor {
                         self.hand_over(&request, client);
                         continue;
                     }
-                    Notice::AloneEnded => self.alone = None,
+                    Notice::AloneEnded => self.alone_ended(),
                     Notice::Rescan => {}
                     Notice::Reload => self.reload(),
                     Notice::Stop => return self.stop(),
@@ -440,10 +440,18 @@ impl Supervisor {
         let config = Arc::clone(&self.settings.config);
         let asked: (_, Box<dyn command::Client>) = (command, Box::new(client));
         let log = Logger::root(noting, o!());
-        match Alone::start(entry, config, tally, log, asked, self.handle()) {
+        let handle = self.handle();
+        let ended = move || handle.tell(Notice::AloneEnded);
+        match Alone::start(entry, config, tally, log, asked, ended) {
             Ok(alone) => self.alone = Some(alone),
             // The client goes with what could not be started, and is told so.
             Err(error) => warn!(self.log, "cannot start a thread: {}", error),
+        }
+    }
+
+    fn alone_ended(&mut self) {
+        if let Some(alone) = self.alone.take() {
+            alone.join();
         }
     }
 
@@ -641,7 +649,7 @@ impl Supervisor {
                         !matches!(slot.state, State::Served { token: its, .. } if its == token)
                     });
                 }
-                Ok(Notice::AloneEnded) => self.alone = None,
+                Ok(Notice::AloneEnded) => self.alone_ended(),
                 Ok(_) => {}
                 Err(_) => {
                     for key in self.slots.keys() {
