@@ -426,7 +426,7 @@ impl Supervisor {
             Some(control) => control.command(command, Box::new(client)),
             None if slots.is_empty() => self.do_alone(entry, command, client),
             None => client.refuse(&format!(
-                "the device of the service {name} is not open: `hyperv-agent status` says more"
+                "the device of the service {name} is not open yet: `hyperv-agent status` says more"
             )),
         }
     }

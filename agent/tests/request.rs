@@ -72,7 +72,9 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
 fn a_client_whose_request_was_not_done_is_told_so() {
     let guest = Guest::start(&[&VSS]);
     guest.offer(&VSS);
-    let vss = guest.opened(&VSS);
+    let mut vss = guest.opened(&VSS);
+    // It serves from then on.
+    vss.call(b"request");
     let mut stream = connect(&guest);
     let line = b"{\"version\":1,\"request\":\"vss-rehearse\",\"hold\":7}\n";
     stream.write_all(line).unwrap();
