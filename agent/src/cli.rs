@@ -24,6 +24,7 @@ use crate::endpoint;
 use crate::kvp_command::Kvp;
 use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelDevices;
+use crate::request;
 use crate::runtime::{RuntimeDirectory, RuntimeError};
 use crate::status::ask::{AskError, ask};
 use crate::status::{self, text};
@@ -34,8 +35,8 @@ use crate::vss_command::Vss;
 /// Exit status where the command line or the configuration is wrong.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
-/// Exit status of `status` where no agent runs.
-const EXIT_NOT_RUNNING: u8 = 3;
+/// Exit status where no agent runs that could be asked.
+pub(crate) const EXIT_NOT_RUNNING: u8 = 3;
 
 /// Exit status where this is no Hyper-V guest.
 const EXIT_NOT_HYPERV: u8 = 77;
@@ -48,6 +49,7 @@ Examples:
   hyperv-agent devices                 what the host offers, and who serves it
   hyperv-agent kvp list                what host and guest tell each other
   hyperv-agent vss plan                what a backup would freeze, and what not
+  hyperv-agent vss rehearse            freeze and thaw as for a backup, now
   hyperv-agent check-config            read the configuration, say what is wrong";
 
 /// Hyper-V guest agent: file copy from the host, key-value pairs and backups,
@@ -74,7 +76,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what a backup would do to the file systems
+    /// Show what a backup would do to the file systems, or try it
     Vss(Vss),
     /// Thaw file systems that are still frozen for a backup
     Thaw(Thaw),
@@ -380,6 +382,12 @@ impl Run {
             let answered = ControlSocket::bind(&path).and_then(|it| supervisor.answer_on(it));
             if let Err(error) = answered {
                 warn!(logger, "`hyperv-agent status` cannot work: {}", error;
+                    "socket" => %path.display());
+            }
+            let path = directory.path().join(request::NAME);
+            let taken = ControlSocket::bind(&path).and_then(|it| supervisor.take_requests_on(it));
+            if let Err(error) = taken {
+                warn!(logger, "`hyperv-agent vss rehearse` cannot work: {}", error;
                     "socket" => %path.display());
             }
         }

@@ -1,5 +1,5 @@
 //! The control socket: who connects is told the agent's status, as one JSON
-//! document, and nothing else.
+//! document, and nothing else. Beside it lies the one for [requests](crate::request).
 //!
 //! A client costs the loop no wait and no state. The document fits the socket's
 //! buffer, so it is written at once and the connection closed, whether or not
@@ -9,12 +9,12 @@ use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use slog::{Logger, debug, warn};
 
-/// Name of the socket in the runtime directory.
+/// Name of the control socket in the runtime directory.
 pub const NAME: &str = "control";
 
 /// Clients that are answered before the loop looks at its devices again.
@@ -57,16 +57,22 @@ impl ControlSocket {
     /// Answers clients that have connected. `true` where there may be more: the
     /// descriptor will not become readable for those.
     pub(crate) fn answer(&self, log: &Logger, document: impl Fn() -> Vec<u8>) -> bool {
+        self.each(log, |mut client| {
+            let sent = client
+                .set_nonblocking(true)
+                .and_then(|()| client.write_all(&document()));
+            if let Err(error) = sent {
+                debug!(log, "a client did not take the status: {}", error);
+            }
+        })
+    }
+
+    /// Does something with each client that has connected; `true` as for
+    /// [`ControlSocket::answer`].
+    pub(crate) fn each(&self, log: &Logger, mut each: impl FnMut(UnixStream)) -> bool {
         for _ in 0..AT_ONCE {
             match self.listener.accept() {
-                Ok((mut client, _)) => {
-                    let sent = client
-                        .set_nonblocking(true)
-                        .and_then(|()| client.write_all(&document()));
-                    if let Err(error) = sent {
-                        debug!(log, "a client did not take the status: {}", error);
-                    }
-                }
+                Ok((client, _)) => each(client),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error)
                     if matches!(
@@ -74,7 +80,12 @@ impl ControlSocket {
                         ErrorKind::Interrupted | ErrorKind::ConnectionAborted
                     ) => {}
                 Err(error) => {
-                    warn!(log, "cannot answer who asks for the status: {}", error);
+                    warn!(
+                        log,
+                        "cannot take a client at {}: {}",
+                        self.path.display(),
+                        error
+                    );
                     return false;
                 }
             }
@@ -94,7 +105,6 @@ impl Drop for ControlSocket {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Read;
-    use std::os::unix::net::UnixStream;
 
     use slog::{Discard, o};
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use hyperv_services::command::{self, Command};
 use hyperv_services::registry::Entry;
 use hyperv_services::service::Service;
 use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
@@ -51,6 +52,12 @@ pub(crate) fn hold_back_panics() {
     }));
 }
 
+/// Runs what this thread is for as a worker; gives the message of a panic.
+pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    WORKER.set(true);
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message_of(&*panic))
+}
+
 /// How a worker ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -71,12 +78,16 @@ pub(crate) enum Failure {
     Panicked(String),
 }
 
+/// What a local user asks, and who.
+type Asked = (Command, Box<dyn command::Client>);
+
 /// How the supervisor reaches a worker.
 #[derive(Debug)]
 pub(crate) struct Control {
     waker: Waker,
     stop: AtomicBool,
     config: Mutex<Option<Arc<hyperv_services::Config>>>,
+    command: Mutex<Option<Asked>>,
     /// What the worker shows of itself.
     pub(crate) view: View,
 }
@@ -101,6 +112,29 @@ impl Control {
     pub(crate) fn configure(&self, config: Arc<hyperv_services::Config>) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
         self.wake();
+    }
+
+    /// Lets the service carry out what a local user asks, as soon as it is at no
+    /// request of the host.
+    pub(crate) fn command(&self, command: Command, client: Box<dyn command::Client>) {
+        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_some() {
+            client.end(Err("somebody else asks for something already".to_owned()));
+            return;
+        }
+        *asked = Some((command, client));
+        drop(asked);
+        self.wake();
+    }
+
+    fn is_asked(&self) -> bool {
+        let asked = self.command.lock();
+        asked.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.take()
     }
 
     fn stopping(&self) -> bool {
@@ -140,19 +174,17 @@ impl Endpoint {
             waker: waiting.waker()?,
             stop: AtomicBool::new(false),
             config: Mutex::new(None),
+            command: Mutex::new(None),
             view: View::default(),
         });
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
-                WORKER.set(true);
                 let mut served_anything = false;
-                let failure = catch_unwind(AssertUnwindSafe(|| {
-                    self.run(&its_control, waiting, &mut served_anything)
-                }))
-                .unwrap_or_else(|panic| Err(Failure::Panicked(message_of(&*panic))))
-                .err();
+                let failure = catch_panic(|| self.run(&its_control, waiting, &mut served_anything))
+                    .unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
+                    .err();
                 let ended = Ended {
                     failure,
                     served_anything,
@@ -173,7 +205,8 @@ impl Endpoint {
             .open(&self.device, self.entry)
             .map_err(Failure::NotOpened)?;
         let log = self.log;
-        let service = (self.entry.make)(&self.config, &log);
+        let mut service = (self.entry.make)(&self.config, &log);
+        service.keep_in(&self.tally.last_backup);
         control.view.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
@@ -244,6 +277,17 @@ impl Worker<'_> {
             if self.control.stopping() {
                 break;
             }
+            if self.control.is_asked() {
+                // What the host sends from here on shows at the device.
+                self.channel.acknowledge()?;
+                if !self.channel.arm()
+                    && let Some((command, client)) = self.control.asked()
+                {
+                    let host = Some(self.channel.as_fd());
+                    self.service.command(command, client, host);
+                }
+                continue;
+            }
             let busy = self.service.busy();
             if !busy && let Some(config) = self.control.new_config() {
                 self.configure(&config);
@@ -271,6 +315,7 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
+        self.service.keep_in(&self.tally.last_backup);
         self.control.view.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);
@@ -433,14 +478,9 @@ mod tests {
     #[test]
     fn a_panic_is_told_with_its_place() {
         hold_back_panics();
-        let told = thread::spawn(|| {
-            WORKER.set(true);
-            let panic = catch_unwind(|| panic!("out of {}", "luck"));
-            panic.map_err(|panic| message_of(&*panic))
-        });
-        let told = told.join().map_err(|panic| message_of(&*panic));
-        let Ok(Err(told)) = told else {
-            panic!("no message: {told:?}");
+        let told = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
+        let Ok(Err::<(), _>(told)) = told.join() else {
+            panic!("no message");
         };
         assert!(
             told.starts_with("out of luck (at ") && told.contains("endpoint.rs:"),

@@ -1,17 +1,22 @@
 //! The agent as a library: one supervisor over every VMBus device that carries
 //! an integration service. The binary is a thin shell around [`cli::main`].
 
+mod alone;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devices;
 mod endpoint;
+mod fields;
 mod hotplug;
+mod journal;
 mod kvp_command;
 mod layers;
 pub mod locate;
 pub mod logging;
 pub mod opener;
+mod rehearse_command;
+pub mod request;
 pub mod runtime;
 mod scan;
 mod slot;

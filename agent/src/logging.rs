@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{Async, AsyncGuard, OverflowStrategy};
 use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
+
+use crate::fields::WithoutFields;
+use crate::journal::{self, Journal};
 
 /// Records that may wait for the drain; more are dropped and counted.
 const QUEUE: usize = 256;
@@ -25,7 +28,7 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 /// Where log records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
-    /// The system log, through /dev/log.
+    /// The system log: /dev/log, or the journal where that is what reads it.
     Syslog,
     /// Standard error.
     Stderr,
@@ -70,13 +73,19 @@ impl Log {
     /// Where the system log is not there.
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
         let (queue, guard) = match target {
-            Target::Syslog => queue(Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?.ignore_res()),
+            Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET)) {
+                Some(path) => queue(Journal::connect(path)?.ignore_res()),
+                None => {
+                    let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
+                    queue(WithoutFields(syslog).ignore_res())
+                }
+            },
             Target::Stderr => {
                 let decorator = slog_term::TermDecorator::new().stderr().build();
                 let format = slog_term::FullFormat::new(decorator)
                     .use_original_order()
                     .build();
-                queue(format.ignore_res())
+                queue(WithoutFields(format).ignore_res())
             }
         };
         let drain = FromThreshold {
@@ -308,6 +317,7 @@ mod tests {
     use slog::{info, warn};
 
     use super::*;
+    use crate::tally::{Noting, Tally};
 
     /// Gives the text of each record to a test.
     struct Texts(Mutex<Sender<String>>);
@@ -367,6 +377,36 @@ mod tests {
     }
 
     #[test]
+    fn fields_come_through_all_that_is_before_the_journal() {
+        use std::os::unix::net::UnixDatagram;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let (queue, guard) = queue(Journal::connect(path).unwrap().ignore_res());
+        let drain = FromThreshold {
+            to: queue,
+            threshold: Threshold::new(Level::Info),
+        };
+        let tally = Arc::<Tally>::default();
+        let noting = Noting {
+            to: RateLimit::new(Logger::root(drain, o!())),
+            tally: Arc::clone(&tally),
+        };
+        let log = Logger::root(noting, o!("service" => "vss"));
+        warn!(log, "failed"; "HYPERV_EVENT" => "backup", "why" => "no");
+        drop((log, guard));
+        let mut datagram = [0; 4096];
+        let len = socket.recv(&mut datagram).unwrap();
+        let text = String::from_utf8_lossy(&datagram[..len]);
+        for field in ["HYPERV_EVENT=backup", "HYPERV_SERVICE=vss", "HYPERV_WHY=no"] {
+            assert!(text.lines().any(|line| line == field), "{text}");
+        }
+        let noted = tally.last_error().map(|(_, text)| text);
+        assert_eq!(noted.as_deref(), Some("failed, why: no"));
+    }
+
+    #[test]
     fn a_syslog_daemon_that_was_restarted_is_found_again() {
         use std::os::unix::net::UnixDatagram;
 
@@ -380,13 +420,14 @@ mod tests {
             daemon
         };
         let daemon = bind();
-        let log = Logger::root(Syslog::connect(path.clone()).unwrap().ignore_res(), o!());
+        let syslog = WithoutFields(Syslog::connect(path.clone()).unwrap());
+        let log = Logger::root(syslog.ignore_res(), o!("HYPERV_DEVICE" => "left out"));
         let read = |daemon: &UnixDatagram| {
             let mut line = [0; 256];
             let len = daemon.recv(&mut line).unwrap();
             String::from_utf8(line[..len].to_vec()).unwrap()
         };
-        info!(log, "first"; "key" => "value");
+        info!(log, "first"; "key" => "value", "HYPERV_EVENT" => "left out");
         let line = read(&daemon);
         // Facility daemon (3), severity notice (5).
         assert!(line.starts_with("<29>"), "{line}");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use hyperv_services::command::{self, Command};
 use hyperv_services::kernel;
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::discovery::Roots;
@@ -20,11 +21,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
 
+use crate::alone::Alone;
 use crate::control::ControlSocket;
 use crate::endpoint::{Ended, Endpoint, Failure};
 use crate::hotplug::Uevents;
 use crate::logging::RateLimit;
 use crate::opener::Opener;
+use crate::request::{Client, Readers, Request};
 use crate::scan::Scanner;
 use crate::slot::{Key, Slot, State};
 use crate::status::gather::Known;
@@ -34,6 +37,7 @@ const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const UEVENTS: Token = Token(2);
 const CONTROL: Token = Token(3);
+const REQUESTS: Token = Token(4);
 const FIRST_ENDPOINT: usize = 16;
 
 /// How long workers have to end, before the process does so without them.
@@ -42,6 +46,10 @@ const STOP_LIMIT: Duration = Duration::from_millis(700);
 /// How long they have where file systems are frozen: what is frozen thaws
 /// whether they end or not, but there may be hooks to run.
 const THAW_LIMIT: Duration = Duration::from_secs(8);
+
+/// How often it is looked whether a service that works without a device has ended, when
+/// its device is there.
+const ALONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// For how long nothing happens before the process is at rest.
 const REST: Duration = Duration::from_secs(5);
@@ -70,6 +78,8 @@ pub type Reload = Box<dyn FnMut() -> anyhow::Result<Settings> + Send>;
 #[derive(Debug)]
 pub(crate) enum Notice {
     Ended { token: Token, ended: Ended },
+    Asked { request: Request, client: Client },
+    AloneEnded,
     Rescan,
     Reload,
     Stop,
@@ -115,9 +125,13 @@ pub struct Supervisor {
     signals: Option<Signals>,
     uevents: Option<Uevents>,
     control: Option<ControlSocket>,
+    requests: Option<ControlSocket>,
+    readers: Readers,
     notices: Receiver<Notice>,
     handle: Handle,
     slots: BTreeMap<Key, Slot>,
+    /// A service that works for a local user, without a device.
+    alone: Option<Alone>,
     /// Of every service that was ever switched on.
     tallies: BTreeMap<&'static str, Arc<Tally>>,
     started: SystemTime,
@@ -152,12 +166,15 @@ impl Supervisor {
             signals: None,
             uevents: None,
             control: None,
+            requests: None,
+            readers: Readers::default(),
             notices,
             handle: Handle {
                 notices: sender,
                 waker,
             },
             slots: BTreeMap::new(),
+            alone: None,
             tallies: BTreeMap::new(),
             started: SystemTime::now(),
             next_token: FIRST_ENDPOINT,
@@ -205,6 +222,19 @@ impl Supervisor {
             .registry()
             .register(&mut SourceFd(&socket.fd()), CONTROL, Interest::READABLE)?;
         self.control = Some(socket);
+        Ok(())
+    }
+
+    /// Takes what is asked at `socket` from now on.
+    ///
+    /// # Errors
+    ///
+    /// Where the poll does not take the socket.
+    pub fn take_requests_on(&mut self, socket: ControlSocket) -> io::Result<()> {
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&socket.fd()), REQUESTS, Interest::READABLE)?;
+        self.requests = Some(socket);
         Ok(())
     }
 
@@ -259,12 +289,18 @@ impl Supervisor {
                     }
                     UEVENTS => look |= self.take_uevents(),
                     CONTROL => self.answer_clients(),
+                    REQUESTS => self.take_requests(),
                     token => self.wake_worker(token),
                 }
             }
             while let Ok(notice) = self.notices.try_recv() {
                 match notice {
                     Notice::Ended { token, ended } => self.worker_ended(token, ended),
+                    Notice::Asked { request, client } => {
+                        self.hand_over(&request, client);
+                        continue;
+                    }
+                    Notice::AloneEnded => self.alone_ended(),
                     Notice::Rescan => {}
                     Notice::Reload => self.reload(),
                     Notice::Stop => return self.stop(),
@@ -283,7 +319,8 @@ impl Supervisor {
     /// Gives memory back, where no service is at anything that its code is needed
     /// for soon.
     fn rest(&mut self) {
-        self.rest = if self.slots.values().any(|slot| slot.underway().is_some()) {
+        let busy = self.slots.values().any(|slot| slot.underway().is_some());
+        self.rest = if busy || self.alone.is_some() {
             Some(Instant::now() + REST)
         } else {
             kernel::release_code();
@@ -324,20 +361,97 @@ impl Supervisor {
             started: self.started,
             settings: &self.settings,
             slots: &self.slots,
+            alone: self.alone.as_ref(),
             tallies: &self.tallies,
             obstacles: self.scanner.complaints(),
         };
         let document = || serde_json::to_vec_pretty(&known.document()).unwrap_or_default();
         if socket.answer(&self.log, document) {
-            // Looked at anew, it is readable where more clients wait.
-            let registered = self.poll.registry().reregister(
-                &mut SourceFd(&socket.fd()),
-                CONTROL,
-                Interest::READABLE,
+            self.look_again_at(socket, CONTROL);
+        }
+    }
+
+    /// Looked at anew, a socket is readable where more clients wait.
+    fn look_again_at(&self, socket: &ControlSocket, token: Token) {
+        let registry = self.poll.registry();
+        let registered =
+            registry.reregister(&mut SourceFd(&socket.fd()), token, Interest::READABLE);
+        if let Err(error) = registered {
+            warn!(self.log, "cannot answer more clients: {}", error);
+        }
+    }
+
+    fn take_requests(&self) {
+        let Some(socket) = &self.requests else {
+            return;
+        };
+        let more = socket.each(&self.log, |stream| {
+            let handle = self.handle();
+            self.readers.read(stream, move |request, client| {
+                handle.tell(Notice::Asked { request, client });
+            });
+        });
+        if more {
+            self.look_again_at(socket, REQUESTS);
+        }
+    }
+
+    /// Hands what was asked over to the worker of the service, or to a service of its
+    /// own where there is no device.
+    fn hand_over(&mut self, request: &Request, client: Client) {
+        let (name, command) = request.command();
+        let on = &self.settings.services;
+        let Some(&entry) = on.iter().find(|entry| entry.name == name) else {
+            client.refuse(&format!("the service {name} is switched off"));
+            return;
+        };
+        let slots = self.slots.iter();
+        let slots: Vec<_> = slots.filter(|(key, _)| key.service == name).collect();
+        if self.alone.is_some() || slots.iter().any(|(_, slot)| slot.underway().is_some()) {
+            client.refuse(
+                "a backup of the host is under way, or another rehearsal: try again when it is \
+                 over",
             );
-            if let Err(error) = registered {
-                warn!(self.log, "cannot answer who asks for the status: {}", error);
-            }
+            return;
+        }
+        let served = slots.iter().find_map(|(_, slot)| match &slot.state {
+            State::Served {
+                control,
+                stopping: false,
+                ..
+            } if control.view.look().open => Some(control),
+            _ => None,
+        });
+        match served {
+            Some(control) => control.command(command, Box::new(client)),
+            None if slots.is_empty() => self.do_alone(entry, command, client),
+            None => client.refuse(&format!(
+                "the device of the service {name} is not open yet: `hyperv-agent status` says more"
+            )),
+        }
+    }
+
+    fn do_alone(&mut self, entry: &'static Entry, command: Command, client: Client) {
+        let tally = Arc::clone(self.tallies.entry(entry.name).or_default());
+        let noting = Noting {
+            to: self.log.new(o!("service" => entry.name)),
+            tally: Arc::clone(&tally),
+        };
+        let config = Arc::clone(&self.settings.config);
+        let asked: (_, Box<dyn command::Client>) = (command, Box::new(client));
+        let log = Logger::root(noting, o!());
+        let handle = self.handle();
+        let ended = move || handle.tell(Notice::AloneEnded);
+        match Alone::start(entry, config, tally, log, asked, ended) {
+            Ok(alone) => self.alone = Some(alone),
+            // The client goes with what could not be started, and is told so.
+            Err(error) => warn!(self.log, "cannot start a thread: {}", error),
+        }
+    }
+
+    fn alone_ended(&mut self) {
+        if let Some(alone) = self.alone.take() {
+            alone.join();
         }
     }
 
@@ -408,6 +522,15 @@ impl Supervisor {
     }
 
     fn serve(&mut self, key: Key, entry: &'static Entry) {
+        if let Some(alone) = &self.alone
+            && alone.entry.name == entry.name
+        {
+            // The host goes first: the device is opened when that has ended.
+            alone.stop();
+            let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
+            slot.state = State::BackOff(Instant::now() + ALONE_PAUSE);
+            return;
+        }
         let token = Token(self.next_token);
         self.next_token += 1;
         let tally = Arc::clone(self.tallies.entry(entry.name).or_default());
@@ -415,7 +538,8 @@ impl Supervisor {
             to: RateLimit::new(self.log.clone()),
             tally: Arc::clone(&tally),
         };
-        let log = Logger::root(noting, o!("service" => entry.name));
+        let node = key.device.node().display().to_string();
+        let log = Logger::root(noting, o!("service" => entry.name, "HYPERV_DEVICE" => node));
         let endpoint = Endpoint {
             entry,
             device: key.device.clone(),
@@ -505,11 +629,15 @@ impl Supervisor {
                 control.stop();
             }
         }
+        if let Some(alone) = &self.alone {
+            alone.stop();
+        }
         self.slots
             .retain(|_, slot| matches!(slot.state, State::Served { .. }));
         let began = Instant::now();
-        while !self.slots.is_empty() {
-            let limit = if self.slots.values().any(Slot::is_frozen) {
+        while !self.slots.is_empty() || self.alone.is_some() {
+            let frozen = self.slots.values().any(Slot::is_frozen);
+            let limit = if frozen || self.alone.is_some() {
                 THAW_LIMIT
             } else {
                 STOP_LIMIT
@@ -521,6 +649,7 @@ impl Supervisor {
                         !matches!(slot.state, State::Served { token: its, .. } if its == token)
                     });
                 }
+                Ok(Notice::AloneEnded) => self.alone_ended(),
                 Ok(_) => {}
                 Err(_) => {
                     for key in self.slots.keys() {

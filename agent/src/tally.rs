@@ -1,12 +1,14 @@
 //! What the workers of a service count, for the status to show.
 
-use std::fmt::{Arguments, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use hyperv_services::backup::LastBackup;
 use hyperv_vmbus::ic::Status;
-use slog::{Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer};
+use slog::{Drain, Level, Never, OwnedKVList, Record, o};
+
+use crate::fields::Texts;
 
 /// Letters that are kept of an error: the host has a say in how long it is.
 const MAX_TEXT: usize = 2000;
@@ -17,6 +19,8 @@ pub(crate) struct Tally {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
+    /// How the last backup went, of a service that makes any.
+    pub(crate) last_backup: Arc<LastBackup>,
 }
 
 impl Tally {
@@ -62,10 +66,9 @@ impl<D: Drain<Ok = (), Err = Never>> Drain for Noting<D> {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         if record.level().is_at_least(Level::Warning) {
-            let mut text = Text(record.msg().to_string());
-            // Writing to a string does not fail.
-            let _ = record.kv().serialize(record, &mut text);
-            let text = text.0.chars().take(MAX_TEXT).collect();
+            let none = OwnedKVList::from(o!());
+            let text = Texts::of(record, &none).0;
+            let text = text.chars().take(MAX_TEXT).collect();
             let last = self.tally.last_error.lock();
             *last.unwrap_or_else(PoisonError::into_inner) = Some((SystemTime::now(), text));
         }
@@ -74,14 +77,5 @@ impl<D: Drain<Ok = (), Err = Never>> Drain for Noting<D> {
 
     fn is_enabled(&self, level: Level) -> bool {
         self.to.is_enabled(level)
-    }
-}
-
-/// A record as the log shows it.
-struct Text(String);
-
-impl Serializer for Text {
-    fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
-        write!(self.0, ", {key}: {value}").map_err(slog::Error::from)
     }
 }

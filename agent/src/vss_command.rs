@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cli::{ConfigFile, usage_error};
 use crate::config;
 use crate::layers::{self, Layer, carrier, chain};
+use crate::rehearse_command::Rehearse;
 use crate::table::{aligned, plain};
 
 const HELP: &str = "\
@@ -43,11 +44,16 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Freeze and thaw as for a backup, with the hooks, by the running agent
+    Rehearse(Rehearse),
 }
 
 impl Vss {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let Command::Plan { json, config } = self.command;
+        let (json, config) = match self.command {
+            Command::Plan { json, config } => (json, config),
+            Command::Rehearse(rehearse) => return rehearse.run(),
+        };
         let config = match config::load(config.path.as_deref()) {
             Ok(config) => config.service.vss,
             Err(error) => return Ok(usage_error(&error)),

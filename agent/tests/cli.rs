@@ -330,6 +330,7 @@ fn where_no_agent_runs_the_status_says_how_to_start_one() {
         for arguments in [
             &["status", "--config", &config][..],
             &["status", "--json", "--config", &config],
+            &["vss", "rehearse", "--config", &config],
         ] {
             let output = agent(arguments);
             assert_eq!(output.status.code(), Some(3), "{arguments:?}");
@@ -341,8 +342,57 @@ fn where_no_agent_runs_the_status_says_how_to_start_one() {
     };
     asked();
     // What a killed agent leaves.
-    drop(UnixListener::bind(directory.path().join("control")).unwrap());
+    for name in ["control", "request"] {
+        drop(UnixListener::bind(directory.path().join(name)).unwrap());
+    }
     asked();
+}
+
+/// An agent that answers a rehearsal with these lines.
+fn rehearsal_answered(lines: &'static str, options: &[&str]) -> std::process::Output {
+    use std::io::{BufRead, BufReader, Write};
+
+    let (directory, config) = runtime_directory();
+    let listener = UnixListener::bind(directory.path().join("request")).unwrap();
+    let answers = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(&client).read_line(&mut request).unwrap();
+        client.write_all(lines.as_bytes()).unwrap();
+        request
+    });
+    let output = agent(&[&["vss", "rehearse", "--config", &config], options].concat());
+    let request: serde_json::Value = serde_json::from_str(&answers.join().unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "version": 1, "request": "vss-rehearse", "hold": 3, "hooks_only": true,
+    });
+    assert_eq!(request, expected);
+    output
+}
+
+const RESULT: &str = r#"{"progress":"at it"}
+{"result":{"kind":"hooks-only","began":"2026-03-04T03:00:12Z","frozen_usec":null,"file_systems":0,"mount_points":[],"hooks":[],"more_hooks":0,"outcome":"consistent","reason":null}}
+"#;
+
+#[test]
+fn a_rehearsal_is_told_as_it_goes() {
+    let options = ["--hold", "3", "--hooks-only"];
+    let output = rehearsal_answered(RESULT, &options);
+    assert_eq!(stdout(&output), "at it\nall went well\n");
+    assert!(output.status.success());
+    let output = rehearsal_answered(RESULT, &[&options[..], &["--json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(told["kind"], "hooks-only");
+
+    let output = rehearsal_answered("{\"error\":\"not now\"}\n", &options);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "hyperv-agent: not now\n");
+    let output = rehearsal_answered("{\"progress\":\"at it\"}\n", &options);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("breaks off"), "{output:?}");
+
+    let output = agent(&["vss", "rehearse", "--hold", "61"]);
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

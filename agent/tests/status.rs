@@ -16,6 +16,7 @@ use std::thread;
 use common::{Guest, LONG, ONE, RELEASE, RING, TWO};
 use hyperv_agent::control::ControlSocket;
 use hyperv_agent::status::ask::{AskError, ask};
+use hyperv_agent::status::backup::{Kind, Outcome};
 use hyperv_agent::status::{Device, Document, Service, State, Transport, Work};
 use time::OffsetDateTime;
 
@@ -131,6 +132,46 @@ fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     one.call(b"work");
     let activity = device(&guest.status(), "one").activity.unwrap();
     assert_eq!(activity.work, copying);
+    guest.stop();
+}
+
+/// However much there is to tell of a backup, the document fits the socket's buffer.
+#[test]
+fn the_last_backup_is_told_in_short_and_outlasts_its_device() {
+    let guest = Guest::start(&[&ONE]);
+    guest.offer(&ONE);
+    let mut one = guest.opened(&ONE);
+    assert_eq!(service(&guest.status(), "one").last_backup, None);
+    for request in [&b"backup"[..], b"frozen"] {
+        one.call(request);
+    }
+    let status = guest.status();
+    let told = service(&status, "one").last_backup.unwrap();
+    assert_eq!(
+        (told.kind, told.outcome),
+        (Kind::Backup, Outcome::Inconsistent)
+    );
+    assert_eq!(told.began.unix_timestamp(), 1_700_000_000);
+    assert_eq!(told.frozen_usec, Some(1_250_000));
+    assert_eq!((told.file_systems, told.mount_points.len()), (1000, 8));
+    assert_eq!((told.hooks.len(), told.more_hooks), (32, 168));
+    assert_eq!(
+        (&*told.hooks[1].action, told.hooks[1].usec),
+        ("freeze", 3000)
+    );
+    let activity = device(&status, "one").activity.unwrap();
+    let Work::Frozen { mount_points, .. } = activity.work else {
+        panic!("{activity:?}");
+    };
+    assert_eq!(mount_points.len(), 8);
+    assert!(mount_points[0].ends_with('…'), "{mount_points:?}");
+    let len = serde_json::to_vec_pretty(&status).unwrap().len();
+    assert!(len < 64 << 10, "{len}");
+
+    drop(one);
+    guest.opened(&ONE).call(b"request");
+    let after = service(&guest.status(), "one").last_backup;
+    assert_eq!(after, Some(told));
     guest.stop();
 }
 

@@ -17,10 +17,14 @@ pub enum Work {
     },
     /// Applications are brought to rest, and file systems frozen.
     Freezing,
-    /// File systems are frozen.
+    /// File systems are frozen, or applications at rest for a rehearsal.
     Frozen {
         /// How many.
-        file_systems: u64,
+        file_systems: usize,
+        /// Where the first of them are mounted.
+        mount_points: Vec<PathBuf>,
+        /// Whether it is for a rehearsal.
+        rehearsal: bool,
     },
     /// An interface gets an IP configuration.
     Configuring {
@@ -111,12 +115,20 @@ impl Drop for Underway {
 mod tests {
     use super::*;
 
+    fn frozen(file_systems: usize) -> Work {
+        Work::Frozen {
+            file_systems,
+            mount_points: Vec::new(),
+            rehearsal: false,
+        }
+    }
+
     #[test]
     fn work_shows_from_its_beginning_to_its_end() {
         let activity = Arc::new(Activity::default());
         assert_eq!(activity.look(), None);
         let before = SystemTime::now();
-        let frozen = Work::Frozen { file_systems: 3 };
+        let frozen = frozen(3);
         let underway = activity.begin(frozen.clone());
         underway.set_done(2);
         let seen = activity.look().unwrap();
@@ -129,9 +141,9 @@ mod tests {
     #[test]
     fn new_work_has_nothing_done_and_waits_for_nothing() {
         let activity = Arc::new(Activity::default());
-        let underway = activity.begin(Work::Frozen { file_systems: 1 });
+        let underway = activity.begin(frozen(1));
         underway.set_done(1);
-        underway.becomes(Work::Frozen { file_systems: 2 });
+        underway.becomes(frozen(2));
         assert_eq!(activity.look().unwrap().done, 0);
         underway.waits_for(Path::new("/x"));
         assert_eq!(activity.look().unwrap().waits_for, Some("/x".into()));

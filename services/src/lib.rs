@@ -8,6 +8,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 pub mod activity;
+pub mod backup;
+pub mod command;
 pub mod fcopy;
 pub mod kernel;
 pub mod kvp;

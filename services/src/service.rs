@@ -6,6 +6,8 @@ use std::sync::Arc;
 use hyperv_vmbus::ic::{Negotiated, Status};
 
 use crate::activity::Activity;
+use crate::backup::LastBackup;
+use crate::command::{Client, Command};
 use crate::stop::Stop;
 
 /// What a service leaves of a request that came over a character device.
@@ -68,5 +70,21 @@ pub trait Service: Send {
     /// asked for once, when it was made.
     fn activity(&self) -> Option<Arc<Activity>> {
         None
+    }
+
+    /// Where the service keeps how its last backup went, if it makes any; told
+    /// once, when it was made.
+    fn keep_in(&mut self, _last: &Arc<LastBackup>) {}
+
+    /// Carries out what a local user asks; `host` becomes readable when the host says
+    /// something meanwhile. It may leave the service [busy](Service::busy), with
+    /// the end of it left to [`Service::woken`].
+    fn command(
+        &mut self,
+        _command: Command,
+        client: Box<dyn Client>,
+        _host: Option<BorrowedFd<'_>>,
+    ) {
+        client.end(Err("this service cannot be asked for anything".to_owned()));
     }
 }

@@ -7,9 +7,12 @@ use std::time::{Instant, SystemTime};
 
 use hyperv_services::activity::{self, Seen};
 use hyperv_services::registry::{Entry, SERVICES};
-use time::OffsetDateTime;
 
-use super::{Activity, Device, Document, LastError, Service, State, Transport, Versions, Work};
+use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
+use super::{
+    Activity, Device, Document, LastError, Service, State, Transport, Versions, Work, clock,
+};
+use crate::alone::Alone;
 use crate::devices::{self, Listed};
 use crate::locate::Located;
 use crate::slot::{self, Key, Slot};
@@ -25,6 +28,7 @@ pub(crate) struct Known<'a> {
     pub(crate) started: SystemTime,
     pub(crate) settings: &'a Settings,
     pub(crate) slots: &'a BTreeMap<Key, Slot>,
+    pub(crate) alone: Option<&'a Alone>,
     pub(crate) tallies: &'a BTreeMap<&'static str, Arc<Tally>>,
     pub(crate) obstacles: &'a [String],
 }
@@ -65,6 +69,14 @@ impl Known<'_> {
                     at: clock(at),
                     text,
                 }),
+            last_backup: tally
+                .and_then(|tally| tally.last_backup.get())
+                .map(LastBackup::from),
+            activity: self
+                .alone
+                .filter(|alone| alone.entry.name == entry.name)
+                .and_then(|alone| alone.view.look().activity)
+                .map(shown),
             devices: self
                 .slots
                 .iter()
@@ -126,7 +138,19 @@ fn shown(seen: Seen) -> Activity {
             size,
         },
         activity::Work::Freezing => Work::Freezing,
-        activity::Work::Frozen { file_systems } => Work::Frozen { file_systems },
+        activity::Work::Frozen {
+            file_systems,
+            mount_points,
+            rehearsal,
+        } => Work::Frozen {
+            file_systems,
+            mount_points: mount_points
+                .iter()
+                .take(MAX_MOUNT_POINTS)
+                .map(|path| cut(&path.display().to_string(), MAX_NAME))
+                .collect(),
+            rehearsal,
+        },
         activity::Work::Configuring { adapter } => Work::Configuring { adapter },
     };
     Activity {
@@ -134,8 +158,4 @@ fn shown(seen: Seen) -> Activity {
         work,
         waits_for: seen.waits_for.map(|path| path.display().to_string()),
     }
-}
-
-fn clock(at: SystemTime) -> OffsetDateTime {
-    OffsetDateTime::from(at).truncate_to_second()
 }

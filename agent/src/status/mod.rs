@@ -3,10 +3,15 @@
 //! The supervisor `gather`s a [`Document`] when a client connects to the control
 //! socket; the command [`ask`]s for it and shows it as it is, or as [`text`].
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::backup::LastBackup;
+
 pub mod ask;
+pub mod backup;
 pub(crate) mod gather;
 pub mod text;
 
@@ -41,6 +46,10 @@ pub struct Service {
     pub failures: u64,
     /// What went wrong last.
     pub last_error: Option<LastError>,
+    /// The last backup, of a service that makes any.
+    pub last_backup: Option<LastBackup>,
+    /// Work that needs no device: a rehearsal while the host offers none.
+    pub activity: Option<Activity>,
     /// The devices that carry it: none while the host offers none.
     pub devices: Vec<Device>,
 }
@@ -144,14 +153,22 @@ pub enum Work {
     },
     /// Applications are brought to rest, and file systems frozen.
     Freezing,
-    /// File systems are frozen.
+    /// File systems are frozen, or applications at rest for a rehearsal.
     Frozen {
         /// How many.
-        file_systems: u64,
+        file_systems: usize,
+        /// Where the first of them are mounted.
+        mount_points: Vec<String>,
+        /// Whether it is for a rehearsal.
+        rehearsal: bool,
     },
     /// An interface gets an IP configuration.
     Configuring {
         /// The GUID of its VMBus device, in the host's words.
         adapter: String,
     },
+}
+
+fn clock(at: SystemTime) -> OffsetDateTime {
+    OffsetDateTime::from(at).truncate_to_second()
 }

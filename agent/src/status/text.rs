@@ -7,6 +7,7 @@ use time::macros::format_description;
 
 use crate::table::plain;
 
+use super::backup::{file_systems, mount_points};
 use super::{Activity, Device, Document, Service, State, Transport, Work};
 
 /// The status as it is at `now`, in lines.
@@ -51,12 +52,18 @@ fn write_service(out: &mut String, service: &Service, now: OffsetDateTime) -> st
     } else if service.devices.is_empty() {
         line(out, "state", "waiting for the host to offer its device")?;
     }
+    if let Some(activity) = &service.activity {
+        line(out, "activity", &doing(activity, now))?;
+    }
     for device in &service.devices {
         write_device(out, device, now)?;
     }
     if service.on || service.requests > 0 {
         let requests = format!("{}, {} failed", service.requests, service.failures);
         line(out, "requests", &requests)?;
+    }
+    if let Some(backup) = &service.last_backup {
+        line(out, "last backup", &backup.text())?;
     }
     if let Some(error) = &service.last_error {
         let text = format!("{}: {}", ago(error.at, now), plain(&error.text));
@@ -126,9 +133,20 @@ fn doing(activity: &Activity, now: OffsetDateTime) -> String {
             )
         }
         Work::Freezing => format!("freezing file systems, for {span}"),
-        Work::Frozen { file_systems: 1 } => format!("1 file system frozen for {span}"),
-        Work::Frozen { file_systems } => {
-            format!("{file_systems} file systems frozen for {span}")
+        Work::Frozen {
+            file_systems: count,
+            mount_points: shown,
+            rehearsal,
+        } => {
+            let rehearsal = if *rehearsal { "rehearsal: " } else { "" };
+            match count {
+                0 => format!("{rehearsal}applications at rest for {span}"),
+                &count => format!(
+                    "{rehearsal}{} frozen for {span}: {}",
+                    file_systems(count),
+                    mount_points(shown, count)
+                ),
+            }
         }
         Work::Configuring { adapter } => {
             format!(
@@ -144,7 +162,7 @@ fn doing(activity: &Activity, now: OffsetDateTime) -> String {
 }
 
 fn line(out: &mut String, what: &str, text: &str) -> std::fmt::Result {
-    writeln!(out, "  {what:10}  {text}")
+    writeln!(out, "  {what:11}  {text}")
 }
 
 fn ago(then: OffsetDateTime, now: OffsetDateTime) -> String {
@@ -183,6 +201,7 @@ fn bytes(count: u64) -> String {
 mod tests {
     use time::macros::datetime;
 
+    use super::super::backup::{Hook, Kind, LastBackup, Outcome};
     use super::super::{LastError, Versions};
     use super::*;
 
@@ -208,6 +227,8 @@ mod tests {
             requests: 0,
             failures: 0,
             last_error: None,
+            last_backup: None,
+            activity: None,
             devices,
         };
         let copying = Device {
@@ -252,9 +273,32 @@ mod tests {
                 },
                 service("kvp", true, vec![failed]),
                 service("one", true, vec![]),
-                service("vss", false, vec![]),
+                Service {
+                    last_backup: Some(backup()),
+                    ..service("vss", false, vec![])
+                },
             ],
             obstacles: vec!["vss: no driver has it".into()],
+        }
+    }
+
+    fn backup() -> LastBackup {
+        let hook = |action: &str, failure: Option<&str>| Hook {
+            name: "10-\u{1b}db".into(),
+            action: action.into(),
+            usec: 300_000,
+            failure: failure.map(str::to_owned),
+        };
+        LastBackup {
+            kind: Kind::Backup,
+            began: datetime!(2026-03-04 03:00:12 UTC),
+            frozen_usec: Some(1_250_999),
+            file_systems: 2,
+            mount_points: vec!["/".into(), "/srv".into()],
+            hooks: vec![hook("freeze", None), hook("thaw", Some("busy"))],
+            more_hooks: 0,
+            outcome: Outcome::Inconsistent,
+            reason: Some("too late".into()),
         }
     }
 
@@ -263,24 +307,25 @@ mod tests {
         let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
 
 fcopy: what fcopy does
-  device      /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
-  state       serving
-  versions    1.1 (framework 3.0)
-  activity    copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
-  requests    7, 1 failed
-  last error  3 min ago: copy failed: "/a\nb"
+  device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
+  state        serving
+  versions     1.1 (framework 3.0)
+  activity     copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
+  requests     7, 1 failed
+  last error   3 min ago: copy failed: "/a\nb"
 
 kvp: what kvp does
-  device      /dev/vmbus/hv_kvp (hv_utils)
-  state       cannot be opened: busy; next try in 3 s
-  requests    0, 0 failed
+  device       /dev/vmbus/hv_kvp (hv_utils)
+  state        cannot be opened: busy; next try in 3 s
+  requests     0, 0 failed
 
 one: what one does
-  state       waiting for the host to offer its device
-  requests    0, 0 failed
+  state        waiting for the host to offer its device
+  requests     0, 0 failed
 
 vss: what vss does
-  state       off
+  state        off
+  last backup  2026-03-04 03:00:12 UTC, 2 file systems frozen for 1.250 s, 1 hook, hook 10-\u{1b}db failed with thaw, not consistent: too late
 
 Not served:
   vss: no driver has it
@@ -301,7 +346,11 @@ Not served:
     #[test]
     fn other_activities_in_words() {
         let since = datetime!(2026-03-04 10:00:00 UTC);
-        let frozen = |file_systems| Work::Frozen { file_systems };
+        let frozen = |file_systems, shown: &[&str], rehearsal| Work::Frozen {
+            file_systems,
+            mount_points: shown.iter().map(|&path| path.to_owned()).collect(),
+            rehearsal,
+        };
         let configuring = Work::Configuring {
             adapter: "{1}".into(),
         };
@@ -315,12 +364,56 @@ Not served:
             doing(&activity(Work::Freezing, Some("/srv/\u{1b}")), NOW),
             "freezing file systems, for 2 h, waiting for /srv/\\u{1b}"
         );
-        assert_eq!(words(frozen(1)), "1 file system frozen for 2 h");
-        assert_eq!(words(frozen(3)), "3 file systems frozen for 2 h");
+        assert_eq!(
+            words(frozen(1, &["/a\n"], false)),
+            r"1 file system frozen for 2 h: /a\n"
+        );
+        assert_eq!(
+            words(frozen(3, &["/", "/b"], true)),
+            "rehearsal: 3 file systems frozen for 2 h: /, /b and 1 more"
+        );
+        assert_eq!(
+            words(frozen(0, &[], true)),
+            "rehearsal: applications at rest for 2 h"
+        );
         assert_eq!(
             words(configuring),
             "applying an IP configuration to {1}, for 2 h"
         );
+    }
+
+    #[test]
+    fn a_backup_in_words() {
+        let well = LastBackup {
+            outcome: Outcome::Consistent,
+            reason: None,
+            hooks: Vec::new(),
+            file_systems: 1,
+            ..backup()
+        };
+        let began = "2026-03-04 03:00:12 UTC";
+        assert_eq!(
+            well.text(),
+            format!("{began}, 1 file system frozen for 1.250 s, consistent")
+        );
+        let failed = LastBackup {
+            kind: Kind::HooksOnly,
+            frozen_usec: None,
+            file_systems: 0,
+            outcome: Outcome::Failed,
+            reason: Some("hook 1\nfailed".into()),
+            ..well.clone()
+        };
+        assert_eq!(
+            failed.text(),
+            format!(r"{began} (rehearsal of the hooks), failed: hook 1\nfailed")
+        );
+        assert!(well.is_well() && !failed.is_well() && !backup().is_well());
+        let hook_failed = LastBackup {
+            hooks: backup().hooks,
+            ..well
+        };
+        assert!(!hook_failed.is_well());
     }
 
     #[test]

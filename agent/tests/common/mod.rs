@@ -26,6 +26,8 @@ use hyperv_agent::status::Document;
 use hyperv_agent::status::ask::ask;
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
 use hyperv_services::activity::{Activity, Underway, Work};
+use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
+use hyperv_services::command::{Client, Command};
 use hyperv_services::registry::{Entry, HvUtil};
 use hyperv_services::service::{Answer, Service};
 use hyperv_vmbus::discovery::Roots;
@@ -47,6 +49,28 @@ struct Probe {
     log: Logger,
     activity: Arc<Activity>,
     underway: Option<Underway>,
+    last_backup: Arc<LastBackup>,
+    client: Option<Box<dyn Client>>,
+}
+
+/// A backup of which everything is as long as it gets.
+pub fn long_backup() -> Backup {
+    Backup {
+        kind: Kind::Backup,
+        began: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        frozen_for: Some(Duration::from_millis(1250)),
+        file_systems: 1000,
+        mount_points: vec![PathBuf::from("/é".repeat(2000)); MOUNT_POINTS],
+        hooks: (0..200)
+            .map(|number| HookRun {
+                name: format!("{:0250}", number % 100),
+                action: "freeze",
+                took: Duration::from_millis(3),
+                failure: Some("é".repeat(4000)),
+            })
+            .collect(),
+        outcome: Outcome::Inconsistent("é".repeat(4000)),
+    }
 }
 
 /// Lets a service that hangs go on.
@@ -83,6 +107,14 @@ impl Service for Probe {
                 underway.set_done(3);
                 self.underway = Some(underway);
             }
+            b"backup" => self.last_backup.set(long_backup()),
+            b"frozen" => {
+                self.underway = Some(self.activity.begin(Work::Frozen {
+                    file_systems: 1000,
+                    mount_points: long_backup().mount_points,
+                    rehearsal: false,
+                }));
+            }
             b"finish" => self.underway = None,
             _ => {}
         }
@@ -92,6 +124,32 @@ impl Service for Probe {
 
     fn activity(&self) -> Option<Arc<Activity>> {
         Some(Arc::clone(&self.activity))
+    }
+
+    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+        self.last_backup = Arc::clone(last);
+    }
+
+    /// Takes as long as it is to hold: no time, or until its own end.
+    fn command(
+        &mut self,
+        command: Command,
+        mut client: Box<dyn Client>,
+        host: Option<BorrowedFd<'_>>,
+    ) {
+        let Command::Rehearse(what) = command;
+        client.progress(if host.is_some() {
+            "device"
+        } else {
+            "no device"
+        });
+        match what.hold.is_zero() {
+            true => {
+                self.last_backup.set(long_backup());
+                client.end(Ok(long_backup()));
+            }
+            false => self.client = Some(client),
+        }
     }
 }
 
@@ -117,6 +175,8 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
                 log: log.clone(),
                 activity: Arc::default(),
                 underway: None,
+                last_backup: Arc::default(),
+                client: None,
             })
         },
     }
@@ -124,6 +184,9 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
 
 pub static ONE: Entry = probe("one", "vmbus/one", 1);
 pub static TWO: Entry = probe("two", "vmbus/two", 2);
+
+/// A service of which something can be asked.
+pub static VSS: Entry = probe("vss", "vmbus/vss", 4);
 
 /// Its messages are as over a ring.
 pub static RING: Entry = probe("ring", "vmbus/ring", 3);
@@ -336,6 +399,8 @@ impl Guest {
         let control = root.path().join("control");
         let socket = ControlSocket::bind(&control).unwrap();
         supervisor.answer_on(socket).unwrap();
+        let socket = ControlSocket::bind(&root.path().join("request")).unwrap();
+        supervisor.take_requests_on(socket).unwrap();
         first(&control);
         let handle = supervisor.handle();
         let thread = Some(thread::spawn(move || supervisor.run()));
@@ -382,6 +447,11 @@ impl Guest {
     /// Where the agent tells its status.
     pub fn control(&self) -> PathBuf {
         self.root.path().join("control")
+    }
+
+    /// Where the agent takes requests.
+    pub fn requests(&self) -> PathBuf {
+        self.root.path().join("request")
     }
 
     /// The agent's status.

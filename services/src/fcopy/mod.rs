@@ -196,7 +196,8 @@ impl FileCopy {
                 self.log,
                 "copy cancelled: {:?}: {}",
                 transfer.path(),
-                reason
+                reason;
+                "HYPERV_EVENT" => "copy", "HYPERV_OUTCOME" => "cancelled"
             );
         }
     }
@@ -223,7 +224,13 @@ impl FileCopy {
     }
 
     fn log_failure(&self, path: &Path, error: &Error) {
-        warn!(self.log, "copy failed: {:?}: {}", path, in_words(error));
+        warn!(
+            self.log,
+            "copy failed: {:?}: {}",
+            path,
+            in_words(error);
+            "HYPERV_EVENT" => "copy", "HYPERV_OUTCOME" => "failed"
+        );
     }
 
     fn log_success(&self, finished: &Finished) {
@@ -236,11 +243,15 @@ impl FileCopy {
         let rate = *size as f64 / f64::from(1 << 20) / seconds.max(1e-6);
         let figures = format!("{path:?}, {size} bytes in {seconds:.3} s, {rate:.1} MiB/s");
         if size == announced {
-            info!(self.log, "copy finished: {}", figures);
+            info!(
+                self.log, "copy finished: {}", figures;
+                "HYPERV_EVENT" => "copy", "HYPERV_OUTCOME" => "finished"
+            );
         } else {
             warn!(
                 self.log,
-                "copy finished: {}, although {} bytes were announced", figures, announced
+                "copy finished: {}, although {} bytes were announced", figures, announced;
+                "HYPERV_EVENT" => "copy", "HYPERV_OUTCOME" => "finished"
             );
         }
     }

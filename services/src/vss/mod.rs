@@ -7,8 +7,11 @@
 //! copy of each descriptor; and then [`freeze`] has it do nothing but one call for
 //! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
-//! still sends is answered with a failure, as its backup is not consistent.
+//! still sends is answered with a failure, as its backup is not consistent. What is
+//! known of a backup is in its `report`; a `rehearsal` is one that an administrator
+//! asks for.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,14 +25,18 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, debug, error, info, warn};
 
 use self::error::{Error, Spoiled};
-use self::freeze::{Doing, FreezeError, Freezer, SOON, StartGuard, Summary, THAWING, Thawed};
+use self::freeze::{Doing, FreezeError, Freezer, SOON, StartGuard, THAWING, Thawed};
 use self::guard::{Guard, News};
-use self::hooks::{End, Ran};
+use self::hooks::{End, Ran, Step};
 use self::limited::Lookups;
 use self::marker::{Note, Noted};
 use self::plan::{DeviceNumber, Unmatched};
+use self::rehearsal::Rehearsal;
+use self::report::Report;
 use self::wire::Request;
 use crate::activity::{Activity, Underway, Work};
+use crate::backup::{HookRun, Kind, LastBackup, Outcome};
+use crate::command::{Client, Command};
 use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
@@ -51,6 +58,8 @@ mod patterns;
 pub mod plan;
 pub mod prepare;
 pub mod recover;
+mod rehearsal;
+mod report;
 pub mod stack;
 mod uncover;
 pub mod wire;
@@ -156,6 +165,8 @@ pub struct Vss {
     spoiled: Option<Spoiled>,
     /// Whether it was said that the guard's memory is not locked.
     told_of_memory: bool,
+    report: Report,
+    rehearsal: Option<Rehearsal>,
     activity: Arc<Activity>,
     underway: Option<Underway>,
     stop: Option<Arc<Stop>>,
@@ -176,6 +187,8 @@ impl Vss {
             told: HashSet::new(),
             spoiled: None,
             told_of_memory: false,
+            report: Report::default(),
+            rehearsal: None,
             activity: Arc::default(),
             underway: None,
             stop: stop.ok().map(Arc::new),
@@ -210,6 +223,11 @@ impl Vss {
             }
         };
         self.spoiled = Some(Spoiled::Restarted);
+        let was_frozen = note.frozen.len();
+        if note != Note::default() {
+            self.report.begin(Kind::Backup);
+            self.report.found(was_frozen);
+        }
         let hooks = std::mem::take(&mut note.hooks);
         self.left = note;
         if let Err(error) = self.thaw_left() {
@@ -217,6 +235,12 @@ impl Vss {
         }
         self.hooks = Some(Ran::from_paths(&self.config.hooks, hooks));
         self.end_hooks(End::AgentRestarted, hooks::AFTER);
+        let why = Spoiled::Restarted.to_string();
+        let outcome = match was_frozen {
+            0 => Outcome::Failed(why),
+            _ => Outcome::Inconsistent(why),
+        };
+        self.report.end(outcome, &self.log);
         self.note(&self.left);
     }
 
@@ -257,16 +281,21 @@ impl Vss {
     }
 
     fn handle(&mut self, message: &mut [u8]) -> Status {
-        let outcome = wire::decode(message)
-            .map_err(Error::from)
-            .and_then(|request| self.carry_out(request).map(|()| request));
-        match outcome {
-            Ok(request) => {
+        let request = match wire::decode(message) {
+            Ok(request) => request,
+            Err(malformed) => {
+                warn!(self.log, "request refused: {}", malformed);
+                return malformed.status();
+            }
+        };
+        match self.carry_out(request) {
+            Ok(()) => {
                 wire::encode(request, message);
                 Status::OK
             }
             Err(error) => {
-                warn!(self.log, "request refused: {}", in_words(&error));
+                // The end of the backup has told of it.
+                debug!(self.log, "request refused: {}", in_words(&error));
                 error.status()
             }
         }
@@ -282,39 +311,56 @@ impl Vss {
 
     fn freeze(&mut self) -> Result<(), Error> {
         self.woken();
+        self.end_rehearsal_for_host();
         if self.freezer.is_frozen() {
             // The same freeze serves: what is on the disks is still consistent.
             debug!(self.log, "frozen already");
             return Ok(());
         }
+        self.report.begin(Kind::Backup);
+        let stop = self.stop.clone();
+        let stop = stop.as_ref().map(|stop| stop.as_fd());
+        let frozen = self.freeze_all(Kind::Backup, stop);
+        if let Err(error) = &frozen {
+            self.report.end(Outcome::Failed(in_words(error)), &self.log);
+        }
+        frozen
+    }
+
+    /// Lets applications come to rest, and freezes file systems; `stop` is readable
+    /// where that is to be cut short.
+    fn freeze_all(&mut self, kind: Kind, stop: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         self.freezer
             .end_earlier(&mut waits(&self.log, self.underway.as_ref()))?;
         self.thaw_left()?;
-        self.spoiled = None;
+        if kind == Kind::Backup {
+            self.spoiled = None;
+        }
         self.underway = Some(self.activity.begin(Work::Freezing));
-        let summary = self.freeze_all().inspect_err(|_| self.underway = None)?;
+        self.rest_and_freeze(kind, stop)
+            .inspect_err(|_| self.underway = None)?;
+        let (file_systems, mount_points) = self.report.what_is_frozen();
         if let Some(underway) = &self.underway {
             underway.becomes(Work::Frozen {
-                file_systems: summary.frozen as u64,
+                file_systems,
+                mount_points,
+                rehearsal: kind != Kind::Backup,
             });
         }
         Ok(())
     }
 
-    fn freeze_all(&mut self) -> Result<Summary, Error> {
-        let note = |hooks: &[PathBuf]| {
-            self.note(&Note {
-                hooks: hooks.to_vec(),
-                ..Note::default()
-            });
-        };
+    fn rest_and_freeze(&mut self, kind: Kind, stop: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         let began = Instant::now();
-        let deadline = began + BEFORE;
-        let stop = self.stop.as_ref().map(|stop| stop.as_fd());
-        let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
-            .inspect_err(|_| self.forget())?;
+        let runs = RefCell::default();
+        let ran = self.run_hooks(began + BEFORE, stop, &runs);
+        self.report.hooks(runs.take());
+        let ran = ran?;
         let latest = (Instant::now() + self.config.prepare_limit).min(began + LATEST);
-        let frozen = self.freeze_file_systems(&ran, latest);
+        let frozen = match kind {
+            Kind::HooksOnly => Ok(()),
+            Kind::Backup | Kind::Rehearsal => self.freeze_file_systems(&ran, latest, stop),
+        };
         self.hooks = Some(ran);
         if let Err(error) = &frozen {
             let time = match error {
@@ -328,7 +374,31 @@ impl Vss {
         frozen
     }
 
-    fn freeze_file_systems(&mut self, ran: &Ran, latest: Instant) -> Result<Summary, Error> {
+    /// Lets applications come to rest; what came of each hook is added to `runs`.
+    fn run_hooks(
+        &self,
+        deadline: Instant,
+        stop: Option<BorrowedFd<'_>>,
+        runs: &RefCell<Vec<HookRun>>,
+    ) -> Result<Ran, Error> {
+        let note = |step: Step<'_>| match step {
+            Step::Starts(hooks) => self.note(&Note {
+                hooks: hooks.to_vec(),
+                ..Note::default()
+            }),
+            Step::Ended(run) => runs.borrow_mut().push(run),
+        };
+        let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
+            .inspect_err(|_| self.forget_unless_spoiled())?;
+        Ok(ran)
+    }
+
+    fn freeze_file_systems(
+        &mut self,
+        ran: &Ran,
+        latest: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         let mut prepared = prepare::look(&self.config)?;
         for unmatched in prepared.plan.unmatched.drain(..) {
             if !self.told.contains(&unmatched) {
@@ -370,8 +440,8 @@ impl Vss {
             guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
         });
-        let stop = self.stop.as_ref().map(|stop| stop.as_fd());
         prepared.write_out(latest, stop)?;
+        let mount_points = report::mount_points(&prepared.opened);
         let summary = self.freezer.freeze(
             prepared.opened,
             self.config.time_limit,
@@ -379,6 +449,7 @@ impl Vss {
             stop,
             &mut waits(&self.log, self.underway.as_ref()),
         )?;
+        self.report.frozen(mount_points, &summary);
         if let Some(errno) = summary.not_locked
             && !std::mem::replace(&mut self.told_of_memory, true)
         {
@@ -404,12 +475,24 @@ impl Vss {
             summary.frozen,
             summary.took.as_secs_f64() * 1000.0
         );
-        Ok(summary)
+        Ok(())
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
         // It may have been thawed for another reason at this moment.
         self.woken();
+        self.end_rehearsal_for_host();
+        let thawed = self.thaw_all();
+        let outcome = match &thawed {
+            Ok(()) => Outcome::Consistent,
+            Err(error) => Outcome::Inconsistent(in_words(error)),
+        };
+        self.report.end(outcome, &self.log);
+        thawed
+    }
+
+    /// Thaws what is frozen, as the host asked for.
+    fn thaw_all(&mut self) -> Result<(), Error> {
         let thawed = self.end_freeze(End::Thawed, hooks::AFTER, THAWING);
         if let Some((path, why)) = self.freezer.stuck().next() {
             return Err(Error::NotThawed { path, why });
@@ -425,9 +508,22 @@ impl Vss {
 
     /// Ends a freeze before the host asks for it.
     fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
+        if self.rehearsal.is_some() {
+            let why = match why {
+                Spoiled::TimeLimit(limit) => format!(
+                    "file systems were frozen for as long as they may, {} s, so all was thawed",
+                    limit.as_secs()
+                ),
+                why => why.to_string(),
+            };
+            self.end_rehearsal(Some(why), end, time);
+            return;
+        }
         warn!(self.log, "{}", why);
+        let outcome = Outcome::Inconsistent(why.to_string());
         self.spoiled = Some(why);
         self.end_freeze(end, time, SOON);
+        self.report.end(outcome, &self.log);
         if self.freezer.stuck().next().is_none() {
             self.note(&Note::default());
         }
@@ -439,6 +535,7 @@ impl Vss {
         let thawed = self
             .freezer
             .thaw(limit, &mut waits(&self.log, self.underway.as_ref()));
+        self.report.thawed(&thawed);
         if thawed.thawed > 0 {
             info!(
                 self.log,
@@ -465,7 +562,8 @@ impl Vss {
 
     fn end_hooks(&mut self, end: End, time: Duration) {
         if let Some(ran) = self.hooks.take() {
-            ran.end(end, time, &self.log);
+            let runs = ran.end(end, time, &self.log);
+            self.report.hooks(runs);
         }
     }
 
@@ -473,7 +571,7 @@ impl Vss {
     fn note_stuck(&self) {
         let stuck: Vec<_> = self.freezer.not_thawed().collect();
         match stuck.is_empty() {
-            true => self.forget(),
+            true => self.forget_unless_spoiled(),
             false => self.note(&Note {
                 frozen: stuck,
                 guard: self.freezer.guard(),
@@ -492,6 +590,14 @@ impl Vss {
                 self.log,
                 "cannot note in {} what is frozen: {}", directory, error
             );
+        }
+    }
+
+    /// Nothing is frozen any more; what the host's next THAW is answered stays noted.
+    fn forget_unless_spoiled(&self) {
+        match self.spoiled {
+            None => self.forget(),
+            Some(_) => self.note(&Note::default()),
         }
     }
 
@@ -544,7 +650,7 @@ impl Service for Vss {
     }
 
     fn busy(&self) -> bool {
-        self.freezer.is_frozen()
+        self.freezer.is_frozen() || self.rehearsal.is_some()
     }
 
     fn stop(&self) -> Option<Arc<Stop>> {
@@ -555,11 +661,25 @@ impl Service for Vss {
         Some(Arc::clone(&self.activity))
     }
 
+    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+        self.report.keep_in(last);
+    }
+
     fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.freezer.watched().map(AsFd::as_fd)
+        match &self.rehearsal {
+            Some(rehearsal) => Some(rehearsal.watched()),
+            None => self.freezer.watched().map(AsFd::as_fd),
+        }
+    }
+
+    fn command(&mut self, command: Command, client: Box<dyn Client>, host: Option<BorrowedFd<'_>>) {
+        match command {
+            Command::Rehearse(what) => self.rehearse(&what, client, host),
+        }
     }
 
     fn woken(&mut self) {
+        self.rehearsal_woken();
         if !self.freezer.is_frozen() {
             return;
         }
@@ -584,7 +704,7 @@ impl Service for Vss {
 
 impl Drop for Vss {
     fn drop(&mut self) {
-        if self.freezer.is_frozen() {
+        if self.freezer.is_frozen() || self.rehearsal.is_some() {
             self.spoil(Spoiled::Restarted, End::Interrupted, hooks::AT_THE_END);
         }
     }

@@ -61,6 +61,33 @@ fn a_copy_that_is_refused_at_once_is_one_line() {
 }
 
 #[test]
+fn the_end_of_a_copy_is_an_event() {
+    let expect = |guest: &Guest, outcome: &str| {
+        let lines = guest.log.lines();
+        let is_event = |line: &&String| line.contains("HYPERV_EVENT");
+        let events: Vec<_> = lines.iter().filter(is_event).collect();
+        assert_eq!(events.len(), 1, "{lines:?}");
+        assert_eq!(Some(events[0]), lines.last());
+        let last = &lines[lines.len() - 1];
+        assert!(last.contains(" HYPERV_EVENT=copy"), "{last}");
+        assert!(
+            last.contains(&format!(" HYPERV_OUTCOME={outcome}")),
+            "{last}"
+        );
+    };
+    let mut guest = Guest::new();
+    guest.copy("file", 0, b"x");
+    expect(&guest, "finished");
+    let mut guest = Guest::new();
+    guest.start("file", 0, 100);
+    guest.cancel();
+    expect(&guest, "cancelled");
+    let mut guest = Guest::new();
+    guest.start("a/b", 0, 100);
+    expect(&guest, "failed");
+}
+
+#[test]
 fn strays_are_logged_once() {
     let mut guest = Guest::new();
     for _ in 0..100 {

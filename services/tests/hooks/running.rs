@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_services::stop::Stop;
-use hyperv_services::vss::hooks::{End, OnFailure, Ran, freeze};
+use hyperv_services::vss::hooks::{End, OnFailure, Ran, Step, freeze};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, test_kill_process};
 
@@ -43,7 +42,10 @@ fn each_hook_is_noted_before_it_is_started() {
     let hooks = Hooks::new();
     hooks.add("1", "");
     hooks.add("2", "");
-    let noted = |paths: &[PathBuf]| {
+    let noted = |step: Step<'_>| {
+        let Step::Starts(paths) = step else {
+            return;
+        };
         let mut journal = File::options()
             .create(true)
             .append(true)
@@ -106,7 +108,11 @@ fn a_hook_that_cannot_be_started_stops_the_freeze() {
     Hooks::text(&hooks.path("2"), "echo\n");
     hooks.add("3", "");
     let noted = RefCell::new(Vec::new());
-    let note = |paths: &[PathBuf]| noted.borrow_mut().push(paths.to_vec());
+    let note = |step: Step<'_>| {
+        if let Step::Starts(paths) = step {
+            noted.borrow_mut().push(paths.to_vec());
+        }
+    };
     let log = hooks.log.logger();
     let error = in_words(&freeze(&hooks.config, soon(), None, note, &log).unwrap_err());
     assert!(error.starts_with("hook 2 failed at freeze: "), "{error}");

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use slog::{Logger, info, warn};
 
 use self::program::{Hook, Occasion};
+use crate::backup::HookRun;
 use crate::in_words;
 
 mod config;
@@ -51,6 +52,7 @@ const KILLED: Duration = Duration::from_secs(1);
 ///
 /// Before each hook is started, `note` is told which have been by then: what
 /// another agent ends ([`Ran::from_paths`]) should this one be killed meanwhile.
+/// It is told of each run that ended, too.
 ///
 /// # Errors
 ///
@@ -59,7 +61,7 @@ pub fn freeze(
     config: &Config,
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
-    note: impl Fn(&[PathBuf]),
+    note: impl Fn(Step<'_>),
     log: &Logger,
 ) -> Result<Ran, HookError> {
     let stops = config.on_failure == OnFailure::Stop;
@@ -89,27 +91,40 @@ pub fn freeze(
     let mut ran = Ran::from_paths(config, Vec::new());
     for path in paths {
         ran.paths.push(path.clone());
-        note(&ran.paths);
+        note(Step::Starts(&ran.paths));
         let hook = Hook {
             path: &path,
             occasion: Occasion::Freeze,
             log,
         };
-        let Err(error) = hook.run(config, deadline, stop) else {
+        let (result, run) = hook.run(config, deadline, stop);
+        note(Step::Ended(run));
+        let Err(error) = result else {
             continue;
         };
         if !error.started() {
             ran.paths.pop();
-            note(&ran.paths);
+            note(Step::Starts(&ran.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
             let time = if error.stopped() { AT_THE_END } else { AFTER };
-            ran.end(End::FreezeFailed, time, log);
+            for run in ran.end(End::FreezeFailed, time, log) {
+                note(Step::Ended(run));
+            }
             return Err(error);
         }
         warn!(log, "the freeze goes on: {}", in_words(&error));
     }
     Ok(ran)
+}
+
+/// What becomes of the hooks while they are run with `freeze`.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// One is about to be started: the last of those, which are all until now.
+    Starts(&'a [PathBuf]),
+    /// One has ended.
+    Ended(HookRun),
 }
 
 /// The hooks that were run with `freeze`, and have to be run again.
@@ -138,48 +153,66 @@ impl Ran {
     /// Runs them in reverse order, one after another for as long as `time`; those
     /// that are left then are started at once. In 5 s more all are done, or killed.
     /// One that fails is logged, and the others still run. One that even then is
-    /// neither done nor killed, as its disk does not answer, is left behind.
-    pub fn end(self, end: End, time: Duration, log: &Logger) {
+    /// neither done nor killed, as its disk does not answer, is left behind. Gives what
+    /// came of each.
+    pub fn end(self, end: End, time: Duration, log: &Logger) -> Vec<HookRun> {
         let deadline = Instant::now() + time;
+        let mut runs = Vec::new();
         let mut begun = Vec::new();
         for path in self.paths.into_iter().rev() {
-            let (ended, wait) = channel::<()>();
-            let hook = path.display().to_string();
-            let (config, to) = (self.config.clone(), log.clone());
+            let started = Instant::now();
+            let (ended, wait) = channel();
+            let (config, to, its) = (self.config.clone(), log.clone(), path.clone());
             let run = move || {
-                let _ended = ended;
                 let hook = Hook {
-                    path: &path,
+                    path: &its,
                     occasion: Occasion::End(end),
                     log: &to,
                 };
-                if let Err(error) = hook.run(&config, deadline + LEAST, None) {
+                let (result, run) = hook.run(&config, deadline + LEAST, None);
+                if let Err(error) = result {
                     warn!(
                         to,
                         "the application may need attention: {}",
                         in_words(&error)
                     );
                 }
+                // Nobody waits for one that was left behind.
+                let _ = ended.send(run);
             };
             if let Err(error) = thread::Builder::new().spawn(run) {
-                warn!(log, "cannot run the hook {}: {}", hook, error);
+                warn!(log, "cannot run the hook {}: {}", path.display(), error);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(left) {
-                begun.push((hook, wait));
+            match wait.recv_timeout(left) {
+                Ok(run) => runs.push(run),
+                Err(RecvTimeoutError::Timeout) => begun.push((path, started, wait)),
+                // There was no thread for it.
+                Err(RecvTimeoutError::Disconnected) => {}
             }
         }
         let last = deadline + LEAST + KILLED;
-        for (hook, wait) in begun {
+        for (path, started, wait) in begun {
             let left = last.saturating_duration_since(Instant::now());
-            if let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(left) {
-                warn!(
-                    log,
-                    "the hook {} neither ends nor can be killed, and is left behind: the application \
-                     may need attention",
-                    hook
-                );
+            match wait.recv_timeout(left) {
+                Ok(run) => runs.push(run),
+                Err(_) => {
+                    let failure = "it neither ends nor can be killed, and is left behind";
+                    warn!(
+                        log,
+                        "the hook {}: {}: the application may need attention",
+                        path.display(),
+                        failure
+                    );
+                    runs.push(HookRun {
+                        name: program::name(&path),
+                        action: "thaw",
+                        took: started.elapsed(),
+                        failure: Some(failure.to_owned()),
+                    });
+                }
             }
         }
+        runs
     }
 }

@@ -12,6 +12,8 @@ use slog::{Logger, info};
 use super::config::Config;
 use super::error::HookError;
 use super::find;
+use crate::backup::HookRun;
+use crate::in_words;
 use crate::run::{Output, run};
 
 /// Lines of a hook's standard output, and of its standard error, that are
@@ -38,12 +40,12 @@ pub(super) enum Occasion {
 }
 
 impl Occasion {
-    /// The argument of the hook `program`. One that was written for another agent
-    /// knows `freeze` and `thaw` only.
-    fn action(self, program: &Path) -> &'static str {
+    /// The argument of the hook `program`, where that may be run. One that was written
+    /// for another agent knows `freeze` and `thaw` only.
+    fn action(self, program: Option<&Path>) -> &'static str {
         match self {
             Self::Freeze => "freeze",
-            Self::End(End::FreezeFailed) if knows_failures(program) => "freeze-failed",
+            Self::End(End::FreezeFailed) if program.is_some_and(knows_failures) => "freeze-failed",
             Self::End(_) => "thaw",
         }
     }
@@ -101,16 +103,38 @@ pub(super) struct Hook<'a> {
 }
 
 impl Hook<'_> {
+    /// Runs it, for at most the time that `config` has and until `deadline`, or until
+    /// `stop` is readable.
     pub(super) fn run(
         &self,
         config: &Config,
         deadline: Instant,
         stop: Option<BorrowedFd<'_>>,
-    ) -> Result<(), HookError> {
+    ) -> (Result<(), HookError>, HookRun) {
         let started = Instant::now();
-        let program = find::trusted(self.path)?;
-        let action = self.occasion.action(&program);
+        let program = find::trusted(self.path);
+        let action = self.occasion.action(program.as_deref().ok());
         let deadline = deadline.min(started + config.time_limit);
+        let result = program.and_then(|program| {
+            self.run_program(&program, action, config, (started, deadline), stop)
+        });
+        let run = HookRun {
+            name: name(self.path),
+            action,
+            took: started.elapsed(),
+            failure: result.as_ref().err().map(|error| in_words(error)),
+        };
+        (result, run)
+    }
+
+    fn run_program(
+        &self,
+        program: &Path,
+        action: &'static str,
+        config: &Config,
+        (started, deadline): (Instant, Instant),
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), HookError> {
         // Rounded up: no hook is told that it has no time.
         let left = deadline.saturating_duration_since(started) + Duration::from_millis(999);
         let seconds = left.as_secs().to_string();
@@ -123,11 +147,11 @@ impl Hook<'_> {
         if let Occasion::End(end) = self.occasion {
             variables.push(("HYPERV_AGENT_REASON", end.reason()));
         }
-        let result = run(&program, &[OsStr::new(action)], &variables, deadline, stop);
+        let result = run(program, &[OsStr::new(action)], &variables, deadline, stop);
         result
             .and_then(|output| {
                 self.log_output(&output);
-                output.success(&program)
+                output.success(program)
             })
             .map_err(|source| HookError::Failed {
                 hook: self.name(),
@@ -167,6 +191,12 @@ impl Hook<'_> {
             }
         }
     }
+}
+
+/// What a hook is called.
+pub(super) fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ pub(super) mod hooks;
 pub(super) mod image;
 pub(super) mod messages;
 pub(super) mod reach;
+pub(super) mod rehearsal;
 mod shelf;
 pub(super) mod stacks;
 pub(super) mod stuck;
+pub(super) mod telling;
 pub(super) mod waits;
 
 use anyhow::Result;

@@ -1,0 +1,131 @@
+//! A service without a device, for as long as it takes to carry out what a local user
+//! asks of it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use hyperv_services::backup::Backup;
+use hyperv_services::command::{Client, Command};
+use hyperv_services::registry::Entry;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use slog::{Logger, warn};
+
+use crate::endpoint::catch_panic;
+use crate::tally::Tally;
+use crate::view::View;
+
+/// A service that works without a device, on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    /// Which service.
+    pub(crate) entry: &'static Entry,
+    /// What it shows of itself.
+    pub(crate) view: Arc<View>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Alone {
+    /// Makes the service and has it carry out a command; `ended` is called when the
+    /// service is gone, just before the client has the result.
+    pub(crate) fn start(
+        entry: &'static Entry,
+        config: Arc<hyperv_services::Config>,
+        tally: Arc<Tally>,
+        log: Logger,
+        (command, client): (Command, Box<dyn Client>),
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (its_view, its_stop) = (Arc::<View>::default(), Arc::<AtomicBool>::default());
+        let (view, stop) = (Arc::clone(&its_view), Arc::clone(&its_stop));
+        let told = Arc::<Told>::default();
+        let client = Box::new(Later {
+            client,
+            told: Arc::clone(&told),
+        });
+        let run = move || {
+            let outcome = catch_panic(|| {
+                let mut service = (entry.make)(&config, &log);
+                service.keep_in(&tally.last_backup);
+                view.opened(&*service);
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
+                service.command(command, client, None);
+                let end = service.stop();
+                while service.busy() && !stop.load(Ordering::Acquire) {
+                    let watched = service.watched();
+                    let end = end.as_ref().map(|stop| stop.as_fd());
+                    let mut fds: Vec<_> = watched
+                        .into_iter()
+                        .chain(end)
+                        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                        .collect();
+                    if !matches!(poll(&mut fds, None), Ok(_) | Err(Errno::INTR)) {
+                        return;
+                    }
+                    service.woken();
+                }
+            });
+            if let Err(panic) = outcome {
+                warn!(log, "the service panicked: {}", panic);
+            }
+            // Who has the result can ask for something else at once.
+            ended();
+            let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((client, result)) = told {
+                client.end(result);
+            }
+        };
+        let thread = thread::Builder::new().name(entry.name.to_owned());
+        Ok(Self {
+            entry,
+            view: its_view,
+            stop: its_stop,
+            thread: thread.spawn(run)?,
+        })
+    }
+
+    /// Joins the thread, whose service is gone: its client has the result then.
+    pub(crate) fn join(self) {
+        // A panic was logged.
+        let _ = self.thread.join();
+    }
+
+    /// Ends it, whatever it is at.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.view.stop();
+    }
+}
+
+/// A client, and the result that it is told when the service has ended.
+type Told = Mutex<Option<(Box<dyn Client>, Result<Backup, String>)>>;
+
+/// A client that is told the result later.
+#[derive(Debug)]
+struct Later {
+    client: Box<dyn Client>,
+    told: Arc<Told>,
+}
+
+impl AsFd for Later {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
+    }
+}
+
+impl Client for Later {
+    fn progress(&mut self, words: &str) {
+        self.client.progress(words);
+    }
+
+    fn end(self: Box<Self>, result: Result<Backup, String>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told = Some((self.client, result));
+    }
+}

@@ -1,0 +1,297 @@
+//! The journal's own protocol: a datagram a record, with fields that a program can
+//! match.
+//!
+//! Each field is a line `NAME=value`, or where the value has line breaks its name, its
+//! length as eight bytes, and the value. What is documented at
+//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/> and no more than that: a record that
+//! does not fit a datagram is cut, not handed over in a file.
+
+use std::fmt::{Arguments, Write};
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use slog::{Drain, KV, Key, Level, OwnedKVList, Record, Serializer};
+
+use crate::fields::{Texts, is_field};
+
+/// Where the journal listens, unless it is another program that is the system log.
+const DIRECTORY: &str = "/run/systemd/journal";
+
+/// Bytes of a value that are kept; with [`MAX_FIELDS`] of them a record fits a
+/// datagram.
+const MAX_VALUE: usize = 4096;
+
+/// Fields that are kept.
+const MAX_FIELDS: usize = 24;
+
+/// Bytes of a name that the journal takes.
+const MAX_NAME: usize = 64;
+
+/// How long the journal may take for a record before that is dropped: it may stand
+/// still with its disk, and the queue before it is bounded.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The journal's socket, where the journal is what reads `log`.
+pub(crate) fn socket(log: &Path) -> Option<PathBuf> {
+    let directory = Path::new(DIRECTORY);
+    let leads_to = log.canonicalize().ok()?;
+    leads_to
+        .starts_with(directory)
+        .then(|| directory.join("socket"))
+}
+
+/// The journal.
+pub(crate) struct Journal {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    socket: UnixDatagram,
+    /// Records that it did not take since the last that it took.
+    dropped: u64,
+}
+
+impl Journal {
+    /// The journal that listens at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody does.
+    pub(crate) fn connect(path: PathBuf) -> io::Result<Self> {
+        let socket = connected(&path)?;
+        let state = Mutex::new(State { socket, dropped: 0 });
+        Ok(Self { path, state })
+    }
+
+    /// Sends a record, to a journal that was started anew if need be.
+    fn send(&self, state: &mut State, datagram: &[u8]) -> io::Result<()> {
+        match state.socket.send(datagram) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(error);
+            }
+            Err(_) => {}
+            Ok(_) => return Ok(()),
+        }
+        state.socket = connected(&self.path)?;
+        state.socket.send(datagram).map(drop)
+    }
+}
+
+fn connected(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+impl Drain for Journal {
+    type Ok = ();
+    type Err = io::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.dropped > 0 {
+            let mut lost = Datagram::default();
+            let message = format!(
+                "log records were lost, the journal did not take them: {}",
+                state.dropped
+            );
+            lost.start(Level::Warning, &message);
+            if self.send(&mut state, &lost.bytes).is_ok() {
+                state.dropped = 0;
+            }
+        }
+        let mut datagram = Datagram::default();
+        datagram.start(record.level(), &Texts::of(record, values).0);
+        // Fields that cannot be written are left out.
+        let _ = values.serialize(record, &mut datagram);
+        let _ = record.kv().serialize(record, &mut datagram);
+        let sent = self.send(&mut state, &datagram.bytes);
+        if sent.is_err() {
+            state.dropped += 1;
+        }
+        sent
+    }
+}
+
+/// A record as the journal takes it.
+#[derive(Default)]
+struct Datagram {
+    bytes: Vec<u8>,
+    fields: usize,
+}
+
+impl Datagram {
+    fn start(&mut self, level: Level, message: &str) {
+        let priority = match level {
+            Level::Critical => "2",
+            Level::Error => "3",
+            Level::Warning => "4",
+            Level::Info => "6",
+            Level::Debug | Level::Trace => "7",
+        };
+        self.add("PRIORITY", priority);
+        // Of the daemons.
+        self.add("SYSLOG_FACILITY", "3");
+        self.add("SYSLOG_IDENTIFIER", "hyperv-agent");
+        self.add("MESSAGE", message);
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
+        if self.fields == MAX_FIELDS {
+            return;
+        }
+        self.fields += 1;
+        let value = value.as_bytes();
+        let value = value.get(..MAX_VALUE).unwrap_or(value);
+        self.bytes.extend_from_slice(name.as_bytes());
+        if value.contains(&b'\n') {
+            self.bytes.push(b'\n');
+            let len = value.len() as u64;
+            self.bytes.extend_from_slice(&len.to_le_bytes());
+        } else {
+            self.bytes.push(b'=');
+        }
+        self.bytes.extend_from_slice(value);
+        self.bytes.push(b'\n');
+    }
+}
+
+impl Serializer for Datagram {
+    fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
+        let mut text = String::new();
+        write!(text, "{value}")?;
+        self.add(&name(key), &text);
+        Ok(())
+    }
+}
+
+/// A key as the name of a field: `HYPERV_` and capital letters.
+fn name(key: &str) -> String {
+    let prefix = if is_field(key) { "" } else { "HYPERV_" };
+    let letters = key.chars().map(|letter| match letter {
+        'A'..='Z' | '0'..='9' => letter,
+        'a'..='z' => letter.to_ascii_uppercase(),
+        _ => '_',
+    });
+    prefix.chars().chain(letters).take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use slog::{Logger, debug, error, info, o, warn};
+
+    use super::*;
+
+    /// A journal, and a log that goes to it.
+    fn journal(path: &Path) -> (UnixDatagram, Journal) {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE * 20)).unwrap();
+        (socket, Journal::connect(path.to_owned()).unwrap())
+    }
+
+    fn read(socket: &UnixDatagram) -> Vec<u8> {
+        let mut datagram = vec![0; 1 << 20];
+        let len = socket.recv(&mut datagram).unwrap();
+        datagram.truncate(len);
+        datagram
+    }
+
+    #[test]
+    fn a_record_has_its_fields_and_reads_as_elsewhere() {
+        let home = tempfile::tempdir().unwrap();
+        let (socket, journal) = journal(&home.path().join("socket"));
+        let values = o!("service" => "vss", "HYPERV_DEVICE" => "/dev/uio0");
+        let log = Logger::root(journal.fuse(), values);
+        warn!(log, "it {}", "broke"; "retry-in" => 3, "HYPERV_EVENT" => "backup");
+        let text = String::from_utf8(read(&socket)).unwrap();
+        let mut lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[3], "MESSAGE=it broke, service: vss, retry-in: 3");
+        lines.sort_unstable();
+        let expected = [
+            "HYPERV_DEVICE=/dev/uio0",
+            "HYPERV_EVENT=backup",
+            "HYPERV_RETRY_IN=3",
+            "HYPERV_SERVICE=vss",
+            "MESSAGE=it broke, service: vss, retry-in: 3",
+            "PRIORITY=4",
+            "SYSLOG_FACILITY=3",
+            "SYSLOG_IDENTIFIER=hyperv-agent",
+        ];
+        assert_eq!(lines, expected);
+        error!(log, "");
+        assert!(read(&socket).starts_with(b"PRIORITY=3\n"));
+        info!(log, "");
+        assert!(read(&socket).starts_with(b"PRIORITY=6\n"));
+        debug!(log, "");
+        assert!(read(&socket).starts_with(b"PRIORITY=7\n"));
+    }
+
+    #[test]
+    fn line_breaks_make_no_fields_and_long_records_are_cut() {
+        let home = tempfile::tempdir().unwrap();
+        let (socket, journal) = journal(&home.path().join("socket"));
+        let log = Logger::root(journal.fuse(), o!());
+        info!(log, "one\nPRIORITY=0");
+        let datagram = read(&socket);
+        let expected = b"MESSAGE\n\x0e\0\0\0\0\0\0\0one\nPRIORITY=0\n";
+        assert!(datagram.ends_with(expected), "{datagram:?}");
+        info!(log, "{}", "x".repeat(8 << 20));
+        assert!(read(&socket).len() < MAX_VALUE + 100);
+    }
+
+    #[test]
+    fn a_journal_that_was_restarted_is_found_and_told_what_was_lost() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("socket");
+        let (socket, journal) = journal(&path);
+        let log = Logger::root(journal.ignore_res(), o!());
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+        info!(log, "lost");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE * 20)).unwrap();
+        info!(log, "later");
+        let text = |datagram| String::from_utf8(datagram).unwrap();
+        let lost = "MESSAGE=log records were lost, the journal did not take them: 1\n";
+        assert!(text(read(&socket)).ends_with(lost));
+        assert!(text(read(&socket)).ends_with("MESSAGE=later\n"));
+    }
+
+    #[test]
+    fn a_full_journal_loses_records_and_holds_nobody_up_for_long() {
+        let home = tempfile::tempdir().unwrap();
+        let (socket, journal) = journal(&home.path().join("socket"));
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        let path = home.path().join("socket");
+        while filler.send_to(b"filler", &path).is_ok() {}
+        let log = Logger::root(journal.ignore_res(), o!());
+        info!(log, "lost");
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        info!(log, "later");
+        let told = String::from_utf8(read(&socket)).unwrap();
+        assert!(told.ends_with("did not take them: 1\n"), "{told}");
+    }
+
+    #[test]
+    fn the_journal_is_used_where_it_is_the_system_log() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        assert_eq!(socket(&log), None);
+        std::fs::write(&log, "").unwrap();
+        assert_eq!(socket(&log), None);
+        std::fs::remove_file(&log).unwrap();
+        symlink("/run/systemd/journal/dev-log", &log).unwrap();
+        let there = Path::new("/run/systemd/journal/dev-log").exists();
+        assert_eq!(socket(&log).is_some(), there);
+    }
+}

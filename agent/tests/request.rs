@@ -1,0 +1,164 @@
+//! What a local user asks of a running agent, through its real poll loop and its
+//! request socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use common::{Guest, LONG, ONE, VSS};
+use hyperv_agent::request::{Request, RequestError, ask};
+use hyperv_agent::status::backup::Outcome;
+
+const NOW: Request = Request::VssRehearse {
+    hold: 0,
+    hooks_only: false,
+};
+
+fn connect(guest: &Guest) -> UnixStream {
+    let stream = UnixStream::connect(guest.requests()).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// Sends a line, and gives all that comes back.
+fn send(guest: &Guest, line: &[u8]) -> Vec<String> {
+    let mut stream = connect(guest);
+    stream.write_all(line).unwrap();
+    let lines = BufReader::new(stream).lines();
+    lines.map_while(Result::ok).collect()
+}
+
+/// Asks, and gives the result without the agent's progress.
+fn refusal(socket: &Path, request: Request) -> String {
+    match ask(socket, request, |_| {}) {
+        Err(RequestError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
+    let guest = Guest::start(&[&VSS]);
+    guest.offer(&VSS);
+    let mut vss = guest.opened(&VSS);
+    vss.call(b"request");
+    let mut told = Vec::new();
+    let result = ask(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
+    assert_eq!(told, ["device"]);
+    assert_eq!(
+        (result.outcome, result.file_systems),
+        (Outcome::Inconsistent, 1000)
+    );
+    assert_eq!(result.hooks.len(), 32);
+    // The worker serves the host as before.
+    vss.call(b"request");
+
+    vss.call(b"work");
+    let why = refusal(&guest.requests(), NOW);
+    assert!(
+        why.starts_with("a backup of the host is under way"),
+        "{why}"
+    );
+    vss.call(b"finish");
+    ask(&guest.requests(), NOW, |_| {}).unwrap();
+    guest.stop();
+}
+
+#[test]
+fn a_client_whose_request_was_not_done_is_told_so() {
+    let guest = Guest::start(&[&VSS]);
+    guest.offer(&VSS);
+    let mut vss = guest.opened(&VSS);
+    // It serves from then on.
+    vss.call(b"request");
+    let mut stream = connect(&guest);
+    let line = b"{\"version\":1,\"request\":\"vss-rehearse\",\"hold\":7}\n";
+    stream.write_all(line).unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "{\"progress\":\"device\"}");
+    drop(vss);
+    let last = lines.next().unwrap().unwrap();
+    assert!(
+        last.starts_with("{\"error\":\"the agent ended, or"),
+        "{last}"
+    );
+    assert!(lines.next().is_none());
+    guest.stop();
+}
+
+#[test]
+fn without_a_device_a_service_of_its_own_does_it() {
+    let guest = Guest::start(&[&VSS]);
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        ask(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
+    }
+    assert_eq!(told, ["no device"; 10]);
+    // Of what was done the record stays.
+    let services = guest.status().services;
+    assert!(services[0].last_backup.is_some());
+    guest.offer(&VSS);
+    guest.opened(&VSS).call(b"request");
+    guest.stop();
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let guest = Guest::start(&[&ONE]);
+    let why = refusal(&guest.requests(), NOW);
+    assert_eq!(why, "the service vss is switched off");
+    let long = Request::VssRehearse {
+        hold: 61,
+        hooks_only: true,
+    };
+    let why = refusal(&guest.requests(), long);
+    assert_eq!(why, "file systems are held for 60 s at most");
+    for (line, words) in [
+        (&b"\n"[..], "malformed request"),
+        (b"{}\n", "malformed request"),
+        (
+            b"{\"version\":1,\"request\":\"what\"}\n",
+            "malformed request",
+        ),
+        (
+            b"{\"version\":2,\"request\":[]}\n",
+            "requests of version 1, this is of version 2",
+        ),
+        (&[b' '; 5000], "malformed request"),
+    ] {
+        let lines = send(&guest, line);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with("{\"error\":"), "{lines:?}");
+        assert!(lines[0].contains(words), "{lines:?}");
+    }
+    guest.stop();
+    let gone = ask(Path::new("/nonexistent/request"), NOW, |_| {});
+    assert!(matches!(gone, Err(RequestError::Io(_))));
+}
+
+#[test]
+fn clients_that_never_ask_hold_nobody_up() {
+    let guest = Guest::start(&[&VSS]);
+    let silent: Vec<_> = (0..20).map(|_| connect(&guest)).collect();
+    // Those that are too many are told at once.
+    let mut refused = 0;
+    for stream in &silent[4..] {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        refused += usize::from(line.contains("too many"));
+    }
+    assert_eq!(refused, 16);
+    guest.status();
+    drop(silent);
+    // Room is made for others when those have gone.
+    let deadline = std::time::Instant::now() + LONG;
+    while ask(&guest.requests(), NOW, |_| {}).is_err() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    guest.stop();
+}

@@ -1,0 +1,172 @@
+//! What is told of backups.
+
+// What is not there in a JSON value is null.
+#![allow(clippy::indexing_slicing)]
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::super::stage::{SETTLE_TIME, VssStage, expect_failure};
+use super::shelf::{Kind, Shelf};
+use super::{freeze, thaw, two};
+use crate::wait::until;
+
+/// Makes a hook that does this.
+pub(super) fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
+    let path = format!("/etc/hyperv-agent/vss.d/{name}");
+    shelf.write(&path, &format!("#!/bin/sh\n{does}\n"))?;
+    shelf.script("chmod 755 \"$0\"", &[&path]).map(drop)
+}
+
+/// What the status says of the service.
+pub(super) fn status(shelf: &Shelf) -> Result<Value> {
+    let said = shelf.program(&["status", "--json"])?;
+    let status: Value = serde_json::from_str(&said)?;
+    let services = status["services"].as_array().context("no services")?;
+    let vss = services.iter().find(|service| service["name"] == "vss");
+    Ok(vss.context("no service of that name")?.clone())
+}
+
+/// Expects that the field of that name is this.
+pub(super) fn expect_field(told: &Value, name: &str, expected: &Value) -> Result<()> {
+    let found = &told[name];
+    ensure!(
+        found == expected,
+        "expected {name} to be {expected} in {told}"
+    );
+    Ok(())
+}
+
+/// Expects what is told of the last backup; gives all of it.
+pub(super) fn expect_last(shelf: &Shelf, fields: &[(&str, Value)]) -> Result<Value> {
+    let last = status(shelf)?["last_backup"].clone();
+    for (name, expected) in fields {
+        expect_field(&last, name, expected)?;
+    }
+    Ok(last)
+}
+
+/// The runs of hooks that are told of: names, what they were told, and whether they
+/// failed.
+pub(super) fn runs(told: &Value) -> Result<Vec<String>> {
+    let hooks = told["hooks"].as_array().context("no hooks")?;
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let run = |run: &Value| {
+        let failed = if run["failure"].is_null() {
+            ""
+        } else {
+            " fails"
+        };
+        format!("{} {}{failed}", text(&run["name"]), text(&run["action"]))
+    };
+    Ok(hooks.iter().map(run).collect())
+}
+
+pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points) = two(stage)?;
+    hook(&shelf, "10-good", "")?;
+    let mut host = stage.connect()?;
+    ensure!(
+        status(&shelf)?["last_backup"].is_null(),
+        "a backup is told of before there was any"
+    );
+    freeze(&mut host)?;
+    let vss = status(&shelf)?;
+    let activity = &vss["devices"][0]["activity"];
+    for (name, expected) in [
+        ("kind", "frozen".into()),
+        ("file_systems", points.len().into()),
+        ("rehearsal", false.into()),
+    ] {
+        expect_field(activity, name, &expected)?;
+    }
+    let mut told: Vec<_> = serde_json::from_value::<Vec<String>>(activity["mount_points"].clone())?;
+    told.sort();
+    let mut expected = points.clone();
+    expected.sort();
+    ensure!(
+        told == expected,
+        "expected {expected:?} to be told as frozen; it was {told:?}"
+    );
+    thaw(&mut host)?;
+    let told = expect_last(
+        &shelf,
+        &[
+            ("kind", "backup".into()),
+            ("file_systems", points.len().into()),
+            ("outcome", "consistent".into()),
+            ("reason", Value::Null),
+        ],
+    )?;
+    ensure!(told["frozen_usec"].as_u64() > Some(0), "{told}");
+    let expected = ["10-good freeze", "10-good thaw"];
+    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
+
+    // A second one that does not come about.
+    hook(&shelf, "20-bad", "[ $1 != freeze ]")?;
+    expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
+    let told = expect_last(
+        &shelf,
+        &[
+            ("file_systems", 0.into()),
+            ("frozen_usec", Value::Null),
+            ("outcome", "failed".into()),
+        ],
+    )?;
+    let expected = [
+        "10-good freeze",
+        "20-bad freeze fails",
+        "20-bad freeze-failed",
+        "10-good freeze-failed",
+    ];
+    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
+    let reason = told["reason"].as_str().unwrap_or_default();
+    ensure!(reason.starts_with("hook 20-bad failed"), "{told}");
+    let text = shelf.program(&["status"])?;
+    ensure!(
+        text.contains("  last backup  ") && text.contains(", failed: hook 20-bad failed"),
+        "expected the last backup in {text}"
+    );
+    // The THAW that the host sends all the same is no backup.
+    thaw(&mut host)?;
+    expect_last(&shelf, &[("outcome", "failed".into())])?;
+    stage.expect_working(&mut host)
+}
+
+pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let point = shelf.make(Kind::Ext4, "ext4")?;
+    shelf.configure("[vss]\ntime-limit = 10")?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.wait_thawed(&[&point], "after its time limit")?;
+    let told = until(SETTLE_TIME, "the backup to be told of", || {
+        let last = status(&shelf)?["last_backup"].clone();
+        Ok((!last.is_null()).then_some(last))
+    })?;
+    expect_field(&told, "outcome", &"inconsistent".into())?;
+    ensure!(told["frozen_usec"].as_u64() > Some(9_000_000), "{told}");
+    expect_failure(host.thaw()?, "a THAW after the time limit")?;
+    expect_last(&shelf, &[("began", told["began"].clone())])?;
+    stage.expect_working(&mut host)
+}
+
+/// What an agent that was killed left behind is told of by the next one.
+pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points) = two(stage)?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    stage.machine().kill()?;
+    shelf.wait_thawed(&points, "after the program was killed")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    stage.expect_working(&mut host)?;
+    expect_last(
+        &shelf,
+        &[
+            ("file_systems", points.len().into()),
+            ("outcome", "inconsistent".into()),
+        ],
+    )?;
+    Ok(())
+}
