@@ -45,11 +45,15 @@ pub enum ReadOnly {
     /// It was mounted so, or made so later: `ro`.
     Asked,
     /// The kernel found an error in it: `emergency_ro`, which ext4 shows from
-    /// Linux 6.15 on, beside an `rw`.
+    /// Linux 6.15 on, beside an `rw`; before, and for btrfs, an `ro` of which the
+    /// mount knows nothing.
     Error,
     /// It was shut down, so that nothing is read either: `shutdown`.
     ShutDown,
 }
+
+/// Types that the kernel makes read-only by itself when it finds an error.
+const MADE_READ_ONLY: [&str; 4] = ["ext2", "ext3", "ext4", "btrfs"];
 
 /// Options with such a device: of XFS, and of reiserfs.
 const EXTERNAL: [&[u8]; 3] = [b"logdev=", b"rtdev=", b"jdev="];
@@ -76,7 +80,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let device = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let root = decode(fields.next()?);
     let point = decode(fields.next()?);
-    let _options_of_the_mount = fields.next()?;
+    let own_options = fields.next()?;
     // As many optional fields as the kernel likes.
     fields.find(|field| *field == b"-")?;
     let kind = text(fields.next()?);
@@ -90,6 +94,15 @@ fn line(line: &[u8]) -> Option<Mounted> {
         (b"ro", ReadOnly::Asked),
     ];
     let read_only = read_only.into_iter().find(|(option, _)| has(option));
+    let read_only = read_only.map(|(_, why)| why);
+    let writable = own_options
+        .split(|byte| *byte == b',')
+        .any(|it| it == b"rw");
+    let by_kernel = writable && MADE_READ_ONLY.contains(&&*kind);
+    let read_only = match read_only {
+        Some(ReadOnly::Asked) if by_kernel => Some(ReadOnly::Error),
+        other => other,
+    };
     let subvolume = |option: &[u8]| option.strip_prefix(b"subvol=").map(decode);
     let external = |option: &[u8]| {
         let device = EXTERNAL.iter().find_map(|it| option.strip_prefix(*it))?;
@@ -104,7 +117,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
         kind,
         source,
         external: options.clone().filter_map(external).collect(),
-        read_only: read_only.map(|(_, why)| why),
+        read_only,
     })
 }
 
@@ -265,9 +278,11 @@ mod tests {
     fn read_only_is_the_file_system_not_the_mount() {
         for (mount, file_system, read_only) in [
             ("ro", "rw,errors=remount-ro", None),
-            ("rw", "ro", Some(ReadOnly::Asked)),
+            ("ro", "ro", Some(ReadOnly::Asked)),
+            ("rw", "ro", Some(ReadOnly::Error)),
             ("rw", "rw,data=ro", None),
-            ("rw", "noatime,ro,x", Some(ReadOnly::Asked)),
+            ("noatime,ro", "noatime,ro,x", Some(ReadOnly::Asked)),
+            ("noatime,rw", "noatime,ro,x", Some(ReadOnly::Error)),
             (
                 "rw",
                 "rw,errors=remount-ro,emergency_ro",
@@ -280,6 +295,9 @@ mod tests {
             let line = format!("1 0 8:1 / /mnt {mount} - ext4 /dev/sda {file_system}");
             assert_eq!(parse(line.as_bytes())[0].read_only, read_only, "{line}");
         }
+        // What cannot be written to by its type.
+        let line = b"1 0 7:1 / /mnt rw - squashfs /dev/loop1 ro";
+        assert_eq!(parse(line)[0].read_only, Some(ReadOnly::Asked));
     }
 
     #[test]

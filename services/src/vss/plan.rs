@@ -389,8 +389,12 @@ impl Groups {
             };
             let next = self.file_systems.len();
             let place = *self.places.entry(mounted.device).or_insert(next);
-            if let Some((file_system, _)) = self.file_systems.get_mut(place) {
+            if let Some((file_system, read_only)) = self.file_systems.get_mut(place) {
                 file_system.mounts.push(mount);
+                // A mount of one that was made read-only may be made writable.
+                if mounted.read_only == Some(ReadOnly::Asked) {
+                    *read_only = mounted.read_only;
+                }
             } else {
                 let file_system = FileSystem {
                     device: mounted.device,

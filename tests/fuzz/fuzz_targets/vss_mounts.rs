@@ -21,7 +21,7 @@ fn line(mounted: &Mounted) -> String {
         text + ",logdev=" + &escaped(device.as_os_str().as_bytes())
     });
     format!(
-        "{} {} {} {} {} rw - {} {} {}{external}\n",
+        "{} {} {} {} {} ro - {} {} {}{external}\n",
         mounted.id,
         mounted.parent,
         mounted.device,
