@@ -135,19 +135,25 @@ pub(in super::super) fn path_hangs(stage: &mut VssStage<'_>) -> Result<()> {
     let file = format!("{MOUNTS}/server/share/image");
     let script = r#"
         set -e
-        mkdir -p "$1/server/share" "$0"
+        mkdir -p "$1/server/share" "$1/server/below" "$0"
+        mount --move "$3" "$1/server/below"
         mount -t tmpfs share "$1/server/share"
         truncate -s 20M "$2"
         mkfs.ext4 -q -F "$2"
         mount -t ext4 -o loop "$2" "$0"
     "#;
-    shelf.script(script, &[&upper, MOUNTS, &file])?;
+    let below = shelf.make(Kind::Ext4, "below")?;
+    shelf.script(script, &[&upper, MOUNTS, &file, &below])?;
     if let Err(error) = shelf.script(HANG, &[&format!("{MOUNTS}/server")]) {
         return Err(Skip(format!("no FUSE: {error:#}")).into());
     }
     let silent = format!("{file}, which it lies on, does not answer");
     expect_reason(&shelf, "blocked", &upper, &silent)?;
-    find(&plan(&shelf)?, "freeze", &data)?;
+    // What is below it can be reached all the same.
+    let below = format!("{MOUNTS}/server/below");
+    for point in [&data, &below] {
+        find(&plan(&shelf)?, "freeze", point)?;
+    }
     let mut host = stage.connect()?;
     // The second one waits for nothing.
     for _ in 0..2 {
