@@ -37,15 +37,15 @@ pub enum FreezeError {
         /// Where the file system is mounted that was waited for, where one was.
         path: Option<PathBuf>,
     },
+    /// The agent was told to end before the last one was frozen.
+    #[error("the agent is to end, so the file systems that were frozen are thawed again")]
+    Stopped,
     /// There was no time left to begin.
     #[error(
         "it took too long until file systems could be frozen, and nothing is frozen; see \
          prepare-limit in hyperv-agent.toml(5)"
     )]
     TooLate,
-    /// The agent was told to end before the last one was frozen.
-    #[error("the agent is to end, so the file systems that were frozen are thawed again")]
-    Stopped,
     /// What an earlier freeze has left is still frozen.
     #[error("the file system at {path:?} is frozen since an earlier backup: {why}")]
     Stuck {

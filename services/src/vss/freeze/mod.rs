@@ -151,13 +151,6 @@ impl Freezer {
         self.since.is_some()
     }
 
-    /// Where the file systems are mounted that are frozen by this freeze.
-    pub fn frozen(&self) -> impl Iterator<Item = &Path> {
-        let held = self.held.iter().filter(|_| self.since.is_some());
-        held.filter(|held| held.state == State::Ours)
-            .map(|held| held.mount_point.as_path())
-    }
-
     /// The number of the guard's process.
     pub fn guard(&self) -> Option<u32> {
         self.guard.as_ref().and_then(Guard::process)
@@ -207,14 +200,13 @@ impl Freezer {
         }
         self.end_earlier(waits)?;
         self.hold(file_systems);
-        let handed_over = self.hand_over(limit).map_err(FreezeError::from);
-        if let Err(error) = handed_over.and_then(|()| in_time(latest)) {
-            self.held.clear();
-            self.descriptors = Arc::default();
-            if let Some(guard) = &mut self.guard {
-                guard.release();
-            }
-            return Err(error);
+        if let Err(error) = self.hand_over(limit) {
+            self.let_go();
+            return Err(error.into());
+        }
+        if latest < Instant::now() {
+            self.let_go();
+            return Err(FreezeError::TooLate);
         }
         self.dumpable = dumpable_behavior().ok();
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -382,14 +374,18 @@ impl Freezer {
             }
         }
         if self.held.iter().all(|held| held.thawed.is_ok()) {
-            self.held.clear();
-            self.descriptors = Arc::default();
-            self.own = None;
-            if let Some(guard) = &mut self.guard {
-                guard.release();
-            }
+            self.let_go();
         }
         outcome
+    }
+
+    fn let_go(&mut self) {
+        self.held.clear();
+        self.descriptors = Arc::default();
+        self.own = None;
+        if let Some(guard) = &mut self.guard {
+            guard.release();
+        }
     }
 
     /// Has the guard thaw, until `deadline`; false where there is none.
@@ -556,13 +552,6 @@ impl Freezer {
     }
 }
 
-fn in_time(latest: Instant) -> Result<(), FreezeError> {
-    match Instant::now() <= latest {
-        true => Ok(()),
-        false => Err(FreezeError::TooLate),
-    }
-}
-
 impl Held {
     fn waits(&self) -> bool {
         self.thawed == Err(NotThawed::Waits)
@@ -594,6 +583,10 @@ mod tests {
 
     /// The file systems of all tests: each has files of its own.
     static FAKE: LazyLock<Arc<Fake>> = LazyLock::new(Arc::default);
+
+    fn later() -> Instant {
+        Instant::now() + LONG
+    }
 
     /// A guard on a thread.
     fn start() -> Result<Guard, GuardError> {
@@ -633,7 +626,7 @@ mod tests {
             .freeze(
                 opened,
                 3 * PATIENCE / 2,
-                Instant::now() + LONG,
+                later(),
                 None,
                 &mut |doing, path| {
                     waited.push((doing, path.to_owned()));
@@ -651,7 +644,7 @@ mod tests {
         let stuck: Vec<_> = freezer.stuck().collect();
         assert_eq!(stuck, [("/1".into(), NotThawed::Waits)]);
         let (again, _) = file_systems(1, directory.path());
-        let error = freezer.freeze(again, LONG, Instant::now() + LONG, None, &mut |_, _| ());
+        let error = freezer.freeze(again, LONG, later(), None, &mut |_, _| ());
         let Err(FreezeError::Stuck { path, why }) = error else {
             panic!("{error:?}");
         };
@@ -661,7 +654,7 @@ mod tests {
         freezer.end_earlier(&mut nothing_waits).unwrap();
         let (again, files) = file_systems(1, directory.path());
         let summary = freezer
-            .freeze(again, LONG, Instant::now() + LONG, None, &mut nothing_waits)
+            .freeze(again, LONG, later(), None, &mut nothing_waits)
             .unwrap();
         assert_eq!(summary.frozen, 1);
         assert_eq!(FAKE.frozen(&files), [true]);
@@ -675,16 +668,8 @@ mod tests {
         let (opened, files) = file_systems(3, directory.path());
         let mut freezer = Freezer::new(start);
         freezer
-            .freeze(
-                opened,
-                LONG,
-                Instant::now() + LONG,
-                None,
-                &mut nothing_waits,
-            )
+            .freeze(opened, LONG, later(), None, &mut nothing_waits)
             .unwrap();
-        let frozen: Vec<_> = freezer.frozen().collect();
-        assert_eq!(frozen, ["/0", "/1", "/2"].map(Path::new));
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut waited = Vec::new();
         let thawed = freezer.thaw(SOON, &mut |doing, path| {
@@ -712,13 +697,7 @@ mod tests {
         let stop = Stop::new().unwrap();
         stop.tell();
         let mut freezer = Freezer::new(start);
-        let error = freezer.freeze(
-            opened,
-            LONG,
-            Instant::now() + LONG,
-            Some(stop.as_fd()),
-            &mut |_, _| (),
-        );
+        let error = freezer.freeze(opened, LONG, later(), Some(stop.as_fd()), &mut |_, _| ());
         assert!(matches!(error, Err(FreezeError::Stopped)), "{error:?}");
         FAKE.wait_frozen(&files[0], false);
         FAKE.change(&files[1], |it| it.freeze_hangs = false);

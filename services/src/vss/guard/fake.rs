@@ -5,10 +5,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::threads::Calls;
+
+/// How long a guard may take for what it does on its own.
+pub(in super::super) const SETTLE_TIME: Duration = Duration::from_secs(60);
 
 /// What one of them does.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,12 +71,21 @@ impl Fake {
 
     /// Waits until one is being frozen.
     pub(in super::super) fn wait_freezing(&self, of: &OwnedFd) {
-        drop(self.wait(of.as_fd(), |it| it.freezing));
+        self.expect(of, |it| it.freezing);
     }
 
     /// Waits until one is frozen, or thawed.
     pub(in super::super) fn wait_frozen(&self, of: &OwnedFd, frozen: bool) {
-        drop(self.wait(of.as_fd(), |it| it.frozen == frozen && !it.freezing));
+        self.expect(of, |it| it.frozen == frozen && !it.freezing);
+    }
+
+    fn expect(&self, of: &OwnedFd, what: impl Fn(Behaviour) -> bool) {
+        let not_yet =
+            |each: &mut HashMap<_, Behaviour>| !what(*each.entry(inode(of.as_fd())).or_default());
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), SETTLE_TIME, not_yet);
+        assert!(!waited.unwrap().1.timed_out(), "nothing happens");
     }
 
     /// Which of these are frozen.

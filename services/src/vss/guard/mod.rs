@@ -362,7 +362,7 @@ mod tests {
         }
 
         fn report(&mut self) -> Report {
-            match self.guard.next(Instant::now() + LONG, None) {
+            match self.guard.next(Instant::now() + fake::SETTLE_TIME, None) {
                 Heard::Report(report) => report,
                 other => panic!("expected a report, heard {other:?}"),
             }

@@ -36,8 +36,8 @@ struct Stuck {
     /// That.
     below: String,
     host: VssHost,
-    /// Bytes that were logged before.
-    logged: usize,
+    /// What was logged before.
+    logged: String,
 }
 
 impl Stuck {
@@ -61,7 +61,7 @@ impl Stuck {
             hangs,
             below,
             host,
-            logged: stage.machine().log().len(),
+            logged: stage.machine().log(),
         })
     }
 
@@ -83,8 +83,12 @@ impl Stuck {
         let line = format!("{:?} {words}", self.hangs);
         until(SETTLE_TIME, &format!("the log to say {line}"), || {
             let log = stage.machine().log();
-            let since = log.get(self.logged..).unwrap_or_default();
-            Ok(since.contains(&line).then_some(()))
+            let new = |it: &&str| !self.logged.contains(it);
+            Ok(log
+                .lines()
+                .filter(new)
+                .find(|it| it.contains(&line))
+                .map(drop))
         })
     }
 
