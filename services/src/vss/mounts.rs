@@ -45,8 +45,8 @@ pub enum ReadOnly {
     /// It was mounted so, or made so later: `ro`.
     Asked,
     /// The kernel found an error in it: `emergency_ro`, which ext4 shows from
-    /// Linux 6.15 on, beside an `rw`; before, and for btrfs, an `ro` of which the
-    /// mount knows nothing.
+    /// Linux 6.15 on, beside an `rw`; until 6.11, and for btrfs, an `ro` of which the
+    /// mount knows nothing. In between ext4 shows nothing.
     Error,
     /// It was shut down, so that nothing is read either: `shutdown`.
     ShutDown,
