@@ -397,9 +397,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-hook-ignored" VSS_BOTH vss::hooks::goes_on, own_process => SAME: "with on-failure = \"go-on\" a hook that fails does not";
         "vss-last-backup" VSS_BOTH vss::telling::last_backup, own_process => SAME: "`status` tells what is frozen, and how the last backup went";
         "vss-last-time-limit" VSS_UIO vss::telling::time_limit, own_process => SAME: "one that the time limit ended is told as not consistent";
-        "vss-rehearsal" VSS_BOTH vss::rehearsal::works, own_process => SAME: "`vss rehearse` freezes and thaws, and says how it went";
+        "vss-rehearsal" VSS_BOTH vss::rehearsal::works, own_process: "`vss rehearse` freezes and thaws, and says how it went";
         "vss-rehearsal-hooks" VSS_UIO vss::rehearsal::hooks, own_process => SAME: "with --hooks-only the hooks are run, and nothing is frozen";
-        "vss-rehearsal-host" VSS_BOTH vss::rehearsal::host_first, own_process => SAME: "a backup of the host refuses a rehearsal, or ends it and takes place";
+        "vss-rehearsal-host" VSS_BOTH vss::rehearsal::host_first, own_process: "a backup of the host refuses a rehearsal, or ends it and takes place";
         "vss-rehearsal-ended" VSS_BOTH vss::rehearsal::ended_early, own_process => SAME: "one that its client, the time limit or the agent's end cuts short thaws";
         "vss-rehearsal-alone" VSS_UIO vss::rehearsal::without_device, own_process => SAME: "without a device an administrator can rehearse too, until the host offers one";
         "vss-last-killed" VSS_UIO vss::telling::killed, own_process => SAME: "one whose agent was killed is told by the next agent";
