@@ -200,13 +200,23 @@ pub fn data(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// The log, a string a line: level, message, `key=value`.
+/// The log, a string a line: level, message, `key=value`; and the fields for programs
+/// apart, which no line of text has.
 #[derive(Default, Clone)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(Arc<Mutex<Vec<Line>>>);
 
 impl Log {
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.each(|line| line.text.clone())
+    }
+
+    /// The fields of each line.
+    pub fn fields(&self) -> Vec<Vec<String>> {
+        self.each(|line| line.fields.clone())
+    }
+
+    fn each<T>(&self, of: impl Fn(&Line) -> T) -> Vec<T> {
+        self.0.lock().unwrap().iter().map(of).collect()
     }
 
     pub fn text(&self) -> String {
@@ -228,19 +238,29 @@ impl Drain for Log {
     type Err = slog::Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), slog::Never> {
-        let mut line = Line(format!("{} {}", record.level(), record.msg()));
+        let mut line = Line {
+            text: format!("{} {}", record.level(), record.msg()),
+            fields: Vec::new(),
+        };
         slog::KV::serialize(values, record, &mut line).unwrap();
         slog::KV::serialize(&record.kv(), record, &mut line).unwrap();
-        self.0.lock().unwrap().push(line.0);
+        self.0.lock().unwrap().push(line);
         Ok(())
     }
 }
 
-struct Line(String);
+struct Line {
+    text: String,
+    fields: Vec<String>,
+}
 
 impl Serializer for Line {
     fn emit_arguments(&mut self, key: Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
-        Ok(write!(self.0, " {key}={value}")?)
+        if key.starts_with("HYPERV_") {
+            self.fields.push(format!("{key}={value}"));
+            return Ok(());
+        }
+        Ok(write!(self.text, " {key}={value}")?)
     }
 }
 
