@@ -326,7 +326,7 @@ fn the_status_shows_how_far_a_copy_is() {
                 assert_eq!(host.request(&operation).unwrap(), expected);
             }
             let text = status(&config, &[]);
-            assert!(text.contains("requests    4, 1 failed"), "{text}");
+            assert!(text.contains("requests     4, 1 failed"), "{text}");
             assert!(
                 text.contains("the host never sent bytes 4096 to 5000"),
                 "{text}"

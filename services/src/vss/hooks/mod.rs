@@ -197,18 +197,19 @@ impl Ran {
             match wait.recv_timeout(left) {
                 Ok(run) => runs.push(run),
                 Err(_) => {
-                    let failure = "it neither ends nor can be killed, and is left behind";
                     warn!(
                         log,
-                        "the hook {}: {}: the application may need attention",
-                        path.display(),
-                        failure
+                        "the hook {} neither ends nor can be killed, and is left behind: the application \
+                         may need attention",
+                        path.display()
                     );
                     runs.push(HookRun {
                         name: program::name(&path),
                         action: "thaw",
                         took: started.elapsed(),
-                        failure: Some(failure.to_owned()),
+                        failure: Some(
+                            "neither ends nor can be killed, and is left behind".to_owned(),
+                        ),
                     });
                 }
             }
