@@ -372,6 +372,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog that nobody reads holds up no THAW";
         "vss-stuck-freeze" VSS_BOTH vss::stuck::in_freeze, own_process: "a FREEZE that waits for a disk fails in time, names it, and leaves nothing else frozen";
         "vss-stuck-thaw" VSS_BOTH vss::stuck::in_thaw, own_process: "a THAW that waits for a disk thaws all others, and fails in time";
+        "vss-stuck-disk" KERNEL_ONLY vss::stuck::disk, own_process => EITHER: "the same for a disk of device mapper that is suspended";
         "vss-stuck-for-a-while" VSS_BOTH vss::stuck::for_a_while, own_process => SAME: "a disk that answers in time fails no FREEZE";
         "vss-stuck-time-limit" VSS_BOTH vss::stuck::time_limit, own_process => SAME: "nor does the time limit wait for a disk";
         "vss-stuck-killed" VSS_BOTH vss::stuck::killed, own_process: "a program that is killed while a FREEZE hangs leaves no other one frozen, and serves when it is started again";

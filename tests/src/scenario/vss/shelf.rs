@@ -26,6 +26,7 @@ const CONFIGURATION: &str = "/etc/hyperv-agent/config.toml";
 
 /// Thaws what an earlier scenario left, and takes it away.
 const CLEAR: &str = r#"
+DM_DISABLE_UDEV=1 dmsetup resume upper 2>/dev/null
 for pid in $(cat /run/vss/writers 2>/dev/null); do kill -9 $pid 2>/dev/null; done
 seen=' '
 while read -r _ _ device _ point _; do

@@ -3,14 +3,15 @@
 //!
 //! Two of them are in files on others, which the configuration leaves out. One of
 //! these is frozen by somebody else than the agent: whatever is written through it
-//! waits until it is thawed, as it would for a disk that does not answer.
+//! waits until it is thawed, as it would for a disk that does not answer. Where there
+//! is device mapper, a disk of that does not answer, too.
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
 use super::faults::{expect_spoiled, guard};
-use super::shelf::{Kind, MOUNTS, Shelf};
+use super::shelf::{Kind, MOUNTS, NOTES, Shelf};
 use super::{freeze, round};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
@@ -26,6 +27,32 @@ const UPPER: &str = r#"
     sync -f "$0"
 "#;
 
+/// Makes a file system on a disk of device mapper, of which nothing waits to be
+/// written, and that does not have the disk asked to write out what it has: the
+/// freeze itself is to wait.
+const ON_DISK: &str = r#"
+    set -e
+    truncate -s 20M "$1/disk.img"
+    disk=$(losetup -f)
+    losetup "$disk" "$1/disk.img"
+    size=$(cat "/sys/block/${disk##*/}/size")
+    echo "$disk" >>/run/vss/disks
+    export DM_DISABLE_UDEV=1
+    dmsetup create upper --table "0 $size linear $disk 0"
+    mkfs.ext4 -q -F /dev/mapper/upper
+    mkdir "$0"
+    mount -t ext4 -o noinit_itable,barrier=0 /dev/mapper/upper "$0"
+    sync -f "$0"
+"#;
+
+/// What stands still.
+enum Below {
+    /// A file system, which is mounted there.
+    FileSystem(String),
+    /// The disk of device mapper.
+    Disk,
+}
+
 /// File systems of which one is going to hang.
 struct Stuck {
     shelf: Shelf,
@@ -34,7 +61,7 @@ struct Stuck {
     /// Lies on what stands still.
     hangs: String,
     /// That.
-    below: String,
+    below: Below,
     host: VssHost,
     /// What was logged before.
     logged: String,
@@ -43,6 +70,10 @@ struct Stuck {
 impl Stuck {
     /// Nothing stands still yet.
     fn new(stage: &mut VssStage<'_>) -> Result<Self> {
+        Self::over(stage, false)
+    }
+
+    fn over(stage: &mut VssStage<'_>, disk: bool) -> Result<Self> {
         let shelf = Shelf::new(stage)?;
         let (other, below) = (
             shelf.make(Kind::Ext4, "other")?,
@@ -50,7 +81,10 @@ impl Stuck {
         );
         let (well, hangs) = (format!("{MOUNTS}/a-well"), format!("{MOUNTS}/b-hangs"));
         shelf.script(UPPER, &[&well, &other])?;
-        shelf.script(UPPER, &[&hangs, &below])?;
+        match disk {
+            true => shelf.script(ON_DISK, &[&hangs, NOTES])?,
+            false => shelf.script(UPPER, &[&hangs, &below])?,
+        };
         shelf.configure(&format!(
             "[vss]\ntime-limit = 10\n[vss.exclude]\nmount-points = [\"{other}\", \"{below}\"]"
         ))?;
@@ -59,7 +93,10 @@ impl Stuck {
             shelf,
             well,
             hangs,
-            below,
+            below: match disk {
+                true => Below::Disk,
+                false => Below::FileSystem(below),
+            },
             host,
             logged: stage.machine().log(),
         })
@@ -67,15 +104,40 @@ impl Stuck {
 
     /// A FREEZE is under way, and waits.
     fn freezing(stage: &mut VssStage<'_>) -> Result<Self> {
-        let mut stuck = Self::new(stage)?;
-        stuck.shelf.freeze(&stuck.below)?;
-        stuck.host.send(&Operation::Freeze)?;
-        stuck.wait_logged(stage, "to freeze")?;
-        let well = &[&stuck.well];
-        stuck
-            .shelf
+        Self::new(stage)?.freeze(stage)
+    }
+
+    /// The same.
+    fn freeze(mut self, stage: &mut VssStage<'_>) -> Result<Self> {
+        self.stand_still()?;
+        self.host.send(&Operation::Freeze)?;
+        self.wait_logged(stage, "to freeze")?;
+        let well = &[&self.well];
+        self.shelf
             .expect_frozen(well, "before the one that hangs")?;
-        Ok(stuck)
+        Ok(self)
+    }
+
+    /// Whatever is written through what is below waits from now on.
+    fn stand_still(&self) -> Result<()> {
+        match &self.below {
+            Below::FileSystem(point) => self.shelf.freeze(point),
+            Below::Disk => {
+                let script = "DM_DISABLE_UDEV=1 dmsetup suspend --nolockfs --noflush upper";
+                self.shelf.script(script, &[]).map(drop)
+            }
+        }
+    }
+
+    /// And goes on.
+    fn go_on(&self) -> Result<()> {
+        match &self.below {
+            Below::FileSystem(point) => self.shelf.thaw(point),
+            Below::Disk => {
+                let script = "DM_DISABLE_UDEV=1 dmsetup resume upper";
+                self.shelf.script(script, &[]).map(drop)
+            }
+        }
     }
 
     /// Waits until the log names the one that hangs with these words.
@@ -105,7 +167,7 @@ impl Stuck {
             "a FREEZE while one still hangs",
         )?;
         self.wait_well("after a FREEZE that was refused")?;
-        self.shelf.thaw(&self.below)?;
+        self.go_on()?;
         self.expect_rounds(stage)
     }
 
@@ -126,38 +188,59 @@ impl Stuck {
 }
 
 pub(in super::super) fn in_freeze(stage: &mut VssStage<'_>) -> Result<()> {
-    let mut stuck = Stuck::freezing(stage)?;
-    let status = stuck.shelf.program(&["status"])?;
-    ensure!(
-        status.contains(&format!("waiting for {}", stuck.hangs)),
-        "expected the status to name {}; it says {status}",
-        stuck.hangs
-    );
-    let reply = stuck.host.reply()?.status;
-    expect(reply, Status::FAIL, "a FREEZE that hangs")?;
-    stuck.wait_well("after a FREEZE that hangs")?;
-    stuck.wait_logged(stage, "waits for its disk")?;
-    stuck.goes_on(stage)
+    let stuck = Stuck::freezing(stage)?;
+    stuck.given_up(stage)
+}
+
+/// Before, during and after a freeze.
+pub(in super::super) fn disk(stage: &mut VssStage<'_>) -> Result<()> {
+    let stuck = Stuck::over(stage, true)?.freeze(stage)?;
+    stuck.given_up(stage)?;
+    stage.stop()?;
+    stage.rescind()?;
+    let stuck = Stuck::over(stage, true)?;
+    stuck.thawing(stage)
+}
+
+impl Stuck {
+    /// A FREEZE that waits is given up in time.
+    fn given_up(mut self, stage: &mut VssStage<'_>) -> Result<()> {
+        let status = self.shelf.program(&["status"])?;
+        ensure!(
+            status.contains(&format!("waiting for {}", self.hangs)),
+            "expected the status to name {}; it says {status}",
+            self.hangs
+        );
+        let reply = self.host.reply()?.status;
+        expect(reply, Status::FAIL, "a FREEZE that hangs")?;
+        self.wait_well("after a FREEZE that hangs")?;
+        self.wait_logged(stage, "waits for its disk")?;
+        self.goes_on(stage)
+    }
+
+    /// So is a THAW.
+    fn thawing(mut self, stage: &mut VssStage<'_>) -> Result<()> {
+        let both = [self.well.clone(), self.hangs.clone()];
+        freeze(&mut self.host)?;
+        self.shelf.expect_frozen(&both, "after a FREEZE")?;
+        self.stand_still()?;
+        self.host.send(&Operation::Thaw)?;
+        self.wait_well("while another one hangs in the THAW")?;
+        self.wait_logged(stage, "to thaw")?;
+        let reply = self.host.reply()?.status;
+        expect(reply, Status::FAIL, "a THAW that hangs")?;
+        self.goes_on(stage)
+    }
 }
 
 pub(in super::super) fn in_thaw(stage: &mut VssStage<'_>) -> Result<()> {
-    let mut stuck = Stuck::new(stage)?;
-    let both = [stuck.well.clone(), stuck.hangs.clone()];
-    freeze(&mut stuck.host)?;
-    stuck.shelf.expect_frozen(&both, "after a FREEZE")?;
-    stuck.shelf.freeze(&stuck.below)?;
-    stuck.host.send(&Operation::Thaw)?;
-    stuck.wait_well("while another one hangs in the THAW")?;
-    stuck.wait_logged(stage, "to thaw")?;
-    let reply = stuck.host.reply()?.status;
-    expect(reply, Status::FAIL, "a THAW that hangs")?;
-    stuck.goes_on(stage)
+    Stuck::new(stage)?.thawing(stage)
 }
 
 /// The disk stands still for a while only.
 pub(in super::super) fn for_a_while(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
-    stuck.shelf.thaw(&stuck.below)?;
+    stuck.go_on()?;
     let reply = stuck.host.reply()?.status;
     expect(reply, Status::OK, "a FREEZE that hangs for a while")?;
     let both = [stuck.well.clone(), stuck.hangs.clone()];
@@ -171,9 +254,9 @@ pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
     freeze(&mut stuck.host)?;
     let both = [stuck.well.clone(), stuck.hangs.clone()];
     stuck.shelf.expect_frozen(&both, "after a FREEZE")?;
-    stuck.shelf.freeze(&stuck.below)?;
+    stuck.stand_still()?;
     stuck.wait_well("after the time limit, while another one hangs")?;
-    stuck.shelf.thaw(&stuck.below)?;
+    stuck.go_on()?;
     stuck.shelf.wait_thawed(&both, "after the time limit")?;
     let Stuck {
         shelf, mut host, ..
@@ -262,7 +345,7 @@ pub(in super::super) fn all_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
     stage.machine().stop().context("stopping the program")?;
     // It may be done before the other guard is, and say so.
     let _ = stuck.shelf.program(&["thaw", "--all"]);
-    let all = [&stuck.well, &stuck.hangs, &stuck.below];
+    let all = [&stuck.well, &stuck.hangs];
     stuck
         .shelf
         .wait_thawed(&all, "after a thaw of everything by hand")?;
