@@ -215,16 +215,18 @@ impl Guard<'_> {
                 self.told.resize(self.received.len(), false);
             }
             Order::Go => {
-                let locked = match self.means.own_process {
-                    true => mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE),
-                    false => Ok(()),
-                };
                 let held = Arc::new(std::mem::take(&mut self.received));
                 // One record of each kind for each, and some for all.
                 self.outbox.reserve(Report::LEN * (3 * held.len() + 16));
                 let mut threads = Threads::new(held, Arc::clone(&self.means.calls))?;
                 threads.add_freezing()?;
                 self.threads = Some(threads);
+                // All that is needed is there. What might yet be taken comes from no
+                // disk; locked beforehand, it would count against a limit.
+                let locked = match self.means.own_process {
+                    true => mlockall(MlockAllFlags::CURRENT),
+                    false => Ok(()),
+                };
                 self.phase = Phase::Ready;
                 self.tell(Report::Ready(locked));
             }
