@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
+    ("xfs_io", "xfsprogs"),
 ];
 
 /// Where programs are beside `PATH`, which may lack these for root too.
