@@ -46,7 +46,7 @@ const KILLED: Duration = Duration::from_secs(1);
 /// Runs all hooks with `freeze`, in the order of their names.
 ///
 /// Where one fails and that stops the freeze, those that were started, the
-/// failing one included, are run with `freeze-failed` in reverse order before
+/// failing one included, are run in reverse order as after a failed freeze before
 /// this is back, as by [`Ran::end`]. When `deadline` is over or `stop` is readable
 /// the freeze is stopped, whatever the configuration says of failures.
 ///
