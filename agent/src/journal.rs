@@ -146,8 +146,12 @@ impl Datagram {
             return;
         }
         self.fields += 1;
-        let value = value.as_bytes();
-        let value = value.get(..MAX_VALUE).unwrap_or(value);
+        // Half a letter would make all of it binary for the journal.
+        let mut end = value.len().min(MAX_VALUE);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        let value = value.as_bytes().get(..end).unwrap_or_default();
         self.bytes.extend_from_slice(name.as_bytes());
         if value.contains(&b'\n') {
             self.bytes.push(b'\n');
@@ -245,6 +249,8 @@ mod tests {
         assert!(datagram.ends_with(expected), "{datagram:?}");
         info!(log, "{}", "x".repeat(8 << 20));
         assert!(read(&socket).len() < MAX_VALUE + 100);
+        info!(log, "x{}", "ü".repeat(MAX_VALUE));
+        assert!(String::from_utf8(read(&socket)).is_ok());
     }
 
     #[test]
