@@ -166,7 +166,7 @@ impl command::Client for Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if !self.ended {
-            let why = "the agent ended, or lost its device, before it was done";
+            let why = "the agent ended, or its device came or went, before it was done";
             self.send(&Reply::Error(why.to_owned()));
         }
     }
@@ -248,7 +248,8 @@ pub fn ask(
     })
     .map_err(io::Error::from)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // An agent that takes no request closes the connection unread, but says why.
+    let written = stream.write_all(&line);
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line?) {
             Ok(Reply::Progress(words)) => progress(&words),
@@ -257,5 +258,6 @@ pub fn ask(
             Err(_) => break,
         }
     }
+    written?;
     Err(RequestError::BrokenOff)
 }

@@ -152,6 +152,11 @@ fn clients_that_never_ask_hold_nobody_up() {
         refused += usize::from(line.contains("too many"));
     }
     assert_eq!(refused, 16);
+    // Also where the connection is closed before they have asked.
+    for _ in 0..100 {
+        let why = refusal(&guest.requests(), NOW);
+        assert_eq!(why, "too many ask for something at once");
+    }
     guest.status();
     drop(silent);
     // Room is made for others when those have gone.
