@@ -69,6 +69,10 @@ struct Line(String);
 
 impl Serializer for Line {
     fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+        // Fields for programs: the text of the record says the same.
+        if key.starts_with("HYPERV_") {
+            return Ok(());
+        }
         write!(self.0, " {key}={value}").map_err(slog::Error::from)
     }
 }
