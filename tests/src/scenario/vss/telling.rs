@@ -116,8 +116,8 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     let expected = [
         "10-good freeze",
         "20-bad freeze fails",
-        "20-bad freeze-failed",
-        "10-good freeze-failed",
+        "20-bad thaw",
+        "10-good thaw",
     ];
     ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
     let reason = told["reason"].as_str().unwrap_or_default();
