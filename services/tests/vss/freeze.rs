@@ -1,6 +1,7 @@
 //! Freezing for real, what can go wrong with it, and that it always ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{io, mem};
+use std::{fs, io, mem};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
@@ -53,8 +54,8 @@ impl Calls for Unless {
         }
     }
 
-    fn is_shut_down(&self, fd: BorrowedFd<'_>) -> bool {
-        Kernel.is_shut_down(fd)
+    fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno> {
+        Kernel.dead(fd)
     }
 }
 
@@ -193,6 +194,30 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
     );
 }
 
+#[test]
+fn what_the_kernel_made_read_only_is_told_from_what_is_mounted_so() {
+    in_own_root(
+        "freeze::what_the_kernel_made_read_only_is_told_from_what_is_mounted_so",
+        |stage| {
+            for name in ["failed", "read-only"] {
+                stage.image(&format!("/images/{name}"), "ext4");
+            }
+            stage.mount_with("/images/failed", "/failed", "errors=remount-ro");
+            stage.mount_with("/images/read-only", "/read-only", "ro");
+            let device = fs::metadata(stage.path("/failed")).unwrap().dev();
+            let minor = rustix::fs::minor(device);
+            let switch = format!("/sys/fs/ext4/loop{minor}/trigger_fs_error");
+            fs::write(switch, "made for a test").unwrap();
+        },
+        |_| {
+            for (path, expected) in [("/failed", Some(Errno::ROFS)), ("/read-only", None)] {
+                let fd = directory(path, OFlags::RDONLY);
+                assert_eq!(Kernel.dead(fd.as_fd()), expected, "{path}");
+            }
+        },
+    );
+}
+
 /// Directories that were opened before their file systems were shut down.
 static SHUT_DOWN: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
@@ -218,11 +243,11 @@ fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
         |_| {
             let shut_down = mem::take(&mut *SHUT_DOWN.lock().unwrap());
             for fd in &shut_down {
-                assert!(Kernel.is_shut_down(fd.as_fd()));
+                assert_eq!(Kernel.dead(fd.as_fd()), Some(Errno::SHUTDOWN));
             }
             for path in ["/one", "/two", "/btrfs", "/run"] {
                 let fd = directory(path, OFlags::RDONLY);
-                assert!(!Kernel.is_shut_down(fd.as_fd()), "{path}");
+                assert_eq!(Kernel.dead(fd.as_fd()), None, "{path}");
             }
             let file_systems = shut_down.into_iter().map(|fd| Opened {
                 fd,

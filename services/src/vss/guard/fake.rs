@@ -23,7 +23,7 @@ pub(in super::super) struct Behaviour {
     pub(in super::super) thaw_hangs: bool,
     pub(in super::super) freeze_fails: Option<Errno>,
     pub(in super::super) thaw_fails: Option<Errno>,
-    pub(in super::super) shut_down: bool,
+    pub(in super::super) dead: Option<Errno>,
     frozen: bool,
     /// `FIFREEZE` has begun.
     freezing: bool,
@@ -132,7 +132,7 @@ impl Calls for Fake {
         said
     }
 
-    fn is_shut_down(&self, fd: BorrowedFd<'_>) -> bool {
-        self.lock().entry(inode(fd)).or_default().shut_down
+    fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno> {
+        self.lock().entry(inode(fd)).or_default().dead
     }
 }

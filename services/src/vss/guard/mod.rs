@@ -563,17 +563,18 @@ mod tests {
 
     #[test]
     fn some_errors_leave_a_file_system_out_and_others_end_the_freeze() {
-        for (errno, shut_down, told, goes_on) in [
-            (Errno::BUSY, false, Errno::BUSY, true),
-            (Errno::OPNOTSUPP, false, Errno::OPNOTSUPP, true),
-            (Errno::ROFS, false, Errno::ROFS, true),
-            (Errno::IO, true, Errno::SHUTDOWN, true),
-            (Errno::IO, false, Errno::IO, false),
+        for (errno, dead, told, goes_on) in [
+            (Errno::BUSY, None, Errno::BUSY, true),
+            (Errno::OPNOTSUPP, None, Errno::OPNOTSUPP, true),
+            (Errno::ROFS, None, Errno::ROFS, true),
+            (Errno::IO, Some(Errno::SHUTDOWN), Errno::SHUTDOWN, true),
+            (Errno::IO, Some(Errno::ROFS), Errno::ROFS, true),
+            (Errno::IO, None, Errno::IO, false),
         ] {
             let mut stage = Stage::new(3);
             stage.change(1, |it| {
                 it.freeze_fails = Some(errno);
-                it.shut_down = shut_down;
+                it.dead = dead;
             });
             stage.hold(LONG);
             stage.guard.freeze();

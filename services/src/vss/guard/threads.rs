@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use crate::kernel;
@@ -42,8 +42,9 @@ pub trait Calls: Send + Sync {
     /// As [`kernel::thaw`].
     fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
-    /// Whether it was shut down: then nothing is written to it any more.
-    fn is_shut_down(&self, fd: BorrowedFd<'_>) -> bool;
+    /// Why nothing is written to it any more, if that is so: `ESHUTDOWN` where it was
+    /// shut down, `EROFS` where the kernel made it read-only after an error.
+    fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno>;
 }
 
 /// The kernel itself.
@@ -59,13 +60,26 @@ impl Calls for Kernel {
         kernel::thaw(fd)
     }
 
-    fn is_shut_down(&self, fd: BorrowedFd<'_>) -> bool {
+    fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno> {
         let shut = |said: Result<(), Errno>| matches!(said, Err(Errno::IO | Errno::SHUTDOWN));
         // XFS opens nothing any more. Others fail in whatever they are asked to
         // write; an error of an earlier write is told once only.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        shut(rustix::fs::openat(fd, c".", flags, Mode::empty()).map(drop))
+        if shut(rustix::fs::openat(fd, c".", flags, Mode::empty()).map(drop))
             || (shut(rustix::fs::fsync(fd)) && shut(rustix::fs::fsync(fd)))
+        {
+            return Some(Errno::SHUTDOWN);
+        }
+        // Kernels before 6.15 show nowhere that they made an ext4 read-only. It has
+        // no room for a file without a name then, although it is mounted to be written.
+        let mounted = rustix::fs::fstatvfs(fd).ok()?;
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(fd, c".", flags, Mode::RUSR) {
+            Err(Errno::ROFS) if !mounted.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+                Some(Errno::ROFS)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -388,9 +402,7 @@ impl Shared {
             progress.freezing = Some((index, Instant::now()));
             drop(progress);
             let said = match self.calls.freeze(descriptor.as_fd()) {
-                Err(Errno::IO) if self.calls.is_shut_down(descriptor.as_fd()) => {
-                    Err(Errno::SHUTDOWN)
-                }
+                Err(Errno::IO) => Err(self.calls.dead(descriptor.as_fd()).unwrap_or(Errno::IO)),
                 said => said,
             };
             progress = self.lock();

@@ -139,7 +139,8 @@ pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
         points(&after, "freeze")? == [lower.as_str()] && points(&after, "left_out")? == [upper],
         "a device is not excluded by a link to it: {after}"
     );
-    Ok(())
+    let mut host = stage.connect()?;
+    stage.expect_working(&mut host)
 }
 
 /// Patterns as people write them, and some that mean nothing.
