@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
 use hyperv_services::vss::guard;
 use hyperv_vmbus::discovery::Roots;
@@ -143,6 +144,7 @@ fn services_help() -> String {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    kernel::share_heap();
     // No subcommand: nobody but the agent starts it, and it is to stay small.
     if env::args_os()
         .nth(1)

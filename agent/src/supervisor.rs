@@ -323,7 +323,7 @@ impl Supervisor {
         self.rest = if busy || self.alone.is_some() {
             Some(Instant::now() + REST)
         } else {
-            kernel::release_code();
+            kernel::release_memory();
             None
         };
     }

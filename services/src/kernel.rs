@@ -1,5 +1,5 @@
-//! What is asked of the kernel by calls that no crate wraps, or not as safe
-//! ones.
+//! What is asked of the kernel and of the C library by calls that no crate wraps, or
+//! not as safe ones.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -38,10 +38,26 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     unsafe { ioctl(fd, NoArg::<THAW>::new()) }
 }
 
-/// Takes the process' code and constants out of its memory, to be mapped again
-/// where they are needed again: a process that waits for days needs little of
-/// them for that.
-pub fn release_code() {
+/// Has all threads take memory from one heap, where glibc would give many of them a
+/// heap of its own, each with what it has used once. To be called before there are
+/// threads.
+pub fn share_heap() {
+    // SAFETY: it sets a number in the allocator, and no other thread is there yet.
+    #[cfg(target_env = "gnu")]
+    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+}
+
+/// Gives back what a process that waits for days does not need: memory that nobody
+/// has taken from its heap, and its code and constants, which are mapped again where
+/// they are needed again.
+pub fn release_memory() {
+    // SAFETY: it gives pages back in which nothing is, and may be called at any time.
+    #[cfg(target_env = "gnu")]
+    let _ = unsafe { nix::libc::malloc_trim(0) };
+    release_code();
+}
+
+fn release_code() {
     // Without the list everything stays where it is, as it would without this.
     let mappings = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for (start, end) in releasable(&mappings) {

@@ -88,7 +88,7 @@ pub fn main() -> io::Result<()> {
     // Not there without privileges, and not needed.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
-    kernel::release_code();
+    kernel::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     let means = Means {
         switch: PathBuf::from(haste::SWITCH),
@@ -248,7 +248,7 @@ impl Guard<'_> {
                 self.forget();
                 if self.means.own_process {
                     // It waits for days now.
-                    kernel::release_code();
+                    kernel::release_memory();
                 }
             }
         }
