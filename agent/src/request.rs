@@ -11,14 +11,14 @@
 //! worker that does the work. No line is waited for to be read: all of them fit the
 //! socket's buffer, and what does not is dropped.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyperv_services::backup::Backup;
 use hyperv_services::command::{self, Command};
@@ -33,9 +33,9 @@ pub const NAME: &str = "request";
 const VERSION: u32 = 1;
 
 /// Bytes of a request at most.
-const MAX_LEN: u64 = 4096;
+const MAX_LEN: usize = 4096;
 
-/// How long a client may be silent before it has sent its request.
+/// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Requests that are read at once.
@@ -93,11 +93,8 @@ impl Request {
         }
     }
 
-    fn read(stream: &UnixStream) -> Result<Self, String> {
-        let mut line = String::new();
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| BufReader::new(stream.take(MAX_LEN)).read_line(&mut line))
+    fn read(stream: &UnixStream, patience: Duration) -> Result<Self, String> {
+        let line = first_line(stream, patience)
             .map_err(|error| format!("cannot read the request: {error}"))?;
         // Of another version the rest may mean something else.
         #[derive(Deserialize)]
@@ -105,14 +102,14 @@ impl Request {
             version: u32,
         }
         let malformed = |error| format!("malformed request: {error}");
-        let Version { version } = serde_json::from_str(&line).map_err(malformed)?;
+        let Version { version } = serde_json::from_slice(&line).map_err(malformed)?;
         if version != VERSION {
             return Err(format!(
                 "the agent takes requests of version {VERSION}, this is of version {version}: \
                  restart the agent after an upgrade"
             ));
         }
-        let Envelope { request, .. } = serde_json::from_str(&line).map_err(malformed)?;
+        let Envelope { request, .. } = serde_json::from_slice(&line).map_err(malformed)?;
         match request {
             Self::VssRehearse { hold, .. } if hold > MAX_HOLD => {
                 Err(format!("file systems are held for {MAX_HOLD} s at most"))
@@ -120,6 +117,33 @@ impl Request {
             request => Ok(request),
         }
     }
+}
+
+/// What a client sends up to the end of a line, or before it closes its end; no more
+/// than a request may have.
+fn first_line(mut stream: &UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + patience;
+    let mut line = Vec::new();
+    let mut chunk = [0; 512];
+    while line.len() < MAX_LEN && !line.contains(&b'\n') {
+        // For all of it: a byte now and then would keep the thread for hours.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(len) => line.extend_from_slice(chunk.get(..len).unwrap_or_default()),
+            // The time is over, which the next look sees.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let end = line.iter().position(|byte| *byte == b'\n');
+    line.truncate(end.unwrap_or(line.len()));
+    Ok(line)
 }
 
 /// A client whose request is being carried out.
@@ -190,7 +214,7 @@ impl Readers {
             return;
         }
         let read = move || {
-            let request = Request::read(&stream);
+            let request = Request::read(&stream, PATIENCE);
             let client = client(stream);
             match request {
                 Ok(request) => then(request, client),
@@ -260,4 +284,37 @@ pub fn ask(
     }
     written?;
     Err(RequestError::BrokenOff)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_goes_on_without_end_is_not_read_for_ever() {
+        let (client, agent) = UnixStream::pair().unwrap();
+        let drips = thread::spawn(move || {
+            // Until the agent has closed its end.
+            while (&client).write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let error = Request::read(&agent, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(error, "cannot read the request: timed out");
+        drop(agent);
+        drips.join().unwrap();
+    }
+
+    #[test]
+    fn what_follows_the_first_line_is_not_looked_at() {
+        let (mut client, agent) = UnixStream::pair().unwrap();
+        let lines = b"{\"version\":1,\"request\":\"vss-rehearse\"}\nmore\n";
+        client.write_all(lines).unwrap();
+        let request = Request::VssRehearse {
+            hold: 0,
+            hooks_only: false,
+        };
+        assert_eq!(Request::read(&agent, PATIENCE), Ok(request));
+    }
 }
