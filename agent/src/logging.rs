@@ -73,8 +73,11 @@ impl Log {
     /// Where the system log is not there.
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
         let (queue, guard) = match target {
-            Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET)) {
-                Some(path) => queue(Journal::connect(path)?.ignore_res()),
+            // Without the journal's own socket its one for syslog will do.
+            Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET))
+                .and_then(|path| Journal::connect(path).ok())
+            {
+                Some(journal) => queue(journal.ignore_res()),
                 None => {
                     let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
                     queue(WithoutFields(syslog).ignore_res())

@@ -158,7 +158,7 @@ impl Display for Words<'_> {
             write!(f, ", hooks {}", backup.hooks_run())?;
         }
         if backup.hooks_failed() > 0 {
-            write!(f, " ({} runs failed)", backup.hooks_failed())?;
+            write!(f, " ({} failed)", backup.hooks_failed())?;
         }
         match &backup.outcome {
             Outcome::Consistent => Ok(()),
@@ -277,7 +277,7 @@ mod tests {
         let expected = [
             "backup: consistent, file systems 2, frozen for 1.235 s, hooks 2 [EVENT=backup \
              FILE_SYSTEMS=2 FROZEN_USEC=1234567 HOOKS=2 HOOKS_FAILED=0 OUTCOME=consistent]",
-            "warning: rehearsal: failed, hooks 1 (1 runs failed): hook 1 failed \
+            "warning: rehearsal: failed, hooks 1 (1 failed): hook 1 failed \
              [EVENT=rehearsal FILE_SYSTEMS=0 FROZEN_USEC=0 HOOKS=1 HOOKS_FAILED=1 \
              OUTCOME=failed]",
             "warning: backup: not consistent, file systems 1: too late [EVENT=backup \
