@@ -31,6 +31,7 @@ use self::hooks::{End, Ran, Step};
 use self::limited::Lookups;
 use self::marker::{Note, Noted};
 use self::plan::{DeviceNumber, Unmatched};
+use self::prepare::PrepareError;
 use self::rehearsal::Rehearsal;
 use self::report::Report;
 use self::wire::Request;
@@ -143,8 +144,9 @@ pub struct Patterns {
 const BEFORE: Duration = Duration::from_secs(12 * 60);
 
 /// How long after the request the first file system is frozen at the latest:
-/// freezing takes up to a minute, and the host must not have given up.
-const LATEST: Duration = Duration::from_secs(13 * 60 + 30);
+/// freezing takes up to a minute, and to undo it half of one; the host must not have
+/// given up.
+const LATEST: Duration = Duration::from_secs(13 * 60);
 
 /// How many files may be open, if the machine allows it. With many more, some
 /// programs that a hook may start take their time closing all that could be.
@@ -222,6 +224,7 @@ impl Vss {
                 return;
             }
         };
+        let by = Instant::now() + hooks::AFTER;
         self.spoiled = Some(Spoiled::Restarted);
         let was_frozen = note.frozen.len();
         if note != Note::default() {
@@ -234,7 +237,7 @@ impl Vss {
             error!(self.log, "{}", in_words(&error));
         }
         self.hooks = Some(Ran::from_paths(&self.config.hooks, hooks));
-        self.end_hooks(End::AgentRestarted, hooks::AFTER);
+        self.end_hooks(End::AgentRestarted, by);
         let why = Spoiled::Restarted.to_string();
         let outcome = match was_frozen {
             0 => Outcome::Failed(why),
@@ -310,8 +313,10 @@ impl Vss {
     }
 
     fn freeze(&mut self) -> Result<(), Error> {
-        self.woken();
-        self.end_rehearsal_for_host();
+        let began = Instant::now();
+        let by = began + hooks::AFTER;
+        self.end_earlier(by);
+        self.end_rehearsal_for_host(by);
         if self.freezer.is_frozen() {
             // The same freeze serves: what is on the disks is still consistent.
             debug!(self.log, "frozen already");
@@ -320,16 +325,21 @@ impl Vss {
         self.report.begin(Kind::Backup);
         let stop = self.stop.clone();
         let stop = stop.as_ref().map(|stop| stop.as_fd());
-        let frozen = self.freeze_all(Kind::Backup, stop);
+        let frozen = self.freeze_all(Kind::Backup, began, stop);
         if let Err(error) = &frozen {
             self.report.end(Outcome::Failed(in_words(error)), &self.log);
         }
         frozen
     }
 
-    /// Lets applications come to rest, and freezes file systems; `stop` is readable
-    /// where that is to be cut short.
-    fn freeze_all(&mut self, kind: Kind, stop: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+    /// Lets applications come to rest, and freezes file systems, as was asked for when it
+    /// `began`; `stop` is readable where that is to be cut short.
+    fn freeze_all(
+        &mut self,
+        kind: Kind,
+        began: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         self.freezer
             .end_earlier(&mut waits(&self.log, self.underway.as_ref()))?;
         self.thaw_left()?;
@@ -337,7 +347,7 @@ impl Vss {
             self.spoiled = None;
         }
         self.underway = Some(self.activity.begin(Work::Freezing));
-        self.rest_and_freeze(kind, stop)
+        self.rest_and_freeze(kind, began, stop)
             .inspect_err(|_| self.underway = None)?;
         let (file_systems, mount_points) = self.report.what_is_frozen();
         if let Some(underway) = &self.underway {
@@ -350,8 +360,12 @@ impl Vss {
         Ok(())
     }
 
-    fn rest_and_freeze(&mut self, kind: Kind, stop: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        let began = Instant::now();
+    fn rest_and_freeze(
+        &mut self,
+        kind: Kind,
+        began: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         let runs = RefCell::default();
         let ran = self.run_hooks(began + BEFORE, stop, &runs);
         self.report.hooks(runs.take());
@@ -364,11 +378,17 @@ impl Vss {
         self.hooks = Some(ran);
         if let Err(error) = &frozen {
             let time = match error {
-                Error::Freeze(FreezeError::Stopped) => hooks::AT_THE_END,
+                // Thawing has taken what it may.
+                Error::Freeze(FreezeError::Stopped) if self.freezer.stuck().next().is_some() => {
+                    hooks::AT_THE_END - SOON
+                }
+                Error::Freeze(FreezeError::Stopped) | Error::Prepare(PrepareError::Stopped) => {
+                    hooks::AT_THE_END
+                }
                 _ => hooks::AFTER,
             };
             self.complain();
-            self.end_hooks(End::FreezeFailed, time);
+            self.end_hooks(End::FreezeFailed, Instant::now() + time);
             self.note_stuck();
         }
         frozen
@@ -479,10 +499,11 @@ impl Vss {
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
+        let by = Instant::now() + hooks::AFTER;
         // It may have been thawed for another reason at this moment.
-        self.woken();
-        self.end_rehearsal_for_host();
-        let thawed = self.thaw_all();
+        self.end_earlier(by);
+        self.end_rehearsal_for_host(by);
+        let thawed = self.thaw_all(by);
         let outcome = match &thawed {
             Ok(()) => Outcome::Consistent,
             Err(error) => Outcome::Inconsistent(in_words(error)),
@@ -492,9 +513,18 @@ impl Vss {
     }
 
     /// Thaws what is frozen, as the host asked for.
-    fn thaw_all(&mut self) -> Result<(), Error> {
-        let thawed = self.end_freeze(End::Thawed, hooks::AFTER, THAWING);
+    fn thaw_all(&mut self, by: Instant) -> Result<(), Error> {
+        // What was thawed before has had its time.
+        let limit = match self.freezer.is_frozen() {
+            true => THAWING,
+            false => SOON,
+        };
+        let thawed = self.end_freeze(End::Thawed, by, limit);
         if let Some((path, why)) = self.freezer.stuck().next() {
+            if self.left.frozen.is_empty() {
+                // The hooks have run.
+                self.note_stuck();
+            }
             return Err(Error::NotThawed { path, why });
         }
         self.thaw_left()?;
@@ -506,8 +536,30 @@ impl Vss {
         }
     }
 
+    /// Ends a freeze that is over before the host asks for it, if one is; is back `by`
+    /// then.
+    fn end_earlier(&mut self, by: Instant) {
+        self.rehearsal_woken(by);
+        if !self.freezer.is_frozen() {
+            return;
+        }
+        match self.freezer.news() {
+            News::None => {}
+            News::TimeLimit => {
+                let why = Spoiled::TimeLimit(self.config.time_limit);
+                self.spoil(why, End::TimeLimit, by);
+            }
+            News::Gone => {
+                self.spoil(Spoiled::GuardGone, End::Interrupted, by);
+                if let Err(error) = self.freezer.prepare() {
+                    warn!(self.log, "{}", in_words(&error));
+                }
+            }
+        }
+    }
+
     /// Ends a freeze before the host asks for it.
-    fn spoil(&mut self, why: Spoiled, end: End, time: Duration) {
+    fn spoil(&mut self, why: Spoiled, end: End, by: Instant) {
         if self.rehearsal.is_some() {
             let why = match why {
                 Spoiled::TimeLimit(limit) => format!(
@@ -516,22 +568,20 @@ impl Vss {
                 ),
                 why => why.to_string(),
             };
-            self.end_rehearsal(Some(why), end, time);
+            self.end_rehearsal(Some(why), end, by);
             return;
         }
         warn!(self.log, "{}", why);
         let outcome = Outcome::Inconsistent(why.to_string());
         self.spoiled = Some(why);
-        self.end_freeze(end, time, SOON);
+        self.end_freeze(end, by, SOON);
         self.report.end(outcome, &self.log);
-        if self.freezer.stuck().next().is_none() {
-            self.note(&Note::default());
-        }
+        self.note_stuck();
     }
 
-    /// Thaws what is frozen, for which it waits so long, and lets the applications go
-    /// on.
-    fn end_freeze(&mut self, end: End, time: Duration, limit: Duration) -> Thawed {
+    /// Thaws what is frozen, for which it waits as long as `limit`, and lets the
+    /// applications go on; is back `by` then.
+    fn end_freeze(&mut self, end: End, by: Instant, limit: Duration) -> Thawed {
         let thawed = self
             .freezer
             .thaw(limit, &mut waits(&self.log, self.underway.as_ref()));
@@ -545,7 +595,7 @@ impl Vss {
             );
         }
         self.complain();
-        self.end_hooks(end, time);
+        self.end_hooks(end, by);
         self.underway = None;
         thawed
     }
@@ -560,8 +610,9 @@ impl Vss {
         }
     }
 
-    fn end_hooks(&mut self, end: End, time: Duration) {
+    fn end_hooks(&mut self, end: End, by: Instant) {
         if let Some(ran) = self.hooks.take() {
+            let time = by.saturating_duration_since(Instant::now());
             let runs = ran.end(end, time, &self.log);
             self.report.hooks(runs);
         }
@@ -679,33 +730,15 @@ impl Service for Vss {
     }
 
     fn woken(&mut self) {
-        self.rehearsal_woken();
-        if !self.freezer.is_frozen() {
-            return;
-        }
-        match self.freezer.news() {
-            News::None => {}
-            News::TimeLimit => {
-                self.spoil(
-                    Spoiled::TimeLimit(self.config.time_limit),
-                    End::TimeLimit,
-                    hooks::AFTER,
-                );
-            }
-            News::Gone => {
-                self.spoil(Spoiled::GuardGone, End::Interrupted, hooks::AFTER);
-                if let Err(error) = self.freezer.prepare() {
-                    warn!(self.log, "{}", in_words(&error));
-                }
-            }
-        }
+        self.end_earlier(Instant::now() + hooks::AFTER);
     }
 }
 
 impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() || self.rehearsal.is_some() {
-            self.spoil(Spoiled::Restarted, End::Interrupted, hooks::AT_THE_END);
+            let by = Instant::now() + hooks::AT_THE_END;
+            self.spoil(Spoiled::Restarted, End::Interrupted, by);
         }
     }
 }

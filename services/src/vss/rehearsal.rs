@@ -8,7 +8,7 @@
 //! host to freeze or thaw ends the rehearsal first, and is then carried out.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -79,7 +79,8 @@ impl Vss {
             _ => "running the hooks with `freeze`, and freezing file systems",
         });
         self.report.begin(kind);
-        let frozen = self.freeze_all(kind, Some(interrupt.0.as_fd()));
+        let began = Instant::now();
+        let frozen = self.freeze_all(kind, began, Some(interrupt.0.as_fd()));
         if let Err(error) = frozen {
             let why = match interrupt.first() {
                 Some(STOP) => "the agent is to end, or the host has offered its device".to_owned(),
@@ -109,36 +110,37 @@ impl Vss {
             }
             Err(errno) => {
                 let why = format!("cannot watch for its end: {errno}");
-                self.end_rehearsed(client, Some(why), End::Interrupted, hooks::AFTER);
+                let by = Instant::now() + hooks::AFTER;
+                self.end_rehearsed(client, Some(why), End::Interrupted, by);
             }
         }
     }
 
     /// Ends the rehearsal that is under way where its time is over or its client has
     /// gone.
-    pub(super) fn rehearsal_woken(&mut self) {
+    pub(super) fn rehearsal_woken(&mut self, by: Instant) {
         let first = self.rehearsal.as_ref().and_then(|it| it.watch.first());
         match first {
             Some(CLIENT) => {
                 let why = "who asked for the rehearsal has gone, so all was thawed";
-                self.end_rehearsal(Some(why.to_owned()), End::Interrupted, hooks::AFTER);
+                self.end_rehearsal(Some(why.to_owned()), End::Interrupted, by);
             }
-            Some(TIMER) => self.end_rehearsal(None, End::Thawed, hooks::AFTER),
+            Some(TIMER) => self.end_rehearsal(None, End::Thawed, by),
             _ => {}
         }
     }
 
     /// Ends the rehearsal that is under way, as the host asks for a freeze or thaw.
-    pub(super) fn end_rehearsal_for_host(&mut self) {
+    pub(super) fn end_rehearsal_for_host(&mut self, by: Instant) {
         let why = "the host asked for a backup, so all was thawed before that began";
-        self.end_rehearsal(Some(why.to_owned()), End::Interrupted, hooks::AFTER);
+        self.end_rehearsal(Some(why.to_owned()), End::Interrupted, by);
     }
 
     /// Ends the rehearsal that is under way, if one is; `why` says what has ended it
     /// too early.
-    pub(super) fn end_rehearsal(&mut self, why: Option<String>, end: End, time: Duration) {
+    pub(super) fn end_rehearsal(&mut self, why: Option<String>, end: End, by: Instant) {
         if let Some(rehearsal) = self.rehearsal.take() {
-            self.end_rehearsed(rehearsal.client, why, end, time);
+            self.end_rehearsed(rehearsal.client, why, end, by);
         }
     }
 
@@ -147,9 +149,9 @@ impl Vss {
         client: Box<dyn Client>,
         why: Option<String>,
         end: End,
-        time: Duration,
+        by: Instant,
     ) {
-        let thawed = self.end_freeze(end, time, SOON);
+        let thawed = self.end_freeze(end, by, SOON);
         let stuck = self.freezer.stuck().next();
         let stuck = stuck.map(|(path, why)| Error::NotThawed { path, why });
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());

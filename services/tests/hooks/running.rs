@@ -14,6 +14,9 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::directory::{Hooks, LONG, in_words, mode, soon};
 
+/// So long that all hooks are ended at once.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
 /// A hook that fails with `freeze` only.
 const FAILS: &str = "[ \"$1\" != freeze ] || { echo it is busy >&2; exit 3; }";
 
@@ -235,7 +238,7 @@ fn when_time_is_short_the_rest_is_ended_side_by_side() {
     let waits = "[ \"$1\" = freeze ] || until [ -e 'THERE' ]; do sleep 0.01; done";
     hooks.add("3", &waits.replace("THERE", there.to_str().unwrap()));
     let ran = hooks.freeze().unwrap();
-    ran.end(End::Thawed, Duration::ZERO, &hooks.log.logger());
+    ran.end(End::Thawed, AT_ONCE, &hooks.log.logger());
     let mut ended = hooks.journal()[3..].to_vec();
     ended.sort();
     assert_eq!(ended, ["1 thaw", "2 thaw", "3 thaw"]);
@@ -250,7 +253,7 @@ fn one_that_cannot_be_killed_is_left_behind() {
     let (pipe, mode) = (hooks.path("2"), Mode::from_raw_mode(0o755));
     mknodat(CWD, &pipe, FileType::Fifo, mode, 0).unwrap();
     let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1"), pipe]);
-    ran.end(End::FreezeFailed, Duration::ZERO, &hooks.log.logger());
+    ran.end(End::FreezeFailed, AT_ONCE, &hooks.log.logger());
     assert_eq!(hooks.journal(), ["1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -276,7 +279,7 @@ fn a_service_that_is_to_end_waits_for_no_hook() {
 
 #[test]
 fn hooks_are_told_what_is_happening() {
-    let hooks = Hooks::new();
+    let mut hooks = Hooks::new();
     let seen = hooks.beside("seen");
     hooks.add(
         "1",
@@ -287,7 +290,8 @@ fn hooks_are_told_what_is_happening() {
     );
     let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
     let limits = "HYPERV_AGENT_FREEZE_TIME_LIMIT=77";
-    let each = "HYPERV_AGENT_TIME_LIMIT=60";
+    hooks.config.time_limit = LONG / 2;
+    let each = &format!("HYPERV_AGENT_TIME_LIMIT={}", LONG.as_secs() / 2);
     let lines = || {
         let text = fs::read_to_string(&seen).unwrap();
         text.lines().map(str::to_owned).collect::<Vec<_>>()

@@ -28,19 +28,19 @@ pub use error::{HookError, Refusal};
 pub use find::{Found, find};
 pub use program::End;
 
-/// How long hooks have one after another when file systems are thawed: the kernel
-/// gives a thaw 30 seconds.
-pub const AFTER: Duration = Duration::from_secs(20);
+/// How long a thaw and the hooks after it may take together: the kernel gives a thaw
+/// 30 seconds.
+pub const AFTER: Duration = Duration::from_secs(26);
 
-/// How long they have where the service itself ends, which has to be done within
-/// the supervisor's limit of eight seconds.
-pub(super) const AT_THE_END: Duration = Duration::from_secs(2);
+/// How long they may where the service itself ends, which has to be done within the
+/// supervisor's limit of eight seconds.
+pub(super) const AT_THE_END: Duration = Duration::from_secs(7);
 
-/// How long all that are left then have, which are run side by side: an application
-/// must not stay at rest because another one's hook hangs.
+/// How much of that is for all that are left then, which are run side by side: an
+/// application must not stay at rest because another one's hook hangs.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// How long those that are killed then may take to be gone.
+/// How much of it is for those that are killed then to be gone.
 const KILLED: Duration = Duration::from_secs(1);
 
 /// Runs all hooks with `freeze`, in the order of their names.
@@ -150,13 +150,16 @@ impl Ran {
         &self.paths
     }
 
-    /// Runs them in reverse order, one after another for as long as `time`; those
-    /// that are left then are started at once. In 5 s more all are done, or killed.
-    /// One that fails is logged, and the others still run. One that even then is
+    /// Runs them in reverse order. It is back after `time`: until 6 s before that they
+    /// are run one after another; those that are left then are started at once, and
+    /// have until 1 s before the end. One that fails is logged, and the others still
+    /// run. One that even then is
     /// neither done nor killed, as its disk does not answer, is left behind. Gives what
     /// came of each.
     pub fn end(self, end: End, time: Duration, log: &Logger) -> Vec<HookRun> {
-        let deadline = Instant::now() + time;
+        let began = Instant::now();
+        let killed = began + time.saturating_sub(KILLED);
+        let deadline = began + time.saturating_sub(KILLED + LEAST);
         let mut runs = Vec::new();
         let mut begun = Vec::new();
         for path in self.paths.into_iter().rev() {
@@ -169,7 +172,7 @@ impl Ran {
                     occasion: Occasion::End(end),
                     log: &to,
                 };
-                let (result, run) = hook.run(&config, deadline + LEAST, None);
+                let (result, run) = hook.run(&config, killed, None);
                 if let Err(error) = result {
                     warn!(
                         to,
@@ -191,7 +194,7 @@ impl Ran {
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }
-        let last = deadline + LEAST + KILLED;
+        let last = began + time;
         for (path, started, wait) in begun {
             let left = last.saturating_duration_since(Instant::now());
             match wait.recv_timeout(left) {

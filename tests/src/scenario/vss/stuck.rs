@@ -7,11 +7,13 @@
 //! is device mapper, a disk of that does not answer, too.
 
 use anyhow::{Context, Result, bail, ensure};
+use hyperv_services::vss::freeze::THAWING;
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
 use super::faults::{expect_spoiled, guard};
 use super::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use super::telling::hook;
 use super::{freeze, round};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
@@ -44,6 +46,9 @@ const ON_DISK: &str = r#"
     mount -t ext4 -o noinit_itable,barrier=0 /dev/mapper/upper "$0"
     sync -f "$0"
 "#;
+
+/// How many seconds the kernel gives a THAW.
+const THAW_LIMIT: u64 = 30;
 
 /// What stands still.
 enum Below {
@@ -218,9 +223,32 @@ impl Stuck {
         self.goes_on(stage)
     }
 
+    /// Expects that a hook was told of the THAW once, and that both are done before the
+    /// host gives up.
+    fn expect_hook_told_in_time(&self, told: &str) -> Result<()> {
+        let told = self.shelf.script("cat \"$0\"", &[told])?;
+        let thaws: Vec<_> = told
+            .lines()
+            .filter_map(|it| it.strip_prefix("thaw "))
+            .collect();
+        let [seconds] = thaws[..] else {
+            bail!("expected the hook to be told of one thaw; it was told {told:?}");
+        };
+        let seconds: u64 = seconds.parse()?;
+        let limit = THAW_LIMIT - THAWING.as_secs();
+        ensure!(
+            seconds < limit,
+            "expected the hook to have less than the {limit} s that are left; it has {seconds} s"
+        );
+        Ok(())
+    }
+
     /// So is a THAW.
     fn thawing(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         let both = [self.well.clone(), self.hangs.clone()];
+        let told = format!("{NOTES}/told");
+        let tells = format!("echo \"$1 $HYPERV_AGENT_TIME_LIMIT\" >>{told}");
+        hook(&self.shelf, "10-tells", &tells)?;
         freeze(&mut self.host)?;
         self.shelf.expect_frozen(&both, "after a FREEZE")?;
         self.stand_still()?;
@@ -229,6 +257,13 @@ impl Stuck {
         self.wait_logged(stage, "to thaw")?;
         let reply = self.host.reply()?.status;
         expect(reply, Status::FAIL, "a THAW that hangs")?;
+        self.expect_hook_told_in_time(&told)?;
+        stage.machine().stop().context("stopping the program")?;
+        self.start(stage)?;
+        self.expect_hook_told_in_time(&told)
+            .context("after another start")?;
+        self.shelf
+            .script("rm /etc/hyperv-agent/vss.d/10-tells", &[])?;
         self.goes_on(stage)
     }
 }
