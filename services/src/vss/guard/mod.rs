@@ -38,8 +38,9 @@ pub const ARGUMENT: &str = "vss-guard";
 /// How long the guard may take to answer: it has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take to end by itself where all is thawed.
-const LAST: Duration = Duration::from_secs(1);
+/// How long it may take to end by itself where all is thawed. The agent has 0.7 s to
+/// end where nothing waits for it.
+const LAST: Duration = Duration::from_millis(300);
 
 /// How often it is looked at whether a guard that says nothing is still there.
 const LOOK: Duration = Duration::from_secs(1);
