@@ -99,6 +99,7 @@ impl Thaw {
                 frozen: left,
                 guard: note.guard,
                 hooks: Vec::new(),
+                rehearsal: note.rehearsal,
             };
             marker::write(directory, &note).with_context(|| {
                 format!("cannot note in {} what was thawed", directory.display())

@@ -3,8 +3,8 @@
 //!
 //! It is a file in the runtime directory, whole or absent, of a line for each
 //! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
-//! they were frozen, `guard PID` for the process that freezes them, and `hook PATH`
-//! for a program that waits for the end. In a mount point a backslash and a newline
+//! they were frozen, `guard PID` for the process that freezes them, `hook PATH` for
+//! a program that waits for the end, and `rehearsal` where no host asked for it. In a mount point a backslash and a newline
 //! are `\134` and `\012`, as the kernel writes them. It is there for as long as the host may still ask for a thaw that nobody
 //! can give it any more.
 
@@ -28,6 +28,8 @@ pub struct Note {
     pub guard: Option<u32>,
     /// The hooks that wait for the end, in the order in which they ran.
     pub hooks: Vec<PathBuf>,
+    /// Whether it is a rehearsal.
+    pub rehearsal: bool,
 }
 
 /// A file system that is noted.
@@ -73,6 +75,9 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
         text.extend_from_slice(hook.as_os_str().as_bytes());
         text.push(b'\n');
     }
+    if note.rehearsal {
+        text.extend_from_slice(b"rehearsal\n");
+    }
     fs::create_dir_all(directory)?;
     let new = directory.join(format!("{NAME}.new"));
     File::create(&new)?.write_all(&text)?;
@@ -99,6 +104,8 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
             note.guard = str::from_utf8(number).ok().and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
+        } else if line == b"rehearsal" {
+            note.rehearsal = true;
         }
     }
     Ok(Some(note))
@@ -167,6 +174,7 @@ mod tests {
                 "/etc/vss.d/10 first".into(),
                 OsStr::from_bytes(b"/etc/\xff").into(),
             ],
+            rehearsal: true,
         };
         for note in [note, Note::default()] {
             write(&directory, &note).unwrap();

@@ -228,7 +228,10 @@ impl Vss {
         self.spoiled = Some(Spoiled::Restarted);
         let was_frozen = note.frozen.len();
         if note != Note::default() {
-            self.report.begin(Kind::Backup);
+            self.report.begin(match note.rehearsal {
+                true => Kind::Rehearsal,
+                false => Kind::Backup,
+            });
             self.report.found(was_frozen);
         }
         let hooks = std::mem::take(&mut note.hooks);
@@ -404,6 +407,7 @@ impl Vss {
         let note = |step: Step<'_>| match step {
             Step::Starts(hooks) => self.note(&Note {
                 hooks: hooks.to_vec(),
+                rehearsal: self.report.is_rehearsal(),
                 ..Note::default()
             }),
             Step::Ended(run) => runs.borrow_mut().push(run),
@@ -459,6 +463,7 @@ impl Vss {
             frozen: prepared.opened.iter().map(Noted::from).collect(),
             guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
+            rehearsal: self.report.is_rehearsal(),
         });
         prepared.write_out(latest, stop)?;
         let mount_points = report::mount_points(&prepared.opened);
@@ -541,6 +546,7 @@ impl Vss {
     fn end_earlier(&mut self, by: Instant) {
         self.rehearsal_woken(by);
         if !self.freezer.is_frozen() {
+            self.thawed_late();
             return;
         }
         match self.freezer.news() {
@@ -554,6 +560,23 @@ impl Vss {
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", in_words(&error));
                 }
+            }
+        }
+    }
+
+    /// Takes note of what got stuck and is thawed now.
+    fn thawed_late(&mut self) {
+        let thawed = self.freezer.thawed_late();
+        for noted in &thawed {
+            info!(
+                self.log,
+                "the file system at {:?} is thawed by now", noted.mount_point
+            );
+        }
+        if !thawed.is_empty() {
+            self.left.frozen.retain(|left| !thawed.contains(left));
+            if self.left.frozen.is_empty() {
+                self.note_stuck();
             }
         }
     }
@@ -626,7 +649,7 @@ impl Vss {
             false => self.note(&Note {
                 frozen: stuck,
                 guard: self.freezer.guard(),
-                hooks: Vec::new(),
+                ..Note::default()
             }),
         }
     }

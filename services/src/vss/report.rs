@@ -34,6 +34,12 @@ impl Report {
         });
     }
 
+    /// Whether that is a rehearsal.
+    pub(super) fn is_rehearsal(&self) -> bool {
+        let backup = self.underway.as_ref();
+        backup.is_some_and(|it| it.kind != Kind::Backup)
+    }
+
     /// The last backup is kept there from now on.
     pub(super) fn keep_in(&mut self, last: &Arc<LastBackup>) {
         if let Some(backup) = self.last.get() {

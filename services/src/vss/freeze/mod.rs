@@ -158,7 +158,7 @@ impl Freezer {
 
     /// The guard, while it matters at once that it is gone or has thawed.
     pub fn watched(&self) -> Option<&Guard> {
-        self.since.and(self.guard.as_ref())
+        self.guard.as_ref().filter(|_| !self.held.is_empty())
     }
 
     /// What the guard has to say.
@@ -314,10 +314,39 @@ impl Freezer {
     /// The same, to be noted, in the order in which they were frozen.
     pub(super) fn not_thawed(&self) -> impl Iterator<Item = Noted> {
         let held = self.held.iter().filter(|held| held.thawed.is_err());
-        held.map(|held| Noted {
-            device: held.device,
-            mount_point: held.mount_point.clone(),
-        })
+        held.map(Held::noted)
+    }
+
+    /// Those that were stuck and are thawed by now, as far as the guard has said so.
+    /// They are held no longer when all are: then they can be unmounted.
+    pub(super) fn thawed_late(&mut self) -> Vec<Noted> {
+        let mut thawed = Vec::new();
+        if self.held.is_empty() {
+            return thawed;
+        }
+        while let Some(guard) = &mut self.guard {
+            let (index, was) = match guard.next(Instant::now(), None) {
+                Heard::Report(Report::Thawed(index, Ok(()))) => (index, Was::Frozen),
+                Heard::Report(Report::Thawed(index, Err(Errno::INVAL))) => (index, Was::NotFrozen),
+                Heard::Report(Report::Spared(index)) => (index, Was::Untouched),
+                Heard::Report(_) => continue,
+                Heard::Nothing | Heard::Stopped => break,
+                Heard::Gone => {
+                    self.guard_is_gone(true);
+                    break;
+                }
+            };
+            if let Some(held) = self.held.get_mut(index)
+                && held.thawed.is_err()
+            {
+                held.thawed = Ok(was);
+                thawed.push(held.noted());
+            }
+        }
+        if self.held.iter().all(|held| held.thawed.is_ok()) {
+            self.let_go();
+        }
+        thawed
     }
 
     fn summary(&self, took: Duration) -> Summary {
@@ -553,6 +582,13 @@ impl Freezer {
 }
 
 impl Held {
+    fn noted(&self) -> Noted {
+        Noted {
+            device: self.device,
+            mount_point: self.mount_point.clone(),
+        }
+    }
+
     fn waits(&self) -> bool {
         self.thawed == Err(NotThawed::Waits)
     }

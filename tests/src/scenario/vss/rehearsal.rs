@@ -250,6 +250,15 @@ pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
     shelf.wait_thawed(&points, "after the program was killed")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
+    stage.expect_working(&mut host)?;
+    // Not a backup of the host that failed.
+    expect_last(
+        &shelf,
+        &[
+            ("kind", "rehearsal".into()),
+            ("outcome", "inconsistent".into()),
+        ],
+    )?;
     round(&shelf, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
