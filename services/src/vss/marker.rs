@@ -4,9 +4,10 @@
 //! It is a file in the runtime directory, whole or absent, of a line for each
 //! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
 //! they were frozen, `guard PID` for the process that freezes them, `hook PATH` for
-//! a program that waits for the end, and `rehearsal` where no host asked for it. In a mount point a backslash and a newline
-//! are `\134` and `\012`, as the kernel writes them. It is there for as long as the host may still ask for a thaw that nobody
-//! can give it any more.
+//! a program that waits for the end, and `rehearsal` where no host asked for it. In a
+//! mount point a backslash and a newline are `\134` and `\012`, as the kernel writes
+//! them. It is there for as long as the host may still ask for a thaw that nobody can
+//! give it any more.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
