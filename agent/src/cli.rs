@@ -12,7 +12,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use hyperv_services::kernel;
 use hyperv_services::registry::{Entry, SERVICES};
-use hyperv_services::vss::guard;
+use hyperv_services::vss::{guard, write_out};
 use hyperv_vmbus::discovery::Roots;
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};
@@ -145,12 +145,14 @@ fn services_help() -> String {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     kernel::share_heap();
-    // No subcommand: nobody but the agent starts it, and it is to stay small.
-    if env::args_os()
-        .nth(1)
-        .is_some_and(|argument| argument == guard::ARGUMENT)
-    {
-        return match guard::process::main() {
+    // No subcommands: nobody but the agent starts these, and they are to stay small.
+    let outcome = match env::args_os().nth(1) {
+        Some(argument) if argument == guard::ARGUMENT => Some(guard::process::main()),
+        Some(argument) if argument == write_out::ARGUMENT => Some(write_out::main()),
+        _ => None,
+    };
+    if let Some(outcome) = outcome {
+        return match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         };

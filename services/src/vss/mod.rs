@@ -35,6 +35,7 @@ use self::prepare::PrepareError;
 use self::rehearsal::Rehearsal;
 use self::report::Report;
 use self::wire::Request;
+use self::write_out::WriteOut;
 use crate::activity::{Activity, Underway, Work};
 use crate::backup::{HookRun, Kind, LastBackup, Outcome};
 use crate::command::{Client, Command};
@@ -64,6 +65,7 @@ mod report;
 pub mod stack;
 mod uncover;
 pub mod wire;
+pub mod write_out;
 
 /// Bytes of every message on the character device.
 const MESSAGE_LEN: usize = 12;
@@ -84,7 +86,7 @@ pub static ENTRY: Entry = Entry {
         message_len: MESSAGE_LEN,
     },
     default: true,
-    make: |config, log| Box::new(Vss::new(&config.vss, log, Guard::start)),
+    make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
 
 /// What the service is configured with.
@@ -152,10 +154,29 @@ const LATEST: Duration = Duration::from_secs(13 * 60);
 /// programs that a hook may start take their time closing all that could be.
 const FILES: u64 = 1 << 16;
 
+/// What the service has other processes do, since the kernel may not come back from
+/// it: a process with a thread that waits there does not end.
+#[derive(Debug, Clone, Copy)]
+pub struct Processes {
+    /// Starts the one that freezes and thaws.
+    pub start_guard: StartGuard,
+    /// Writes a file system out.
+    pub write_out: WriteOut,
+}
+
+impl Processes {
+    /// Processes of the agent's own executable.
+    const OWN: Self = Self {
+        start_guard: Guard::start,
+        write_out: write_out::in_own_process,
+    };
+}
+
 /// The service behind one device.
 pub struct Vss {
     config: Config,
     freezer: Freezer,
+    write_out: WriteOut,
     /// The hooks that wait for the thaw.
     hooks: Option<Ran>,
     /// What an agent before this one may have left frozen, and this one could not
@@ -178,12 +199,13 @@ pub struct Vss {
 impl Vss {
     /// The service, with a guard at hand. What an earlier agent has left frozen
     /// is thawed.
-    pub fn new(config: &Config, log: &Logger, start_guard: StartGuard) -> Self {
+    pub fn new(config: &Config, log: &Logger, processes: Processes) -> Self {
         let stop = Stop::new()
             .inspect_err(|error| warn!(log, "no hook can be cut short at the end: {}", error));
         let mut vss = Self {
             config: config.clone(),
-            freezer: Freezer::new(start_guard),
+            freezer: Freezer::new(processes.start_guard),
+            write_out: processes.write_out,
             hooks: None,
             left: Note::default(),
             told: HashSet::new(),
@@ -465,7 +487,7 @@ impl Vss {
             hooks: ran.paths().to_vec(),
             rehearsal: self.report.is_rehearsal(),
         });
-        prepared.write_out(latest, stop)?;
+        prepared.write_out(self.write_out, latest, stop)?;
         let mount_points = report::mount_points(&prepared.opened);
         let summary = self.freezer.freeze(
             prepared.opened,

@@ -13,6 +13,7 @@ use super::Config;
 use super::limited::{Job, Lookups, NoAnswer, Unfinished};
 use super::open::{self, OpenError, Opened};
 use super::plan::{self, Blocked, LeftOut, Plan, PlanError, SHUT_DOWN};
+use super::write_out::WriteOut;
 
 /// How many file systems are written out at the same time.
 const AT_ONCE: usize = 16;
@@ -94,11 +95,12 @@ impl Prepared {
     /// again when it is frozen.
     pub(super) fn write_out(
         &self,
+        write_out: WriteOut,
         until: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), PrepareError> {
         for some in self.opened.chunks(AT_ONCE) {
-            let begun = some.iter().map(|opened| (opened, begin(opened)));
+            let begun = some.iter().map(|opened| (opened, begin(opened, write_out)));
             // All of them have begun before the first is waited for.
             let begun: Vec<_> = begun.collect();
             for (opened, job) in &begun {
@@ -122,11 +124,11 @@ impl Prepared {
 
 /// Begins to write one out, by a descriptor that the job has to itself: where it
 /// is left behind it keeps no other file system from being unmounted.
-fn begin(opened: &Opened) -> Result<Job<()>, NoAnswer> {
+fn begin(opened: &Opened, write_out: WriteOut) -> Result<Job<()>, NoAnswer> {
     let fd = opened.fd.as_fd().try_clone_to_owned();
     Job::begin(&opened.mount_point, move || {
         if let Ok(fd) = fd {
-            let _ = rustix::fs::syncfs(&fd);
+            let _ = write_out(fd);
         }
     })
 }

@@ -13,13 +13,13 @@ use std::{fs, io, mem};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
-use hyperv_services::vss::freeze::{Doing, FreezeError, Freezer, LeftOut, NotThawed};
+use hyperv_services::vss::freeze::{Doing, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
 use hyperv_services::vss::guard::process::{self, Means};
 use hyperv_services::vss::guard::threads::{Calls, Kernel};
 use hyperv_services::vss::guard::{Guard, GuardError, News};
 use hyperv_services::vss::open::{Opened, open};
 use hyperv_services::vss::plan::{self, DeviceNumber};
-use hyperv_services::vss::{Config, Vss};
+use hyperv_services::vss::{Config, Processes, Vss};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -128,7 +128,16 @@ fn frozen() -> [bool; 2] {
 }
 
 fn service() -> Vss {
-    Vss::new(&Config::default(), &Logger::root(Discard, o!()), guard)
+    let log = Logger::root(Discard, o!());
+    Vss::new(&Config::default(), &log, processes(guard))
+}
+
+/// Processes that are threads of this one.
+fn processes(start_guard: StartGuard) -> Processes {
+    Processes {
+        start_guard,
+        write_out: |fd| Ok(rustix::fs::syncfs(fd)?),
+    }
 }
 
 fn ask(service: &mut Vss, operation: u8) -> Status {
@@ -472,11 +481,11 @@ fn a_choice_that_nothing_meets_is_no_backup() {
         |_| {
             let mut config = Config::default();
             config.include.mount_points.push("/data".to_owned());
-            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), guard);
+            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), processes(guard));
             assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
             assert_eq!(ask(&mut service, THAW), Status::OK);
             config.include.mount_points.push("/two".to_owned());
-            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), guard);
+            let mut service = Vss::new(&config, &Logger::root(Discard, o!()), processes(guard));
             assert_eq!(ask(&mut service, FREEZE), Status::OK);
             assert_eq!(frozen(), [false, true]);
             assert_eq!(ask(&mut service, THAW), Status::OK);
@@ -538,10 +547,11 @@ fn without_a_guard_nothing_is_frozen() {
         |_| {
             // One that is started and ends at once, each time.
             let log = Logger::root(Discard, o!());
-            let mut service = Vss::new(&Config::default(), &log, || {
+            let start_guard = || {
                 let (ours, _) = UnixStream::pair().unwrap();
                 Ok(Guard::at(ours).unwrap())
-            });
+            };
+            let mut service = Vss::new(&Config::default(), &log, processes(start_guard));
             assert_eq!(ask(&mut service, FREEZE), Status::FAIL);
             assert_eq!(frozen(), [false, false]);
             assert_eq!(ask(&mut service, THAW), Status::OK);

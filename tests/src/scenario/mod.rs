@@ -352,6 +352,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-shut-down" VSS_BOTH vss::reach::shut_down, own_process: "a file system that was shut down is left out with a warning";
         "vss-path-hangs" VSS_BOTH vss::reach::path_hangs, own_process => SAME: "a loop file whose path hangs is named in time, and nothing is frozen";
         "vss-write-out-hangs" VSS_BOTH vss::reach::write_out_hangs, own_process: "what cannot be written out fails the FREEZE in time, by name, and nothing is frozen later";
+        "vss-write-out-stopped" VSS_BOTH vss::reach::write_out_stopped, own_process: "the program ends although a file system cannot be written out, and the next one serves";
         "vss-hidden" VSS_BOTH vss::reach::hidden, own_process: "a file system that is mounted under another is frozen too, and stays where it is";
         "vss-other-namespaces" VSS_BOTH vss::reach::other_namespaces, own_process: "a file system that is mounted in another mount namespace only is frozen, unless the configuration says not to";
         "vss-include" VSS_BOTH vss::freeze::configured, own_process => SAME: "only what the configuration includes, and does not exclude";

@@ -6,10 +6,11 @@ use hyperv_vmbus::ic::Status;
 use serde_json::Value;
 
 use super::super::Skip;
-use super::super::stage::{VssStage, expect};
+use super::super::stage::{SETTLE_TIME, VssStage, expect};
 use super::shelf::{Kind, MOUNTS, Shelf};
 use super::{freeze, round, thaw};
-use crate::vss::VssHost;
+use crate::vss::{Operation, VssHost};
+use crate::wait::until;
 
 /// What `hyperv-agent vss plan --json` says.
 fn plan(shelf: &Shelf) -> Result<Value> {
@@ -179,10 +180,9 @@ pub(in super::super) fn path_hangs(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// What is yet to be written waits for a disk: a file of a file system that
-/// somebody else has frozen.
-pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+/// File systems of which the last one has something yet to be written that waits for
+/// a disk: a file of the one before it, which somebody else has frozen.
+fn to_be_written(shelf: &Shelf) -> Result<[String; 3]> {
     let (data, lower) = (
         shelf.make(Kind::Ext4, "data")?,
         shelf.make(Kind::Ext4, "lower")?,
@@ -199,6 +199,12 @@ pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> 
         echo text >"$0/text"
     "#;
     shelf.script(script, &[&upper, &lower])?;
+    Ok([data, lower, upper])
+}
+
+pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let [data, lower, upper] = to_be_written(&shelf)?;
     shelf.configure("[vss]\nprepare-limit = 3")?;
     let mut host = stage.connect()?;
     let words = ["cannot write out", upper.as_str(), "does not answer"];
@@ -210,6 +216,26 @@ pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> 
     shelf.script("sync -f \"$0\"", &[&upper])?;
     shelf.expect_thawed(&[&data], "when nobody waits for the FREEZE any more")?;
     let points = [data, lower, upper];
+    round(&shelf, &points, &mut host)?;
+    stage.expect_working(&mut host)
+}
+
+/// The program ends while that waits, and another one serves.
+pub(in super::super) fn write_out_stopped(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let points = to_be_written(&shelf)?;
+    let mut host = stage.connect()?;
+    host.send(&Operation::Freeze)?;
+    let waits = r#"grep -qE '^[0-9]+ \((vss-write-out|vss-job)\) D' /proc/[0-9]*/task/*/stat"#;
+    until(SETTLE_TIME, "the disk to be waited for", || {
+        Ok(shelf.script(waits, &[]).ok())
+    })?;
+    stage.machine().stop()?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    stage.expect_working(&mut host)?;
+    shelf.thaw(&points[1])?;
+    shelf.wait_thawed(&points, "after the disk answers")?;
     round(&shelf, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
