@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use hyperv_services::vss::freeze::Freezer;
+use hyperv_services::vss;
+use hyperv_services::vss::freeze::{self, Freezer};
 use hyperv_services::vss::guard::Guard;
 use hyperv_services::vss::hooks::{self, End, Ran};
 use hyperv_services::vss::marker::{self, Note, Noted};
@@ -67,6 +68,12 @@ impl Thaw {
         let waits = &mut |doing, path: &Path| {
             warn!(log.logger, "waiting for {} to {}", path.display(), doing);
         };
+        if let Err(error) = freeze::allow_descriptors() {
+            warn!(
+                log.logger,
+                "the number of open files stays limited: {}", error
+            );
+        }
         let mut freezer = Freezer::new(Guard::start);
         let tried = recover::thaw(&mut freezer, &found, &config.root, &note, waits);
         let mut left = Vec::new();
@@ -88,28 +95,30 @@ impl Thaw {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         };
-        if !note.hooks.is_empty() && !agent_runs(directory)? {
-            // Nobody else is there to let the applications go on.
-            Ran::from_paths(&config.hooks, note.hooks).end(
-                End::Interrupted,
-                hooks::AFTER,
-                &log.logger,
-            );
-            let note = Note {
-                frozen: left,
-                guard: note.guard,
-                hooks: Vec::new(),
-                rehearsal: note.rehearsal,
-            };
-            marker::write(directory, &note).with_context(|| {
-                format!("cannot note in {} what was thawed", directory.display())
-            })?;
-        }
+        let ended = end_hooks(&config, note, left, &log);
         // All is done: a reader that is gone is no failure of it.
         let _ = io::stdout().write_all(said.as_bytes());
         let _ = io::stderr().write_all(complaints.as_bytes());
-        Ok(status)
+        ended.map(|()| status)
     }
+}
+
+/// Lets the applications go on that `note` names, where there is no agent to do so;
+/// what is `left` frozen stays noted.
+fn end_hooks(config: &vss::Config, note: Note, left: Vec<Noted>, log: &Log) -> anyhow::Result<()> {
+    let directory = &config.runtime_directory;
+    if note.hooks.is_empty() || agent_runs(directory)? {
+        return Ok(());
+    }
+    Ran::from_paths(&config.hooks, note.hooks).end(End::Interrupted, hooks::AFTER, &log.logger);
+    let note = Note {
+        frozen: left,
+        guard: note.guard,
+        hooks: Vec::new(),
+        rehearsal: note.rehearsal,
+    };
+    marker::write(directory, &note)
+        .with_context(|| format!("cannot note in {} what was thawed", directory.display()))
 }
 
 fn agent_runs(directory: &Path) -> Result<bool, RuntimeError> {

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, debug, error, info, warn};
 
 use self::error::{Error, Spoiled};
@@ -150,10 +149,6 @@ const BEFORE: Duration = Duration::from_secs(12 * 60);
 /// given up.
 const LATEST: Duration = Duration::from_secs(13 * 60);
 
-/// How many files may be open, if the machine allows it. With many more, some
-/// programs that a hook may start take their time closing all that could be.
-const FILES: u64 = 1 << 16;
-
 /// What the service has other processes do, since the kernel may not come back from
 /// it: a process with a thread that waits there does not end.
 #[derive(Debug, Clone, Copy)]
@@ -218,11 +213,7 @@ impl Vss {
             stop: stop.ok().map(Arc::new),
             log: log.clone(),
         };
-        // Each file system takes a descriptor, here and in the guard.
-        let mut files = getrlimit(Resource::Nofile);
-        let wanted = files.maximum.map_or(FILES, |most| most.min(FILES));
-        files.current = files.current.map(|current| current.max(wanted));
-        if let Err(error) = setrlimit(Resource::Nofile, files) {
+        if let Err(error) = freeze::allow_descriptors() {
             warn!(log, "the number of open files stays limited: {}", error);
         }
         if let Err(error) = vss.freezer.prepare() {

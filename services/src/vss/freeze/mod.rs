@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 pub use self::error::{FreezeError, NotThawed};
 pub use self::outcome::{LeftOut, Summary, Thawed, Tried};
@@ -43,6 +45,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked how far this process' own threads are.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many files may be open, if the machine allows it. With many more, some
+/// programs that a hook may start take their time closing all that could be.
+const FILES: u64 = 1 << 16;
+
+/// Lets this process, and the guard that it starts, have a descriptor of each of many
+/// file systems.
+///
+/// # Errors
+///
+/// Where the kernel refuses it.
+pub fn allow_descriptors() -> Result<(), Errno> {
+    let mut files = getrlimit(Resource::Nofile);
+    let wanted = files.maximum.map_or(FILES, |most| most.min(FILES));
+    files.current = files.current.map(|current| current.max(wanted));
+    setrlimit(Resource::Nofile, files)
+}
 
 /// Starts a guard.
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
