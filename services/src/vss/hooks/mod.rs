@@ -207,7 +207,7 @@ impl Ran {
                         path.display()
                     );
                     runs.push(HookRun {
-                        name: program::name(&path),
+                        name: program::name(&path).display().to_string(),
                         action: "thaw",
                         took: started.elapsed(),
                         failure: Some(

@@ -1,6 +1,6 @@
 //! One hook: what it is told, and what becomes of what it says.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
@@ -119,7 +119,7 @@ impl Hook<'_> {
             self.run_program(&program, action, config, (started, deadline), stop)
         });
         let run = HookRun {
-            name: name(self.path),
+            name: name(self.path).display().to_string(),
             action,
             took: started.elapsed(),
             failure: result.as_ref().err().map(|error| in_words(error)),
@@ -154,26 +154,22 @@ impl Hook<'_> {
                 output.success(program)
             })
             .map_err(|source| HookError::Failed {
-                hook: self.name(),
+                hook: name(self.path).to_owned(),
                 action,
                 source,
             })?;
         info!(
             self.log,
             "hook {}: done with {} in {:.3} s",
-            self.name().display(),
+            name(self.path).display(),
             action,
             started.elapsed().as_secs_f64()
         );
         Ok(())
     }
 
-    fn name(&self) -> OsString {
-        self.path.file_name().unwrap_or_default().to_owned()
-    }
-
     fn log_output(&self, output: &Output) {
-        let name = self.name();
+        let name = name(self.path);
         for stream in [&output.stdout, &output.stderr] {
             let text = String::from_utf8_lossy(stream);
             let mut lines = text
@@ -194,9 +190,8 @@ impl Hook<'_> {
 }
 
 /// What a hook is called.
-pub(super) fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
+pub(super) fn name(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 #[cfg(test)]
