@@ -201,7 +201,8 @@ impl<P: Protocol> ServiceHost<P> {
     }
 
     /// Waits until the program has registered with the guest's driver, which
-    /// fails every request until then.
+    /// fails every request until then, or leaves it in the ring. Protocol section
+    /// 6.3.
     fn wait_for_program(&mut self) -> Result<()> {
         until(REPLY_TIME, "the program to register", || {
             let status = self.request(&P::HARMLESS)?;

@@ -3,8 +3,8 @@
 //! kernel in a virtual machine. What the program has of a device
 //! ([`Transport`]) and what the host has ([`crate::port::Port`]) differ in the
 //! last: the host always has rings there, and over the char device it is the
-//! kernel that answers negotiations, hands over one request at a time, and
-//! fails all while no program is registered.
+//! kernel that answers negotiations and hands over one request at a time.
+//! Protocol section 6.3.
 
 mod breaks;
 mod flow;
