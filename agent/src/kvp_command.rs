@@ -31,15 +31,6 @@ const SEARCHED: [PoolId; 5] = [
     PoolId::AutoInternal,
 ];
 
-/// What a person calls the pools, by number.
-const NAMES: [&str; 5] = [
-    "external",
-    "guest",
-    "auto",
-    "auto-external",
-    "auto-internal",
-];
-
 /// Bytes of a value from standard input: more than any record has room for.
 const MAX_INPUT: u64 = 64 << 10;
 
@@ -76,7 +67,7 @@ enum Command {
     #[command(after_help = "Control characters are shown as escapes, but not with --json.")]
     List {
         /// Only this pool, by number or name [default: all that have records]
-        #[arg(long, value_name = "POOL", value_parser = pool)]
+        #[arg(long, value_name = "POOL")]
         pool: Option<PoolId>,
         /// Print JSON
         #[arg(long)]
@@ -93,7 +84,7 @@ characters are shown as escapes.")]
         key: String,
         /// In this pool, by number or name [default: the first of 0, 3, 1, 2, 4
         /// that has the key]
-        #[arg(long, value_name = "POOL", value_parser = pool)]
+        #[arg(long, value_name = "POOL")]
         pool: Option<PoolId>,
         /// Print pool, key and value as JSON
         #[arg(long)]
@@ -109,7 +100,7 @@ characters are shown as escapes.")]
         /// its end
         value: String,
         /// In this pool, by number or name
-        #[arg(long, value_name = "POOL", value_parser = pool, default_value = "guest")]
+        #[arg(long, value_name = "POOL", default_value = "guest")]
         pool: PoolId,
         #[command(flatten)]
         place: Place,
@@ -119,7 +110,7 @@ characters are shown as escapes.")]
         /// Which key
         key: String,
         /// From this pool, by number or name
-        #[arg(long, value_name = "POOL", value_parser = pool, default_value = "guest")]
+        #[arg(long, value_name = "POOL", default_value = "guest")]
         pool: PoolId,
         #[command(flatten)]
         place: Place,
@@ -144,19 +135,6 @@ struct Item {
     name: &'static str,
     key: String,
     value: String,
-}
-
-fn pool(text: &str) -> Result<PoolId, String> {
-    let name = |pool: &PoolId| name(*pool) == text || pool.to_string() == text;
-    PoolId::ALL
-        .into_iter()
-        .find(name)
-        .ok_or_else(|| format!("pools are 0 to 4, or by name: {}", NAMES.join(", ")))
-}
-
-fn name(pool: PoolId) -> &'static str {
-    let name = NAMES.get(usize::from(pool.number()));
-    name.copied().unwrap_or_default()
 }
 
 impl Kvp {
@@ -272,7 +250,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 fn no_key(key: &str, pool: Option<PoolId>) -> ExitCode {
     let place = match pool {
-        Some(pool) => format!("pool {pool} ({})", name(pool)),
+        Some(pool) => format!("pool {pool} ({})", pool.name()),
         None => "any pool".to_owned(),
     };
     let _ = writeln!(
@@ -305,7 +283,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 fn item(pool: PoolId, key: String, value: String) -> Item {
     Item {
         pool: pool.number(),
-        name: name(pool),
+        name: pool.name(),
         key,
         value,
     }

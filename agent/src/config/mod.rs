@@ -9,8 +9,8 @@ use hyperv_services::{Config as ServiceConfig, fcopy, kvp, vss};
 use serde::Deserialize;
 
 use self::values::{
-    BackendName, Device, Directories, Directory, Glob, Key, Mode, MountPoint, OnFailureName,
-    Seconds, ServiceName, Size, Type, Value,
+    BackendName, Device, Directories, Directory, FactKey, Glob, Key, Mode, MountPoint,
+    OnFailureName, Pool, Seconds, ServiceName, Size, Type, Value,
 };
 use crate::logging::LogLevel;
 use crate::runtime;
@@ -91,7 +91,34 @@ struct Kvp {
     #[serde(default)]
     publish: BTreeMap<Key, Value>,
     #[serde(default)]
+    host: Host,
+    #[serde(default)]
     network: Network,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Host {
+    writable_pools: Option<Vec<Pool>>,
+    facts: Option<Vec<FactKey>>,
+    ip_info: Option<bool>,
+}
+
+impl From<Host> for kvp::Access {
+    fn from(host: Host) -> Self {
+        let defaults = Self::default();
+        Self {
+            writable_pools: match host.writable_pools {
+                Some(pools) => pools.into_iter().map(|pool| pool.0).collect(),
+                None => defaults.writable_pools,
+            },
+            facts: match host.facts {
+                Some(keys) => keys.into_iter().map(|key| key.0).collect(),
+                None => defaults.facts,
+            },
+            ip_info: host.ip_info.unwrap_or(defaults.ip_info),
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -199,6 +226,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .map(|(key, value)| (key.0, value.0))
             .collect(),
         state_directory: state_directory.unwrap_or(defaults.state_directory),
+        access: file.kvp.host.into(),
         network: kvp::Network {
             backend: file
                 .kvp
@@ -262,6 +290,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
 mod tests {
     use std::time::Duration;
 
+    use hyperv_services::kvp::request::PoolId;
     use hyperv_services::registry::SERVICES;
 
     use super::*;
@@ -324,6 +353,10 @@ mod tests {
             ignored-interfaces = ["lxc*"]
             [kvp.publish]
             "Role" = "web"
+            [kvp.host]
+            writable-pools = ["external", "3"]
+            facts = ["OSName", "OSVersion"]
+            ip-info = false
             [kvp.network]
             backend = "networkd"
             scripts = "/usr/libexec/hypervkvpd"
@@ -367,6 +400,11 @@ mod tests {
                 ignored_interfaces: vec!["lxc*".to_owned()],
                 publish: [("Role".to_owned(), "web".to_owned())].into(),
                 state_directory: "/var/tmp/agent".into(),
+                access: kvp::Access {
+                    writable_pools: vec![PoolId::External, PoolId::AutoExternal],
+                    facts: vec!["OSName", "OSVersion"],
+                    ip_info: false,
+                },
                 network: kvp::Network {
                     backend: kvp::Backend::Networkd,
                     scripts: Some("/usr/libexec/hypervkvpd".into()),
@@ -506,6 +544,16 @@ mod tests {
                 2,
                 "there is no backend `wicked`, only auto, off, netplan, networkd, networkmanager, \
                  ifupdown, ifcfg",
+            ),
+            (
+                "[kvp.host]\nwritable-pools = [\"host\"]",
+                2,
+                "pools are 0 to 4, or by name: external, guest",
+            ),
+            (
+                "[kvp.host]\nfacts = [\"OSNames\"]",
+                2,
+                "there is no fact `OSNames`, only FullyQualifiedDomainName, Integration",
             ),
             (
                 "[kvp]\nignored-interfaces = [\"\"]",

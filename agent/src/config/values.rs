@@ -6,6 +6,8 @@ use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use hyperv_services::kvp::Backend;
+use hyperv_services::kvp::facts::KEYS;
+use hyperv_services::kvp::request::PoolId;
 use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
 use hyperv_services::registry::{self, SERVICES};
 use hyperv_services::vss::hooks::OnFailure;
@@ -126,6 +128,30 @@ impl<'de> Deserialize<'de> for BackendName {
         known.map(|(_, backend)| Self(backend)).ok_or_else(|| {
             let names = NAMES.map(|(known, _)| known).join(", ");
             de::Error::custom(format!("there is no backend `{name}`, only {names}"))
+        })
+    }
+}
+
+/// A pool, by number or name.
+pub(super) struct Pool(pub(super) PoolId);
+
+impl<'de> Deserialize<'de> for Pool {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// The key of one of the guest's facts.
+pub(super) struct FactKey(pub(super) &'static str);
+
+impl<'de> Deserialize<'de> for FactKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = KEYS.into_iter().find(|known| *known == name);
+        known.map(Self).ok_or_else(|| {
+            let names = KEYS.join(", ");
+            de::Error::custom(format!("there is no fact `{name}`, only {names}"))
         })
     }
 }

@@ -9,6 +9,7 @@ use hyperv_vmbus::ic::Status;
 use super::inject::InjectError;
 use super::ip_info::IpInfoError;
 use super::pool::PoolError;
+use super::request::PoolId;
 use super::wire::{Malformed, TooLong};
 
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,12 @@ pub(super) enum Error {
 
     #[error("there is nothing at that position")]
     NoItem,
+
+    #[error("the configuration lets the host write no keys of pool {0} (writable-pools)")]
+    NotWritable(PoolId),
+
+    #[error("the configuration keeps IP configurations from the host (ip-info = false)")]
+    IpInfoOff,
 
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -53,6 +60,7 @@ impl Error {
                 | PoolError::ValueTooLong { .. }
                 | PoolError::Nul(_),
             ) => Status::INVALID_ARGUMENT,
+            Self::NotWritable(_) | Self::IpInfoOff => Status::NOT_SUPPORTED,
             // What the stock daemon says of a key that is not there, too.
             Self::NoKey | Self::NoItem => Status::NO_MORE_ITEMS,
             Self::Pool(PoolError::File { source, .. }) => match source.kind() {

@@ -59,6 +59,7 @@ impl Logic {
     }
 
     fn answer(&mut self, request: Request) -> Result<Reply, Error> {
+        self.config.access.check(&request)?;
         match request {
             Request::Get { pool, key } => {
                 let value = match pool {

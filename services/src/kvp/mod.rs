@@ -3,7 +3,7 @@
 //! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
 //! `executor` carries it to the `logic` on a thread of its own and answers in
 //! time whatever that thread waits for, and the transport encodes the reply over
-//! the request. [`pool`] has the files that the host
+//! the request. [`Access`] refuses what the host may not ask for. [`pool`] has the files that the host
 //! and the guest write to, [`facts`] what is computed for the host, [`net`] the
 //! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
 //! [`inject`] writes what the host wants of it. `files` reads what belongs to
@@ -19,6 +19,7 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use slog::{Logger, debug, warn};
 
+pub use self::access::Access;
 use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
@@ -29,6 +30,7 @@ use crate::in_words;
 use crate::registry::{Entry, HvUtil};
 use crate::service::{Answer, Service};
 
+mod access;
 pub mod assignments;
 mod error;
 mod executor;
@@ -85,6 +87,8 @@ pub struct Config {
     pub publish: BTreeMap<String, String>,
     /// Where the keys that were published last are noted.
     pub state_directory: PathBuf,
+    /// What the host may read and write.
+    pub access: Access,
     /// How IP configurations are read and written.
     pub network: Network,
     /// What stands for `/` where the machine's own files are read: `/` but in
@@ -101,6 +105,7 @@ impl Default for Config {
                 .into(),
             publish: BTreeMap::new(),
             state_directory: PathBuf::from("/var/lib/hyperv-agent"),
+            access: Access::default(),
             network: Network::default(),
             root: PathBuf::from("/"),
         }

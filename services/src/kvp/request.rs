@@ -1,6 +1,7 @@
 //! What the host asks, and what it is answered, whichever way it came.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A pool of keys and values. Protocol section 7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +36,34 @@ impl PoolId {
     /// Its number.
     pub fn number(self) -> u8 {
         self as u8
+    }
+
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::External => "external",
+            Self::Guest => "guest",
+            Self::Auto => "auto",
+            Self::AutoExternal => "auto-external",
+            Self::AutoInternal => "auto-internal",
+        }
+    }
+}
+
+/// A text that is neither the number of a pool nor its name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("pools are 0 to 4, or by name: {}", PoolId::ALL.map(PoolId::name).join(", "))]
+pub struct UnknownPool;
+
+impl FromStr for PoolId {
+    type Err = UnknownPool;
+
+    /// The pool with this number or name.
+    fn from_str(text: &str) -> Result<Self, UnknownPool> {
+        Self::ALL
+            .into_iter()
+            .find(|pool| pool.name() == text || pool.to_string() == text)
+            .ok_or(UnknownPool)
     }
 }
 

@@ -24,9 +24,11 @@ mod os;
 /// it, so it is no place for this program's own.
 const DRIVER_VERSION: &str = "3.1";
 
+const FULL_NAME: &str = "FullyQualifiedDomainName";
+
 /// The keys, by index.
-const KEYS: [&str; 10] = [
-    "FullyQualifiedDomainName",
+pub const KEYS: [&str; 10] = [
+    FULL_NAME,
     "IntegrationServicesVersion",
     "NetworkAddressIPv4",
     "NetworkAddressIPv6",
@@ -42,6 +44,7 @@ const KEYS: [&str; 10] = [
 pub struct Facts {
     root: PathBuf,
     ignored: Vec<WildMatch>,
+    told: Vec<&'static str>,
     driver_version: String,
     full_name: FullName,
 }
@@ -53,11 +56,14 @@ impl Facts {
         let facts = Self {
             root: config.root.clone(),
             ignored: patterns.map(|glob| WildMatch::new(glob)).collect(),
+            told: config.access.facts.clone(),
             driver_version: DRIVER_VERSION.to_owned(),
             full_name: FullName::new(),
         };
         // So that it is known by the time the host asks.
-        facts.full_name();
+        if facts.told.contains(&FULL_NAME) {
+            facts.full_name();
+        }
         facts
     }
 
@@ -73,10 +79,13 @@ impl Facts {
         Some((key, self.get(key)?))
     }
 
-    /// The value of this key.
+    /// The value of this key; empty where the host is not to be told.
     pub fn get(&mut self, key: &str) -> Option<String> {
+        if KEYS.contains(&key) && !self.told.contains(&key) {
+            return Some(String::new());
+        }
         let value = match key {
-            "FullyQualifiedDomainName" => self.full_name(),
+            FULL_NAME => self.full_name(),
             "IntegrationServicesVersion" => self.driver_version.clone(),
             "NetworkAddressIPv4" => self.addresses(IpAddr::is_ipv4),
             "NetworkAddressIPv6" => self.addresses(IpAddr::is_ipv6),
@@ -120,6 +129,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::kvp::Access;
 
     fn facts() -> (tempfile::TempDir, Facts) {
         let root = tempfile::tempdir().unwrap();
@@ -140,7 +150,7 @@ mod tests {
             let (key, value) = facts.at(index).unwrap();
             assert_eq!(key, expected);
             // The look-up of the full name may end in between.
-            if key != "FullyQualifiedDomainName" {
+            if key != FULL_NAME {
                 assert_eq!(facts.get(key), Some(value));
             }
         }
@@ -169,6 +179,29 @@ mod tests {
         fs::write(root.path().join("etc/os-release"), "NAME=Other\n").unwrap();
         assert_eq!(get("OSName"), "Other");
         assert_eq!(get("OSMajorVersion"), "");
+    }
+
+    #[test]
+    fn a_fact_that_is_kept_back_is_empty_in_its_place() {
+        let (root, _) = facts();
+        let config = Config {
+            root: root.path().to_owned(),
+            access: Access {
+                facts: vec!["OSName"],
+                ..Access::default()
+            },
+            ..Config::default()
+        };
+        let mut facts = Facts::new(&config);
+        for (index, key) in (0..).zip(KEYS) {
+            let value = match key {
+                "OSName" => "Debian GNU/Linux",
+                _ => "",
+            };
+            assert_eq!(facts.at(index), Some((key, value.to_owned())));
+            assert_eq!(facts.get(key).as_deref(), Some(value));
+        }
+        assert_eq!(facts.get("no fact"), None);
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! What the host may ask for, where the configuration narrows it.
+
+use super::error::Error;
+use super::facts;
+use super::request::{PoolId, Request};
+
+/// What the host may read and write. By default everything; that an interface
+/// gets an IP configuration is [`Backend::Off`](super::Backend::Off)'s affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Pools in which the host may set and delete keys.
+    pub writable_pools: Vec<PoolId>,
+    /// Keys of the guest's facts, of [`facts::KEYS`]; the host is told an empty
+    /// value of each other one.
+    pub facts: Vec<&'static str>,
+    /// Whether the host is told the IP configuration of an interface.
+    pub ip_info: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            writable_pools: PoolId::ALL.into(),
+            facts: facts::KEYS.into(),
+            ip_info: true,
+        }
+    }
+}
+
+impl Access {
+    /// Refuses what the host may not do.
+    pub(super) fn check(&self, request: &Request) -> Result<(), Error> {
+        match request {
+            Request::Set { pool, .. } | Request::Delete { pool, .. }
+                if !self.writable_pools.contains(pool) =>
+            {
+                Err(Error::NotWritable(*pool))
+            }
+            Request::GetIpInfo { .. } if !self.ip_info => Err(Error::IpInfoOff),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvp::request::{Family, IpInfo};
+
+    fn requests(pool: PoolId) -> [Request; 4] {
+        let key = || "key".to_owned();
+        [
+            Request::Set {
+                pool,
+                key: key(),
+                value: String::new(),
+            },
+            Request::Delete { pool, key: key() },
+            Request::Get { pool, key: key() },
+            Request::Enumerate { pool, index: 0 },
+        ]
+    }
+
+    fn get_ip_info() -> Request {
+        Request::GetIpInfo {
+            adapter: String::new(),
+            family: Family::BOTH,
+        }
+    }
+
+    #[test]
+    fn by_default_nothing_is_refused() {
+        let access = Access::default();
+        for request in PoolId::ALL.into_iter().flat_map(requests) {
+            access.check(&request).unwrap();
+        }
+        access.check(&get_ip_info()).unwrap();
+        access
+            .check(&Request::SetIpInfo(IpInfo::default()))
+            .unwrap();
+    }
+
+    #[test]
+    fn pools_that_are_not_named_can_be_read_only() {
+        let access = Access {
+            writable_pools: vec![PoolId::External, PoolId::AutoExternal],
+            ..Access::default()
+        };
+        for pool in PoolId::ALL {
+            let refused = requests(pool).map(|request| access.check(&request).is_err());
+            let writes = !access.writable_pools.contains(&pool);
+            assert_eq!(refused, [writes, writes, false, false], "pool {pool}");
+        }
+        access.check(&get_ip_info()).unwrap();
+    }
+
+    #[test]
+    fn the_ip_configuration_is_kept_back() {
+        let access = Access {
+            ip_info: false,
+            ..Access::default()
+        };
+        assert!(matches!(
+            access.check(&get_ip_info()),
+            Err(Error::IpInfoOff)
+        ));
+        for request in PoolId::ALL.into_iter().flat_map(requests) {
+            access.check(&request).unwrap();
+        }
+    }
+}
