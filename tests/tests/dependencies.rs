@@ -1,0 +1,98 @@
+//! `docs/dependencies.md` has every crate in the agent's binary, and no other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+/// What the list has to say of a crate.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Crate {
+    licence: String,
+    taken_by: BTreeSet<String>,
+}
+
+/// The crates in the binary: what is only in the compiler's process, such as
+/// derive macros and what those are made of, is not.
+fn in_the_binary(root: &Path) -> BTreeMap<String, Crate> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "-p", "hyperv-agent"])
+        .args(["-e", "normal", "--prefix", "depth", "-f", "|{p}|{l}"])
+        .args(["--target", "x86_64-unknown-linux-gnu"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let mut crates = BTreeMap::<String, Crate>::new();
+    let mut path: Vec<String> = Vec::new();
+    let mut macro_at = None;
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let mut parts = line.trim_end_matches(" (*)").split('|');
+        let mut part = || parts.next().expect(line);
+        let (depth, package, licence) = (part(), part(), part());
+        let depth: usize = depth.parse().unwrap();
+        if macro_at.is_some_and(|at| depth > at) {
+            continue;
+        }
+        macro_at = package.ends_with("(proc-macro)").then_some(depth);
+        if macro_at.is_some() {
+            continue;
+        }
+        let name = package.split(' ').next().unwrap().to_owned();
+        path.truncate(depth);
+        // The project's own are no dependencies.
+        if !name.starts_with("hyperv-") {
+            let known = crates.entry(name.clone()).or_default();
+            known.licence = licence.replace('/', " OR ");
+            known.taken_by.extend(path.last().cloned());
+        }
+        path.push(name);
+    }
+    crates
+}
+
+/// The rows of the list: crate, licence, who takes it, what for.
+fn listed(text: &str) -> BTreeMap<String, Crate> {
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let crates = rows.map(|line| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, licence, taken_by, what_for] = cells[..] else {
+            panic!("not four cells: {line}");
+        };
+        assert!(!what_for.is_empty(), "says not what for: {line}");
+        let known = Crate {
+            licence: licence.to_owned(),
+            taken_by: taken_by.split(", ").map(str::to_owned).collect(),
+        };
+        (name.trim_matches('`').to_owned(), known)
+    });
+    crates.collect()
+}
+
+#[test]
+fn every_crate_in_the_binary_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("docs/dependencies.md")).unwrap();
+    let (expected, listed) = (in_the_binary(root), listed(&text));
+    let mut wrong = Vec::new();
+    for (name, its) in &expected {
+        if listed.get(name) != Some(its) {
+            let taken_by: Vec<_> = its.taken_by.iter().map(String::as_str).collect();
+            wrong.push(format!(
+                "has no row | `{name}` | {} | {} | WHAT FOR |",
+                its.licence,
+                taken_by.join(", ")
+            ));
+        }
+    }
+    for name in listed.keys().filter(|name| !expected.contains_key(*name)) {
+        wrong.push(format!("has a row of {name}, which is not in the binary"));
+    }
+    assert!(
+        wrong.is_empty(),
+        "docs/dependencies.md\n{}",
+        wrong.join("\n")
+    );
+}
