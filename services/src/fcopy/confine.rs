@@ -1,129 +1,372 @@
-//! Opening a directory without leaving the directories that the configuration
-//! allows.
+//! Going to a directory without leaving those that the configuration allows, and
+//! without being led by what an ordinary user has put on the way.
 //!
-//! With `/` among them, everything is allowed and a path is resolved as anyone
-//! would. Otherwise a path must lie under an allowed directory by its
-//! components, and the kernel resolves the rest of it beneath that directory
-//! (`openat2`): neither a symbolic link nor `..` gets out, whatever changes
-//! meanwhile.
+//! The agent goes from directory to directory by itself, by descriptors, and
+//! follows each symbolic link by itself: the kernel follows none. So each step is
+//! checked on what is then used, whatever changes meanwhile, and `..` goes back to
+//! a directory that was passed, never past the allowed one.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Statx, StatxFlags, fstatfs, openat,
+    readlinkat, statx,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::error::Error;
+use super::owners::{Doubt, Owned};
 
-const FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+/// Symbolic links followed on one way, at most; the kernel's limit.
+const MAX_LINKS: u32 = 40;
 
-/// How often a lookup is tried again that the kernel gave up because something
-/// was renamed meanwhile.
-const RENAME_RETRIES: u32 = 32;
+/// Directories below the allowed one, at most: a descriptor is held for each. A
+/// path from the host has 130 at most; links may lead deeper.
+const MAX_DEPTH: usize = 200;
 
-/// A root, and a path under it.
-pub(super) struct Place {
-    /// The root as the configuration names it, for messages.
-    root_path: PathBuf,
-    root: OwnedFd,
-    confined: bool,
-    /// Under the root; relative. May contain `..` where a symbolic link brought
-    /// it in.
-    rest: PathBuf,
+/// How often a step is tried again because what is there changed meanwhile.
+const RACE_RETRIES: u32 = 32;
+
+const PASS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What stands at a name, held so that it stays the same.
+pub(super) struct Entry {
+    file: OwnedFd,
+    pub(super) found: Statx,
 }
 
-impl Place {
-    /// The place of an absolute path.
-    pub(super) fn new(path: &Path, allowed: &[PathBuf]) -> Result<Self, Error> {
-        let everything = allowed.iter().any(|directory| directory == Path::new("/"));
-        let root_path = if everything {
-            PathBuf::from("/")
+impl Entry {
+    /// Looks at a name without following it.
+    pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
+        Self::of(retry_on_intr(|| {
+            openat(directory, name, PASS, Mode::empty())
+        })?)
+    }
+
+    fn of(file: OwnedFd) -> Result<Self, Errno> {
+        let found = look_at(file.as_fd())?;
+        Ok(Self { file, found })
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.found.stx_mode.into())
+    }
+
+    fn text(&self) -> Result<PathBuf, Errno> {
+        // Such a link leads where its text does not say.
+        if fstatfs(&self.file)?.f_type == PROC_SUPER_MAGIC {
+            return Err(Errno::PERM);
+        }
+        let text = readlinkat(&self.file, "", Vec::new())?;
+        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+    }
+}
+
+pub(super) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    statx(file, "", AtFlags::EMPTY_PATH, wanted)
+}
+
+pub(super) fn owned(found: &Statx) -> Owned {
+    Owned {
+        uid: found.stx_uid,
+        mode: u32::from(found.stx_mode) & 0o7777,
+        names: found.stx_nlink,
+    }
+}
+
+/// What a step came to.
+enum Step {
+    Entered,
+    Missing,
+    Link(PathBuf),
+}
+
+/// A way through directories.
+pub(super) struct Walk<'a> {
+    allowed: &'a [PathBuf],
+    /// The allowed directory, and those passed from there to where the walk is.
+    passed: Vec<(OwnedFd, Owned)>,
+    /// The path of each.
+    path: PathBuf,
+    /// The ordinary user who made a link that was followed: it leads only where
+    /// that user could go, and only to what is that user's.
+    led_by: Option<u32>,
+    links: u32,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that begins at the allowed directory under which `path` lies, and the
+    /// rest of the path.
+    pub(super) fn begin<'p>(
+        path: &'p Path,
+        allowed: &'a [PathBuf],
+    ) -> Result<(Self, &'p Path), Error> {
+        Self::begin_led(path, allowed, None)
+    }
+
+    fn begin_led<'p>(
+        path: &'p Path,
+        allowed: &'a [PathBuf],
+        led_by: Option<u32>,
+    ) -> Result<(Self, &'p Path), Error> {
+        let outside = || Error::NotAllowed(path.to_owned());
+        let root = Path::new("/");
+        let everything = allowed.iter().any(|directory| directory == root);
+        let base = if everything {
+            root
         } else {
             allowed
                 .iter()
                 .filter(|directory| path.starts_with(directory))
                 .max_by_key(|directory| directory.components().count())
-                .ok_or_else(|| Error::NotAllowed(path.to_owned()))?
-                .clone()
+                .ok_or_else(outside)?
         };
-        let rest = path
-            .strip_prefix(&root_path)
-            .map_err(|_| Error::NotAllowed(path.to_owned()))?
-            .to_owned();
-        let root =
-            retry_on_intr(|| openat(CWD, &root_path, FLAGS, Mode::empty())).map_err(|source| {
-                Error::Directory {
-                    path: root_path.clone(),
-                    source,
-                }
-            })?;
+        let rest = path.strip_prefix(base).map_err(|_| outside())?;
+        let mut walk = Self::from_root(led_by)?;
+        let below = base.strip_prefix(root).unwrap_or(base);
+        walk.follow(below)?;
+        // From here on there is no way back above it.
+        walk.passed.drain(..walk.passed.len().saturating_sub(1));
+        walk.allowed = allowed;
+        Ok((walk, rest))
+    }
+
+    /// A walk that may go anywhere from `/`.
+    pub(super) fn from_root(led_by: Option<u32>) -> Result<Self, Error> {
+        let path = PathBuf::from("/");
+        let failed = |source| Error::Directory {
+            path: PathBuf::from("/"),
+            source,
+        };
+        let flags = PASS | OFlags::DIRECTORY;
+        let root = openat(CWD, &path, flags, Mode::empty()).map_err(failed)?;
+        let owned = owned(&look_at(root.as_fd()).map_err(failed)?);
         Ok(Self {
-            root_path,
-            root,
-            confined: !everything,
-            rest,
+            allowed: &[],
+            passed: vec![(root, owned)],
+            path,
+            led_by,
+            links: 0,
         })
     }
 
-    /// The same place, or one further on from it.
-    pub(super) fn join(&mut self, relative: &Path) {
-        self.rest.push(relative);
+    /// Lets the walk follow no link.
+    pub(super) fn without_links(mut self) -> Self {
+        self.links = MAX_LINKS;
+        self
     }
 
-    /// The path under the root.
-    pub(super) fn rest(&self) -> &Path {
-        &self.rest
+    /// Where the walk is, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// The whole path, for messages.
-    pub(super) fn path(&self) -> PathBuf {
-        self.root_path.join(&self.rest)
+    /// The directory where the walk is. It can be passed through, and no more; see
+    /// [`Walk::open`].
+    pub(super) fn here(&self) -> Result<(BorrowedFd<'_>, Owned), Error> {
+        let (directory, owned) = self.passed.last().ok_or_else(|| self.lost())?;
+        Ok((directory.as_fd(), *owned))
     }
 
-    /// Opens the directory `rest` under the root; empty for the root itself.
-    pub(super) fn open(&self, rest: &Path) -> Result<OwnedFd, Errno> {
-        let rest = if rest.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            rest
-        };
-        let mut resolve = ResolveFlags::NO_MAGICLINKS;
-        if self.confined {
-            resolve |= ResolveFlags::BENEATH;
+    fn lost(&self) -> Error {
+        Error::NotAllowed(self.path.clone())
+    }
+
+    /// Opens the directory where the walk is.
+    pub(super) fn open(&self) -> Result<OwnedFd, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let (here, _) = self.here()?;
+        retry_on_intr(|| openat(here, ".", flags, Mode::empty()))
+            .map_err(|source| self.failed(OsStr::new(""), source))
+    }
+
+    /// The user whose link led here, if one did.
+    pub(super) fn led_by(&self) -> Option<u32> {
+        self.led_by
+    }
+
+    /// Makes sure that something may be made in the directory where the walk is.
+    pub(super) fn may_write(&self) -> Result<(), Error> {
+        match (self.led_by, self.here()?) {
+            (Some(user), (_, here)) if here.uid != user => Err(Error::Doubtful {
+                path: self.path.clone(),
+                done: "written to",
+                doubt: Doubt::NotTheirs(user),
+            }),
+            _ => Ok(()),
         }
-        for _ in 0..RENAME_RETRIES {
-            match openat2(&self.root, rest, FLAGS, Mode::empty(), resolve) {
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                // The kernel, or a seccomp filter, does not know the call.
-                Err(Errno::NOSYS | Errno::PERM) if !self.confined => {
-                    return retry_on_intr(|| openat(&self.root, rest, FLAGS, Mode::empty()));
-                }
-                result => return result,
+    }
+
+    /// Goes into the directory `name`, which may be a link to one; `false` where
+    /// there is nothing of that name.
+    pub(super) fn enter(&mut self, name: &OsStr) -> Result<bool, Error> {
+        match self.step(name)? {
+            Step::Entered => Ok(true),
+            Step::Missing => Ok(false),
+            Step::Link(text) => self.follow(&text).map(|()| true),
+        }
+    }
+
+    /// Follows the link `entry`, whose name is `name`, as far as the directory of
+    /// what it leads to; gives the name there. `None` where it leads to a directory.
+    pub(super) fn follow_to_file(
+        &mut self,
+        name: &OsStr,
+        entry: &Entry,
+    ) -> Result<Option<OsString>, Error> {
+        let text = self.text(name, entry)?;
+        // A link that ends in `/`, `.` or `..` leads to a directory.
+        let name = match text.file_name() {
+            Some(name)
+                if text
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .ends_with(name.as_encoded_bytes()) =>
+            {
+                name.to_owned()
+            }
+            _ => return Ok(None),
+        };
+        self.follow(text.parent().unwrap_or(Path::new("")))?;
+        Ok(Some(name))
+    }
+
+    /// Goes along a path, all of which must be there.
+    pub(super) fn follow(&mut self, path: &Path) -> Result<(), Error> {
+        let mut to_go = Vec::new();
+        self.turn(path, &mut to_go)?;
+        while let Some(name) = to_go.pop() {
+            let Some(name) = name else {
+                self.leave()?;
+                continue;
+            };
+            match self.step(&name)? {
+                Step::Entered => {}
+                Step::Missing => return Err(self.failed(&name, Errno::NOENT)),
+                Step::Link(text) => self.turn(&text, &mut to_go)?,
             }
         }
-        Err(Errno::AGAIN)
+        Ok(())
     }
 
-    /// What it means that `open` failed.
-    pub(super) fn explain(&self, source: Errno) -> Error {
-        let path = self.path();
-        match source {
-            Errno::XDEV => Error::NotAllowed(path),
-            Errno::NOENT => Error::NoDirectory(path),
-            Errno::NOSYS | Errno::PERM if self.confined => Error::CannotConfine(source),
-            source => Error::Directory { path, source },
+    /// Puts the components of `path` on top of what there is to go, the first last;
+    /// `None` is `..`. An absolute path begins anew.
+    fn turn(&mut self, path: &Path, to_go: &mut Vec<Option<OsString>>) -> Result<(), Error> {
+        let mut rest = path;
+        if path.is_absolute() {
+            let (anew, below) = if self.allowed.is_empty() {
+                (Self::from_root(self.led_by)?, path)
+            } else {
+                Self::begin_led(path, self.allowed, self.led_by)?
+            };
+            rest = below;
+            *self = Self {
+                links: self.links,
+                ..anew
+            };
+        }
+        for component in rest.components().rev() {
+            match component {
+                Component::Normal(name) => to_go.push(Some(name.to_owned())),
+                Component::ParentDir => to_go.push(None),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the directory above.
+    fn leave(&mut self) -> Result<(), Error> {
+        if self.passed.len() > 1 {
+            self.passed.pop();
+            self.path.pop();
+        } else if self.path != Path::new("/") {
+            return Err(Error::NotAllowed(self.path.join("..")));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, name: &OsStr) -> Result<Step, Error> {
+        for _ in 0..RACE_RETRIES {
+            let (here, _) = self.here()?;
+            // This also has what is mounted on demand mounted.
+            let flags = PASS | OFlags::DIRECTORY;
+            match retry_on_intr(|| openat(here, name, flags, Mode::empty())) {
+                Ok(directory) => {
+                    self.pass(name, directory)?;
+                    return Ok(Step::Entered);
+                }
+                Err(Errno::NOENT) => return Ok(Step::Missing),
+                Err(Errno::NOTDIR | Errno::LOOP) => {}
+                Err(source) => return Err(self.failed(name, source)),
+            }
+            match Entry::look(here, name) {
+                Ok(entry) => match entry.kind() {
+                    FileType::Symlink => return Ok(Step::Link(self.text(name, &entry)?)),
+                    FileType::Directory => {}
+                    _ => return Err(self.failed(name, Errno::NOTDIR)),
+                },
+                Err(Errno::NOENT) => {}
+                Err(source) => return Err(self.failed(name, source)),
+            }
+        }
+        Err(self.failed(name, Errno::AGAIN))
+    }
+
+    /// Goes into a directory that was opened.
+    fn pass(&mut self, name: &OsStr, directory: OwnedFd) -> Result<(), Error> {
+        let found = look_at(directory.as_fd()).map_err(|source| self.failed(name, source))?;
+        let child = owned(&found);
+        let (_, here) = self.here()?;
+        here.may_enter(child)
+            .and_then(|()| match self.led_by {
+                Some(user) if !child.lets_through(user) => Err(Doubt::NotTheirs(user)),
+                _ => Ok(()),
+            })
+            .map_err(|doubt| self.doubtful(name, "entered", doubt))?;
+        if self.passed.len() > MAX_DEPTH {
+            return Err(self.failed(name, Errno::NAMETOOLONG));
+        }
+        self.passed.push((directory, child));
+        self.path.push(name);
+        Ok(())
+    }
+
+    /// What a link says, where it may be followed.
+    fn text(&mut self, name: &OsStr, link: &Entry) -> Result<PathBuf, Error> {
+        if self.links >= MAX_LINKS {
+            return Err(self.failed(name, Errno::LOOP));
+        }
+        self.links += 1;
+        let (_, here) = self.here()?;
+        let made_by = here
+            .may_follow(owned(&link.found))
+            .and_then(|made_by| match (self.led_by, made_by) {
+                (Some(one), Some(other)) if one != other => Err(Doubt::OfTwo(one, other)),
+                (before, made_by) => Ok(before.or(made_by)),
+            })
+            .map_err(|doubt| self.doubtful(name, "followed", doubt))?;
+        let text = link.text().map_err(|source| self.failed(name, source))?;
+        self.led_by = made_by;
+        Ok(text)
+    }
+
+    fn doubtful(&self, name: &OsStr, done: &'static str, doubt: Doubt) -> Error {
+        Error::Doubtful {
+            path: self.path.join(name),
+            done,
+            doubt,
         }
     }
-}
 
-/// Opens `name` in `directory`, where it must be a directory and no symbolic
-/// link.
-pub(super) fn open_child(
-    directory: BorrowedFd<'_>,
-    name: &std::ffi::OsStr,
-) -> Result<OwnedFd, Errno> {
-    let flags = FLAGS | OFlags::NOFOLLOW;
-    retry_on_intr(|| openat(directory, name, flags, Mode::empty()))
+    fn failed(&self, name: &OsStr, source: Errno) -> Error {
+        Error::Directory {
+            path: self.path.join(name),
+            source,
+        }
+    }
 }

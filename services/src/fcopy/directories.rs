@@ -1,16 +1,17 @@
 //! Making the directories that a path lacks, and taking them away again when
 //! the copy that wanted them comes to nothing.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Mode, StatxAttributes, StatxFlags, fchmod, fstat, mkdirat, statx, unlinkat,
+    AtFlags, Dir, Mode, StatxAttributes, StatxFlags, fchmod, fstat, mkdirat, statx, unlinkat,
 };
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
-use super::confine::{Place, open_child};
+use super::confine::{Entry, Walk, look_at};
 use super::error::Error;
 use super::journal::Record;
 use super::staging;
@@ -20,14 +21,21 @@ const PERMISSIONS: Mode = Mode::from_raw_mode(0o755);
 /// Directories that a copy made, outermost first. Those that are still empty
 /// are removed when this is dropped.
 #[derive(Default)]
-pub(super) struct Made(Vec<(OwnedFd, OsString)>);
+pub(super) struct Made(Vec<New>);
+
+struct New {
+    parent: OwnedFd,
+    name: OsString,
+    /// Held, so that no other gets its inode.
+    directory: OwnedFd,
+}
 
 impl Made {
     /// Lets the directories stay, on disk too if `sync` says so.
     pub(super) fn keep(&mut self, sync: bool) -> Result<(), Errno> {
-        for (parent, _) in self.0.drain(..) {
+        for new in self.0.drain(..) {
             if sync {
-                staging::sync_directory(parent.as_fd())?;
+                staging::sync_directory(new.parent.as_fd())?;
             }
         }
         Ok(())
@@ -36,75 +44,115 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for (parent, name) in self.0.iter().rev() {
-            // Not empty: somebody else uses it by now.
-            let _ = unlinkat(parent, name.as_os_str(), AtFlags::REMOVEDIR);
+        for new in self.0.iter().rev() {
+            if new.has_its_name() {
+                // Not empty: somebody else uses it by now.
+                let _ = unlinkat(&new.parent, new.name.as_os_str(), AtFlags::REMOVEDIR);
+            }
         }
     }
 }
 
-/// Opens the directory of `place`, making what is missing where `create` says
-/// so.
-pub(super) fn open(
-    place: &Place,
+impl New {
+    /// Whether nobody has put another one in its place.
+    fn has_its_name(&self) -> bool {
+        let same = |entry: Entry| {
+            fstat(&self.directory).is_ok_and(|this| {
+                let device =
+                    rustix::fs::makedev(entry.found.stx_dev_major, entry.found.stx_dev_minor);
+                (device, entry.found.stx_ino) == (this.st_dev, this.st_ino)
+            })
+        };
+        Entry::look(self.parent.as_fd(), &self.name).is_ok_and(same)
+    }
+}
+
+/// Goes along the components of `path`, making what is missing where `create` says
+/// so, and makes sure that something may be made in the directory at its end.
+pub(super) fn go(
+    walk: &mut Walk<'_>,
+    path: &Path,
     create: bool,
     made: &mut Made,
     record: &mut Record,
-) -> Result<OwnedFd, Error> {
-    let mut existing = place.rest();
-    let mut missing = Vec::new();
-    let mut directory = loop {
-        match (
-            place.open(existing),
-            existing.parent(),
-            existing.file_name(),
-        ) {
-            (Ok(directory), _, _) => break directory,
-            (Err(Errno::NOENT), Some(parent), Some(name)) if create => {
-                missing.push(name);
-                existing = parent;
-            }
-            (Err(source), _, _) => return Err(place.explain(source)),
+) -> Result<(), Error> {
+    let whole = walk.path().join(path);
+    let mut making = false;
+    for name in path {
+        if !making && walk.enter(name)? {
+            continue;
         }
+        if !create {
+            return Err(Error::NoDirectory(whole));
+        }
+        if !making {
+            walk.may_write()?;
+        }
+        making = true;
+        make(walk, name, made, record)?;
+    }
+    match making {
+        true => Ok(()),
+        false => walk.may_write(),
+    }
+}
+
+/// Makes a directory where the walk is, and goes there.
+fn make(
+    walk: &mut Walk<'_>,
+    name: &OsStr,
+    made: &mut Made,
+    record: &mut Record,
+) -> Result<(), Error> {
+    let path = walk.path().join(name);
+    let failed = |source| Error::MakeDirectory {
+        path: path.clone(),
+        source,
     };
-    let whole = place.path();
-    let mut path = whole
-        .ancestors()
-        .nth(missing.len())
-        .unwrap_or(&whole)
-        .to_owned();
-    for name in missing.into_iter().rev() {
-        let above = path.clone();
-        path.push(name);
-        let failed = |source| Error::MakeDirectory {
-            path: path.clone(),
-            source,
-        };
-        let parent = fcntl_dupfd_cloexec(&directory, 0).map_err(failed)?;
-        record.directory(directory.as_fd(), name);
-        let ours = match mkdirat(&directory, name, PERMISSIONS) {
-            Ok(()) => {
-                made.0.push((parent, name.to_owned()));
-                true
-            }
-            Err(Errno::EXIST) => false,
-            Err(source @ Errno::PERM) => {
-                let protected = protected(directory.as_fd(), &above);
-                return Err(protected.unwrap_or_else(|| failed(source)));
-            }
-            Err(source) => return Err(failed(source)),
-        };
-        directory = open_child(directory.as_fd(), name).map_err(failed)?;
-        if ours {
-            // The umask may have taken bits; set-group-ID comes from the parent.
-            let mode = Mode::from_raw_mode(fstat(&directory).map_err(failed)?.st_mode);
-            let wanted = (mode & Mode::SGID) | PERMISSIONS;
-            if mode != wanted {
-                fchmod(&directory, wanted).map_err(failed)?;
-            }
+    let parent = walk.open()?;
+    let new = match mkdirat(&parent, name, PERMISSIONS) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(source @ Errno::PERM) => {
+            let protected = protected(parent.as_fd(), walk.path());
+            return Err(protected.unwrap_or_else(|| failed(source)));
+        }
+        Err(source) => return Err(failed(source)),
+    };
+    if !walk.enter(name)? {
+        return Err(failed(Errno::NOENT));
+    }
+    let directory = walk.open()?;
+    let found = look_at(directory.as_fd()).map_err(failed)?;
+    // Where others may rename what is in the parent it may be another one by now.
+    if !new
+        || found.stx_uid != geteuid().as_raw()
+        || !is_empty(directory.as_fd()).map_err(failed)?
+    {
+        return Ok(());
+    }
+    // The umask may have taken bits; set-group-ID comes from the parent.
+    let mode = Mode::from_raw_mode(found.stx_mode.into());
+    let wanted = (mode & Mode::SGID) | PERMISSIONS;
+    if mode != wanted {
+        fchmod(&directory, wanted).map_err(failed)?;
+    }
+    record.directory(parent.as_fd(), name, &found);
+    made.0.push(New {
+        parent,
+        name: name.to_owned(),
+        directory,
+    });
+    Ok(())
+}
+
+fn is_empty(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+    for entry in Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
         }
     }
-    Ok(directory)
+    Ok(true)
 }
 
 /// The error where a directory's attributes keep entries from being made in it or

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use hyperv_vmbus::ic::Status;
 use rustix::io::Errno;
 
+use super::owners::Doubt;
 use super::request::Malformed;
 
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +38,12 @@ pub(super) enum Error {
     #[error("{0:?} lies outside the directories that the configuration allows")]
     NotAllowed(PathBuf),
 
-    #[error(
-        "this kernel lacks openat2 (Linux 5.6 has it), without which a copy cannot be held to \
-         the configured directories; allow `/` or use a newer kernel"
-    )]
-    CannotConfine(#[source] Errno),
+    #[error("{path:?} is not {done}: {doubt}")]
+    Doubtful {
+        path: PathBuf,
+        done: &'static str,
+        doubt: Doubt,
+    },
 
     #[error(
         "the directory {0:?} does not exist, and the host did not ask for it to be made \
@@ -134,7 +136,7 @@ impl Error {
                 _ => Status::FAIL,
             },
             Self::NotAllowed(_)
-            | Self::CannotConfine(_)
+            | Self::Doubtful { .. }
             | Self::NoDirectory(_)
             | Self::ProtectedDirectory { .. }
             | Self::IsDirectory { .. }

@@ -4,22 +4,30 @@
 //!
 //! A copy has one file of notes, made when there is something to note, locked
 //! while the copy runs and removed at its end. An entry is a letter, an absolute
-//! path and a NUL. It is written before what it names is made.
+//! path and a NUL. That of a file is written before the file is made. That of a
+//! directory is written after, with inode number and time of birth between letter
+//! and path: another directory of the same name is somebody else's. Where the file
+//! system keeps no time of birth, a directory is not noted.
+//!
+//! Nothing is noted in, or read from, a state directory in which others may write.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags, flock, openat, unlinkat,
+};
 use slog::{Logger, info, warn};
 
-use crate::make_state_directory;
+use super::confine::{Entry, Walk, look_at, owned};
+use super::error::Error;
+use crate::{in_words, make_state_directory};
 
 const PREFIX: &str = "fcopy-";
 const SUFFIX: &str = ".pending";
@@ -44,7 +52,11 @@ pub(super) struct Record {
 enum Notes {
     /// Nothing to note so far.
     None,
-    Open(PathBuf, File),
+    Open {
+        directory: OwnedFd,
+        name: String,
+        file: File,
+    },
     /// They could not be written, which was logged.
     Failed,
 }
@@ -60,17 +72,21 @@ impl Record {
 
     /// Notes a temporary file that is about to be made.
     pub(super) fn temporary(&mut self, directory: BorrowedFd<'_>, name: &OsStr) {
-        self.note(FILE, directory, name);
+        self.note(&[FILE], directory, name);
     }
 
-    /// Notes a directory that is about to be made.
-    pub(super) fn directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr) {
-        self.note(DIRECTORY, parent, name);
+    /// Notes a directory that was made, of which this was `found`.
+    pub(super) fn directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, found: &Statx) {
+        if let Some(identity) = identity(found) {
+            let mut entry = vec![DIRECTORY];
+            entry.extend_from_slice(identity.as_bytes());
+            self.note(&entry, parent, name);
+        }
     }
 
     /// A copy goes on without notes: they matter only where the agent is killed.
-    fn note(&mut self, kind: u8, directory: BorrowedFd<'_>, name: &OsStr) {
-        if let Err(error) = self.try_note(kind, directory, name) {
+    fn note(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) {
+        if let Err(error) = self.try_note(what, directory, name) {
             if !matches!(self.notes, Notes::Failed) {
                 warn!(self.log, "cannot note an unfinished copy; were the agent killed now, a \
                     temporary file could stay behind";
@@ -80,24 +96,26 @@ impl Record {
         }
     }
 
-    fn try_note(&mut self, kind: u8, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-        let directory = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    fn try_note(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
         if let Notes::None = self.notes {
             make_state_directory(&self.state_directory)?;
-            let path = self
-                .state_directory
-                .join(format!("{PREFIX}{:016x}{SUFFIX}", random()));
-            let file = File::options()
-                .append(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?;
+            let directory = open_state(&self.state_directory)?;
+            let name = format!("{PREFIX}{:016x}{SUFFIX}", random());
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
+            let flags = flags | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = File::from(openat(&directory, &*name, flags, mode)?);
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            self.notes = Notes::Open(path, file);
+            self.notes = Notes::Open {
+                directory,
+                name,
+                file,
+            };
         }
-        if let Notes::Open(_, file) = &mut self.notes {
-            let mut entry = vec![kind];
-            entry.extend_from_slice(directory.join(name).as_os_str().as_bytes());
+        if let Notes::Open { file, .. } = &mut self.notes {
+            let mut entry = what.to_vec();
+            entry.extend_from_slice(path.join(name).as_os_str().as_bytes());
             entry.push(0);
             file.write_all(&entry)?;
             file.sync_data()?;
@@ -108,11 +126,28 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Notes::Open(path, _) = &self.notes {
+        if let Notes::Open {
+            directory, name, ..
+        } = &self.notes
+        {
             // Notes that stay name what is gone: the next start drops them.
-            let _ = fs::remove_file(path);
+            let _ = unlinkat(directory, &**name, AtFlags::empty());
         }
     }
+}
+
+/// Opens the state directory, where only root may write in it.
+fn open_state(path: &Path) -> io::Result<OwnedFd> {
+    let words = |error: Error| io::Error::other(in_words(&error));
+    let mut walk = Walk::from_root(None).map_err(words)?;
+    walk.follow(path).map_err(words)?;
+    let (_, here) = walk.here().map_err(words)?;
+    if !here.is_private() {
+        return Err(io::Error::other(
+            "others may write in the directory: `chown root` and `chmod 700` it",
+        ));
+    }
+    walk.open().map_err(words)
 }
 
 /// Removes what copies left behind whose agent was killed. Notes that another
@@ -122,50 +157,104 @@ pub(super) fn clean(state_directory: &Path, log: &Logger) {
         // Nothing was ever noted, or nothing can be read that could be.
         return;
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
+    let noted = |name: &OsString| {
         let name = name.as_bytes();
-        if !(name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())) {
-            continue;
+        name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names: Vec<_> = names.filter(noted).collect();
+    if names.is_empty() {
+        return;
+    }
+    let cannot = |what: &Path, error: &io::Error| {
+        warn!(log, "cannot clean up after an interrupted copy";
+            "notes" => ?what, "reason" => %error);
+    };
+    match open_state(state_directory) {
+        Ok(directory) => {
+            for name in names {
+                if let Err(error) = clean_one(directory.as_fd(), &name, log) {
+                    cannot(&state_directory.join(name), &error);
+                }
+            }
         }
-        let path = entry.path();
-        if let Err(error) = clean_one(&path, log) {
-            warn!(log, "cannot clean up after an interrupted copy";
-                "notes" => ?path, "reason" => %error);
-        }
+        Err(error) => cannot(state_directory, &error),
     }
 }
 
-fn clean_one(path: &Path, log: &Logger) -> io::Result<()> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
+fn clean_one(directory: BorrowedFd<'_>, name: &OsStr, log: &Logger) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    let found = look_at(file.as_fd())?;
+    let regular = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
+    if !(regular && owned(&found).is_private()) {
+        return Err(io::Error::other(
+            "others could have written these notes; remove them",
+        ));
+    }
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }
     let mut notes = Vec::new();
     file.take(MAX_NOTES).read_to_end(&mut notes)?;
     for note in notes.rsplit(|&byte| byte == 0) {
-        let Some((&kind, left)) = note.split_first() else {
+        let Some((kind, identity, left)) = parse(note) else {
             continue;
         };
-        let left = Path::new(OsStr::from_bytes(left));
-        let done = match kind {
-            FILE if is_temporary(left) => fs::remove_file(left),
-            DIRECTORY => fs::remove_dir(left),
-            _ => continue,
-        };
-        match done {
-            Ok(()) => info!(log, "removed what an interrupted copy left"; "path" => ?left),
+        match remove(kind, identity, left) {
+            Ok(true) => info!(log, "removed what an interrupted copy left"; "path" => ?left),
+            Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // Somebody else uses the directory by now.
             Err(_) if kind == DIRECTORY => {}
             Err(error) => return Err(error),
         }
     }
-    fs::remove_file(path)
+    Ok(unlinkat(directory, name, AtFlags::empty())?)
+}
+
+/// What was noted, the identity, and the path.
+fn parse(note: &[u8]) -> Option<(u8, &[u8], &Path)> {
+    let (&kind, rest) = note.split_first()?;
+    let slash = rest.iter().position(|&byte| byte == b'/')?;
+    let (identity, path) = rest.split_at(slash);
+    Some((kind, identity, Path::new(OsStr::from_bytes(path))))
+}
+
+/// Removes what was noted, where it is still that; `false` where it is not, or
+/// where a symbolic link has come into its way since.
+fn remove(kind: u8, noted: &[u8], path: &Path) -> io::Result<bool> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(false);
+    };
+    let walk = Walk::from_root(None).map(Walk::without_links);
+    let Ok(walk) = walk.and_then(|mut walk| walk.follow(parent).map(|()| walk)) else {
+        return Ok(false);
+    };
+    let Ok((parent, _)) = walk.here() else {
+        return Ok(false);
+    };
+    let entry = Entry::look(parent, name)?;
+    let flags = match (kind, entry.kind()) {
+        (FILE, FileType::RegularFile) if is_temporary(name) => AtFlags::empty(),
+        (DIRECTORY, FileType::Directory)
+            if identity(&entry.found).is_some_and(|now| now.as_bytes() == noted) =>
+        {
+            AtFlags::REMOVEDIR
+        }
+        _ => return Ok(false),
+    };
+    unlinkat(parent, name, flags)?;
+    Ok(true)
+}
+
+/// What a directory is known by, without a slash; `None` where its file system does
+/// not keep when it was made.
+fn identity(found: &Statx) -> Option<String> {
+    let born = found.stx_btime;
+    StatxFlags::from_bits_retain(found.stx_mask)
+        .contains(StatxFlags::BTIME)
+        .then(|| format!("{} {}.{:09} ", found.stx_ino, born.tv_sec, born.tv_nsec))
 }
 
 /// A new name for a temporary file.
@@ -173,15 +262,12 @@ pub(super) fn temporary_name() -> OsString {
     format!("{TEMPORARY_PREFIX}{:016x}{TEMPORARY_SUFFIX}", random()).into()
 }
 
-/// Whether `path` is a regular file with a name that [`temporary_name`] gives.
-fn is_temporary(path: &Path) -> bool {
-    let named = path
-        .file_name()
-        .and_then(OsStr::to_str)
+/// Whether `name` is one that [`temporary_name`] gives.
+fn is_temporary(name: &OsStr) -> bool {
+    name.to_str()
         .and_then(|name| name.strip_prefix(TEMPORARY_PREFIX))
         .and_then(|name| name.strip_suffix(TEMPORARY_SUFFIX))
-        .is_some_and(|hex| hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    named && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
+        .is_some_and(|hex| hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Enough to make names differ; where one is taken, another is tried.
@@ -191,7 +277,7 @@ fn random() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use slog::{Discard, o};
 
@@ -207,10 +293,15 @@ mod tests {
         let mut bytes = Vec::new();
         for (kind, path) in entries {
             bytes.push(*kind);
+            if *kind == DIRECTORY {
+                let found = look_at(File::open(path).unwrap().as_fd()).unwrap();
+                bytes.extend(identity(&found).unwrap().into_bytes());
+            }
             bytes.extend_from_slice(path.as_os_str().as_bytes());
             bytes.push(0);
         }
         fs::write(&notes, bytes).unwrap();
+        fs::set_permissions(&notes, fs::Permissions::from_mode(0o600)).unwrap();
         notes
     }
 
@@ -252,6 +343,67 @@ mod tests {
         clean(state.path(), &log());
         assert!(precious.exists() && link.is_symlink() && used.join("file").exists());
         assert!(!notes.exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_stays() {
+        let state = tempfile::tempdir().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let (again, link) = (place.path().join("again"), place.path().join("link/again"));
+        fs::create_dir_all(&again).unwrap();
+        symlink(place.path(), place.path().join("link")).unwrap();
+        // As they were noted before directories had an identity.
+        let old = [b"d", again.as_os_str().as_bytes(), b"\0"].concat();
+        fs::write(leave(state.path(), &[]), old).unwrap();
+        clean(state.path(), &log());
+        assert!(again.exists() && names(state.path()).is_empty());
+
+        // By way of a link that was not there then.
+        leave(state.path(), &[(b'd', &link)]);
+        clean(state.path(), &log());
+        assert!(again.exists() && names(state.path()).is_empty());
+
+        leave(state.path(), &[(b'd', &again)]);
+        fs::remove_dir(&again).unwrap();
+        // Its inode may be the same.
+        fs::create_dir(&again).unwrap();
+        clean(state.path(), &log());
+        assert!(again.exists() && names(state.path()).is_empty());
+
+        leave(state.path(), &[(b'd', &again)]);
+        clean(state.path(), &log());
+        assert!(!again.exists());
+    }
+
+    #[test]
+    fn notes_that_others_could_have_written_are_not_believed() {
+        let state = tempfile::tempdir().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let part = place.path().join(temporary_name());
+        fs::write(&part, "half").unwrap();
+        let notes = leave(state.path(), &[(b'f', &part)]);
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&notes, 0o622);
+        clean(state.path(), &log());
+        mode(&notes, 0o600);
+        mode(state.path(), 0o777);
+        clean(state.path(), &log());
+        let directory = File::open(place.path()).unwrap();
+        let mut record = Record::new(state.path(), &log());
+        record.temporary(directory.as_fd(), &temporary_name());
+        assert!(matches!(record.notes, Notes::Failed));
+        assert!(part.exists());
+        assert_eq!(names(state.path()).len(), 1);
+        mode(state.path(), 0o700);
+        clean(state.path(), &log());
+        assert!(!part.exists());
+    }
+
+    fn names(directory: &Path) -> Vec<OsString> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod extents;
 pub mod hvutil;
 mod journal;
 mod metadata;
+mod owners;
 pub mod request;
 mod staging;
 mod target;

@@ -170,6 +170,7 @@ mod tests {
     //! what the tests of the whole service take.
 
     use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     use slog::{Discard, Logger, o};
@@ -253,6 +254,7 @@ mod tests {
         std::mem::forget(it.staging);
         drop(it.record);
         fs::write(&notes, bytes).unwrap();
+        fs::set_permissions(&notes, fs::Permissions::from_mode(0o600)).unwrap();
 
         journal::clean(it.state.path(), &Logger::root(Discard, o!()));
         assert!(names(it.directory.path()).is_empty());

@@ -3,20 +3,17 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, readlinkat, statx};
+use rustix::fs::{FileType, Statx, StatxAttributes};
 use rustix::io::Errno;
 
-use super::confine::Place;
+use super::confine::{Entry, Walk, look_at, owned};
 use super::directories::{self, Made};
 use super::error::Error;
 use super::journal::Record;
+use super::owners::Doubt;
 use super::request::Start;
-
-/// Symbolic links followed one after the other, at most; the kernel's limit.
-const MAX_LINKS: u32 = 40;
 
 /// A name in an opened directory.
 pub(super) struct Target {
@@ -24,15 +21,16 @@ pub(super) struct Target {
     pub(super) name: OsString,
     /// The same as a path, for messages.
     pub(super) path: PathBuf,
+    /// The ordinary user whose link led here, if one did.
+    led_by: Option<u32>,
 }
 
 /// What is at a name.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
     /// A regular file that can be replaced.
     File,
-    Link,
+    Link(Box<Entry>),
 }
 
 /// The path that a START means, checked by itself.
@@ -79,15 +77,17 @@ pub(super) fn resolve(
     record: &mut Record,
 ) -> Result<Target, Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let mut place = Place::new(parent, allowed)?;
+    let (mut walk, rest) = Walk::begin(parent, allowed)?;
+    directories::go(&mut walk, rest, start.create_path, made, record)?;
     let mut target = Target {
-        directory: directories::open(&place, start.create_path, made, record)?,
+        directory: walk.open()?,
         name: OsString::from(&start.file_name),
         path: path.to_owned(),
+        led_by: walk.led_by(),
     };
     if !start.overwrite {
         return match target.look() {
-            Ok((FileType::Directory, _)) => Err(Error::IsDirectory {
+            Ok(entry) if entry.kind() == FileType::Directory => Err(Error::IsDirectory {
                 path: target.path,
                 overwrite: false,
             }),
@@ -96,44 +96,39 @@ pub(super) fn resolve(
             Err(source) => Err(target.failed("look at", source)),
         };
     }
-    for followed in 0..MAX_LINKS {
-        match target.find()? {
-            Found::Link => {}
-            Found::Nothing if followed > 0 => {
+    let mut followed = false;
+    loop {
+        let link = match target.find()? {
+            Found::Link(link) => link,
+            Found::Nothing if followed => {
                 return Err(target.refused("a dangling symbolic link"));
             }
-            Found::Nothing | Found::File => return Ok(target),
-        }
-        let text = readlinkat(&target.directory, target.name.as_os_str(), Vec::new())
-            .map_err(|source| target.failed("read the symbolic link", source))?;
-        let text = PathBuf::from(OsString::from_vec(text.into_bytes()));
-        // A link that ends in `/`, `.` or `..` leads to a directory.
-        let name = match text.file_name() {
-            Some(name)
-                if text
-                    .as_os_str()
-                    .as_encoded_bytes()
-                    .ends_with(name.as_encoded_bytes()) =>
-            {
-                name
-            }
-            _ => return Err(target.is_directory()),
+            Found::Nothing | Found::File => break,
         };
-        let parent = text.parent().unwrap_or(Path::new(""));
-        if parent.is_absolute() {
-            place = Place::new(parent, allowed)?;
-        } else {
-            place.join(parent);
-        }
-        target.directory = match place.open(place.rest()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Err(target.refused("a dangling symbolic link")),
-            Err(source) => return Err(place.explain(source)),
+        let name = walk
+            .follow_to_file(&target.name, &link)
+            .map_err(|error| match error {
+                Error::Directory {
+                    source: Errno::NOENT,
+                    ..
+                } => target.refused("a dangling symbolic link"),
+                Error::Directory {
+                    source: Errno::LOOP,
+                    ..
+                } => target.refused("a loop of symbolic links"),
+                error => error,
+            })?
+            .ok_or_else(|| target.is_directory())?;
+        walk.may_write()?;
+        target = Target {
+            directory: walk.open()?,
+            path: walk.path().join(&name),
+            name,
+            led_by: walk.led_by(),
         };
-        target.name = name.to_owned();
-        target.path = place.path().join(name);
+        followed = true;
     }
-    Err(target.refused("a loop of symbolic links"))
+    Ok(target)
 }
 
 impl Target {
@@ -141,16 +136,17 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// For anything but a regular file or a link, and for a file that is protected
-    /// from being replaced.
+    /// For anything but a regular file or a link, for a file that is protected from
+    /// being replaced, and for one that somebody else may have put there.
     pub(super) fn find(&self) -> Result<Found, Error> {
-        let (kind, attributes) = match self.look() {
-            Ok(found) => found,
+        let entry = match self.look() {
+            Ok(entry) => entry,
             Err(Errno::NOENT) => return Ok(Found::Nothing),
             Err(source) => return Err(self.failed("look at", source)),
         };
+        let (kind, attributes) = (entry.kind(), entry.found.stx_attributes);
         let what = match kind {
-            FileType::Symlink => return Ok(Found::Link),
+            FileType::Symlink => return Ok(Found::Link(Box::new(entry))),
             FileType::RegularFile if attributes.contains(StatxAttributes::IMMUTABLE) => {
                 "immutable (chattr +i)"
             }
@@ -165,7 +161,7 @@ impl Target {
                 // could not be taken out again.
                 return match self.protected() {
                     Some(error) => Err(error),
-                    None => Ok(Found::File),
+                    None => self.may_replace(&entry.found).map(|()| Found::File),
                 };
             }
             FileType::Directory => return Err(self.is_directory()),
@@ -210,14 +206,27 @@ impl Target {
         directories::protected(self.directory.as_fd(), path)
     }
 
-    fn look(&self) -> Result<(FileType, StatxAttributes), Errno> {
-        let found = statx(
-            &self.directory,
-            self.name.as_os_str(),
-            AtFlags::SYMLINK_NOFOLLOW,
-            StatxFlags::TYPE,
-        )?;
-        let kind = FileType::from_raw_mode(found.stx_mode.into());
-        Ok((kind, found.stx_attributes))
+    /// Makes sure that the file of which this was `found` may be replaced, and keeps
+    /// its owner and mode. Those of its directory count as they are now.
+    pub(super) fn may_replace(&self, found: &Statx) -> Result<(), Error> {
+        let directory = look_at(self.directory.as_fd());
+        let directory =
+            directory.map_err(|source| self.failed("look at the directory of", source))?;
+        let file = owned(found);
+        owned(&directory)
+            .may_replace(file)
+            .and(match self.led_by {
+                Some(user) if file.uid != user => Err(Doubt::NotTheirs(user)),
+                _ => Ok(()),
+            })
+            .map_err(|doubt| Error::Doubtful {
+                path: self.path.clone(),
+                done: "replaced",
+                doubt,
+            })
+    }
+
+    fn look(&self) -> Result<Entry, Errno> {
+        Entry::look(self.directory.as_fd(), &self.name)
     }
 }

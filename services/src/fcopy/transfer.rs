@@ -7,13 +7,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use rustix::fs::{
-    Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync, ftruncate,
-    openat,
+    Advice, FallocateFlags, FileType, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync,
+    ftruncate, openat,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
 use super::Config;
+use super::confine::look_at;
 use super::directories::Made;
 use super::error::Error;
 use super::extents::Extents;
@@ -213,7 +214,7 @@ impl Transfer {
                         .map_err(|source| failed(&self.target, source));
                 }
                 // It was none at START, or was followed then.
-                Found::Link => return Err(self.target.refused("now a symbolic link")),
+                Found::Link(_) => return Err(self.target.refused("now a symbolic link")),
             }
         }
         Err(failed(&self.target, Errno::BUSY))
@@ -235,6 +236,12 @@ impl Transfer {
                     .failed("open, to keep its owner and mode,", source));
             }
         };
+        // What is kept is what this file has, whatever was there a moment ago.
+        let found = look_at(old.as_fd()).map_err(|source| self.target.failed("look at", source))?;
+        if FileType::from_raw_mode(found.stx_mode.into()) != FileType::RegularFile {
+            return Err(self.target.refused("not a regular file any more"));
+        }
+        self.target.may_replace(&found)?;
         metadata::keep(old.as_fd(), self.staging.file()).map_err(|(what, source)| Error::Keep {
             what,
             path: self.target.path.clone(),

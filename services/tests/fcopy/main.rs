@@ -19,5 +19,6 @@ mod logs;
 mod overwrite;
 mod paths;
 mod plain;
+mod planted;
 mod privileged;
 mod space;

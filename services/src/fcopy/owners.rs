@@ -1,0 +1,210 @@
+//! Who may have put something where it is, by owners and modes: pure logic.
+//!
+//! An ordinary user who can write in a directory puts links, files and directories
+//! there before the host copies something to it. What he may have put is neither
+//! followed nor replaced nor entered, whatever the kernel's own settings
+//! (`fs.protected_symlinks` and its like) say.
+
+use rustix::process::geteuid;
+
+const STICKY: u32 = 0o1000;
+const WRITE_BY_GROUP: u32 = 0o020;
+const WRITE_BY_OTHERS: u32 = 0o002;
+const SEARCH_BY_OTHERS: u32 = 0o001;
+
+/// What is known of a file, directory or link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owned {
+    pub(super) uid: u32,
+    /// Permission bits, the sticky bit among them.
+    pub(super) mode: u32,
+    /// Names that the file has.
+    pub(super) names: u32,
+}
+
+/// Why something is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Doubt {
+    #[error(
+        "it belongs to user {0}, who may have put it there, as others may write in its directory; \
+         give it to root or remove it"
+    )]
+    OfAnother(u32),
+
+    #[error(
+        "anybody may have put it there, as its directory is writable by all and has no sticky bit; \
+         `chmod o-w` or `chmod +t` the directory"
+    )]
+    OfAnybody,
+
+    #[error(
+        "it has another name elsewhere, and somebody who may write in its directory may have given \
+         it this one; remove it"
+    )]
+    HardLink,
+
+    #[error("user {0} and user {1} could both have made it")]
+    OfTwo(u32, u32),
+
+    #[error("a symbolic link of user {0} leads there, and it is not that user's")]
+    NotTheirs(u32),
+}
+
+/// Root, and whoever the agent runs as.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+impl Owned {
+    /// Whether somebody else than its owner may put something into this directory
+    /// that its owner does not answer for. Those who may write through the group
+    /// are trusted, except where a sticky bit says that they do not trust each
+    /// other.
+    fn is_open(self) -> bool {
+        let writable = match self.mode & STICKY {
+            0 => WRITE_BY_OTHERS,
+            _ => WRITE_BY_OTHERS | WRITE_BY_GROUP,
+        };
+        self.mode & writable != 0
+    }
+
+    /// Whether the agent may go into `child`, a directory in this one.
+    pub(super) fn may_enter(self, child: Self) -> Result<(), Doubt> {
+        if self.is_open() && !self.answers_for(child) {
+            return Err(Doubt::OfAnother(child.uid));
+        }
+        Ok(())
+    }
+
+    /// Whether the agent may follow `link` in this directory; gives the ordinary
+    /// user who made it, if one did.
+    pub(super) fn may_follow(self, link: Self) -> Result<Option<u32>, Doubt> {
+        if self.is_open() {
+            if self.mode & STICKY == 0 {
+                return Err(Doubt::OfAnybody);
+            }
+            if !self.answers_for(link) {
+                return Err(Doubt::OfAnother(link.uid));
+            }
+        }
+        if link.names > 1 && (self.is_open() || !is_trusted(self.uid)) {
+            return Err(Doubt::HardLink);
+        }
+        match (is_trusted(self.uid), is_trusted(link.uid)) {
+            (true, true) => Ok(None),
+            (false, true) => Ok(Some(self.uid)),
+            (true, false) => Ok(Some(link.uid)),
+            (false, false) if self.uid == link.uid => Ok(Some(link.uid)),
+            (false, false) => Err(Doubt::OfTwo(self.uid, link.uid)),
+        }
+    }
+
+    /// Whether the agent may put a file in the place of `file` in this directory,
+    /// with its owner and mode.
+    pub(super) fn may_replace(self, file: Self) -> Result<(), Doubt> {
+        if self.is_open() && !self.answers_for(file) {
+            return Err(Doubt::OfAnother(file.uid));
+        }
+        let put_by_owner = !is_trusted(self.uid) && file.uid != self.uid;
+        if file.names > 1 && (self.is_open() || put_by_owner) {
+            return Err(Doubt::HardLink);
+        }
+        Ok(())
+    }
+
+    /// Whether what is in this directory belongs to root or to who has the
+    /// directory.
+    fn answers_for(self, it: Self) -> bool {
+        is_trusted(it.uid) || it.uid == self.uid
+    }
+
+    /// Whether `user` may go through this directory.
+    pub(super) fn lets_through(self, user: u32) -> bool {
+        self.uid == user || self.mode & SEARCH_BY_OTHERS != 0
+    }
+
+    /// Whether only root may write in this directory.
+    pub(super) fn is_private(self) -> bool {
+        is_trusted(self.uid) && self.mode & (WRITE_BY_GROUP | WRITE_BY_OTHERS) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOB: u32 = 4_000_001;
+    const EVE: u32 = 4_000_002;
+
+    fn owned(uid: u32, mode: u32) -> Owned {
+        Owned {
+            uid,
+            mode,
+            names: 1,
+        }
+    }
+
+    fn twice(uid: u32) -> Owned {
+        Owned {
+            names: 2,
+            ..owned(uid, 0o644)
+        }
+    }
+
+    #[test]
+    fn where_others_may_write_only_root_and_the_owner_are_trusted() {
+        for mode in [0o1777, 0o1757, 0o1775, 0o0777, 0o0757] {
+            let tmp = owned(0, mode);
+            for (uid, doubt) in [(0, None), (BOB, Some(Doubt::OfAnother(BOB)))] {
+                let it = owned(uid, 0o777);
+                assert_eq!(tmp.may_enter(it).err(), doubt, "{mode:o}");
+                assert_eq!(tmp.may_replace(it).err(), doubt, "{mode:o}");
+            }
+            assert_eq!(owned(BOB, mode).may_replace(owned(BOB, 0o600)), Ok(()));
+            let eves = owned(BOB, mode).may_replace(owned(EVE, 0o600));
+            assert_eq!(eves, Err(Doubt::OfAnother(EVE)));
+            assert_eq!(tmp.may_replace(twice(0)), Err(Doubt::HardLink));
+        }
+    }
+
+    #[test]
+    fn links_where_others_may_write() {
+        let tmp = owned(0, 0o1777);
+        assert_eq!(tmp.may_follow(owned(0, 0o777)), Ok(None));
+        let bobs = tmp.may_follow(owned(BOB, 0o777));
+        assert_eq!(bobs, Err(Doubt::OfAnother(BOB)));
+        assert_eq!(tmp.may_follow(twice(0)), Err(Doubt::HardLink));
+        // There, anybody renames what is root's.
+        let renamed = owned(0, 0o777).may_follow(owned(0, 0o777));
+        assert_eq!(renamed, Err(Doubt::OfAnybody));
+    }
+
+    #[test]
+    fn where_nobody_else_may_write_all_is_as_its_owner_wants() {
+        for mode in [0o755, 0o700, 0o775, 0o2775, 0o1755] {
+            let directory = owned(0, mode);
+            for uid in [0, BOB] {
+                assert_eq!(directory.may_enter(owned(uid, 0o777)), Ok(()));
+                assert_eq!(directory.may_replace(owned(uid, 0o666)), Ok(()));
+                assert_eq!(directory.may_replace(twice(uid)), Ok(()));
+            }
+        }
+        let home = owned(BOB, 0o755);
+        assert_eq!(home.may_replace(twice(BOB)), Ok(()));
+        assert_eq!(home.may_replace(twice(0)), Err(Doubt::HardLink));
+        assert_eq!(home.may_replace(owned(0, 0o600)), Ok(()));
+        assert_eq!(home.may_enter(owned(0, 0o700)), Ok(()));
+    }
+
+    #[test]
+    fn a_link_is_of_whoever_may_have_made_it() {
+        let (root, home) = (owned(0, 0o755), owned(BOB, 0o755));
+        let follow = |directory: Owned, uid| directory.may_follow(owned(uid, 0o777));
+        assert_eq!(follow(root, 0), Ok(None));
+        assert_eq!(follow(root, BOB), Ok(Some(BOB)));
+        assert_eq!(follow(home, BOB), Ok(Some(BOB)));
+        assert_eq!(follow(home, 0), Ok(Some(BOB)));
+        assert_eq!(follow(home, EVE), Err(Doubt::OfTwo(BOB, EVE)));
+        assert_eq!(home.may_follow(twice(0)), Err(Doubt::HardLink));
+    }
+}
