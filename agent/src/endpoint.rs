@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyperv_services::command::{self, Command};
 use hyperv_services::registry::Entry;
@@ -141,6 +141,11 @@ impl Control {
         self.stop.load(Ordering::Acquire)
     }
 
+    fn has_new_config(&self) -> bool {
+        let config = self.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn new_config(&self) -> Option<Arc<hyperv_services::Config>> {
         self.config
             .lock()
@@ -264,13 +269,15 @@ impl Worker<'_> {
         self.waiting.hold(&*self.channel, false)?;
         // The first look needs no wake-up: the host may have been quicker.
         let mut looks = LookAhead::new();
+        let mut config = None;
         while !self.control.stopping() {
             let mut came = false;
             while let Some(message) = self.channel.recv(&mut self.buffer)? {
                 came = true;
                 *self.served_anything = true;
                 self.answer(message)?;
-                if self.control.stopping() {
+                // A host that always sends keeps nobody else waiting.
+                if self.control.stopping() || self.control.has_new_config() {
                     break;
                 }
             }
@@ -288,8 +295,11 @@ impl Worker<'_> {
                 }
                 continue;
             }
+            if let Some(new) = self.control.new_config() {
+                config = (!self.reconfigure(&new)).then_some(new);
+            }
             let busy = self.service.busy();
-            if !busy && let Some(config) = self.control.new_config() {
+            if !busy && let Some(config) = config.take() {
                 self.configure(&config);
             }
             if busy && looks.find(&mut *self.channel, || self.control.stopping()) {
@@ -305,12 +315,43 @@ impl Worker<'_> {
                 continue;
             }
             let asleep = Instant::now();
-            if self.waiting.wait(None, self.service.watched())? {
-                self.service.woken();
-            }
+            self.wait(None)?;
             looks.woken_after(asleep.elapsed());
         }
         Ok(())
+    }
+
+    /// Waits for the device, the supervisor, and what the service waits for.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
+        let until = self.service.deadline();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let limit = limit.into_iter().chain(left).min();
+        let readable = self.waiting.wait(limit, self.service.watched())?;
+        if readable || until.is_some_and(|until| until <= Instant::now()) {
+            self.service.woken();
+        }
+        Ok(())
+    }
+
+    /// Lets a busy service go on with this configuration; `false` where it is to be
+    /// made anew.
+    fn reconfigure(&mut self, config: &hyperv_services::Config) -> bool {
+        if !self.service.busy() {
+            return false;
+        }
+        let taken = self.service.reconfigure(config);
+        if taken {
+            info!(
+                self.log,
+                "new configuration in use, for what is under way too"
+            );
+        } else {
+            info!(
+                self.log,
+                "the new configuration will be in use once this is over"
+            );
+        }
+        taken
     }
 
     fn configure(&mut self, config: &hyperv_services::Config) {
@@ -320,7 +361,7 @@ impl Worker<'_> {
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);
         }
-        debug!(self.log, "new configuration in use");
+        info!(self.log, "new configuration in use");
     }
 
     /// Carries one message to its reply.
@@ -436,9 +477,12 @@ impl Worker<'_> {
 
     /// Sends what lies in the buffer, when there is room for it.
     fn send(&mut self, transaction: u64, start: usize, end: usize) -> Result<(), ChannelError> {
-        let reply = self.buffer.get(start..end).unwrap_or_default();
         let mut full = FullRing::new();
-        while let Sent::Full { announced } = self.channel.send(transaction, reply)? {
+        loop {
+            let reply = self.buffer.get(start..end).unwrap_or_default();
+            let Sent::Full { announced } = self.channel.send(transaction, reply)? else {
+                break;
+            };
             if self.control.stopping() {
                 return Ok(());
             }
@@ -451,10 +495,7 @@ impl Worker<'_> {
                 );
             }
             self.waiting.hold(&*self.channel, true)?;
-            let watched = self.service.watched();
-            if self.waiting.wait(Some(full.pause(announced)), watched)? {
-                self.service.woken();
-            }
+            self.wait(Some(full.pause(announced)))?;
             // A ring in memory does not show that the device went away.
             self.channel.acknowledge()?;
         }

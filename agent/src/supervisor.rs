@@ -604,7 +604,12 @@ impl Supervisor {
                         }
                     }
                 }
-                info!(self.log, "configuration read again");
+                let then = if config_changed {
+                    "; each service says when it uses the new one"
+                } else {
+                    ""
+                };
+                info!(self.log, "configuration read again{}", then);
             }
             Err(error) => {
                 error!(self.log, "the configuration stays as it was: {:#}", error);

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyperv_vmbus::ic::{Negotiated, Status};
 
@@ -57,8 +58,21 @@ pub trait Service: Send {
         None
     }
 
-    /// What is [watched](Service::watched) may be readable.
+    /// When the service is to be [woken](Service::woken) at the latest; asked for
+    /// around each wait.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// What is [watched](Service::watched) may be readable, or the
+    /// [deadline](Service::deadline) has come.
     fn woken(&mut self) {}
+
+    /// Takes over a new configuration in the middle of what it is at; `false` where
+    /// it cannot. Then it is made anew once it is not [busy](Service::busy).
+    fn reconfigure(&mut self, _config: &crate::Config) -> bool {
+        false
+    }
 
     /// How the service is told to end while it works on a request, if that can take
     /// long; asked for once, when it was made.

@@ -80,6 +80,8 @@ struct Fcopy {
     directories: Option<Directories>,
     mode: Option<Mode>,
     max_size: Option<Size>,
+    keep_free: Option<Size>,
+    idle_limit: Option<Seconds>,
     sync: Option<bool>,
 }
 
@@ -206,6 +208,11 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
         },
         mode: file.fcopy.mode.map_or(defaults.mode, |mode| mode.0),
         max_size: file.fcopy.max_size.map(|size| size.0),
+        keep_free: file.fcopy.keep_free.map(|size| size.0),
+        idle_limit: file
+            .fcopy
+            .idle_limit
+            .map_or(defaults.idle_limit, |seconds| seconds.0),
         sync: file.fcopy.sync.unwrap_or(defaults.sync),
         state_directory: state_directory.clone().unwrap_or(defaults.state_directory),
     };
@@ -327,6 +334,7 @@ mod tests {
         let mut config = read(&uncommented);
         // Examples of what has no default.
         config.service.fcopy.max_size = None;
+        config.service.fcopy.keep_free = None;
         config.service.kvp.publish.clear();
         config.service.kvp.network.scripts = None;
         assert_eq!(config, defaults);
@@ -347,6 +355,8 @@ mod tests {
             directories = ["/srv/in", "/tmp"]
             mode = "0640"
             max-size = "16 GiB"
+            keep-free = "2 GiB"
+            idle-limit = 60
             sync = false
             [kvp]
             directory = "/srv/pools"
@@ -389,6 +399,8 @@ mod tests {
                 directories: vec!["/srv/in".into(), "/tmp".into()],
                 mode: 0o640,
                 max_size: Some(16 << 30),
+                keep_free: Some(2 << 30),
+                idle_limit: Duration::from_secs(60),
                 sync: false,
                 state_directory: "/var/tmp/agent".into(),
             }

@@ -94,6 +94,17 @@ pub(super) enum Error {
     },
 
     #[error(
+        "the file system of {path:?} has no room for {size} bytes: {available} are available, and \
+         {keep_free} of them stay free (`keep-free`)"
+    )]
+    KeepFree {
+        path: PathBuf,
+        size: u64,
+        available: u64,
+        keep_free: u64,
+    },
+
+    #[error(
         "cannot keep {what} of {path:?}, which was to be overwritten; does the agent run as root?"
     )]
     Keep {
@@ -107,6 +118,12 @@ pub(super) enum Error {
 
     #[error("the host never sent bytes {start} to {end}")]
     Hole { start: u64, end: u64 },
+
+    #[error("the host sent no more of it for {0} s (`idle-limit`)")]
+    Stalled(u64),
+
+    #[error("the host began to negotiate anew")]
+    Renegotiated,
 
     #[error("no copy is in progress")]
     Idle,
@@ -126,7 +143,7 @@ impl Error {
             | Self::IsDirectory {
                 overwrite: false, ..
             } => Status::ALREADY_EXISTS,
-            Self::NoRoom { .. } => Status::DISK_FULL,
+            Self::NoRoom { .. } | Self::KeepFree { .. } => Status::DISK_FULL,
             Self::Directory { source, .. }
             | Self::MakeDirectory { source, .. }
             | Self::File { source, .. }
@@ -143,6 +160,8 @@ impl Error {
             | Self::NotReplaceable { .. }
             | Self::TooScattered
             | Self::Hole { .. }
+            | Self::Stalled(_)
+            | Self::Renegotiated
             | Self::Idle => Status::FAIL,
         }
     }

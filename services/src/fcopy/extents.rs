@@ -27,6 +27,11 @@ impl Extents {
         self.head
     }
 
+    /// Where the last part ends.
+    pub(super) fn end(&self) -> u64 {
+        self.parts.last().map_or(self.head, |part| part.end)
+    }
+
     /// Where the first hole starts and ends, `None` where there is none.
     pub(super) fn hole(&self) -> Option<Range<u64>> {
         self.parts.first().map(|part| self.head..part.start)

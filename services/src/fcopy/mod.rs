@@ -10,9 +10,10 @@
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyperv_vmbus::Guid;
-use hyperv_vmbus::ic::{MessageType, Status, Version};
+use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
 
 use slog::{Logger, info, warn};
 
@@ -33,6 +34,7 @@ mod journal;
 mod metadata;
 mod owners;
 pub mod request;
+mod room;
 mod staging;
 mod target;
 mod transfer;
@@ -65,6 +67,11 @@ pub struct Config {
     pub mode: u32,
     /// Bytes a file may have at most; `None` for no limit.
     pub max_size: Option<u64>,
+    /// Bytes that a copy leaves available to others on its file system; `None` for
+    /// a twentieth of it, and 1 GiB at most.
+    pub keep_free: Option<u64>,
+    /// How long the host may send nothing of a file before its copy is dropped.
+    pub idle_limit: Duration,
     /// Whether a file is synced to its disk before the host is told that it is
     /// complete.
     pub sync: bool,
@@ -79,6 +86,8 @@ impl Default for Config {
             directories: vec![PathBuf::from("/")],
             mode: 0o744,
             max_size: None,
+            keep_free: None,
+            idle_limit: Duration::from_secs(300),
             sync: true,
             state_directory: PathBuf::from("/var/lib/hyperv-agent"),
         }
@@ -276,8 +285,38 @@ impl Service for FileCopy {
         Answer { len, status }
     }
 
+    fn negotiated(&mut self, _versions: Negotiated) {
+        if self.busy() {
+            self.fail(&Error::Renegotiated);
+        }
+    }
+
     fn busy(&self) -> bool {
         matches!(self.state, State::Copying(_))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Copying(transfer) => transfer.deadline(&self.config),
+            State::Idle { .. } => None,
+        }
+    }
+
+    fn woken(&mut self) {
+        if self.deadline().is_some_and(|at| at <= Instant::now()) {
+            self.fail(&Error::Stalled(self.config.idle_limit.as_secs()));
+        }
+    }
+
+    fn reconfigure(&mut self, config: &crate::Config) -> bool {
+        let State::Copying(transfer) = &self.state else {
+            return false;
+        };
+        self.config = config.fcopy.clone();
+        if let Err(error) = transfer.check(&self.config, &self.log) {
+            self.fail(&error);
+        }
+        true
     }
 
     fn activity(&self) -> Option<Arc<Activity>> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Statx, StatxAttributes};
+use rustix::fs::{FileType, Statx, StatxAttributes, fstat};
 use rustix::io::Errno;
 
 use super::confine::{Entry, Walk, look_at, owned};
@@ -224,6 +224,15 @@ impl Target {
                 done: "replaced",
                 doubt,
             })
+    }
+
+    /// Whether it is the same name in the same directory.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        let place = |target: &Self| {
+            let found = fstat(&target.directory).ok()?;
+            Some((found.st_dev, found.st_ino, target.name.clone()))
+        };
+        place(self).is_some_and(|this| place(other) == Some(this))
     }
 
     fn look(&self) -> Result<Entry, Errno> {

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use rustix::fs::{
-    Advice, FallocateFlags, FileType, Mode, OFlags, fadvise, fallocate, fchmod, fstatvfs, fsync,
-    ftruncate, openat,
-};
+use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fchmod, fsync, ftruncate, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
@@ -21,6 +18,7 @@ use super::extents::Extents;
 use super::journal::Record;
 use super::metadata;
 use super::request::Start;
+use super::room::{Room, Wanted};
 use super::staging::{self, Staging};
 use super::target::{self, Found, Target};
 use crate::activity::Underway;
@@ -44,16 +42,18 @@ pub(super) struct Transfer {
     // Last: until then a death of the agent would leave something behind.
     record: Record,
     target: Target,
-    overwrite: bool,
-    announced: u64,
-    /// Bytes reserved on disk.
-    reserved: u64,
+    start: Start,
+    /// What [`target::path`] made of it.
+    wanted: PathBuf,
+    room: Room,
     extents: Extents,
     /// Bytes on their way to the disk.
     written_back: u64,
     /// What last set the disk to work on them.
     write_back: Option<JoinHandle<()>>,
     started: Instant,
+    /// When the host last sent something of the file.
+    last: Instant,
     underway: Underway,
 }
 
@@ -75,19 +75,21 @@ impl Transfer {
         let staging = fcntl_dupfd_cloexec(&target.directory, 0)
             .and_then(|directory| Staging::new(directory, &mut record))
             .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
-        let reserved = reserve(&staging, &target.path, start.size)?;
+        let room = Room::announced(&wanted(&staging, &target, config), start.size)?;
+        let now = Instant::now();
         Ok(Self {
             staging,
             made,
             record,
             target,
-            overwrite: start.overwrite,
-            announced: start.size,
-            reserved,
+            start: start.clone(),
+            wanted: path.to_owned(),
+            room,
             extents: Extents::default(),
             written_back: 0,
             write_back: None,
-            started: Instant::now(),
+            started: now,
+            last: now,
             underway,
         })
     }
@@ -95,6 +97,30 @@ impl Transfer {
     /// Where the file goes.
     pub(super) fn path(&self) -> &Path {
         &self.target.path
+    }
+
+    /// When the host will have sent nothing for too long.
+    pub(super) fn deadline(&self, config: &Config) -> Option<Instant> {
+        self.last.checked_add(config.idle_limit)
+    }
+
+    /// Makes sure that the copy could have begun with this configuration, too.
+    pub(super) fn check(&self, config: &Config, log: &Logger) -> Result<(), Error> {
+        let size = self.start.size.max(self.extents.end());
+        check_size(size, config)?;
+        wanted(&self.staging, &self.target, config).look(0, size)?;
+        let start = Start {
+            create_path: false,
+            ..self.start.clone()
+        };
+        let mut record = Record::new(&config.state_directory, log);
+        let mut made = Made::default();
+        let path = &self.wanted;
+        let anew = target::resolve(&start, path, &config.directories, &mut made, &mut record)?;
+        match anew.is_at(&self.target) {
+            true => Ok(()),
+            false => Err(Error::NotAllowed(path.clone())),
+        }
     }
 
     /// Writes one part. After an error, the file has a hole that the host does
@@ -107,6 +133,8 @@ impl Transfer {
         self.extents
             .insert(offset..end)
             .map_err(|_| Error::TooScattered)?;
+        let wanted = wanted(&self.staging, &self.target, config);
+        self.room.grow(&wanted, end, data.len() as u64)?;
         let (mut offset, mut data) = (offset, data);
         while !data.is_empty() {
             let written = match pwrite(self.staging.file(), data, offset) {
@@ -118,6 +146,7 @@ impl Transfer {
             offset = offset.saturating_add(written as u64);
             data = data.get(written..).unwrap_or_default();
         }
+        self.last = Instant::now();
         self.underway.set_done(self.extents.head());
         if config.sync {
             self.write_back();
@@ -158,7 +187,7 @@ impl Transfer {
         }
         let size = self.extents.head();
         let file = self.staging.file();
-        if size < self.reserved {
+        if size < self.room.reserved() {
             retry_on_intr(|| ftruncate(file, size))
                 .map_err(|source| self.target.failed("give back space of", source))?;
         }
@@ -173,7 +202,7 @@ impl Transfer {
         Ok(Finished {
             path: self.target.path.clone(),
             size,
-            announced: self.announced,
+            announced: self.start.size,
             seconds: self.started.elapsed().as_secs_f64(),
         })
     }
@@ -181,7 +210,7 @@ impl Transfer {
     fn put_in_place(&mut self, config: &Config) -> Result<(), Error> {
         let failed = |target: &Target, source| target.failed("put in place", source);
         for _ in 0..RACE_RETRIES {
-            let found = if self.overwrite {
+            let found = if self.start.overwrite {
                 self.target.find()?
             } else {
                 Found::Nothing
@@ -198,7 +227,7 @@ impl Transfer {
                     self.sync(config)?;
                     match self.staging.put(&self.target.name) {
                         Ok(()) => return Ok(()),
-                        Err(Errno::EXIST) if self.overwrite => {}
+                        Err(Errno::EXIST) if self.start.overwrite => {}
                         Err(Errno::EXIST) => return Err(Error::Exists(self.target.path.clone())),
                         Err(source) => return Err(failed(&self.target, source)),
                     }
@@ -291,35 +320,10 @@ fn check_size(size: u64, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// Reserves space on disk, where the file system can; gives back how much it
-/// did.
-fn reserve(staging: &Staging, path: &Path, size: u64) -> Result<u64, Error> {
-    if size == 0 {
-        return Ok(0);
-    }
-    let no_room = |source| Error::NoRoom {
-        path: path.to_owned(),
-        size,
-        source,
-    };
-    let file = staging.file();
-    // Asked for more than there is, some file systems hand out all they have
-    // before they refuse, and for that moment nobody can write anything.
-    match fstatvfs(file) {
-        // One that counts no blocks does not know.
-        Ok(fs) if fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < size => {
-            return Err(no_room(Errno::NOSPC));
-        }
-        _ => {}
-    }
-    match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
-        Ok(()) => Ok(size),
-        Err(source @ (Errno::NOSPC | Errno::DQUOT)) => Err(no_room(source)),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(0),
-        Err(source) => Err(Error::File {
-            doing: "reserve space for",
-            path: path.to_owned(),
-            source,
-        }),
+fn wanted<'a>(staging: &'a Staging, target: &'a Target, config: &Config) -> Wanted<'a> {
+    Wanted {
+        file: staging.file(),
+        path: &target.path,
+        keep_free: config.keep_free,
     }
 }

@@ -105,7 +105,7 @@ fn backwards() {
 
 #[test]
 fn a_hole_is_a_failure() {
-    for offset in [1, 4096, 1 << 40] {
+    for offset in [1, 4096, 1 << 21] {
         let mut guest = Guest::new();
         assert_eq!(guest.start("file", 0, 10), Status::OK);
         assert_eq!(guest.write(offset, b"x"), Status::OK);

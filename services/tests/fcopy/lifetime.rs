@@ -1,11 +1,14 @@
 //! Copies that end before they are complete leave no trace.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use hyperv_vmbus::ic::Status;
+use hyperv_services::{Config, fcopy};
+use hyperv_vmbus::ic::{Negotiated, Status, Version};
 
 use crate::guest::{BOTH, CREATE_PATH, Guest, OVERWRITE, Transport, header, names};
 
@@ -93,6 +96,129 @@ fn a_panic() {
     assert!(panicked.is_err());
     assert!(names(directory.path()).is_empty());
     assert!(!state.exists() || names(&state).is_empty());
+}
+
+#[test]
+fn a_new_negotiation() {
+    let mut guest = copying(Transport::Uio);
+    let version = Version::new(1, 1);
+    let negotiated = Negotiated {
+        framework: version,
+        message: version,
+    };
+    guest.service.negotiated(negotiated);
+    assert!(!guest.service.busy());
+    assert_no_trace(&guest);
+    guest.log.assert_says("began to negotiate anew");
+    assert_eq!(guest.write(6144, &[1; 6144]), Status::FAIL);
+    let lines = guest.log.lines().len();
+    guest.service.negotiated(negotiated);
+    assert_eq!(guest.log.lines().len(), lines);
+    guest.copy("file", 0, b"next");
+}
+
+#[test]
+fn a_copy_that_stalls() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.service.deadline(), None);
+    assert_eq!(guest.start("file", 0, 100_000), Status::OK);
+    let first = guest.service.deadline().unwrap();
+    assert!(first > Instant::now());
+    assert_eq!(guest.write(0, &[1; 6144]), Status::OK);
+    // Each part puts it off.
+    assert!(guest.service.deadline().unwrap() > first);
+    guest.service.woken();
+    assert!(guest.service.busy());
+    let mut config = Config {
+        fcopy: guest.config.clone(),
+        ..Config::default()
+    };
+    config.fcopy.idle_limit = Duration::ZERO;
+    assert!(guest.service.reconfigure(&config));
+    guest.service.woken();
+    assert!(!guest.service.busy());
+    assert_eq!(guest.service.deadline(), None);
+    assert_no_trace(&guest);
+    let path = guest.path("file");
+    let said = format!("WARN copy failed: {path:?}: the host sent no more of it for 0 s");
+    guest.log.assert_says(&said);
+    assert_eq!(guest.write(6144, &[1; 6144]), Status::FAIL);
+    assert_eq!(guest.complete(), Status::FAIL);
+    guest.copy("file", 0, b"next");
+}
+
+/// Whether a copy that is under way goes on with a new configuration.
+#[track_caller]
+fn goes_on(change: impl FnOnce(&mut fcopy::Config, &Path)) -> Guest {
+    let mut guest = Guest::with(Transport::Uio, |config, base| {
+        fs::create_dir_all(base.join("in/deep")).unwrap();
+        fs::create_dir_all(base.join("out")).unwrap();
+        config.directories = vec![base.to_owned()];
+    });
+    let deep = guest.path("in/deep").to_str().unwrap().to_owned();
+    assert_eq!(guest.start_in(&deep, "file", 0, 100), Status::OK);
+    let mut config = Config {
+        fcopy: guest.config.clone(),
+        ..Config::default()
+    };
+    change(&mut config.fcopy, guest.directory.path());
+    assert!(guest.service.reconfigure(&config));
+    guest
+}
+
+#[test]
+fn a_new_configuration_counts_for_a_copy_that_is_under_way() {
+    let mut guest = goes_on(|config, base| {
+        config.directories = vec![base.join("in")];
+        config.max_size = Some(100);
+        config.mode = 0o640;
+    });
+    assert_eq!(guest.write(0, &[1; 100]), Status::OK);
+    assert_eq!(guest.complete(), Status::OK);
+    let file = fs::metadata(guest.path("in/deep/file")).unwrap();
+    assert_eq!(file.permissions().mode() & 0o7777, 0o640);
+    let started = guest.start("file", 0, 1);
+    assert_eq!(started, Status::FAIL, "it counts for the next ones, too");
+
+    type Change = fn(&mut fcopy::Config, &Path);
+    let changes: [(Change, &str); 4] = [
+        (
+            |config, base| config.directories = vec![base.join("out")],
+            "lies outside the directories",
+        ),
+        (
+            |config, base| {
+                fs::rename(base.join("in"), base.join("out/in")).unwrap();
+                symlink("out/in", base.join("in")).unwrap();
+                config.directories = vec![base.join("in/deep"), base.join("in")];
+            },
+            "",
+        ),
+        (
+            |config, _| config.max_size = Some(99),
+            "over the configured limit of 99",
+        ),
+        (
+            |config, _| config.keep_free = Some(u64::MAX),
+            "stay free (`keep-free`)",
+        ),
+    ];
+    for (change, words) in changes {
+        let mut guest = goes_on(change);
+        assert_eq!(
+            guest.service.busy(),
+            words.is_empty(),
+            "{}",
+            guest.log.text()
+        );
+        guest.log.assert_says(words);
+        let written = guest.write(0, &[1; 100]);
+        assert_eq!(written == Status::OK, words.is_empty());
+        assert_eq!(names(&guest.path("in/deep")), [""; 0]);
+    }
+    // Idle, it is made anew.
+    let mut guest = Guest::new();
+    assert!(!guest.service.reconfigure(&Config::default()));
 }
 
 #[test]

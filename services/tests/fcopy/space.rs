@@ -5,6 +5,7 @@ use std::fs;
 use hyperv_vmbus::ic::Status;
 use rustix::fs::statvfs;
 
+use crate::apart::program;
 use crate::guest::{BOTH, CREATE_PATH, Guest, Mounted, OVERWRITE, Transport, data, in_own_mounts};
 
 #[test]
@@ -99,4 +100,79 @@ fn space_is_reserved_at_the_start() {
     guest.write_all(&data);
     assert_eq!(guest.complete(), Status::OK);
     assert!(fs::read(guest.path("file")).unwrap() == data);
+}
+
+/// What others may still take of the directory's file system, in bytes.
+fn available(guest: &Guest) -> u64 {
+    let fs = statvfs(guest.directory.path()).unwrap();
+    fs.f_bavail * fs.f_frsize
+}
+
+#[test]
+fn the_last_of_a_disk_stays_free() {
+    if !in_own_mounts("space::the_last_of_a_disk_stays_free") {
+        return;
+    }
+    for (keep_free, kept) in [
+        (None, (20 << 20) / 20),
+        (Some(5 << 20), 5 << 20),
+        (Some(0), 0),
+    ] {
+        let mut guest = Guest::with(Transport::Uio, |config, _| config.keep_free = keep_free);
+        let _mounted = Mounted::tmpfs("size=20m", guest.directory.path());
+        let all = available(&guest);
+        assert_eq!(guest.start("all", 0, all - kept + 1), Status::DISK_FULL);
+        if kept > 0 {
+            guest
+                .log
+                .assert_says(&format!("{kept} of them stay free (`keep-free`)"));
+        }
+        assert_eq!(guest.start("most", 0, all - kept), Status::OK);
+        assert_eq!(available(&guest), kept);
+        assert_eq!(guest.cancel(), Status::OK);
+        assert_eq!(available(&guest), all);
+
+        // The host sends more than it announced.
+        assert_eq!(guest.start("grows", 0, 10), Status::OK);
+        let full = (0..).find(|i| guest.write(i * 6144, &[1; 6144]) == Status::DISK_FULL);
+        let (written, left) = (full.unwrap() * 6144, all - kept);
+        assert!(
+            written <= left && left - written < 16 << 10,
+            "{written} of {left}"
+        );
+        assert_eq!(available(&guest), all);
+        assert_eq!(guest.start("far", 0, 10), Status::OK);
+        assert_eq!(guest.write(1 << 40, &[1]), Status::DISK_FULL);
+        assert_eq!(available(&guest), all);
+    }
+}
+
+#[test]
+fn what_is_reserved_for_root_is_not_used() {
+    if !in_own_mounts("space::what_is_reserved_for_root_is_not_used") {
+        return;
+    }
+    let mut guest = Guest::with(Transport::Uio, |config, _| config.keep_free = Some(0));
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(16 << 20).unwrap();
+    // Half of it is root's.
+    let made = program("mkfs.ext4")
+        .args(["-q", "-m", "50"])
+        .arg(image.path())
+        .status();
+    assert!(made.unwrap().success());
+    let options = ["-o", "loop", image.path().to_str().unwrap()];
+    let _mounted = Mounted::new(&options, guest.directory.path());
+    let fs = statvfs(guest.directory.path()).unwrap();
+    let (all, roots) = (
+        fs.f_bavail * fs.f_frsize,
+        (fs.f_bfree - fs.f_bavail) * fs.f_frsize,
+    );
+    assert!(roots > 4 << 20, "{roots} of {all}");
+    assert_eq!(guest.start("file", 0, all + 1), Status::DISK_FULL);
+    assert_eq!(guest.start("file", 0, 1), Status::OK);
+    let full = (0..).find(|i| guest.write(i * 6144, &[1; 6144]) == Status::DISK_FULL);
+    assert!(full.unwrap() * 6144 <= all, "{full:?} of {all}");
+    let after = statvfs(guest.directory.path()).unwrap();
+    assert!(after.f_bfree * after.f_frsize >= roots);
 }
