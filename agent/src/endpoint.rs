@@ -341,10 +341,7 @@ impl Worker<'_> {
         }
         let taken = self.service.reconfigure(config);
         if taken {
-            info!(
-                self.log,
-                "new configuration in use, for what is under way too"
-            );
+            info!(self.log, "new configuration in use");
         } else {
             info!(
                 self.log,

@@ -2,13 +2,13 @@
 //! guest has the host's own file systems, through a helper where it does not.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use std::io::{ErrorKind, Read};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,11 @@ pub trait Files: Send + Sync {
 
     /// Changes permission bits.
     fn set_mode(&self, path: &Path, mode: u32) -> Result<()>;
+
+    /// Gives a file, or a link itself, to another user.
+    fn give(&self, path: &Path, _user: u32) -> Result<()> {
+        bail!("{} cannot be given to another user here", path.display())
+    }
 
     /// Makes a directory and those above it.
     fn create_directories(&self, path: &Path) -> Result<()>;
@@ -165,6 +170,10 @@ impl Files for LocalFiles {
 
     fn set_mode(&self, path: &Path, mode: u32) -> Result<()> {
         Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
+    }
+
+    fn give(&self, path: &Path, user: u32) -> Result<()> {
+        lchown(path, Some(user), Some(user)).with_context(|| format!("giving {}", path.display()))
     }
 
     fn create_directories(&self, path: &Path) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::mapping::MappedRings;
 use hyperv_vmbus::ring::RingMemory;
@@ -187,6 +187,16 @@ pub trait Machine {
     ///
     /// Where it could not be put into the guest's view.
     fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>>;
+
+    /// Gives the agent these lines of configuration: at once where it runs, and at
+    /// each start from now on.
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be done here.
+    fn configure(&mut self, _lines: &str) -> Result<()> {
+        bail!("the program cannot be given a configuration here")
+    }
 
     /// Starts the program.
     ///

@@ -77,6 +77,9 @@ const OWN_LOG: &str = "run/log";
 /// What the guest changes of directories of the machine, in its directory.
 const LAYERS: &str = "layers";
 
+/// The agent's configuration where it was given one, in its directory.
+const CONFIGURATION: &str = "config.toml";
+
 /// How long the program may take to end in an orderly way.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -87,6 +90,8 @@ pub struct BlackBox {
     offered: Vec<Arc<Offered>>,
     driver_masks: bool,
     own_network: bool,
+    /// There is a configuration for the program.
+    configured: bool,
     /// The guest's own root, as this process sees it, where it has one.
     view: Option<PathBuf>,
     /// Where scenarios have their files.
@@ -196,6 +201,7 @@ impl BlackBox {
             offered: Vec::new(),
             driver_masks: false,
             own_network: false,
+            configured: false,
             view,
             files,
             pools,
@@ -317,6 +323,20 @@ impl Machine for BlackBox {
         Ok(offered)
     }
 
+    fn configure(&mut self, lines: &str) -> Result<()> {
+        ensure!(
+            self.view.is_none(),
+            "a guest with a root of its own has its own configuration"
+        );
+        let path = self.directory.path().join(CONFIGURATION);
+        std::fs::write(&path, lines).with_context(|| path.display().to_string())?;
+        self.configured = true;
+        match &self.process {
+            Some(process) => process.signal(Signal::SIGHUP),
+            None => Ok(()),
+        }
+    }
+
     fn start(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("the program runs already");
@@ -325,11 +345,13 @@ impl Machine for BlackBox {
             mounts::expect_none_of_the_machine(&self.guest.namespace)?;
         }
         let output = self.log.output()?;
-        self.process = Some(Process::start(
-            &self.guest.namespace,
-            &self.command,
-            output,
-        )?);
+        let mut command = self.command.clone();
+        if self.configured {
+            let path = self.directory.path().join(CONFIGURATION);
+            command.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
+        }
+        let process = Process::start(&self.guest.namespace, &command, output)?;
+        self.process = Some(process);
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 //! is started.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use super::device::{Announcer, World};
 
 /// A running agent.
 pub(super) struct Agent {
+    /// What it reads when it is told to read its configuration again.
+    next: Arc<Mutex<Settings>>,
     handle: Handle,
     thread: JoinHandle<()>,
     ended: Receiver<io::Result<()>>,
@@ -46,10 +48,11 @@ impl Agent {
                 dev: world.tree().dev.clone(),
             },
         };
-        let unchanged = settings.clone();
+        let next = Arc::new(Mutex::new(settings.clone()));
+        let read = Arc::clone(&next);
         let supervisor = Supervisor::new(
             settings,
-            Box::new(move || Ok(unchanged.clone())),
+            Box::new(move || Ok(read.lock().unwrap_or_else(PoisonError::into_inner).clone())),
             Arc::new(Devices(Arc::clone(world))),
             log,
         )
@@ -63,10 +66,19 @@ impl Agent {
                 let _ = tell.send(supervisor.run());
             })?;
         Ok(Self {
+            next,
             handle,
             thread,
             ended,
         })
+    }
+
+    /// Lets the agent read its configuration again, which is this one now.
+    pub(super) fn configure(&self, config: &Config) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.config = Arc::new(config.clone());
+        drop(next);
+        self.handle.reload();
     }
 
     /// What tells the agent that devices came or went.

@@ -50,7 +50,7 @@ pub struct InProcess {
     log: log::Log,
     config: Config,
     /// Removed with the machine.
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl InProcess {
@@ -98,7 +98,7 @@ impl InProcess {
                     ..vss::Config::default()
                 },
             },
-            _home: home,
+            home,
         })
     }
 
@@ -111,6 +111,21 @@ impl InProcess {
 impl Machine for InProcess {
     fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>> {
         self.world.offer(offer)
+    }
+
+    fn configure(&mut self, lines: &str) -> Result<()> {
+        let path = self.home.path().join("config.toml");
+        std::fs::write(&path, lines)?;
+        let read = hyperv_agent::config::load(Some(&path))?.service.fcopy;
+        // Of the others, and of what is the machine's, nothing is taken over.
+        self.config.fcopy = fcopy::Config {
+            state_directory: self.config.fcopy.state_directory.clone(),
+            ..read
+        };
+        if let Some(agent) = &self.agent {
+            agent.configure(&self.config);
+        }
+        Ok(())
     }
 
     fn start(&mut self) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::{Context, Error, Result, ensure};
 use hyperv_vmbus::ic::{Status, Version};
 use hyperv_vmbus::ring::Word;
 
-use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_closed};
+use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_closed, expect_failure};
 use super::{Pattern, Transport};
 use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation, Start};
 use crate::host::{FRAMEWORKS, Protocol as _};
@@ -344,25 +344,17 @@ pub(super) fn other_packets(stage: &mut FcopyStage<'_>) -> Result<()> {
 
 pub(super) fn renegotiation(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
-    let data = Pattern::bytes(6, 4 * CHUNK);
+    let data = Pattern::bytes(6, 2 * CHUNK);
     let start = stage.start("renegotiated", 0, data.len() as u64)?;
     expect(host.request(&start)?, Status::OK, "a START")?;
-    for (offset, chunk) in (0u64..).step_by(CHUNK).zip(data.chunks(CHUNK)) {
-        let status = host.request(&Operation::write(offset, chunk))?;
-        expect(
-            status,
-            Status::OK,
-            &format!("a WRITE at {offset}, between negotiations"),
-        )?;
-        expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
-    }
-    expect(
-        host.request(&Operation::Complete)?,
-        Status::OK,
-        "a COMPLETE",
-    )?;
-    stage.expect_files(&["renegotiated"])?;
-    stage.expect_content(&stage.directory().join("renegotiated"), &data)
+    let status = host.request(&Operation::write(0, &Pattern::bytes(6, CHUNK)))?;
+    expect(status, Status::OK, "a WRITE before the negotiation")?;
+    expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
+    let status = host.request(&Operation::write(CHUNK as u64, &[1; CHUNK]))?;
+    expect_failure(status, "a WRITE after the negotiation")?;
+    expect_failure(host.request(&Operation::Complete)?, "a COMPLETE")?;
+    stage.expect_files(&[])?;
+    stage.expect_working(&mut host)
 }
 
 const OURS: (Version, Version) = (Version::new(3, 0), Version::new(1, 1));

@@ -12,6 +12,8 @@ mod hostile;
 mod kvp;
 mod names;
 mod pattern;
+mod planted;
+mod reload;
 mod replace;
 mod runner;
 mod space;
@@ -258,7 +260,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "spurious-interrupts" UIO flow::spurious_interrupts: "interrupts without a packet harm nothing";
         "longer-header" UIO flow::longer_header: "a packet with descriptors behind its header is read behind them";
         "other-packets" UIO flow::other_packets: "packets that are no requests are passed over";
-        "renegotiation" UIO flow::renegotiation: "a negotiation in the middle of a copy leaves it whole";
+        "renegotiation" UIO flow::renegotiation: "a negotiation in the middle of a copy ends it";
         "versions" UIO flow::versions: "only versions that both sides know are settled on, or none";
         "overwrite-shorter" BOTH replace::shorter: "overwriting by a shorter file leaves nothing of the longer one; mode and owner stay";
         "exists" BOTH replace::exists: "without the overwrite flag what is there stays, and the host is told";
@@ -266,6 +268,8 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "symbolic-link" BOTH replace::symbolic_link: "overwriting a symbolic link writes its target";
         "not-a-file" BOTH replace::not_a_file: "what is no regular file is not overwritten";
         "immutable-target" BOTH replace::immutable: "a target that cannot be replaced fails and leaves no trace";
+        "planted-link" BOTH planted::links => SAME: "a link of an ordinary user, where everybody may write, is not followed";
+        "planted-file" BOTH planted::files => SAME: "a file or directory of an ordinary user, where everybody may write, is neither replaced nor entered";
         "create-path" BOTH names::create_path: "with the create flag every missing directory is made";
         "missing-path" BOTH names::missing_path: "without it a missing directory is an error";
         "long-names" BOTH names::long: "the longest names that a file system takes";
@@ -275,6 +279,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "lone-surrogate" UIO names::lone_surrogate: "half a surrogate pair is an invalid argument";
         "disk-full-at-start" BOTH space::at_start: "a file that cannot fit is refused at START as disk full";
         "disk-full-midway" BOTH space::midway: "a disk that fills up fails a WRITE as disk full and leaves nothing";
+        "disk-reserve" BOTH space::reserve => SAME: "the last of a disk stays free, and the host is told that it is full";
+        "stalled-copy" BOTH reload::stalled => SAME: "a copy of which no more comes is dropped after a while";
+        "reload-midway" BOTH reload::midway => SAME: "a configuration that is read in the middle of a copy counts for it, or ends it";
         "cancel" BOTH breaks::cancel: "a CANCEL drops the file; one for nothing harms nothing";
         "new-start" BOTH breaks::new_start: "a new START drops the file before it";
         "device-gone" BOTH breaks::device_gone: "a device that goes away midway leaves no file, and is served when it returns under another number";

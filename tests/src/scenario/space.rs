@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::stage::{FcopyStage, expect, expect_failure};
@@ -109,4 +109,38 @@ pub(super) fn midway(stage: &mut FcopyStage<'_>) -> Result<()> {
     let status = host.copy(&start, &mut &*chunk, 1, &mut |_| {})?;
     expect(status, Status::OK, "a file that fits, after that")?;
     stage.expect_content(&small.seen.join("fits"), &chunk)
+}
+
+pub(super) fn reserve(stage: &mut FcopyStage<'_>) -> Result<()> {
+    let (mut host, small) = prepare(stage)?;
+    // A twentieth stays free.
+    let most = (SIZE - SIZE / 20) as u64;
+    let start = Operation::Start(small.start("all", SIZE as u64)?);
+    let status = host.request(&start)?;
+    expect(
+        status,
+        Status::DISK_FULL,
+        "a START that takes all of a disk",
+    )?;
+    let start = Operation::Start(small.start("grows", CHUNK as u64)?);
+    expect(host.request(&start)?, Status::OK, "a START")?;
+    let chunk = Pattern::bytes(2, CHUNK);
+    let mut offset = 0;
+    let status = loop {
+        match host.request(&Operation::write(offset, &chunk))? {
+            Status::OK => offset += CHUNK as u64,
+            status => break status,
+        }
+        ensure!(
+            offset <= most,
+            "expected a twentieth of a disk of {SIZE} bytes to stay free; {offset} were taken"
+        );
+    };
+    expect(status, Status::DISK_FULL, "a WRITE of the last of a disk")?;
+    let log = stage.machine().log();
+    ensure!(
+        log.contains("stay free (`keep-free`)"),
+        "expected `keep-free` in the log:\n{log}"
+    );
+    stage.expect_files_in(&small.seen, &[])
 }
