@@ -219,6 +219,11 @@ impl Log {
         self.0.lock().unwrap().iter().map(of).collect()
     }
 
+    /// Forgets all that was logged so far.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     pub fn text(&self) -> String {
         self.lines().join("\n")
     }

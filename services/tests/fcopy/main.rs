@@ -21,4 +21,5 @@ mod paths;
 mod plain;
 mod planted;
 mod privileged;
+mod racing;
 mod space;
