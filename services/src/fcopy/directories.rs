@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, StatxAttributes, StatxFlags, fchmod, fstat, mkdirat, statx, unlinkat,
+    AtFlags, Dir, Mode, Statx, StatxAttributes, StatxFlags, fchmod, mkdirat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -56,14 +56,10 @@ impl Drop for Made {
 impl New {
     /// Whether nobody has put another one in its place.
     fn has_its_name(&self) -> bool {
-        let same = |entry: Entry| {
-            fstat(&self.directory).is_ok_and(|this| {
-                let device =
-                    rustix::fs::makedev(entry.found.stx_dev_major, entry.found.stx_dev_minor);
-                (device, entry.found.stx_ino) == (this.st_dev, this.st_ino)
-            })
-        };
-        Entry::look(self.parent.as_fd(), &self.name).is_ok_and(same)
+        let place = |found: Statx| (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
+        let this = look_at(self.directory.as_fd()).map(place);
+        let there = Entry::look(self.parent.as_fd(), &self.name).map(|entry| place(entry.found));
+        this.is_ok() && this == there
     }
 }
 
