@@ -2,11 +2,6 @@
 //! the host. Nothing here knows how a message travelled; see `hyperv-vmbus` for
 //! that.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-
 pub mod activity;
 pub mod backup;
 pub mod command;
@@ -17,6 +12,7 @@ pub mod registry;
 mod run;
 pub mod service;
 pub mod stop;
+mod trusted;
 pub mod vss;
 
 /// What the services are configured with.
@@ -28,15 +24,6 @@ pub struct Config {
     pub kvp: kvp::Config,
     /// Freezing file systems.
     pub vss: vss::Config,
-}
-
-/// Makes the directory of what outlasts the agent where it is missing; what is in
-/// there is root's alone.
-fn make_state_directory(directory: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
 }
 
 /// An error and what caused it, in one line.

@@ -27,7 +27,8 @@ use slog::{Logger, info, warn};
 
 use super::confine::{Entry, Walk, look_at, owned};
 use super::error::Error;
-use crate::{in_words, make_state_directory};
+use crate::in_words;
+use crate::trusted::make_state_directory;
 
 const PREFIX: &str = "fcopy-";
 const SUFFIX: &str = ".pending";

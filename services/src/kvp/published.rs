@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::pool::{PoolError, Pools};
 use super::request::PoolId;
-use crate::make_state_directory;
+use crate::trusted::make_state_directory;
 
 /// Why not all could be published.
 #[derive(Debug, thiserror::Error)]

@@ -26,7 +26,8 @@ use self::target::Target;
 use super::net::{self, Interface};
 use super::request::IpInfo;
 use super::{Backend, Config};
-use crate::{in_words, make_state_directory};
+use crate::in_words;
+use crate::trusted::make_state_directory;
 
 mod apply;
 mod choose;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::config::MAX_HOOKS;
 use crate::run::{RunError, StartError};
+use crate::trusted::Refusal;
 
 /// Why applications were not brought to rest.
 #[derive(Debug, thiserror::Error)]
@@ -69,36 +70,4 @@ impl HookError {
         };
         matches!(source, RunError::Stopped { .. })
     }
-}
-
-/// Why a file is not run as root.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It, or a directory on the way to it, is somebody else's.
-    #[error(
-        "{} belongs to user {owner}, who could put anything there; see to it that it belongs to \
-         root", place.display()
-    )]
-    Owner {
-        /// The file or directory.
-        place: PathBuf,
-        /// The number of its owner.
-        owner: u32,
-    },
-
-    /// Somebody else may write to it, or to a directory on the way to it.
-    #[error(
-        "users other than its owner can write to {} (mode {mode:04o}); take that away with chmod \
-         go-w", place.display()
-    )]
-    Writable {
-        /// The file or directory.
-        place: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-
-    /// It cannot be looked at, as a symbolic link that leads nowhere.
-    #[error("cannot look at it, or at what it leads to")]
-    Unseen(#[source] io::Error),
 }

@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::config::MAX_HOOKS;
-use super::error::{HookError, Refusal};
+use super::error::HookError;
 use crate::run::{EXECUTABLE, obstacle};
+use crate::trusted;
 
 /// What package managers and editors leave beside a file, by the end of its
 /// name.
@@ -19,11 +20,6 @@ const LEFTOVERS: [&[u8]; 6] = [
 
 /// The same, where more than one ending is in use.
 const LEFTOVER_FAMILIES: [&[u8]; 2] = [b"dpkg-", b"ucf-"];
-
-/// The bits that let the group and others write.
-const OTHERS_WRITE: u32 = 0o022;
-
-const STICKY: u32 = 0o1000;
 
 /// What is in the directory of hooks.
 #[derive(Debug, Default)]
@@ -96,39 +92,10 @@ fn is_leftover(name: &OsStr) -> bool {
                     .any(|family| ending.starts_with(family))))
 }
 
-/// Where `path` leads to, if root alone decides what is found there: the place
-/// itself and the directories above belong to root (or to the user that this
-/// process is), and nobody else may write to them. Further up a sticky bit will
-/// do: there others cannot take away what is not theirs.
-///
-/// What was looked at is what is to be run: the path given back has no symbolic
-/// links on it.
+/// Where the hook or the directory of hooks is, if it is root's alone.
 pub(super) fn trusted(path: &Path) -> Result<PathBuf, HookError> {
-    let refused = |source| HookError::Refused {
+    trusted::trusted(path).map_err(|source| HookError::Refused {
         path: path.to_owned(),
         source,
-    };
-    let unseen = |error| refused(Refusal::Unseen(error));
-    let real = fs::canonicalize(path).map_err(unseen)?;
-    // Of a file, its directory too: a link to any other of root's programs could
-    // be put there under its name.
-    let strictly = if real.is_dir() { 1 } else { 2 };
-    let myself = rustix::process::geteuid().as_raw();
-    for (above, place) in real.ancestors().enumerate() {
-        let seen = fs::symlink_metadata(place).map_err(unseen)?;
-        if ![0, myself].contains(&seen.uid()) {
-            return Err(refused(Refusal::Owner {
-                place: place.to_owned(),
-                owner: seen.uid(),
-            }));
-        }
-        let mode = seen.mode() & 0o7777;
-        if mode & OTHERS_WRITE != 0 && (above < strictly || mode & STICKY == 0) {
-            return Err(refused(Refusal::Writable {
-                place: place.to_owned(),
-                mode,
-            }));
-        }
-    }
-    Ok(real)
+    })
 }

@@ -23,8 +23,9 @@ mod error;
 mod find;
 mod program;
 
+pub use crate::trusted::Refusal;
 pub use config::{Config, OnFailure};
-pub use error::{HookError, Refusal};
+pub use error::HookError;
 pub use find::{Found, find};
 pub use program::End;
 

@@ -1,0 +1,171 @@
+//! Whether what stands at a path is root's alone.
+//!
+//! The agent runs programs and follows notes as root, and writes files that root's
+//! programs read: where another user can put something into the directory, the agent
+//! would do that user's bidding. One check serves hooks, the scripts of a site, the
+//! pools, the managers' directories and the agent's own.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The bits that let the group and others write.
+const OTHERS_WRITE: u32 = 0o022;
+
+const STICKY: u32 = 0o1000;
+
+/// Why a file or directory is not taken for root's own.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It, or a directory on the way to it, is somebody else's.
+    #[error(
+        "{} belongs to user {owner}, who could put anything there; see to it that it belongs to \
+         root", place.display()
+    )]
+    Owner {
+        /// The file or directory.
+        place: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+    },
+
+    /// Somebody else may write to it, or to a directory on the way to it.
+    #[error(
+        "users other than its owner can write to {} (mode {mode:04o}); take that away with chmod \
+         go-w", place.display()
+    )]
+    Writable {
+        /// The file or directory.
+        place: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+
+    /// It cannot be looked at, as a symbolic link that leads nowhere.
+    #[error("cannot look at it, or at what it leads to")]
+    Unseen(#[source] io::Error),
+}
+
+/// Where `path` leads to, if root alone decides what is found there: the place
+/// itself and the directories above belong to root (or to the user that this
+/// process is), and nobody else may write to them. Further up a sticky bit will
+/// do: there others cannot take away what is not theirs.
+///
+/// What was looked at is what is to be used: the path given back has no symbolic
+/// links on it.
+///
+/// # Errors
+///
+/// Any [`Refusal`].
+pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
+    let real = fs::canonicalize(path).map_err(Refusal::Unseen)?;
+    // Of a file, its directory too: a link to any other of root's programs could
+    // be put there under its name.
+    let strictly = if real.is_dir() { 1 } else { 2 };
+    check(&real, strictly)?;
+    Ok(real)
+}
+
+/// The same of the directory that a file is in, or would be in: who may write to
+/// the file itself is its owner's affair.
+///
+/// # Errors
+///
+/// Any [`Refusal`]; [`Refusal::Unseen`] where there is no such directory.
+pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
+    let real = match fs::canonicalize(file) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => file.to_owned(),
+        Err(error) => return Err(Refusal::Unseen(error)),
+    };
+    // A link stands in one directory and leads into another.
+    for file in [file, &real] {
+        trusted(file.parent().unwrap_or(Path::new("/")))?;
+    }
+    Ok(())
+}
+
+/// Makes the directory of what outlasts the agent where it is missing; what is in
+/// there is root's alone.
+///
+/// # Errors
+///
+/// Where it cannot be made, or others could put something there.
+pub(crate) fn make_state_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    trusted(directory)
+        .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
+    Ok(())
+}
+
+fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {
+    let myself = rustix::process::geteuid().as_raw();
+    for (above, place) in real.ancestors().enumerate() {
+        let seen = fs::symlink_metadata(place).map_err(Refusal::Unseen)?;
+        if ![0, myself].contains(&seen.uid()) {
+            return Err(Refusal::Owner {
+                place: place.to_owned(),
+                owner: seen.uid(),
+            });
+        }
+        let mode = seen.mode() & 0o7777;
+        if mode & OTHERS_WRITE != 0 && (above < strictly || mode & STICKY == 0) {
+            return Err(Refusal::Writable {
+                place: place.to_owned(),
+                mode,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_state_directory_that_others_can_write_to_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("a/b");
+        make_state_directory(&directory).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
+        make_state_directory(&directory).unwrap();
+        for (path, mode) in [(&directory, 0o1777), (&place.path().join("a"), 0o777)] {
+            set_mode(path, mode);
+            let error = make_state_directory(&directory).unwrap_err();
+            assert!(error.to_string().contains("chmod go-w"), "{error}");
+            set_mode(path, 0o755);
+        }
+    }
+
+    #[test]
+    fn a_link_is_followed_where_both_its_directory_and_the_other_are_trusted() {
+        let place = tempfile::tempdir().unwrap();
+        let (here, there) = (place.path().join("here"), place.path().join("there"));
+        for directory in [&here, &there] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(there.join("file"), "").unwrap();
+        symlink(there.join("file"), here.join("link")).unwrap();
+        // Who may write to the file is its owner's affair.
+        set_mode(&there.join("file"), 0o666);
+        trusted_directory_of(&here.join("link")).unwrap();
+        trusted_directory_of(&here.join("not there yet")).unwrap();
+        for directory in [&here, &there] {
+            set_mode(directory, 0o777);
+            trusted_directory_of(&here.join("link")).unwrap_err();
+            set_mode(directory, 0o755);
+        }
+        trusted_directory_of(&place.path().join("no/directory")).unwrap_err();
+    }
+}
