@@ -379,7 +379,11 @@ impl Worker<'_> {
                 self.begin_request();
                 let answer = self.service.handle_hvutil(&mut self.buffer, message.len);
                 self.end_request(answer.status);
-                self.send(message.transaction, 0, answer.len)
+                let sent = self.send(message.transaction, 0, answer.len);
+                if sent.is_err() {
+                    self.service.unanswered();
+                }
+                sent
             }
             (MessageKind::Request, Transport::Uio) => {
                 let body = self.buffer.get(message.start..end).unwrap_or_default();

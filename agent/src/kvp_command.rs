@@ -145,14 +145,14 @@ impl Kvp {
             | Command::Set { place, .. }
             | Command::Delete { place, .. } => place,
         };
-        let directory = match &place.directory {
-            Some(directory) => directory.clone(),
+        let (directory, mode) = match &place.directory {
+            Some(directory) => (directory.clone(), None),
             None => match config::load(place.config.path.as_deref()) {
-                Ok(config) => config.service.kvp.directory,
+                Ok(config) => (config.service.kvp.directory, config.service.kvp.mode),
                 Err(error) => return usage_error(&error),
             },
         };
-        let mut pools = Pools::new(&directory);
+        let mut pools = Pools::new(&directory).with_mode(mode);
         let done = match self.command {
             Command::List { pool, json, .. } => list(&mut pools, pool, json),
             Command::Get {
@@ -163,6 +163,9 @@ impl Kvp {
             } => set(&mut pools, pool, &key, value),
             Command::Delete { key, pool, .. } => delete(&mut pools, pool, &key),
         };
+        for notice in pools.notices() {
+            let _ = writeln!(io::stderr(), "hyperv-agent: {notice}");
+        }
         done.unwrap_or_else(|error| failed(&error))
     }
 }

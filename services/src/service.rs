@@ -38,6 +38,10 @@ pub trait Service: Send {
     /// The reply, with its status, is left at the start of `buffer`.
     fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer;
 
+    /// The kernel did not take the reply to the last request over a character device:
+    /// by then it had told the host that the request failed, or the device is gone.
+    fn unanswered(&mut self) {}
+
     /// The host and the agent settled on these versions; told at each
     /// negotiation over a ring, which may come at any time.
     fn negotiated(&mut self, _versions: Negotiated) {}

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use self::values::{
     BackendName, Device, Directories, Directory, FactKey, Glob, Key, Mode, MountPoint,
-    OnFailureName, Pool, Seconds, ServiceName, Size, Type, Value,
+    OnFailureName, Pool, PoolMode, Seconds, ServiceName, Size, Type, Value,
 };
 use crate::logging::LogLevel;
 use crate::runtime;
@@ -89,6 +89,7 @@ struct Fcopy {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Kvp {
     directory: Option<Directory>,
+    mode: Option<PoolMode>,
     ignored_interfaces: Option<Vec<Glob>>,
     #[serde(default)]
     publish: BTreeMap<Key, Value>,
@@ -232,6 +233,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .into_iter()
             .map(|(key, value)| (key.0, value.0))
             .collect(),
+        mode: file.kvp.mode.map(|mode| mode.0),
         state_directory: state_directory.unwrap_or(defaults.state_directory),
         access: file.kvp.host.into(),
         network: kvp::Network {
@@ -336,6 +338,7 @@ mod tests {
         config.service.fcopy.max_size = None;
         config.service.fcopy.keep_free = None;
         config.service.kvp.publish.clear();
+        config.service.kvp.mode = None;
         config.service.kvp.network.scripts = None;
         assert_eq!(config, defaults);
     }
@@ -360,6 +363,7 @@ mod tests {
             sync = false
             [kvp]
             directory = "/srv/pools"
+            mode = "0600"
             ignored-interfaces = ["lxc*"]
             [kvp.publish]
             "Role" = "web"
@@ -411,6 +415,7 @@ mod tests {
                 directory: "/srv/pools".into(),
                 ignored_interfaces: vec!["lxc*".to_owned()],
                 publish: [("Role".to_owned(), "web".to_owned())].into(),
+                mode: Some(0o600),
                 state_directory: "/var/tmp/agent".into(),
                 access: kvp::Access {
                     writable_pools: vec![PoolId::External, PoolId::AutoExternal],
@@ -546,6 +551,8 @@ mod tests {
             ("[fcopy]\nmode = \"0844\"", 2, "`0844` is no file mode"),
             ("[fcopy]\nmode = \"4755\"", 2, "`4755` is no file mode"),
             ("[fcopy]\nmode = 744", 2, "expected a string"),
+            ("[kvp]\nmode = \"0444\"", 2, "`0444` is no mode of a pool"),
+            ("[kvp]\nmode = \"0666\"", 2, "`0666` is no mode of a pool"),
             ("[fcopy]\nmax-size = \"many\"", 2, "`many` is no size"),
             ("[fcopy]\nmax-size = -1", 2, "`-1` is no size"),
             ("[fcopy]\nmax-size = \"99999999 TiB\"", 2, "is no size"),

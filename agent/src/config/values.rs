@@ -284,6 +284,24 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
+/// Permission bits of pool files: their owner reads and writes, nobody runs them, and
+/// not everybody writes.
+pub(super) struct PoolMode(pub(super) u32);
+
+impl<'de> Deserialize<'de> for PoolMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Mode(mode) = Mode::deserialize(deserializer)?;
+        if mode & 0o600 == 0o600 && mode & !0o664 == 0 {
+            Ok(Self(mode))
+        } else {
+            Err(de::Error::custom(format!(
+                "`{mode:04o}` is no mode of a pool: it is \"0600\" to \"0664\", and its owner \
+                 reads and writes"
+            )))
+        }
+    }
+}
+
 /// A number of bytes, or a string with a unit.
 pub(super) struct Size(pub(super) u64);
 

@@ -42,11 +42,14 @@ pub(super) enum Error {
     TooLong(#[from] TooLong),
 
     #[error(
-        "a request is not done after {} s; is a file system frozen or gone? It may still be \
-         done, and until then no other request is begun",
+        "a request is not done after {} s; is a file system frozen or gone? What it may still \
+         change is taken back, and until then no other request is begun",
         .0.as_secs()
     )]
     NotInTime(Duration),
+
+    #[error("its time was over before it could be begun")]
+    TooLate,
 }
 
 impl Error {
@@ -70,12 +73,24 @@ impl Error {
             Self::IpInfo(IpInfoError::NoInterface(_)) => Status::GUID_NOT_FOUND,
             Self::Inject(error) => error.status(),
             Self::Pool(
-                PoolError::Locked { .. } | PoolError::NotAFile(_) | PoolError::TooLarge { .. },
+                PoolError::Locked { .. }
+                | PoolError::Changing(_)
+                | PoolError::Late(_)
+                | PoolError::Untrusted { .. }
+                | PoolError::NotAFile(_)
+                | PoolError::TooLarge { .. },
             )
             | Self::IpInfo(IpInfoError::Interfaces(_))
             | Self::TooLong(_)
-            | Self::NotInTime(_) => Status::FAIL,
+            | Self::NotInTime(_)
+            | Self::TooLate => Status::FAIL,
         }
+    }
+
+    /// Whether the request's time was over, so that nothing came of it.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::TooLate | Self::Pool(PoolError::Late(_)))
+            || matches!(self, Self::Inject(error) if error.is_late())
     }
 
     /// Whether it is an answer like any other, and nothing to log.

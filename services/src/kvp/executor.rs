@@ -4,17 +4,23 @@
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::Error;
+use super::limit::Limit;
 use super::request::{Reply, Request};
+
+/// How long the outcome may take of what is done.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What the thread is told.
 pub(super) enum Job {
     /// The kernel's driver has this version.
     DriverVersion(String),
-    /// The host wants something.
-    Request(Request),
+    /// The host wants something, and waits so long for it.
+    Request(Request, Limit),
+    /// The host was told that the last request failed.
+    TakeBack,
 }
 
 type Outcome = Result<Reply, Error>;
@@ -61,17 +67,26 @@ impl Executor {
         }
     }
 
-    /// Carries a request out within `limit`. One that is not finished by then
-    /// goes on; until it is, no other is begun.
-    pub(super) fn carry_out(&mut self, request: Request, limit: Duration) -> Outcome {
-        let deadline = Instant::now() + limit;
+    /// Carries a request out within `time`. What is not done by then may go on, to be
+    /// undone; until it has ended no other is begun.
+    pub(super) fn carry_out(&mut self, request: Request, time: Duration) -> Outcome {
+        let limit = Limit::new(time);
         if self.late {
-            let _ = self.outcome(deadline, limit)?;
+            let _ = self.outcome(&limit).ok_or(Error::NotInTime(time))?;
             self.late = false;
         }
-        self.submit(Job::Request(request));
-        self.outcome(deadline, limit)
-            .inspect_err(|_| self.late = true)?
+        self.submit(Job::Request(request, limit.clone()));
+        if let Some(outcome) = self.outcome(&limit) {
+            return outcome;
+        }
+        // What was done at the last moment has its outcome here at once.
+        if !limit.give_up()
+            && let Some(outcome) = self.outcome(&Limit::new(AT_ONCE))
+        {
+            return outcome;
+        }
+        self.late = true;
+        Err(Error::NotInTime(time))
     }
 
     /// Gives the thread a job, without waiting for what comes of it.
@@ -81,11 +96,11 @@ impl Executor {
         }
     }
 
-    fn outcome(&mut self, deadline: Instant, limit: Duration) -> Result<Outcome, Error> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match self.outcomes.recv_timeout(left) {
-            Ok(outcome) => Ok(outcome),
-            Err(RecvTimeoutError::Timeout) => Err(Error::NotInTime(limit)),
+    /// What came of a request; `None` where that is not known in time.
+    fn outcome(&mut self, limit: &Limit) -> Option<Outcome> {
+        match self.outcomes.recv_timeout(limit.left()) {
+            Ok(outcome) => Some(outcome),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => self.panic_as_it_did(),
         }
     }
@@ -126,7 +141,7 @@ mod tests {
         let (go_on, gate) = sync_channel::<()>(1);
         let mut executor = Executor::start(move || {
             move |job| {
-                let Job::Request(Request::Enumerate { index, .. }) = job else {
+                let Job::Request(Request::Enumerate { index, .. }, _) = job else {
                     return None;
                 };
                 if index == 0 {
@@ -154,7 +169,8 @@ mod tests {
                     version = told;
                     None
                 }
-                Job::Request(_) => Some(Ok(Reply::Value(version.clone()))),
+                Job::Request(..) => Some(Ok(Reply::Value(version.clone()))),
+                Job::TakeBack => None,
             }
         });
         executor.submit(Job::DriverVersion("3.1".to_owned()));

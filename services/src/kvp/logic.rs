@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slog::{Logger, debug, warn};
+use slog::{Logger, debug, info, warn};
 
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
+use super::limit::Limit;
 use super::pool::Pools;
 use super::request::{PoolId, Reply, Request};
 use super::{Config, inject, ip_info, published};
@@ -17,11 +18,22 @@ use crate::in_words;
 /// How long an IP configuration may take to be in use, or undone.
 const INJECT_TIME: Duration = Duration::from_secs(20);
 
+/// What of that must be left for it to be begun: with less, managers would be stopped
+/// in the middle of their work.
+const LEAST_INJECT_TIME: Duration = Duration::from_secs(10);
+
+/// After what time it is tried again to publish what the configuration says.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(60);
+
 pub(super) struct Logic {
     config: Config,
     pools: Pools,
     facts: Facts,
     activity: Arc<Activity>,
+    /// When it was last tried in vain to publish what the configuration says.
+    unpublished: Option<Instant>,
+    /// The last request that was carried out changed the IP configuration.
+    configured: bool,
     log: Logger,
 }
 
@@ -29,22 +41,24 @@ impl Logic {
     /// Publishes what the configuration says, and takes back an IP configuration
     /// that is half in force.
     pub(super) fn new(config: Config, log: Logger, activity: Arc<Activity>) -> Self {
-        let mut pools = Pools::new(&config.directory);
-        if let Err(error) = published::update(&config, &mut pools) {
-            warn!(
-                log,
-                "cannot publish all that the configuration says: {}",
-                in_words(&error)
-            );
+        let pools = Pools::new(&config.directory).with_mode(config.mode);
+        if config.mode.is_some()
+            && let Err(error) = pools.restrict()
+        {
+            warn!(log, "{}", in_words(&error));
         }
-        inject::recover(&config, Instant::now() + INJECT_TIME, &log);
-        Self {
+        let mut logic = Self {
             facts: Facts::new(&config),
             pools,
-            config,
             activity,
+            unpublished: None,
+            configured: false,
             log,
-        }
+            config,
+        };
+        logic.publish();
+        inject::recover(&logic.config, Instant::now() + INJECT_TIME, &logic.log);
+        logic
     }
 
     /// Carries out one job; a request has an outcome.
@@ -54,12 +68,79 @@ impl Logic {
                 self.facts.set_driver_version(&version);
                 None
             }
-            Job::Request(request) => Some(self.answer(request)),
+            Job::Request(request, limit) => Some(self.answer_in_time(request, &limit)),
+            Job::TakeBack => {
+                self.take_back();
+                None
+            }
         }
     }
 
-    fn answer(&mut self, request: Request) -> Result<Reply, Error> {
+    fn answer_in_time(&mut self, request: Request, limit: &Limit) -> Result<Reply, Error> {
+        self.configured = false;
+        self.pools.within(limit);
+        if self
+            .unpublished
+            .is_some_and(|tried| tried.elapsed() >= PUBLISH_AGAIN)
+        {
+            self.publish();
+        }
+        let outcome = match limit.is_over() {
+            true => Err(Error::TooLate),
+            false => self.answer(request, limit),
+        };
+        for notice in self.pools.notices() {
+            warn!(self.log, "{}", notice);
+        }
+        if let Err(error) = &outcome
+            && error.is_late()
+        {
+            info!(
+                self.log,
+                "a request that had failed for the host by then was not carried out: {}",
+                in_words(error)
+            );
+        }
+        outcome
+    }
+
+    fn publish(&mut self) {
+        let published = published::update(&self.config, self.pools.without_limit());
+        self.unpublished = published.as_ref().err().map(|_| Instant::now());
+        if let Err(error) = published {
+            warn!(
+                self.log,
+                "cannot publish all that the configuration says, and will try again: {}",
+                in_words(&error)
+            );
+        }
+    }
+
+    /// The host was told that the last request failed: the kernel did not take the
+    /// answer.
+    fn take_back(&mut self) {
+        if self.configured {
+            inject::take_back(&self.config, Instant::now() + INJECT_TIME, &self.log);
+        }
+        match self.pools.take_back() {
+            Ok(false) => {}
+            Ok(true) => warn!(
+                self.log,
+                "the kernel did not take the answer to a request, and has told the host that it \
+                 failed: what it changed in a pool was changed back"
+            ),
+            Err(error) => warn!(
+                self.log,
+                "what a request changed could not be changed back, although the host was told \
+                 that it failed: {}",
+                in_words(&error)
+            ),
+        }
+    }
+
+    fn answer(&mut self, request: Request, limit: &Limit) -> Result<Reply, Error> {
         self.config.access.check(&request)?;
+        let pools = self.pools.within(limit);
         match request {
             Request::Get { pool, key } => {
                 let value = match pool {
@@ -68,17 +149,17 @@ impl Logic {
                 };
                 let value = match value {
                     Some(value) => Some(value),
-                    None => self.pools.get(pool, &key)?,
+                    None => pools.get(pool, &key)?,
                 };
                 value.map(Reply::Value).ok_or(Error::NoKey)
             }
             Request::Set { pool, key, value } => {
-                self.pools.set(pool, &key, &value)?;
+                pools.set(pool, &key, &value)?;
                 debug!(self.log, "pool {}: {:?} is now {:?}", pool, key, value);
                 Ok(Reply::Done)
             }
             Request::Delete { pool, key } => {
-                if !self.pools.delete(pool, &key)? {
+                if !pools.delete(pool, &key)? {
                     return Err(Error::NoKey);
                 }
                 debug!(self.log, "pool {}: {:?} is gone", pool, key);
@@ -90,8 +171,7 @@ impl Logic {
                         .facts
                         .at(index)
                         .map(|(key, value)| (key.to_owned(), value)),
-                    _ => self
-                        .pools
+                    _ => pools
                         .at(pool, index)?
                         .map(|record| (record.key, record.value)),
                 };
@@ -99,15 +179,19 @@ impl Logic {
                 Ok(Reply::Item { key, value })
             }
             Request::GetIpInfo { adapter, family } => {
-                let info = ip_info::get(&self.config, &adapter, family)?;
+                let info = ip_info::get(&self.config, &adapter, family, &self.log)?;
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
                 let _underway = self.activity.begin(Work::Configuring {
                     adapter: info.adapter.clone(),
                 });
-                let deadline = Instant::now() + INJECT_TIME;
-                inject::set(&self.config, &info, deadline, &self.log)?;
+                if limit.left() < LEAST_INJECT_TIME {
+                    return Err(Error::TooLate);
+                }
+                let deadline = limit.end().min(Instant::now() + INJECT_TIME);
+                inject::set(&self.config, &info, deadline, &|| limit.done(), &self.log)?;
+                self.configured = true;
                 Ok(Reply::Done)
             }
         }

@@ -39,11 +39,13 @@ mod files;
 pub mod hvutil;
 pub mod inject;
 pub mod ip_info;
+mod limit;
 mod logic;
 pub mod net;
 pub mod pool;
 mod published;
 pub mod request;
+mod scripts;
 pub mod uio;
 pub mod wire;
 
@@ -85,6 +87,9 @@ pub struct Config {
     pub ignored_interfaces: Vec<String>,
     /// Keys and values that the guest publishes in pool 1, in order of keys.
     pub publish: BTreeMap<String, String>,
+    /// Permission bits of pool files, also of those that are there; `None`: new ones
+    /// are made with 0644, and others keep theirs.
+    pub mode: Option<u32>,
     /// Where the keys that were published last are noted.
     pub state_directory: PathBuf,
     /// What the host may read and write.
@@ -104,6 +109,7 @@ impl Default for Config {
                 .map(str::to_owned)
                 .into(),
             publish: BTreeMap::new(),
+            mode: None,
             state_directory: PathBuf::from("/var/lib/hyperv-agent"),
             access: Access::default(),
             network: Network::default(),
@@ -219,6 +225,10 @@ impl Service for KeyValue {
 
     fn activity(&self) -> Option<Arc<Activity>> {
         Some(Arc::clone(&self.activity))
+    }
+
+    fn unanswered(&mut self) {
+        self.executor.submit(Job::TakeBack);
     }
 
     fn registered(&mut self, answer: &[u8]) {

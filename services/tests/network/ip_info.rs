@@ -21,9 +21,13 @@ fn machine() -> (tempfile::TempDir, Config) {
     (root, config)
 }
 
+fn log() -> slog::Logger {
+    slog::Logger::root(slog::Discard, slog::o!())
+}
+
 #[track_caller]
 fn get(config: &Config, family: Family) -> IpInfo {
-    ip_info::get(config, MAC, family).unwrap()
+    ip_info::get(config, MAC, family, &log()).unwrap()
 }
 
 /// An interface of several addresses and gateways of both families.
@@ -80,7 +84,7 @@ fn another_mac_is_no_interface() {
     add_eth0();
     let (_root, config) = machine();
     for adapter in ["00:15:5D:0A:0B:0D", "eth0", "", "00:00:00:00:00:00"] {
-        let error = ip_info::get(&config, adapter, Family::BOTH).unwrap_err();
+        let error = ip_info::get(&config, adapter, Family::BOTH, &log()).unwrap_err();
         assert!(matches!(error, IpInfoError::NoInterface(name) if name == adapter));
     }
 }

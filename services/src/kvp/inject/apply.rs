@@ -28,6 +28,8 @@ pub(super) struct Places<'a> {
     pub(super) kept: PathBuf,
     /// The note of what is being done.
     pub(super) note: PathBuf,
+    /// The same note when it is done.
+    pub(super) applied: PathBuf,
 }
 
 /// Carries the plan out by `until`, or brings back what was there by `deadline`.
@@ -45,8 +47,11 @@ pub(super) fn carry_out<T>(
     }
     pending::note(&places.note, plan, &files)?;
     let done = forward_or_back(plan, files, &places.kept, until, deadline, seen);
-    // Either it is done now, or there is nothing left to take back.
-    pending::clear(&places.note)?;
+    match done {
+        Ok(_) => pending::settle(&places.note, &places.applied)?,
+        // There is nothing left to take back.
+        Err(_) => pending::clear(&places.note)?,
+    }
     done
 }
 
@@ -79,6 +84,11 @@ fn forward_or_back<T>(
     let cause = match forward(plan, &mut files, &mut touched, until).and_then(|()| seen()) {
         Ok(seen) => return Ok(seen),
         Err(cause) => cause,
+    };
+    // What is noticed too late is taken back all the same.
+    let deadline = match cause {
+        InjectError::Late => deadline.max(Instant::now() + 2 * RESERVE),
+        _ => deadline,
     };
     let undone = match touched {
         true => back(plan, &mut files, deadline),

@@ -9,6 +9,7 @@ use hyperv_vmbus::ic::Status;
 use super::parse::Invalid;
 use crate::in_words;
 use crate::run::RunError;
+use crate::trusted::Refusal;
 
 /// Why an IP configuration is not in use.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,23 @@ pub enum InjectError {
         source: io::Error,
     },
 
+    /// Others could have put there what would be read, replaced or run.
+    #[error("{} is not used", path.display())]
+    Untrusted {
+        /// The file, program or directory.
+        path: PathBuf,
+        /// Why not.
+        source: Refusal,
+    },
+
+    /// Another IP configuration is still being set or taken back.
+    #[error("another IP configuration is still being applied or taken back")]
+    Busy,
+
+    /// The host was told that it failed, as it took too long.
+    #[error("the host no longer waits for it")]
+    Late,
+
     /// What would be replaced is no file.
     #[error("{} is not a regular file and will not be replaced", .0.display())]
     NotAFile(PathBuf),
@@ -132,6 +150,15 @@ pub enum InjectError {
 }
 
 impl InjectError {
+    /// Whether the host was told of a failure before it was done, and it was taken back.
+    pub(in crate::kvp) fn is_late(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::TakenBack { source, .. } => source.is_late(),
+            _ => false,
+        }
+    }
+
     /// What the host is told. The one place where that is decided.
     pub fn status(&self) -> Status {
         match self {
@@ -144,6 +171,9 @@ impl InjectError {
             | Self::InterfaceName(_)
             | Self::Enslaved { .. }
             | Self::File { .. }
+            | Self::Untrusted { .. }
+            | Self::Busy
+            | Self::Late
             | Self::NotAFile(_)
             | Self::Run(_)
             | Self::Refused { .. }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::InjectError;
 use super::plan::NewFile;
+use crate::trusted::trusted;
 
 /// Bytes that a file which is replaced may have.
 const MAX_PREVIOUS: u64 = 1 << 20;
@@ -167,8 +168,23 @@ pub(super) fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> I
     }
 }
 
+/// Whether nobody else can put files into this directory: what stands there is read and
+/// replaced as root's, and root's programs go by it.
+fn check_directory(directory: &Path) -> Result<(), InjectError> {
+    let refused = |source| InjectError::Untrusted {
+        path: directory.to_owned(),
+        source,
+    };
+    trusted(directory).map(drop).map_err(refused)
+}
+
 /// What stands at the path now.
 fn previous(path: &Path) -> Result<Option<Previous>, InjectError> {
+    if let Some(directory) = path.parent()
+        && directory.is_dir()
+    {
+        check_directory(directory)?;
+    }
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -200,6 +216,7 @@ pub(super) fn put(
         return Err(InjectError::NotAFile(path.to_owned()));
     };
     fs::create_dir_all(directory).map_err(error("make the directory", directory))?;
+    check_directory(directory)?;
     let temporary = directory.join(format!(".{}.hyperv-agent", name.to_string_lossy()));
     let written = write_new(&temporary, bytes, mode, owner)
         .and_then(|()| fs::rename(&temporary, path))
@@ -313,8 +330,9 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_left_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
+        let place = tempfile::tempdir().unwrap();
+        let root = &place.path().join("root");
+        fs::create_dir(root).unwrap();
         let link = root.join("link");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
         let kept = root.join("kept");

@@ -164,7 +164,8 @@ fn config() -> Config {
 /// announce and from link-local addresses.
 #[track_caller]
 fn assert_got(set: &IpInfo) {
-    let got = ip_info::get(&config(), "00:15:5D:01:02:03", Family::BOTH).unwrap();
+    let log = Logger::root(slog::Discard, o!());
+    let got = ip_info::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
     let own = |text: &&str| !text.starts_with("fd99:") && !text.starts_with("fe80:");
     let pairs = |info: &IpInfo| {
         let subnets = info.subnets.split(';').map(str::to_owned);
@@ -194,7 +195,14 @@ fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
     let config = config();
     let lines = Lines::default();
     let log = Logger::root(lines.clone().ignore_res(), o!());
-    set_on(&machine, &config, info, Instant::now() + time, &log)?;
+    set_on(
+        &machine,
+        &config,
+        info,
+        Instant::now() + time,
+        &|| true,
+        &log,
+    )?;
     let line = lines.0.lock().unwrap().clone();
     eprintln!("{line}");
     Ok(line)

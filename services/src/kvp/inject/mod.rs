@@ -12,10 +12,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Instant;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hyperv_vmbus::Guid;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
 use self::apply::Places;
@@ -45,8 +48,12 @@ mod settle;
 mod stock;
 mod target;
 
+/// Between two looks whether another is done.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Writes the configuration and applies it, or leaves things as they were.
-/// Everything is done, or undone, by `deadline`.
+/// Everything is done, or undone, by `deadline`. What is done stays if `stays`, which
+/// is asked then, says so, and is undone otherwise.
 ///
 /// # Errors
 ///
@@ -55,13 +62,14 @@ pub fn set(
     config: &Config,
     info: &IpInfo,
     deadline: Instant,
+    stays: &dyn Fn() -> bool,
     log: &Logger,
 ) -> Result<(), InjectError> {
     let machine = Machine {
         by_device: &|device| net::by_device(&config.root, device),
         interfaces: &net::interfaces,
     };
-    set_on(&machine, config, info, deadline, log)
+    set_on(&machine, config, info, deadline, stays, log)
 }
 
 /// What the kernel says of interfaces.
@@ -75,6 +83,7 @@ fn set_on(
     config: &Config,
     info: &IpInfo,
     deadline: Instant,
+    stays: &dyn Fn() -> bool,
     log: &Logger,
 ) -> Result<(), InjectError> {
     if config.network.backend == Backend::Off {
@@ -82,7 +91,7 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
-    let _alone = alone(config)?;
+    let _alone = alone(config, apply::until(deadline))?;
     let (target, before) = target(machine, config, device)?;
     let until = apply::until(deadline);
     let context = Context {
@@ -91,7 +100,7 @@ fn set_on(
         settings: &settings,
         until,
     };
-    let script = stock::script(&context);
+    let script = stock::script(&context)?;
     let is_script = script.is_some();
     let mut plan = match script {
         Some(plan) => plan,
@@ -110,6 +119,10 @@ fn set_on(
             until,
             machine.interfaces,
         )
+        .and_then(|differences| match stays() {
+            true => Ok(differences),
+            false => Err(InjectError::Late),
+        })
     };
     let differences = apply::carry_out(&plan, &places(config), until, deadline, seen)?;
     info!(
@@ -127,34 +140,50 @@ fn set_on(
 /// `deadline`. To be called before the first is set.
 pub fn recover(config: &Config, deadline: Instant, log: &Logger) {
     let places = places(config);
-    if !places.note.exists() {
+    let why = "the agent had ended before an IP configuration of the host was in force";
+    undo(config, &places, &places.note, why, deadline, log);
+}
+
+/// Takes back the configuration that was set last, by `deadline`: the host was told
+/// that it failed.
+pub(super) fn take_back(config: &Config, deadline: Instant, log: &Logger) {
+    let places = places(config);
+    let why = "the kernel did not take the answer to an IP configuration of the host";
+    undo(config, &places, &places.applied, why, deadline, log);
+}
+
+fn undo(
+    config: &Config,
+    places: &Places<'_>,
+    note: &Path,
+    why: &str,
+    deadline: Instant,
+    log: &Logger,
+) {
+    if !note.exists() {
         return;
     }
     // Its author may still be at work: a service that was dropped ends what it
     // does.
-    let recovered = alone(config).and_then(|_alone| {
-        let Some(note) = super::files::bytes(&places.note) else {
+    let undone = alone(config, deadline).and_then(|_alone| {
+        let Some(bytes) = super::files::bytes(note) else {
             return Ok(false);
         };
-        let pending = pending::parse(&note);
-        let recovered = match &pending {
-            Some(pending) => apply::recover(pending, &places, deadline),
+        let pending = pending::parse(&bytes);
+        let undone = match &pending {
+            Some(pending) => apply::recover(pending, places, deadline),
             None => Ok(()),
         };
-        pending::clear(&places.note)?;
-        recovered.map(|()| pending.is_some())
+        pending::clear(note)?;
+        undone.map(|()| pending.is_some())
     });
-    match recovered {
-        Ok(true) => warn!(
-            log,
-            "the agent had ended before an IP configuration of the host was in force: the \
-             previous one is back"
-        ),
+    match undone {
+        Ok(true) => warn!(log, "{}: the previous one is back", why),
         Ok(false) => {}
         Err(error) => warn!(
             log,
-            "the agent had ended before an IP configuration of the host was in force, and the \
-             previous one could not be brought back ({}); what its files held is below {}",
+            "{}, and the previous one could not be brought back ({}); what its files held is below {}",
+            why,
             in_words(&error),
             places.kept.display()
         ),
@@ -166,24 +195,32 @@ fn places(config: &Config) -> Places<'_> {
         root: &config.root,
         kept: config.state_directory.join("network"),
         note: config.state_directory.join("network-pending"),
+        applied: config.state_directory.join("network-applied"),
     }
 }
 
 /// Waits until nobody else sets or recovers, and keeps others out meanwhile.
-fn alone(config: &Config) -> Result<File, InjectError> {
+fn alone(config: &Config, until: Instant) -> Result<File, InjectError> {
     let directory = &config.state_directory;
     let path = directory.join("network-lock");
     let error = |doing| files::error(doing, &path);
-    make_state_directory(directory).map_err(files::error("make the directory", directory))?;
+    make_state_directory(directory).map_err(files::error("use the directory", directory))?;
     let file = File::options()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&path)
         .map_err(error("open"))?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|cause| error("lock")(cause.into()))?;
-    Ok(file)
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < until => thread::sleep(PAUSE),
+            Err(Errno::AGAIN | Errno::INTR) => return Err(InjectError::Busy),
+            Err(cause) => return Err(error("lock")(cause.into())),
+        }
+    }
 }
 
 /// The interface that is meant, and what the kernel says of it.

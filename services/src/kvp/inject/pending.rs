@@ -51,6 +51,11 @@ fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
     fields.join(&0)
 }
 
+/// Keeps the note of what is in force now, in case that it has to be taken back.
+pub(super) fn settle(note: &Path, applied: &Path) -> Result<(), InjectError> {
+    fs::rename(note, applied).map_err(files::error("rename", note))
+}
+
 /// Removes the note; there may be none.
 pub(super) fn clear(path: &Path) -> Result<(), InjectError> {
     match fs::remove_file(path) {

@@ -5,9 +5,11 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::error::InjectError;
 use super::parse::{Settings, joined};
 use super::plan::{Context, NewFile, Plan, Step, is_executable};
 use super::target::Target;
+use crate::kvp::scripts;
 
 /// The text of `ifcfg-<interface>`.
 pub(super) fn render_ifcfg(target: &Target, settings: &Settings) -> String {
@@ -143,20 +145,24 @@ pub(super) fn files(context: &Context<'_>) -> [NewFile; 2] {
 
 /// What runs the site's script on the files, where the configuration says that
 /// scripts are run and there is one.
-pub(super) fn script(context: &Context<'_>) -> Option<Plan> {
-    let script = context
-        .config
-        .network
-        .scripts
-        .as_ref()?
-        .join("hv_set_ifconfig");
+pub(super) fn script(context: &Context<'_>) -> Result<Option<Plan>, InjectError> {
+    let Some(directory) = &context.config.network.scripts else {
+        return Ok(None);
+    };
+    let script = directory.join("hv_set_ifconfig");
     if !is_executable(&script) {
-        return None;
+        return Ok(None);
     }
+    let script = scripts::trusted(directory, "hv_set_ifconfig").map_err(|source| {
+        InjectError::Untrusted {
+            path: script,
+            source,
+        }
+    })?;
     let paths = files(context).map(|file| file.path.display().to_string());
     let again = paths.iter().all(|path| std::path::Path::new(path).exists());
     let step = Step::of(script, &paths.each_ref().map(String::as_str));
-    Some(Plan {
+    Ok(Some(Plan {
         manager: "hv_set_ifconfig",
         before: Vec::new(),
         files: Vec::new(),
@@ -164,7 +170,7 @@ pub(super) fn script(context: &Context<'_>) -> Option<Plan> {
         revert: again.then(|| step.clone()).into_iter().collect(),
         apply: vec![step],
         calm: Duration::ZERO,
-    })
+    }))
 }
 
 #[cfg(test)]

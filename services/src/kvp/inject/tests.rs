@@ -101,7 +101,8 @@ impl Guest {
         fs::create_dir_all(&directory).unwrap();
         let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/fake-tool");
         for name in tools {
-            std::os::unix::fs::symlink(&tool, directory.join(name)).unwrap();
+            // No link: a working copy may be one that others can write to.
+            fs::copy(&tool, directory.join(name)).unwrap();
         }
     }
 
@@ -136,7 +137,14 @@ impl Guest {
             interfaces: &|| Ok(self.interfaces.clone()),
         };
         let log = Logger::root(self.log.clone().ignore_res(), o!());
-        set_on(&machine, &self.config, info, Instant::now() + time, &log)
+        set_on(
+            &machine,
+            &self.config,
+            info,
+            Instant::now() + time,
+            &|| true,
+            &log,
+        )
     }
 }
 
@@ -655,7 +663,7 @@ fn end_midway(guest: &Guest) {
     let log = Logger::root(guest.log.clone().ignore_res(), o!());
     let deadline = Instant::now() + LONG;
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        set_on(&machine, &guest.config, &info(), deadline, &log)
+        set_on(&machine, &guest.config, &info(), deadline, &|| true, &log)
     }))
     .unwrap_err();
 }

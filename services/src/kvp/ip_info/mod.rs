@@ -9,6 +9,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use slog::Logger;
+
 use super::request::{Family, IpInfo};
 use super::{Config, net};
 
@@ -38,7 +40,12 @@ pub enum IpInfoError {
 /// # Errors
 ///
 /// Any [`IpInfoError`].
-pub fn get(config: &Config, adapter: &str, family: Family) -> Result<IpInfo, IpInfoError> {
+pub fn get(
+    config: &Config,
+    adapter: &str,
+    family: Family,
+    log: &Logger,
+) -> Result<IpInfo, IpInfoError> {
     let interfaces = net::interfaces().map_err(IpInfoError::Interfaces)?;
     let interface = adapter::parse(adapter)
         .and_then(|mac| adapter::find(&interfaces, mac))
@@ -51,8 +58,8 @@ pub fn get(config: &Config, adapter: &str, family: Family) -> Result<IpInfo, IpI
     let (mut dhcp, mut dns) = (None, None);
     if let Some(directory) = &config.network.scripts {
         let deadline = Instant::now() + SCRIPTS;
-        dhcp = scripts::dhcp(directory, &interface.name, deadline);
-        dns = scripts::dns(directory, &interface.name, deadline);
+        dhcp = scripts::dhcp(directory, &interface.name, deadline, log);
+        dns = scripts::dns(directory, &interface.name, deadline, log);
     }
     if dhcp.is_none() || dns.is_none() {
         let known = managers::ask(&config.root, interface);

@@ -5,12 +5,21 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
+use slog::{Logger, warn};
+
+use crate::in_words;
+use crate::kvp::scripts;
 use crate::run::run;
 
 /// The DNS servers that `hv_get_dns_info` writes, one a line; `None` where there
 /// is no such script or it fails.
-pub(super) fn dns(directory: &Path, interface: &str, deadline: Instant) -> Option<Vec<IpAddr>> {
-    let lines = output(&directory.join("hv_get_dns_info"), interface, deadline)?;
+pub(super) fn dns(
+    directory: &Path,
+    interface: &str,
+    deadline: Instant,
+    log: &Logger,
+) -> Option<Vec<IpAddr>> {
+    let lines = output(directory, "hv_get_dns_info", interface, deadline, log)?;
     let first_words = lines
         .lines()
         .filter_map(|line| line.split_whitespace().next());
@@ -19,14 +28,41 @@ pub(super) fn dns(directory: &Path, interface: &str, deadline: Instant) -> Optio
 
 /// Whether `hv_get_dhcp_info` says that there is DHCP; `None` where there is no
 /// such script or it fails.
-pub(super) fn dhcp(directory: &Path, interface: &str, deadline: Instant) -> Option<bool> {
-    let lines = output(&directory.join("hv_get_dhcp_info"), interface, deadline)?;
+pub(super) fn dhcp(
+    directory: &Path,
+    interface: &str,
+    deadline: Instant,
+    log: &Logger,
+) -> Option<bool> {
+    let lines = output(directory, "hv_get_dhcp_info", interface, deadline, log)?;
     Some(lines.starts_with("Enabled"))
 }
 
-fn output(script: &Path, interface: &str, deadline: Instant) -> Option<String> {
-    let output = run(script, &[OsStr::new(interface)], &[], deadline, None).ok()?;
-    let output = output.success(script).ok()?;
+fn output(
+    directory: &Path,
+    name: &str,
+    interface: &str,
+    deadline: Instant,
+    log: &Logger,
+) -> Option<String> {
+    let script = directory.join(name);
+    if !script.exists() {
+        return None;
+    }
+    let script = match scripts::trusted(directory, name) {
+        Ok(script) => script,
+        Err(refusal) => {
+            warn!(
+                log,
+                "{} will not be run: {}",
+                script.display(),
+                in_words(&refusal)
+            );
+            return None;
+        }
+    };
+    let output = run(&script, &[OsStr::new(interface)], &[], deadline, None).ok()?;
+    let output = output.success(&script).ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -42,6 +78,10 @@ mod tests {
         let path = directory.join(name);
         fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn log() -> Logger {
+        Logger::root(slog::Discard, slog::o!())
     }
 
     fn soon() -> Instant {
@@ -63,19 +103,35 @@ mod tests {
             "[ \"$1\" = eth0 ] && echo Enabled || echo Disabled",
         );
         let servers: Vec<IpAddr> = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into();
-        assert_eq!(dns(here, "eth0", soon()), Some(servers));
-        assert_eq!(dhcp(here, "eth0", soon()), Some(true));
-        assert_eq!(dhcp(here, "eth1", soon()), Some(false));
+        assert_eq!(dns(here, "eth0", soon(), &log()), Some(servers));
+        assert_eq!(dhcp(here, "eth0", soon(), &log()), Some(true));
+        assert_eq!(dhcp(here, "eth1", soon(), &log()), Some(false));
     }
 
     #[test]
     fn a_script_that_is_no_help_says_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path();
-        assert_eq!(dns(here, "eth0", soon()), None);
+        assert_eq!(dns(here, "eth0", soon(), &log()), None);
         script(here, "hv_get_dns_info", "echo 10.0.0.1; exit 1");
-        assert_eq!(dns(here, "eth0", soon()), None);
+        assert_eq!(dns(here, "eth0", soon(), &log()), None);
         script(here, "hv_get_dhcp_info", "exec sleep 1000");
-        assert_eq!(dhcp(here, "eth0", Instant::now()), None);
+        assert_eq!(dhcp(here, "eth0", Instant::now(), &log()), None);
+    }
+    #[test]
+    fn a_script_that_others_could_have_written_is_not_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let here = directory.path();
+        let ran = here.join("ran");
+        let body = format!("touch {}; echo 10.0.0.1", ran.display());
+        script(here, "hv_get_dns_info", &body);
+        let path = here.join("hv_get_dns_info");
+        for (place, mode) in [(path.as_path(), 0o777), (here, 0o1777)] {
+            fs::set_permissions(place, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(dns(here, "eth0", soon(), &log()), None);
+            assert!(!ran.exists());
+            fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        assert!(dns(here, "eth0", soon(), &log()).is_some());
     }
 }

@@ -22,6 +22,15 @@ pub(super) struct Indexed {
     index: Index,
 }
 
+/// What a change did: enough to undo it.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The record that is there now; `None` where records were deleted.
+    written: Option<Box<Raw>>,
+    /// The record whose value it took, or those that were deleted.
+    before: Vec<Raw>,
+}
+
 /// A pool file that is locked. A torn record at its end counts as one, as if
 /// NULs followed.
 #[derive(Debug)]
@@ -29,6 +38,7 @@ pub(super) struct Contents<'a> {
     pub(super) file: &'a File,
     pub(super) path: &'a Path,
     pub(super) journal: &'a Path,
+    /// Bytes that count: what stands behind them is not looked at.
     pub(super) size: u64,
     pub(super) seen: Seen,
     /// What is left of operations before.
@@ -38,13 +48,13 @@ pub(super) struct Contents<'a> {
 impl Contents<'_> {
     /// The record at this position; `None` past the end.
     pub(super) fn at(&self, number: u32) -> Result<Option<Raw>, PoolError> {
+        let offset = u64::from(number) * RECORD_LEN;
+        if offset >= self.size {
+            return Ok(None);
+        }
         let mut raw = Raw::BLANK;
-        let len = read(
-            self.file,
-            raw.as_mut_bytes(),
-            u64::from(number) * RECORD_LEN,
-        )
-        .map_err(PoolError::file("read", self.path))?;
+        let len = read(self.file, raw.as_mut_bytes(), offset)
+            .map_err(PoolError::file("read", self.path))?;
         Ok((len > 0).then_some(raw))
     }
 
@@ -88,15 +98,17 @@ impl Contents<'_> {
     }
 
     /// Gives the first record with the key of `new` its value, or appends `new`.
-    pub(super) fn set(&mut self, new: &Raw) -> Result<(), PoolError> {
+    pub(super) fn set(&mut self, new: &Raw) -> Result<Change, PoolError> {
         let found = self.find(new.key())?;
+        let change = Change {
+            written: Some(Box::new(*new)),
+            before: found.iter().map(|(_, raw)| *raw).collect(),
+        };
         // What is written is not in the index until all went well.
         let indexed = self.index.take();
         let number = match found {
             Some((number, _)) => {
-                let offset = u64::from(number) * RECORD_LEN + KEY_LEN as u64;
-                disk::write(self.file, new.value_field(), offset)
-                    .map_err(PoolError::file("write to", self.path))?;
+                self.write_value(number, new)?;
                 number
             }
             None => self.append(new)?,
@@ -109,10 +121,43 @@ impl Contents<'_> {
                 .map_err(PoolError::file("look at", self.path))?;
             *self.index = Some(Indexed { seen, index });
         }
-        Ok(())
+        Ok(change)
     }
 
-    fn append(&self, new: &Raw) -> Result<u32, PoolError> {
+    /// Makes a change as if it had never been, where nobody has changed the same record
+    /// since. What was deleted comes back at the end.
+    pub(super) fn undo(&mut self, change: &Change) -> Result<(), PoolError> {
+        let Some(written) = &change.written else {
+            let gone = change.before.first();
+            if let Some(raw) = gone
+                && self.find(raw.key())?.is_none()
+            {
+                *self.index = None;
+                for raw in &change.before {
+                    self.append(raw)?;
+                }
+            }
+            return Ok(());
+        };
+        let Some((number, now)) = self.find(written.key())? else {
+            return Ok(());
+        };
+        if now.value_field() != written.value_field() {
+            return Ok(());
+        }
+        match change.before.first() {
+            Some(before) => self.write_value(number, before),
+            None => self.delete(written.key()).map(drop),
+        }
+    }
+
+    fn write_value(&self, number: u32, raw: &Raw) -> Result<(), PoolError> {
+        let offset = u64::from(number) * RECORD_LEN + KEY_LEN as u64;
+        disk::write(self.file, raw.value_field(), offset)
+            .map_err(PoolError::file("write to", self.path))
+    }
+
+    fn append(&mut self, new: &Raw) -> Result<u32, PoolError> {
         let end = self.size.next_multiple_of(RECORD_LEN);
         let number = u32::try_from(end / RECORD_LEN).ok();
         let Some(number) = number.filter(|_| end + RECORD_LEN <= MAX_SIZE) else {
@@ -128,23 +173,26 @@ impl Contents<'_> {
             let _ = disk::resize(self.file, self.size);
             PoolError::file("write to", self.path)(error)
         })?;
+        self.size = end + RECORD_LEN;
         Ok(number)
     }
 
-    /// Removes every record with this key, and says whether there was one.
-    pub(super) fn delete(&mut self, key: &[u8]) -> Result<bool, PoolError> {
+    /// Removes every record with this key; `None` where there was none.
+    pub(super) fn delete(&mut self, key: &[u8]) -> Result<Option<Change>, PoolError> {
         if self.find(key)?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         *self.index = None;
         let mut gaps = Vec::new();
+        let mut before = Vec::new();
         self.each(|number, raw| {
             if raw.key() == key {
                 gaps.push(u64::from(number) * RECORD_LEN);
+                before.push(*raw);
             }
         })?;
         let Some(&offset) = gaps.first() else {
-            return Ok(false);
+            return Ok(None);
         };
         let ends = gaps.iter().skip(1).copied().chain([self.size]);
         let kept: Vec<_> = gaps
@@ -158,7 +206,12 @@ impl Contents<'_> {
         } else {
             journal::rewrite(self.file, self.path, self.journal, offset, self.size, &kept)?;
         }
-        Ok(true)
+        let removed = before.len() as u64 * RECORD_LEN;
+        self.size = self.size.saturating_sub(removed).max(offset);
+        Ok(Some(Change {
+            written: None,
+            before,
+        }))
     }
 
     fn each(&self, mut take: impl FnMut(u32, &Raw)) -> Result<(), PoolError> {
@@ -167,7 +220,10 @@ impl Contents<'_> {
         let mut offset = 0;
         while offset < self.size {
             let bytes = chunk.as_mut_bytes();
-            let len = read(self.file, bytes, offset).map_err(PoolError::file("read", self.path))?;
+            let left = usize::try_from(self.size - offset).unwrap_or(bytes.len());
+            let (wanted, _) = bytes.split_at_mut(left.min(bytes.len()));
+            let len =
+                read(self.file, wanted, offset).map_err(PoolError::file("read", self.path))?;
             let (_, rest) = bytes.split_at_mut(len);
             let last = !rest.is_empty();
             rest.fill(0);

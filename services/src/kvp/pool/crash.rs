@@ -11,6 +11,8 @@ struct Plan {
     taken: Vec<Step>,
     /// Steps that are still taken, and bytes of the one after them.
     stop: Option<(usize, usize)>,
+    /// What is called when so many steps were taken.
+    call: Option<(usize, Box<dyn FnOnce()>)>,
 }
 
 thread_local! {
@@ -23,6 +25,17 @@ pub(super) fn stop_after(steps: usize, cut: usize) {
         *plan = Plan {
             taken: Vec::new(),
             stop: Some((steps, cut)),
+            call: None,
+        };
+    });
+}
+
+/// From now on takes every step, and calls this before one of them.
+pub(super) fn call_at(step: usize, call: impl FnOnce() + 'static) {
+    PLAN.with_borrow_mut(|plan| {
+        *plan = Plan {
+            call: Some((step, Box::new(call))),
+            ..Plan::default()
         };
     });
 }
@@ -40,6 +53,9 @@ pub(super) fn step(
     PLAN.with_borrow_mut(|plan| {
         let before = plan.taken.len();
         plan.taken.push((offset, len));
+        if let Some((_, call)) = plan.call.take_if(|(step, _)| *step == before) {
+            call();
+        }
         match plan.stop {
             Some((steps, cut)) if before >= steps => {
                 if before == steps && cut > 0 {

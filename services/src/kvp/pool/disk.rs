@@ -22,15 +22,15 @@ pub(super) fn resize(file: &File, size: u64) -> io::Result<()> {
     file.set_len(size)
 }
 
-/// Makes an empty file, or empties one.
+/// Makes an empty file in place of what may be there.
 pub(super) fn create(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(test)]
     crash::step(0, 0, |_| Ok(()))?;
+    let _ = fs::remove_file(path);
     File::options()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(mode)
         .open(path)
 }

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::trusted::Refusal;
 
 /// Why a pool cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -16,16 +19,30 @@ pub enum PoolError {
         /// Why not.
         source: io::Error,
     },
-    /// Another program did not give the file back in time.
-    #[error(
-        "{} has been locked by another program for {seconds} s; `lslocks` tells by which",
-        path.display()
-    )]
+    /// Another program did not give the file back in time. Nothing was changed.
+    #[error("{} has been locked for {:.0} s by {holder}", path.display(), waited.as_secs_f64())]
     Locked {
         /// Which file.
         path: PathBuf,
-        /// How long it was waited for, in seconds.
-        seconds: u64,
+        /// How long it was waited for.
+        waited: Duration,
+        /// By whom, as far as that can be told.
+        holder: String,
+    },
+    /// Others put one file after another in its place.
+    #[error("{} is replaced again and again, and was not read", .0.display())]
+    Changing(PathBuf),
+    /// The request's time was over before this was done. Nothing was changed, or it was
+    /// changed back.
+    #[error("the time for changing {} was over; it is as before", .0.display())]
+    Late(PathBuf),
+    /// Others could have put there what stands in the pool's place.
+    #[error("{} is not used as a pool", path.display())]
+    Untrusted {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: Refusal,
     },
     /// What stands in the pool's place is no file of records.
     #[error("{} is no regular file; move it away", .0.display())]

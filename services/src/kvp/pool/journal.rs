@@ -20,11 +20,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use crc32fast::Hasher;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -173,10 +175,22 @@ fn write_whole(
 
 /// The journal, if it belongs to this pool and is what was written.
 fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let len = file.metadata()?.len();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        // A link is none of ours.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    let len = metadata.len();
     let mut header = Header::new_zeroed();
-    if len < HEADER_LEN {
+    if !metadata.is_file() || len < HEADER_LEN {
         return Ok(None);
     }
     file.read_exact_at(header.as_mut_bytes(), 0)?;

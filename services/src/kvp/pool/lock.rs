@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::error::PoolError;
 
 /// How long a lock is waited for. The host waits longer for its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
@@ -44,43 +44,45 @@ pub(super) struct Lock<'a> {
 pub(super) struct Deadline(Instant);
 
 impl Deadline {
-    pub(super) fn start() -> Self {
-        Self(Instant::now() + PATIENCE)
+    /// That of an operation that begins now, which has to be done by `end`.
+    pub(super) fn start(end: Option<Instant>) -> Self {
+        let own = Instant::now() + PATIENCE;
+        Self(end.map_or(own, |end| end.min(own)))
     }
 
-    /// The error once it is over.
-    pub(super) fn check(self, path: &Path) -> Result<(), PoolError> {
-        if Instant::now() < self.0 {
-            return Ok(());
-        }
-        Err(PoolError::Locked {
-            path: path.to_owned(),
-            seconds: PATIENCE.as_secs(),
-        })
+    /// No patience.
+    pub(super) fn now() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn is_over(self) -> bool {
+        Instant::now() >= self.0
     }
 }
 
 impl<'a> Lock<'a> {
-    /// Takes both locks, trying again until the deadline.
+    /// Takes both locks, trying again until the deadline; `None` where others keep the
+    /// file.
     ///
     /// # Errors
     ///
-    /// [`PoolError::Locked`] where others keep the file, [`PoolError::File`]
-    /// where it cannot be locked at all.
+    /// [`PoolError::File`] where it cannot be locked at all.
     pub(super) fn take(
         file: &'a File,
         path: &Path,
         access: Access,
         deadline: Deadline,
-    ) -> Result<Self, PoolError> {
+    ) -> Result<Option<Self>, PoolError> {
         let mut pause = SHORTEST_PAUSE;
         loop {
             match attempt(file, access) {
-                Ok(()) => return Ok(Self { file }),
+                Ok(()) => return Ok(Some(Self { file })),
                 Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => {}
                 Err(error) => return Err(PoolError::file("lock", path)(error.into())),
             }
-            deadline.check(path)?;
+            if deadline.is_over() {
+                return Ok(None);
+            }
             // Others wait inside the kernel and are woken there: a pause loses
             // the race against them, but never holds one lock while it waits
             // for the other.

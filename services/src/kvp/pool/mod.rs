@@ -12,9 +12,11 @@
 
 use std::path::Path;
 
+use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
 use self::record::Raw;
+use super::limit::Limit;
 use super::request::PoolId;
 
 mod contents;
@@ -23,6 +25,7 @@ mod crash;
 mod disk;
 mod error;
 mod file;
+mod holder;
 mod index;
 mod journal;
 mod lock;
@@ -47,10 +50,15 @@ pub struct Record {
 /// and is made when something is written to it.
 ///
 /// Each operation locks its file, for reading or for writing, and waits at most
-/// 5 s for others that have it locked.
+/// 5 s for others that have it locked. Then nothing is written; but what is in the
+/// file is read without a lock, as anybody who may read the file may lock it.
 #[derive(Debug)]
 pub struct Pools {
     files: [PoolFile; PoolId::ALL.len()],
+    /// The time of the request that operations are for.
+    limit: Option<Limit>,
+    /// What the last of them changed.
+    last: Option<(PoolId, Change)>,
 }
 
 impl Pools {
@@ -58,19 +66,79 @@ impl Pools {
     pub fn new(directory: &Path) -> Self {
         Self {
             files: PoolId::ALL.map(|pool| PoolFile::new(directory, &format!(".kvp_pool_{pool}"))),
+            limit: None,
+            last: None,
         }
+    }
+
+    /// The same, whose files are to have these permission bits: those that are made,
+    /// and those that are there when they are opened. `None` makes files with 0644
+    /// and leaves the others as they are.
+    #[must_use]
+    pub fn with_mode(mut self, mode: Option<u32>) -> Self {
+        if let Some(mode) = mode {
+            self.files.iter_mut().for_each(|file| file.set_mode(mode));
+        }
+        self
+    }
+
+    /// Gives the files that are there the permission bits that they are to have. All
+    /// are tried.
+    ///
+    /// # Errors
+    ///
+    /// Any [`PoolError`] of a file that is not used or cannot be changed.
+    pub fn restrict(&self) -> Result<(), PoolError> {
+        let mut result = Ok(());
+        for file in &self.files {
+            result = result.and(file.restrict());
+        }
+        result
+    }
+
+    /// What the administrator should know of the operations since it was last asked for:
+    /// which file others keep locked, and who.
+    pub fn notices(&mut self) -> Vec<String> {
+        self.files.iter_mut().filter_map(PoolFile::notice).collect()
+    }
+
+    /// For operations of a request: what is changed after its end is changed back.
+    pub(super) fn within(&mut self, limit: &Limit) -> &mut Self {
+        self.limit = Some(limit.clone());
+        self.last = None;
+        self
+    }
+
+    /// For operations that are of no request.
+    pub(super) fn without_limit(&mut self) -> &mut Self {
+        self.limit = None;
+        self.last = None;
+        self
+    }
+
+    /// Takes back what the last operation changed, where nobody has changed it since;
+    /// says whether there was anything.
+    pub(super) fn take_back(&mut self) -> Result<bool, PoolError> {
+        self.limit = None;
+        let Some((pool, change)) = self.last.take() else {
+            return Ok(false);
+        };
+        self.file(pool)
+            .change(None, |contents| contents.undo(&change))?;
+        Ok(true)
     }
 
     /// The value of the first record with this key.
     ///
     /// # Errors
     ///
-    /// [`PoolError::File`], [`PoolError::Locked`], [`PoolError::NotAFile`] or
-    /// [`PoolError::TooLarge`].
+    /// [`PoolError::File`], [`PoolError::Locked`], [`PoolError::Changing`],
+    /// [`PoolError::Untrusted`], [`PoolError::NotAFile`] or [`PoolError::TooLarge`].
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
+        let limit = self.limit.clone();
         let found = self
             .file(pool)
-            .read(|contents| contents.find(key.as_bytes()))?;
+            .read(limit.as_ref(), |contents| contents.find(key.as_bytes()))?;
         Ok(found.flatten().map(|(_, raw)| raw.decode().value))
     }
 
@@ -82,8 +150,14 @@ impl Pools {
     /// written.
     pub fn set(&mut self, pool: PoolId, key: &str, value: &str) -> Result<(), PoolError> {
         let new = Raw::new(key, value)?;
-        self.file(pool)
-            .change_or_make(|contents| contents.set(&new))
+        let limit = self.limit.clone();
+        let change = self.file(pool).change_or_make(limit.as_ref(), |contents| {
+            let change = contents.set(&new)?;
+            stays(contents, &change, limit.as_ref())?;
+            Ok(change)
+        })?;
+        self.last = Some((pool, change));
+        Ok(())
     }
 
     /// Removes every record with this key, and says whether there was one. The
@@ -97,10 +171,16 @@ impl Pools {
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
         }
-        let deleted = self
-            .file(pool)
-            .change(|contents| contents.delete(key.as_bytes()))?;
-        Ok(deleted.unwrap_or(false))
+        let limit = self.limit.clone();
+        let deleted = self.file(pool).change(limit.as_ref(), |contents| {
+            let change = contents.delete(key.as_bytes())?;
+            if let Some(change) = &change {
+                stays(contents, change, limit.as_ref())?;
+            }
+            Ok(change)
+        })?;
+        self.last = deleted.flatten().map(|change| (pool, change));
+        Ok(self.last.is_some())
     }
 
     /// The record at this position; `None` past the end.
@@ -109,7 +189,10 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn at(&mut self, pool: PoolId, index: u32) -> Result<Option<Record>, PoolError> {
-        let found = self.file(pool).read(|contents| contents.at(index))?;
+        let limit = self.limit.clone();
+        let found = self
+            .file(pool)
+            .read(limit.as_ref(), |contents| contents.at(index))?;
         Ok(found.flatten().map(|raw| raw.decode()))
     }
 
@@ -119,7 +202,10 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn list(&mut self, pool: PoolId) -> Result<Vec<Record>, PoolError> {
-        let records = self.file(pool).read(|contents| contents.list())?;
+        let limit = self.limit.clone();
+        let records = self
+            .file(pool)
+            .read(limit.as_ref(), |contents| contents.list())?;
         Ok(records.unwrap_or_default())
     }
 
@@ -133,4 +219,18 @@ impl Pools {
             PoolId::AutoInternal => auto_internal,
         }
     }
+}
+
+/// Settles that a change stays, or undoes it where nobody waits for it any more. The
+/// file is still locked.
+fn stays(
+    contents: &mut Contents<'_>,
+    change: &Change,
+    limit: Option<&Limit>,
+) -> Result<(), PoolError> {
+    if limit.is_none_or(Limit::done) {
+        return Ok(());
+    }
+    contents.undo(change)?;
+    Err(PoolError::Late(contents.path.to_owned()))
 }

@@ -2,7 +2,9 @@
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -187,29 +189,125 @@ fn the_other_process_holds_the_lock() {
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
-fn is_kept_out_by(family: &str) {
-    let place = Place::new(&file(&[("a", "1")]));
+/// Another process that has the pool locked until its standard input is closed.
+struct Holder {
+    process: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    fn new(family: &str, place: &Place) -> Self {
+        let mut process = other("the_other_process_holds_the_lock", family, place);
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        assert!(said.by_ref().lines().any(|line| line.unwrap() == "locked"));
+        Self { process, said }
+    }
+
+    fn end(mut self) {
+        drop(self.process.stdin.take());
+        self.said.read_to_end(&mut Vec::new()).unwrap();
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+/// Nothing is written while others keep the file locked, and what is in it is read all
+/// the same. Both name the other process.
+fn writes_wait_and_reads_do_not(family: &str) {
+    let place = Place::new(&file(&[("a", "1"), ("b", "2")]));
     let mut pools = place.pools();
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
-    let mut other = other("the_other_process_holds_the_lock", family, &place);
-    let mut said = BufReader::new(other.stdout.take().unwrap());
-    assert!(said.by_ref().lines().any(|line| line.unwrap() == "locked"));
-    let error = pools.get(PoolId::Guest, "a").unwrap_err();
-    assert!(matches!(error, PoolError::Locked { .. }), "{error}");
-    assert!(error.to_string().contains(".kvp_pool_1"), "{error}");
-    drop(other.stdin.take());
-    assert!(other.wait().unwrap().success());
+    let other = Holder::new(family, &place);
+    let named = format!("process {} (", other.process.id());
+
+    let before = place.bytes();
+    let refused = pools.set(PoolId::Guest, "a", "new").unwrap_err();
+    assert!(matches!(refused, PoolError::Locked { .. }), "{refused}");
+    let words = refused.to_string();
+    assert!(
+        words.contains(".kvp_pool_1") && words.contains(&named),
+        "{words}"
+    );
+    assert_eq!(place.bytes(), before);
+
+    assert_eq!(pools.notices(), [""; 0]);
+    for _ in 0..3 {
+        assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "2");
+        assert_eq!(list(&mut pools), pairs(&[("a", "1"), ("b", "2")]));
+        assert_eq!(pools.at(PoolId::Guest, 1).unwrap().unwrap().key, "b");
+    }
+    // Once is enough.
+    let notices = pools.notices();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains(&named), "{notices:?}");
+
+    other.end();
+    pools.set(PoolId::Guest, "a", "new").unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "new");
+    assert_eq!(pools.notices(), [""; 0]);
+}
+
+#[test]
+fn a_flock_of_others_stops_writing_and_not_reading() {
+    writes_wait_and_reads_do_not("flock");
+}
+
+#[test]
+fn a_record_lock_of_others_stops_writing_and_not_reading() {
+    writes_wait_and_reads_do_not("fcntl");
+}
+
+/// The other has the file locked, and is in the middle of writing.
+#[test]
+fn what_is_read_without_a_lock_is_whole() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let mut pools = place.pools();
+    let other = Holder::new("flock", &place);
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
-}
 
-#[test]
-fn a_flock_of_others_is_respected() {
-    is_kept_out_by("flock");
-}
+    // A record of which the end is still to come does not count.
+    let whole = file(&[("a", "1"), ("b", "2")]);
+    fs::write(place.path(), &whole[..LEN + KEY_LEN + 1]).unwrap();
+    assert_eq!(list(&mut pools), pairs(&[("a", "1")]));
+    assert_eq!(pools.get(PoolId::Guest, "b").unwrap(), None);
+    assert_eq!(pools.at(PoolId::Guest, 1).unwrap(), None);
+    fs::write(place.path(), &whole).unwrap();
+    assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "2");
 
-#[test]
-fn a_record_lock_of_others_is_respected() {
-    is_kept_out_by("fcntl");
+    // Records that are being moved do not count, and none is made up of two halves.
+    fs::write(place.journal(), "").unwrap();
+    let error = pools.get(PoolId::Guest, "b").unwrap_err();
+    assert!(matches!(error, PoolError::Locked { .. }), "{error}");
+    fs::remove_file(place.journal()).unwrap();
+
+    // The value is written in two halves, over and over.
+    let stop = AtomicBool::new(false);
+    let begun = Barrier::new(2);
+    let writer = File::options().write(true).open(place.path()).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                let record = file_record("b", round);
+                let (first, second) = record.split_at(LEN / 3);
+                writer.write_all_at(first, LEN as u64).unwrap();
+                thread::yield_now();
+                let at = (LEN + first.len()) as u64;
+                writer.write_all_at(second, at).unwrap();
+                if round == 0 {
+                    begun.wait();
+                }
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        begun.wait();
+        let read = pools.get(PoolId::Guest, "b");
+        stop.store(true, Ordering::Relaxed);
+        assert!(matches!(read, Err(PoolError::Locked { .. })), "{read:?}");
+    });
+    let value = pools.get(PoolId::Guest, "b").unwrap().unwrap();
+    assert!(is_whole(&value), "{value}");
+    other.end();
 }
 
 #[test]

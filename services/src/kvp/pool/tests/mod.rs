@@ -10,6 +10,15 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::record::KEY_LEN;
 use super::*;
 
+fn raws(bytes: &[u8]) -> Vec<Raw> {
+    let pad = |record: &[u8]| {
+        let mut raw = Raw::BLANK;
+        raw.as_mut_bytes()[..record.len()].copy_from_slice(record);
+        raw
+    };
+    bytes.chunks(LEN).map(pad).collect()
+}
+
 mod concurrency;
 mod crashes;
 mod properties;
@@ -286,4 +295,160 @@ fn a_file_that_others_replaced_or_removed_is_left() {
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap(), None);
     pools.set(PoolId::Guest, "a", "3").unwrap();
     assert_eq!(place.list(), pairs(&[("a", "3")]));
+}
+
+#[test]
+fn a_file_has_the_mode_that_is_configured() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
+    let private = || place.pools().with_mode(Some(0o600));
+    private().restrict().unwrap();
+    assert_eq!(mode(place.path()), 0o600);
+    private().set(PoolId::External, "b", "2").unwrap();
+    assert_eq!(mode(place.directory.path().join(".kvp_pool_0")), 0o600);
+    // Others may put another file there.
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(private().get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+    assert_eq!(mode(place.path()), 0o600);
+    // Unless it is configured, it stays as it is.
+    place.pools().restrict().unwrap();
+    assert_eq!(mode(place.path()), 0o600);
+}
+
+#[test]
+fn what_others_can_have_planted_is_not_used() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let directory = place.directory.path().to_owned();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let victim = elsewhere.path().join("victim");
+    let secret = file(&[("secret", "value"), ("k", "v"), ("x", "y")]);
+    fs::write(&victim, &secret).unwrap();
+    fs::remove_file(place.path()).unwrap();
+    symlink(&victim, place.path()).unwrap();
+    let set_mode = |mode| {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let mut open_before = place.pools();
+    assert_eq!(open_before.get(PoolId::Guest, "k").unwrap().unwrap(), "v");
+    for mode in [0o777, 0o1777, 0o775] {
+        set_mode(mode);
+        let refused = [
+            place.pools().get(PoolId::Guest, "secret").map(drop),
+            place.pools().set(PoolId::Guest, "secret", "changed"),
+            place.pools().set(PoolId::Auto, "k", "v"),
+            place.pools().delete(PoolId::Guest, "secret").map(drop),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, PoolError::Untrusted { .. }), "{error}");
+            let words = crate::in_words(&error);
+            assert!(words.contains("chmod go-w"), "{words}");
+        }
+    }
+    assert_eq!(fs::read(&victim).unwrap(), secret);
+    assert!(!directory.join(".kvp_pool_2").exists());
+
+    // One that was open before follows no link for its journal either.
+    let mut open_before = Pools::new(&directory);
+    set_mode(0o755);
+    fs::remove_file(place.path()).unwrap();
+    fs::write(place.path(), &secret).unwrap();
+    open_before.set(PoolId::Guest, "k", "w").unwrap();
+    set_mode(0o777);
+    let new = directory.join(".kvp_pool_1.journal.new");
+    symlink(&victim, &new).unwrap();
+    assert!(open_before.delete(PoolId::Guest, "k").unwrap());
+    assert_eq!(fs::read(&victim).unwrap(), secret);
+    // Nor does it take a planted one for its own.
+    symlink(&victim, place.journal()).unwrap();
+    let error = open_before.get(PoolId::Guest, "x").unwrap_err();
+    assert!(matches!(error, PoolError::Untrusted { .. }), "{error}");
+    set_mode(0o755);
+    assert_eq!(open_before.get(PoolId::Guest, "x").unwrap().unwrap(), "y");
+    assert!(!place.journal().exists());
+    assert_eq!(fs::read(&victim).unwrap(), secret);
+}
+
+/// What a request changed that had failed for the host by then.
+#[test]
+fn what_is_changed_too_late_is_changed_back() {
+    let time = std::time::Duration::from_secs(60);
+    let before = [dirty("k", "old"), dirty("a", "1"), dirty("k", "second")].concat();
+    let late = |change: &dyn Fn(&mut Pools) -> Result<(), PoolError>| {
+        // The host is told of the failure in the middle of each step.
+        for step in 0.. {
+            let place = Place::new(&before);
+            let limit = Limit::new(time);
+            let mut pools = place.pools();
+            let given_up = limit.clone();
+            crash::call_at(step, move || assert!(given_up.give_up()));
+            let done = change(pools.within(&limit));
+            let called = crash::run().len() > step;
+            if !called {
+                done.unwrap();
+                break;
+            }
+            let error = done.unwrap_err();
+            assert!(matches!(error, PoolError::Late(_)), "{error}");
+            // A record that was deleted is back at the end.
+            let sorted = |bytes: &[u8]| {
+                let mut records: Vec<_> = bytes.chunks(LEN).map(<[u8]>::to_vec).collect();
+                records.sort();
+                records
+            };
+            let left = place.bytes();
+            assert!(
+                sorted(&left) == sorted(&before),
+                "step {step}: {:?}",
+                place.list()
+            );
+            assert_eq!(
+                pools.get(PoolId::Guest, "k").unwrap_err().to_string(),
+                error.to_string()
+            );
+            assert_eq!(
+                place.pools().get(PoolId::Guest, "k").unwrap().unwrap(),
+                "old"
+            );
+        }
+    };
+    late(&|pools| pools.set(PoolId::Guest, "k", "new"));
+    late(&|pools| pools.set(PoolId::Guest, "new", "value"));
+    late(&|pools| pools.delete(PoolId::Guest, "k").map(drop));
+    late(&|pools| pools.delete(PoolId::Guest, "a").map(drop));
+
+    // What is over before it begins is not begun.
+    let place = Place::new(&before);
+    let mut pools = place.pools();
+    pools
+        .within(&Limit::new(std::time::Duration::ZERO))
+        .set(PoolId::Guest, "k", "new")
+        .unwrap_err();
+    assert_eq!(place.bytes(), before);
+}
+
+#[test]
+fn a_change_is_taken_back_unless_others_changed_the_same_since() {
+    let before = [dirty("k", "old"), dirty("a", "1")].concat();
+    let limit = Limit::new(std::time::Duration::from_secs(60));
+    let changes: [fn(&mut Pools); 3] = [
+        |pools| pools.set(PoolId::Guest, "k", "new").unwrap(),
+        |pools| pools.set(PoolId::Guest, "new", "value").unwrap(),
+        |pools| assert!(pools.delete(PoolId::Guest, "a").unwrap()),
+    ];
+    for change in changes {
+        let place = Place::new(&before);
+        let mut pools = place.pools();
+        change(pools.within(&limit));
+        assert_ne!(place.bytes(), before);
+        assert!(pools.take_back().unwrap());
+        assert_eq!(place.bytes(), before);
+        assert!(!pools.take_back().unwrap());
+    }
+    let place = Place::new(&before);
+    let mut pools = place.pools();
+    pools.within(&limit).set(PoolId::Guest, "k", "new").unwrap();
+    place.pools().set(PoolId::Guest, "k", "of another").unwrap();
+    pools.take_back().unwrap();
+    assert_eq!(place.list(), pairs(&[("k", "of another"), ("a", "1")]));
 }

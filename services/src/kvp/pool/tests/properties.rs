@@ -71,15 +71,6 @@ fn any_file() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn raws(bytes: &[u8]) -> Vec<Raw> {
-    let pad = |record: &[u8]| {
-        let mut raw = Raw::BLANK;
-        raw.as_mut_bytes()[..record.len()].copy_from_slice(record);
-        raw
-    };
-    bytes.chunks(LEN).map(pad).collect()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

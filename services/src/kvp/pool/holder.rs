@@ -1,0 +1,194 @@
+//! Who has a pool locked, as far as `/proc` tells: a warning that names the process
+//! can be acted on.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{major, minor};
+
+use super::lock::Access;
+use crate::kvp::files;
+
+/// Bytes of `/proc/locks` that are read: anybody can make it long.
+const MAX_LOCKS: u64 = 1 << 20;
+
+/// How long is looked for the processes that have the file open, where the kernel does
+/// not say which of them has it locked.
+const SEARCH: Duration = Duration::from_millis(200);
+
+/// Processes that are named.
+const MAX_NAMED: usize = 3;
+
+/// What is said where nobody was found.
+const UNKNOWN: &str = "another program (`lslocks` may tell which)";
+
+/// Whoever keeps `file` from being locked for `access`, in words.
+pub(super) fn in_words(file: &File, access: Access) -> String {
+    let Ok(metadata) = file.metadata() else {
+        return UNKNOWN.to_owned();
+    };
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let mut pids = lockers(&text(Path::new("/proc/locks")), &place, access);
+    let named = match pids.is_empty() {
+        true => "",
+        // A lock of an open file description is nobody's in particular.
+        false if pids.contains(&None) => "one of those that have it open: ",
+        false => "",
+    };
+    if pids.contains(&None) {
+        pids = openers(file).into_iter().map(Some).collect();
+    }
+    let names: Vec<_> = pids
+        .iter()
+        .flatten()
+        .take(MAX_NAMED)
+        .map(|pid| name(*pid))
+        .collect();
+    match (names.as_slice(), pids.len().saturating_sub(MAX_NAMED)) {
+        ([], _) => UNKNOWN.to_owned(),
+        (names, 0) => format!("{named}{}", names.join(", ")),
+        (names, more) => format!("{named}{} and {more} more", names.join(", ")),
+    }
+}
+
+/// The processes with a lock on the file at `place` that is in the way; `None` for one
+/// whose process the kernel does not tell.
+fn lockers(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
+    let held = |exactly: bool| {
+        let inode = place.rsplit(':').next().unwrap_or_default();
+        let mut pids: Vec<Option<u32>> = Vec::new();
+        for line in locks.lines() {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [_, family, _, kind, pid, at, ..] = fields[..] else {
+                continue;
+            };
+            let here = match exactly {
+                true => at == place,
+                false => at.rsplit(':').next() == Some(inode),
+            };
+            // Those with an arrow wait for a lock, too.
+            if here && family != "->" && (access == Access::Exclusive || kind == "WRITE") {
+                let pid = pid.parse().ok();
+                if !pids.contains(&pid) {
+                    pids.push(pid);
+                }
+            }
+        }
+        pids
+    };
+    // The device is that of the file system, which on btrfs is not the file's.
+    match held(true) {
+        pids if pids.is_empty() => held(false),
+        pids => pids,
+    }
+}
+
+/// Other processes that have the file open. Nothing of theirs is opened or looked up:
+/// one of their files may be on a file system that does not answer.
+fn openers(file: &File) -> Vec<u32> {
+    let end = Instant::now() + SEARCH;
+    let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else {
+        return Vec::new();
+    };
+    let mut pids = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| *pid != std::process::id()) else {
+            continue;
+        };
+        let fds = fs::read_dir(process.path().join("fd"));
+        let has_it = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|link| link == path);
+        let mut fds = fds
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take_while(|_| Instant::now() < end);
+        if fds.any(has_it) {
+            pids.push(pid);
+        }
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    pids
+}
+
+/// Number, program and user of a process.
+fn name(pid: u32) -> String {
+    let status = text(Path::new(&format!("/proc/{pid}/status")));
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    let program = field("Name").unwrap_or_default().trim();
+    let user = field("Uid").and_then(|ids| ids.split_whitespace().next());
+    let Some(user) = user else {
+        return format!("process {pid}, which has ended");
+    };
+    let passwd = files::text(Path::new("/etc/passwd")).unwrap_or_default();
+    let mut entries = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = entries.find(|entry| entry.get(2) == Some(&user));
+    let user = entry
+        .and_then(|entry| entry.first().copied())
+        .unwrap_or(user);
+    format!(
+        "process {pid} ({}, user {})",
+        program.escape_debug(),
+        user.escape_debug()
+    )
+}
+
+/// A file of `/proc`, which has no size.
+fn text(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_LOCKS).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_whose_lock_is_in_the_way_are_told_from_the_others() {
+        let locks = "\
+1: FLOCK  ADVISORY  WRITE 100 08:01:42 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 101 08:01:42 0 EOF
+2: POSIX  ADVISORY  READ  102 08:01:42 0 9
+3: POSIX  ADVISORY  WRITE 103 08:02:42 0 EOF
+4: FLOCK  ADVISORY  READ  102 08:01:42 0 EOF
+5: LEASE  ACTIVE    READ  104 08:01:43 0 EOF
+6: garbage
+7: OFDLCK ADVISORY  READ  -1 08:01:43 0 EOF
+8: FLOCK  ADVISORY  WRITE 105 00:1f:44 0 EOF
+";
+        let found = |place, access| lockers(locks, place, access);
+        assert_eq!(found("08:01:42", Access::Shared), [Some(100)]);
+        assert_eq!(found("08:01:42", Access::Exclusive), [Some(100), Some(102)]);
+        assert_eq!(found("08:01:43", Access::Exclusive), [Some(104), None]);
+        // On btrfs.
+        assert_eq!(found("00:25:44", Access::Shared), [Some(105)]);
+        assert_eq!(found("00:25:45", Access::Exclusive), []);
+    }
+
+    #[test]
+    fn a_process_is_named_with_its_program_and_user() {
+        let me = std::process::id();
+        let name = name(me);
+        assert!(name.starts_with(&format!("process {me} (")), "{name}");
+        assert!(name.contains(", user "), "{name}");
+    }
+}
