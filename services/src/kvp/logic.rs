@@ -202,18 +202,15 @@ impl Logic {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
+    use super::super::executor::Executor;
     use super::*;
 
     #[test]
     fn what_was_left_half_done_is_taken_back_at_the_start() {
         let root = tempfile::tempdir().unwrap();
-        let config = Config {
-            directory: root.path().join("pools"),
-            state_directory: root.path().join("state"),
-            root: root.path().to_owned(),
-            ..Config::default()
-        };
+        let config = config(root.path());
         let new = root.path().join("new");
         fs::write(&new, "").unwrap();
         fs::create_dir(&config.state_directory).unwrap();
@@ -222,5 +219,116 @@ mod tests {
         let log = Logger::root(slog::Discard, slog::o!());
         Logic::new(config, log, Arc::default());
         assert!(!new.exists());
+    }
+    fn config(root: &Path) -> Config {
+        Config {
+            directory: root.join("pools"),
+            state_directory: root.join("state"),
+            root: root.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    fn executor(config: &Config) -> Executor {
+        let config = config.clone();
+        Executor::start(move || {
+            let log = Logger::root(slog::Discard, slog::o!());
+            let mut logic = Logic::new(config, log, Arc::default());
+            move |job| logic.carry_out(job)
+        })
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn set(key: &str, value: &str) -> Request {
+        Request::Set {
+            pool: PoolId::External,
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
+    fn get(key: &str) -> Request {
+        Request::Get {
+            pool: PoolId::External,
+            key: key.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_the_host_was_told_has_failed_is_not_done_later() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let mut executor = executor(&config);
+        executor.carry_out(set("k", "old"), LONG).unwrap();
+        let file = fs::File::open(config.directory.join(".kvp_pool_0")).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let late = executor.carry_out(set("k", "new"), Duration::from_millis(50));
+        assert!(
+            matches!(late, Err(Error::NotInTime(_) | Error::Pool(_))),
+            "{late:?}"
+        );
+        drop(file);
+        let got = executor.carry_out(get("k"), LONG).unwrap();
+        assert_eq!(got, Reply::Value("old".to_owned()));
+    }
+
+    #[test]
+    fn a_request_whose_time_is_over_has_no_effect() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let log = Logger::root(slog::Discard, slog::o!());
+        let mut logic = Logic::new(config, log, Arc::default());
+        let mut ask = |request, time| {
+            logic
+                .carry_out(Job::Request(request, Limit::new(time)))
+                .unwrap()
+        };
+        ask(set("k", "new"), Duration::ZERO).unwrap_err();
+        let info = super::super::request::IpInfo::default();
+        let refused = ask(Request::SetIpInfo(info), LEAST_INJECT_TIME / 2);
+        assert!(matches!(refused, Err(Error::TooLate)), "{refused:?}");
+        let got = ask(get("k"), LONG);
+        assert!(matches!(got, Err(Error::NoKey)), "{got:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_take_the_answer_to_is_changed_back() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let mut executor = executor(&config);
+        executor.carry_out(set("k", "old"), LONG).unwrap();
+        executor.carry_out(set("k", "new"), LONG).unwrap();
+        executor.submit(Job::TakeBack);
+        let got = executor.carry_out(get("k"), LONG).unwrap();
+        assert_eq!(got, Reply::Value("old".to_owned()));
+        // Only the last request is meant.
+        executor.submit(Job::TakeBack);
+        let got = executor.carry_out(get("k"), LONG).unwrap();
+        assert_eq!(got, Reply::Value("old".to_owned()));
+    }
+
+    #[test]
+    fn what_could_not_be_published_is_published_later() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            publish: [("Role".to_owned(), "web".to_owned())].into(),
+            ..config(root.path())
+        };
+        // A directory stands in the pool's place.
+        let pool = config.directory.join(".kvp_pool_1");
+        fs::create_dir_all(&pool).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let mut logic = Logic::new(config, log, Arc::default());
+        fs::remove_dir(&pool).unwrap();
+        logic.unpublished = logic.unpublished.map(|tried| tried - PUBLISH_AGAIN);
+        let role = Request::Get {
+            pool: PoolId::Guest,
+            key: "Role".to_owned(),
+        };
+        let job = Job::Request(role, Limit::new(LONG));
+        let got = logic.carry_out(job).unwrap().unwrap();
+        assert_eq!(got, Reply::Value("web".to_owned()));
+        assert!(logic.unpublished.is_none());
     }
 }

@@ -839,3 +839,97 @@ fn managers_that_want_the_devices_own_address_are_not_given_another() {
         assert_eq!(has_mac(&guest), !by_name, "{}", case.manager);
     }
 }
+
+#[test]
+fn what_the_host_no_longer_waits_for_is_taken_back() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        let before = tree(&guest);
+        let machine = Machine {
+            by_device: &|_| Some("eth0".to_owned()),
+            interfaces: &|| Ok(guest.interfaces.clone()),
+        };
+        let log = Logger::root(guest.log.clone().ignore_res(), o!());
+        let deadline = Instant::now() + LONG;
+        let late = set_on(&machine, &guest.config, &info(), deadline, &|| false, &log);
+        assert!(late.unwrap_err().is_late(), "{}", case.manager);
+        assert_eq!(tree(&guest), before, "{}", case.manager);
+        assert_eq!(Case::calls(&guest), [case.applied, case.reverted].concat());
+    }
+}
+
+#[test]
+fn what_the_kernel_did_not_take_the_answer_to_is_taken_back() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        let before = tree(&guest);
+        guest.set(&info(), LONG).unwrap();
+        assert_ne!(tree(&guest), before);
+        let log = Logger::root(guest.log.clone().ignore_res(), o!());
+        for _ in 0..2 {
+            take_back(&guest.config, Instant::now() + LONG, &log);
+            assert_eq!(tree(&guest), before, "{}", case.manager);
+            assert_eq!(Case::calls(&guest), [case.applied, case.reverted].concat());
+        }
+    }
+}
+
+#[test]
+fn what_others_can_have_planted_is_neither_replaced_nor_run() {
+    let case = &cases()[1];
+    let open_to_all = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).unwrap();
+    };
+    let refused = |guest: &Guest| {
+        let before = tree(guest);
+        let error = guest.set(&info(), LONG).unwrap_err();
+        let words = in_words(&error);
+        assert!(words.contains("chmod go-w"), "{words}");
+        assert_eq!(error.status(), Status::FAIL);
+        assert_eq!(tree(guest), before);
+        assert_eq!(guest.calls(), [""; 0]);
+    };
+    // The manager's directory, that of the notes, and that of the pools.
+    for directory in ["etc/systemd/network", "state", "var/lib/hyperv"] {
+        let guest = case.guest(Backend::Auto);
+        fs::create_dir_all(guest.path(directory)).unwrap();
+        open_to_all(&guest.path(directory));
+        refused(&guest);
+    }
+    // A script that anybody may write to, and one in such a directory.
+    for place in ["scripts/hv_set_ifconfig", "scripts"] {
+        let mut guest = case.guest(Backend::Auto);
+        guest.write(
+            "scripts/hv_set_ifconfig",
+            "#!/bin/sh\ntouch \"${0%/*}/../log\"\n",
+        );
+        fs::set_permissions(
+            guest.path("scripts/hv_set_ifconfig"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+        open_to_all(&guest.path(place));
+        guest.config.network.scripts = Some(guest.path("scripts"));
+        refused(&guest);
+    }
+}
+
+#[test]
+fn a_note_in_a_directory_of_others_is_not_followed() {
+    let guest = cases()[1].guest(Backend::Auto);
+    let (victim, ran) = (guest.path("etc/victim"), guest.path("ran"));
+    guest.write("etc/victim", "root's");
+    let note = format!(
+        "new\0{}\nrevert\0/usr/bin/touch\0{}\nend",
+        victim.display(),
+        ran.display()
+    );
+    guest.write("state/network-pending", &note);
+    fs::set_permissions(guest.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
+    recover_now(&guest);
+    assert!(victim.exists() && !ran.exists());
+    let log = guest.log.0.lock().unwrap().join("\n");
+    assert!(log.contains("chmod go-w"), "{log}");
+}
