@@ -10,7 +10,7 @@ use zerocopy::IntoBytes;
 use super::error::PoolError;
 use super::index::{Index, Seen};
 use super::record::{KEY_LEN, RECORD_LEN, Raw};
-use super::{MAX_SIZE, Record, disk, journal};
+use super::{MAX_SIZE, Record, disk, journal, redo};
 
 /// Records that are read at a time: less than 32 KiB.
 const CHUNK: usize = 12;
@@ -152,9 +152,11 @@ impl Contents<'_> {
     }
 
     fn write_value(&self, number: u32, raw: &Raw) -> Result<(), PoolError> {
-        let offset = u64::from(number) * RECORD_LEN + KEY_LEN as u64;
-        disk::write(self.file, raw.value_field(), offset)
-            .map_err(PoolError::file("write to", self.path))
+        let offset = u64::from(number) * RECORD_LEN;
+        // Of the key, what stands there: others may have left anything behind its NUL.
+        let there = self.at(number)?.unwrap_or(Raw::BLANK);
+        let record = there.with_value_of(raw);
+        redo::write(self.file, self.path, self.journal, offset, &record, KEY_LEN)
     }
 
     fn append(&mut self, new: &Raw) -> Result<u32, PoolError> {
@@ -168,10 +170,9 @@ impl Contents<'_> {
             });
         };
         // Behind a torn record, the file system puts zeros up to here.
-        disk::write(self.file, new.as_bytes(), end).map_err(|error| {
+        redo::write(self.file, self.path, self.journal, end, new, 0).inspect_err(|_| {
             // A full disk may have had room for a part.
             let _ = disk::resize(self.file, self.size);
-            PoolError::file("write to", self.path)(error)
         })?;
         self.size = end + RECORD_LEN;
         Ok(number)

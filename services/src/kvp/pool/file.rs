@@ -15,7 +15,7 @@ use super::error::PoolError;
 use super::index::{Seen, Stamp};
 use super::lock::{Access, Deadline, Lock, PATIENCE};
 use super::record::RECORD_LEN;
-use super::{holder, journal};
+use super::{holder, journal, redo};
 use crate::kvp::limit::Limit;
 use crate::trusted::trusted_directory_of;
 
@@ -207,7 +207,9 @@ impl PoolFile {
                     self.recover(limit)?;
                 } else {
                     self.check_place()?;
-                    journal::recover(&open.file, &self.path, &self.journal)?;
+                    if !redo::recover(&open.file, &self.path, &self.journal)? {
+                        journal::recover(&open.file, &self.path, &self.journal)?;
+                    }
                     drop(lock);
                     self.open = Some(open);
                 }

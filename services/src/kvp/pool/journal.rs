@@ -173,24 +173,30 @@ fn write_whole(
     Ok((file, header))
 }
 
-/// The journal, if it belongs to this pool and is what was written.
-fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
+/// Opens a journal; `None` of what can be none.
+pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = File::options()
         .read(true)
         .write(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path);
-    let file = match opened {
-        Ok(file) => file,
+    match opened {
+        Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
         // A link is none of ours.
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The journal, if it belongs to this pool and is what was written.
+fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
     };
-    let metadata = file.metadata()?;
-    let len = metadata.len();
+    let len = file.metadata()?.len();
     let mut header = Header::new_zeroed();
-    if !metadata.is_file() || len < HEADER_LEN {
+    if len < HEADER_LEN {
         return Ok(None);
     }
     file.read_exact_at(header.as_mut_bytes(), 0)?;
@@ -277,7 +283,8 @@ fn each_chunk(
     Ok(())
 }
 
-fn identity(pool: &File) -> io::Result<(u64, u64)> {
+/// What tells a pool from one that is put in its place: its inode, and when it was made.
+pub(super) fn identity(pool: &File) -> io::Result<(u64, u64)> {
     let metadata = pool.metadata()?;
     let born = metadata.created().ok();
     let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());

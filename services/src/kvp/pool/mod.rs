@@ -4,7 +4,8 @@
 //! An operation goes to the pool's `file`, which is opened, locked (`lock`) and
 //! made sure to be the one that the path names; a `journal` that a crash left
 //! is taken to its end. What is then done with the `contents` uses an `index`
-//! to find keys, reads and writes a `record`, and changes files through `disk`.
+//! to find keys, reads a `record`, writes one with `redo` so that it is old or new
+//! whenever the program is killed, and changes files through `disk`.
 //! Nothing is kept of a value: what others wrote is seen by the next operation.
 //!
 //! Keys are compared byte by byte. A record whose key is no UTF-8 is listed, but
@@ -30,6 +31,7 @@ mod index;
 mod journal;
 mod lock;
 mod record;
+mod redo;
 #[cfg(test)]
 mod tests;
 

@@ -70,6 +70,14 @@ impl Raw {
         &self.value
     }
 
+    /// This record's key field with the other's value field.
+    pub(super) fn with_value_of(&self, other: &Self) -> Self {
+        Self {
+            key: self.key,
+            value: other.value,
+        }
+    }
+
     /// What the host is told of it.
     pub(super) fn decode(&self) -> Record {
         Record {

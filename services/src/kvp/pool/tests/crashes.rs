@@ -136,6 +136,71 @@ fn a_stopped_set_leaves_every_other_record() {
     }
 }
 
+/// The kernel ends a write of a killed program between two pages only.
+#[test]
+fn a_killed_set_is_done_or_not() {
+    for before in shapes() {
+        for change in [Change::Set("k", "new"), Change::Set("new", "value")] {
+            let (steps, after) = whole(&before, &change);
+            let allowed = [records(&before), records(&after)];
+            for (taken, step) in steps.iter().enumerate() {
+                let halfway = step.1 / 2;
+                for cut in cuts(*step).into_iter().filter(|cut| *cut != halfway) {
+                    let place = crashed(&before, &change, taken, cut);
+                    let left = records(&recover(&place));
+                    assert!(allowed.contains(&left), "step {taken}, {cut} bytes");
+
+                    // Others append before it is recovered.
+                    let place = crashed(&before, &change, taken, cut);
+                    if place.bytes().len() % LEN != 0 {
+                        assert!(before.len() % LEN != 0, "step {taken}, {cut} bytes");
+                        continue;
+                    }
+                    let other = dirty("other", "x");
+                    let mut file = File::options().append(true).open(place.path()).unwrap();
+                    file.write_all(&other).unwrap();
+                    let left = records(&recover(&place));
+                    let allowed = allowed.clone().map(|mut records| {
+                        records.push(other.clone());
+                        records
+                    });
+                    assert!(
+                        allowed.contains(&left),
+                        "step {taken}, {cut} bytes, appended"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_journal_of_a_set_that_was_damaged_is_removed_and_nothing_else() {
+    // The last record lies on two pages.
+    let before = [dirty("a", "1"), dirty("k", "old")].concat();
+    let change = Change::Set("k", "new");
+    let (steps, after) = whole(&before, &change);
+    let written = (1..steps.len())
+        .find(|&taken| crashed(&before, &change, taken, 0).journal().exists())
+        .unwrap();
+    let place = crashed(&before, &change, written, 0);
+    let journal = fs::read(place.journal()).unwrap();
+    for damage in (0..48).filter(|damage| !(12..16).contains(damage)) {
+        let mut bytes = journal.clone();
+        bytes[damage] ^= 1;
+        fs::write(place.journal(), bytes).unwrap();
+        assert_eq!(recover(&place), before, "byte {damage}");
+    }
+    // Another record has its place now.
+    let moved = [dirty("a", "1"), dirty("b", "2"), dirty("k", "old")].concat();
+    fs::write(place.path(), &moved).unwrap();
+    fs::write(place.journal(), &journal).unwrap();
+    assert_eq!(recover(&place), moved);
+    fs::write(place.path(), &before).unwrap();
+    fs::write(place.journal(), &journal).unwrap();
+    assert_eq!(recover(&place), after);
+}
+
 #[test]
 fn a_stopped_set_leaves_a_torn_record_as_it_was() {
     let before = [dirty("a", "1"), b"torn".to_vec()].concat();
