@@ -154,6 +154,13 @@ fn open_state(path: &Path) -> io::Result<OwnedFd> {
 /// Removes what copies left behind whose agent was killed. Notes that another
 /// process holds belong to a copy that runs, and are left alone.
 pub(super) fn clean(state_directory: &Path, log: &Logger) {
+    // What others could have written there would name files to remove.
+    if state_directory.exists()
+        && let Err(error) = make_state_directory(state_directory)
+    {
+        warn!(log, "notes of interrupted copies are not read"; "reason" => %error);
+        return;
+    }
     let Ok(entries) = fs::read_dir(state_directory) else {
         // Nothing was ever noted, or nothing can be read that could be.
         return;

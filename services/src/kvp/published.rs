@@ -33,6 +33,10 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
         path: path.clone(),
         source,
     };
+    // What others could have written there would name keys to delete.
+    if config.state_directory.exists() {
+        make_state_directory(&config.state_directory).map_err(|error| note("read", error))?;
+    }
     let before = match fs::read_to_string(&path) {
         Ok(before) => before,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -68,7 +72,8 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     make_state_directory(parent)?;
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
+    let _ = fs::remove_file(&new);
+    let mut file = fs::File::create_new(&new)?;
     file.write_all(content.as_bytes())?;
     file.sync_data()?;
     fs::rename(&new, path)
@@ -77,6 +82,8 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -140,6 +147,26 @@ mod tests {
         update(&second, &mut Pools::new(&elsewhere)).unwrap_err();
         update(&second, &mut Pools::new(&second.directory)).unwrap();
         assert_eq!(pool(&second), pairs(&[("b", "2")]));
+    }
+
+    #[test]
+    fn a_note_in_a_directory_of_others_deletes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&directory, &[]);
+        let mut pools = Pools::new(&config.directory);
+        pools.set(PoolId::Guest, "others", "x").unwrap();
+        fs::create_dir(&config.state_directory).unwrap();
+        fs::write(config.state_directory.join("kvp-published"), "others\n").unwrap();
+        let mode = |mode| {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(&config.state_directory, permissions).unwrap();
+        };
+        mode(0o777);
+        update(&config, &mut pools).unwrap_err();
+        assert_eq!(pool(&config), pairs(&[("others", "x")]));
+        mode(0o700);
+        update(&config, &mut pools).unwrap();
+        assert_eq!(pool(&config), []);
     }
 
     #[test]

@@ -164,6 +164,8 @@ const SAME: Kernel =
     Kernel::Never("the kernel in between changes nothing about it, and time is short there");
 const PYTHON: Kernel = Kernel::Never("the guest there has no Python for cloud-init");
 
+const HERE: Kernel = Kernel::Never("the simulator has no process in the guest there");
+
 const ONE_DEVICE: Kernel = Kernel::Never("the machine there offers one device at a time");
 
 const SLOW_LINE: Kernel = Kernel::Never("the line to the guest's files is too slow for so many");
@@ -312,6 +314,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of keys that are there twice the first counts, and both go";
         "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "what another program appends or rewrites is there at once";
         "kvp-peers" KVP_BOTH kvp::peers::at_once, own_process => PYTHON: "cloud-init, programs with POSIX locks and the host write at once, and nothing is lost or torn";
+        "kvp-locked" KVP_BOTH kvp::files::locked => HERE: "a pool that another program keeps locked is read all the same, nothing is written to it, and the log names the program";
         "kvp-file-removed" KVP_BOTH kvp::files::removed: "a file that somebody removed is empty, and made again";
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
         "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";
@@ -331,7 +334,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-device-gone" KVP_BOTH kvp::lifetime::device_gone: "a device that goes away is served when it returns, and keys are kept";
         "kvp-stopped" KVP_BOTH kvp::lifetime::stopped: "a program that is stopped and started again has the keys";
         "kvp-killed" KVP_BOTH kvp::lifetime::killed, own_process: "a program that is killed and started again has the keys";
-        "kvp-reply-refused" HVUTIL kvp::lifetime::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again";
+        "kvp-reply-refused" HVUTIL kvp::lifetime::reply_refused => TOO_LATE: "a kernel that refuses a reply makes the guest open the device again, and what was set is taken back";
     }
     Vss {
         "vss-hot-backup" VSS_BOTH vss::messages::hot_backup: "a HOT_BACKUP says that no recovery is needed";

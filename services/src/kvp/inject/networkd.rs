@@ -9,6 +9,7 @@ use super::error::InjectError;
 use super::parse::Settings;
 use super::plan::{Context, NewFile, Plan, Step};
 use super::target::Target;
+use crate::kvp::files;
 
 /// The file's text.
 pub(super) fn render(target: &Target, settings: &Settings) -> String {
@@ -77,7 +78,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 pub(super) fn manages(context: &Context<'_>) -> bool {
     let link = context.path(&format!("run/systemd/netif/links/{}", context.target.index));
     context.path("run/systemd/netif/state").exists()
-        && std::fs::read_to_string(link).is_ok_and(|state| {
+        && files::text(&link).is_some_and(|state| {
             state
                 .lines()
                 .any(|line| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged")

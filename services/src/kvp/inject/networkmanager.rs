@@ -2,13 +2,13 @@
 //! connection's.
 
 use std::fmt::Write;
-use std::fs;
 use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
 use super::plan::{Context, NewFile, Plan, Step};
 use super::target::Target;
+use crate::kvp::files;
 
 /// The highest priority of a connection that there is.
 pub(super) const PRIORITY: u32 = 999;
@@ -183,6 +183,6 @@ pub(super) fn manages(context: &Context<'_>) -> bool {
         "run/NetworkManager/devices/{}",
         context.target.index
     ));
-    fs::read_to_string(device)
-        .is_ok_and(|state| state.lines().any(|line| line.trim() == "managed=true"))
+    files::text(&device)
+        .is_some_and(|state| state.lines().any(|line| line.trim() == "managed=true"))
 }

@@ -30,7 +30,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 const CALM: Duration = Duration::from_secs(1);
 
 /// How long that is waited for.
-const CALM_PATIENCE: Duration = Duration::from_secs(2);
+const CALM_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two looks at a file that is locked.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -1,11 +1,14 @@
 //! Pool files that others read and write too.
 
+use std::fs::File;
+
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
+use rustix::fs::{FlockOperation, flock};
 
 use super::super::Pattern;
 use super::super::stage::{KvpStage, expect, expect_failure};
-use super::{FILES, expect_value, set};
+use super::{FILES, expect_got, expect_value, set};
 use crate::kvp::{POOLS, pool};
 
 pub(in super::super) fn first_boot(stage: &mut KvpStage<'_>) -> Result<()> {
@@ -159,6 +162,34 @@ pub(in super::super) fn other_writers(stage: &mut KvpStage<'_>) -> Result<()> {
     stage.expect_items(&mut host, 1, &[("only", "this")])?;
     files.write(&path, &[])?;
     stage.expect_items(&mut host, 1, &[])
+}
+
+/// Anybody who may read a file may lock it.
+pub(in super::super) fn locked(stage: &mut KvpStage<'_>) -> Result<()> {
+    let path = stage.pool(1);
+    let mut host = stage.connect()?;
+    set(&mut host, 1, "kept", "1")?;
+    set(&mut host, 1, "read", "2")?;
+    let content = stage.files().read(&path)?;
+    let held = File::open(&path)?;
+    flock(&held, FlockOperation::LockExclusive)?;
+    let items = [("kept", "1"), ("read", "2")];
+    stage.expect_items(&mut host, 1, &items)?;
+    expect_got(&mut host, 1, "read", "2")?;
+    // The host is told that nothing was written.
+    expect_failure(host.set(1, "kept", "new")?, "a SET in a locked pool")?;
+    expect_failure(host.delete(1, "read")?, "a DELETE in a locked pool")?;
+    stage.expect_content(&path, &content)?;
+    set(&mut host, 0, "another pool", "works")?;
+    let log = stage.machine().log();
+    let holder = format!("process {} (", std::process::id());
+    ensure!(
+        log.contains("has been locked for") && log.contains(&holder),
+        "expected the log to name {holder}; it says {log}"
+    );
+    drop(held);
+    set(&mut host, 1, "kept", "new")?;
+    stage.expect_items(&mut host, 1, &[("kept", "new"), ("read", "2")])
 }
 
 pub(in super::super) fn removed(stage: &mut KvpStage<'_>) -> Result<()> {

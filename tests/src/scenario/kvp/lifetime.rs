@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, ensure};
 
 use super::super::Skip;
-use super::super::stage::{KvpStage, expect_closed};
+use super::super::stage::{KvpStage, SETTLE_TIME, expect_closed};
 use super::{expect_value, set};
 use crate::host::{FRAMEWORK, FRAMEWORKS, Protocol as _};
-use crate::kvp::Kvp;
+use crate::kvp::{Kvp, Operation, Value};
+use crate::wait::until;
 
 pub(in super::super) fn renegotiation(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
@@ -88,5 +89,13 @@ pub(in super::super) fn reply_refused(stage: &mut KvpStage<'_>) -> Result<()> {
     host.send(&Kvp::HARMLESS)?;
     let mut host = stage.connect().context("after a refused reply")?;
     stage.expect_items(&mut host, 0, &[("kept", "value")])?;
+    // By then the kernel has told the host that it failed.
+    host.pipe()?.refuse_writes();
+    host.send(&Operation::set(0, "kept", Value::text("not told")))?;
+    let mut host = stage.connect().context("after a refused reply to a SET")?;
+    until(SETTLE_TIME, "what was set to be taken back", || {
+        let kept = host.get(0, "kept")?;
+        Ok((kept.as_deref() == Ok("value")).then_some(()))
+    })?;
     stage.expect_working(&mut host)
 }

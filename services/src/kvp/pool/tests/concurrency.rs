@@ -256,6 +256,25 @@ fn a_record_lock_of_others_stops_writing_and_not_reading() {
     writes_wait_and_reads_do_not("fcntl");
 }
 
+#[test]
+fn what_changed_while_it_was_read_without_a_lock_is_read_again() {
+    let place = Place::new(&file(&[("a", "1")]));
+    let held = File::options().write(true).open(place.path()).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let mut pool = PoolFile::new(place.directory.path(), ".kvp_pool_1");
+    let reads = std::cell::Cell::new(0);
+    let read = pool.read(None, |contents| {
+        reads.set(reads.get() + 1);
+        let read = contents.list();
+        if reads.get() == 1 {
+            held.write_all_at(&file(&[("a", "2")]), 0).unwrap();
+        }
+        read
+    });
+    assert_eq!(read.unwrap().unwrap()[0].value, "2");
+    assert_eq!(reads.get(), 2);
+}
+
 /// The other has the file locked, and is in the middle of writing.
 #[test]
 fn what_is_read_without_a_lock_is_whole() {
