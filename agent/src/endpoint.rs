@@ -58,14 +58,38 @@ pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message_of(&*panic))
 }
 
+/// How long a device is open before it counts as in order. With a request that was
+/// carried out it takes less, but some time all the same: a host may send one and spoil
+/// the device, over and over.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(1);
+
 /// How a worker ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// `None` where it was told to end.
     pub(crate) failure: Option<Failure>,
-    /// Whether any message came since the device was opened: then it was in
-    /// order until the end.
-    pub(crate) served_anything: bool,
+    /// Whether the device was in order until the end.
+    pub(crate) healthy: bool,
+}
+
+/// Whether a device is in order: only then does a failure count as the first one.
+#[derive(Debug, Default)]
+struct Health {
+    opened: Option<Instant>,
+    /// A request was carried out.
+    succeeded: bool,
+}
+
+impl Health {
+    fn is_good(&self, now: Instant) -> bool {
+        let open = self.opened.map(|at| now.saturating_duration_since(at));
+        let needed = match self.succeeded {
+            true => HEALTHY_WITH_SUCCESS,
+            false => HEALTHY_AFTER,
+        };
+        open.is_some_and(|open| open >= needed)
+    }
 }
 
 /// Why a worker ended unasked.
@@ -186,29 +210,25 @@ impl Endpoint {
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
-                let mut served_anything = false;
-                let failure = catch_panic(|| self.run(&its_control, waiting, &mut served_anything))
+                let mut health = Health::default();
+                let failure = catch_panic(|| self.run(&its_control, waiting, &mut health))
                     .unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
                     .err();
                 let ended = Ended {
                     failure,
-                    served_anything,
+                    healthy: health.is_good(Instant::now()),
                 };
                 supervisor.tell(Notice::Ended { token, ended });
             })?;
         Ok((control, thread))
     }
 
-    fn run(
-        self,
-        control: &Control,
-        waiting: Waiting,
-        served_anything: &mut bool,
-    ) -> Result<(), Failure> {
+    fn run(self, control: &Control, waiting: Waiting, health: &mut Health) -> Result<(), Failure> {
         let channel = self
             .opener
             .open(&self.device, self.entry)
             .map_err(Failure::NotOpened)?;
+        health.opened = Some(Instant::now());
         let log = self.log;
         let mut service = (self.entry.make)(&self.config, &log);
         service.keep_in(&self.tally.last_backup);
@@ -223,7 +243,7 @@ impl Endpoint {
             control,
             waiting,
             negotiated: None,
-            served_anything,
+            health,
             tally: self.tally,
             log,
         };
@@ -258,7 +278,7 @@ struct Worker<'a> {
     /// A message is copied here, answered in place, and sent from here.
     buffer: Vec<u8>,
     negotiated: Option<Negotiated>,
-    served_anything: &'a mut bool,
+    health: &'a mut Health,
     tally: Arc<Tally>,
     log: Logger,
 }
@@ -274,7 +294,6 @@ impl Worker<'_> {
             let mut came = false;
             while let Some(message) = self.channel.recv(&mut self.buffer)? {
                 came = true;
-                *self.served_anything = true;
                 self.answer(message)?;
                 // A host that always sends keeps nobody else waiting.
                 if self.control.stopping() || self.control.has_new_config() {
@@ -411,7 +430,8 @@ impl Worker<'_> {
         self.control.view.set_working(true);
     }
 
-    fn end_request(&self, status: Status) {
+    fn end_request(&mut self, status: Status) {
+        self.health.succeeded |= status == Status::OK;
         self.control.view.set_working(false);
         self.tally.outcome(status);
     }

@@ -12,6 +12,8 @@ mod hotplug;
 mod journal;
 mod kvp_command;
 mod layers;
+mod limit;
+mod lines;
 pub mod locate;
 pub mod logging;
 pub mod opener;

@@ -1,5 +1,4 @@
-//! Where log records go, and how they are kept from doing harm: a bounded queue
-//! between workers and the drain, and a limit on what the host can cause.
+//! Where log records go: through a bounded queue to a thread that writes them.
 
 use std::fmt;
 use std::io;
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{Async, AsyncGuard, OverflowStrategy};
@@ -16,6 +15,7 @@ use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
 
 use crate::fields::WithoutFields;
 use crate::journal::{self, Journal};
+use crate::lines::Lines;
 
 /// Records that may wait for the drain; more are dropped and counted.
 const QUEUE: usize = 256;
@@ -83,13 +83,7 @@ impl Log {
                     queue(WithoutFields(syslog).ignore_res())
                 }
             },
-            Target::Stderr => {
-                let decorator = slog_term::TermDecorator::new().stderr().build();
-                let format = slog_term::FullFormat::new(decorator)
-                    .use_original_order()
-                    .build();
-                queue(WithoutFields(format).ignore_res())
-            }
+            Target::Stderr => queue(Lines(Mutex::new(io::stderr())).ignore_res()),
         };
         let drain = FromThreshold {
             to: queue,
@@ -148,13 +142,13 @@ impl Drop for Log {
 }
 
 /// The system log, found again after its daemon was restarted.
-struct Syslog {
+pub(crate) struct Syslog {
     socket: PathBuf,
     stream: Mutex<Streamer3164>,
 }
 
 impl Syslog {
-    fn connect(socket: PathBuf) -> io::Result<Self> {
+    pub(crate) fn connect(socket: PathBuf) -> io::Result<Self> {
         let stream = Mutex::new(Self::stream(&socket)?);
         Ok(Self { socket, stream })
     }
@@ -181,95 +175,6 @@ impl Drain for Syslog {
         }
         *stream = Self::stream(&self.socket)?;
         stream.log(record, values)
-    }
-}
-
-/// Passes on as many records as the host may reasonably cause; beyond that they
-/// are counted, and the count is logged when there is room again.
-#[derive(Debug)]
-pub struct RateLimit {
-    to: Logger,
-    bucket: Mutex<Bucket>,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    tokens: u32,
-    filled: Instant,
-    suppressed: u64,
-}
-
-/// Records that may come at once.
-const BURST: u32 = 100;
-
-/// Time after which one more may.
-const REFILL: Duration = Duration::from_millis(50);
-
-impl RateLimit {
-    /// Limits what goes to `to`.
-    pub fn new(to: Logger) -> Self {
-        Self {
-            to,
-            bucket: Mutex::new(Bucket {
-                tokens: BURST,
-                filled: Instant::now(),
-                suppressed: 0,
-            }),
-        }
-    }
-}
-
-impl Bucket {
-    fn refill(&mut self, now: Instant) {
-        let refills = now.saturating_duration_since(self.filled).as_millis() / REFILL.as_millis();
-        let refills = u32::try_from(refills).unwrap_or(BURST);
-        if refills > 0 {
-            self.tokens = self.tokens.saturating_add(refills).min(BURST);
-            self.filled = now;
-        }
-    }
-
-    /// Takes a token; what was suppressed before is given back with it.
-    fn take(&mut self) -> Option<u64> {
-        match self.tokens.checked_sub(1) {
-            Some(left) => {
-                self.tokens = left;
-                Some(std::mem::take(&mut self.suppressed))
-            }
-            None => {
-                self.suppressed += 1;
-                None
-            }
-        }
-    }
-}
-
-impl Drain for RateLimit {
-    type Ok = ();
-    type Err = Never;
-
-    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        if !self.is_enabled(record.level()) {
-            return Ok(());
-        }
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.refill(Instant::now());
-        let Some(suppressed) = bucket.take() else {
-            return Ok(());
-        };
-        drop(bucket);
-        if suppressed > 0 {
-            slog::warn!(
-                self.to,
-                "{} log records were left out, too many came at once",
-                suppressed
-            );
-        }
-        Drain::log(&self.to, record, values)
-    }
-
-    fn is_enabled(&self, level: Level) -> bool {
-        Drain::is_enabled(&self.to, level)
     }
 }
 
@@ -315,69 +220,11 @@ impl fmt::Display for LogLevel {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::Sender;
-
     use slog::{info, warn};
 
     use super::*;
-    use crate::tally::{Noting, Tally};
-
-    /// Gives the text of each record to a test.
-    struct Texts(Mutex<Sender<String>>);
-
-    impl Drain for Texts {
-        type Ok = ();
-        type Err = Never;
-        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-            let text = record.msg().to_string();
-            self.0.lock().unwrap().send(text).unwrap();
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn beyond_the_burst_records_are_counted_instead() {
-        let (texts, received) = channel();
-        let to = Logger::root(Texts(Mutex::new(texts)), o!());
-        let limit = Arc::new(RateLimit::new(to));
-        let log = Logger::root(Arc::clone(&limit), o!());
-        for _ in 0..BURST + 50 {
-            warn!(log, "again");
-        }
-        let passed = received.try_iter().count();
-        assert!(passed >= BURST as usize && passed < BURST as usize + 50);
-        // As if a minute had passed.
-        let now = Instant::now() + Duration::from_secs(60);
-        limit.bucket.lock().unwrap().refill(now);
-        warn!(log, "later");
-        let texts: Vec<_> = received.try_iter().collect();
-        assert_eq!(texts.len(), 2);
-        let left_out = BURST as usize + 50 - passed;
-        assert!(texts[0].starts_with(&format!("{left_out} log records were left out")));
-        assert_eq!(texts[1], "later");
-    }
-
-    #[test]
-    fn records_below_the_threshold_do_not_count_as_a_burst() {
-        let threshold = Threshold::new(Level::Info);
-        let (queue, guard) = queue(slog::Discard);
-        let drain = FromThreshold {
-            to: queue,
-            threshold: threshold.clone(),
-        };
-        let limit = Arc::new(RateLimit::new(Logger::root(drain, o!())));
-        let log = Logger::root(Arc::clone(&limit), o!());
-        for _ in 0..10 {
-            slog::debug!(log, "quiet");
-        }
-        assert_eq!(limit.bucket.lock().unwrap().tokens, BURST);
-        info!(log, "loud");
-        assert_eq!(limit.bucket.lock().unwrap().tokens, BURST - 1);
-        threshold.set(Level::Debug);
-        slog::debug!(log, "now it counts");
-        assert!(limit.bucket.lock().unwrap().tokens < BURST);
-        drop((log, limit, guard));
-    }
+    use crate::limit::Limit;
+    use crate::tally::Tally;
 
     #[test]
     fn fields_come_through_all_that_is_before_the_journal() {
@@ -391,12 +238,9 @@ mod tests {
             to: queue,
             threshold: Threshold::new(Level::Info),
         };
-        let tally = Arc::<Tally>::default();
-        let noting = Noting {
-            to: RateLimit::new(Logger::root(drain, o!())),
-            tally: Arc::clone(&tally),
-        };
-        let log = Logger::root(noting, o!("service" => "vss"));
+        let tally = Tally::new(Limit::new(|| {}));
+        let log = tally.logger(Logger::root(drain, o!()));
+        let log = log.new(o!("service" => "vss"));
         warn!(log, "failed"; "HYPERV_EVENT" => "backup", "why" => "no");
         drop((log, guard));
         let mut datagram = [0; 4096];

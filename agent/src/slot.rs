@@ -9,7 +9,7 @@ use hyperv_services::activity::{Seen, Work};
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::ChannelError;
 use mio::Token;
-use slog::{Logger, debug, warn};
+use slog::{Logger, debug, error, warn};
 
 use crate::endpoint::{Control, Failure};
 use crate::locate::Located;
@@ -90,13 +90,14 @@ impl Slot {
         self.complaint.as_deref()
     }
 
-    /// Takes in how a worker failed, after it may have served requests, and says
-    /// when to try again.
-    pub(crate) fn back_off(&mut self, failure: Failure, served_anything: bool, log: &Logger) {
-        if served_anything {
+    /// Takes in how a worker failed, and whether its device was in order until then,
+    /// and says when to try again.
+    pub(crate) fn back_off(&mut self, failure: Failure, healthy: bool, log: &Logger) {
+        if healthy {
             self.failures = 0;
             self.complaint = None;
         }
+        let panicked = matches!(failure, Failure::Panicked(_));
         let complaint = match failure {
             Failure::Closed(ChannelError::Gone) => "the device went away".to_owned(),
             Failure::NotStarted(error) => format!("cannot start a worker: {error}"),
@@ -112,9 +113,12 @@ impl Slot {
         self.state = State::BackOff(Instant::now() + pause);
         if self.complaint.as_ref() == Some(&complaint) {
             debug!(log, "{}", complaint; "retry_in" => ?pause);
-        } else {
-            warn!(log, "{}", complaint);
-            self.complaint = Some(complaint);
+            return;
         }
+        match panicked {
+            true => error!(log, "{}", complaint),
+            false => warn!(log, "{}", complaint),
+        }
+        self.complaint = Some(complaint);
     }
 }

@@ -25,13 +25,13 @@ use crate::alone::Alone;
 use crate::control::ControlSocket;
 use crate::endpoint::{Ended, Endpoint, Failure};
 use crate::hotplug::Uevents;
-use crate::logging::RateLimit;
+use crate::limit::{Limit, Limited};
 use crate::opener::Opener;
 use crate::request::{Client, Readers, Request};
 use crate::scan::Scanner;
 use crate::slot::{Key, Slot, State};
 use crate::status::gather::Known;
-use crate::tally::{Noting, Tally};
+use crate::tally::Tally;
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -121,6 +121,11 @@ pub struct Supervisor {
     settings: Settings,
     reload: Reload,
     opener: Arc<dyn Opener>,
+    /// Where all logs go, without a limit.
+    unlimited: Logger,
+    /// How much may be logged that is of no service.
+    limit: Arc<Limit>,
+    /// The log within that limit.
     log: Logger,
     signals: Option<Signals>,
     uevents: Option<Uevents>,
@@ -156,12 +161,21 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, notices) = channel();
+        let unlimited = log;
+        let limit = Arc::new(limit(&waker));
+        let limited = Limited {
+            to: unlimited.clone(),
+            limit: Arc::clone(&limit),
+        };
+        let log = Logger::root(limited, o!());
         let scanner = Scanner::new(log.clone());
         Ok(Self {
             poll,
             settings,
             reload,
             opener,
+            unlimited,
+            limit,
             log,
             signals: None,
             uevents: None,
@@ -310,6 +324,7 @@ impl Supervisor {
             if look {
                 self.look_for_devices();
             }
+            self.tell_suppressed(Some(Instant::now()));
             if self.rest.is_some_and(|at| at <= Instant::now()) {
                 self.rest();
             }
@@ -363,6 +378,7 @@ impl Supervisor {
             slots: &self.slots,
             alone: self.alone.as_ref(),
             tallies: &self.tallies,
+            limit: &self.limit,
             obstacles: self.scanner.complaints(),
         };
         let document = || serde_json::to_vec_pretty(&known.document()).unwrap_or_default();
@@ -432,14 +448,9 @@ impl Supervisor {
     }
 
     fn do_alone(&mut self, entry: &'static Entry, command: Command, client: Client) {
-        let tally = Arc::clone(self.tallies.entry(entry.name).or_default());
-        let noting = Noting {
-            to: self.log.new(o!("service" => entry.name)),
-            tally: Arc::clone(&tally),
-        };
+        let (tally, log) = self.tally_and_log(entry);
         let config = Arc::clone(&self.settings.config);
         let asked: (_, Box<dyn command::Client>) = (command, Box::new(client));
-        let log = Logger::root(noting, o!());
         let handle = self.handle();
         let ended = move || handle.tell(Notice::AloneEnded);
         match Alone::start(entry, config, tally, log, asked, ended) {
@@ -473,6 +484,7 @@ impl Supervisor {
     /// the process is at rest; `None` to wait for as long as it takes.
     fn until_next_deadline(&self) -> Option<Duration> {
         self.deadlines()
+            .chain(self.limits().filter_map(|(_, limit)| limit.summary_due()))
             .chain(self.rest)
             .min()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -533,20 +545,15 @@ impl Supervisor {
         }
         let token = Token(self.next_token);
         self.next_token += 1;
-        let tally = Arc::clone(self.tallies.entry(entry.name).or_default());
-        let noting = Noting {
-            to: RateLimit::new(self.log.clone()),
-            tally: Arc::clone(&tally),
-        };
+        let (tally, log) = self.tally_and_log(entry);
         let node = key.device.node().display().to_string();
-        let log = Logger::root(noting, o!("service" => entry.name, "HYPERV_DEVICE" => node));
         let endpoint = Endpoint {
             entry,
             device: key.device.clone(),
             opener: Arc::clone(&self.opener),
             config: Arc::clone(&self.settings.config),
-            tally: Arc::clone(&tally),
-            log,
+            tally,
+            log: log.new(o!("HYPERV_DEVICE" => node)),
         };
         let started = endpoint.start(self.poll.registry(), token, self.handle());
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
@@ -560,9 +567,36 @@ impl Supervisor {
                 };
             }
             Err(error) => {
-                let to = self.log.new(o!("service" => entry.name));
-                let log = Logger::root(Noting { to, tally }, o!());
                 slot.back_off(Failure::NotStarted(error), false, &log);
+            }
+        }
+    }
+
+    /// What is counted of a service, and its log, within its limit.
+    fn tally_and_log(&mut self, entry: &'static Entry) -> (Arc<Tally>, Logger) {
+        let tally = self.tallies.entry(entry.name);
+        let tally = tally.or_insert_with(|| Tally::new(limit(&self.handle.waker)));
+        let log = tally.logger(self.unlimited.clone());
+        (Arc::clone(tally), log.new(o!("service" => entry.name)))
+    }
+
+    /// The limits of logs: the agent's own, and each service's with its name.
+    fn limits(&self) -> impl Iterator<Item = (Option<&'static str>, &Limit)> {
+        let services = self.tallies.iter();
+        let services = services.map(|(name, tally)| (Some(*name), &*tally.limit));
+        services.chain([(None, &*self.limit)])
+    }
+
+    /// Logs what the limits have kept from the log, where that is due by then, or all.
+    fn tell_suppressed(&self, by: Option<Instant>) {
+        for (service, limit) in self.limits() {
+            let due = limit.summary_due();
+            if due.is_some_and(|due| by.is_none_or(|by| due <= by)) {
+                let log = match service {
+                    Some(name) => self.unlimited.new(o!("service" => name)),
+                    None => self.unlimited.clone(),
+                };
+                limit.tell(&log);
             }
         }
     }
@@ -578,16 +612,13 @@ impl Supervisor {
             return;
         };
         slot.join();
-        let to = self.log.new(
-            o!("service" => slot.entry.name, "device" => key.device.node().display().to_string()),
-        );
-        let tally = Arc::clone(self.tallies.entry(slot.entry.name).or_default());
-        let log = Logger::root(Noting { to, tally }, o!());
+        let (_, log) = self.tally_and_log(slot.entry);
+        let log = log.new(o!("device" => key.device.node().display().to_string()));
         let Some(failure) = ended.failure else {
             info!(log, "no longer served");
             return;
         };
-        slot.back_off(failure, ended.served_anything, &log);
+        slot.back_off(failure, ended.healthy, &log);
         self.slots.insert(key, slot);
     }
 
@@ -665,9 +696,17 @@ impl Supervisor {
                 }
             }
         }
+        self.tell_suppressed(None);
         info!(self.log, "stopped");
         Ok(())
     }
+}
+
+/// A limit that wakes the loop when a summary will be due.
+fn limit(waker: &Arc<Waker>) -> Limit {
+    let waker = Arc::clone(waker);
+    // It fails only when the loop is gone, and with it whom to wake.
+    Limit::new(move || drop(waker.wake()))
 }
 
 /// Tells systemd, where it is the one that started the agent.

@@ -6,24 +6,46 @@ use std::time::SystemTime;
 
 use hyperv_services::backup::LastBackup;
 use hyperv_vmbus::ic::Status;
-use slog::{Drain, Level, Never, OwnedKVList, Record, o};
+use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 
-use crate::fields::Texts;
-
-/// Letters that are kept of an error: the host has a say in how long it is.
-const MAX_TEXT: usize = 2000;
+use crate::limit::{Limit, Limited, Short};
 
 /// What a service has done since the agent started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
     /// How the last backup went, of a service that makes any.
     pub(crate) last_backup: Arc<LastBackup>,
+    /// How much may be logged of it, whichever device it has.
+    pub(crate) limit: Arc<Limit>,
 }
 
 impl Tally {
+    /// A tally of nothing.
+    pub(crate) fn new(limit: Limit) -> Arc<Self> {
+        Arc::new(Self {
+            requests: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            last_error: Mutex::default(),
+            last_backup: Arc::default(),
+            limit: Arc::new(limit),
+        })
+    }
+
+    /// Logs to `to`, within the service's limit, and notes what is logged as a failure.
+    pub(crate) fn logger(self: &Arc<Self>, to: Logger) -> Logger {
+        let noting = Noting {
+            to: Limited {
+                to,
+                limit: Arc::clone(&self.limit),
+            },
+            tally: Arc::clone(self),
+        };
+        Logger::root(noting, o!())
+    }
+
     /// Counts a request that has come.
     pub(crate) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -55,20 +77,19 @@ impl Tally {
 
 /// Notes what is logged as a failure, and passes every record on: each failure
 /// is logged once, so that the last warning is the last error.
-pub(crate) struct Noting<D> {
-    pub(crate) to: D,
-    pub(crate) tally: Arc<Tally>,
+struct Noting {
+    to: Limited,
+    tally: Arc<Tally>,
 }
 
-impl<D: Drain<Ok = (), Err = Never>> Drain for Noting<D> {
+impl Drain for Noting {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         if record.level().is_at_least(Level::Warning) {
             let none = OwnedKVList::from(o!());
-            let text = Texts::of(record, &none).0;
-            let text = text.chars().take(MAX_TEXT).collect();
+            let text = Short::of(record, &none).text();
             let last = self.tally.last_error.lock();
             *last.unwrap_or_else(PoisonError::into_inner) = Some((SystemTime::now(), text));
         }

@@ -15,6 +15,10 @@ pub mod stop;
 mod trusted;
 pub mod vss;
 
+/// Tag of log records that have the words of a program that was run: how many there
+/// are is up to that program.
+pub const PROGRAM_OUTPUT: &str = "program output";
+
 /// What the services are configured with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {

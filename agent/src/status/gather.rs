@@ -10,10 +10,12 @@ use hyperv_services::registry::{Entry, SERVICES};
 
 use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use super::{
-    Activity, Device, Document, LastError, Service, State, Transport, Versions, Work, clock,
+    Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
+    clock,
 };
 use crate::alone::Alone;
 use crate::devices::{self, Listed};
+use crate::limit::{self, Limit};
 use crate::locate::Located;
 use crate::slot::{self, Key, Slot};
 use crate::supervisor::Settings;
@@ -23,6 +25,9 @@ use crate::tally::Tally;
 /// more, and the document must fit the buffer of a socket.
 const MAX_LISTED: usize = 8;
 
+/// Letters of what keeps a device from being served.
+const MAX_TEXT: usize = 500;
+
 /// What the supervisor knows.
 pub(crate) struct Known<'a> {
     pub(crate) started: SystemTime,
@@ -30,6 +35,7 @@ pub(crate) struct Known<'a> {
     pub(crate) slots: &'a BTreeMap<Key, Slot>,
     pub(crate) alone: Option<&'a Alone>,
     pub(crate) tallies: &'a BTreeMap<&'static str, Arc<Tally>>,
+    pub(crate) limit: &'a Limit,
     pub(crate) obstacles: &'a [String],
 }
 
@@ -50,7 +56,13 @@ impl Known<'_> {
                 .map(|entry| self.service(entry, true, &listed))
                 .chain(off.map(|entry| self.service(entry, false, &listed)))
                 .collect(),
-            obstacles: self.obstacles.iter().take(MAX_LISTED).cloned().collect(),
+            suppressed: self.limit.suppressed().into(),
+            obstacles: self
+                .obstacles
+                .iter()
+                .take(MAX_LISTED)
+                .map(|text| cut(text, MAX_TEXT))
+                .collect(),
         }
     }
 
@@ -69,6 +81,9 @@ impl Known<'_> {
                     at: clock(at),
                     text,
                 }),
+            suppressed: tally
+                .map(|tally| tally.limit.suppressed().into())
+                .unwrap_or_default(),
             last_backup: tally
                 .and_then(|tally| tally.last_backup.get())
                 .map(LastBackup::from),
@@ -84,6 +99,16 @@ impl Known<'_> {
                 .take(MAX_LISTED)
                 .map(|(key, slot)| device(&key.device, slot, listed))
                 .collect(),
+        }
+    }
+}
+
+impl From<limit::Suppressed> for Suppressed {
+    fn from(counts: limit::Suppressed) -> Self {
+        Self {
+            total: counts.total,
+            warnings: counts.warnings,
+            events: counts.events,
         }
     }
 }
@@ -104,7 +129,7 @@ fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
         }
         slot::State::BackOff(until) => {
             let state = State::Failed {
-                failure: slot.complaint().map(str::to_owned),
+                failure: slot.complaint().map(|text| cut(text, MAX_TEXT)),
                 retry_in: until.saturating_duration_since(Instant::now()).as_secs(),
             };
             (state, Default::default())
@@ -133,7 +158,7 @@ fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
 fn shown(seen: Seen) -> Activity {
     let work = match seen.work {
         activity::Work::Copying { path, size } => Work::Copying {
-            path: path.display().to_string(),
+            path: cut(&path.display().to_string(), MAX_NAME),
             done: seen.done,
             size,
         },
@@ -151,11 +176,15 @@ fn shown(seen: Seen) -> Activity {
                 .collect(),
             rehearsal,
         },
-        activity::Work::Configuring { adapter } => Work::Configuring { adapter },
+        activity::Work::Configuring { adapter } => Work::Configuring {
+            adapter: cut(&adapter, MAX_NAME),
+        },
     };
     Activity {
         since: clock(seen.since),
         work,
-        waits_for: seen.waits_for.map(|path| path.display().to_string()),
+        waits_for: seen
+            .waits_for
+            .map(|path| cut(&path.display().to_string(), MAX_NAME)),
     }
 }

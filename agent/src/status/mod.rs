@@ -27,6 +27,9 @@ pub struct Document {
     pub since: OffsetDateTime,
     /// Every service, those that are switched on first.
     pub services: Vec<Service>,
+    /// Log messages that were suppressed and are of no service.
+    #[serde(default)]
+    pub suppressed: Suppressed,
     /// What keeps devices from being served, in sentences.
     pub obstacles: Vec<String>,
 }
@@ -46,12 +49,28 @@ pub struct Service {
     pub failures: u64,
     /// What went wrong last.
     pub last_error: Option<LastError>,
+    /// Log messages that were suppressed.
+    #[serde(default)]
+    pub suppressed: Suppressed,
     /// The last backup, of a service that makes any.
     pub last_backup: Option<LastBackup>,
     /// Work that needs no device: a rehearsal while the host offers none.
     pub activity: Option<Activity>,
     /// The devices that carry it: none while the host offers none.
     pub devices: Vec<Device>,
+}
+
+/// Log messages that were suppressed since the agent started: more came than may be
+/// logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Suppressed {
+    /// How many.
+    pub total: u64,
+    /// Warnings and errors among them.
+    pub warnings: u64,
+    /// Among them records of the end of a backup or a copy (`HYPERV_EVENT`); those that
+    /// tell of a failure are warnings, too.
+    pub events: u64,
 }
 
 /// What went wrong last, as it was logged.

@@ -8,7 +8,7 @@ use time::macros::format_description;
 use crate::table::plain;
 
 use super::backup::{file_systems, mount_points};
-use super::{Activity, Device, Document, Service, State, Transport, Work};
+use super::{Activity, Device, Document, Service, State, Suppressed, Transport, Work};
 
 /// The status as it is at `now`, in lines.
 pub fn render(document: &Document, now: OffsetDateTime) -> String {
@@ -28,6 +28,7 @@ fn write(out: &mut String, document: &Document, now: OffsetDateTime) -> std::fmt
         document.pid,
         ago(document.since, now)
     )?;
+    write_suppressed(out, document.suppressed)?;
     for service in &document.services {
         writeln!(
             out,
@@ -69,7 +70,18 @@ fn write_service(out: &mut String, service: &Service, now: OffsetDateTime) -> st
         let text = format!("{}: {}", ago(error.at, now), plain(&error.text));
         line(out, "last error", &text)?;
     }
-    Ok(())
+    write_suppressed(out, service.suppressed)
+}
+
+fn write_suppressed(out: &mut String, counts: Suppressed) -> std::fmt::Result {
+    if counts.total == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{} messages suppressed, {} warnings and {} events among them",
+        counts.total, counts.warnings, counts.events
+    );
+    line(out, "log", &text)
 }
 
 fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::fmt::Result {
@@ -227,6 +239,7 @@ mod tests {
             requests: 0,
             failures: 0,
             last_error: None,
+            suppressed: Suppressed::default(),
             last_backup: None,
             activity: None,
             devices,
@@ -269,6 +282,11 @@ mod tests {
                         at: datetime!(2026-03-04 11:56:59 UTC),
                         text: "copy failed: \"/a\nb\"".into(),
                     }),
+                    suppressed: Suppressed {
+                        total: 12_000,
+                        warnings: 7,
+                        events: 1,
+                    },
                     ..service("fcopy", true, vec![copying])
                 },
                 service("kvp", true, vec![failed]),
@@ -278,6 +296,10 @@ mod tests {
                     ..service("vss", false, vec![])
                 },
             ],
+            suppressed: Suppressed {
+                total: 3,
+                ..Suppressed::default()
+            },
             obstacles: vec!["vss: no driver has it".into()],
         }
     }
@@ -305,6 +327,7 @@ mod tests {
     #[test]
     fn every_service_is_shown() {
         let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
+  log          3 messages suppressed, 0 warnings and 0 events among them
 
 fcopy: what fcopy does
   device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
@@ -313,6 +336,7 @@ fcopy: what fcopy does
   activity     copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
   requests     7, 1 failed
   last error   3 min ago: copy failed: "/a\nb"
+  log          12000 messages suppressed, 7 warnings and 1 events among them
 
 kvp: what kvp does
   device       /dev/vmbus/hv_kvp (hv_utils)

@@ -7,6 +7,7 @@
 //! Protocol section 6.3.
 
 mod breaks;
+mod chatty;
 mod flow;
 mod hostile;
 mod kvp;
@@ -297,6 +298,9 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "sizes-that-lie" BOTH hostile::sizes: "WRITEs whose sizes and offsets cannot be get a failure reply each, and no reply keeps a size that lied";
         "corrupt-ring" RINGS hostile::corrupt: "after each kind of corrupt ring the guest opens the device again and works";
         "garbage-ring" UIO hostile::garbage: "random bytes in a ring close the channel or are passed over";
+        "log-requests" UIO chatty::requests => SAME: "a host whose requests fail by the thousand gets few lines into the log, none of them long, with a summary, and a copy that works is there";
+        "log-toggles" UIO chatty::toggled => SAME: "a device that comes and goes has no new log limit each time";
+        "log-corrupt-rings" UIO chatty::corrupts => SAME: "a device that is corrupt each time it is opened is opened after longer and longer pauses, and told of once";
     }
     Kvp {
         "kvp-pools" KVP_EVERY kvp::pools::pools: "in every pool keys are set, got, overwritten, enumerated in order, and deleted";

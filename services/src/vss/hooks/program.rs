@@ -13,8 +13,8 @@ use super::config::Config;
 use super::error::HookError;
 use super::find;
 use crate::backup::HookRun;
-use crate::in_words;
 use crate::run::{Output, run};
+use crate::{PROGRAM_OUTPUT, in_words};
 
 /// Lines of a hook's standard output, and of its standard error, that are
 /// logged.
@@ -180,10 +180,10 @@ impl Hook<'_> {
                 // Whatever the hook passes on must not look like a record of ours.
                 let line = line.replace(char::is_control, " ");
                 let line: String = line.chars().take(MAX_LINE).collect();
-                info!(self.log, "hook {}: {}", name.display(), line);
+                info!(self.log, #PROGRAM_OUTPUT, "hook {}: {}", name.display(), line);
             }
             if lines.next().is_some() {
-                info!(self.log, "hook {}: more lines, left out", name.display());
+                info!(self.log, #PROGRAM_OUTPUT, "hook {}: more lines, left out", name.display());
             }
         }
     }

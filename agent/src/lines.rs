@@ -1,0 +1,69 @@
+//! Log records as lines of text, each with the time and the level before it.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use slog::{Drain, OwnedKVList, Record};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::fields::Texts;
+
+/// Writes each record as a line.
+pub(crate) struct Lines<W>(pub(crate) Mutex<W>);
+
+impl<W: Write> Drain for Lines<W> {
+    type Ok = ();
+    type Err = io::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
+        let format = format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        );
+        let now = OffsetDateTime::now_utc();
+        let time = now.format(format).unwrap_or_default();
+        let level = record.level().as_short_str();
+        // Whatever is passed on must not look like a record of its own.
+        let text = Texts::of(record, values).0.replace(char::is_control, " ");
+        let line = format!("{time} {level} {text}\n");
+        let mut to = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        to.write_all(line.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use slog::{Logger, o, warn};
+
+    use super::*;
+
+    /// A place for lines that a test can look at.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_without_what_is_for_programs() {
+        let written = Written::default();
+        let lines = Lines(Mutex::new(written.clone()));
+        let log = Logger::root(lines.fuse(), o!("service" => "vss", "HYPERV_DEVICE" => "x"));
+        warn!(log, "one\nINFO two\u{1b}"; "key" => "value", "HYPERV_EVENT" => "x");
+        let written = written.0.lock().unwrap();
+        let text = std::str::from_utf8(&written).unwrap();
+        let (time, rest) = text.split_once(' ').unwrap();
+        assert_eq!(rest, "WARN one INFO two , service: vss, key: value\n");
+        let rfc3339 = time::format_description::well_known::Rfc3339;
+        assert!(OffsetDateTime::parse(time, &rfc3339).is_ok(), "{time}");
+    }
+}
