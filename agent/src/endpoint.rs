@@ -62,7 +62,7 @@ pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// carried out it takes less, but some time all the same: a host may send one and spoil
 /// the device, over and over.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(1);
+const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(10);
 
 /// How a worker ended.
 #[derive(Debug)]
@@ -536,6 +536,19 @@ impl Worker<'_> {
 #[allow(clippy::panic)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_in_order_after_a_while_which_a_request_makes_shorter() {
+        let opened = Instant::now();
+        let mut health = Health::default();
+        assert!(!health.is_good(opened + HEALTHY_AFTER));
+        health.opened = Some(opened);
+        assert!(!health.is_good(opened + HEALTHY_AFTER / 2));
+        assert!(health.is_good(opened + HEALTHY_AFTER));
+        health.succeeded = true;
+        assert!(!health.is_good(opened + HEALTHY_WITH_SUCCESS / 2));
+        assert!(health.is_good(opened + HEALTHY_WITH_SUCCESS));
+    }
 
     #[test]
     fn a_panic_is_told_with_its_place() {

@@ -22,10 +22,10 @@ const DIRECTORY: &str = "/run/systemd/journal";
 
 /// Bytes of a value that are kept; with [`MAX_FIELDS`] of them a record fits a
 /// datagram.
-const MAX_VALUE: usize = 4096;
+const MAX_VALUE: usize = 1024;
 
 /// Fields that are kept.
-const MAX_FIELDS: usize = 24;
+const MAX_FIELDS: usize = 16;
 
 /// Bytes of a name that the journal takes.
 const MAX_NAME: usize = 64;

@@ -107,9 +107,8 @@ impl Slot {
                 format!("the service panicked and will be restarted: {message}")
             }
         };
-        self.failures += 1;
-        let doublings = (self.failures - 1).min(16);
-        let pause = (FIRST_BACK_OFF * 2u32.pow(doublings)).min(LONGEST_BACK_OFF);
+        self.failures = self.failures.saturating_add(1);
+        let pause = pause_after(self.failures);
         self.state = State::BackOff(Instant::now() + pause);
         if self.complaint.as_ref() == Some(&complaint) {
             debug!(log, "{}", complaint; "retry_in" => ?pause);
@@ -120,5 +119,37 @@ impl Slot {
             false => warn!(log, "{}", complaint),
         }
         self.complaint = Some(complaint);
+    }
+}
+
+/// How long a device is left closed after so many failures in a row.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (FIRST_BACK_OFF * 2u32.pow(doublings)).min(LONGEST_BACK_OFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperv_services::fcopy;
+    use slog::o;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_until_the_device_was_in_order() {
+        let log = Logger::root(slog::Discard, o!());
+        let mut slot = Slot::new(&fcopy::ENTRY);
+        let mut fail = |healthy| {
+            slot.back_off(Failure::Closed(ChannelError::Gone), healthy, &log);
+            pause_after(slot.failures)
+        };
+        for doublings in 0..8 {
+            assert_eq!(fail(false), FIRST_BACK_OFF * 2u32.pow(doublings));
+        }
+        for _ in 0..100 {
+            assert!(fail(false) <= LONGEST_BACK_OFF);
+        }
+        assert_eq!(fail(false), LONGEST_BACK_OFF);
+        assert_eq!(fail(true), FIRST_BACK_OFF);
     }
 }

@@ -107,6 +107,35 @@ fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
 }
 
 #[test]
+fn a_log_limit_outlasts_devices_and_what_it_suppresses_is_counted() {
+    const EACH: usize = 200;
+    let guest = Guest::start(&[&ONE, &TWO]);
+    for _ in 0..2 {
+        guest.offer(&ONE);
+        let mut one = guest.opened(&ONE);
+        for _ in 0..EACH {
+            one.call(b"fail");
+        }
+        guest.withdraw(&ONE);
+        one.wait_closed();
+    }
+    let logged = || guest.log.with("failed");
+    let suppressed = service(&guest.status(), "one").suppressed;
+    assert_eq!(logged() as u64 + suppressed.warnings, 2 * EACH as u64);
+    assert!(logged() < EACH, "{}", logged());
+    assert_eq!(suppressed.events, 0);
+    // Another service has a limit of its own.
+    guest.offer(&TWO);
+    guest.opened(&TWO).call(b"fail");
+    assert_eq!(service(&guest.status(), "two").suppressed.total, 0);
+    assert_eq!(guest.status().suppressed.total, 0);
+    let log = guest.log.clone();
+    guest.stop();
+    // At the end it is not too soon for a summary.
+    assert_eq!(log.with("messages suppressed in the last"), 1);
+}
+
+#[test]
 fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);

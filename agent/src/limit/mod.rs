@@ -24,7 +24,7 @@ mod share;
 mod short;
 
 /// Bytes that a summary costs at most, its text and what surrounds it.
-const SUMMARY_COST: u64 = 1024;
+const SUMMARY_COST: usize = 1024;
 
 /// When a summary is due: so long after the first record that found no room, but never
 /// sooner than this after the last summary.
@@ -36,7 +36,7 @@ const SUMMARIES_A_DAY: u64 = 25;
 
 /// Bytes that pass one limit within any 24 hours.
 const ONE_A_DAY: u64 =
-    share::ALL_A_DAY + MAX_KINDS as u64 * MAX_COST + SUMMARIES_A_DAY * SUMMARY_COST;
+    share::ALL_A_DAY + MAX_KINDS as u64 * MAX_COST + SUMMARIES_A_DAY * SUMMARY_COST as u64;
 
 /// Bytes that are logged within any 24 hours, of all services and the agent itself.
 const ALL_A_DAY: u64 = (SERVICES.len() as u64 + 1) * ONE_A_DAY;
@@ -45,7 +45,7 @@ const _: () = assert!(
     ALL_A_DAY <= 10 << 20,
     "more than 10 MiB a day may be logged"
 );
-const _: () = assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_COST as usize);
+const _: () = assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_COST);
 
 /// A logger may be used where a panic is caught.
 type Wake = dyn Fn() + Send + Sync + UnwindSafe + RefUnwindSafe;

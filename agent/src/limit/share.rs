@@ -55,14 +55,14 @@ impl Class {
 /// Bytes that all classes take within any 24 hours: what they may have when those begin,
 /// and what is given again meanwhile.
 pub(super) const ALL_A_DAY: u64 = {
-    let mut all = 0;
-    let mut at = 0;
-    while at < CLASSES {
-        let capacity = Class::ALL[at].capacity();
-        all += capacity + capacity * DAY.as_secs() / AGAIN.as_secs();
-        at += 1;
+    let mut bytes = 0;
+    let mut rest: &[Class] = &Class::ALL;
+    while let [class, others @ ..] = rest {
+        let capacity = class.capacity();
+        bytes += capacity + capacity * DAY.as_secs() / AGAIN.as_secs();
+        rest = others;
     }
-    all
+    bytes
 };
 
 /// What one class has.

@@ -45,7 +45,7 @@ impl Simulated {
         // As the supervisor does it.
         if self.state.summary_due().is_some_and(|due| due <= now) {
             assert!(self.state.summary(now).is_some());
-            self.passed.push((at, SUMMARY_COST));
+            self.passed.push((at, SUMMARY_COST as u64));
         }
         let passes = self.state.admits(class, site, cost, now);
         match passes {

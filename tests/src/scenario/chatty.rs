@@ -128,8 +128,11 @@ pub(super) fn corrupts(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
     let lines = lines_since(stage.machine(), before);
-    let complaints = lines.iter().filter(|line| line.contains("opened again"));
-    let complaints = complaints.count();
+    // At the level debug it is there each time, with the pause.
+    let complaints = lines
+        .iter()
+        .filter(|line| line.contains("opened again") && !line.contains("retry_in"))
+        .count();
     ensure!(
         complaints <= 2,
         "expected the same complaint once while it lasts; it is there {complaints} times"
