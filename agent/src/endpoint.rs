@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +38,10 @@ thread_local! {
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
+/// Panics of other threads that are told of: their text has no limit else.
+const MAX_PANICS: usize = 100;
+static OTHERS: AtomicUsize = AtomicUsize::new(0);
+
 /// Lets a worker's panic be told when the worker has ended only: written to
 /// standard error at once, it could wait for a file system that the worker has
 /// frozen and is to thaw.
@@ -46,7 +50,7 @@ pub(crate) fn hold_back_panics() {
     panic::set_hook(Box::new(move |panic| {
         if WORKER.get() {
             PANICKED_AT.set(panic.location().map(ToString::to_string));
-        } else {
+        } else if OTHERS.fetch_add(1, Ordering::Relaxed) < MAX_PANICS {
             at_once(panic);
         }
     }));
