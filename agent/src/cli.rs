@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
@@ -16,7 +17,6 @@ use hyperv_services::vss::{guard, write_out};
 use hyperv_vmbus::discovery::Roots;
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};
-use time::OffsetDateTime;
 
 use crate::config::{self, Config};
 use crate::control::{self, ControlSocket};
@@ -251,11 +251,7 @@ fn show_status(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
             "the running agent is of another version, whose status this one cannot read: restart \
              it, or use --json",
         )?;
-        write!(
-            out,
-            "{}",
-            text::render(&document, OffsetDateTime::now_utc())
-        )?;
+        write!(out, "{}", text::render(&document, SystemTime::now()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -136,8 +136,6 @@ fn text(result: &LastBackup) -> String {
 
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
-
     use super::*;
     use crate::status::backup::{Hook, Kind};
 
@@ -151,7 +149,7 @@ mod tests {
         };
         let well = LastBackup {
             kind: Kind::Rehearsal,
-            began: datetime!(2026-03-04 03:00:12 UTC),
+            began: humantime::parse_rfc3339("2026-03-04T03:00:12Z").unwrap(),
             frozen_usec: Some(1_000_200),
             file_systems: 2,
             mount_points: vec!["/a\u{1b}".into()],

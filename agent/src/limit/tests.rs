@@ -74,6 +74,8 @@ fn whoever_logs_as_much_as_they_can_for_days_gets_no_more_than_the_bound() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn no_sequence_of_records_exceeds_the_bound(
         records in prop::collection::vec(

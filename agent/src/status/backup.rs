@@ -1,11 +1,11 @@
 //! How a backup went, as the status and a rehearsal tell it.
 
+use std::time::SystemTime;
+
 use hyperv_services::backup::{self, Backup, HookRun};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::macros::format_description;
 
-use super::clock;
+use super::clock::{clock, rfc3339, utc};
 use crate::table::plain;
 
 /// Runs of hooks that are told of; the document must fit the buffer of a socket.
@@ -26,8 +26,8 @@ pub struct LastBackup {
     /// Who asked for it, and for what.
     pub kind: Kind,
     /// When it was asked for.
-    #[serde(with = "time::serde::rfc3339")]
-    pub began: OffsetDateTime,
+    #[serde(with = "rfc3339")]
+    pub began: SystemTime,
     /// Microseconds from the first freeze to the last thaw; `null` where nothing
     /// was frozen, or that is not known.
     pub frozen_usec: Option<u64>,
@@ -137,8 +137,7 @@ impl LastBackup {
 
     /// What came of it, in a line.
     pub fn text(&self) -> String {
-        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
-        let began = self.began.format(format).unwrap_or_default();
+        let began = utc(self.began);
         let kind = match self.kind {
             Kind::Backup => "",
             Kind::Rehearsal => " (rehearsal)",

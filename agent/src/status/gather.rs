@@ -9,9 +9,9 @@ use hyperv_services::activity::{self, Seen};
 use hyperv_services::registry::{Entry, SERVICES};
 
 use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
+use super::clock::clock;
 use super::{
     Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
-    clock,
 };
 use crate::alone::Alone;
 use crate::devices::{self, Listed};

@@ -6,12 +6,12 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 use self::backup::LastBackup;
 
 pub mod ask;
 pub mod backup;
+pub(crate) mod clock;
 pub(crate) mod gather;
 pub mod text;
 
@@ -23,8 +23,8 @@ pub struct Document {
     /// Its process.
     pub pid: u32,
     /// When it was started.
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
+    #[serde(with = "clock::rfc3339")]
+    pub since: SystemTime,
     /// Every service, those that are switched on first.
     pub services: Vec<Service>,
     /// Log messages that were suppressed and are of no service.
@@ -77,8 +77,8 @@ pub struct Suppressed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     /// When.
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
+    #[serde(with = "clock::rfc3339")]
+    pub at: SystemTime,
     /// What; it may have the host's words in it.
     pub text: String,
 }
@@ -147,8 +147,8 @@ pub struct Versions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activity {
     /// Since when.
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
+    #[serde(with = "clock::rfc3339")]
+    pub since: SystemTime,
     /// What it is.
     #[serde(flatten)]
     pub work: Work,
@@ -186,8 +186,4 @@ pub enum Work {
         /// The GUID of its VMBus device, in the host's words.
         adapter: String,
     },
-}
-
-fn clock(at: SystemTime) -> OffsetDateTime {
-    OffsetDateTime::from(at).truncate_to_second()
 }

@@ -1,26 +1,24 @@
 //! The status for people.
 
 use std::fmt::Write;
-
-use time::OffsetDateTime;
-use time::macros::format_description;
+use std::time::SystemTime;
 
 use crate::table::plain;
 
 use super::backup::{file_systems, mount_points};
+use super::clock::utc;
 use super::{Activity, Device, Document, Service, State, Suppressed, Transport, Work};
 
 /// The status as it is at `now`, in lines.
-pub fn render(document: &Document, now: OffsetDateTime) -> String {
+pub fn render(document: &Document, now: SystemTime) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = write(&mut out, document, now);
     out
 }
 
-fn write(out: &mut String, document: &Document, now: OffsetDateTime) -> std::fmt::Result {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
-    let since = document.since.format(format).unwrap_or_default();
+fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Result {
+    let since = utc(document.since);
     writeln!(
         out,
         "hyperv-agent {}, process {}, running since {since} ({})",
@@ -47,7 +45,7 @@ fn write(out: &mut String, document: &Document, now: OffsetDateTime) -> std::fmt
     Ok(())
 }
 
-fn write_service(out: &mut String, service: &Service, now: OffsetDateTime) -> std::fmt::Result {
+fn write_service(out: &mut String, service: &Service, now: SystemTime) -> std::fmt::Result {
     if !service.on {
         line(out, "state", "off")?;
     } else if service.devices.is_empty() {
@@ -84,7 +82,7 @@ fn write_suppressed(out: &mut String, counts: Suppressed) -> std::fmt::Result {
     line(out, "log", &text)
 }
 
-fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::fmt::Result {
+fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt::Result {
     let transport = match device.transport {
         Transport::Uio => "UIO",
         Transport::HvUtil => "hv_utils",
@@ -129,7 +127,7 @@ fn write_device(out: &mut String, device: &Device, now: OffsetDateTime) -> std::
     }
 }
 
-fn doing(activity: &Activity, now: OffsetDateTime) -> String {
+fn doing(activity: &Activity, now: SystemTime) -> String {
     let span = span(activity.since, now);
     let work = match &activity.work {
         Work::Copying { path, done, size } => {
@@ -177,13 +175,13 @@ fn line(out: &mut String, what: &str, text: &str) -> std::fmt::Result {
     writeln!(out, "  {what:11}  {text}")
 }
 
-fn ago(then: OffsetDateTime, now: OffsetDateTime) -> String {
+fn ago(then: SystemTime, now: SystemTime) -> String {
     format!("{} ago", span(then, now))
 }
 
 /// How long before `now`, in the largest unit that fits.
-fn span(then: OffsetDateTime, now: OffsetDateTime) -> String {
-    let seconds = (now - then).whole_seconds().max(0);
+fn span(then: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(then).unwrap_or_default().as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -211,13 +209,19 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
+    use humantime::parse_rfc3339;
 
     use super::super::backup::{Hook, Kind, LastBackup, Outcome};
     use super::super::{LastError, Versions};
     use super::*;
 
-    const NOW: OffsetDateTime = datetime!(2026-03-04 12:00:00 UTC);
+    fn at(time: &str) -> SystemTime {
+        parse_rfc3339(time).unwrap()
+    }
+
+    fn now() -> SystemTime {
+        at("2026-03-04T12:00:00Z")
+    }
 
     fn device(state: State) -> Device {
         Device {
@@ -251,7 +255,7 @@ mod tests {
             }),
             working: true,
             activity: Some(Activity {
-                since: datetime!(2026-03-04 11:59:18 UTC),
+                since: at("2026-03-04T11:59:18Z"),
                 waits_for: None,
                 work: Work::Copying {
                     path: "/srv/\u{1b}[2J\u{202e}é".into(),
@@ -273,13 +277,13 @@ mod tests {
         Document {
             version: "1.2.3".into(),
             pid: 42,
-            since: datetime!(2026-03-02 10:00:00 UTC),
+            since: at("2026-03-02T10:00:00Z"),
             services: vec![
                 Service {
                     requests: 7,
                     failures: 1,
                     last_error: Some(LastError {
-                        at: datetime!(2026-03-04 11:56:59 UTC),
+                        at: at("2026-03-04T11:56:59Z"),
                         text: "copy failed: \"/a\nb\"".into(),
                     }),
                     suppressed: Suppressed {
@@ -313,7 +317,7 @@ mod tests {
         };
         LastBackup {
             kind: Kind::Backup,
-            began: datetime!(2026-03-04 03:00:12 UTC),
+            began: at("2026-03-04T03:00:12Z"),
             frozen_usec: Some(1_250_999),
             file_systems: 2,
             mount_points: vec!["/".into(), "/srv".into()],
@@ -354,7 +358,7 @@ vss: what vss does
 Not served:
   vss: no driver has it
 "#;
-        assert_eq!(render(&document(), NOW), expected);
+        assert_eq!(render(&document(), now()), expected);
     }
 
     #[test]
@@ -369,7 +373,7 @@ Not served:
 
     #[test]
     fn other_activities_in_words() {
-        let since = datetime!(2026-03-04 10:00:00 UTC);
+        let since = at("2026-03-04T10:00:00Z");
         let frozen = |file_systems, shown: &[&str], rehearsal| Work::Frozen {
             file_systems,
             mount_points: shown.iter().map(|&path| path.to_owned()).collect(),
@@ -383,9 +387,9 @@ Not served:
             work,
             waits_for: waits_for.map(str::to_owned),
         };
-        let words = |work| doing(&activity(work, None), NOW);
+        let words = |work| doing(&activity(work, None), now());
         assert_eq!(
-            doing(&activity(Work::Freezing, Some("/srv/\u{1b}")), NOW),
+            doing(&activity(Work::Freezing, Some("/srv/\u{1b}")), now()),
             "freezing file systems, for 2 h, waiting for /srv/\\u{1b}"
         );
         assert_eq!(
