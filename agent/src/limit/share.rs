@@ -44,8 +44,11 @@ impl Class {
     /// Bytes that it may have in the long run, until some are given again.
     const fn capacity(self) -> u64 {
         match self {
-            Self::Warning | Self::Event => 80 << 10,
-            Self::FailedEvent | Self::Notice => 64 << 10,
+            Self::Warning => 64 << 10,
+            Self::FailedEvent => 48 << 10,
+            Self::Event => 80 << 10,
+            // A backup with five hooks has a dozen: enough for six of those in an hour.
+            Self::Notice => 96 << 10,
             Self::Output => 24 << 10,
             Self::Detail => 32 << 10,
         }
