@@ -3,10 +3,10 @@
 //!
 //! A request never waits for it: it has the best name that is known by then,
 //! and starts a look-up on a thread of its own where that is due. There is one
-//! look-up at a time, and none while nobody asks.
+//! look-up at a time in the process, and none while nobody asks.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,11 @@ const CANONICAL_NAME: i32 = 2;
 
 /// `SOCK_STREAM`, so that each address comes only once.
 const STREAM: i32 = 1;
+
+/// What this process knows of its machine's name. It outlives a service, which is made
+/// anew whenever its device comes: else each of them would leave a thread behind that
+/// waits for a resolver.
+static OF_THIS_MACHINE: LazyLock<Arc<Mutex<State>>> = LazyLock::new(Arc::default);
 
 type Resolve = dyn Fn(&str) -> Option<String> + Send + Sync;
 
@@ -46,7 +51,10 @@ struct State {
 impl FullName {
     /// Asks the system's resolver.
     pub(super) fn new() -> Self {
-        Self::with(canonical_name)
+        Self {
+            state: Arc::clone(&OF_THIS_MACHINE),
+            ..Self::with(canonical_name)
+        }
     }
 
     fn with(resolve: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -167,6 +175,24 @@ mod tests {
         resolver.answer(&name, Some("web.example.org"));
         assert_eq!(name.of("web", now), "web.example.org");
         assert!(resolver.asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn services_that_come_and_go_share_one_look_up() {
+        let (first, second) = (FullName::new(), FullName::new());
+        assert!(Arc::ptr_eq(&first.state, &second.state));
+        let (resolver, name) = Resolver::new();
+        let now = Instant::now();
+        for _ in 0..1000 {
+            let another = FullName {
+                resolve: Arc::clone(&name.resolve),
+                state: Arc::clone(&name.state),
+            };
+            assert_eq!(another.of("web", now + REFRESH * 2), "web");
+        }
+        assert!(resolver.was_asked().is_some());
+        assert!(resolver.asked.try_recv().is_err());
+        resolver.answer(&name, None);
     }
 
     #[test]
