@@ -144,7 +144,7 @@ fn services_help() -> String {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    kernel::share_heap();
+    kernel::prepare_process();
     // No subcommands: nobody but the agent starts these, and they are to stay small.
     let outcome = match env::args_os().nth(1) {
         Some(argument) if argument == guard::ARGUMENT => Some(guard::process::main()),

@@ -3,12 +3,18 @@
 #![allow(unsafe_code)]
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
+use std::sync::OnceLock;
 
-use rustix::io;
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use rustix::io::{self, FdFlags, fcntl_setfd};
 use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 use rustix::mm::{Advice, madvise};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// `FIFREEZE`. The argument that its number promises is ignored by the kernel.
 const FREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
@@ -38,33 +44,82 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     unsafe { ioctl(fd, NoArg::<THAW>::new()) }
 }
 
-/// Has all threads take memory from one heap, where glibc would give many of them a
-/// heap of its own, each with what it has used once. To be called before there are
-/// threads.
-pub fn share_heap() {
+/// Where this process has its code and constants, noted before it had threads.
+static CODE: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
+
+/// How many files this process could have open when it was started.
+static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Prepares a process of the agent. To be called first, before there are threads.
+///
+/// All threads take memory from one heap, where glibc would give many of them a heap of
+/// its own, each with what it has used once. Descriptors that whoever started the
+/// process left open go to no program that it starts. A file that would grow larger than
+/// `RLIMIT_FSIZE` allows fails with `EFBIG`, where the kernel would end the process.
+pub fn prepare_process() {
     // SAFETY: it sets a number in the allocator, and no other thread is there yet.
     #[cfg(target_env = "gnu")]
-    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // SAFETY: no code of this process handles that signal, or relies on it.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    for entry in fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let number = entry.file_name().to_str().and_then(|it| it.parse().ok());
+        if let Some(number) = number.filter(|&number: &RawFd| number > libc::STDERR_FILENO) {
+            // SAFETY: no other thread is there to close it.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
+        }
+    }
+    OPEN_FILES.get_or_init(|| getrlimit(Resource::Nofile));
+    // Without the list all code stays in memory.
+    let mappings = || fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    CODE.get_or_init(|| releasable(&mappings()));
+}
+
+/// Has `command` start a program that finds no trace of the agent: it may have as many
+/// files open as the agent could when it was started, and every signal does what it
+/// does by default. The standard library unblocks them.
+pub fn start_afresh(command: &mut Command) -> &mut Command {
+    let open_files = OPEN_FILES.get().cloned();
+    let afresh = move || {
+        for number in 1..=libc::SIGRTMAX() {
+            // SAFETY: the child has no handlers. What cannot be set is refused.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+        match &open_files {
+            Some(limit) => Ok(setrlimit(Resource::Nofile, limit.clone())?),
+            None => Ok(()),
+        }
+    };
+    // SAFETY: it makes system calls, and neither takes memory nor waits for a lock.
+    unsafe { command.pre_exec(afresh) }
 }
 
 /// Gives back what a process that waits for days does not need: memory that nobody
 /// has taken from its heap, and its code and constants, which are mapped again where
-/// they are needed again.
+/// they are needed again. Their content stays in the kernel's page cache, as that of any
+/// file.
 pub fn release_memory() {
     // SAFETY: it gives pages back in which nothing is, and may be called at any time.
     #[cfg(target_env = "gnu")]
-    let _ = unsafe { nix::libc::malloc_trim(0) };
-    release_code();
+    let _ = unsafe { libc::malloc_trim(0) };
+    release(CODE.get().map(Vec::as_slice).unwrap_or_default());
 }
 
-fn release_code() {
-    // Without the list everything stays where it is, as it would without this.
-    let mappings = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    for (start, end) in releasable(&mappings) {
+/// `MADV_PAGEOUT` would have the kernel drop the pages from its cache, too: whatever
+/// comes next waited for a disk then, which may stand still. It spares what a second
+/// process maps, as the guard does.
+fn release(code: &[(usize, usize)]) {
+    for &(start, end) in code {
         let start_of = ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the pages are those of a file, mapped so that nobody writes to
-        // them, and none was written to before that: what is read there next is
-        // the same.
+        // SAFETY: a program or library that is there before the first thread is never
+        // unmapped, so that nothing else is at this place. These pages are mapped so that
+        // nobody writes to them, and none was written to before that: what is read
+        // there next is the same.
         let _ = unsafe { madvise(start_of, end.saturating_sub(start), Advice::LinuxDontNeed) };
     }
 }
@@ -104,8 +159,11 @@ fn file(line: &str) -> Option<(usize, usize)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::File;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
 
     use rustix::io::Errno;
+    use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
     use super::*;
 
@@ -151,9 +209,57 @@ mod tests {
         assert_eq!(releasable(""), []);
     }
 
+    /// The code that is there now.
+    fn code() -> Vec<(usize, usize)> {
+        releasable(&fs::read_to_string("/proc/self/smaps").unwrap())
+    }
+
     #[test]
     fn the_process_runs_on_without_its_code() {
-        release_code();
+        let code = code();
+        assert!(!code.is_empty());
+        release(&code);
         assert_eq!(format!("{:x}", "ab".len() + 253), "ff");
+    }
+
+    /// Where one thread has had a library for a moment, another one has its data.
+    #[test]
+    fn what_is_mapped_later_is_not_released() {
+        const LEN: usize = 1 << 16;
+        const ROUNDS: usize = 400;
+        let code = code();
+        let released = AtomicBool::new(false);
+        let lost = AtomicUsize::new(0);
+        let map_and_unmap = || {
+            let library = File::open("/proc/self/exe").unwrap();
+            while !released.load(Ordering::Relaxed) {
+                // SAFETY: nobody else knows of what is mapped here.
+                unsafe {
+                    let flags = MapFlags::PRIVATE;
+                    let place = mmap(ptr::null_mut(), LEN, ProtFlags::READ, flags, &library, 0);
+                    let place = place.unwrap();
+                    munmap(place, LEN).unwrap();
+                    let both = ProtFlags::READ | ProtFlags::WRITE;
+                    let data = mmap_anonymous(place, LEN, both, flags).unwrap();
+                    data.cast::<u8>().write_bytes(7, LEN);
+                    thread::yield_now();
+                    let seen = std::slice::from_raw_parts(data.cast::<u8>(), LEN);
+                    let missing = seen.iter().filter(|&&byte| byte != 7).count();
+                    lost.fetch_add(missing, Ordering::Relaxed);
+                    munmap(data, LEN).unwrap();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let threads = [(); 3].map(|()| scope.spawn(map_and_unmap));
+            for _ in 0..ROUNDS {
+                release(&code);
+            }
+            released.store(true, Ordering::Relaxed);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+        assert_eq!(lost.load(Ordering::Relaxed), 0, "bytes of live memory");
     }
 }

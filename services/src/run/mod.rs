@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use self::kill::kill;
 use self::wait::{Stream, wait};
+use crate::kernel;
 
 mod error;
 mod kill;
@@ -66,7 +67,8 @@ pub(crate) fn run(
     if !program.is_absolute() {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    let mut child = kernel::start_afresh(&mut command)
         .args(args)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

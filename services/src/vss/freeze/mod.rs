@@ -50,8 +50,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// programs that a hook may start take their time closing all that could be.
 const FILES: u64 = 1 << 16;
 
-/// Lets this process, and the guard that it starts, have a descriptor of each of many
-/// file systems.
+/// Lets this process have a descriptor of each of many file systems; no program that it
+/// starts.
 ///
 /// # Errors
 ///

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 pub(super) use self::message::Report;
 use self::message::{MOST_AT_ONCE, Order};
-use crate::run;
+use crate::{kernel, run};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -100,7 +100,8 @@ impl Guard {
             source,
         };
         let (ours, its) = UnixStream::pair().map_err(cannot)?;
-        let process = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        let process = kernel::start_afresh(&mut command)
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()

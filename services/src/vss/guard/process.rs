@@ -26,7 +26,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use super::message::{Order, Report};
 use super::threads::{Calls, Kernel, State, Threads};
 use crate::kernel;
-use crate::vss::freeze::FREEZING;
+use crate::vss::freeze::{self, FREEZING};
 use crate::vss::haste::{self, Haste};
 
 /// How often it is looked at what freezes or thaws.
@@ -88,6 +88,8 @@ pub fn main() -> io::Result<()> {
     // Not there without privileges, and not needed.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
+    // It is handed one for each file system.
+    let _ = freeze::allow_descriptors();
     kernel::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     let means = Means {
