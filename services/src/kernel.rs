@@ -2,12 +2,14 @@
 //! not as safe ones.
 #![allow(unsafe_code)]
 
-use std::fs;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 use std::sync::OnceLock;
+use std::{fs, iter};
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -97,6 +99,58 @@ pub fn start_afresh(command: &mut Command) -> &mut Command {
     };
     // SAFETY: it makes system calls, and neither takes memory nor waits for a lock.
     unsafe { command.pre_exec(afresh) }
+}
+
+/// Has `command`, of which all else is set and which has an environment of its own, run
+/// its program by its path or not at all: the C library would give a file that the
+/// kernel does not know how to run to a shell.
+pub fn run_directly(command: &mut Command) -> &mut Command {
+    let program = command.get_program();
+    let variables = command.get_envs().filter_map(|(name, value)| {
+        let both = [name.as_bytes(), value?.as_bytes()];
+        CString::new(both.join(&b'=')).ok()
+    });
+    let arguments = iter::once(program).chain(command.get_args());
+    let arguments = arguments.filter_map(|word| CString::new(word.as_bytes()).ok());
+    let (arguments, variables) = (Words::new(arguments), Words::new(variables));
+    let directly = move || {
+        // SAFETY: both are lists of strings, which live as long as this.
+        unsafe { libc::execve(arguments.first(), arguments.list(), variables.list()) };
+        Err(std::io::Error::last_os_error())
+    };
+    // SAFETY: it makes a system call, and neither takes memory nor waits for a lock.
+    // What has a NUL in it, and is left out above, is refused before that.
+    unsafe { command.pre_exec(directly) }
+}
+
+/// Strings as the kernel takes them.
+struct Words {
+    /// What `list` points to.
+    words: Vec<CString>,
+    /// With a null at its end.
+    list: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers lead to strings of its own, which nobody changes.
+unsafe impl Send for Words {}
+// SAFETY: likewise.
+unsafe impl Sync for Words {}
+
+impl Words {
+    fn new(words: impl Iterator<Item = CString>) -> Self {
+        let words: Vec<_> = words.collect();
+        let list = words.iter().map(|word| word.as_ptr());
+        let list = list.chain(iter::once(ptr::null())).collect();
+        Self { words, list }
+    }
+
+    fn first(&self) -> *const libc::c_char {
+        self.words.first().map_or(ptr::null(), |word| word.as_ptr())
+    }
+
+    fn list(&self) -> *const *const libc::c_char {
+        self.list.as_ptr()
+    }
 }
 
 /// Gives back what a process that waits for days does not need: memory that nobody

@@ -68,7 +68,7 @@ pub(crate) fn run(
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
     let mut command = Command::new(program);
-    let mut child = kernel::start_afresh(&mut command)
+    kernel::start_afresh(&mut command)
         .args(args)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -78,9 +78,8 @@ pub(crate) fn run(
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+        .stderr(Stdio::piped());
+    let mut child = kernel::run_directly(&mut command).spawn().map_err(failed)?;
     let mut streams = [
         Stream::new(child.stdout.take().map(OwnedFd::from)),
         Stream::new(child.stderr.take().map(OwnedFd::from)),
