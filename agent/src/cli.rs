@@ -364,14 +364,16 @@ impl Run {
 
         endpoint::hold_back_panics();
         let settings = self.settings(&config, roots.clone());
+        let devices = KernelDevices {
+            roots: roots.clone(),
+        };
         let reload = Box::new(move || {
             let config = config::load(self.config.path.as_deref())?;
             threshold.set(self.level(&config).into());
             Ok(self.settings(&config, roots.clone()))
         });
-        let mut supervisor =
-            Supervisor::new(settings, reload, Arc::new(KernelDevices), logger.clone())
-                .context("cannot set up the poll loop")?;
+        let mut supervisor = Supervisor::new(settings, reload, Arc::new(devices), logger.clone())
+            .context("cannot set up the poll loop")?;
         supervisor.take_signals().context("cannot take signals")?;
         if let Err(error) = supervisor.listen_for_devices() {
             warn!(logger, "cannot hear of new devices, send SIGHUP to look for them";

@@ -25,7 +25,7 @@ use mio::{Registry, Token, Waker};
 use slog::{Logger, debug, info, warn};
 
 use crate::locate::Located;
-use crate::opener::{OpenError, Opener};
+use crate::opener::{OpenError, Opener, Opening};
 use crate::supervisor::{Handle, Notice};
 use crate::tally::Tally;
 use crate::view::View;
@@ -228,14 +228,27 @@ impl Endpoint {
     }
 
     fn run(self, control: &Control, waiting: Waiting, health: &mut Health) -> Result<(), Failure> {
+        let log = self.log;
+        let opening = Opening {
+            log: &log,
+            view: &control.view,
+        };
         let channel = self
             .opener
-            .open(&self.device, self.entry)
+            .open(&self.device, self.entry, &opening)
             .map_err(Failure::NotOpened)?;
         health.opened = Some(Instant::now());
-        let log = self.log;
         let mut service = (self.entry.make)(&self.config, &log);
         service.keep_in(&self.tally.last_backup);
+        if let Some(took) = control.view.took_long() {
+            let node = self.device.node().display();
+            info!(
+                log,
+                "opening {} has taken {} s in all",
+                node,
+                took.as_secs()
+            );
+        }
         control.view.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {

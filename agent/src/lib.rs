@@ -8,6 +8,7 @@ pub mod control;
 pub mod devices;
 mod endpoint;
 mod fields;
+mod holder;
 mod hotplug;
 mod journal;
 mod kvp_command;

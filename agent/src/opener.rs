@@ -1,16 +1,24 @@
 //! Opening the machine's real devices.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use hyperv_services::registry::Entry;
+use hyperv_vmbus::discovery::{self, Roots};
 use hyperv_vmbus::hvutil::HvUtilChannel;
 use hyperv_vmbus::uio::UioChannel;
 use hyperv_vmbus::{Channel, ChannelError};
 use nix::errno::Errno;
+use slog::{Logger, warn};
 
+use crate::holder;
 use crate::locate::Located;
+use crate::view::View;
+
+/// How the opening of a device goes, for the log and the status.
+pub struct Opening<'a> {
+    pub(crate) log: &'a Logger,
+    pub(crate) view: &'a View,
+}
 
 /// Opens a device. The simulated host brings its own.
 pub trait Opener: Send + Sync {
@@ -19,7 +27,12 @@ pub trait Opener: Send + Sync {
     /// # Errors
     ///
     /// Any [`OpenError`].
-    fn open(&self, device: &Located, entry: &Entry) -> Result<Box<dyn Channel>, OpenError>;
+    fn open(
+        &self,
+        device: &Located,
+        entry: &Entry,
+        opening: &Opening<'_>,
+    ) -> Result<Box<dyn Channel>, OpenError>;
 }
 
 /// Why a device could not be opened.
@@ -63,21 +76,29 @@ impl From<ChannelError> for OpenError {
 }
 
 /// Opens the kernel's devices.
-#[derive(Debug, Default)]
-pub struct KernelDevices;
+#[derive(Debug)]
+pub struct KernelDevices {
+    /// Where they are.
+    pub roots: Roots,
+}
 
 impl Opener for KernelDevices {
-    fn open(&self, device: &Located, entry: &Entry) -> Result<Box<dyn Channel>, OpenError> {
+    fn open(
+        &self,
+        device: &Located,
+        entry: &Entry,
+        opening: &Opening<'_>,
+    ) -> Result<Box<dyn Channel>, OpenError> {
         match device {
             Located::Uio { node, ring_len } => {
-                // The kernel lets any number of programs open a UIO device, and
-                // two that read one ring spoil it for each other.
-                if let Some(holder) = holder_of(node) {
-                    return Err(OpenError::Held { holder });
-                }
+                self.expect_free(node, opening)?;
+                opening
+                    .view
+                    .waits_for("the kernel and the host to open its channel");
                 Ok(Box::new(UioChannel::open(node, *ring_len)?))
             }
             Located::HvUtil { node } => {
+                opening.view.waits_for("the kernel");
                 let hvutil = &entry.hvutil;
                 Ok(Box::new(HvUtilChannel::open(
                     node,
@@ -89,28 +110,41 @@ impl Opener for KernelDevices {
     }
 }
 
-/// The program that has the character device `node` open, in words. As far as
-/// can be seen: without root, other users' descriptors cannot.
-fn holder_of(node: &Path) -> Option<String> {
-    let device = fs::metadata(node).ok()?;
-    if !device.file_type().is_char_device() {
-        return None;
+impl KernelDevices {
+    /// Refuses a UIO device that another program has. The kernel lets any number of
+    /// programs open it, and two that read one ring spoil it for each other.
+    fn expect_free(&self, node: &Path, opening: &Opening<'_>) -> Result<(), OpenError> {
+        let is_open = || discovery::is_open(&self.roots, node.file_name()?);
+        if is_open() == Some(false) {
+            return Ok(());
+        }
+        opening
+            .view
+            .waits_for("the search for another program that has it open");
+        match holder::find(node) {
+            Ok(Some(holder)) => Err(OpenError::Held { holder }),
+            // It may just have been closed.
+            Ok(None) => {
+                if is_open() == Some(true) {
+                    warn!(
+                        opening.log,
+                        "the kernel says that {} is open already, and no program is seen that has \
+                         it: if one does, in a container perhaps, stop it: two spoil each other's \
+                         messages",
+                        node.display()
+                    );
+                }
+                Ok(())
+            }
+            Err(error) => {
+                warn!(
+                    opening.log,
+                    "{} is opened all the same: {}",
+                    node.display(),
+                    error
+                );
+                Ok(())
+            }
+        }
     }
-    let has_it_open = |process: &Path| {
-        fs::read_dir(process.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|descriptor| fs::metadata(descriptor.path()).ok())
-            .any(|open| open.file_type().is_char_device() && open.rdev() == device.rdev())
-    };
-    fs::read_dir("/proc")
-        .ok()?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| has_it_open(&Path::new("/proc").join(pid.to_string())))
-        .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("{} (process {pid})", name.trim_end())
-        })
 }

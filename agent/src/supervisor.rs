@@ -23,7 +23,7 @@ use slog::{Logger, error, info, o, warn};
 
 use crate::alone::Alone;
 use crate::control::ControlSocket;
-use crate::endpoint::{Ended, Endpoint, Failure};
+use crate::endpoint::{Control, Ended, Endpoint, Failure};
 use crate::hotplug::Uevents;
 use crate::limit::{Limit, Limited};
 use crate::opener::Opener;
@@ -325,6 +325,7 @@ impl Supervisor {
                 self.look_for_devices();
             }
             self.tell_suppressed(Some(Instant::now()));
+            self.tell_overdue();
             if self.rest.is_some_and(|at| at <= Instant::now()) {
                 self.rest();
             }
@@ -486,8 +487,38 @@ impl Supervisor {
         self.deadlines()
             .chain(self.limits().filter_map(|(_, limit)| limit.summary_due()))
             .chain(self.rest)
+            .chain(
+                self.workers()
+                    .filter_map(|control| control.view.overdue_at()),
+            )
             .min()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Arc<Control>> {
+        self.slots.values().filter_map(|slot| match &slot.state {
+            State::Served { control, .. } => Some(control),
+            State::BackOff(_) => None,
+        })
+    }
+
+    /// Tells which devices take long to open, and what is waited for.
+    fn tell_overdue(&self) {
+        for (key, slot) in &self.slots {
+            if let State::Served { control, .. } = &slot.state
+                && let Some((waited, waits_for)) = control.view.is_overdue()
+            {
+                let to = self.log.new(o!("service" => key.service));
+                let tally = self.tallies.get(key.service).cloned().unwrap_or_default();
+                warn!(
+                    Logger::root(Noting { to, tally }, o!()),
+                    "opening {} has taken {} s so far: it waits for {}",
+                    key.device.node().display(),
+                    waited.as_secs(),
+                    waits_for
+                );
+            }
+        }
     }
 
     fn deadline_has_passed(&self) -> bool {

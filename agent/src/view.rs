@@ -1,19 +1,43 @@
 //! What a worker shows of itself, for the status.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyperv_services::activity::{Activity, Seen};
 use hyperv_services::service::Service;
 use hyperv_services::stop::Stop;
 use hyperv_vmbus::ic::Negotiated;
 
+/// How long a device may take to open before somebody is to know.
+const OVERDUE: Duration = Duration::from_secs(5);
+
 /// What a worker shows of itself. A request costs it two stores; the locks are
 /// taken when a device is opened, and when somebody looks.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     working: AtomicBool,
+    opening: Mutex<Opening>,
     open: Mutex<Option<Open>>,
+}
+
+/// How far the opening of a device is.
+#[derive(Debug)]
+struct Opening {
+    since: Instant,
+    waits_for: &'static str,
+    /// That it takes long was told.
+    told: bool,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            waits_for: "its turn",
+            told: false,
+        }
+    }
 }
 
 /// What there is of an open device.
@@ -36,6 +60,36 @@ pub(crate) struct Look {
 }
 
 impl View {
+    /// While its device is being opened, this is waited for.
+    pub(crate) fn waits_for(&self, what: &'static str) {
+        self.opening().waits_for = what;
+    }
+
+    /// When its device will take long to open, unless it is open, or that was told.
+    pub(crate) fn overdue_at(&self) -> Option<Instant> {
+        let opening = self.opening();
+        (!opening.told && !self.look().open).then(|| opening.since + OVERDUE)
+    }
+
+    /// How long its device has taken to open so far, and what is waited for, where that
+    /// is too long: told once.
+    pub(crate) fn is_overdue(&self) -> Option<(Duration, &'static str)> {
+        let is_over = self.overdue_at().is_some_and(|at| at <= Instant::now());
+        let mut opening = self.opening();
+        opening.told |= is_over;
+        is_over.then(|| (opening.since.elapsed(), opening.waits_for))
+    }
+
+    /// How long its device has taken to open, where that was told to be too long.
+    pub(crate) fn took_long(&self) -> Option<Duration> {
+        let opening = self.opening();
+        opening.told.then(|| opening.since.elapsed())
+    }
+
+    fn opening(&self) -> MutexGuard<'_, Opening> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The device is open, or its service was made anew.
     pub(crate) fn opened(&self, service: &dyn Service) {
         self.change(|open| {

@@ -86,14 +86,14 @@ pub fn prepare_process() {
 /// files open as the agent could when it was started, and every signal does what it
 /// does by default. The standard library unblocks them.
 pub fn start_afresh(command: &mut Command) -> &mut Command {
-    let open_files = OPEN_FILES.get().cloned();
+    let open_files = OPEN_FILES.get().copied();
     let afresh = move || {
         for number in 1..=libc::SIGRTMAX() {
             // SAFETY: the child has no handlers. What cannot be set is refused.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
-        match &open_files {
-            Some(limit) => Ok(setrlimit(Resource::Nofile, limit.clone())?),
+        match open_files {
+            Some(limit) => Ok(setrlimit(Resource::Nofile, limit)?),
             None => Ok(()),
         }
     };

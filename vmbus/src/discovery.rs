@@ -1,5 +1,6 @@
 //! What VMBus devices there are, from sysfs. Protocol section 1.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ impl Default for Roots {
 
 /// What `state` says of a device whose channel is open.
 const STATE_OPEN: &str = "3";
+
+/// What it says while the channel is being opened.
+const STATE_OPENING: &str = "1";
 
 /// A VMBus device that the host offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +104,15 @@ pub fn devices(roots: &Roots) -> Result<Vec<Device>, DiscoveryError> {
     }
     found.sort_by_key(|device| device.instance);
     Ok(found)
+}
+
+/// Whether the channel of a UIO device, such as `uio0`, is open or is being opened;
+/// `None` where the kernel does not say. The kernel opens it for the first program that
+/// opens the device, and closes it with the last; kernels before 5.0 have it open always.
+pub fn is_open(roots: &Roots, uio: &OsStr) -> Option<bool> {
+    let device = roots.sys.join("class/uio").join(uio).join("device");
+    let state = attribute(&device.join("state")).ok()??;
+    Some([STATE_OPEN, STATE_OPENING].contains(&state.as_str()))
 }
 
 fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, DiscoveryError> {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use hyperv_agent::control::ControlSocket;
 use hyperv_agent::locate::Located;
-use hyperv_agent::opener::{OpenError, Opener};
+use hyperv_agent::opener::{OpenError, Opener, Opening};
 use hyperv_agent::status::Document;
 use hyperv_agent::status::ask::ask;
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
@@ -271,7 +271,12 @@ struct TestOpener {
 }
 
 impl Opener for TestOpener {
-    fn open(&self, device: &Located, entry: &Entry) -> Result<Box<dyn Channel>, OpenError> {
+    fn open(
+        &self,
+        device: &Located,
+        entry: &Entry,
+        _: &Opening<'_>,
+    ) -> Result<Box<dyn Channel>, OpenError> {
         let Located::HvUtil { node } = device else {
             unreachable!("only character devices are made up here");
         };

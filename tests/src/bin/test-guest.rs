@@ -16,6 +16,7 @@ use hyperv_vmbus::{Channel, ChannelError, Guid};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
         ["edges", path, edges] => count_edges(path, edges.parse()?),
         ["block", path] => block(path),
         ["hold", path] => hold(path),
+        ["hang", path] => hang(path),
         ["pipe", path] => pipe(path),
         ["announcements"] => announcements(),
         ["host"] => host(),
@@ -128,6 +130,26 @@ fn hold(path: &str) -> Result<()> {
     println!("held");
     // Until it is killed.
     poll(&mut [], PollTimeout::NONE)?;
+    Ok(())
+}
+
+/// Has something open on a file system whose server never answers, until its input
+/// ends: whoever looks at all that is mounted waits as long.
+fn hang(path: &str) -> Result<()> {
+    let server = open("/dev/fuse", 0)?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0",
+        server.as_raw_fd()
+    );
+    let (flags, options) = (MsFlags::empty(), Some(options.as_str()));
+    mount(Some("hangs"), path, Some("fuse"), flags, options)?;
+    // To open it otherwise would ask the server.
+    let _open = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)?;
+    println!("hangs");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

@@ -295,12 +295,15 @@ impl Machine for BlackBox {
         if freezes(&offer) {
             mounts::expect_none_of_the_machine(&self.guest.namespace)?;
         }
+        let mut uio = None;
         let (path, node): (String, Arc<dyn Node>) = match offer {
             Offer::Uio {
                 number, ring_len, ..
             } => {
                 let node = uio::UioNode::new(ring_len, page_size()?, self.driver_masks);
-                (format!("uio{number}"), Arc::new(node))
+                let node = Arc::new(node);
+                uio = Some(Arc::clone(&node));
+                (format!("uio{number}"), node)
             }
             Offer::HvUtil { node, .. } => (node.to_owned(), hvutil::HvUtilNode::new()),
         };
@@ -316,9 +319,14 @@ impl Machine for BlackBox {
             rescinded: AtomicBool::new(false),
         });
         let relid = self.guest.next_relid.fetch_add(1, Ordering::Relaxed);
-        self.guest
-            .namespace
-            .run(move || sysfs::add(&offer, relid).and_then(|()| sysfs::announce()))??;
+        let add = move || {
+            let shown = sysfs::add(&offer, relid)?;
+            if let (Some(node), Some(state)) = (uio, shown) {
+                node.show_state_in(state);
+            }
+            sysfs::announce()
+        };
+        self.guest.namespace.run(add)??;
         self.offered.push(Arc::clone(&offered));
         Ok(offered)
     }

@@ -33,8 +33,9 @@ pub(super) fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Makes a device appear, at once and complete.
-pub(super) fn add(offer: &Offer, relid: u32) -> Result<()> {
+/// Makes a device appear, at once and complete. Gives the file in which a UIO device's
+/// channel shows whether it is open.
+pub(super) fn add(offer: &Offer, relid: u32) -> Result<Option<File>> {
     let (class, instance, driver) = match offer {
         Offer::Uio {
             class, instance, ..
@@ -52,10 +53,13 @@ pub(super) fn add(offer: &Offer, relid: u32) -> Result<()> {
     symlink(driver, growing.join("driver")).context("the driver's link")?;
     let channel = growing.join(format!("channels/{relid}"));
     fs::create_dir_all(&channel).with_context(|| channel.display().to_string())?;
+    let mut shown = None;
     if let Offer::Uio {
         number, ring_len, ..
     } = offer
     {
+        let state = growing.join("state");
+        shown = Some(File::create(&state).with_context(|| state.display().to_string())?);
         let both = 2 * *ring_len as u64;
         let ring = channel.join("ring");
         File::create(&ring)
@@ -72,7 +76,7 @@ pub(super) fn add(offer: &Offer, relid: u32) -> Result<()> {
         let target = format!("../../bus/vmbus/devices/{instance}/uio/uio{number}");
         symlink(target, format!("{CLASS}/uio{number}")).context("the class's link")?;
     }
-    Ok(())
+    Ok(shown)
 }
 
 /// Makes a device disappear, at once.

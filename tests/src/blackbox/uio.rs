@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -36,6 +37,8 @@ struct State {
     channel: Option<OpenChannel>,
     /// The host's end of an open that it has not looked at yet.
     waiting: Option<UioPort>,
+    /// Shows in sysfs whether the channel is open.
+    shown_in: Option<File>,
 }
 
 /// One of the guest's descriptors.
@@ -78,6 +81,13 @@ impl UioNode {
         }
     }
 
+    /// Shows whether the channel is open in this file of sysfs, now and at each change.
+    pub(super) fn show_state_in(&self, file: File) {
+        let mut state = lock(&self.state);
+        state.shown_in = Some(file);
+        state.show();
+    }
+
     /// Fresh rings in a file that both sides map.
     fn rings(&self) -> Result<(File, MappedRings)> {
         let memory: File = memfd_create("rings", MFdFlags::MFD_CLOEXEC)
@@ -118,6 +128,16 @@ impl UioNode {
 }
 
 impl State {
+    /// As the kernel numbers it: the host offers the channel, or it is open.
+    fn show(&self) {
+        let number = if self.channel.is_some() { "3\n" } else { "2\n" };
+        if let Some(file) = &self.shown_in
+            && let Err(error) = file.write_all_at(number.as_bytes(), 0)
+        {
+            eprintln!("the guest's sysfs does not show its channel: {error}");
+        }
+    }
+
     /// Answers the reads that wait, and gives whom else to wake.
     fn announce(&mut self) -> Vec<PollNotifier> {
         let mut waiting = Vec::new();
@@ -177,6 +197,7 @@ impl Node for UioNode {
                 let backing = Arc::clone(&channel.backing);
                 state.channel = Some(channel);
                 state.waiting = Some(port);
+                state.show();
                 self.changed.notify_all();
                 backing
             }
@@ -199,6 +220,7 @@ impl Node for UioNode {
         // An end that the host has not taken is of no use to it any more.
         state.waiting = None;
         if let Some(channel) = state.channel.take() {
+            state.show();
             lock(&channel.line.counts).closed = true;
             channel.line.changed.notify_all();
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hyperv_agent::locate::Located;
-use hyperv_agent::opener::{OpenError, Opener};
+use hyperv_agent::opener::{OpenError, Opener, Opening};
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
 use hyperv_services::Config;
 use hyperv_services::registry::{self, Entry};
@@ -32,7 +32,12 @@ pub(super) struct Agent {
 struct Devices(Arc<World>);
 
 impl Opener for Devices {
-    fn open(&self, device: &Located, _entry: &Entry) -> Result<Box<dyn Channel>, OpenError> {
+    fn open(
+        &self,
+        device: &Located,
+        _entry: &Entry,
+        _: &Opening<'_>,
+    ) -> Result<Box<dyn Channel>, OpenError> {
         Ok(self.0.open(device.node())?)
     }
 }
