@@ -94,6 +94,8 @@ fn another_program_that_has_the_device_is_named_whatever_others_have_open() {
     holder.wait().unwrap();
     FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
     assert!(!machine.log().contains("in time"), "{}", machine.log());
+    // Its input is closed first.
+    hangs.wait().unwrap();
 }
 
 #[test]
