@@ -60,6 +60,17 @@ pub trait Device: Send + Sync {
     ///
     /// Where the device could not be removed from the guest's view.
     fn rescind(&self) -> Result<()>;
+
+    /// Takes the device away, and announces nothing to the guest, where that can be held
+    /// back: its descriptor reports an error from now on, and that is all. The rest
+    /// follows with [`Device::rescind`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::rescind`].
+    fn rescind_unannounced(&self) -> Result<()> {
+        self.rescind()
+    }
 }
 
 /// The host's end of an open device.

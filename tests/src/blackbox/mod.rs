@@ -475,6 +475,11 @@ impl Device for Offered {
         self.node.accept(timeout)
     }
 
+    fn rescind_unannounced(&self) -> Result<()> {
+        self.node.rescind();
+        Ok(())
+    }
+
     fn rescind(&self) -> Result<()> {
         // Once: another device may have the place by now.
         if self.rescinded.swap(true, Ordering::Relaxed) {

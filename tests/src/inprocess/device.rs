@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,7 @@ impl World {
             world: Arc::downgrade(self),
             state: Mutex::default(),
             opened: Condvar::new(),
+            announced: AtomicBool::new(false),
         });
         lock(&self.devices).insert(self.tree.node(&offer), Arc::clone(&device));
         self.tree.add(&offer)?;
@@ -95,6 +97,8 @@ struct Offered {
     world: Weak<World>,
     state: Mutex<State>,
     opened: Condvar,
+    /// That it is gone.
+    announced: AtomicBool,
 }
 
 #[derive(Default)]
@@ -165,18 +169,24 @@ impl Device for Offered {
         }
     }
 
-    fn rescind(&self) -> Result<()> {
+    fn rescind_unannounced(&self) -> Result<()> {
         let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.gone, true) {
-            return Ok(());
-        }
+        state.gone = true;
         state.waiting.clear();
         match state.open.take() {
             Some(End::Uio(shared)) => shared.rescind(),
             Some(End::HvUtil(kernel)) => kernel.rescind(),
             None => {}
         }
-        drop(state);
+        Ok(())
+    }
+
+    fn rescind(&self) -> Result<()> {
+        self.rescind_unannounced()?;
+        // Once: another device may have the place by now.
+        if self.announced.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         if let Some(world) = self.world.upgrade() {
             lock(&world.devices).remove(&world.tree.node(&self.offer));
             world.tree.remove(&self.offer)?;

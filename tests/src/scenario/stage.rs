@@ -169,6 +169,18 @@ impl<'m, P: Protocol> Stage<'m, P> {
         }
     }
 
+    /// Takes the device away; nothing is announced before [`Stage::rescind`].
+    ///
+    /// # Errors
+    ///
+    /// Where that fails, or there is none.
+    pub fn rescind_unannounced(&self) -> Result<()> {
+        let device = self.device.as_ref().context("no device is offered")?;
+        device
+            .rescind_unannounced()
+            .context("taking the device away")
+    }
+
     /// Expects exactly these files in the scenario's directory and below, once
     /// the guest has come to rest.
     ///
