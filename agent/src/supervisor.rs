@@ -507,11 +507,11 @@ impl Supervisor {
         for (key, slot) in &self.slots {
             if let State::Served { control, .. } = &slot.state
                 && let Some((waited, waits_for)) = control.view.is_overdue()
+                && let Some(tally) = self.tallies.get(key.service)
             {
-                let to = self.log.new(o!("service" => key.service));
-                let tally = self.tallies.get(key.service).cloned().unwrap_or_default();
+                let log = tally.logger(self.unlimited.clone());
                 warn!(
-                    Logger::root(Noting { to, tally }, o!()),
+                    log.new(o!("service" => key.service)),
                     "opening {} has taken {} s so far: it waits for {}",
                     key.device.node().display(),
                     waited.as_secs(),
