@@ -39,3 +39,37 @@ impl Held {
         })
     }
 }
+
+/// Those that a process has started and not yet waited for.
+///
+/// # Errors
+///
+/// Where it, or one of its threads, is gone.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    let tasks = format!("/proc/{pid}/task");
+    for task in fs::read_dir(&tasks).context(tasks)? {
+        // A thread may end meanwhile, and its children are another's then.
+        let list = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        children.extend(
+            list.split_whitespace()
+                .filter_map(|it| it.parse::<u32>().ok()),
+        );
+    }
+    Ok(children)
+}
+
+/// A process and all that it has started, itself first.
+///
+/// # Errors
+///
+/// As [`children`].
+pub fn family(pid: u32) -> Result<Vec<u32>> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        family.extend(children(parent)?);
+        next += 1;
+    }
+    Ok(family)
+}

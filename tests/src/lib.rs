@@ -8,6 +8,7 @@
 
 pub mod blackbox;
 pub mod channel;
+pub mod chaos;
 pub mod compare;
 pub mod fcopy;
 pub mod files;

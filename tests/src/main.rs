@@ -32,6 +32,9 @@ enum Command {
     Scenarios,
     /// Plays scenarios with the agent in this process, or with any program.
     Run(command::run::Arguments),
+    /// Does to the agent in this process what a host, a local user and an
+    /// administrator can, at random, and looks whether all is well.
+    Chaos(command::chaos::Arguments),
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
@@ -58,6 +61,7 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(arguments) => command::run::run(&arguments),
+        Command::Chaos(arguments) => command::chaos::run(&arguments),
         Command::Bench(bench) => command::bench::run(&bench),
         Command::Applications(arguments) => {
             command::bench::vss::applications::run(&arguments)?;

@@ -1,5 +1,6 @@
 //! The subcommands.
 
 pub(crate) mod bench;
+pub(crate) mod chaos;
 pub(crate) mod copy;
 pub(crate) mod run;

@@ -3,26 +3,24 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hyperv_agent::locate::Located;
 use hyperv_agent::opener::{OpenError, Opener, Opening};
 use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
-use hyperv_services::Config;
-use hyperv_services::registry::{self, Entry};
+use hyperv_services::registry::Entry;
 use hyperv_vmbus::Channel;
 use hyperv_vmbus::discovery::Roots;
 use slog::Logger;
 
 use super::device::{Announcer, World};
+use super::setup::Shared;
 
 /// A running agent.
 pub(super) struct Agent {
-    /// What it reads when it is told to read its configuration again.
-    next: Arc<Mutex<Settings>>,
     handle: Handle,
     thread: JoinHandle<()>,
     ended: Receiver<io::Result<()>>,
@@ -43,21 +41,24 @@ impl Opener for Devices {
 }
 
 impl Agent {
-    pub(super) fn start(world: &Arc<World>, config: &Config, log: Logger) -> Result<Self> {
-        let settings = Settings {
-            services: registry::SERVICES.to_vec(),
-            config: Arc::new(config.clone()),
-            bind_uio: false,
-            roots: Roots {
-                sys: world.tree().sys.clone(),
-                dev: world.tree().dev.clone(),
-            },
+    pub(super) fn start(world: &Arc<World>, setup: &Shared, log: Logger) -> Result<Self> {
+        let (its_setup, tree) = (setup.clone(), world.tree().clone());
+        let settings = move || {
+            let setup = its_setup.lock();
+            ensure!(!setup.unreadable, "the configuration is unreadable");
+            Ok(Settings {
+                services: setup.services.clone(),
+                config: Arc::new(setup.config.clone()),
+                bind_uio: false,
+                roots: Roots {
+                    sys: tree.sys.clone(),
+                    dev: tree.dev.clone(),
+                },
+            })
         };
-        let next = Arc::new(Mutex::new(settings.clone()));
-        let read = Arc::clone(&next);
         let supervisor = Supervisor::new(
-            settings,
-            Box::new(move || Ok(read.lock().unwrap_or_else(PoisonError::into_inner).clone())),
+            settings()?,
+            Box::new(settings),
             Arc::new(Devices(Arc::clone(world))),
             log,
         )
@@ -71,25 +72,21 @@ impl Agent {
                 let _ = tell.send(supervisor.run());
             })?;
         Ok(Self {
-            next,
             handle,
             thread,
             ended,
         })
     }
 
-    /// Lets the agent read its configuration again, which is this one now.
-    pub(super) fn configure(&self, config: &Config) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.config = Arc::new(config.clone());
-        drop(next);
-        self.handle.reload();
-    }
-
     /// What tells the agent that devices came or went.
     pub(super) fn announcer(&self) -> Announcer {
         let handle = self.handle.clone();
         Box::new(move || handle.rescan())
+    }
+
+    /// Reads the settings again, as SIGHUP does.
+    pub(super) fn reload(&self) {
+        self.handle.reload();
     }
 
     pub(super) fn is_running(&self) -> bool {

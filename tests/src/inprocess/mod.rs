@@ -6,16 +6,17 @@ mod agent;
 mod device;
 mod hvutil;
 mod log;
+mod setup;
 mod uio;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_services::vss::guard;
-use hyperv_services::{Config, fcopy, kvp, vss};
+use hyperv_services::{Config, fcopy, kvp, registry, vss};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
@@ -26,6 +27,7 @@ use crate::volumes::Volumes;
 use agent::Agent;
 use device::World;
 pub use log::Sink;
+pub use setup::Setup;
 
 /// Becomes the agent's guard, where the agent in another process of this
 /// executable has started it as that. To be called before anything else.
@@ -48,7 +50,7 @@ pub struct InProcess {
     world: Arc<World>,
     agent: Option<Agent>,
     log: log::Log,
-    config: Config,
+    setup: setup::Shared,
     /// Removed with the machine.
     home: TempDir,
 }
@@ -76,30 +78,54 @@ impl InProcess {
         for file in ["proc/self/mountinfo", "proc/filesystems"] {
             std::fs::write(root.join(file), "")?;
         }
+        let config = Config {
+            fcopy: fcopy::Config {
+                state_directory: state_directory.clone(),
+                ..fcopy::Config::default()
+            },
+            kvp: kvp::Config {
+                directory: pools,
+                state_directory,
+                ..kvp::Config::default()
+            },
+            // A machine without file systems: the test's own are not to be
+            // frozen.
+            vss: vss::Config {
+                runtime_directory: run,
+                root,
+                ..vss::Config::default()
+            },
+        };
         Ok(Self {
             world: World::new(Tree::new(home.path())?, files),
             agent: None,
             log: log::Log::new(),
-            config: Config {
-                fcopy: fcopy::Config {
-                    state_directory: state_directory.clone(),
-                    ..fcopy::Config::default()
-                },
-                kvp: kvp::Config {
-                    directory: pools,
-                    state_directory,
-                    ..kvp::Config::default()
-                },
-                // A machine without file systems: the test's own are not to be
-                // frozen.
-                vss: vss::Config {
-                    runtime_directory: run,
-                    root,
-                    ..vss::Config::default()
-                },
-            },
+            setup: setup::Shared::new(Setup {
+                services: registry::SERVICES.to_vec(),
+                config,
+                unreadable: false,
+            }),
             home,
         })
+    }
+
+    /// What the agent reads when it starts, and at a [reload](InProcess::reload).
+    pub fn setup(&self) -> MutexGuard<'_, Setup> {
+        self.setup.lock()
+    }
+
+    /// Lets the agent read its setup again, as SIGHUP does.
+    pub fn reload(&self) {
+        if let Some(agent) = &self.agent {
+            agent.reload();
+        }
+    }
+
+    /// Lets the agent look for devices, as a uevent does.
+    pub fn rescan(&self) {
+        if let Some(agent) = &self.agent {
+            agent.announcer()();
+        }
     }
 
     /// Passes each line that the agent logs from now on to `sink` too.
@@ -118,19 +144,19 @@ impl Machine for InProcess {
         std::fs::write(&path, lines)?;
         let read = hyperv_agent::config::load(Some(&path))?.service.fcopy;
         // Of the others, and of what is the machine's, nothing is taken over.
-        self.config.fcopy = fcopy::Config {
-            state_directory: self.config.fcopy.state_directory.clone(),
+        let mut setup = self.setup();
+        setup.config.fcopy = fcopy::Config {
+            state_directory: setup.config.fcopy.state_directory.clone(),
             ..read
         };
-        if let Some(agent) = &self.agent {
-            agent.configure(&self.config);
-        }
+        drop(setup);
+        self.reload();
         Ok(())
     }
 
     fn start(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs already");
-        let agent = Agent::start(&self.world, &self.config, self.log.logger())?;
+        let agent = Agent::start(&self.world, &self.setup, self.log.logger())?;
         self.world.announce_to(Some(agent.announcer()));
         self.agent = Some(agent);
         Ok(())
@@ -159,7 +185,7 @@ impl Machine for InProcess {
     }
 
     fn pools(&self) -> PathBuf {
-        self.config.kvp.directory.clone()
+        self.setup.lock().config.kvp.directory.clone()
     }
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::AddAssign;
 
 use anyhow::{Context, Result};
+use hyperv_sim::held::family;
 
 /// Memory, in KiB.
 #[derive(Default)]
@@ -37,24 +38,6 @@ impl AddAssign for Memory {
         self.private += other.private;
         self.anonymous += other.anonymous;
     }
-}
-
-/// A process and all that it has started, itself first.
-pub(super) fn family(pid: u32) -> Result<Vec<u32>> {
-    let mut family = vec![pid];
-    let mut next = 0;
-    while let Some(parent) = family.get(next) {
-        for task in fs::read_dir(format!("/proc/{parent}/task"))? {
-            let children = fs::read_to_string(task?.path().join("children"))?;
-            family.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|it| it.parse::<u32>().ok()),
-            );
-        }
-        next += 1;
-    }
-    Ok(family)
 }
 
 /// Those of its family that run the same program as a process, itself first.

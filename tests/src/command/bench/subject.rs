@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyperv_sim::blackbox::BlackBox;
+use hyperv_sim::held::family;
 use hyperv_sim::host::{Protocol, ServiceHost};
 use hyperv_sim::port::{Device, Machine};
 use hyperv_sim::scenario::{OPEN_TIME, Transport};
@@ -126,7 +127,7 @@ impl<P: Protocol> Subject<P> {
     fn all<T: Default + AddAssign>(&mut self, of: fn(u32) -> Result<T>) -> Result<T, String> {
         let mut all = T::default();
         let mut add = || -> Result<()> {
-            for pid in process::family(self.pid()?)? {
+            for pid in family(self.pid()?)? {
                 all += of(pid)?;
             }
             Ok(())
