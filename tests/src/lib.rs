@@ -21,6 +21,7 @@ pub mod network;
 pub mod port;
 pub mod ring;
 pub mod scenario;
+pub mod soak;
 pub mod sysfs;
 pub mod syslog;
 pub mod volumes;

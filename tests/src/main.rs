@@ -35,6 +35,9 @@ enum Command {
     /// Does to the agent in this process what a host, a local user and an
     /// administrator can, at random, and looks whether all is well.
     Chaos(command::chaos::Arguments),
+    /// Lets devices come and go, makes backups and asks for keys, again and again, and
+    /// looks whether a program holds more than before.
+    Soak(command::soak::Arguments),
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
@@ -62,6 +65,7 @@ fn run() -> Result<ExitCode> {
         }
         Command::Run(arguments) => command::run::run(&arguments),
         Command::Chaos(arguments) => command::chaos::run(&arguments),
+        Command::Soak(arguments) => command::soak::run(&arguments),
         Command::Bench(bench) => command::bench::run(&bench),
         Command::Applications(arguments) => {
             command::bench::vss::applications::run(&arguments)?;

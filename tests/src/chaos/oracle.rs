@@ -13,7 +13,7 @@ use super::said::NAME;
 use super::seat::Seat;
 use crate::fcopy::{Fcopy, FcopyHost, Start};
 use crate::held::{Held, children};
-use crate::host::{Protocol as _, Service, ServiceHost};
+use crate::host::{Protocol, Service, ServiceHost};
 use crate::kvp::{Kvp, KvpHost};
 use crate::port::{Device, Machine};
 use crate::scenario::{OPEN_TIME, Pattern, Transport};
@@ -22,6 +22,9 @@ use crate::wait::until;
 
 /// How long the agent may take to let go of what it held.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long the guest may take to open a device once more.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The number of the devices that are offered in the end.
 const NUMBER: u32 = 900;
@@ -147,6 +150,17 @@ fn offered<T>(
     Ok(done)
 }
 
+/// Connects to the guest. A worker that was told to end because its device went, and
+/// had not opened it yet, may open the one that has come in its place, and closes it
+/// at once: then another one opens it.
+fn connect<P: Protocol>(device: &dyn Device) -> Result<ServiceHost<P>> {
+    let first = device.accept(OPEN_TIME)?;
+    ServiceHost::connect(first).or_else(|error| match device.accept(AGAIN) {
+        Ok(second) => ServiceHost::connect(second),
+        Err(_) => Err(error),
+    })
+}
+
 fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
     ensure!(
         came == expected,
@@ -157,7 +171,7 @@ fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
 
 fn expect_copies(guest: &mut Guest, transport: Transport) -> Result<()> {
     offered(guest, Fcopy::SERVICE, transport, |guest, device| {
-        let mut host: FcopyHost = ServiceHost::connect(device.accept(OPEN_TIME)?)?;
+        let mut host: FcopyHost = connect(device)?;
         let data = Pattern::bytes(1, 10_000);
         let name = format!("{NAME}whole");
         let directory = guest.inside().to_string_lossy().into_owned();
@@ -173,7 +187,7 @@ fn expect_copies(guest: &mut Guest, transport: Transport) -> Result<()> {
 fn expect_pairs(guest: &mut Guest, transport: Transport) -> Result<()> {
     const KEY: &str = "still works";
     offered(guest, Kvp::SERVICE, transport, |_, device| {
-        let mut host: KvpHost = ServiceHost::connect(device.accept(OPEN_TIME)?)?;
+        let mut host: KvpHost = connect(device)?;
         expect(host.set(0, KEY, "it does")?, Status::OK, "a SET")?;
         let value = host.get(0, KEY)?;
         ensure!(
@@ -186,7 +200,7 @@ fn expect_pairs(guest: &mut Guest, transport: Transport) -> Result<()> {
 
 fn expect_backups(guest: &mut Guest, transport: Transport) -> Result<()> {
     offered(guest, Vss::SERVICE, transport, |guest, device| {
-        let mut host: VssHost = ServiceHost::connect(device.accept(OPEN_TIME)?)?;
+        let mut host: VssHost = connect(device)?;
         let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(flags == Ok(expected), "a HOT_BACKUP was answered {flags:?}");
         // A backup that was spoiled before is told of once.

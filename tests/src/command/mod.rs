@@ -4,3 +4,4 @@ pub(crate) mod bench;
 pub(crate) mod chaos;
 pub(crate) mod copy;
 pub(crate) mod run;
+pub(crate) mod soak;
