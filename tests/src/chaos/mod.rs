@@ -90,7 +90,7 @@ pub fn run(options: Options) -> Result<Played> {
                 break;
             }
         }
-        played.replies += guest.seats.iter().map(|seat| seat.replies).sum::<u64>();
+        played.replies += guest.seats.iter().map(seat::Seat::replies).sum::<u64>();
         guest.stop()?;
     }
     Ok(played)

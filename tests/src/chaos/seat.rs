@@ -2,6 +2,7 @@
 //! opened.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,10 @@ pub(super) struct Seat {
     end: Option<End>,
     /// The guest may close whatever it opens until the end of the round.
     excused: bool,
-    /// Replies that came.
-    pub(super) replies: u64,
+    /// Replies that came over what is open.
+    replies: u64,
+    /// Replies that came before.
+    answered: u64,
 }
 
 /// What the guest has opened.
@@ -92,6 +95,7 @@ impl Seat {
             end: None,
             excused: false,
             replies: 0,
+            answered: 0,
         };
         SEATS.iter().enumerate().map(seat).collect()
     }
@@ -140,6 +144,11 @@ impl Seat {
         self.excuse()
     }
 
+    /// Replies that came.
+    pub(super) fn replies(&self) -> u64 {
+        self.answered + self.replies
+    }
+
     /// Whether it is offered as a character device.
     pub(super) fn is_character_device(&self) -> bool {
         self.device.is_some() && self.transport == Transport::HvUtil
@@ -171,9 +180,13 @@ impl Seat {
                 }),
             };
             let excused = self.excused;
+            // A worker that was told to end because the device before this one went
+            // opens it, answers nothing, and closes it.
+            let answers = mem::replace(&mut self.replies, 0);
+            self.answered += answers;
             let before = self.end.replace(End { link, excused });
             ensure!(
-                before.is_none_or(|end| end.excused),
+                before.is_none_or(|end| end.excused || answers == 0),
                 "the guest opened the device anew although nothing was wrong"
             );
         }
