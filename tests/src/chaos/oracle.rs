@@ -29,6 +29,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The number of the devices that are offered in the end.
 const NUMBER: u32 = 900;
 
+/// What the name of a file begins with that is not whole yet.
+const TEMPORARY: &str = ".hyperv-agent-";
+
 /// What panicked in this process.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -77,8 +80,9 @@ impl Holds {
         })
     }
 
-    /// What is held where nothing is offered; compared with `before`, if that is
-    /// known.
+    /// What is held where nothing is offered, once it is no more than `before`. Some
+    /// of what is held at first may be on its way out, so that each round is compared
+    /// with the least of those before it.
     pub(super) fn flat(before: Option<Self>) -> Result<Self> {
         let Some(before) = before else {
             return Self::now();
@@ -89,7 +93,7 @@ impl Holds {
             let more = last.descriptors > before.descriptors
                 || last.threads > before.threads
                 || last.children > before.children;
-            Ok((!more).then_some(before))
+            Ok((!more).then_some(last))
         })
         .with_context(|| format!("before it was {before:?}, now it is {last:?}"))
     }
@@ -253,7 +257,7 @@ fn expect_no_leftovers(guest: &Guest) -> Result<()> {
         last = tree(guest.inside())?;
         last.retain(|(path, _)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            !name.starts_with(NAME) && !name.starts_with("xxxx")
+            name.starts_with(TEMPORARY)
         });
         Ok(last.is_empty().then_some(()))
     })
