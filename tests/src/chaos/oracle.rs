@@ -23,9 +23,6 @@ use crate::wait::until;
 /// How long the agent may take to let go of what it held.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
 
-/// How long the guest may take to open a device once more.
-const AGAIN: Duration = Duration::from_secs(5);
-
 /// The number of the devices that are offered in the end.
 const NUMBER: u32 = 900;
 
@@ -159,7 +156,7 @@ fn offered<T>(
 /// at once: then another one opens it.
 fn connect<P: Protocol>(device: &dyn Device) -> Result<ServiceHost<P>> {
     let first = device.accept(OPEN_TIME)?;
-    ServiceHost::connect(first).or_else(|error| match device.accept(AGAIN) {
+    ServiceHost::connect(first).or_else(|error| match device.accept(OPEN_TIME) {
         Ok(second) => ServiceHost::connect(second),
         Err(_) => Err(error),
     })

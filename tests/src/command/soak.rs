@@ -1,6 +1,7 @@
 //! `hyperv-sim soak`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -28,6 +29,10 @@ pub(crate) struct Arguments {
     /// Parts that all of it is done in, and measured after.
     #[arg(long, value_name = "N", default_value_t = 5)]
     laps: u64,
+    /// Seconds without work before each measurement: the agent gives memory back after
+    /// five.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rest: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -53,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         requests: arguments.requests,
         reloads: arguments.reloads,
         laps: arguments.laps,
+        rest: Duration::from_secs(arguments.rest),
     };
     println!("lap  seconds  descriptors  threads  processes  KiB (Pss)  bytes of log");
     soak::run(&command, options, &mut |lap: &Lap| {

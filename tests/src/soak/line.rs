@@ -1,7 +1,6 @@
 //! The device of a service, and the host that speaks over it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
@@ -12,10 +11,6 @@ use crate::scenario::OPEN_TIME;
 
 /// Bytes of each ring: whole messages of every service fit.
 const RING_LEN: usize = 68 << 10;
-
-/// Where a program has opened a device that was taken away, and closes it as soon as
-/// it looks, it opens the one that came in its place shortly after.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// A device of a service, and its host.
 pub(super) struct Line<P> {
@@ -43,11 +38,14 @@ impl<P: Protocol> Line<P> {
     }
 
     pub(super) fn connect(&mut self) -> Result<()> {
+        // Where it has opened a device that was taken away, it closes the one that came
+        // in its place as soon as it looks, and opens it once more.
         let first = self.device.accept(OPEN_TIME)?;
-        let host = ServiceHost::connect(first).or_else(|error| match self.device.accept(AGAIN) {
-            Ok(second) => ServiceHost::connect(second),
-            Err(_) => Err(error),
-        });
+        let host =
+            ServiceHost::connect(first).or_else(|error| match self.device.accept(OPEN_TIME) {
+                Ok(second) => ServiceHost::connect(second),
+                Err(_) => Err(error),
+            });
         self.host = Some(host?);
         Ok(())
     }
