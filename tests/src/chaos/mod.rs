@@ -2,9 +2,9 @@
 //! starts, stops and configures it do what they like, and after each round all must
 //! be as it should.
 //!
-//! A round is a list of [`action`]s, made from the seed and the round's number
-//! alone by the [`dice`]; [`said`] has the messages among them. [`seat`] plays what
-//! happens at one device, [`guest`] the rest, and [`oracle`] says what must be so.
+//! A round is a list of actions (`action`), made from the seed and the round's number
+//! alone by the `dice`; `said` has the messages among them. `seat` plays what
+//! happens at one device, `guest` the rest, and `oracle` says what must be so.
 
 mod action;
 mod dice;

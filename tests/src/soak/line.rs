@@ -12,9 +12,13 @@ use crate::scenario::OPEN_TIME;
 /// Bytes of each ring: whole messages of every service fit.
 const RING_LEN: usize = 68 << 10;
 
+/// What makes another number of one.
+const OTHER: u32 = 1 << 4;
+
 /// A device of a service, and its host.
 pub(super) struct Line<P> {
     number: u32,
+    toggles: u32,
     device: Arc<dyn Device>,
     host: Option<ServiceHost<P>>,
 }
@@ -28,6 +32,7 @@ impl<P: Protocol> Line<P> {
     pub(super) fn offered(machine: &mut dyn Machine, number: u32) -> Result<Self> {
         Ok(Self {
             number,
+            toggles: 0,
             device: offer::<P>(machine, number)?,
             host: None,
         })
@@ -56,6 +61,11 @@ impl<P: Protocol> Line<P> {
         for _ in 0..=u8::from(at_once) {
             self.host = None;
             self.device.rescind()?;
+            self.toggles += 1;
+            // Under the number that it had, a device is opened after a pause only.
+            if !self.toggles.is_multiple_of(16) {
+                self.number ^= OTHER;
+            }
             self.device = offer::<P>(machine, self.number)?;
         }
         self.connect()?;

@@ -4,7 +4,7 @@
 //!
 //! All of it happens to an unmodified program in a root of its own, with file systems
 //! of its own to freeze. The work is done in laps; after each the program holds what
-//! [`held`] looks at, and that is compared with what it held after the first ones.
+//! `held` looks at, and that is compared with what it held after the first ones.
 
 mod held;
 mod line;
