@@ -155,9 +155,13 @@ fn offered<T>(
 /// had not opened it yet, may open the one that has come in its place, and closes it
 /// at once: then another one opens it.
 fn connect<P: Protocol>(device: &dyn Device) -> Result<ServiceHost<P>> {
-    let first = device.accept(OPEN_TIME)?;
-    ServiceHost::connect(first).or_else(|error| match device.accept(OPEN_TIME) {
-        Ok(second) => ServiceHost::connect(second),
+    let answering = |port| {
+        let mut host = ServiceHost::connect(port)?;
+        host.request(&P::HARMLESS)?;
+        Ok(host)
+    };
+    answering(device.accept(OPEN_TIME)?).or_else(|error| match device.accept(OPEN_TIME) {
+        Ok(second) => answering(second),
         Err(_) => Err(error),
     })
 }
