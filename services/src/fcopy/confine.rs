@@ -8,15 +8,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Statx, StatxFlags, fstatfs, openat,
-    readlinkat, statx,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::entry::{Entry, PASS, look_at, owned};
 use super::error::Error;
 use super::owners::{Doubt, Owned};
 
@@ -29,54 +26,6 @@ const MAX_DEPTH: usize = 200;
 
 /// How often a step is tried again because what is there changed meanwhile.
 const RACE_RETRIES: u32 = 32;
-
-const PASS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// What stands at a name, held so that it stays the same.
-pub(super) struct Entry {
-    file: OwnedFd,
-    pub(super) found: Statx,
-}
-
-impl Entry {
-    /// Looks at a name without following it.
-    pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
-        Self::of(retry_on_intr(|| {
-            openat(directory, name, PASS, Mode::empty())
-        })?)
-    }
-
-    fn of(file: OwnedFd) -> Result<Self, Errno> {
-        let found = look_at(file.as_fd())?;
-        Ok(Self { file, found })
-    }
-
-    pub(super) fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.found.stx_mode.into())
-    }
-
-    fn text(&self) -> Result<PathBuf, Errno> {
-        // Such a link leads where its text does not say.
-        if fstatfs(&self.file)?.f_type == PROC_SUPER_MAGIC {
-            return Err(Errno::PERM);
-        }
-        let text = readlinkat(&self.file, "", Vec::new())?;
-        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
-    }
-}
-
-pub(super) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    statx(file, "", AtFlags::EMPTY_PATH, wanted)
-}
-
-pub(super) fn owned(found: &Statx) -> Owned {
-    Owned {
-        uid: found.stx_uid,
-        mode: u32::from(found.stx_mode) & 0o7777,
-        names: found.stx_nlink,
-    }
-}
 
 /// What a step came to.
 enum Step {

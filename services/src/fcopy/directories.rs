@@ -11,7 +11,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::confine::{Entry, Walk, look_at};
+use super::confine::Walk;
+use super::entry::{Entry, look_at};
 use super::error::Error;
 use super::journal::Record;
 use super::staging;

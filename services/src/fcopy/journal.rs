@@ -25,7 +25,8 @@ use rustix::fs::{
 };
 use slog::{Logger, info, warn};
 
-use super::confine::{Entry, Walk, look_at, owned};
+use super::confine::Walk;
+use super::entry::{Entry, look_at, owned};
 use super::error::Error;
 use crate::in_words;
 use crate::trusted::make_state_directory;

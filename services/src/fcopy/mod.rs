@@ -1,11 +1,12 @@
 //! Copying files from the host into the guest. Protocol section 5.
 //!
 //! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
-//! START resolves the `target` (`confine` opens its directory, `directories`
-//! makes what is missing), `transfer` keeps the state of the one copy there is,
-//! `staging` holds its file until it is whole and puts it in place, with the
-//! `metadata` of what it replaces. `journal` notes what a killed agent would
-//! leave behind, and `error` says what went wrong, to host and administrator.
+//! START resolves the `target` (`confine` goes to its directory, past each `entry` that
+//! the rules of `owners` let pass; `directories` makes what is missing), `transfer`
+//! keeps the state of the one copy there is, `staging` holds its file until it is whole
+//! and puts it in place, with the `metadata` of what it replaces, and `room` sees to it
+//! that the disk does not fill up. `journal` notes what a killed agent would leave
+//! behind, and `error` says what went wrong, to host and administrator.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::service::{Answer, Service};
 
 mod confine;
 mod directories;
+mod entry;
 mod error;
 mod extents;
 pub mod hvutil;

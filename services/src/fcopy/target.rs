@@ -8,8 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Statx, StatxAttributes, fstat};
 use rustix::io::Errno;
 
-use super::confine::{Entry, Walk, look_at, owned};
+use super::confine::Walk;
 use super::directories::{self, Made};
+use super::entry::{Entry, look_at, owned};
 use super::error::Error;
 use super::journal::Record;
 use super::owners::Doubt;

@@ -11,8 +11,8 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
 use super::Config;
-use super::confine::look_at;
 use super::directories::Made;
+use super::entry::look_at;
 use super::error::Error;
 use super::extents::Extents;
 use super::journal::Record;

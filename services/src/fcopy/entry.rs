@@ -1,0 +1,67 @@
+//! What stands at a name, held by a descriptor while it is looked at.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Statx, StatxFlags, fstatfs, openat,
+    readlinkat, statx,
+};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::owners::Owned;
+
+/// Opens something to look at it or to pass through it: no link is followed, and
+/// nothing is read.
+pub(super) const PASS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What stands at a name, held so that it stays the same.
+pub(super) struct Entry {
+    file: OwnedFd,
+    pub(super) found: Statx,
+}
+
+impl Entry {
+    /// Looks at a name without following it.
+    pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
+        Self::of(retry_on_intr(|| {
+            openat(directory, name, PASS, Mode::empty())
+        })?)
+    }
+
+    fn of(file: OwnedFd) -> Result<Self, Errno> {
+        let found = look_at(file.as_fd())?;
+        Ok(Self { file, found })
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.found.stx_mode.into())
+    }
+
+    /// What a symbolic link says.
+    pub(super) fn text(&self) -> Result<PathBuf, Errno> {
+        // Such a link leads where its text does not say.
+        if fstatfs(&self.file)?.f_type == PROC_SUPER_MAGIC {
+            return Err(Errno::PERM);
+        }
+        let text = readlinkat(&self.file, "", Vec::new())?;
+        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+    }
+}
+
+/// What is known of an open file.
+pub(super) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    statx(file, "", AtFlags::EMPTY_PATH, wanted)
+}
+
+/// Of that, who owns it and who may do what with it.
+pub(super) fn owned(found: &Statx) -> Owned {
+    Owned {
+        uid: found.stx_uid,
+        mode: u32::from(found.stx_mode) & 0o7777,
+        names: found.stx_nlink,
+    }
+}
