@@ -1,23 +1,21 @@
 //! One pool's file: opened, locked, and still the one that the path names.
 
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::fs::OFlags;
 
 use super::MAX_SIZE;
 use super::contents::{Contents, Indexed};
 use super::error::PoolError;
 use super::index::{Seen, Stamp};
 use super::lock::{Access, Deadline, Lock, PATIENCE};
+use super::open::{Open, check_place};
 use super::record::RECORD_LEN;
 use super::{holder, journal, redo};
 use crate::kvp::limit::Limit;
-use crate::trusted::trusted_directory_of;
 
 /// Permission bits of a pool file that is made.
 const MODE: u32 = 0o644;
@@ -49,14 +47,6 @@ pub(super) struct PoolFile {
     said_held: bool,
     /// What the last operations met and nobody was told of yet.
     notice: Option<String>,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    writable: bool,
-    device: u64,
-    inode: u64,
 }
 
 /// Others keep the file locked: since when it has looked like this.
@@ -147,7 +137,7 @@ impl PoolFile {
                 })
                 .map_err(PoolError::file("make the directory", directory))?;
         }
-        self.check_place()?;
+        check_place(&self.path)?;
         let mode = self.mode.unwrap_or(MODE);
         let created = File::options()
             .read(true)
@@ -206,7 +196,7 @@ impl PoolFile {
                     drop(lock);
                     self.recover(limit)?;
                 } else {
-                    self.check_place()?;
+                    check_place(&self.path)?;
                     if !redo::recover(&open.file, &self.path, &self.journal)? {
                         journal::recover(&open.file, &self.path, &self.journal)?;
                     }
@@ -357,62 +347,5 @@ impl PoolFile {
         self.journal
             .try_exists()
             .map_err(PoolError::file("look at", &self.journal))
-    }
-
-    fn check_place(&self) -> Result<(), PoolError> {
-        check_place(&self.path)
-    }
-}
-
-/// Whether nobody else could have put there what stands at the path.
-fn check_place(path: &Path) -> Result<(), PoolError> {
-    trusted_directory_of(path).map_err(|source| PoolError::Untrusted {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-impl Open {
-    fn new(path: &Path, access: Access) -> Result<Option<Self>, PoolError> {
-        // Looked at before it is opened: to open some devices does something.
-        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Ok(None);
-        }
-        check_place(path)?;
-        let writable = access == Access::Exclusive;
-        let opened = File::options()
-            .read(true)
-            .write(writable)
-            // Whatever stands there, opening it does not wait.
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open(path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(PoolError::file("open", path)(error)),
-        };
-        let metadata = file.metadata().map_err(PoolError::file("look at", path))?;
-        if !metadata.is_file() {
-            return Err(PoolError::NotAFile(path.to_owned()));
-        }
-        Ok(Some(Self {
-            writable,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            file,
-        }))
-    }
-
-    /// Gives the file these permission bits, where any are wanted.
-    fn restrict(&self, mode: Option<u32>) -> io::Result<()> {
-        let now = self.file.metadata()?.mode() & 0o7777;
-        match mode {
-            Some(mode) if mode != now => self.file.set_permissions(Permissions::from_mode(mode)),
-            _ => Ok(()),
-        }
-    }
-
-    fn is(&self, metadata: &Metadata) -> bool {
-        (self.device, self.inode) == (metadata.dev(), metadata.ino())
     }
 }

@@ -30,6 +30,7 @@ mod holder;
 mod index;
 mod journal;
 mod lock;
+mod open;
 mod record;
 mod redo;
 #[cfg(test)]

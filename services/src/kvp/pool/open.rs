@@ -1,0 +1,74 @@
+//! A pool's file, opened where root alone can have put it there.
+
+use std::fs::{self, File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::error::PoolError;
+use super::lock::Access;
+use crate::trusted::trusted_directory_of;
+
+/// A file that is open, and which it is.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) file: File,
+    pub(super) writable: bool,
+    device: u64,
+    inode: u64,
+}
+
+/// Whether nobody else could have put there what stands at the path.
+pub(super) fn check_place(path: &Path) -> Result<(), PoolError> {
+    trusted_directory_of(path).map_err(|source| PoolError::Untrusted {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+impl Open {
+    pub(super) fn new(path: &Path, access: Access) -> Result<Option<Self>, PoolError> {
+        // Looked at before it is opened: to open some devices does something.
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        check_place(path)?;
+        let writable = access == Access::Exclusive;
+        let opened = File::options()
+            .read(true)
+            .write(writable)
+            // Whatever stands there, opening it does not wait.
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PoolError::file("open", path)(error)),
+        };
+        let metadata = file.metadata().map_err(PoolError::file("look at", path))?;
+        if !metadata.is_file() {
+            return Err(PoolError::NotAFile(path.to_owned()));
+        }
+        Ok(Some(Self {
+            writable,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            file,
+        }))
+    }
+
+    /// Gives the file these permission bits, where any are wanted.
+    pub(super) fn restrict(&self, mode: Option<u32>) -> io::Result<()> {
+        let now = self.file.metadata()?.mode() & 0o7777;
+        match mode {
+            Some(mode) if mode != now => self.file.set_permissions(Permissions::from_mode(mode)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is(&self, metadata: &Metadata) -> bool {
+        (self.device, self.inode) == (metadata.dev(), metadata.ino())
+    }
+}
