@@ -134,3 +134,21 @@ impl View {
         change(open.get_or_insert_default());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_that_takes_long_is_told_once_with_what_it_waits_for() {
+        let view = View::default();
+        view.waits_for("the host");
+        assert_eq!((view.is_overdue(), view.took_long()), (None, None));
+        let since = view.opening().since;
+        view.opening().since = since.checked_sub(OVERDUE).unwrap_or(since);
+        let told = view.is_overdue();
+        assert!(told.is_some_and(|(waited, what)| waited >= OVERDUE && what == "the host"));
+        assert_eq!((view.is_overdue(), view.overdue_at()), (None, None));
+        assert!(view.took_long().is_some());
+    }
+}

@@ -415,4 +415,24 @@ mod tests {
             Some(INSTANCE)
         );
     }
+
+    #[test]
+    fn whether_a_uio_devices_channel_is_open_is_in_its_state() {
+        let sysfs = Sysfs::new();
+        let roots = Roots {
+            sys: sysfs.path(""),
+            ..Roots::default()
+        };
+        let uio = OsStr::new("uio0");
+        assert_eq!(is_open(&roots, uio), None);
+        fs::create_dir_all(sysfs.path("class/uio/uio0/device")).unwrap();
+        for (state, open) in [("0", false), ("1", true), ("2", false), ("3", true)] {
+            fs::write(
+                sysfs.path("class/uio/uio0/device/state"),
+                format!("{state}\n"),
+            )
+            .unwrap();
+            assert_eq!(is_open(&roots, uio), Some(open), "{state}");
+        }
+    }
 }
