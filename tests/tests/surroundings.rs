@@ -122,11 +122,14 @@ fn a_file_size_limit_fails_a_copy_and_does_not_end_the_agent() {
     );
 }
 
-/// Says what the shell that runs it, or the process `$1`, has been left.
+/// Says what the shell that runs it, or the process `$1`, has been left. While a shell
+/// starts a program it may block signals, so that it reads its own status itself.
 const SAY: &str = r#"
     process=${1:-$$}
     ls -l "/proc/$process/fd"
-    grep -E 'Sig(Blk|Ign)' "/proc/$process/status"
+    while read -r line; do
+        case $line in SigBlk* | SigIgn*) echo "$line" ;; esac
+    done <"/proc/$process/status"
     grep 'open files' "/proc/$process/limits"
 "#;
 
