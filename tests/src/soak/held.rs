@@ -11,6 +11,9 @@ use crate::wait::until;
 /// How long the program may take to let go of what it held.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
 
+/// What memory may grow by, in KiB: allocators round up.
+const SLACK: u64 = 1024;
+
 /// What the program holds, with all that it has started.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding {
@@ -52,9 +55,10 @@ impl Holding {
         self.descriptors > other.descriptors
             || self.threads > other.threads
             || self.processes > other.processes
+            || self.memory > other.memory + SLACK
     }
 
-    /// What is held once it is no more than `before`, but for memory and log.
+    /// What is held once it is no more than `before`, but for the log.
     pub(super) fn settled(
         pid: u32,
         before: Option<Self>,

@@ -47,9 +47,6 @@ pub struct Options {
 /// Laps after which the program has all that it keeps.
 const WARM_UP: u64 = 2;
 
-/// What memory may grow by after that, in KiB: allocators round up.
-const SLACK: u64 = 1024;
-
 /// Bytes that a program may log, as much as a hostile host may have it log in a day.
 const LOG: u64 = 10 << 20;
 
@@ -111,14 +108,6 @@ pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Resul
             seconds: begun.elapsed().as_secs_f64(),
             holding,
         });
-        if let Some(before) = before {
-            ensure!(
-                holding.memory <= before.memory + SLACK,
-                "expected no more memory than {} KiB and {SLACK}; it has {} KiB",
-                before.memory,
-                holding.memory
-            );
-        }
         ensure!(
             holding.log <= LOG,
             "expected at most {LOG} bytes of log, it has {}",
