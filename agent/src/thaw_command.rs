@@ -57,6 +57,16 @@ impl Thaw {
         let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
         let mut said = String::new();
         let mut complaints = String::new();
+        let calmed = recover::calm(&config.root, &note);
+        match &calmed {
+            Ok(None) => {}
+            Ok(Some(switch)) => writeln!(said, "{}: was 1, is 0 again", switch.display())?,
+            Err((switch, error)) => writeln!(
+                complaints,
+                "hyperv-agent: cannot set {} to 0: {error}",
+                switch.display()
+            )?,
+        }
         let found = if self.all {
             recover::all(&config)?
         } else {
@@ -91,7 +101,7 @@ impl Thaw {
                 }
             }
         }
-        let status = match left.is_empty() {
+        let status = match left.is_empty() && calmed.is_ok() {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         };
@@ -116,6 +126,7 @@ fn end_hooks(config: &vss::Config, note: Note, left: Vec<Noted>, log: &Log) -> a
         guard: note.guard,
         hooks: Vec::new(),
         rehearsal: note.rehearsal,
+        hurry: note.hurry,
     };
     marker::write(directory, &note)
         .with_context(|| format!("cannot note in {} what was thawed", directory.display()))

@@ -7,6 +7,7 @@
 //! instead, which takes microseconds.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -42,9 +43,28 @@ impl Drop for Haste {
     }
 }
 
-/// Lets the kernel take its time again, in the place of an agent that is gone.
-pub(super) fn end(switch: &Path) {
-    let _ = fs::write(switch, "0");
+/// Whether [`Haste::begin`] would let the kernel hurry.
+pub(super) fn is_off(switch: &Path) -> bool {
+    fs::read(switch).is_ok_and(|set| set.starts_with(b"0"))
+}
+
+/// Lets the kernel take its time again, in the place of a guard that is gone; tells
+/// whether that had it hurry.
+///
+/// # Errors
+///
+/// Where it still hurries.
+pub(super) fn end(switch: &Path) -> io::Result<bool> {
+    let was_on = match fs::read(switch) {
+        Ok(set) => set.starts_with(b"1"),
+        // No kernel that could have been told.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if was_on {
+        fs::write(switch, "0")?;
+    }
+    Ok(was_on)
 }
 
 #[cfg(test)]
@@ -63,8 +83,14 @@ mod tests {
         assert!(Haste::begin(&switch, || ()).is_none());
         drop(haste);
         assert_eq!(fs::read(&switch).unwrap(), b"0\n");
+        assert!(is_off(&switch));
+        assert!(!end(&switch).unwrap());
         fs::write(&switch, "1\n").unwrap();
         assert!(Haste::begin(&switch, || ()).is_none());
         assert_eq!(fs::read(&switch).unwrap(), b"1\n");
+        assert!(!is_off(&switch));
+        assert!(end(&switch).unwrap() && is_off(&switch));
+        fs::remove_file(&switch).unwrap();
+        assert!(!end(&switch).unwrap() && !is_off(&switch));
     }
 }

@@ -4,7 +4,8 @@
 //! It is a file in the runtime directory, whole or absent, of a line for each
 //! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
 //! they were frozen, `guard PID` for the process that freezes them, `hook PATH` for
-//! a program that waits for the end, and `rehearsal` where no host asked for it. In a
+//! a program that waits for the end, `rehearsal` where no host asked for it, and
+//! `rcu_expedited 0` where the guard may make that 1 while it freezes. In a
 //! mount point a backslash and a newline are `\134` and `\012`, as the kernel writes
 //! them. It is there for as long as the host may still ask for a thaw that nobody can
 //! give it any more.
@@ -20,6 +21,9 @@ use super::plan::DeviceNumber;
 
 const NAME: &str = "vss-frozen";
 
+/// Says that the kernel is not to hurry.
+const HURRY: &[u8] = b"rcu_expedited 0";
+
 /// What is noted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Note {
@@ -31,6 +35,9 @@ pub struct Note {
     pub hooks: Vec<PathBuf>,
     /// Whether it is a rehearsal.
     pub rehearsal: bool,
+    /// Whether the guard may have the kernel hurry while it freezes, which it did not
+    /// do before: `/sys/kernel/rcu_expedited` was 0.
+    pub hurry: bool,
 }
 
 /// A file system that is noted.
@@ -79,6 +86,10 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
     if note.rehearsal {
         text.extend_from_slice(b"rehearsal\n");
     }
+    if note.hurry {
+        text.extend_from_slice(HURRY);
+        text.push(b'\n');
+    }
     fs::create_dir_all(directory)?;
     let new = directory.join(format!("{NAME}.new"));
     File::create(&new)?.write_all(&text)?;
@@ -107,6 +118,8 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
             note.hooks.push(OsStr::from_bytes(path).into());
         } else if line == b"rehearsal" {
             note.rehearsal = true;
+        } else if line == HURRY {
+            note.hurry = true;
         }
     }
     Ok(Some(note))
@@ -176,6 +189,7 @@ mod tests {
                 OsStr::from_bytes(b"/etc/\xff").into(),
             ],
             rehearsal: true,
+            hurry: true,
         };
         for note in [note, Note::default()] {
             write(&directory, &note).unwrap();

@@ -248,6 +248,24 @@ impl Vss {
             self.report.found(was_frozen);
         }
         let hooks = std::mem::take(&mut note.hooks);
+        match recover::calm(&self.config.root, &note) {
+            Ok(None) => note.hurry = false,
+            Ok(Some(switch)) => {
+                note.hurry = false;
+                warn!(
+                    self.log,
+                    "{} was still 1 after a freeze, and is 0 again",
+                    switch.display()
+                );
+            }
+            // It stays noted.
+            Err((switch, error)) => warn!(
+                self.log,
+                "{} is still 1 after a freeze and cannot be made 0: {}",
+                switch.display(),
+                error
+            ),
+        }
         self.left = note;
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
@@ -477,6 +495,7 @@ impl Vss {
             guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
             rehearsal: self.report.is_rehearsal(),
+            hurry: recover::can_hurry(&self.config.root),
         });
         prepared.write_out(self.write_out, latest, stop)?;
         let mount_points = report::mount_points(&prepared.opened);

@@ -2,8 +2,9 @@
 //! a file system frozen that the administrator wants back.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,10 +12,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::freeze::{Freezer, THAWING, Tried, Waits};
+use super::haste;
 use super::limited::Lookups;
 use super::marker::{Note, Noted};
 use super::open::{Opened, open_within};
 use super::plan::{self, FileSystem, PlanError};
+use super::stack::under;
 use super::{Config, Patterns};
 use crate::{in_words, kernel};
 
@@ -46,6 +49,28 @@ pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     let plan = plan::make(&everything)?;
     let blocked = plan.blocked.into_iter().map(|it| it.file_system);
     Ok(plan.freeze.into_iter().chain(blocked).collect())
+}
+
+/// Whether the guard is going to have the kernel hurry while it freezes.
+pub(super) fn can_hurry(root: &Path) -> bool {
+    haste::is_off(&under(root, Path::new(haste::SWITCH)))
+}
+
+/// Lets the kernel take its time again where a guard that `note` tells of may have had
+/// it hurry, and nobody is left to end that; gives the switch where that was on.
+///
+/// # Errors
+///
+/// Where the kernel cannot be told, with the switch.
+pub fn calm(root: &Path, note: &Note) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
+    let switch = under(root, Path::new(haste::SWITCH));
+    if !note.hurry {
+        return Ok(None);
+    }
+    match haste::end(&switch) {
+        Ok(was_on) => Ok(was_on.then_some(switch)),
+        Err(error) => Err((switch, error)),
+    }
 }
 
 /// Thaws these, in the reverse order, whoever has frozen them. The guard goes on

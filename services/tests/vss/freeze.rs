@@ -19,7 +19,7 @@ use hyperv_services::vss::guard::threads::{Calls, Kernel};
 use hyperv_services::vss::guard::{Guard, GuardError, News};
 use hyperv_services::vss::open::{Opened, open};
 use hyperv_services::vss::plan::{self, DeviceNumber};
-use hyperv_services::vss::{Config, Processes, Vss};
+use hyperv_services::vss::{Config, Processes, Vss, marker};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -557,4 +557,39 @@ fn without_a_guard_nothing_is_frozen() {
             assert_eq!(ask(&mut service, THAW), Status::OK);
         },
     );
+}
+
+/// Agent and guard were killed while they froze.
+#[test]
+fn a_kernel_that_was_left_in_haste_takes_its_time_again() {
+    let root = tempfile::tempdir().unwrap();
+    let switch = root.path().join("sys/kernel/rcu_expedited");
+    fs::create_dir_all(switch.parent().unwrap()).unwrap();
+    let runtime_directory = root.path().join("run");
+    let config = Config {
+        root: root.path().into(),
+        runtime_directory: runtime_directory.clone(),
+        ..Config::default()
+    };
+    let processes = Processes {
+        start_guard: guard,
+        write_out: |_| Ok(()),
+    };
+    for (hurry, before, after) in [(true, "1", "0"), (false, "1", "1"), (true, "2", "2")] {
+        fs::write(&switch, before).unwrap();
+        let note = marker::Note {
+            hurry,
+            ..marker::Note::default()
+        };
+        marker::write(&runtime_directory, &note).unwrap();
+        let vss = Vss::new(&config, &Logger::root(Discard, o!()), processes);
+        assert_eq!(
+            fs::read_to_string(&switch).unwrap(),
+            after,
+            "{hurry} {before}"
+        );
+        drop(vss);
+        let note = marker::read(&runtime_directory).unwrap().unwrap();
+        assert!(!note.hurry);
+    }
 }

@@ -376,6 +376,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-guard-stopped" VSS_BOTH vss::faults::guard_stopped, own_process => SAME: "a guard that answers nothing keeps nothing frozen";
         "vss-killed-in-turn" VSS_BOTH vss::faults::one_after_the_other, own_process => SAME: "guard and agent are killed one after the other";
         "vss-killed-at-once" VSS_BOTH vss::faults::both_at_once, own_process => SAME: "what two that died at once left frozen the next agent thaws";
+        "vss-killed-in-haste" VSS_BOTH vss::faults::both_in_haste, own_process => SAME: "a kernel that two that died at once left in haste is told by the next agent, or by hand";
         "vss-stopped" VSS_BOTH vss::faults::stopped, own_process: "an agent that is stopped thaws";
         "vss-upgraded" VSS_BOTH vss::faults::upgraded, own_process: "with another file in its place the program's next guard still comes from its own";
         "vss-out-of-memory" VSS_BOTH vss::faults::out_of_memory, own_process: "a program that the kernel kills for want of memory leaves nothing frozen";

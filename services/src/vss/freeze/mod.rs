@@ -534,7 +534,8 @@ impl Freezer {
             return;
         };
         if guard.leaves_haste() {
-            haste::end(Path::new(haste::SWITCH));
+            // It could be told before.
+            let _ = haste::end(Path::new(haste::SWITCH));
         }
         if freezing {
             // The kernel may not have come back to it, and freeze after the thaw what

@@ -111,21 +111,66 @@ pub(in super::super) fn one_after_the_other(stage: &mut VssStage<'_>) -> Result<
     expect_rounds(stage, &shelf, &points, &mut host)
 }
 
-/// Nobody is left to thaw: the next agent finds what there is to do.
-pub(in super::super) fn both_at_once(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points, _host) = frozen(stage, "")?;
+/// Kills the program and its guard, so that neither can do anything for the other.
+fn kill_both(stage: &mut VssStage<'_>, shelf: &Shelf) -> Result<()> {
     let script = r#"
         set -e
         parent=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$0/status")
         kill -STOP "$parent"
         kill -9 "$0"
     "#;
-    shelf.script(script, &[&guard(&shelf)?])?;
-    stage.machine().kill()?;
+    shelf.script(script, &[&guard(shelf)?])?;
+    stage.machine().kill()
+}
+
+/// Nobody is left to thaw: the next agent finds what there is to do.
+pub(in super::super) fn both_at_once(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points, _host) = frozen(stage, "")?;
+    kill_both(stage, &shelf)?;
     shelf.expect_frozen(&points, "with nobody left to thaw them")?;
     stage.machine().start()?;
     shelf.wait_thawed(&points, "when the agent is started again")?;
     let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after both were killed")
+}
+
+/// Both die while they freeze, when the kernel hurries for them.
+pub(in super::super) fn both_in_haste(stage: &mut VssStage<'_>) -> Result<()> {
+    let (shelf, points) = two(stage)?;
+    shelf.own_switch()?;
+    let mut host = stage.connect()?;
+    freeze(&mut host)?;
+    shelf.expect_calm("once all is frozen")?;
+    kill_both(stage, &shelf)?;
+    // As it was a moment before.
+    shelf.set_switch("1")?;
+    shelf.program(&["thaw"]).context("`hyperv-agent thaw`")?;
+    shelf.expect_calm("after `hyperv-agent thaw`")?;
+    shelf.expect_thawed(&points, "after `hyperv-agent thaw`")?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after both were killed")?;
+
+    freeze(&mut host)?;
+    kill_both(stage, &shelf)?;
+    shelf.set_switch("1")?;
+    stage.machine().start()?;
+    shelf.wait_thawed(&points, "when the agent is started again")?;
+    let mut host = stage.connect()?;
+    shelf.expect_calm("when the agent serves again")?;
+    expect_spoiled(stage, &shelf, &points, &mut host, "after both were killed")?;
+    // Who has the kernel hurry all the time has it so.
+    shelf.set_switch("1")?;
+    freeze(&mut host)?;
+    kill_both(stage, &shelf)?;
+    stage.machine().start()?;
+    shelf.wait_thawed(&points, "when the agent is started again")?;
+    let mut host = stage.connect()?;
+    let set = shelf.script("cat /sys/kernel/rcu_expedited", &[])?;
+    ensure!(
+        set.starts_with('1'),
+        "expected /sys/kernel/rcu_expedited to stay as somebody else had set it; it is {set:?}"
+    );
     expect_spoiled(stage, &shelf, &points, &mut host, "after both were killed")
 }
 

@@ -36,6 +36,7 @@ while read -r _ _ device _ point _; do
     fsfreeze --unfreeze "$point" 2>/dev/null
 done </proc/self/mountinfo
 umount -l /mnt/vss 2>/dev/null
+umount /sys/kernel/rcu_expedited 2>/dev/null
 for disk in $(cat /run/vss/disks 2>/dev/null); do
     DM_DISABLE_UDEV=1 dmsetup remove upper
     losetup -d "$disk"
@@ -82,6 +83,14 @@ else
         *) echo "$said" ;;
     esac
 fi
+"#;
+
+/// Puts a file in the place of the switch by which the kernel is told to hurry, which is
+/// the whole machine's.
+const SWITCH: &str = r#"
+set -e
+echo 0 >/run/vss/rcu_expedited
+mount --bind /run/vss/rcu_expedited /sys/kernel/rcu_expedited
 "#;
 
 /// A type of file system that stands still for a backup.
@@ -209,6 +218,28 @@ impl Shelf {
     /// Thaws it.
     pub(super) fn thaw(&self, point: &str) -> Result<()> {
         self.0.run(&["fsfreeze", "--unfreeze", point]).map(drop)
+    }
+
+    /// Gives the guest a file for the switch by which its kernel is told to hurry.
+    pub(super) fn own_switch(&self) -> Result<()> {
+        let made = self.script(SWITCH, &[]);
+        made.map_err(|error| Skip(format!("no file for rcu_expedited: {error:#}")))?;
+        Ok(())
+    }
+
+    /// Sets that switch.
+    pub(super) fn set_switch(&self, text: &str) -> Result<()> {
+        self.write("/sys/kernel/rcu_expedited", text)
+    }
+
+    /// Expects it to be off.
+    pub(super) fn expect_calm(&self, when: &str) -> Result<()> {
+        let set = self.script("cat /sys/kernel/rcu_expedited", &[])?;
+        ensure!(
+            set.starts_with('0'),
+            "expected /sys/kernel/rcu_expedited to be 0 {when}; it is {set:?}"
+        );
+        Ok(())
     }
 
     /// Whether it is frozen.
