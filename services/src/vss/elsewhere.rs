@@ -18,21 +18,21 @@ pub(super) struct Namespace {
     pub(super) mounted: Vec<Mounted>,
 }
 
-/// The mount namespaces beside this process' own, as far as it is let to them. Who
-/// is not in that of the machine's first process is kept apart on purpose, and is
-/// told of none.
-pub(super) fn namespaces(root: &Path) -> Vec<Namespace> {
+/// Calls `each` with the mount namespaces beside this process' own, as far as it is let
+/// to them. Who is not in that of the machine's first process is kept apart on purpose,
+/// and is told of none. There may be a lot in each: an ordinary user can make some of
+/// his own.
+pub(super) fn namespaces(root: &Path, mut each: impl FnMut(Namespace)) {
     let of = |process: &str| fs::read_link(root.join("proc").join(process).join("ns/mnt"));
     let Ok(own) = of("self") else {
-        return Vec::new();
+        return;
     };
     if of("1").ok().as_ref() != Some(&own) {
-        return Vec::new();
+        return;
     }
     let mut seen = HashSet::from([own]);
-    let mut found = Vec::new();
     for process in processes(root).unwrap_or_default() {
-        if found.len() == MOST_NAMESPACES {
+        if seen.len() > MOST_NAMESPACES {
             break;
         }
         let Ok(namespace) = of(&process.to_string()) else {
@@ -43,10 +43,9 @@ pub(super) fn namespaces(root: &Path) -> Vec<Namespace> {
             && let Ok(mounted) = mounted(root, process)
         {
             seen.insert(namespace);
-            found.push(Namespace { process, mounted });
+            each(Namespace { process, mounted });
         }
     }
-    found
 }
 
 /// What a process has mounted.
@@ -86,8 +85,9 @@ mod tests {
     }
 
     fn found(root: &Path) -> Vec<(u32, usize)> {
-        let found = namespaces(root).into_iter();
-        found.map(|it| (it.process, it.mounted.len())).collect()
+        let mut found = Vec::new();
+        namespaces(root, |it| found.push((it.process, it.mounted.len())));
+        found
     }
 
     #[test]

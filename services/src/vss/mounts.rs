@@ -124,7 +124,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
 /// The mounts that no path leads to, by number, each with the mount that is found
 /// in its place: another was mounted over it, or over a directory on the way to it.
 pub(super) fn hidden(mounted: &[Mounted]) -> HashMap<u64, &Mounted> {
-    let view = View::new(mounted);
+    let mut view = View::new(mounted);
     let hidden = mounted.iter().filter_map(|it| {
         let found = view.find(&it.point)?;
         (found.id != it.id).then_some((it.id, found))
@@ -137,6 +137,9 @@ struct View<'a> {
     mounted: &'a [Mounted],
     /// What is mounted in a mount, or in none of the list, at a path.
     at: HashMap<(Option<u64>, &'a Path), &'a Mounted>,
+    /// Where paths were found to lead to: an ordinary user can have a namespace of a
+    /// hundred thousand mounts, all at one deep path.
+    found: HashMap<&'a Path, Option<&'a Mounted>>,
 }
 
 impl<'a> View<'a> {
@@ -146,27 +149,41 @@ impl<'a> View<'a> {
             Some(it.parent).filter(|parent| *parent != it.id && ids.contains(parent))
         };
         let at = mounted.iter().map(|it| ((parent(it), &*it.point), it));
+        let at: HashMap<_, _> = at.collect();
+        let root = Path::new("/");
+        // Nobody is led to what is mounted over the root.
+        let first = at.get(&(None, root)).copied();
         Self {
             mounted,
-            at: at.collect(),
+            at,
+            found: HashMap::from([(root, first)]),
         }
     }
 
     /// The mount in which a path ends; `None` where that is not in the list.
-    fn find(&self, path: &Path) -> Option<&'a Mounted> {
-        let root = Path::new("/");
-        // Nobody is led to what is mounted over the root.
-        let mut current = self.at.get(&(None, root)).copied();
-        let below = path.ancestors().filter(|it| *it != root);
-        let mut below: Vec<_> = below.collect();
-        below.reverse();
-        // A list in which mounts are mounted in each other is not the kernel's.
-        let mut steps = self.mounted.len();
-        for path in below {
+    fn find(&mut self, path: &'a Path) -> Option<&'a Mounted> {
+        let mut below = Vec::new();
+        let mut current = self.found.get(Path::new("/")).copied().flatten();
+        for path in path.ancestors() {
+            if let Some(found) = self.found.get(path) {
+                current = *found;
+                break;
+            }
+            below.push(path);
+        }
+        for path in below.into_iter().rev() {
+            let mut steps = self.mounted.len();
             while let Some(next) = self.at.get(&(current.map(|it| it.id), path)) {
                 current = Some(next);
-                steps = steps.checked_sub(1)?;
+                if steps == 0 {
+                    // A list in which mounts are mounted in each other is not the
+                    // kernel's.
+                    current = None;
+                    break;
+                }
+                steps -= 1;
             }
+            self.found.insert(path, current);
         }
         current
     }
@@ -344,6 +361,21 @@ mod tests {
         hidden.sort();
         let hidden = hidden.iter().map(|(id, by)| format!("{id}<{by}"));
         hidden.collect()
+    }
+
+    /// As many as the kernel lets a mount namespace have, which an ordinary user may
+    /// make of his own.
+    #[test]
+    fn many_mounts_over_one_another_take_no_longer_than_many_beside_one_another() {
+        const MOST: u64 = 100_000;
+        let deep = "/deep".repeat(100);
+        let over = |id: u64| format!("{id} {} 8:1 / {deep} rw - ext4 /dev/sda rw\n", id - 1);
+        let list: String = (1..=MOST).map(over).collect();
+        let list = format!("0 0 8:1 / / rw - ext4 /dev/sda rw\n{list}");
+        let mounted = parse(list.as_bytes());
+        let hidden = hidden(&mounted);
+        assert_eq!(hidden.len() as u64, MOST - 1);
+        assert!(hidden.values().all(|by| by.id == MOST));
     }
 
     #[test]

@@ -241,12 +241,12 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let own: HashSet<_> = mounted.iter().map(|it| it.device).collect();
     let mut groups = Groups::default();
     groups.add(mounted, None, |_| true);
-    for Namespace { process, mounted } in elsewhere::namespaces(root) {
+    elsewhere::namespaces(root, |Namespace { process, mounted }| {
         // What is in memory or lies on others there is the container's affair.
         groups.add(mounted, Some(process), |it| {
             !own.contains(&it.device) && choice.against_type(&it.kind).is_none()
         });
-    }
+    });
     for (mut file_system, read_only) in groups.sorted() {
         let device = file_system.device;
         let against_type = choice.against_type(&file_system.kind);

@@ -13,6 +13,7 @@
 #[path = "../common/apart.rs"]
 mod apart;
 mod freeze;
+mod machines;
 mod open;
 mod plan;
 mod root;
