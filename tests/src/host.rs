@@ -375,12 +375,22 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// Where none comes in time, or what comes is none.
     pub fn reply(&mut self) -> Result<Reply> {
+        let reply = self.reply_within(REPLY_TIME)?;
+        reply.with_context(|| format!("expected a reply within {REPLY_TIME:?}; none came"))
+    }
+
+    /// The next reply, if one comes in this time.
+    ///
+    /// # Errors
+    ///
+    /// Where what comes is none, or no request is in flight.
+    pub fn reply_within(&mut self, time: Duration) -> Result<Option<Reply>> {
         ensure!(!self.waiting.is_empty(), "no request is in flight");
         match &mut self.link {
             Link::Rings(channel) => loop {
-                let packet = channel.recv(REPLY_TIME)?.with_context(|| {
-                    format!("expected a reply within {REPLY_TIME:?}; none came")
-                })?;
+                let Some(packet) = channel.recv(time)? else {
+                    break Ok(None);
+                };
                 ensure!(
                     packet.kind == IN_BAND,
                     "expected an in-band packet; its type is {}",
@@ -400,12 +410,12 @@ impl<P: Protocol> ServiceHost<P> {
                     )
                 })?;
                 let request = self.waiting.remove(place).context("it was just found")?;
-                break Reply::to(&request.message, &packet.payload);
+                break Reply::to(&request.message, &packet.payload).map(Some);
             },
             Link::Device(pipe) => {
-                let reply = pipe.recv(REPLY_TIME)?.with_context(|| {
-                    format!("expected a reply within {REPLY_TIME:?}; none came")
-                })?;
+                let Some(reply) = pipe.recv(time)? else {
+                    return Ok(None);
+                };
                 self.waiting.pop_front();
                 ensure!(
                     reply.len() == P::REPLY_LEN,
@@ -414,10 +424,10 @@ impl<P: Protocol> ServiceHost<P> {
                     reply.len()
                 );
                 let (status, body) = reply.split_first_chunk().context("a reply has a status")?;
-                Ok(Reply {
+                Ok(Some(Reply {
                     status: Status(u32::from_le_bytes(*status)),
                     body: body.to_vec(),
-                })
+                }))
             }
         }
     }

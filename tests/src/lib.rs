@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod compare;
 pub mod fcopy;
 pub mod files;
+pub mod freeze_chaos;
 pub mod held;
 pub mod host;
 pub mod ic;

@@ -38,6 +38,9 @@ enum Command {
     /// Lets devices come and go, makes backups and asks for keys, again and again, and
     /// looks whether a program holds more than before.
     Soak(command::soak::Arguments),
+    /// Freezes file systems of a guest while its processes are killed and stopped, its
+    /// device goes and its disk hangs, as a seed has it.
+    FreezeChaos(command::freeze_chaos::Arguments),
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
@@ -66,6 +69,7 @@ fn run() -> Result<ExitCode> {
         Command::Run(arguments) => command::run::run(&arguments),
         Command::Chaos(arguments) => command::chaos::run(&arguments),
         Command::Soak(arguments) => command::soak::run(&arguments),
+        Command::FreezeChaos(arguments) => command::freeze_chaos::run(&arguments),
         Command::Bench(bench) => command::bench::run(&bench),
         Command::Applications(arguments) => {
             command::bench::vss::applications::run(&arguments)?;

@@ -19,7 +19,7 @@ mod replace;
 mod runner;
 mod space;
 mod stage;
-mod vss;
+pub(crate) mod vss;
 mod whole;
 
 use std::fmt;

@@ -108,11 +108,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// Where it, or the program's start, fails.
     pub fn offer_again(&mut self) -> Result<()> {
-        let offer = match self.transport {
-            Transport::Uio(ring_len) => P::SERVICE.uio(*self.number, ring_len),
-            Transport::HvUtil => P::SERVICE.hvutil(),
-        };
-        self.device = Some(self.machine.offer(offer).context("offering the device")?);
+        self.put_up()?;
         if !self.machine.is_running() {
             ensure!(!self.started, "the program ended by itself");
             self.machine.start().context("starting the program")?;
@@ -121,16 +117,48 @@ impl<'m, P: Protocol> Stage<'m, P> {
         Ok(())
     }
 
+    /// Offers the device, under a number that it did not have before, whether the
+    /// program runs or not.
+    ///
+    /// # Errors
+    ///
+    /// Where that fails.
+    pub fn offer_only(&mut self) -> Result<()> {
+        *self.number += 1;
+        self.put_up()
+    }
+
+    fn put_up(&mut self) -> Result<()> {
+        let offer = match self.transport {
+            Transport::Uio(ring_len) => P::SERVICE.uio(*self.number, ring_len),
+            Transport::HvUtil => P::SERVICE.hvutil(),
+        };
+        self.device = Some(self.machine.offer(offer).context("offering the device")?);
+        Ok(())
+    }
+
+    /// Whether the device is offered.
+    pub fn has_device(&self) -> bool {
+        self.device.is_some()
+    }
+
     /// Waits for the guest to open the device.
     ///
     /// # Errors
     ///
     /// Where it does not, or there is none.
     pub fn accept(&mut self) -> Result<crate::port::Port> {
-        self.device
-            .as_ref()
-            .context("no device is offered")?
-            .accept(OPEN_TIME)
+        self.accept_within(OPEN_TIME)
+    }
+
+    /// Waits so long for the guest to open the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stage::accept`].
+    pub fn accept_within(&mut self, time: Duration) -> Result<crate::port::Port> {
+        let device = self.device.as_ref().context("no device is offered")?;
+        device.accept(time)
     }
 
     /// Offers the device where none is, waits for the guest to open it, and

@@ -8,7 +8,7 @@ pub(super) mod image;
 pub(super) mod messages;
 pub(super) mod reach;
 pub(super) mod rehearsal;
-mod shelf;
+pub(crate) mod shelf;
 pub(super) mod stacks;
 pub(super) mod stuck;
 pub(super) mod telling;

@@ -16,10 +16,10 @@ use crate::volumes::Volumes;
 use crate::wait::until;
 
 /// Where file systems are mounted.
-pub(super) const MOUNTS: &str = "/mnt/vss";
+pub(crate) const MOUNTS: &str = "/mnt/vss";
 
 /// Where everything else is: loop files, and what scripts note.
-pub(super) const NOTES: &str = "/run/vss";
+pub(crate) const NOTES: &str = "/run/vss";
 
 /// The agent's configuration.
 const CONFIGURATION: &str = "/etc/hyperv-agent/config.toml";
@@ -95,16 +95,16 @@ mount --bind /run/vss/rcu_expedited /sys/kernel/rcu_expedited
 
 /// A type of file system that stands still for a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Ext4,
     Xfs,
     Btrfs,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+    pub(crate) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
@@ -122,7 +122,7 @@ impl Kind {
     }
 
     /// Looks a file system over that is not mounted.
-    pub(super) fn checker(self) -> &'static [&'static str] {
+    pub(crate) fn checker(self) -> &'static [&'static str] {
         match self {
             Self::Ext4 => &["e2fsck", "-f", "-n"],
             Self::Xfs => &["xfs_repair", "-n"],
@@ -136,11 +136,11 @@ const SIZE: &str = "32M";
 
 /// The file systems of a scenario.
 #[derive(Clone)]
-pub(super) struct Shelf(Arc<dyn Volumes>);
+pub(crate) struct Shelf(Arc<dyn Volumes>);
 
 impl Shelf {
     /// An empty one, with the agent's configuration as it is by default.
-    pub(super) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
+    pub(crate) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
         if stage.machine().pid().is_some() {
             bail!("the program runs before its file systems are there");
         }
@@ -152,88 +152,88 @@ impl Shelf {
     }
 
     /// Runs a script with these arguments, the first being `$0`.
-    pub(super) fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
         self.0.script(script, arguments)
     }
 
     /// Runs the program with these arguments, beside the one that serves.
-    pub(super) fn program(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn program(&self, arguments: &[&str]) -> Result<String> {
         self.0.run(&[&[self.path()], arguments].concat())
     }
 
     /// Path of the program, in the guest.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.program()
     }
 
     /// Gives the agent these lines of configuration, when it starts.
-    pub(super) fn configure(&self, lines: &str) -> Result<()> {
+    pub(crate) fn configure(&self, lines: &str) -> Result<()> {
         let text = format!("[services]\nvss = true\n{lines}\n");
         self.write(CONFIGURATION, &text)
     }
 
     /// Makes or replaces a file.
-    pub(super) fn write(&self, path: &str, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, path: &str, text: &str) -> Result<()> {
         let script = "printf %s \"$1\" >\"$0\"";
         self.script(script, &[path, text]).map(drop)
     }
 
     /// Makes a file system and mounts it; gives where.
-    pub(super) fn make(&self, kind: Kind, name: &str) -> Result<String> {
+    pub(crate) fn make(&self, kind: Kind, name: &str) -> Result<String> {
         self.make_by(kind.maker(), kind.name(), name)
     }
 
     /// Makes a file system of any type with this command, and mounts it; gives
     /// where.
-    pub(super) fn make_by(&self, maker: &[&str], kind: &str, name: &str) -> Result<String> {
+    pub(crate) fn make_by(&self, maker: &[&str], kind: &str, name: &str) -> Result<String> {
         self.script(MAKE, &[&[name, kind, SIZE], maker].concat())
             .with_context(|| format!("making {name}, a file system of type {kind}"))?;
         Ok(format!("{MOUNTS}/{name}"))
     }
 
     /// `/`, where that is a file system which can be frozen.
-    pub(super) fn root(&self) -> Result<Option<String>> {
+    pub(crate) fn root(&self) -> Result<Option<String>> {
         let on_disk = self.source("/")?.contains("/dev/");
         Ok(on_disk.then(|| "/".to_owned()))
     }
 
     /// What is mounted at a place.
-    pub(super) fn source(&self, point: &str) -> Result<String> {
+    pub(crate) fn source(&self, point: &str) -> Result<String> {
         let script = r#"while read -r source point _; do
             [ "$point" != "$0" ] || echo "$source"; done </proc/self/mounts"#;
         Ok(self.script(script, &[point])?.trim().to_owned())
     }
 
     /// The device or loop file that carries a file system made here.
-    pub(super) fn carrier(&self, name: &str) -> Result<String> {
+    pub(crate) fn carrier(&self, name: &str) -> Result<String> {
         let said = self.script("cat /run/vss/$0.at", &[name])?;
         Ok(said.trim_end().trim_end_matches('.').to_owned())
     }
 
     /// Freezes a file system, as somebody else than the program.
-    pub(super) fn freeze(&self, point: &str) -> Result<()> {
+    pub(crate) fn freeze(&self, point: &str) -> Result<()> {
         self.0.run(&["fsfreeze", "--freeze", point]).map(drop)
     }
 
     /// Thaws it.
-    pub(super) fn thaw(&self, point: &str) -> Result<()> {
+    pub(crate) fn thaw(&self, point: &str) -> Result<()> {
         self.0.run(&["fsfreeze", "--unfreeze", point]).map(drop)
     }
 
     /// Gives the guest a file for the switch by which its kernel is told to hurry.
-    pub(super) fn own_switch(&self) -> Result<()> {
+    pub(crate) fn own_switch(&self) -> Result<()> {
         let made = self.script(SWITCH, &[]);
         made.map_err(|error| Skip(format!("no file for rcu_expedited: {error:#}")))?;
         Ok(())
     }
 
     /// Sets that switch.
-    pub(super) fn set_switch(&self, text: &str) -> Result<()> {
+    pub(crate) fn set_switch(&self, text: &str) -> Result<()> {
         self.write("/sys/kernel/rcu_expedited", text)
     }
 
     /// Expects it to be off.
-    pub(super) fn expect_calm(&self, when: &str) -> Result<()> {
+    pub(crate) fn expect_calm(&self, when: &str) -> Result<()> {
         let set = self.script("cat /sys/kernel/rcu_expedited", &[])?;
         ensure!(
             set.starts_with('0'),
@@ -243,7 +243,7 @@ impl Shelf {
     }
 
     /// Whether it is frozen.
-    pub(super) fn is_frozen(&self, point: &str) -> Result<bool> {
+    pub(crate) fn is_frozen(&self, point: &str) -> Result<bool> {
         match self.script(PROBE, &[point])?.trim() {
             "frozen" => Ok(true),
             "thawed" => Ok(false),
@@ -252,7 +252,7 @@ impl Shelf {
     }
 
     /// Expects each of these to be frozen.
-    pub(super) fn expect_frozen<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+    pub(crate) fn expect_frozen<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
         for point in points {
             let point = point.as_ref();
             ensure!(
@@ -264,7 +264,7 @@ impl Shelf {
     }
 
     /// Expects none of these to be frozen.
-    pub(super) fn expect_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+    pub(crate) fn expect_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
         for point in points {
             let point = point.as_ref();
             ensure!(
@@ -276,7 +276,7 @@ impl Shelf {
     }
 
     /// Waits until each of these is thawed.
-    pub(super) fn wait_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
+    pub(crate) fn wait_thawed<P: AsRef<str>>(&self, points: &[P], when: &str) -> Result<()> {
         for point in points {
             let point = point.as_ref();
             until(SETTLE_TIME, &format!("{point} to be thawed {when}"), || {

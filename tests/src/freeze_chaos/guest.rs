@@ -1,0 +1,219 @@
+//! The guest's file systems and processes, and what can be told of them.
+
+use anyhow::{Context, Result, ensure};
+
+use super::actions::Who;
+use crate::scenario::vss::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use crate::scenario::{SETTLE_TIME, VssStage};
+use crate::wait::until;
+
+/// The agent's configuration: everything that waits for something gives up soon.
+const CONFIGURATION: &str = r#"
+[vss]
+time-limit = 5
+prepare-limit = 10
+[vss.hooks]
+time-limit = 2
+[vss.exclude]
+mount-points = ["/mnt/vss/below"]
+"#;
+
+/// Makes a file system in a file of another one.
+const UPPER: &str = r#"
+set -e
+dd if=/dev/zero of="$1/file" bs=1M count=16 2>/dev/null
+mkfs.ext4 -q -F "$1/file"
+mkdir "$0"
+mount -t ext4 -o loop,noinit_itable "$1/file" "$0"
+sync -f "$0"
+"#;
+
+/// A hook: it notes what it was told, and takes its time.
+const HOOK: &str = r#"#!/bin/sh
+echo "$1" >>/run/vss/told."${0##*/}"
+sleep "0.0$(($$ % 10))"
+"#;
+
+/// Writes numbers to a file again and again. It ends with the guest.
+const WRITER: &str = r#"
+cd "$0"
+( i=0; while :; do echo "$((i = i + 1))       " 1<>count; sleep 0.02; done ) >/dev/null 2>&1 &
+echo $! >>/run/vss/writers
+"#;
+
+/// Sends a signal to each process whose arguments have one word and another.
+const SIGNAL: &str = r#"
+for process in $(grep -las "$1" /proc/[0-9]*/cmdline); do
+    grep -aqs "$2" "$process" || continue
+    process=${process#/proc/}
+    kill -"$0" "${process%/cmdline}" && echo sent
+done 2>/dev/null || :
+"#;
+
+/// Processes that are there for no good reason: neither the guest's first one and its
+/// child, nor the agent and its guard, nor what writes, nor this.
+const STRAY: &str = r#"
+writers=' ' agents=0 guards=0
+while read -r writer; do writers="$writers$writer "; done </run/vss/writers
+for process in /proc/[0-9]*; do
+    number=${process#/proc/}
+    read -r stat 2>/dev/null <"$process/stat" || continue
+    name=${stat#*\(}
+    name=${name%\)*}
+    rest=${stat##*\) }
+    state=${rest%% *}
+    rest=${rest#* }
+    parent=${rest%% *}
+    case $state-$number-$name in
+        Z-*) ;;
+        *-1-* | *-$$-*) continue ;;
+        *-cat) [ "$parent" != 1 ] || continue ;;
+        *-hyperv-agent) agents=$((agents + 1)); [ "$agents" != 1 ] || continue ;;
+        *-hyperv-guard) guards=$((guards + 1)); [ "$guards" != 1 ] || continue ;;
+    esac
+    case $writers in *" $number "* | *" $parent "*) continue ;; esac
+    echo "process $number, $name, in state $state, of $parent"
+done
+"#;
+
+/// The file systems of the guest, and its processes.
+pub(super) struct Guest {
+    shelf: Shelf,
+    points: Vec<String>,
+    /// What is mounted when nothing is done.
+    mounted: String,
+}
+
+impl Guest {
+    pub(super) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
+        let shelf = Shelf::new(stage)?;
+        shelf.own_switch()?;
+        let mut points = vec![
+            shelf.make(Kind::Ext4, "one")?,
+            shelf.make(Kind::Xfs, "two")?,
+        ];
+        let below = shelf.make(Kind::Ext4, "below")?;
+        let upper = format!("{MOUNTS}/upper");
+        shelf.script(UPPER, &[&upper, &below])?;
+        points.push(upper);
+        points.extend(shelf.root()?);
+        shelf.configure(CONFIGURATION)?;
+        for hook in ["10-first", "20-second"] {
+            let path = format!("/etc/hyperv-agent/vss.d/{hook}");
+            shelf.write(&path, HOOK)?;
+            shelf.script("chmod 755 \"$0\"", &[&path])?;
+        }
+        for point in ["/mnt/vss/one", "/mnt/vss/two"] {
+            shelf.script(WRITER, &[point])?;
+        }
+        let mounted = shelf.script("cat /proc/self/mountinfo", &[])?;
+        Ok(Self {
+            shelf,
+            points,
+            mounted,
+        })
+    }
+
+    /// Sends a signal to each of those; tells how many there were.
+    pub(super) fn signal(&self, who: Who, signal: &str) -> Result<usize> {
+        // No pattern matches the script that has it.
+        let (one, other) = match who {
+            Who::Agent => ("bin/hyperv-agen[t]", "ru[n]"),
+            Who::Guard => ("vss-guar[d]", "."),
+            Who::Hook => ("vss[.]d", "freez[e]"),
+            Who::WriteOut => ("vss-write-ou[t]", "."),
+            Who::Client => ("bin/hyperv-agen[t]", "tha[w]\\|rehears[e]"),
+        };
+        let sent = self.shelf.script(SIGNAL, &[signal, one, other])?;
+        Ok(sent.lines().count())
+    }
+
+    /// Lets what carries another file system stand still.
+    pub(super) fn hang(&self) -> Result<()> {
+        self.shelf.freeze("/mnt/vss/below")
+    }
+
+    /// Lets it go on.
+    pub(super) fn go_on(&self) -> Result<()> {
+        self.shelf.thaw("/mnt/vss/below")
+    }
+
+    /// Runs the program in the background.
+    pub(super) fn begin(&self, arguments: &[&str]) -> Result<()> {
+        let script = "\"$0\" \"$@\" >/dev/null 2>&1 </dev/null &";
+        self.shelf
+            .script(script, &[&[self.shelf.path()], arguments].concat())
+            .map(drop)
+    }
+
+    /// What was written so far. It does not change while all is frozen.
+    pub(super) fn written(&self) -> Result<String> {
+        self.shelf
+            .script("cat /mnt/vss/one/count /mnt/vss/two/count", &[])
+    }
+
+    /// Waits until the programs that were begun have ended.
+    pub(super) fn wait_for_clients(&self) -> Result<()> {
+        let what = "whoever thaws or rehearses by hand to end";
+        until(SETTLE_TIME, what, || {
+            Ok((self.signal(Who::Client, "CONT")? == 0).then_some(()))
+        })
+    }
+
+    pub(super) fn expect_frozen(&self) -> Result<()> {
+        self.shelf.expect_frozen(&self.points, "after a FREEZE")
+    }
+
+    /// Expects all to be thawed soon, and to take what is written.
+    pub(super) fn expect_thawed(&self, when: &str) -> Result<()> {
+        self.shelf.wait_thawed(&self.points, when)?;
+        let script = r#"for point in "$0" "$@"; do
+            dd if=/dev/zero of="$point/written" bs=1k count=4 conv=fsync 2>&1 || exit; done"#;
+        let points: Vec<_> = self.points.iter().map(String::as_str).collect();
+        self.shelf.script(script, &points).map(drop)
+    }
+
+    /// Expects that nothing is left of what was done.
+    pub(super) fn expect_clean(&self) -> Result<()> {
+        self.shelf.expect_calm("after the thaw")?;
+        let note = "! cat /run/hyperv-agent/vss-frozen 2>/dev/null";
+        self.shelf
+            .script(note, &[])
+            .context("the note of what is frozen is still there")?;
+        let mounted = self.shelf.script("cat /proc/self/mountinfo", &[])?;
+        ensure!(
+            mounted == self.mounted,
+            "something is mounted that was not: {mounted}"
+        );
+        let mut stray = String::new();
+        let settled = until(SETTLE_TIME, "no process but those that serve", || {
+            stray = self.shelf.script(STRAY, &[])?;
+            Ok(stray.is_empty().then_some(()))
+        });
+        settled.with_context(|| format!("there are: {}", stray.trim().replace('\n', ", ")))?;
+        let holds = r#"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -e '-> /mnt/vss/[a-z]*$' || :"#;
+        let mut held = String::new();
+        until(SETTLE_TIME, "nobody to hold a file system", || {
+            held = self.shelf.script(holds, &[])?;
+            Ok(held.is_empty().then_some(()))
+        })
+        .with_context(|| held.clone())?;
+        self.expect_hooks_told()
+    }
+
+    /// Expects each hook to have been told of the end of each freeze before the next.
+    fn expect_hooks_told(&self) -> Result<()> {
+        for hook in ["10-first", "20-second"] {
+            let notes = format!("{NOTES}/told.{hook}");
+            let script = "cat \"$0\" 2>/dev/null; rm -f \"$0\"";
+            let told = self.shelf.script(script, &[&notes])?;
+            let told: Vec<_> = told.lines().collect();
+            let twice = told.windows(2).any(|pair| pair == ["freeze", "freeze"]);
+            ensure!(
+                !twice && told.last() != Some(&"freeze"),
+                "{hook} was not told of the end of a freeze: it was told {told:?}"
+            );
+        }
+        Ok(())
+    }
+}
