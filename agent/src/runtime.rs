@@ -5,12 +5,12 @@
 //! ends, and that a child does not inherit: it is never stale, and no guard or
 //! program that an agent leaves behind holds it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use hyperv_services::runtime;
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, openat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
@@ -62,23 +62,15 @@ impl RuntimeDirectory {
                 source,
             }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
-            .map_err(unusable("make the directory", path))?;
-        let file = path.join(LOCK);
+        let directory = runtime::make(path).map_err(unusable("use the directory", path))?;
         // Whoever can write to it could hold the lock.
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&file)
-            .map_err(unusable("open", &file))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mode = Mode::from_raw_mode(0o600);
+        let lock = openat(directory, LOCK, flags | OFlags::CLOEXEC, mode)
+            .map_err(|errno| unusable("open", &path.join(LOCK))(errno.into()))?;
         Ok(Self {
             path: path.to_owned(),
-            lock,
+            lock: lock.into(),
         })
     }
 

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod kvp;
 pub mod registry;
 mod run;
+pub mod runtime;
 pub mod service;
 pub mod stop;
 mod trusted;

@@ -11,15 +11,25 @@
 //! give it any more.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
 use super::open::Opened;
 use super::plan::DeviceNumber;
+use crate::runtime;
 
 const NAME: &str = "vss-frozen";
+
+/// What it is called until it is whole.
+const NEW: &str = "vss-frozen.new";
+
+/// Bytes that are read of it: more than of any number of file systems and hooks.
+const MOST: u64 = 64 << 20;
 
 /// Says that the kernel is not to hurry.
 const HURRY: &[u8] = b"rcu_expedited 0";
@@ -90,24 +100,47 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
         text.extend_from_slice(HURRY);
         text.push(b'\n');
     }
-    fs::create_dir_all(directory)?;
-    let new = directory.join(format!("{NAME}.new"));
-    File::create(&new)?.write_all(&text)?;
-    fs::rename(new, directory.join(NAME))
+    let directory = runtime::make(directory)?;
+    match unlinkat(&directory, NEW, AtFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        gone => gone?,
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let new = openat(&directory, NEW, flags, Mode::from_raw_mode(0o644))?;
+    File::from(new).write_all(&text)?;
+    Ok(renameat(&directory, NEW, &directory, NAME)?)
 }
 
-/// Reads what is noted in `directory`, if anything is. A line that says nothing
-/// is passed over.
+/// Reads what is noted in `directory`, if anything is.
 ///
 /// # Errors
 ///
-/// Where the file is there and cannot be read.
+/// Where the file is there and cannot be read, or others may have written it.
 pub fn read(directory: &Path) -> io::Result<Option<Note>> {
-    let text = match fs::read(directory.join(NAME)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match open(directory) {
+        Ok(file) => {
+            let mut text = Vec::new();
+            file.take(MOST).read_to_end(&mut text)?;
+            Ok(Some(parse(&text)))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens the file, without a wait where it is a pipe.
+fn open(directory: &Path) -> io::Result<File> {
+    let directory = runtime::open(directory)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(directory, NAME, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{NAME} is no file"))),
+    }
+}
+
+/// What such a file says. A line that says nothing is passed over.
+pub fn parse(text: &[u8]) -> Note {
     let mut note = Note::default();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(words) = line.strip_prefix(b"frozen ") {
@@ -122,7 +155,7 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
             note.hurry = true;
         }
     }
-    Ok(Some(note))
+    note
 }
 
 /// The file system of these words. An agent of an earlier version noted no mount
@@ -154,7 +187,9 @@ fn noted(words: &[u8]) -> Option<Noted> {
 ///
 /// Where it stays.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(NAME)) {
+    let removed = runtime::open(directory)
+        .and_then(|directory| Ok(unlinkat(directory, NAME, AtFlags::empty())?));
+    match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -163,6 +198,11 @@ pub fn remove(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use rustix::fs::{CWD, FileType, mknodat};
+
     use super::*;
 
     fn noted(major: u32, minor: u32, mount_point: &[u8]) -> Noted {
@@ -197,6 +237,42 @@ mod tests {
         }
         remove(&directory).unwrap();
         assert_eq!(read(&directory).unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_that_others_may_have_planted_is_followed_or_read() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("run");
+        fs::create_dir(&directory).unwrap();
+        let secret = home.path().join("secret");
+        let text = "frozen 8:1 /\n";
+        fs::write(&secret, text).unwrap();
+        for name in [NAME, NEW] {
+            symlink(&secret, directory.join(name)).unwrap();
+        }
+        read(&directory).unwrap_err();
+        write(&directory, &Note::default()).unwrap();
+        assert_eq!(fs::read_to_string(&secret).unwrap(), text);
+        assert_eq!(read(&directory).unwrap(), Some(Note::default()));
+        // A pipe would be waited for.
+        remove(&directory).unwrap();
+        let pipe = directory.join(NAME);
+        mknodat(CWD, &pipe, FileType::Fifo, 0o600.into(), 0).unwrap();
+        read(&directory).unwrap_err();
+        remove(&directory).unwrap();
+
+        // A directory that is not the agent's alone.
+        fs::set_permissions(&directory, Permissions::from_mode(0o1777)).unwrap();
+        let error = write(&directory, &Note::default()).unwrap_err().to_string();
+        assert!(error.contains("mode 1777"), "{error}");
+        fs::write(directory.join(NAME), text).unwrap();
+        read(&directory).unwrap_err();
+        fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        let link = home.path().join("link");
+        symlink(&directory, &link).unwrap();
+        write(&link, &Note::default()).unwrap_err();
+        read(&link).unwrap_err();
+        read(&directory).unwrap();
     }
 
     #[test]
