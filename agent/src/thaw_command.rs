@@ -120,7 +120,9 @@ fn end_hooks(config: &vss::Config, note: Note, left: Vec<Noted>, log: &Log) -> a
     if note.hooks.is_empty() || agent_runs(directory)? {
         return Ok(());
     }
-    Ran::from_paths(&config.hooks, note.hooks).end(End::Interrupted, hooks::AFTER, &log.logger);
+    let ran = Ran::from_paths(&config.hooks, note.hooks);
+    ran.kill_left(&log.logger);
+    ran.end(End::Interrupted, hooks::AFTER, &log.logger);
     let note = Note {
         frozen: left,
         guard: note.guard,

@@ -74,19 +74,33 @@ impl From<&Opened> for Noted {
 ///
 /// Where the file cannot be written; what was there stays.
 pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
+    let directory = runtime::make(directory)?;
+    match unlinkat(&directory, NEW, AtFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        gone => gone?,
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let new = openat(&directory, NEW, flags, Mode::from_raw_mode(0o644))?;
+    File::from(new).write_all(&encode(note))?;
+    Ok(renameat(&directory, NEW, &directory, NAME)?)
+}
+
+/// What the file is to say.
+pub fn encode(note: &Note) -> Vec<u8> {
     let mut text = Vec::new();
     for noted in &note.frozen {
-        write!(text, "frozen {} ", noted.device)?;
+        text.extend_from_slice(format!("frozen {} ", noted.device).as_bytes());
         for byte in noted.mount_point.as_os_str().as_bytes() {
             match byte {
-                b'\n' | b'\\' => write!(text, "\\{byte:03o}")?,
+                b'\n' => text.extend_from_slice(br"\012"),
+                b'\\' => text.extend_from_slice(br"\134"),
                 byte => text.push(*byte),
             }
         }
         text.push(b'\n');
     }
     if let Some(guard) = note.guard {
-        writeln!(text, "guard {guard}")?;
+        text.extend_from_slice(format!("guard {guard}\n").as_bytes());
     }
     for hook in &note.hooks {
         text.extend_from_slice(b"hook ");
@@ -100,15 +114,7 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
         text.extend_from_slice(HURRY);
         text.push(b'\n');
     }
-    let directory = runtime::make(directory)?;
-    match unlinkat(&directory, NEW, AtFlags::empty()) {
-        Err(Errno::NOENT) => {}
-        gone => gone?,
-    }
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let new = openat(&directory, NEW, flags, Mode::from_raw_mode(0o644))?;
-    File::from(new).write_all(&text)?;
-    Ok(renameat(&directory, NEW, &directory, NAME)?)
+    text
 }
 
 /// Reads what is noted in `directory`, if anything is.

@@ -270,7 +270,9 @@ impl Vss {
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
-        self.hooks = Some(Ran::from_paths(&self.config.hooks, hooks));
+        let ran = Ran::from_paths(&self.config.hooks, hooks);
+        ran.kill_left(&self.log);
+        self.hooks = Some(ran);
         self.end_hooks(End::AgentRestarted, by);
         let why = Spoiled::Restarted.to_string();
         let outcome = match was_frozen {

@@ -28,10 +28,10 @@ mount -t ext4 -o loop,noinit_itable "$1/file" "$0"
 sync -f "$0"
 "#;
 
-/// A hook: it notes what it was told, and takes its time.
+/// A hook: it takes its time, and notes what it has done then.
 const HOOK: &str = r#"#!/bin/sh
-echo "$1" >>/run/vss/told."${0##*/}"
 sleep "0.0$(($$ % 10))"
+echo "$1" >>/run/vss/told."${0##*/}"
 "#;
 
 /// Writes numbers to a file again and again. It ends with the guest.

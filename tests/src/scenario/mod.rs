@@ -408,6 +408,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-hook-hangs" VSS_BOTH vss::hooks::hangs, own_process => SAME: "a hook that hangs stops the FREEZE, and leaves no process";
         "vss-hook-stopped" VSS_BOTH vss::hooks::stopped, own_process => SAME: "an agent that is stopped waits for no hook, and tells it that there is no freeze";
         "vss-hook-killed" VSS_BOTH vss::hooks::killed_then_started, own_process => SAME: "hooks that a killed agent has not told of the thaw the next one tells";
+        "vss-hook-outlives" VSS_BOTH vss::hooks::outlives, own_process => SAME: "a hook that still runs with freeze after its agent was killed lets no application rest after the thaw";
         "vss-hook-by-hand" VSS_BOTH vss::hooks::killed_then_by_hand, own_process => SAME: "where there is no next one, `hyperv-agent thaw` tells them";
         "vss-hook-by-hand-unheard" VSS_BOTH vss::hooks::killed_then_unheard, own_process => SAME: "it does so where its output reaches nobody";
         "vss-hook-not-started" VSS_BOTH vss::hooks::not_started, own_process => SAME: "a hook that cannot be started stops the FREEZE, and is told nothing";

@@ -663,6 +663,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_to_forget_what_is_frozen_thaws_it_and_ends() {
+        for order in [Order::Begin(1000), Order::Release, Order::Go] {
+            let mut stage = Stage::new(2);
+            stage.hold(LONG);
+            stage.guard.freeze();
+            stage.reports(Report::Frozen);
+            order.send(&stage.guard.socket, &[]).unwrap();
+            let error = stage.thread.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(stage.fake.frozen(&stage.file_systems), [false; 2]);
+        }
+    }
+
+    #[test]
     fn one_that_is_gone_shows() {
         let (ours, its) = UnixStream::pair().unwrap();
         let mut guard = Guard::at(ours).unwrap();

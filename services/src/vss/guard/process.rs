@@ -203,6 +203,11 @@ impl Guard<'_> {
     }
 
     fn carry_out(&mut self, order: Order) -> io::Result<()> {
+        let forgets = matches!(order, Order::Begin(_) | Order::Go | Order::Release);
+        if forgets && self.has_frozen() {
+            // No agent says so: whatever this one is, it is not to be relied on.
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         match order {
             Order::Begin(milliseconds) => {
                 self.forget();
@@ -255,6 +260,12 @@ impl Guard<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything is frozen, or may be.
+    fn has_frozen(&self) -> bool {
+        let rests = matches!(self.phase, Phase::Rest | Phase::Ready);
+        !rests && self.threads.as_ref().is_some_and(|it| !it.all_thawed())
     }
 
     fn freeze(&mut self) {

@@ -21,6 +21,7 @@ use crate::in_words;
 mod config;
 mod error;
 mod find;
+mod left;
 mod program;
 
 pub use crate::trusted::Refusal;
@@ -142,6 +143,14 @@ impl Ran {
         Self {
             config: config.clone(),
             paths,
+        }
+    }
+
+    /// Kills those that an agent before this one has left running with `freeze`, before
+    /// they are ended.
+    pub fn kill_left(&self, log: &Logger) {
+        if !self.paths.is_empty() {
+            left::kill(&self.paths, log);
         }
     }
 

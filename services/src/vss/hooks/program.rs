@@ -196,6 +196,8 @@ pub(super) fn name(path: &Path) -> &OsStr {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -215,6 +217,15 @@ mod tests {
             "# hyperv-agent: freeze-failed, not\n",
         ] {
             assert!(!declares(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_panics(head in "(?s)[# /*;-]{0,4}(hyperv-agent: freeze-failed)?.{0,80}") {
+            let declared = head.lines().any(|line| line.contains(DECLARATION));
+            prop_assert!(declared || !declares(head.as_bytes()));
+            declares(&head.bytes().rev().collect::<Vec<_>>());
         }
     }
 }

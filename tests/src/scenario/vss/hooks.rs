@@ -188,6 +188,47 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
+/// A hook still runs with `freeze` when the next agent tells it of the thaw.
+pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
+    let shelf = Shelf::new(stage)?;
+    let does = format!(
+        "[ $1 = freeze ] || exit 0\necho >{NOTES}/begun\n\
+         until [ -e {NOTES}/goes-on ]; do sleep 0.05; done\n\
+         echo the application rests >>{NOTES}/hooks"
+    );
+    hook(&shelf, "10-slow", &does)?;
+    for by_hand in [false, true] {
+        shelf.script("rm -f \"$0/begun\" \"$0/goes-on\"", &[NOTES])?;
+        let mut host = stage.connect()?;
+        host.send(&Operation::Freeze)?;
+        until(SETTLE_TIME, "the hook to begin", || {
+            Ok(shelf.script("cat \"$0/begun\"", &[NOTES]).ok())
+        })?;
+        stage.machine().kill()?;
+        if by_hand {
+            shelf.program(&["thaw"])?;
+        }
+        stage.machine().start()?;
+        let mut host = stage.connect()?;
+        expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
+        shelf.write(&format!("{NOTES}/goes-on"), "")?;
+        let runs = "! grep -las '1[0]-slow' /proc/[0-9]*/cmdline";
+        until(SETTLE_TIME, "the hook to end", || {
+            Ok(shelf.script(runs, &[]).ok())
+        })?;
+        let why = if by_hand {
+            "interrupted"
+        } else {
+            "agent-restarted"
+        };
+        let told = ["10-slow freeze", &format!("10-slow thaw {why}")];
+        expect_noted(&shelf, &told, "where the program was killed meanwhile")?;
+        stage.machine().stop()?;
+        stage.machine().start()?;
+    }
+    Ok(())
+}
+
 /// An agent is killed while a hook is told of the thaw; gives the file system.
 fn killed(stage: &mut VssStage<'_>) -> Result<(Shelf, String)> {
     let shelf = Shelf::new(stage)?;
