@@ -4,9 +4,12 @@
 //! [`crate::kvp`] and [`crate::vss`].
 
 use std::collections::VecDeque;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -145,6 +148,31 @@ impl Waiting {
             transaction => transaction == self.transaction,
         }
     }
+}
+
+/// Where each message is kept that a host sends, for fuzzing.
+static KEPT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Keeps each message that a host sends from now on in a file of this directory.
+pub fn keep_messages(directory: PathBuf) {
+    let _ = KEPT.set(directory);
+}
+
+/// Keeps a message, in a directory for its service and the way it goes.
+fn keep(service: &str, link: &Link, message: &[u8]) -> Result<()> {
+    let Some(directory) = KEPT.get() else {
+        return Ok(());
+    };
+    let way = match link {
+        Link::Rings(_) => "rings",
+        Link::Device(_) => "device",
+    };
+    let directory = directory.join(format!("{service}-{way}"));
+    let mut name = DefaultHasher::new();
+    message.hash(&mut name);
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::write(directory.join(format!("{:016x}", name.finish())), message))
+        .with_context(|| format!("keeping messages in {}", directory.display()))
 }
 
 impl<P: Protocol> ServiceHost<P> {
@@ -309,6 +337,7 @@ impl<P: Protocol> ServiceHost<P> {
     /// Where the guest does not take it.
     pub fn submit(&mut self, message: Vec<u8>) -> Result<()> {
         let transaction = self.next;
+        keep(P::SERVICE.name, &self.link, &message)?;
         match &mut self.link {
             Link::Rings(channel) => {
                 let packet = Packet::in_band(transaction, &message);

@@ -1,11 +1,12 @@
 //! `hyperv-sim run` and `hyperv-sim scenarios`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::blackbox::{self, BlackBox};
-use hyperv_sim::host::Protocol as _;
+use hyperv_sim::host::{Protocol as _, keep_messages};
 use hyperv_sim::inprocess::InProcess;
 use hyperv_sim::port::Machine;
 use hyperv_sim::scenario::{
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// Size of the large file, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     large: u64,
+    /// Keep each message that a host sends in a file below this directory, for fuzzing.
+    #[arg(long, value_name = "DIRECTORY")]
+    messages: Option<PathBuf>,
     /// Print each verdict as a line of JSON.
     #[arg(long)]
     json: bool,
@@ -63,6 +67,9 @@ pub(crate) fn list() {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let chosen = chosen(arguments)?;
+    if let Some(directory) = &arguments.messages {
+        keep_messages(directory.clone());
+    }
     let own_process = arguments.agent.is_some();
     let unavailable = own_process.then(blackbox::unavailable).flatten();
     let freezing = chosen
