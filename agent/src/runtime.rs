@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hyperv_services::runtime;
+use hyperv_services::trusted::make_runtime_directory;
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, openat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
@@ -62,7 +62,8 @@ impl RuntimeDirectory {
                 source,
             }
         };
-        let directory = runtime::make(path).map_err(unusable("use the directory", path))?;
+        let directory =
+            make_runtime_directory(path).map_err(unusable("use the directory", path))?;
         // Whoever can write to it could hold the lock.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mode = Mode::from_raw_mode(0o600);

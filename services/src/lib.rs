@@ -10,10 +10,9 @@ pub mod kernel;
 pub mod kvp;
 pub mod registry;
 mod run;
-pub mod runtime;
 pub mod service;
 pub mod stop;
-mod trusted;
+pub mod trusted;
 pub mod vss;
 
 /// Tag of log records that have the words of a program that was run: how many there

@@ -7,8 +7,11 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 /// The bits that let the group and others write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -86,20 +89,46 @@ pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Makes the directory of what outlasts the agent where it is missing; what is in
-/// there is root's alone.
+/// Opens a directory that is [`trusted`].
 ///
 /// # Errors
 ///
-/// Where it cannot be made, or others could put something there.
-pub(crate) fn make_state_directory(directory: &Path) -> io::Result<()> {
+/// Where it cannot be opened, or others could put something there.
+pub fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
+    let real = trusted(directory).map_err(|refusal| match refusal {
+        Refusal::Unseen(error) => error,
+        refusal => io::Error::new(io::ErrorKind::PermissionDenied, refusal),
+    })?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(real, flags, Mode::empty())?)
+}
+
+/// Makes the directory of what outlasts the agent where it is missing, and opens it;
+/// what is in there is root's alone, and for no other eyes.
+///
+/// # Errors
+///
+/// Where it cannot be made, and as [`open_directory`].
+pub fn make_state_directory(directory: &Path) -> io::Result<OwnedFd> {
+    make(directory, 0o700)
+}
+
+/// Makes the directory of what lasts as long as the agent runs where it is missing,
+/// and opens it; what is in there is root's alone.
+///
+/// # Errors
+///
+/// Where it cannot be made, and as [`open_directory`].
+pub fn make_runtime_directory(directory: &Path) -> io::Result<OwnedFd> {
+    make(directory, 0o755)
+}
+
+fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(directory)?;
-    trusted(directory)
-        .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
-    Ok(())
+    open_directory(directory)
 }
 
 fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {

@@ -27,9 +27,7 @@ use slog::{Logger, info, warn};
 
 use super::confine::Walk;
 use super::entry::{Entry, look_at, owned};
-use super::error::Error;
-use crate::in_words;
-use crate::trusted::make_state_directory;
+use crate::trusted::{make_state_directory, open_directory};
 
 const PREFIX: &str = "fcopy-";
 const SUFFIX: &str = ".pending";
@@ -101,8 +99,7 @@ impl Record {
     fn try_note(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
         if let Notes::None = self.notes {
-            make_state_directory(&self.state_directory)?;
-            let directory = open_state(&self.state_directory)?;
+            let directory = make_state_directory(&self.state_directory)?;
             let name = format!("{PREFIX}{:016x}{SUFFIX}", random());
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
             let flags = flags | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -138,56 +135,32 @@ impl Drop for Record {
     }
 }
 
-/// Opens the state directory, where only root may write in it.
-fn open_state(path: &Path) -> io::Result<OwnedFd> {
-    let words = |error: Error| io::Error::other(in_words(&error));
-    let mut walk = Walk::from_root(None).map_err(words)?;
-    walk.follow(path).map_err(words)?;
-    let (_, here) = walk.here().map_err(words)?;
-    if !here.is_private() {
-        return Err(io::Error::other(
-            "others may write in the directory: `chown root` and `chmod 700` it",
-        ));
-    }
-    walk.open().map_err(words)
-}
-
 /// Removes what copies left behind whose agent was killed. Notes that another
 /// process holds belong to a copy that runs, and are left alone.
 pub(super) fn clean(state_directory: &Path, log: &Logger) {
-    // What others could have written there would name files to remove.
-    if state_directory.exists()
-        && let Err(error) = make_state_directory(state_directory)
-    {
-        warn!(log, "notes of interrupted copies are not read"; "reason" => %error);
-        return;
-    }
-    let Ok(entries) = fs::read_dir(state_directory) else {
-        // Nothing was ever noted, or nothing can be read that could be.
-        return;
-    };
-    let noted = |name: &OsString| {
-        let name = name.as_bytes();
-        name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    let names: Vec<_> = names.filter(noted).collect();
-    if names.is_empty() {
-        return;
-    }
-    let cannot = |what: &Path, error: &io::Error| {
-        warn!(log, "cannot clean up after an interrupted copy";
-            "notes" => ?what, "reason" => %error);
-    };
-    match open_state(state_directory) {
-        Ok(directory) => {
-            for name in names {
-                if let Err(error) = clean_one(directory.as_fd(), &name, log) {
-                    cannot(&state_directory.join(name), &error);
-                }
-            }
+    let directory = match open_directory(state_directory) {
+        Ok(directory) => directory,
+        // Nothing was ever noted.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            // What others could have written there would name files to remove.
+            warn!(log, "notes of interrupted copies are not read";
+                "state_directory" => ?state_directory, "reason" => %error);
+            return;
         }
-        Err(error) => cannot(state_directory, &error),
+    };
+    let Ok(entries) = fs::read_dir(state_directory) else {
+        return;
+    };
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        let bytes = name.as_bytes();
+        if !(bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())) {
+            continue;
+        }
+        if let Err(error) = clean_one(directory.as_fd(), &name, log) {
+            warn!(log, "cannot clean up after an interrupted copy";
+                "notes" => ?state_directory.join(name), "reason" => %error);
+        }
     }
 }
 

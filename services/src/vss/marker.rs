@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::open::Opened;
 use super::plan::DeviceNumber;
-use crate::runtime;
+use crate::trusted::{make_runtime_directory, open_directory};
 
 const NAME: &str = "vss-frozen";
 
@@ -74,7 +74,7 @@ impl From<&Opened> for Noted {
 ///
 /// Where the file cannot be written; what was there stays.
 pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
-    let directory = runtime::make(directory)?;
+    let directory = make_runtime_directory(directory)?;
     match unlinkat(&directory, NEW, AtFlags::empty()) {
         Err(Errno::NOENT) => {}
         gone => gone?,
@@ -136,7 +136,7 @@ pub fn read(directory: &Path) -> io::Result<Option<Note>> {
 
 /// Opens the file, without a wait where it is a pipe.
 fn open(directory: &Path) -> io::Result<File> {
-    let directory = runtime::open(directory)?;
+    let directory = open_directory(directory)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(directory, NAME, flags, Mode::empty())?);
     match file.metadata()?.is_file() {
@@ -193,7 +193,7 @@ fn noted(words: &[u8]) -> Option<Noted> {
 ///
 /// Where it stays.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    let removed = runtime::open(directory)
+    let removed = open_directory(directory)
         .and_then(|directory| Ok(unlinkat(directory, NAME, AtFlags::empty())?));
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
