@@ -264,8 +264,14 @@ impl Guard<'_> {
 
     /// Whether anything is frozen, or may be.
     fn has_frozen(&self) -> bool {
-        let rests = matches!(self.phase, Phase::Rest | Phase::Ready);
-        !rests && self.threads.as_ref().is_some_and(|it| !it.all_thawed())
+        match self.phase {
+            Phase::Rest | Phase::Ready => false,
+            // The first one may not have begun.
+            Phase::Freezing { .. } => true,
+            Phase::Frozen { .. } | Phase::Thawing { .. } => {
+                self.threads.as_ref().is_some_and(|it| !it.all_thawed())
+            }
+        }
     }
 
     fn freeze(&mut self) {
