@@ -5,7 +5,7 @@
 //! would do that user's bidding. One check serves hooks, the scripts of a site, the
 //! pools, the managers' directories and the agent's own.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -55,13 +55,20 @@ pub enum Refusal {
 /// process is), and nobody else may write to them. Further up a sticky bit will
 /// do: there others cannot take away what is not theirs.
 ///
-/// What was looked at is what is to be used: the path given back has no symbolic
-/// links on it.
+/// A link on `path` counts where it is root's too: it was root who said where it
+/// leads. What was looked at is what is to be used: the path given back has no
+/// symbolic links on it.
 ///
 /// # Errors
 ///
 /// Any [`Refusal`].
 pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
+    // Without a `.` at the end, behind which a link would not be seen.
+    let path: PathBuf = path.components().collect();
+    for place in path.ancestors().filter(|place| place.is_symlink()) {
+        let link = fs::symlink_metadata(place).map_err(Refusal::Unseen)?;
+        check_owner(place, &link)?;
+    }
     let real = fs::canonicalize(path).map_err(Refusal::Unseen)?;
     // Of a file, its directory too: a link to any other of root's programs could
     // be put there under its name.
@@ -131,16 +138,22 @@ fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
     open_directory(directory)
 }
 
-fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {
+fn check_owner(place: &Path, seen: &Metadata) -> Result<(), Refusal> {
     let myself = rustix::process::geteuid().as_raw();
+    match seen.uid() {
+        0 => Ok(()),
+        owner if owner == myself => Ok(()),
+        owner => Err(Refusal::Owner {
+            place: place.to_owned(),
+            owner,
+        }),
+    }
+}
+
+fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {
     for (above, place) in real.ancestors().enumerate() {
         let seen = fs::symlink_metadata(place).map_err(Refusal::Unseen)?;
-        if ![0, myself].contains(&seen.uid()) {
-            return Err(Refusal::Owner {
-                place: place.to_owned(),
-                owner: seen.uid(),
-            });
-        }
+        check_owner(place, &seen)?;
         let mode = seen.mode() & 0o7777;
         if mode & OTHERS_WRITE != 0 && (above < strictly || mode & STICKY == 0) {
             return Err(Refusal::Writable {
@@ -154,12 +167,30 @@ fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
     use super::*;
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_link_that_another_user_has_put_there_leads_nowhere() {
+        if !rustix::process::geteuid().is_root() {
+            return hyperv_needs::skip("only root can give a link to another user");
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (directory, link) = (place.path().join("directory"), place.path().join("link"));
+        fs::create_dir(&directory).unwrap();
+        symlink(&directory, &link).unwrap();
+        assert_eq!(trusted(&link).unwrap(), directory);
+        lchown(&link, Some(65534), None).unwrap();
+        for path in [&link, &link.join(".")] {
+            let refusal = trusted(path).unwrap_err();
+            assert!(matches!(refusal, Refusal::Owner { owner: 65534, .. }));
+            open_directory(path).unwrap_err();
+        }
     }
 
     #[test]
