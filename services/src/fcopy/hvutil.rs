@@ -98,12 +98,6 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_message_is_a_full_write() {
-        let message = write(0, 6144, &[0; 6144]);
-        assert_eq!(message.len(), super::super::ENTRY.hvutil.message_len);
-    }
-
-    #[test]
     fn a_reply_is_four_bytes() {
         let mut buffer = [0xee; 8];
         assert_eq!(encode_reply(&mut buffer, Status::DISK_FULL), 4);

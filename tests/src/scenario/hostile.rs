@@ -124,6 +124,10 @@ pub(super) fn device_messages(stage: &mut FcopyStage<'_>) -> Result<()> {
         ("a START without its size", cut(&start, 1080)),
         ("a WRITE without its fields", cut(&write, 36)),
         ("operation 4", [&[4, 0, 0, 0][..], &[0; 32]].concat()),
+        (
+            "operation 4, 8 KiB",
+            [&[4, 0, 0, 0][..], &[0; 8188]].concat(),
+        ),
         ("a name without a NUL", unterminated),
         ("a name that is not UTF-8", no_utf8),
     ] {
