@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use hyperv_vmbus::ic::Status;
 
 use super::Skip;
@@ -60,9 +60,7 @@ pub(super) fn links(stage: &mut FcopyStage<'_>) -> Result<()> {
     }
     stage.expect_files(&["drop/file", "drop/way", "kept/secret"])?;
     stage.expect_content(&stage.directory().join("kept/secret"), b"root's")?;
-    let said = format!("it belongs to user {USER}");
-    let log = stage.machine().log();
-    ensure!(log.contains(&said), "expected {said:?} in the log:\n{log}");
+    stage.expect_logged(&[&format!("it belongs to user {USER}")])?;
     stage.expect_working(&mut host)
 }
 

@@ -137,10 +137,6 @@ pub(super) fn reserve(stage: &mut FcopyStage<'_>) -> Result<()> {
         );
     };
     expect(status, Status::DISK_FULL, "a WRITE of the last of a disk")?;
-    let log = stage.machine().log();
-    ensure!(
-        log.contains("stay free (`keep-free`)"),
-        "expected `keep-free` in the log:\n{log}"
-    );
+    stage.expect_logged(&["stay free (`keep-free`)"])?;
     stage.expect_files_in(&small.seen, &[])
 }

@@ -67,6 +67,23 @@ impl<'m, P: Protocol> Stage<'m, P> {
         self.machine
     }
 
+    /// Expects a line with all of these words in the program's log, which may come
+    /// after the reply to what it is about.
+    ///
+    /// # Errors
+    ///
+    /// Where none comes.
+    pub fn expect_logged(&mut self, words: &[&str]) -> Result<()> {
+        let what = format!("a line with {words:?} in the log");
+        until(SETTLE_TIME, &what, || {
+            let log = self.machine.log();
+            let mut lines = log.lines();
+            let said = lines.any(|line| words.iter().all(|word| line.contains(word)));
+            Ok(said.then_some(()))
+        })
+        .with_context(|| format!("the log is\n{}", self.machine.log()))
+    }
+
     /// The files that the guest sees.
     pub fn files(&self) -> Arc<dyn Files> {
         self.machine.files()

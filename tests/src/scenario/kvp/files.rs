@@ -181,12 +181,8 @@ pub(in super::super) fn locked(stage: &mut KvpStage<'_>) -> Result<()> {
     expect_failure(host.delete(1, "read")?, "a DELETE in a locked pool")?;
     stage.expect_content(&path, &content)?;
     set(&mut host, 0, "another pool", "works")?;
-    let log = stage.machine().log();
     let holder = format!("process {} (", std::process::id());
-    ensure!(
-        log.contains("has been locked for") && log.contains(&holder),
-        "expected the log to name {holder}; it says {log}"
-    );
+    stage.expect_logged(&["has been locked for", &holder])?;
     drop(held);
     set(&mut host, 1, "kept", "new")?;
     stage.expect_items(&mut host, 1, &[("kept", "new"), ("read", "2")])

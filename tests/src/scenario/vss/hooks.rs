@@ -323,11 +323,8 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         expect_failure(host.freeze()?, &format!("a FREEZE with the hook {text:?}"))?;
         shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
         expect_noted(&shelf, told, "at a FREEZE that failed")?;
+        stage.expect_logged(&[words])?;
         let log = stage.machine().log();
-        ensure!(
-            log.contains(words),
-            "no line of the log has {words:?}: {log}"
-        );
         ensure!(
             !log.contains("20-second failed at thaw"),
             "a hook was told of the end that was not started: {log}"
@@ -335,12 +332,12 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         thaw(&mut host)?;
     }
     let plan = shelf.program(&["vss", "plan"])?;
-    for (told, by) in [(&plan, "the plan"), (&stage.machine().log(), "the log")] {
-        ensure!(
-            told.contains(&format!("{DIRECTORY}/README")),
-            "{by} does not name the file that is not executable: {told}"
-        );
-    }
+    let readme = format!("{DIRECTORY}/README");
+    ensure!(
+        plan.contains(&readme),
+        "the plan does not name the file that is not executable: {plan}"
+    );
+    stage.expect_logged(&[&readme])?;
     hook(&shelf, "20-second", "")?;
     round(&shelf, &[&point], &mut host).context("once the hook can be started")?;
     stage.expect_working(&mut host)

@@ -42,17 +42,6 @@ fn expect_reason(shelf: &Shelf, list: &str, point: &str, words: &str) -> Result<
     Ok(())
 }
 
-/// Expects a line of the program's log with all of these words.
-fn expect_logged(stage: &mut VssStage<'_>, words: &[&str]) -> Result<()> {
-    let log = stage.machine().log();
-    ensure!(
-        log.lines()
-            .any(|line| words.iter().all(|word| line.contains(word))),
-        "expected a line with {words:?} in the log, which is\n{log}"
-    );
-    Ok(())
-}
-
 /// Expects a FREEZE to fail with these words in the log, and all to go on.
 fn expect_refused(
     stage: &mut VssStage<'_>,
@@ -67,7 +56,7 @@ fn expect_refused(
         "a FREEZE that something is in the way of",
     )?;
     shelf.expect_thawed(points, "after a FREEZE that failed")?;
-    expect_logged(stage, words)
+    stage.expect_logged(words)
 }
 
 pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
@@ -97,7 +86,7 @@ pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
     round(&shelf, &[&good], &mut host)?;
     if shown {
         let words = [bad.as_str(), "is left out: the kernel made it read-only"];
-        expect_logged(stage, &words)?;
+        stage.expect_logged(&words)?;
     }
     stage.expect_working(&mut host)
 }
@@ -120,7 +109,7 @@ pub(in super::super) fn shut_down(stage: &mut VssStage<'_>) -> Result<()> {
     expect_reason(&shelf, "left_out", &xfs, "shut down")?;
     let mut host = stage.connect()?;
     round(&shelf, &[&good], &mut host)?;
-    expect_logged(stage, &[&xfs, "is left out: it was shut down"])?;
+    stage.expect_logged(&[&xfs, "is left out: it was shut down"])?;
     stage.expect_working(&mut host)
 }
 

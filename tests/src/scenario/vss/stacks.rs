@@ -184,6 +184,7 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
         shelf.expect_thawed(&[&a, &b], "which are excluded")?;
         thaw(&mut host)?;
     }
+    stage.expect_logged(&["no file system is meant by \"/nowhere\""])?;
     let times = told(stage) - before;
     ensure!(
         times == 1,
