@@ -9,14 +9,18 @@ use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// The bits that let the group and others write.
 const OTHERS_WRITE: u32 = 0o022;
 
 const STICKY: u32 = 0o1000;
+
+/// Links that are followed on the way to one place, as many as the kernel follows.
+const MAX_LINKS: u32 = 40;
 
 /// Why a file or directory is not taken for root's own.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,15 @@ pub enum Refusal {
     Unseen(#[source] io::Error),
 }
 
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unseen(error) => error,
+            refusal => Self::new(io::ErrorKind::PermissionDenied, refusal),
+        }
+    }
+}
+
 /// Where `path` leads to, if root alone decides what is found there: the place
 /// itself and the directories above belong to root (or to the user that this
 /// process is), and nobody else may write to them. Further up a sticky bit will
@@ -63,18 +76,51 @@ pub enum Refusal {
 ///
 /// Any [`Refusal`].
 pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
-    // Without a `.` at the end, behind which a link would not be seen.
-    let path: PathBuf = path.components().collect();
-    for place in path.ancestors().filter(|place| place.is_symlink()) {
-        let link = fs::symlink_metadata(place).map_err(Refusal::Unseen)?;
-        check_owner(place, &link)?;
-    }
-    let real = fs::canonicalize(path).map_err(Refusal::Unseen)?;
+    let real = resolve(path)?;
     // Of a file, its directory too: a link to any other of root's programs could
     // be put there under its name.
     let strictly = if real.is_dir() { 1 } else { 2 };
     check(&real, strictly)?;
     Ok(real)
+}
+
+/// Where `path` leads to, if root alone says where each link leads, those that other
+/// links lead to among them: one that another user may change could lead to root's own
+/// files, and elsewhere a moment later.
+fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
+    let path = std::path::absolute(path).map_err(Refusal::Unseen)?;
+    let mut real = PathBuf::new();
+    let mut links = 0;
+    let mut to_go: Vec<PathBuf> = parts(&path);
+    while let Some(part) = to_go.pop() {
+        if part == Path::new("..") {
+            real.pop();
+            continue;
+        }
+        let place = real.join(&part);
+        let seen = fs::symlink_metadata(&place).map_err(Refusal::Unseen)?;
+        if !seen.is_symlink() {
+            real = place;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Refusal::Unseen(Errno::LOOP.into()));
+        }
+        check_owner(&place, &seen)?;
+        check(&real, 0)?;
+        let text = fs::read_link(&place).map_err(Refusal::Unseen)?;
+        to_go.extend(parts(&text));
+    }
+    Ok(real)
+}
+
+/// The components of a path, the last one first; the root of an absolute one is `/`,
+/// which takes the place of what it is joined to.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let parts = path.components().rev();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    parts.map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
 /// The same of the directory that a file is in, or would be in: who may write to
@@ -84,10 +130,14 @@ pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
 ///
 /// Any [`Refusal`]; [`Refusal::Unseen`] where there is no such directory.
 pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
-    let real = match fs::canonicalize(file) {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => file.to_owned(),
-        Err(error) => return Err(Refusal::Unseen(error)),
+    let real = match resolve(file) {
+        // A link that leads nowhere may lead somewhere a moment later.
+        Err(Refusal::Unseen(error))
+            if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() =>
+        {
+            file.to_owned()
+        }
+        real => real?,
     };
     // A link stands in one directory and leads into another.
     for file in [file, &real] {
@@ -102,10 +152,7 @@ pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
 ///
 /// Where it cannot be opened, or others could put something there.
 pub fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
-    let real = trusted(directory).map_err(|refusal| match refusal {
-        Refusal::Unseen(error) => error,
-        refusal => io::Error::new(io::ErrorKind::PermissionDenied, refusal),
-    })?;
+    let real = trusted(directory)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(real, flags, Mode::empty())?)
 }
@@ -130,7 +177,16 @@ pub fn make_runtime_directory(directory: &Path) -> io::Result<OwnedFd> {
     make(directory, 0o755)
 }
 
-fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
+/// Makes a directory, and those above, where it is missing, and opens it.
+///
+/// # Errors
+///
+/// Where it cannot be made, and as [`open_directory`].
+pub(crate) fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
+    // By way of another user's link it would be made where that user wants it.
+    if let Some(there) = directory.ancestors().find(|above| above.exists()) {
+        check(&resolve(there)?, 0)?;
+    }
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
@@ -186,10 +242,16 @@ mod tests {
         symlink(&directory, &link).unwrap();
         assert_eq!(trusted(&link).unwrap(), directory);
         lchown(&link, Some(65534), None).unwrap();
-        for path in [&link, &link.join(".")] {
+        // Root's link to it leads nowhere either.
+        let roots = place.path().join("root's");
+        symlink(&link, &roots).unwrap();
+        for path in [&link, &link.join("."), &roots, &roots.join("..")] {
             let refusal = trusted(path).unwrap_err();
             assert!(matches!(refusal, Refusal::Owner { owner: 65534, .. }));
             open_directory(path).unwrap_err();
+            trusted_directory_of(path).unwrap_err();
+            make(&path.join("new"), 0o755).unwrap_err();
+            assert!(!path.join("new").exists());
         }
     }
 
@@ -227,5 +289,34 @@ mod tests {
             set_mode(directory, 0o755);
         }
         trusted_directory_of(&place.path().join("no/directory")).unwrap_err();
+        fs::remove_file(there.join("file")).unwrap();
+        let refusal = trusted_directory_of(&here.join("link")).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unseen(_)), "{refusal}");
+    }
+
+    #[test]
+    fn links_are_followed_as_the_kernel_follows_them() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        for directory in ["a/b", "c"] {
+            fs::create_dir_all(place.join(directory)).unwrap();
+        }
+        for (text, link) in [
+            ("a/b", "link"),
+            ("../link/./..", "a/up"),
+            ("../c", "a/out"),
+            ("loop", "loop"),
+        ] {
+            symlink(text, place.join(link)).unwrap();
+        }
+        for path in ["link", "a/up/b/", "link/../../link", "a/./b/../up", "a/out"] {
+            let path = place.join(path);
+            assert_eq!(trusted(&path).unwrap(), path.canonicalize().unwrap());
+        }
+        let refusal = trusted(&place.join("loop")).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unseen(_)), "{refusal}");
+        // Who may write to the link's directory could put another of root's links there.
+        set_mode(&place.join("a"), 0o777);
+        trusted(&place.join("a/out")).unwrap_err();
     }
 }

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use super::error::InjectError;
 use super::plan::NewFile;
-use crate::trusted::trusted;
+use crate::trusted;
 
 /// Bytes that a file which is replaced may have.
 const MAX_PREVIOUS: u64 = 1 << 20;
 
 const DEFAULT_MODE: u32 = 0o644;
+
+/// Permission bits of a directory that is made.
+const DIRECTORY_MODE: u32 = 0o755;
 
 /// Files that are replaced, in order.
 pub(super) struct Replaced<'a> {
@@ -175,7 +178,7 @@ fn check_directory(directory: &Path) -> Result<(), InjectError> {
         path: directory.to_owned(),
         source,
     };
-    trusted(directory).map(drop).map_err(refused)
+    trusted::trusted(directory).map(drop).map_err(refused)
 }
 
 /// What stands at the path now.
@@ -215,8 +218,11 @@ pub(super) fn put(
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(InjectError::NotAFile(path.to_owned()));
     };
-    fs::create_dir_all(directory).map_err(error("make the directory", directory))?;
-    check_directory(directory)?;
+    if directory.is_dir() {
+        check_directory(directory)?;
+    } else {
+        trusted::make(directory, DIRECTORY_MODE).map_err(error("make the directory", directory))?;
+    }
     let temporary = directory.join(format!(".{}.hyperv-agent", name.to_string_lossy()));
     let written = write_new(&temporary, bytes, mode, owner)
         .and_then(|()| fs::rename(&temporary, path))

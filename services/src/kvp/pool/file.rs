@@ -1,8 +1,8 @@
 //! One pool's file: opened, locked, and still the one that the path names.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::open::{Open, check_place};
 use super::record::RECORD_LEN;
 use super::{holder, journal, redo};
 use crate::kvp::limit::Limit;
+use crate::trusted;
 
 /// Permission bits of a pool file that is made.
 const MODE: u32 = 0o644;
@@ -118,7 +119,7 @@ impl PoolFile {
             return Ok(done);
         }
         self.make()?;
-        // A link that leads nowhere is there and is not.
+        // Others may have taken it away again.
         self.change(limit, &operation)?
             .ok_or_else(|| PoolError::file("open", &self.path)(io::ErrorKind::NotFound.into()))
     }
@@ -127,13 +128,10 @@ impl PoolFile {
         if let Some(directory) = self.path.parent()
             && !directory.exists()
         {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(DIRECTORY_MODE)
-                .create(directory)
+            trusted::make(directory, DIRECTORY_MODE)
                 // Whatever the umask is: others are to read the pools.
-                .and_then(|()| {
-                    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+                .and_then(|made| {
+                    File::from(made).set_permissions(Permissions::from_mode(DIRECTORY_MODE))
                 })
                 .map_err(PoolError::file("make the directory", directory))?;
         }

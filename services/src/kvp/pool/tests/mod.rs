@@ -253,8 +253,13 @@ fn what_is_no_pool_is_refused() {
 
     let place = Place::empty();
     symlink("nowhere/at/all", place.path()).unwrap();
-    let error = place.pools().set(PoolId::Guest, "a", "1").unwrap_err();
-    assert!(matches!(error, PoolError::File { .. }), "{error}");
+    for done in [
+        place.pools().set(PoolId::Guest, "a", "1"),
+        place.pools().list(PoolId::Guest).map(drop),
+    ] {
+        let error = done.unwrap_err();
+        assert!(matches!(error, PoolError::Untrusted { .. }), "{error}");
+    }
 }
 
 #[test]
