@@ -20,7 +20,10 @@ pub enum PoolError {
         source: io::Error,
     },
     /// Another program did not give the file back in time. Nothing was changed.
-    #[error("{} has been locked for {:.0} s by {holder}", path.display(), waited.as_secs_f64())]
+    #[error(
+        "{} has been locked for {:.0} s by {holder}; nothing was read or changed",
+        path.display(), waited.as_secs_f64()
+    )]
     Locked {
         /// Which file.
         path: PathBuf,

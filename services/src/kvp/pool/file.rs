@@ -241,8 +241,12 @@ impl PoolFile {
                         }
                         if !self.said_held {
                             self.said_held = true;
-                            let locked = self.is_locked(&open, Access::Shared, began);
-                            self.notice = Some(format!("{locked}; it was read all the same"));
+                            self.notice = Some(format!(
+                                "{} has been locked for {:.0} s by {}; it was read all the same",
+                                self.path.display(),
+                                began.elapsed().as_secs_f64(),
+                                holder::in_words(&open.file, Access::Shared)
+                            ));
                         }
                         self.open = Some(open);
                         return result.map(Some);
