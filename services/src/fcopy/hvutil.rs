@@ -43,7 +43,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::request::Start;
-    use super::super::request::tests::{start, write};
+    use super::super::request::tests::start;
     use super::*;
 
     fn name_strategy() -> impl Strategy<Value = String> {
