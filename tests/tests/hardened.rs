@@ -133,6 +133,8 @@ fn the_host_writes_its_own_keys_only_and_learns_no_addresses() {
             let status = host.delete(pool, "key").unwrap();
             assert_eq!(status, expected, "a DELETE in {pool}");
         }
+        let pool = fs::metadata(machine.pools().join(".kvp_pool_0")).unwrap();
+        assert_eq!(pool.permissions().mode() & 0o7777, 0o600);
         let told = host.list(FACT_POOL).unwrap().into_iter();
         let told: Vec<_> = told.filter(|fact| !fact.1.is_empty()).collect();
         let keys: Vec<_> = told.iter().map(|fact| fact.0.as_str()).collect();
