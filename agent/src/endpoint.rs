@@ -228,6 +228,10 @@ impl Endpoint {
     }
 
     fn run(self, control: &Control, waiting: Waiting, health: &mut Health) -> Result<(), Failure> {
+        // By now another device may have come to its node: that one is not its own.
+        if control.stopping() {
+            return Ok(());
+        }
         let log = self.log;
         let opening = Opening {
             log: &log,
@@ -550,9 +554,47 @@ impl Worker<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::panic)]
+#[allow(clippy::panic, clippy::unwrap_used)]
 mod tests {
+    use hyperv_services::fcopy;
+    use hyperv_vmbus::discovery::Roots;
+    use mio::Poll;
+    use slog::o;
+
     use super::*;
+    use crate::limit::Limit;
+    use crate::opener::KernelDevices;
+
+    #[test]
+    fn a_worker_that_is_told_to_end_before_its_device_is_open_leaves_it_closed() {
+        let poll = Poll::new().unwrap();
+        let waiting = Waiting::new(poll.registry(), Token(0)).unwrap();
+        let log = Logger::root(slog::Discard, o!());
+        let endpoint = Endpoint {
+            entry: &fcopy::ENTRY,
+            device: Located::HvUtil {
+                node: "/nowhere/to/be/found".into(),
+            },
+            opener: Arc::new(KernelDevices {
+                roots: Roots::default(),
+            }),
+            config: Arc::default(),
+            tally: Tally::new(Limit::new(|| {})),
+            log,
+        };
+        let control = Control {
+            waker: waiting.waker().unwrap(),
+            stop: AtomicBool::new(false),
+            config: Mutex::default(),
+            command: Mutex::default(),
+            view: View::default(),
+        };
+        control.stop();
+        let mut health = Health::default();
+        // To open it would fail.
+        assert!(endpoint.run(&control, waiting, &mut health).is_ok());
+        assert!(health.opened.is_none());
+    }
 
     #[test]
     fn a_device_is_in_order_after_a_while_which_a_request_makes_shorter() {
