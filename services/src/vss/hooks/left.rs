@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,24 +34,45 @@ pub(super) fn kill(hooks: &[PathBuf], log: &Logger) {
         Vec::new()
     });
     let until = Instant::now() + GONE;
-    for (pid, hook) in found {
+    for left in found {
+        // Its number may be another's by now.
+        if left.ends_within(Duration::ZERO) {
+            continue;
+        }
         warn!(
             log,
             "the hook {} still ran with freeze, and is killed",
-            hook.display()
+            left.hook.display()
         );
-        let process = pidfd_open(pid, PidfdFlags::empty());
-        let _ = kill_process_group(pid, Signal::KILL);
-        let left = until.saturating_duration_since(Instant::now());
-        if let (Ok(process), Ok(left)) = (process, Timespec::try_from(left)) {
-            let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left));
-        }
+        let _ = kill_process_group(left.pid, Signal::KILL);
+        left.ends_within(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// A hook that was left running.
+#[derive(Debug)]
+struct Left {
+    pid: Pid,
+    /// The process, whoever has its number later; `None` where the kernel (before 5.3)
+    /// gives no such descriptor.
+    process: Option<OwnedFd>,
+    hook: PathBuf,
+}
+
+impl Left {
+    /// Whether it has ended when so much time is over.
+    fn ends_within(&self, time: Duration) -> bool {
+        let (Some(process), Ok(time)) = (&self.process, Timespec::try_from(time)) else {
+            return false;
+        };
+        let mut ended = [PollFd::new(process, PollFlags::IN)];
+        poll(&mut ended, Some(&time)).is_ok_and(|ready| ready > 0)
     }
 }
 
 /// The processes of this user that lead a group and are a hook that was run with
 /// `freeze`.
-fn find(hooks: &[PathBuf]) -> io::Result<Vec<(Pid, PathBuf)>> {
+fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
     let mut found = Vec::new();
     // A hook is run by the path that a link to it leads to.
     let real = |hook: &PathBuf| fs::canonicalize(hook).ok();
@@ -69,6 +91,8 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<(Pid, PathBuf)>> {
         if !its_own || !leads_group(&entry.path(), pid) {
             continue;
         }
+        // Before it is read what the process is: so it is of this one.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok();
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
         let hook = names.iter().find(|(name, _)| {
@@ -76,7 +100,13 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<(Pid, PathBuf)>> {
             let runs = |pair: &[&[u8]]| matches!(pair, [one, b"freeze"] if Some(*one) == name);
             arguments.windows(2).any(runs)
         });
-        found.extend(hook.map(|(_, hook)| (pid, (*hook).clone())));
+        if let Some((_, hook)) = hook {
+            found.push(Left {
+                pid,
+                process,
+                hook: (*hook).clone(),
+            });
+        }
     }
     Ok(found)
 }
@@ -89,4 +119,45 @@ fn leads_group(process: &Path, pid: Pid) -> bool {
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.split(' ').nth(2)?.parse().ok());
     group == Some(pid.as_raw_nonzero().get())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_hook_is_told_from_whoever_has_its_number_later() {
+        let place = tempfile::tempdir().unwrap();
+        let hook = place.path().join("hook");
+        let run = |argument| {
+            Command::new("sh")
+                .args(["-c", "read line"])
+                .args([hook.as_os_str(), argument])
+                .process_group(0)
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut children = ["freeze", "thaw"].map(|it| run(it.as_ref()));
+        // The one that is just being started may not be seen as what it will be.
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut found = Vec::new();
+        while found.is_empty() && Instant::now() < until {
+            found = find(std::slice::from_ref(&hook)).unwrap();
+        }
+        assert_eq!(found.len(), 1, "{found:?}");
+        let left = found.pop().unwrap();
+        assert_eq!(left.pid, Pid::from_child(&children[0]));
+        assert_eq!(left.hook, hook);
+        assert!(!left.ends_within(Duration::ZERO));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(left.ends_within(Duration::ZERO));
+    }
 }
