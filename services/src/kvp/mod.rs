@@ -160,6 +160,8 @@ struct KeyValue {
     /// A request is late, and that was said: those that have to wait for it do
     /// not fill the log.
     said_late: bool,
+    /// The last message was a request, and went to the executor.
+    carried_out: bool,
 }
 
 impl KeyValue {
@@ -176,10 +178,12 @@ impl KeyValue {
             activity,
             log: log.clone(),
             said_late: false,
+            carried_out: false,
         }
     }
 
     fn handle(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
+        self.carried_out = request.is_ok();
         self.executor.carry_out(request?, REPLY_TIME)
     }
 
@@ -228,12 +232,54 @@ impl Service for KeyValue {
     }
 
     fn unanswered(&mut self) {
-        self.executor.submit(Job::TakeBack);
+        // Else the one before was the last, and the host has its answer.
+        if self.carried_out {
+            self.executor.submit(Job::TakeBack);
+        }
     }
 
     fn registered(&mut self, answer: &[u8]) {
         if let Some(version) = hvutil::driver_version(answer) {
             self.executor.submit(Job::DriverVersion(version));
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::kvp::request::PoolId;
+
+    #[test]
+    fn a_message_that_was_no_request_has_nothing_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            directory: root.path().join("pools"),
+            state_directory: root.path().join("state"),
+            root: root.path().to_owned(),
+            ..Config::default()
+        };
+        let mut service = KeyValue::new(&config, &Logger::root(slog::Discard, slog::o!()));
+        let pool = PoolId::External;
+        let key = || "key".to_owned();
+        let set = |value: &str| {
+            let value = value.to_owned();
+            Ok(Request::Set {
+                pool,
+                key: key(),
+                value,
+            })
+        };
+        let get = || Ok(Request::Get { pool, key: key() });
+        let first = Reply::Value("first".to_owned());
+        service.handle(set("first")).unwrap();
+        service.handle_hvutil(&mut [0xff; MESSAGE_LEN], 8);
+        service.unanswered();
+        assert_eq!(service.handle(get()).unwrap(), first);
+
+        service.handle(set("second")).unwrap();
+        service.unanswered();
+        assert_eq!(service.handle(get()).unwrap(), first);
     }
 }
