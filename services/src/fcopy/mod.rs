@@ -317,6 +317,10 @@ impl Service for FileCopy {
         let State::Copying(transfer) = &self.state else {
             return false;
         };
+        // What is new is of other services, and no reason to end it.
+        if self.config == config.fcopy {
+            return true;
+        }
         self.config = config.fcopy.clone();
         if let Err(error) = transfer.check(&self.config, &self.log) {
             self.fail(&error);

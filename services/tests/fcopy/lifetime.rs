@@ -222,6 +222,19 @@ fn a_new_configuration_counts_for_a_copy_that_is_under_way() {
 }
 
 #[test]
+fn a_new_configuration_of_other_services_ends_no_copy() {
+    // With a new one of its own it could not be begun again.
+    let place = |base: &Path| fs::write(base.join("in/deep/file"), "");
+    let guest = goes_on(|_, base| place(base).unwrap());
+    assert!(guest.service.busy(), "{}", guest.log.text());
+    let guest = goes_on(|config, base| {
+        place(base).unwrap();
+        config.mode = 0o640;
+    });
+    assert!(!guest.service.busy());
+}
+
+#[test]
 fn nothing_in_progress() {
     for transport in BOTH {
         let mut guest = Guest::with(transport, |_, _| {});
