@@ -43,7 +43,12 @@ impl Limit {
 
     /// Whether nothing more is to be begun for it.
     pub(super) fn is_over(&self) -> bool {
-        self.state.load(Ordering::Acquire) == GIVEN_UP || self.left().is_zero()
+        self.is_given_up() || self.left().is_zero()
+    }
+
+    /// Whether the host was told that it failed, whatever comes of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state.load(Ordering::Acquire) == GIVEN_UP
     }
 
     /// Settles that what was done stays. `false` where it was given up before: then it

@@ -92,16 +92,27 @@ impl Logic {
         for notice in self.pools.notices() {
             warn!(self.log, "{}", notice);
         }
-        if let Err(error) = &outcome
-            && error.is_late()
-        {
+        if let Err(error) = &outcome {
+            self.tell_late(error, limit);
+        }
+        outcome
+    }
+
+    /// Tells why a request failed for which the host has its answer: nobody else does.
+    fn tell_late(&self, error: &Error, limit: &Limit) {
+        if error.is_late() {
             info!(
                 self.log,
                 "a request that had failed for the host by then was not carried out: {}",
                 in_words(error)
             );
+        } else if limit.is_given_up() && !error.is_ordinary() {
+            warn!(
+                self.log,
+                "a request that had failed for the host by then: {}",
+                in_words(error)
+            );
         }
-        outcome
     }
 
     fn publish(&mut self) {
@@ -203,6 +214,9 @@ impl Logic {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::sync::Mutex;
+
+    use slog::{Drain, OwnedKVList, Record};
 
     use super::super::executor::Executor;
     use super::*;
@@ -290,6 +304,43 @@ mod tests {
         assert!(matches!(refused, Err(Error::TooLate)), "{refused:?}");
         let got = ask(get("k"), LONG);
         assert!(matches!(got, Err(Error::NoKey)), "{got:?}");
+    }
+
+    /// What came of it, such as a change that could not be undone, is not in the answer.
+    #[test]
+    fn of_a_request_that_was_given_up_it_is_told_how_it_failed() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<String>>>);
+
+        impl Drain for Lines {
+            type Ok = ();
+            type Err = slog::Never;
+
+            fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
+                let line = format!("{} {}", record.level(), record.msg());
+                self.0.lock().unwrap().push(line);
+                Ok(())
+            }
+        }
+
+        let root = tempfile::tempdir().unwrap();
+        let lines = Lines::default();
+        let log = Logger::root(lines.clone(), slog::o!());
+        let logic = Logic::new(config(root.path()), log, Arc::default());
+        let busy = || Error::Inject(inject::InjectError::Busy);
+        let limit = Limit::new(LONG);
+        // The host is yet to be told of this one.
+        logic.tell_late(&busy(), &limit);
+        assert!(limit.give_up());
+        logic.tell_late(&Error::NoKey, &limit);
+        logic.tell_late(&busy(), &limit);
+        let lines = lines.0.lock().unwrap();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.contains("still being applied"))
+        );
     }
 
     #[test]
