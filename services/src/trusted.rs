@@ -146,7 +146,7 @@ pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Opens a directory that is [`trusted`].
+/// Opens a directory in which root alone decides what is found, and on the way to it.
 ///
 /// # Errors
 ///
