@@ -222,8 +222,9 @@ impl<'r, 'm> Rounds<'r, 'm> {
             return Ok(());
         }
         let mut spoiled = false;
-        if operation == Operation::Thaw
-            && let Some(before) = self.frozen.take()
+        // A FREEZE that is asked for begins anew.
+        if let Some(before) = self.frozen.take()
+            && operation == Operation::Thaw
         {
             spoiled = before != self.guest.written()?;
         }
