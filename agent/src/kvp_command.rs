@@ -272,7 +272,8 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             | PoolError::Nul(_)),
         ) => return usage_error(wrong),
         Some(PoolError::File { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
+            if source.kind() == io::ErrorKind::PermissionDenied
+                && !rustix::process::geteuid().is_root() =>
         {
             let _ = writeln!(io::stderr(), "hyperv-agent: {error:#}; run this as root");
         }

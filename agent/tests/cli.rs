@@ -471,3 +471,22 @@ fn every_file_system_is_in_the_plan_once() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("line 2"));
 }
+
+#[test]
+fn root_is_not_told_to_be_root() {
+    if !rustix::process::geteuid().is_root() {
+        return hyperv_needs::skip("only root can give a directory to another user");
+    }
+    let place = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(place.path(), Some(65534), None).unwrap();
+    let directory = place.path().join("pools");
+    let output = Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
+        .args(["kvp", "set", "a", "1", "--directory"])
+        .arg(&directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("belongs to user 65534"), "{said}");
+    assert!(!said.contains("run this as root"), "{said}");
+    assert!(!directory.exists());
+}
