@@ -1,7 +1,6 @@
 //! `hyperv-sim soak`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -29,10 +28,6 @@ pub(crate) struct Arguments {
     /// Parts that all of it is done in, and measured after.
     #[arg(long, value_name = "N", default_value_t = 5)]
     laps: u64,
-    /// Seconds without work before each measurement: the agent gives memory back after
-    /// five.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    rest: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -58,13 +53,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         requests: arguments.requests,
         reloads: arguments.reloads,
         laps: arguments.laps,
-        rest: Duration::from_secs(arguments.rest),
     };
-    println!("lap  seconds  descriptors  threads  processes  KiB (Pss)  bytes of log");
+    println!("lap  seconds  descriptors  threads  processes  KiB in use  bytes of log");
     soak::run(&command, options, &mut |lap: &Lap| {
         let holding = lap.holding;
         println!(
-            "{:3}  {:7.1}  {:11}  {:7}  {:9}  {:9}  {:12}",
+            "{:3}  {:7.1}  {:11}  {:7}  {:9}  {:10}  {:12}",
             lap.number,
             lap.seconds,
             holding.descriptors,

@@ -9,7 +9,6 @@
 mod held;
 mod line;
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,9 +38,6 @@ pub struct Options {
     pub reloads: u64,
     /// Parts that all of it is done in, and measured after.
     pub laps: u64,
-    /// How long nothing happens before each measurement: the agent gives memory back
-    /// after some seconds.
-    pub rest: Duration,
 }
 
 /// Laps after which the program has all that it keeps.
@@ -101,7 +97,6 @@ pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Resul
             let lines: Vec<&str> = lines.into_iter().rev().collect();
             return Err(error.context(format!("the log ends with\n{}", lines.join("\n"))));
         }
-        thread::sleep(options.rest);
         let holding = soak.settle(before)?;
         tell(&Lap {
             number: lap,
