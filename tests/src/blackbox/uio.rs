@@ -128,13 +128,17 @@ impl UioNode {
 }
 
 impl State {
-    /// As the kernel numbers it: the host offers the channel, or it is open.
-    fn show(&self) {
+    /// As the kernel numbers it: the host offers the channel, or it is open. The file is
+    /// closed once that stays as it is.
+    fn show(&mut self) {
         let number = if self.channel.is_some() { "3\n" } else { "2\n" };
         if let Some(file) = &self.shown_in
             && let Err(error) = file.write_all_at(number.as_bytes(), 0)
         {
             eprintln!("the guest's sysfs does not show its channel: {error}");
+        }
+        if self.rescinded && self.channel.is_none() {
+            self.shown_in = None;
         }
     }
 
@@ -297,6 +301,7 @@ impl Node for UioNode {
     fn rescind(&self) {
         let mut state = lock(&self.state);
         state.rescinded = true;
+        state.show();
         let waiting = state.announce();
         drop(state);
         self.changed.notify_all();
