@@ -86,6 +86,13 @@ struct Health {
 }
 
 impl Health {
+    /// Whether it was in order until it failed so. One that served and was taken away
+    /// was: the host may offer it again at once, under the same name.
+    fn was_good(&self, failure: Option<&Failure>, now: Instant) -> bool {
+        let taken_away = matches!(failure, Some(Failure::Closed(ChannelError::Gone)));
+        taken_away && self.succeeded || self.is_good(now)
+    }
+
     fn is_good(&self, now: Instant) -> bool {
         let open = self.opened.map(|at| now.saturating_duration_since(at));
         let needed = match self.succeeded {
@@ -218,10 +225,8 @@ impl Endpoint {
                 let failure = catch_panic(|| self.run(&its_control, waiting, &mut health))
                     .unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
                     .err();
-                let ended = Ended {
-                    failure,
-                    healthy: health.is_good(Instant::now()),
-                };
+                let healthy = health.was_good(failure.as_ref(), Instant::now());
+                let ended = Ended { failure, healthy };
                 supervisor.tell(Notice::Ended { token, ended });
             })?;
         Ok((control, thread))
@@ -607,6 +612,22 @@ mod tests {
         health.succeeded = true;
         assert!(!health.is_good(opened + HEALTHY_WITH_SUCCESS / 2));
         assert!(health.is_good(opened + HEALTHY_WITH_SUCCESS));
+    }
+
+    #[test]
+    fn a_device_that_served_and_was_taken_away_was_in_order() {
+        let now = Instant::now();
+        let mut health = Health {
+            opened: Some(now),
+            succeeded: false,
+        };
+        let gone = Failure::Closed(ChannelError::Gone);
+        let refused = Failure::Closed(ChannelError::ReplyRefused);
+        assert!(!health.was_good(Some(&gone), now));
+        health.succeeded = true;
+        assert!(health.was_good(Some(&gone), now));
+        assert!(!health.was_good(Some(&refused), now));
+        assert!(!health.was_good(None, now));
     }
 
     #[test]
