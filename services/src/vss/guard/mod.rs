@@ -646,6 +646,10 @@ mod tests {
             }
             stage.wait_frozen(0, false);
             stage.change(1, |it| it.freeze_hangs = false);
+            if goes {
+                // Before that it was not frozen yet, and the guard has to thaw it.
+                stage.reports(Report::Thawed(1, Ok(())));
+            }
             stage.wait_frozen(1, false);
             assert!(!hurries());
         }
