@@ -12,7 +12,6 @@
 )]
 
 use std::collections::HashMap;
-use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::symlink;
@@ -20,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use hyperv_needs::random::{self, Random};
 use rustix::fs::{FlockOperation, flock};
 
 const RECORD_LEN: usize = 2560;
@@ -39,28 +39,6 @@ const KEYS: u64 = 5;
 /// Programs that each of them starts before all is looked at.
 const ROUND: usize = 12;
 
-/// Random numbers that begin with a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    let value = env::var(name).ok()?;
-    Some(value.parse().expect("a number of seconds, or a seed"))
-}
-
 fn record(key: &str, value: &str) -> Vec<u8> {
     let mut record = vec![0; RECORD_LEN];
     record[..key.len()].copy_from_slice(key.as_bytes());
@@ -70,7 +48,7 @@ fn record(key: &str, value: &str) -> Vec<u8> {
 
 /// One that shows whether it is whole.
 fn value(key: &str, random: &mut Random) -> String {
-    let part = format!("{key} {:016x};", random.next());
+    let part = format!("{key} {:016x};", random.number());
     let times = 1 + random.below(1000 / part.len() as u64);
     part.repeat(usize::try_from(times).unwrap())
 }
@@ -231,7 +209,7 @@ impl Place {
                 1 => {
                     let len = random.below(9000);
                     let garbage: Vec<u8> =
-                        (0..len).map(|_| random.next().to_le_bytes()[0]).collect();
+                        (0..len).map(|_| random.number().to_le_bytes()[0]).collect();
                     fs::write(&path, garbage).unwrap();
                 }
                 2 => {
@@ -282,11 +260,10 @@ impl Place {
 
 #[test]
 fn killed_programs_and_hostile_journals_lose_no_record() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number("CHAOS_SEED").unwrap_or(u64::from(now.subsec_nanos()) << 20 ^ now.as_secs());
-    let time = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(15));
+    let seed = random::seed().unwrap();
+    let time = random::soak_time(15).unwrap();
     println!("CHAOS_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let end = Instant::now() + time;
     let mut place = Place::new();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -296,13 +273,13 @@ fn killed_programs_and_hostile_journals_lose_no_record() {
     let (mut rounds, mut journals, mut appended) = (0, 0, 0);
     let mut possible = Mutex::new(Possible::new());
     while Instant::now() < end {
-        let seeds: Vec<_> = (0..=WORKERS).map(|_| random.next()).collect();
+        let seeds: Vec<_> = (0..=WORKERS).map(|_| random.number()).collect();
         thread::scope(|scope| {
             for (worker, seed) in (0..WORKERS).zip(&seeds) {
                 let (place, possible) = (&place, &possible);
-                scope.spawn(move || place.work(worker, &mut Random(*seed), possible));
+                scope.spawn(move || place.work(worker, &mut Random::new(*seed), possible));
             }
-            let mut random = Random(seeds[seeds.len() - 1]);
+            let mut random = Random::new(seeds[seeds.len() - 1]);
             place.append(&mut appended, &mut random);
         });
         if let Ok(left) = fs::read(place.path(".kvp_pool_1.journal")) {

@@ -4,7 +4,6 @@
 //! is made is up to the machine.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{
@@ -13,8 +12,9 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use hyperv_needs::random::{self, Random};
 use hyperv_needs::skip;
 use hyperv_vmbus::ic::Status;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
@@ -38,39 +38,8 @@ const NAMES: [&str; 5] = ["a", "b", "c", "sub", "deep"];
 /// Where bob may write: as `/tmp`, without the sticky bit, and his own.
 const PLACES: [&str; 3] = ["in/tmp", "in/all", "in/home"];
 
-/// Choices that a seed repeats: splitmix64.
-struct Choices(u64);
-
-impl Choices {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        let which = self.below(all.len() as u64);
-        &all[usize::try_from(which).unwrap()]
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    env::var(variable).ok()?.parse().ok()
-}
-
 fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number("CHAOS_SEED").unwrap_or(now.as_secs());
+    let seed = random::seed().unwrap();
     // The harness captures what the macros print.
     let line = format!("racing: CHAOS_SEED={seed}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -122,19 +91,19 @@ impl Drop for Stop<'_> {
 }
 
 /// A place where bob may do something, at most two directories deep.
-fn somewhere(base: &Path, choices: &mut Choices) -> PathBuf {
-    let mut path = base.join(choices.of(&PLACES));
+fn somewhere(base: &Path, choices: &mut Random) -> PathBuf {
+    let mut path = base.join(choices.one(&PLACES));
     for name in ["sub", "deep"] {
         if choices.one_in(3) {
             path.push(name);
         }
     }
-    path.push(choices.of(&NAMES));
+    path.push(choices.one(&NAMES));
     path
 }
 
 /// One thing that bob does; whether the kernel let him.
-fn deed(base: &Path, choices: &mut Choices, race: &Race) -> bool {
+fn deed(base: &Path, choices: &mut Random, race: &Race) -> bool {
     let path = somewhere(base, choices);
     match choices.below(10) {
         0 | 1 => {
@@ -147,12 +116,12 @@ fn deed(base: &Path, choices: &mut Choices, race: &Race) -> bool {
                 5 => "../..".into(),
                 6 => base.join("in/home"),
                 7 => "/proc/self/cwd".into(),
-                _ => (*choices.of(&NAMES)).into(),
+                _ => (*choices.one(&NAMES)).into(),
             };
             symlink(text, &path).is_ok()
         }
         2 => {
-            let mode = *choices.of(&[0o666, 0o4777, 0o600]);
+            let mode = *choices.one(&[0o666, 0o4777, 0o600]);
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let mut options = OpenOptions::new();
             let options = options.write(true).create_new(true).mode(0o600);
@@ -189,7 +158,7 @@ fn deed(base: &Path, choices: &mut Choices, race: &Race) -> bool {
     }
 }
 
-fn bob(base: &Path, mut choices: Choices, race: &Race) {
+fn bob(base: &Path, mut choices: Random, race: &Race) {
     // Of this thread only; what root may do with files goes with it.
     setfsgid(Gid::from_raw(BOB));
     setfsuid(Uid::from_raw(BOB));
@@ -201,13 +170,13 @@ fn bob(base: &Path, mut choices: Choices, race: &Race) {
 }
 
 /// One copy, which may fail or be called off; gives whether it was completed.
-fn copy(guest: &mut Guest, choices: &mut Choices) -> bool {
+fn copy(guest: &mut Guest, choices: &mut Random) -> bool {
     let path = somewhere(guest.directory.path(), choices);
     let home = path.starts_with(guest.path("in/home"));
     let content = if home { FOR_BOB } else { SECRET };
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (directory, name) = (text(path.parent().unwrap()), path.file_name().unwrap());
-    let flags = *choices.of(&[OVERWRITE, OVERWRITE | CREATE_PATH, CREATE_PATH, 0]);
+    let flags = *choices.one(&[OVERWRITE, OVERWRITE | CREATE_PATH, CREATE_PATH, 0]);
     let size = content.len() as u64;
     if guest.start_in(&directory, &text(Path::new(name)), flags, size) != Status::OK
         || guest.write(0, content) != Status::OK
@@ -276,7 +245,7 @@ fn a_user_who_changes_all_that_he_can_meanwhile() {
     }
 
     let seed = seed();
-    let until = Instant::now() + Duration::from_secs(number("SOAK_SECONDS").unwrap_or(SECONDS));
+    let until = Instant::now() + random::soak_time(SECONDS).unwrap();
     let before = kept(&guest);
     let race = Race {
         stop: AtomicBool::new(false),
@@ -289,9 +258,9 @@ fn a_user_who_changes_all_that_he_can_meanwhile() {
         let _stop = Stop(&race.stop);
         for which in 1..=2 {
             let (base, race) = (&base, &race);
-            scope.spawn(move || bob(base, Choices(seed ^ which), race));
+            scope.spawn(move || bob(base, Random::new(seed ^ which), race));
         }
-        let mut choices = Choices(seed);
+        let mut choices = Random::new(seed);
         while Instant::now() < until {
             tried += 1;
             if copy(&mut guest, &mut choices) {

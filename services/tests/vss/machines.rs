@@ -5,7 +5,6 @@
 //! `CHAOS_SEED` gives the same machines again, and `SOAK_SECONDS` makes more of them.
 
 use std::collections::{HashMap, HashSet};
-use std::env;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
@@ -14,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use hyperv_needs::random::{self, Random};
 use hyperv_services::vss::plan::{self, DeviceNumber, Plan, PlanError};
 use hyperv_services::vss::{Config, Patterns};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
@@ -24,34 +24,6 @@ use crate::apart;
 
 /// How long a plan may take, far from any machine that this is run on.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Numbers that depend on a seed alone (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, machine: u64) -> Self {
-        let mut random = Self((seed ^ machine.rotate_left(32)) | 1 << 63);
-        for _ in 0..20 {
-            random.below(1);
-        }
-        random
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 8).unwrap() % end.max(1)
-    }
-
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
 
 /// A block device that is made up.
 struct Device {
@@ -104,7 +76,7 @@ impl Machine {
         for _ in 0..3 {
             machine.disk();
         }
-        for _ in 0..1 + machine.random.below(12) {
+        for _ in 0..1 + machine.random.index(12) {
             machine.file_system();
         }
         machine.binds();
@@ -149,8 +121,8 @@ impl Machine {
     /// A device, a new one or one that is there.
     fn device(&mut self, depth: usize) -> usize {
         let there = self.devices.len();
-        match self.random.below(if depth > 4 { 2 } else { 9 }) {
-            0 => self.random.below(there),
+        match self.random.index(if depth > 4 { 2 } else { 9 }) {
+            0 => self.random.index(there),
             1 => self.disk(),
             2 => {
                 let whole = self.device(depth + 1);
@@ -179,7 +151,7 @@ impl Machine {
     }
 
     fn made_of_several(&mut self, depth: usize) -> usize {
-        let below: Vec<_> = (0..1 + self.random.below(3))
+        let below: Vec<_> = (0..1 + self.random.index(3))
             .map(|_| self.device(depth + 1))
             .collect();
         let on = below.iter().flat_map(|it| self.devices[*it].on.clone());
@@ -195,7 +167,7 @@ impl Machine {
                 directory.join("slaves").join(below.file_name().unwrap()),
             );
         }
-        let (file, text) = match self.random.below(3) {
+        let (file, text) = match self.random.index(3) {
             0 => ("md/level", "raid1\n"),
             1 => ("dm/name", "upper\n"),
             _ => ("bcache/label", "\n"),
@@ -210,7 +182,7 @@ impl Machine {
         if self.file_systems.is_empty() {
             return self.disk();
         }
-        let lower = self.random.below(self.file_systems.len());
+        let lower = self.random.index(self.file_systems.len());
         let number = self.devices.len();
         let its = &mut self.file_systems[lower];
         let real = its.place.join(format!("file{number}"));
@@ -236,7 +208,7 @@ impl Machine {
 
     /// Any directory of the machine that is seen.
     fn place(&mut self) -> PathBuf {
-        match self.random.below(self.file_systems.len() + 1) {
+        match self.random.index(self.file_systems.len() + 1) {
             0 => self.root.join("m"),
             place => self.file_systems[place - 1].place.clone(),
         }
@@ -246,9 +218,9 @@ impl Machine {
         let number = self.file_systems.len();
         let mut place = self.place();
         // Sometimes over what is there.
-        if !self.random.once_in(6) || number == 0 {
+        if !self.random.one_in(6) || number == 0 {
             place.push(format!("d{number}"));
-            if self.random.once_in(4) {
+            if self.random.one_in(4) {
                 place.push("deep/er");
             }
         }
@@ -285,7 +257,7 @@ impl Machine {
             kind,
             number: own,
             source: format!("/dev/{node}"),
-            read_only: self.random.once_in(8),
+            read_only: self.random.one_in(8),
             place,
             real,
             device,
@@ -295,9 +267,9 @@ impl Machine {
 
     /// Mounts what is there once more: all of it, or a directory.
     fn binds(&mut self) {
-        for number in 0..self.random.below(4) {
+        for number in 0..self.random.index(4) {
             let mut from = self.place();
-            if self.random.once_in(2) {
+            if self.random.one_in(2) {
                 from.push("part");
             }
             let to = self.place().join(format!("bind{number}"));
@@ -340,7 +312,7 @@ impl Machine {
     /// What is mounted in other namespaces; gives the numbers of what is only there.
     fn elsewhere(&mut self) -> HashSet<DeviceNumber> {
         let mut only = HashSet::new();
-        if self.random.once_in(2) {
+        if self.random.one_in(2) {
             return only;
         }
         let own = fs::read_to_string(self.root.join("proc/self/mountinfo")).unwrap();
@@ -349,10 +321,10 @@ impl Machine {
             fs::create_dir_all(directory.join("ns")).unwrap();
             symlink(namespace, directory.join("ns/mnt")).unwrap();
             let mut list = own.clone();
-            for number in 0..self.random.below(4) {
+            for number in 0..self.random.index(4) {
                 let device = DeviceNumber {
                     major: 241,
-                    minor: u32::try_from(self.random.below(3)).unwrap(),
+                    minor: u32::try_from(self.random.index(3)).unwrap(),
                 };
                 only.extend((namespace != "1").then_some(device));
                 let line = format!(
@@ -444,11 +416,11 @@ impl Machine {
         let mut files = Vec::new();
         walk(&self.root.join("proc"), &mut files);
         walk(&self.root.join("sys"), &mut files);
-        for _ in 0..1 + self.random.below(8) {
+        for _ in 0..1 + self.random.index(8) {
             let file = self.random.one(&files).clone();
             let mut text = fs::read(&file).unwrap_or_default();
             text.truncate(1 << 16);
-            match self.random.below(9) {
+            match self.random.index(9) {
                 0 => drop(fs::remove_file(&file)),
                 1 => {
                     let _ = fs::remove_file(&file);
@@ -459,24 +431,24 @@ impl Machine {
                     let _ = fs::remove_file(&file);
                     let _ = symlink(&file, &file);
                 }
-                3 => drop(fs::write(&file, text.repeat(1 + self.random.below(300)))),
-                4 => drop(fs::write(&file, vec![b'a'; self.random.below(4 << 20)])),
-                5 => drop(fs::write(&file, &text[..self.random.below(text.len())])),
+                3 => drop(fs::write(&file, text.repeat(1 + self.random.index(300)))),
+                4 => drop(fs::write(&file, vec![b'a'; self.random.index(4 << 20)])),
+                5 => drop(fs::write(&file, &text[..self.random.index(text.len())])),
                 6 => {
                     // A device that is made of one of those above it.
                     let devices = &self.devices;
                     let (one, other) = (
-                        self.random.below(devices.len()),
-                        self.random.below(devices.len()),
+                        self.random.index(devices.len()),
+                        self.random.index(devices.len()),
                     );
                     let (one, other) = (&devices[one].directory, &devices[other].directory);
                     let _ = symlink(other, one.join("slaves/around"));
                     let _ = symlink(one, other.join("slaves/around"));
                 }
                 _ => {
-                    for _ in 0..1 + self.random.below(6) {
+                    for _ in 0..1 + self.random.index(6) {
                         if !text.is_empty() {
-                            let at = self.random.below(text.len());
+                            let at = self.random.index(text.len());
                             text[at] = *self.random.one(b" \n\\/:0-,\xff\x00rw9");
                         }
                     }
@@ -501,10 +473,6 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
             false => found.push(entry.path()),
         }
     }
-}
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().expect(name))
 }
 
 /// Ends the test where a plan takes too long; tells it of each that is begun.
@@ -543,8 +511,7 @@ fn with_patterns(config: Config) -> Config {
 #[test]
 fn made_up_machines_are_planned() {
     let Some(told) = apart::told() else {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let seed = number("CHAOS_SEED").unwrap_or(u64::from(clock.subsec_nanos()));
+        let seed = random::seed().unwrap();
         println!("CHAOS_SEED={seed}");
         let root = tempfile::tempdir().unwrap();
         let tell = format!("{seed} {}", root.path().display());
@@ -552,13 +519,13 @@ fn made_up_machines_are_planned() {
     };
     let (seed, root) = told.to_str().unwrap().split_once(' ').unwrap();
     let (seed, root) = (seed.parse().unwrap(), Path::new(root));
-    let time = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(10));
+    let time = random::soak_time(10).unwrap();
     let (began, watchdog) = (Instant::now(), watchdog());
     let mut made = 0;
     while began.elapsed() < time {
         let name = format!("machine {made} of CHAOS_SEED={seed}");
         let outcome = std::panic::catch_unwind(|| {
-            let mut machine = Machine::new(root, Random::new(seed, made));
+            let mut machine = Machine::new(root, Random::of_round(seed, made));
             machine.describe();
             let elsewhere = machine.elsewhere();
             watchdog.send(name.clone()).unwrap();

@@ -1,5 +1,8 @@
 //! What tests need of the machine beside a Rust toolchain, and the one way in
-//! which a test is skipped where that is not there.
+//! which a test is skipped where that is not there. What they do at random is in
+//! [`random`].
+
+pub mod random;
 
 use std::env;
 use std::io::{self, Write};

@@ -1,23 +1,19 @@
-//! Random numbers that a seed gives again.
+//! What a round of chaos draws, from numbers that a seed gives again.
 
-/// A generator of random numbers: SplitMix64.
+use hyperv_needs::random::Random;
+
+/// Draws what is random.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(super) struct Dice(Random);
 
 impl Dice {
-    /// The numbers of a round, which depend on no round before it.
+    /// What is drawn in a round, which depends on no round before it.
     pub(super) fn new(seed: u64, round: u64) -> Self {
-        let mut dice = Self(seed);
-        let start = dice.next();
-        Self(start ^ round.wrapping_mul(0xd134_2543_de82_ef95))
+        Self(Random::of_round(seed, round))
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.number()
     }
 
     /// A number of 32 bits.
@@ -33,8 +29,7 @@ impl Dice {
 
     /// A number below `end`, which is not 0.
     pub(super) fn below(&mut self, end: usize) -> usize {
-        let end = end.max(1) as u64;
-        usize::try_from(self.next() % end).unwrap_or_default()
+        self.0.index(end)
     }
 
     /// Whether the one of so many came.

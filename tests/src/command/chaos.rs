@@ -1,10 +1,11 @@
 //! `hyperv-sim chaos`.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::Args;
+use hyperv_needs::random;
 use hyperv_sim::chaos::{self, Failure, Options};
 
 #[derive(Debug, Args)]
@@ -24,34 +25,20 @@ pub(crate) struct Arguments {
 /// Seconds, where nobody says for how long.
 const SECONDS: u64 = 60;
 
-/// A number that the environment gives.
-fn given(variable: &str) -> Result<Option<u64>> {
-    match std::env::var(variable) {
-        Ok(text) => Ok(Some(text.parse()?)),
-        Err(_) => Ok(None),
-    }
-}
-
-/// The time makes a seed that is short enough to type.
-fn any_seed() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |now| u64::from(now.subsec_nanos()))
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let seconds = match arguments.seconds {
-        Some(seconds) => seconds,
-        None => given("SOAK_SECONDS")?.unwrap_or(SECONDS),
+    let time = match arguments.seconds {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => random::soak_time(SECONDS).map_err(Error::msg)?,
     };
     let seed = match arguments.seed {
         Some(seed) => seed,
-        None => given("CHAOS_SEED")?.unwrap_or_else(any_seed),
+        None => random::seed().map_err(Error::msg)?,
     };
-    println!("chaos with seed {seed} for {seconds} s");
+    println!("chaos with seed {seed} for {} s", time.as_secs());
     let played = chaos::run(Options {
         seed,
         round: arguments.round,
-        time: Duration::from_secs(seconds),
+        time,
     });
     match played {
         Ok(played) => {

@@ -1,10 +1,11 @@
 //! `hyperv-sim freeze-chaos`.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, bail};
 use clap::Args;
+use hyperv_needs::random;
 use hyperv_sim::blackbox::{self, BlackBox};
 use hyperv_sim::freeze_chaos::{Options, run as play};
 use hyperv_sim::port::Machine;
@@ -33,14 +34,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let seed = arguments
-        .seed
-        .map_or_else(|| variable("CHAOS_SEED"), |seed| Ok(Some(seed)))?;
-    let seed = seed.unwrap_or(u64::from(clock.subsec_nanos()));
-    let time = arguments
-        .time
-        .map_or_else(|| variable("SOAK_SECONDS"), |time| Ok(Some(time)))?;
+    let seed = match arguments.seed {
+        Some(seed) => seed,
+        None => random::seed().map_err(Error::msg)?,
+    };
+    let time = match arguments.time {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => random::soak_time(60).map_err(Error::msg)?,
+    };
     println!("seed {seed}; CHAOS_SEED={seed} plays the same again");
     if let Some(reason) = blackbox::root_unavailable() {
         if std::env::var_os("CI").is_some() {
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         seed,
         first: arguments.round,
         most: arguments.rounds,
-        time: Duration::from_secs(time.unwrap_or(60)),
+        time,
     };
     let played = play(machine, options, |round| {
         if arguments.verbose {
@@ -64,15 +65,4 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })?;
     println!("{played} rounds; all was thawed after each");
     Ok(ExitCode::SUCCESS)
-}
-
-/// A number in the environment, if it is there.
-fn variable(name: &str) -> Result<Option<u64>> {
-    let Some(text) = std::env::var_os(name) else {
-        return Ok(None);
-    };
-    let number = text.to_str().and_then(|text| text.parse().ok());
-    number
-        .map(Some)
-        .with_context(|| format!("{name} is no number: {text:?}"))
 }

@@ -3,45 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
+use hyperv_needs::random::Random;
+
 use crate::vss::Operation;
 
-/// Numbers that depend on a seed alone (SplitMix64).
-pub(super) struct Random(u64);
-
-/// What the state of the numbers grows by.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-
-impl Random {
-    /// Those of one round.
-    pub(super) fn new(seed: u64, round: u64) -> Self {
-        Self(mix(mix(seed).wrapping_add(round)))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(STEP);
-        mix(self.0)
-    }
-
-    /// One that is less than `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
-
-    /// One of these, each as often as its number says.
-    fn weighted<T: Copy>(&mut self, all: &[(u64, T)]) -> Option<T> {
-        let mut left = self.below(all.iter().map(|(weight, _)| weight).sum());
-        all.iter().find_map(|(weight, one)| {
-            let found = left < *weight;
-            left = left.saturating_sub(*weight);
-            found.then_some(*one)
-        })
-    }
-}
-
-fn mix(mut number: u64) -> u64 {
-    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
+/// One of these, each as often as its number says.
+fn weighted<T: Copy>(random: &mut Random, all: &[(u64, T)]) -> Option<T> {
+    let mut left = random.below(all.iter().map(|(weight, _)| weight).sum());
+    all.iter().find_map(|(weight, one)| {
+        let found = left < *weight;
+        left = left.saturating_sub(*weight);
+        found.then_some(*one)
+    })
 }
 
 /// A process of the guest's.
@@ -121,10 +94,8 @@ pub(super) fn draw(random: &mut Random) -> Vec<Step> {
     ];
     let count = 4 + random.below(12);
     let drawn = (0..count).map(|_| {
-        let pause = random
-            .weighted(&PAUSES)
-            .map_or(0, |most| random.below(most));
-        let action = random.weighted(&actions).unwrap_or(Action::Start);
+        let pause = weighted(random, &PAUSES).map_or(0, |most| random.below(most));
+        let action = weighted(random, &actions).unwrap_or(Action::Start);
         let action = match action {
             Action::Signal(..) => signal(random),
             other => other,
@@ -137,15 +108,18 @@ pub(super) fn draw(random: &mut Random) -> Vec<Step> {
 }
 
 fn signal(random: &mut Random) -> Action {
-    let who = random.weighted(&[
-        (2, Who::Agent),
-        (4, Who::Guard),
-        (3, Who::Hook),
-        (2, Who::WriteOut),
-        (1, Who::Client),
-    ]);
+    let who = weighted(
+        random,
+        &[
+            (2, Who::Agent),
+            (4, Who::Guard),
+            (3, Who::Hook),
+            (2, Who::WriteOut),
+            (1, Who::Client),
+        ],
+    );
     let signals = [(4, "KILL"), (3, "STOP"), (3, "CONT"), (1, "TERM")];
-    let signal = random.weighted(&signals);
+    let signal = weighted(random, &signals);
     Action::Signal(who.unwrap_or(Who::Guard), signal.unwrap_or("KILL"))
 }
 
@@ -155,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_actions_each_time_and_another_gives_others() {
-        let of = |seed, round| draw(&mut Random::new(seed, round));
+        let of = |seed, round| draw(&mut Random::of_round(seed, round));
         assert_eq!(of(7, 3), of(7, 3));
         assert_ne!(of(7, 3), of(7, 4));
         assert_ne!(of(7, 3), of(8, 3));
@@ -165,7 +139,7 @@ mod tests {
     fn every_kind_of_action_is_drawn() {
         let mut all = std::collections::HashSet::new();
         for round in 0..200 {
-            let drawn = draw(&mut Random::new(1, round));
+            let drawn = draw(&mut Random::of_round(1, round));
             assert!((5..=16).contains(&drawn.len()));
             all.extend(drawn.iter().map(|(_, action)| action.to_string()));
         }

@@ -11,8 +11,9 @@ mod rounds;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hyperv_needs::random::Random;
 
-use self::actions::{Random, draw};
+use self::actions::draw;
 use self::guest::Guest;
 use self::rounds::Rounds;
 use crate::port::Machine;
@@ -61,7 +62,7 @@ pub fn run(
             rounds.settle().context("at the beginning")?;
             loop {
                 let round = options.first + played;
-                let steps = draw(&mut Random::new(options.seed, round));
+                let steps = draw(&mut Random::of_round(options.seed, round));
                 let outcome = rounds.play(&steps);
                 let done = rounds.done();
                 outcome.with_context(|| {
