@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,8 @@ use hyperv_vmbus::ic::{Status, Version};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use common::agent;
+
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -42,18 +46,6 @@ fn in_own_root(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
         return skip(&why);
     }
     test(&mut BlackBox::with_root(&format!("{} {arguments}", agent().display())).unwrap());
-}
-
-/// The agent that was built along with this test.
-fn agent() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let agent = test.ancestors().nth(2).unwrap().join("hyperv-agent");
-    assert!(
-        agent.exists(),
-        "{} is missing: build the whole workspace",
-        agent.display()
-    );
-    agent
 }
 
 fn uio(entry: &Entry, number: u32) -> Offer {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use hyperv_sim::port::Machine;
 use hyperv_sim::wait;
 use hyperv_vmbus::ic::Status;
 
+use common::agent;
+
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -25,12 +29,6 @@ const RING: usize = 68 << 10;
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/examples/hardened.toml")
-}
-
-/// The agent that was built along with this test.
-fn agent() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("hyperv-agent")
 }
 
 /// Runs the agent in a guest with this configuration, where this machine can have one.

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use hyperv_needs::skip;
@@ -17,22 +18,12 @@ use hyperv_sim::wait::until;
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
+use common::agent;
+
 const GUEST: &str = env!("CARGO_BIN_EXE_test-guest");
 
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(20);
-
-/// The agent that was built along with this test.
-fn agent() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let agent = test.ancestors().nth(2).unwrap().join("hyperv-agent");
-    assert!(
-        agent.exists(),
-        "{} is missing: build the whole workspace",
-        agent.display()
-    );
-    agent
-}
 
 const FCOPY: Offer = Offer::Uio {
     class: fcopy::ENTRY.class,

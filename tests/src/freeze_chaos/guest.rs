@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::actions::Who;
-use crate::scenario::vss::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use crate::scenario::vss::shelf::{IN_A_FILE, Kind, MOUNTS, NOTES, Shelf};
 use crate::scenario::{SETTLE_TIME, VssStage};
 use crate::wait::until;
 
@@ -16,16 +16,6 @@ prepare-limit = 10
 time-limit = 2
 [vss.exclude]
 mount-points = ["/mnt/vss/below"]
-"#;
-
-/// Makes a file system in a file of another one.
-const UPPER: &str = r#"
-set -e
-dd if=/dev/zero of="$1/file" bs=1M count=16 2>/dev/null
-mkfs.ext4 -q -F "$1/file"
-mkdir "$0"
-mount -t ext4 -o loop,noinit_itable "$1/file" "$0"
-sync -f "$0"
 "#;
 
 /// A hook: it takes its time, and notes what it has done then.
@@ -94,7 +84,7 @@ impl Guest {
         ];
         let below = shelf.make(Kind::Ext4, "below")?;
         let upper = format!("{MOUNTS}/upper");
-        shelf.script(UPPER, &[&upper, &below])?;
+        shelf.script(IN_A_FILE, &[&upper, &below])?;
         points.push(upper);
         points.extend(shelf.root()?);
         shelf.configure(CONFIGURATION)?;

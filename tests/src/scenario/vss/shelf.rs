@@ -15,6 +15,17 @@ use super::super::stage::{SETTLE_TIME, VssStage};
 use crate::volumes::Volumes;
 use crate::wait::until;
 
+/// Makes a file system in a file of another one, of which nothing waits to be
+/// written.
+pub(crate) const IN_A_FILE: &str = r#"
+    set -e
+    dd if=/dev/zero of="$1/file" bs=1M count=16 2>/dev/null
+    mkfs.ext4 -q -F "$1/file"
+    mkdir "$0"
+    mount -t ext4 -o loop,noinit_itable "$1/file" "$0"
+    sync -f "$0"
+"#;
+
 /// Where file systems are mounted.
 pub(crate) const MOUNTS: &str = "/mnt/vss";
 

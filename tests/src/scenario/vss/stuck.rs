@@ -12,22 +12,11 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
 use super::faults::{expect_spoiled, guard};
-use super::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use super::shelf::{IN_A_FILE, Kind, MOUNTS, NOTES, Shelf};
 use super::telling::hook;
 use super::{freeze, round};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
-
-/// Makes a file system in a file of another one, of which nothing waits to be
-/// written.
-const UPPER: &str = r#"
-    set -e
-    dd if=/dev/zero of="$1/file" bs=1M count=16 2>/dev/null
-    mkfs.ext4 -q -F "$1/file"
-    mkdir "$0"
-    mount -t ext4 -o loop,noinit_itable "$1/file" "$0"
-    sync -f "$0"
-"#;
 
 /// Makes a file system on a disk of device mapper, of which nothing waits to be
 /// written, and that does not have the disk asked to write out what it has: the
@@ -85,10 +74,10 @@ impl Stuck {
             shelf.make(Kind::Ext4, "below")?,
         );
         let (well, hangs) = (format!("{MOUNTS}/a-well"), format!("{MOUNTS}/b-hangs"));
-        shelf.script(UPPER, &[&well, &other])?;
+        shelf.script(IN_A_FILE, &[&well, &other])?;
         match disk {
             true => shelf.script(ON_DISK, &[&hangs, NOTES])?,
-            false => shelf.script(UPPER, &[&hangs, &below])?,
+            false => shelf.script(IN_A_FILE, &[&hangs, &below])?,
         };
         shelf.configure(&format!(
             "[vss]\ntime-limit = 10\n[vss.exclude]\nmount-points = [\"{other}\", \"{below}\"]"
