@@ -214,11 +214,9 @@ impl Logic {
 mod tests {
     use std::fs;
     use std::path::Path;
-    use std::sync::Mutex;
-
-    use slog::{Drain, OwnedKVList, Record};
 
     use super::super::executor::Executor;
+    use super::super::test_log::Lines;
     use super::*;
 
     #[test]
@@ -309,20 +307,6 @@ mod tests {
     /// What came of it, such as a change that could not be undone, is not in the answer.
     #[test]
     fn of_a_request_that_was_given_up_it_is_told_how_it_failed() {
-        #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<String>>>);
-
-        impl Drain for Lines {
-            type Ok = ();
-            type Err = slog::Never;
-
-            fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
-                let line = format!("{} {}", record.level(), record.msg());
-                self.0.lock().unwrap().push(line);
-                Ok(())
-            }
-        }
-
         let root = tempfile::tempdir().unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());

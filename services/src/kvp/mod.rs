@@ -46,6 +46,9 @@ pub mod pool;
 mod published;
 pub mod request;
 mod scripts;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_log;
 pub mod uio;
 pub mod wire;
 

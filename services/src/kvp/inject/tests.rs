@@ -1,18 +1,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use hyperv_vmbus::ic::Status;
-use slog::{Drain, OwnedKVList, Record, o};
+use slog::o;
 use tempfile::TempDir;
 
 use super::*;
 use crate::in_words;
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
+use crate::kvp::test_log::Lines;
 
 const DEVICE: &str = "f8615163-0000-1000-2000-00155d010203";
 
@@ -49,20 +49,6 @@ fn interface() -> Interface {
         kind: None,
         addresses: vec![address("10.0.0.5", 24), address("fd00::5", 64)],
         gateways: vec!["10.0.0.1".parse().unwrap()],
-    }
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Drain for Lines {
-    type Ok = ();
-    type Err = slog::Never;
-
-    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
-        let line = format!("{} {}", record.level().as_str(), record.msg());
-        self.0.lock().unwrap().push(line);
-        Ok(())
     }
 }
 
@@ -136,7 +122,7 @@ impl Guest {
             },
             interfaces: &|| Ok(self.interfaces.clone()),
         };
-        let log = Logger::root(self.log.clone().ignore_res(), o!());
+        let log = Logger::root(self.log.clone(), o!());
         set_on(
             &machine,
             &self.config,
@@ -660,7 +646,7 @@ fn end_midway(guest: &Guest) {
             Ok(guest.interfaces.clone())
         },
     };
-    let log = Logger::root(guest.log.clone().ignore_res(), o!());
+    let log = Logger::root(guest.log.clone(), o!());
     let deadline = Instant::now() + LONG;
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         set_on(&machine, &guest.config, &info(), deadline, &|| true, &log)
@@ -669,7 +655,7 @@ fn end_midway(guest: &Guest) {
 }
 
 fn recover_now(guest: &Guest) {
-    let log = Logger::root(guest.log.clone().ignore_res(), o!());
+    let log = Logger::root(guest.log.clone(), o!());
     recover(&guest.config, Instant::now() + LONG, &log);
 }
 
@@ -850,7 +836,7 @@ fn what_the_host_no_longer_waits_for_is_taken_back() {
             by_device: &|_| Some("eth0".to_owned()),
             interfaces: &|| Ok(guest.interfaces.clone()),
         };
-        let log = Logger::root(guest.log.clone().ignore_res(), o!());
+        let log = Logger::root(guest.log.clone(), o!());
         let deadline = Instant::now() + Duration::from_secs(4);
         // All the time that it had is over by then.
         let stays = || {
@@ -878,7 +864,7 @@ fn what_the_kernel_did_not_take_the_answer_to_is_taken_back() {
         let before = tree(&guest);
         guest.set(&info(), LONG).unwrap();
         assert_ne!(tree(&guest), before);
-        let log = Logger::root(guest.log.clone().ignore_res(), o!());
+        let log = Logger::root(guest.log.clone(), o!());
         for _ in 0..2 {
             take_back(&guest.config, Instant::now() + LONG, &log);
             assert_eq!(tree(&guest), before, "{}", case.manager);
