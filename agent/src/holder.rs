@@ -16,6 +16,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hyperv_services::processes;
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
 /// How long is looked for it.
@@ -79,12 +80,9 @@ fn look_for(node: &Path, deadline: Instant) -> Result<Option<String>, NotInTime>
     let (Some(device), Some(name)) = (look_at(node), node.file_name()) else {
         return Ok(None);
     };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in processes {
-        let Some(pid) = number(&process) else {
-            continue;
-        };
-        let descriptors = fs::read_dir(process.path().join("fd"));
+    let processes = processes::numbers(Path::new("/proc"));
+    for pid in processes.into_iter().flatten() {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
         for descriptor in descriptors.into_iter().flatten().flatten() {
             if Instant::now() >= deadline {
                 return Err(NotInTime);
@@ -95,16 +93,12 @@ fn look_for(node: &Path, deadline: Instant) -> Result<Option<String>, NotInTime>
             };
             let may_be = text.file_name() == Some(name) || text.starts_with("/dev");
             if may_be && look_at(&link).is_some_and(|open| is_same(&open, &device)) {
-                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 return Ok(Some(format!("{} (process {pid})", name.trim_end())));
             }
         }
     }
     Ok(None)
-}
-
-fn number(process: &fs::DirEntry) -> Option<u32> {
-    process.file_name().to_str()?.parse().ok()
 }
 
 /// What the kernel knows of a file without asking whoever serves it.

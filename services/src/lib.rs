@@ -8,6 +8,7 @@ pub mod command;
 pub mod fcopy;
 pub mod kernel;
 pub mod kvp;
+pub mod processes;
 pub mod registry;
 mod run;
 pub mod service;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::wait::{Stream, wait};
+use crate::processes::{self, Stat};
 
 /// How long a killed program may take to be gone before it is left to a thread.
 const GRACE: Duration = Duration::from_millis(500);
@@ -61,20 +62,18 @@ fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid
         .filter_map(|pipe| fs::read_link(format!("/proc/self/fd/{}", pipe.as_raw_fd())).ok())
         .collect();
     let myself = rustix::process::getpid();
-    let Ok(processes) = fs::read_dir("/proc") else {
+    let Ok(numbers) = processes::numbers(Path::new("/proc")) else {
         return Vec::new();
     };
-    processes
-        .flatten()
-        .filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+    numbers
+        .filter_map(|number| {
+            let pid = Pid::from_raw(number.cast_signed())?;
             if pid == myself || known.contains(&pid) {
                 return None;
             }
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let belongs = related(&stat, known, leader)
+            let belongs = related(&Stat::of(number)?, known, leader)
                 || ["1", "2"].iter().any(|fd| {
-                    fs::read_link(entry.path().join("fd").join(fd))
+                    fs::read_link(format!("/proc/{number}/fd/{fd}"))
                         .is_ok_and(|target| pipes.contains(&target))
                 });
             belongs.then_some(pid)
@@ -82,22 +81,10 @@ fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid
         .collect()
 }
 
-/// Whether the process of this `/proc/PID/stat` is of the leader's group or has
-/// its parent in `known`. The name in it is in parentheses, and may have any
-/// letter: the fields follow its last one.
-fn related(stat: &str, known: &HashSet<Pid>, leader: Pid) -> bool {
-    let Some((_, fields)) = stat.rsplit_once(") ") else {
-        return false;
-    };
-    let mut fields = fields.split(' ');
-    let state = fields.next();
-    let mut number = || fields.next().and_then(|field| field.parse().ok());
-    let (parent, group) = (number(), number());
-    state != Some("Z")
-        && (group == Some(leader.as_raw_nonzero().get())
-            || parent
-                .and_then(Pid::from_raw)
-                .is_some_and(|pid| known.contains(&pid)))
+/// Whether a process is of the leader's group or has its parent in `known`.
+fn related(stat: &Stat, known: &HashSet<Pid>, leader: Pid) -> bool {
+    let has_parent = || Pid::from_raw(stat.parent).is_some_and(|pid| known.contains(&pid));
+    !stat.is_zombie && (stat.group == leader.as_raw_nonzero().get() || has_parent())
 }
 
 #[cfg(test)]
@@ -108,10 +95,11 @@ mod tests {
     fn names_with_parentheses_do_not_hide_a_child() {
         let leader = Pid::from_raw(7).unwrap();
         let known = HashSet::from([leader]);
-        assert!(related("8 (a) Z 1) S 7 99 99 0", &known, leader));
-        assert!(related("8 (a) S 1 7 99 0", &known, leader));
-        assert!(!related("8 (S 7 7) S 1 99 99 0", &known, leader));
-        assert!(!related("8 (a) Z 7 7 99 0", &known, leader));
-        assert!(!related("", &known, leader));
+        let related = |text| Stat::parse(text).is_some_and(|stat| related(&stat, &known, leader));
+        assert!(related("8 (a) Z 1) S 7 99 99 0"));
+        assert!(related("8 (a) S 1 7 99 0"));
+        assert!(!related("8 (S 7 7) S 1 99 99 0"));
+        assert!(!related("8 (a) Z 7 7 99 0"));
+        assert!(!related(""));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mounts::{self, Mounted};
+use crate::processes;
 
 /// How many processes are looked at, and how many namespaces.
 const MOST_PROCESSES: usize = 1 << 15;
@@ -31,7 +32,7 @@ pub(super) fn namespaces(root: &Path, mut each: impl FnMut(Namespace)) {
         return;
     }
     let mut seen = HashSet::from([own]);
-    for process in processes(root).unwrap_or_default() {
+    for process in in_order(root).unwrap_or_default() {
         if seen.len() > MOST_NAMESPACES {
             break;
         }
@@ -60,9 +61,8 @@ pub(super) fn root_of(process: u32) -> PathBuf {
 }
 
 /// The processes there are, those first that were likely started first.
-fn processes(root: &Path) -> io::Result<Vec<u32>> {
-    let entries = fs::read_dir(root.join("proc"))?.flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+fn in_order(root: &Path) -> io::Result<Vec<u32>> {
+    let numbers = processes::numbers(&root.join("proc"))?;
     let mut numbers: Vec<u32> = numbers.take(MOST_PROCESSES).collect();
     numbers.sort_unstable();
     Ok(numbers)

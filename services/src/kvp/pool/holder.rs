@@ -12,6 +12,7 @@ use rustix::fs::{major, minor};
 
 use super::lock::Access;
 use crate::kvp::files;
+use crate::processes;
 
 /// Bytes of `/proc/locks` that are read: anybody can make it long.
 const MAX_LOCKS: u64 = 1 << 20;
@@ -96,15 +97,9 @@ fn openers(file: &File) -> Vec<u32> {
         return Vec::new();
     };
     let mut pids = Vec::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let Some(pid) = pid.filter(|pid| *pid != std::process::id()) else {
-            continue;
-        };
-        let fds = fs::read_dir(process.path().join("fd"));
+    let others = processes::numbers(Path::new("/proc")).into_iter().flatten();
+    for pid in others.filter(|pid| *pid != std::process::id()) {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd"));
         let has_it = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|link| link == path);
         let mut fds = fds
             .into_iter()

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidf
 use slog::{Logger, warn};
 
 use super::super::limited::Lookups;
+use crate::processes::{self, Stat};
 
 /// How long they may take to be gone.
 const GONE: Duration = Duration::from_secs(1);
@@ -80,20 +81,19 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
         .iter()
         .flat_map(|hook| [(Some(hook.clone()), hook), (real(hook), hook)])
         .collect();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let number = entry.file_name().to_str().and_then(|it| it.parse().ok());
-        let Some(pid) = number.and_then(Pid::from_raw) else {
+    for number in processes::numbers(Path::new("/proc"))? {
+        let Some(pid) = Pid::from_raw(number.cast_signed()) else {
             continue;
         };
-        let its_own = entry
-            .metadata()
-            .is_ok_and(|it| it.uid() == geteuid().as_raw());
-        if !its_own || !leads_group(&entry.path(), pid) {
+        let directory = PathBuf::from(format!("/proc/{number}"));
+        let own = fs::metadata(&directory).is_ok_and(|it| it.uid() == geteuid().as_raw());
+        let leads = || Stat::of(number).is_some_and(|it| it.group.cast_unsigned() == number);
+        if !own || !leads() {
             continue;
         }
         // Before it is read what the process is: so it is of this one.
         let process = pidfd_open(pid, PidfdFlags::empty()).ok();
-        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments = fs::read(directory.join("cmdline")).unwrap_or_default();
         let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
         let hook = names.iter().find(|(name, _)| {
             let name = name.as_ref().map(|it| it.as_os_str().as_bytes());
@@ -109,16 +109,6 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
         }
     }
     Ok(found)
-}
-
-/// Whether a process, with this directory, leads its process group.
-fn leads_group(process: &Path, pid: Pid) -> bool {
-    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-    // The name is in parentheses, and its state, parent and group behind it.
-    let group = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(2)?.parse().ok());
-    group == Some(pid.as_raw_nonzero().get())
 }
 
 #[cfg(test)]
