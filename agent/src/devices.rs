@@ -6,7 +6,7 @@ use hyperv_vmbus::classes;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
 use serde::Serialize;
 
-use crate::table::aligned;
+use crate::terminal::aligned;
 
 /// One device, as it is listed.
 #[derive(Debug, Serialize)]

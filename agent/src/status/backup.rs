@@ -6,7 +6,7 @@ use hyperv_services::backup::{self, Backup, HookRun};
 use serde::{Deserialize, Serialize};
 
 use super::clock::{clock, rfc3339, utc};
-use crate::table::plain;
+use crate::terminal::plain;
 
 /// Runs of hooks that are told of; the document must fit the buffer of a socket.
 const MAX_HOOKS: usize = 32;

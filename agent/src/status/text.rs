@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::table::plain;
+use crate::terminal::plain;
 
 use super::backup::{file_systems, mount_points};
 use super::clock::utc;

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::{ConfigFile, EXIT_NOT_RUNNING, usage_error};
+use super::args::ConfigFile;
+use super::output::{EXIT_NOT_RUNNING, usage_error};
 use crate::config;
 use crate::request::{self, MAX_HOLD, Request, RequestError, ask};
 use crate::status::ask::AskError;
 use crate::status::backup::{LastBackup, Outcome, file_systems, mount_points, seconds};
-use crate::table::plain;
+use crate::terminal::plain;
 
 const HELP: &str = "\
 The running agent does all that it does for a backup of the host: hooks, freeze, thaw.

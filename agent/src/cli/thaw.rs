@@ -15,7 +15,8 @@ use hyperv_services::vss::marker::{self, Note, Noted};
 use hyperv_services::vss::recover;
 use slog::{Level, warn};
 
-use crate::cli::{ConfigFile, usage_error};
+use super::args::ConfigFile;
+use super::output::usage_error;
 use crate::config;
 use crate::logging::{Log, Target, Threshold};
 use crate::runtime::{RuntimeDirectory, RuntimeError};

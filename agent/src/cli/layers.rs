@@ -7,7 +7,7 @@ use hyperv_services::vss::plan::{FileSystem, LiesOn, Plan};
 use hyperv_services::vss::stack::{self, Azure, Kind, Location};
 use serde::Serialize;
 
-use crate::table::{aligned, plain};
+use crate::terminal::{aligned, plain};
 
 /// Devices of one level, and mount points, that are told before "and so many
 /// more".

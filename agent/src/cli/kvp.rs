@@ -12,7 +12,8 @@ use hyperv_services::kvp::request::PoolId;
 use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
 use serde::Serialize;
 
-use crate::cli::{ConfigFile, EXIT_USAGE, usage_error};
+use super::args::ConfigFile;
+use super::output::{EXIT_USAGE, usage_error};
 use crate::config;
 
 /// Exit status where there is no such key.

@@ -12,11 +12,12 @@ use hyperv_services::vss::plan::{self, FileSystem, ON_NO_DEVICE, Plan};
 use hyperv_services::vss::prepare;
 use serde::Serialize;
 
-use crate::cli::{ConfigFile, usage_error};
+use super::args::ConfigFile;
+use super::layers::{self, Layer, carrier, chain};
+use super::output::usage_error;
+use super::rehearse::Rehearse;
 use crate::config;
-use crate::layers::{self, Layer, carrier, chain};
-use crate::rehearse_command::Rehearse;
-use crate::table::{aligned, plain};
+use crate::terminal::{aligned, plain};
 
 const HELP: &str = "\
 Nothing is frozen by this. It takes root to tell for sure what lies on what.
