@@ -33,6 +33,13 @@ impl Located {
     }
 }
 
+/// One device of one service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) service: &'static str,
+    pub(crate) device: Located,
+}
+
 /// What there is of a service.
 #[derive(Debug, Default)]
 pub struct Found {

@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::limit::Limit;
-    use crate::tally::Tally;
+    use crate::stats::Tally;
 
     #[test]
     fn fields_come_through_all_that_is_before_the_journal() {

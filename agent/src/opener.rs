@@ -12,7 +12,7 @@ use slog::{Logger, warn};
 
 use crate::holder;
 use crate::locate::Located;
-use crate::view::View;
+use crate::worker::state::View;
 
 /// How the opening of a device goes, for the log and the status.
 pub struct Opening<'a> {

@@ -15,9 +15,9 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Guest, LONG, ONE, RELEASE, RING, TWO};
-use hyperv_agent::control::ControlSocket;
-use hyperv_agent::status::ask::{AskError, ask};
+use hyperv_agent::control_socket::ControlSocket;
 use hyperv_agent::status::backup::{Kind, Outcome};
+use hyperv_agent::status::client::{AskError, ask};
 use hyperv_agent::status::{Device, Document, Service, State, Transport, Work};
 
 fn service(status: &Document, name: &str) -> Service {

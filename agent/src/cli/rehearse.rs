@@ -10,8 +10,8 @@ use super::args::ConfigFile;
 use super::output::{EXIT_NOT_RUNNING, usage_error};
 use crate::config;
 use crate::request::{self, MAX_HOLD, Request, RequestError, ask};
-use crate::status::ask::AskError;
 use crate::status::backup::{LastBackup, Outcome, file_systems, mount_points, seconds};
+use crate::status::client::AskError;
 use crate::terminal::plain;
 
 const HELP: &str = "\

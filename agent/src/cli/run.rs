@@ -15,13 +15,14 @@ use super::args::{ConfigFile, service_names};
 use super::devices::no_vmbus;
 use super::output::{EXIT_USAGE, usage_error};
 use crate::config::{self, Config};
-use crate::control::{self, ControlSocket};
-use crate::endpoint;
+use crate::control_socket::{self, ControlSocket};
 use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelDevices;
 use crate::request;
 use crate::runtime::{RuntimeDirectory, RuntimeError};
-use crate::supervisor::{Settings, Supervisor};
+use crate::settings::Settings;
+use crate::supervisor::Supervisor;
+use crate::worker::panics;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -121,7 +122,7 @@ impl Run {
             }
         };
 
-        endpoint::hold_back_panics();
+        panics::hold_back_panics();
         let settings = self.settings(&config, roots.clone());
         let devices = KernelDevices {
             roots: roots.clone(),
@@ -139,7 +140,7 @@ impl Run {
                 "error" => %error);
         }
         if let Some(directory) = &runtime {
-            let path = directory.path().join(control::NAME);
+            let path = directory.path().join(control_socket::NAME);
             let answered = ControlSocket::bind(&path).and_then(|it| supervisor.answer_on(it));
             if let Err(error) = answered {
                 warn!(logger, "`hyperv-agent status` cannot work: {}", error;

@@ -9,8 +9,8 @@ use anyhow::Context;
 use super::args::ConfigFile;
 use super::output::{EXIT_NOT_RUNNING, usage_error};
 use crate::config;
-use crate::control;
-use crate::status::ask::{AskError, ask};
+use crate::control_socket;
+use crate::status::client::{AskError, ask};
 use crate::status::{self, text};
 
 pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
@@ -18,7 +18,7 @@ pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(usage_error(&error)),
     };
-    let answer = match ask(&config.runtime_directory.join(control::NAME)) {
+    let answer = match ask(&config.runtime_directory.join(control_socket::NAME)) {
         Ok(answer) => answer,
         Err(error @ AskError::NotRunning(_)) => {
             let _ = writeln!(io::stderr(), "hyperv-agent: {error}");

@@ -8,7 +8,7 @@ use humantime::format_rfc3339_seconds;
 const LAST: u64 = 253_402_300_799;
 
 /// A point in time as it can be told, of a clock that may be wrong.
-pub(super) fn clock(at: SystemTime) -> SystemTime {
+pub(crate) fn clock(at: SystemTime) -> SystemTime {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs().min(LAST))
 }

@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use self::backup::LastBackup;
 
-pub mod ask;
 pub mod backup;
+pub mod client;
 pub(crate) mod clock;
-pub(crate) mod gather;
 pub mod text;
 
 /// The status of an agent.

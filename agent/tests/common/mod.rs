@@ -19,12 +19,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hyperv_agent::control::ControlSocket;
+use hyperv_agent::control_socket::ControlSocket;
 use hyperv_agent::locate::Located;
+use hyperv_agent::mailbox::Handle;
 use hyperv_agent::opener::{OpenError, Opener, Opening};
+use hyperv_agent::settings::Settings;
 use hyperv_agent::status::Document;
-use hyperv_agent::status::ask::ask;
-use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
+use hyperv_agent::status::client::ask;
+use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::activity::{Activity, Underway, Work};
 use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 use hyperv_services::command::{Client, Command};

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hyperv_agent::locate::Located;
+use hyperv_agent::mailbox::Handle;
 use hyperv_agent::opener::{OpenError, Opener, Opening};
-use hyperv_agent::supervisor::{Handle, Settings, Supervisor};
+use hyperv_agent::settings::Settings;
+use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::registry::Entry;
 use hyperv_vmbus::Channel;
 use hyperv_vmbus::discovery::Roots;

@@ -11,20 +11,13 @@ use hyperv_vmbus::ChannelError;
 use mio::Token;
 use slog::{Logger, debug, error, warn};
 
-use crate::endpoint::{Control, Failure};
-use crate::locate::Located;
+use crate::worker::control::Control;
+use crate::worker::exit::Failure;
 
 /// A device that fails is opened again after this long, twice as long after
 /// each further failure.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
-
-/// One device of one service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) service: &'static str,
-    pub(crate) device: Located,
-}
 
 /// What becomes of a device that is, or was, there.
 #[derive(Debug)]

@@ -7,187 +7,33 @@
 //! wait, the service's work and one signal to the host, without a detour
 //! through another thread.
 
-use std::cell::Cell;
+pub(crate) mod control;
+pub(crate) mod exit;
+pub(crate) mod panics;
+pub(crate) mod state;
+mod wait;
+
 use std::io;
-use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hyperv_services::command::{self, Command};
 use hyperv_services::registry::Entry;
 use hyperv_services::service::Service;
 use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
 use hyperv_vmbus::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
-use mio::{Registry, Token, Waker};
+use mio::{Registry, Token};
 use slog::{Logger, debug, info, warn};
 
+use self::control::Control;
+use self::exit::{Ended, Failure, Health};
+use self::panics::catch_panic;
+use self::wait::{FullRing, LookAhead, Waiting};
 use crate::locate::Located;
-use crate::opener::{OpenError, Opener, Opening};
-use crate::supervisor::{Handle, Notice};
-use crate::tally::Tally;
-use crate::view::View;
-use crate::waiting::{FullRing, LookAhead, Waiting};
-
-thread_local! {
-    /// Whether this thread is a worker.
-    static WORKER: Cell<bool> = const { Cell::new(false) };
-    /// Where it panicked.
-    static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
-}
-
-/// Panics of other threads that are told of: their text has no limit else.
-const MAX_PANICS: usize = 100;
-static OTHERS: AtomicUsize = AtomicUsize::new(0);
-
-/// Lets a worker's panic be told when the worker has ended only: written to
-/// standard error at once, it could wait for a file system that the worker has
-/// frozen and is to thaw.
-pub(crate) fn hold_back_panics() {
-    let at_once = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        if WORKER.get() {
-            PANICKED_AT.set(panic.location().map(ToString::to_string));
-        } else if OTHERS.fetch_add(1, Ordering::Relaxed) < MAX_PANICS {
-            at_once(panic);
-        }
-    }));
-}
-
-/// Runs what this thread is for as a worker; gives the message of a panic.
-pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    WORKER.set(true);
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message_of(&*panic))
-}
-
-/// How long a device is open before it counts as in order. With a request that was
-/// carried out it takes less, but some time all the same: a host may send one and spoil
-/// the device, over and over.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(10);
-
-/// How a worker ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    /// `None` where it was told to end.
-    pub(crate) failure: Option<Failure>,
-    /// Whether the device was in order until the end.
-    pub(crate) healthy: bool,
-}
-
-/// Whether a device is in order: only then does a failure count as the first one.
-#[derive(Debug, Default)]
-struct Health {
-    opened: Option<Instant>,
-    /// A request was carried out.
-    succeeded: bool,
-}
-
-impl Health {
-    /// Whether it was in order until it failed so. One that served and was taken away
-    /// was: the host may offer it again at once, under the same name.
-    fn was_good(&self, failure: Option<&Failure>, now: Instant) -> bool {
-        let taken_away = matches!(failure, Some(Failure::Closed(ChannelError::Gone)));
-        taken_away && self.succeeded || self.is_good(now)
-    }
-
-    fn is_good(&self, now: Instant) -> bool {
-        let open = self.opened.map(|at| now.saturating_duration_since(at));
-        let needed = match self.succeeded {
-            true => HEALTHY_WITH_SUCCESS,
-            false => HEALTHY_AFTER,
-        };
-        open.is_some_and(|open| open >= needed)
-    }
-}
-
-/// Why a worker ended unasked.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// There is no thread to be had.
-    NotStarted(io::Error),
-    NotOpened(OpenError),
-    Closed(ChannelError),
-    Panicked(String),
-}
-
-/// What a local user asks, and who.
-type Asked = (Command, Box<dyn command::Client>);
-
-/// How the supervisor reaches a worker.
-#[derive(Debug)]
-pub(crate) struct Control {
-    waker: Waker,
-    stop: AtomicBool,
-    config: Mutex<Option<Arc<hyperv_services::Config>>>,
-    command: Mutex<Option<Asked>>,
-    /// What the worker shows of itself.
-    pub(crate) view: View,
-}
-
-impl Control {
-    /// The device is readable.
-    pub(crate) fn wake(&self) {
-        // It fails only when the worker, and with it the poll, is gone.
-        let _ = self.waker.wake();
-    }
-
-    /// Ends the worker after the request it is at, which its service may cut
-    /// short.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.view.stop();
-        self.wake();
-    }
-
-    /// Makes the service anew with this configuration, as soon as it is not
-    /// busy.
-    pub(crate) fn configure(&self, config: Arc<hyperv_services::Config>) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
-        self.wake();
-    }
-
-    /// Lets the service carry out what a local user asks, as soon as it is at no
-    /// request of the host.
-    pub(crate) fn command(&self, command: Command, client: Box<dyn command::Client>) {
-        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_some() {
-            client.end(Err("somebody else asks for something already".to_owned()));
-            return;
-        }
-        *asked = Some((command, client));
-        drop(asked);
-        self.wake();
-    }
-
-    fn is_asked(&self) -> bool {
-        let asked = self.command.lock();
-        asked.unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn asked(&self) -> Option<Asked> {
-        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.take()
-    }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    fn has_new_config(&self) -> bool {
-        let config = self.config.lock();
-        config.unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn new_config(&self) -> Option<Arc<hyperv_services::Config>> {
-        self.config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
+use crate::mailbox::{Handle, Notice};
+use crate::opener::{Opener, Opening};
+use crate::stats::Tally;
 
 /// What a worker is made from.
 pub(crate) struct Endpoint {
@@ -210,13 +56,7 @@ impl Endpoint {
         supervisor: Handle,
     ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
         let waiting = Waiting::new(registry, token)?;
-        let control = Arc::new(Control {
-            waker: waiting.waker()?,
-            stop: AtomicBool::new(false),
-            config: Mutex::new(None),
-            command: Mutex::new(None),
-            view: View::default(),
-        });
+        let control = Arc::new(Control::new(waiting.waker()?));
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
@@ -276,18 +116,6 @@ impl Endpoint {
         let ended = worker.serve();
         worker.waiting.let_go(&*worker.channel);
         ended.map_err(Failure::Closed)
-    }
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    match PANICKED_AT.take() {
-        Some(place) => format!("{text} (at {place})"),
-        None => text.to_owned(),
     }
 }
 
@@ -587,59 +415,11 @@ mod tests {
             tally: Tally::new(Limit::new(|| {})),
             log,
         };
-        let control = Control {
-            waker: waiting.waker().unwrap(),
-            stop: AtomicBool::new(false),
-            config: Mutex::default(),
-            command: Mutex::default(),
-            view: View::default(),
-        };
+        let control = Control::new(waiting.waker().unwrap());
         control.stop();
         let mut health = Health::default();
         // To open it would fail.
         assert!(endpoint.run(&control, waiting, &mut health).is_ok());
         assert!(health.opened.is_none());
-    }
-
-    #[test]
-    fn a_device_is_in_order_after_a_while_which_a_request_makes_shorter() {
-        let opened = Instant::now();
-        let mut health = Health::default();
-        assert!(!health.is_good(opened + HEALTHY_AFTER));
-        health.opened = Some(opened);
-        assert!(!health.is_good(opened + HEALTHY_AFTER / 2));
-        assert!(health.is_good(opened + HEALTHY_AFTER));
-        health.succeeded = true;
-        assert!(!health.is_good(opened + HEALTHY_WITH_SUCCESS / 2));
-        assert!(health.is_good(opened + HEALTHY_WITH_SUCCESS));
-    }
-
-    #[test]
-    fn a_device_that_served_and_was_taken_away_was_in_order() {
-        let now = Instant::now();
-        let mut health = Health {
-            opened: Some(now),
-            succeeded: false,
-        };
-        let gone = Failure::Closed(ChannelError::Gone);
-        let refused = Failure::Closed(ChannelError::ReplyRefused);
-        assert!(!health.was_good(Some(&gone), now));
-        health.succeeded = true;
-        assert!(health.was_good(Some(&gone), now));
-        assert!(!health.was_good(Some(&refused), now));
-        assert!(!health.was_good(None, now));
-    }
-
-    #[test]
-    fn a_panic_is_told_with_its_place() {
-        hold_back_panics();
-        let told = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
-        let Ok(Err::<(), _>(told)) = told.join() else {
-            panic!("no message");
-        };
-        assert!(
-            told.starts_with("out of luck (at ") && told.contains("endpoint.rs:"),
-            "{told}"
-        );
     }
 }

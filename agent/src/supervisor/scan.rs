@@ -9,9 +9,9 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError};
 use slog::{Logger, info, warn};
 
+use crate::locate::Key;
 use crate::locate::{Found, has_node, locate};
-use crate::slot::Key;
-use crate::supervisor::Settings;
+use crate::settings::Settings;
 
 /// How often, and how many times in a row, to look again for a device that the
 /// kernel is still setting up.

@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use slog::{Logger, warn};
 
-use crate::endpoint::catch_panic;
-use crate::tally::Tally;
-use crate::view::View;
+use crate::stats::Tally;
+use crate::worker::panics::catch_panic;
+use crate::worker::state::View;
 
 /// A service that works without a device, on a thread of its own.
 #[derive(Debug)]

@@ -4,16 +4,21 @@
 //! The loop never touches a file system other than sysfs, resolves no name,
 //! runs no program and waits for nothing but its own poll.
 
+mod alone;
+mod scan;
+mod slot;
+mod status;
+mod uevents;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_services::command::{self, Command};
 use hyperv_services::kernel;
 use hyperv_services::registry::Entry;
-use hyperv_vmbus::discovery::Roots;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;
@@ -21,17 +26,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
 
-use crate::alone::Alone;
-use crate::control::ControlSocket;
-use crate::endpoint::{Control, Ended, Endpoint, Failure};
-use crate::hotplug::Uevents;
+use self::alone::Alone;
+use self::scan::Scanner;
+use self::slot::{Slot, State};
+use self::status::Known;
+use self::uevents::Uevents;
+use crate::control_socket::ControlSocket;
 use crate::limit::{Limit, Limited};
+use crate::locate::Key;
+use crate::mailbox::{Handle, Notice};
 use crate::opener::Opener;
 use crate::request::{Client, Readers, Request};
-use crate::scan::Scanner;
-use crate::slot::{Key, Slot, State};
-use crate::status::gather::Known;
-use crate::tally::Tally;
+use crate::settings::{Reload, Settings};
+use crate::stats::Tally;
+use crate::worker::Endpoint;
+use crate::worker::control::Control;
+use crate::worker::exit::{Ended, Failure};
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -53,67 +63,6 @@ const ALONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// For how long nothing happens before the process is at rest.
 const REST: Duration = Duration::from_secs(5);
-
-/// What the supervisor is to do; read again at SIGHUP.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The services that are switched on.
-    pub services: Vec<&'static Entry>,
-    /// What they are configured with.
-    pub config: Arc<hyperv_services::Config>,
-    /// Whether a device that no driver has may be bound to `uio_hv_generic`.
-    pub bind_uio: bool,
-    /// Where sysfs and the device nodes are.
-    pub roots: Roots,
-}
-
-/// Gives the settings anew.
-///
-/// # Errors
-///
-/// What is wrong with the configuration; the old settings stay then.
-pub type Reload = Box<dyn FnMut() -> anyhow::Result<Settings> + Send>;
-
-/// What the loop is told by other threads.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    Ended { token: Token, ended: Ended },
-    Asked { request: Request, client: Client },
-    AloneEnded,
-    Rescan,
-    Reload,
-    Stop,
-}
-
-/// How other threads reach the loop.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    notices: Sender<Notice>,
-    waker: Arc<Waker>,
-}
-
-impl Handle {
-    /// Looks for devices, as after a uevent.
-    pub fn rescan(&self) {
-        self.tell(Notice::Rescan);
-    }
-
-    /// Reads the settings again and looks for devices, as SIGHUP does.
-    pub fn reload(&self) {
-        self.tell(Notice::Reload);
-    }
-
-    /// Ends the supervisor in an orderly way, as SIGTERM does.
-    pub fn stop(&self) {
-        self.tell(Notice::Stop);
-    }
-
-    pub(crate) fn tell(&self, notice: Notice) {
-        // Both fail only when the loop is gone, and with it whom to tell.
-        let _ = self.notices.send(notice);
-        let _ = self.waker.wake();
-    }
-}
 
 /// The poll loop and all that hangs on it.
 pub struct Supervisor {
@@ -161,8 +110,9 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, notices) = channel();
+        let handle = Handle::new(sender, waker);
         let unlimited = log;
-        let limit = Arc::new(limit(&waker));
+        let limit = Arc::new(limit(&handle));
         let limited = Limited {
             to: unlimited.clone(),
             limit: Arc::clone(&limit),
@@ -183,10 +133,7 @@ impl Supervisor {
             requests: None,
             readers: Readers::default(),
             notices,
-            handle: Handle {
-                notices: sender,
-                waker,
-            },
+            handle,
             slots: BTreeMap::new(),
             alone: None,
             tallies: BTreeMap::new(),
@@ -606,7 +553,7 @@ impl Supervisor {
     /// What is counted of a service, and its log, within its limit.
     fn tally_and_log(&mut self, entry: &'static Entry) -> (Arc<Tally>, Logger) {
         let tally = self.tallies.entry(entry.name);
-        let tally = tally.or_insert_with(|| Tally::new(limit(&self.handle.waker)));
+        let tally = tally.or_insert_with(|| Tally::new(limit(&self.handle)));
         let log = tally.logger(self.unlimited.clone());
         (Arc::clone(tally), log.new(o!("service" => entry.name)))
     }
@@ -734,10 +681,9 @@ impl Supervisor {
 }
 
 /// A limit that wakes the loop when a summary will be due.
-fn limit(waker: &Arc<Waker>) -> Limit {
-    let waker = Arc::clone(waker);
-    // It fails only when the loop is gone, and with it whom to wake.
-    Limit::new(move || drop(waker.wake()))
+fn limit(handle: &Handle) -> Limit {
+    let handle = handle.clone();
+    Limit::new(move || handle.wake())
 }
 
 /// Tells systemd, where it is the one that started the agent.

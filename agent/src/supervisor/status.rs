@@ -8,18 +8,19 @@ use std::time::{Instant, SystemTime};
 use hyperv_services::activity::{self, Seen};
 use hyperv_services::registry::{Entry, SERVICES};
 
-use super::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
-use super::clock::clock;
-use super::{
-    Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
-};
-use crate::alone::Alone;
+use super::alone::Alone;
+use super::slot::{self, Slot};
 use crate::devices::{self, Listed};
 use crate::limit::{self, Limit};
+use crate::locate::Key;
 use crate::locate::Located;
-use crate::slot::{self, Key, Slot};
-use crate::supervisor::Settings;
-use crate::tally::Tally;
+use crate::settings::Settings;
+use crate::stats::Tally;
+use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
+use crate::status::clock::clock;
+use crate::status::{
+    Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
+};
 
 /// Devices of a service, and obstacles, that are told of. The host may offer
 /// more, and the document must fit the buffer of a socket.

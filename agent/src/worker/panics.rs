@@ -1,0 +1,69 @@
+//! Panics of workers: told when the worker has ended, and not before.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+thread_local! {
+    /// Whether this thread is a worker.
+    static WORKER: Cell<bool> = const { Cell::new(false) };
+    /// Where it panicked.
+    static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Panics of other threads that are told of: their text has no limit else.
+const MAX_PANICS: usize = 100;
+static OTHERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets a worker's panic be told when the worker has ended only: written to
+/// standard error at once, it could wait for a file system that the worker has
+/// frozen and is to thaw.
+pub(crate) fn hold_back_panics() {
+    let at_once = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if WORKER.get() {
+            PANICKED_AT.set(panic.location().map(ToString::to_string));
+        } else if OTHERS.fetch_add(1, Ordering::Relaxed) < MAX_PANICS {
+            at_once(panic);
+        }
+    }));
+}
+
+/// Runs what this thread is for as a worker; gives the message of a panic.
+pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    WORKER.set(true);
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message_of(&*panic))
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    match PANICKED_AT.take() {
+        Some(place) => format!("{text} (at {place})"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_place() {
+        hold_back_panics();
+        let told = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
+        let Ok(Err::<(), _>(told)) = told.join() else {
+            panic!("no message");
+        };
+        assert!(
+            told.starts_with("out of luck (at ") && told.contains("panics.rs:"),
+            "{told}"
+        );
+    }
+}
