@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::{Device, Roots};
 
 /// A device as it can be opened.

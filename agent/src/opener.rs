@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::{self, Roots};
 use hyperv_vmbus::hvutil::HvUtilChannel;
 use hyperv_vmbus::uio::UioChannel;

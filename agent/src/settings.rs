@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::Roots;
 
 /// What the supervisor is to do; read again at SIGHUP.

@@ -5,6 +5,7 @@
 pub mod activity;
 pub mod backup;
 pub mod command;
+pub mod config;
 pub mod fcopy;
 pub mod kernel;
 pub mod kvp;
@@ -15,30 +16,10 @@ pub mod service;
 pub mod stop;
 pub mod trusted;
 pub mod vss;
+mod words;
+
+pub use config::Config;
 
 /// Tag of log records that have the words of a program that was run: how many there
 /// are is up to that program.
 pub const PROGRAM_OUTPUT: &str = "program output";
-
-/// What the services are configured with.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Config {
-    /// File copy.
-    pub fcopy: fcopy::Config,
-    /// Key-value pairs and IP configuration.
-    pub kvp: kvp::Config,
-    /// Freezing file systems.
-    pub vss: vss::Config,
-}
-
-/// An error and what caused it, in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        cause = error.source();
-    }
-    words
-}

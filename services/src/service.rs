@@ -4,12 +4,50 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyperv_vmbus::ic::{Negotiated, Status};
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
+use slog::Logger;
 
 use crate::activity::Activity;
 use crate::backup::LastBackup;
 use crate::command::{Client, Command};
+use crate::config::Config;
 use crate::stop::Stop;
+
+/// One service: what it is called, which devices carry it, and how it is made.
+#[derive(Debug)]
+pub struct Entry {
+    /// Name in flags, configuration and log lines.
+    pub name: &'static str,
+    /// What it does, for help and listings.
+    pub summary: &'static str,
+    /// Class of its VMBus devices. Protocol section 1.
+    pub class: Guid,
+    /// Type of its messages over a ring. Protocol section 4.
+    pub message_type: MessageType,
+    /// Framework versions it speaks, preferred first.
+    pub frameworks: &'static [Version],
+    /// Message versions it speaks, preferred first.
+    pub versions: &'static [Version],
+    /// Its character device.
+    pub hvutil: HvUtil,
+    /// Whether it runs unless switched off.
+    pub default: bool,
+    /// Makes the service for a newly opened device.
+    pub make: fn(&Config, &Logger) -> Box<dyn Service>,
+}
+
+/// The character device that carries a service where the kernel's `hv_utils`
+/// has the VMBus device. Protocol sections 1 and 6.
+#[derive(Debug)]
+pub struct HvUtil {
+    /// Name under `/dev`.
+    pub node: &'static str,
+    /// What is written to register.
+    pub registration: &'static [u8],
+    /// Bytes of the longest message the kernel sends.
+    pub message_len: usize,
+}
 
 /// What a service leaves of a request that came over a character device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +112,7 @@ pub trait Service: Send {
 
     /// Takes over a new configuration in the middle of what it is at; `false` where
     /// it cannot. Then it is made anew once it is not [busy](Service::busy).
-    fn reconfigure(&mut self, _config: &crate::Config) -> bool {
+    fn reconfigure(&mut self, _config: &Config) -> bool {
         false
     }
 

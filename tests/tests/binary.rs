@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperv_needs::skip;
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_services::{fcopy, kvp, vss};
 use hyperv_sim::blackbox::{BlackBox, root_unavailable, unavailable};
 use hyperv_sim::channel::HostChannel;

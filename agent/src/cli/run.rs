@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use hyperv_services::registry::{Entry, SERVICES};
+use hyperv_services::registry::SERVICES;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::Roots;
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use hyperv_services::backup::Backup;
 use hyperv_services::command::{Client, Command};
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use slog::{Logger, warn};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_services::command::{self, Command};
 use hyperv_services::kernel;
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;

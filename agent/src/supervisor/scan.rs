@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError};
 use slog::{Logger, info, warn};

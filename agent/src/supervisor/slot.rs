@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hyperv_services::activity::{Seen, Work};
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::ChannelError;
 use mio::Token;
 use slog::{Logger, debug, error, warn};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use hyperv_services::activity::{self, Seen};
-use hyperv_services::registry::{Entry, SERVICES};
+use hyperv_services::registry::SERVICES;
+use hyperv_services::service::Entry;
 
 use super::alone::Alone;
 use super::slot::{self, Slot};

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_services::service::Service;
 use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
 use hyperv_vmbus::{Channel, ChannelError, Message, MessageKind, Sent, Transport};

@@ -186,7 +186,7 @@ fn advice(source: &Errno) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::in_words;
+    use crate::words::in_words;
 
     #[test]
     fn a_full_disk_and_a_full_quota_are_the_same_to_the_host() {

@@ -10,7 +10,7 @@ use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fchmod, fsync, ftrunca
 use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
-use super::Config;
+use super::config::Config;
 use super::directories::Made;
 use super::entry::look_at;
 use super::error::Error;

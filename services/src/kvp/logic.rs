@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, warn};
 
+use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
 use super::limit::Limit;
 use super::pool::Pools;
 use super::request::{PoolId, Reply, Request};
-use super::{Config, inject, ip_info, published};
+use super::{inject, ip_info, published};
 use crate::activity::{Activity, Work};
-use crate::in_words;
+use crate::words::in_words;
 
 /// How long an IP configuration may take to be in use, or undone.
 const INJECT_TIME: Duration = Duration::from_secs(20);

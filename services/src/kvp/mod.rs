@@ -10,8 +10,6 @@
 //! other programs; [`assignments`] is the form that several of them have in
 //! common.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,18 +18,19 @@ use hyperv_vmbus::ic::{MessageType, Status, Version};
 use slog::{Logger, debug, warn};
 
 pub use self::access::Access;
+pub use self::config::{Backend, Config, Network};
 use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
 use self::request::{Reply, Request};
 use self::wire::{Malformed, TooLong};
 use crate::activity::Activity;
-use crate::in_words;
-use crate::registry::{Entry, HvUtil};
-use crate::service::{Answer, Service};
+use crate::service::{Answer, Entry, HvUtil, Service};
+use crate::words::in_words;
 
 mod access;
 pub mod assignments;
+pub mod config;
 mod error;
 mod executor;
 pub mod facts;
@@ -79,78 +78,6 @@ pub static ENTRY: Entry = Entry {
     default: true,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
-
-/// What the service is configured with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Where the pool files are, and where IP configurations are noted.
-    pub directory: PathBuf,
-    /// Globs (`*` and `?`) of interface names whose addresses are not told the
-    /// host among the guest's facts.
-    pub ignored_interfaces: Vec<String>,
-    /// Keys and values that the guest publishes in pool 1, in order of keys.
-    pub publish: BTreeMap<String, String>,
-    /// Permission bits of pool files, also of those that are there; `None`: new ones
-    /// are made with 0644, and others keep theirs.
-    pub mode: Option<u32>,
-    /// Where the keys that were published last are noted.
-    pub state_directory: PathBuf,
-    /// What the host may read and write.
-    pub access: Access,
-    /// How IP configurations are read and written.
-    pub network: Network,
-    /// What stands for `/` where the machine's own files are read: `/` but in
-    /// tests.
-    pub root: PathBuf,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            directory: PathBuf::from("/var/lib/hyperv"),
-            ignored_interfaces: ["docker*", "veth*", "br-*", "virbr*", "cni*"]
-                .map(str::to_owned)
-                .into(),
-            publish: BTreeMap::new(),
-            mode: None,
-            state_directory: PathBuf::from("/var/lib/hyperv-agent"),
-            access: Access::default(),
-            network: Network::default(),
-            root: PathBuf::from("/"),
-        }
-    }
-}
-
-/// How IP configurations are read and written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Network {
-    /// What writes them.
-    pub backend: Backend,
-    /// Directory of the distribution's helper scripts `hv_get_dns_info`,
-    /// `hv_get_dhcp_info` and `hv_set_ifconfig`; those that are there are run in
-    /// place of what is built in. `None`: none is run.
-    pub scripts: Option<PathBuf>,
-}
-
-/// What writes IP configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Backend {
-    /// What runs on the machine.
-    #[default]
-    Auto,
-    /// Nothing: the host's IP configurations are refused.
-    Off,
-    /// Netplan.
-    Netplan,
-    /// systemd-networkd.
-    Networkd,
-    /// NetworkManager, by key files.
-    NetworkManager,
-    /// ifupdown, by `/etc/network/interfaces.d`.
-    Ifupdown,
-    /// `ifcfg` files of Red Hat and SUSE.
-    Ifcfg,
-}
 
 /// How long a request may take until the host is answered. The kernel waits for
 /// 30 seconds. Protocol section 6.

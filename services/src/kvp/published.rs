@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::Config;
+use super::config::Config;
 use super::pool::{PoolError, Pools};
 use super::request::PoolId;
 use crate::trusted::make_state_directory;

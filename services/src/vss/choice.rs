@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::{fs, io};
 
-use super::Config;
+use super::config::Config;
 use super::mounts::Mounted;
 use super::patterns::{Globs, Links, follow};
 use super::plan::{FileSystem, ON_NO_DEVICE, Unmatched};

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use slog::{Logger, debug, error, info, warn};
 
+pub use self::config::{Config, Patterns};
 use self::error::{Error, Spoiled};
 use self::freeze::{Doing, FreezeError, Freezer, SOON, StartGuard, THAWING, Thawed};
 use self::guard::{Guard, News};
@@ -38,12 +39,12 @@ use self::write_out::WriteOut;
 use crate::activity::{Activity, Underway, Work};
 use crate::backup::{HookRun, Kind, LastBackup, Outcome};
 use crate::command::{Client, Command};
-use crate::in_words;
-use crate::registry::{Entry, HvUtil};
-use crate::service::{Answer, Service};
+use crate::service::{Answer, Entry, HvUtil, Service};
 use crate::stop::Stop;
+use crate::words::in_words;
 
 mod choice;
+pub mod config;
 mod elsewhere;
 mod error;
 pub mod freeze;
@@ -87,58 +88,6 @@ pub static ENTRY: Entry = Entry {
     default: true,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
-
-/// What the service is configured with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Only these file systems are frozen; all, where it names none.
-    pub include: Patterns,
-    /// These are not.
-    pub exclude: Patterns,
-    /// Whether those are frozen that are mounted in other mount namespaces only.
-    pub other_namespaces: bool,
-    /// How long file systems stay frozen before they are thawed without having
-    /// been asked to.
-    pub time_limit: Duration,
-    /// How long it may take, after the hooks, until the first file system is
-    /// frozen: to look them up, and to write out what is not on the disk yet.
-    pub prepare_limit: Duration,
-    /// The programs that are run before and after.
-    pub hooks: hooks::Config,
-    /// Where it is noted what is frozen; no file system that can be frozen.
-    pub runtime_directory: PathBuf,
-    /// What stands for `/` where the machine's own files are read: `/` but in
-    /// tests.
-    pub root: PathBuf,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            include: Patterns::default(),
-            exclude: Patterns::default(),
-            other_namespaces: true,
-            time_limit: Duration::from_secs(10 * 60),
-            prepare_limit: Duration::from_secs(5 * 60),
-            hooks: hooks::Config::default(),
-            runtime_directory: PathBuf::from("/run/hyperv-agent"),
-            root: PathBuf::from("/"),
-        }
-    }
-}
-
-/// File systems, named by globs (`*` and `?`, which match a `/` too). A file
-/// system is meant if any of the globs is its own.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Patterns {
-    /// Of a directory at which it is mounted, or of a symbolic link to one.
-    pub mount_points: Vec<String>,
-    /// Of its type, such as `xfs`.
-    pub types: Vec<String>,
-    /// Of its devices: the source that it was mounted from, or any name below
-    /// `/dev` of those that it is on.
-    pub devices: Vec<String>,
-}
 
 /// How long hooks may take before a freeze: the kernel gives it 15 minutes.
 /// Protocol section 6.

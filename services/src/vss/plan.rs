@@ -8,11 +8,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::choice::{self, Choice};
+use super::config::Config;
 use super::elsewhere::{self, Namespace};
 use super::limited::{self, Lookups, NoAnswer};
 use super::mounts::{self, Mounted, ReadOnly};
+use super::order;
 use super::stack::{self, Bottom, Layer, under};
-use super::{Config, order};
 
 /// What a FREEZE would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::Config;
+use super::config::Config;
 use super::limited::{Job, Lookups, NoAnswer, Unfinished};
 use super::open::{self, OpenError, Opened};
 use super::plan::{self, Blocked, LeftOut, Plan, PlanError, SHUT_DOWN};

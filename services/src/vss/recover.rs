@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::config::{Config, Patterns};
 use super::freeze::{Freezer, THAWING, Tried, Waits};
 use super::haste;
 use super::limited::Lookups;
@@ -18,8 +19,8 @@ use super::marker::{Note, Noted};
 use super::open::{Opened, open_within};
 use super::plan::{self, FileSystem, PlanError};
 use super::stack::under;
-use super::{Config, Patterns};
-use crate::{in_words, kernel};
+use crate::kernel;
+use crate::words::in_words;
 
 /// Those file systems of `note` that are mounted, in the order in which they were
 /// frozen.

@@ -13,7 +13,7 @@ use hyperv_agent::mailbox::Handle;
 use hyperv_agent::opener::{OpenError, Opener, Opening};
 use hyperv_agent::settings::Settings;
 use hyperv_agent::supervisor::Supervisor;
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 use hyperv_vmbus::Channel;
 use hyperv_vmbus::discovery::Roots;
 use slog::Logger;

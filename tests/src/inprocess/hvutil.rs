@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use hyperv_services::registry::HvUtil;
+use hyperv_services::service::HvUtil;
 use hyperv_vmbus::channel::{Message, Sent};
 use hyperv_vmbus::hvutil::HvUtilChannel;
 use hyperv_vmbus::{Channel, ChannelError, Transport};

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyperv_services::Config;
-use hyperv_services::registry::Entry;
+use hyperv_services::service::Entry;
 
 /// What the agent is set up with.
 #[derive(Debug, Clone)]

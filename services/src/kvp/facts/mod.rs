@@ -13,7 +13,8 @@ use rustix::system::uname;
 use wildmatch::WildMatch;
 
 use self::full_name::FullName;
-use super::{Config, net};
+use super::config::Config;
+use super::net;
 
 mod addresses;
 mod full_name;

@@ -5,7 +5,7 @@ use std::fs;
 use super::error::InjectError;
 use super::plan::{Context, Plan};
 use super::{ifcfg, ifupdown, netplan, networkd, networkmanager};
-use crate::kvp::Backend;
+use crate::kvp::config::Backend;
 
 /// The plan for the manager that the configuration names, or else for the first
 /// that is in charge of the interface: netplan (it writes the files of the two

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use hyperv_vmbus::ic::Status;
 
 use super::parse::Invalid;
-use crate::in_words;
 use crate::run::RunError;
 use crate::trusted::Refusal;
+use crate::words::in_words;
 
 /// Why an IP configuration is not in use.
 #[derive(Debug, thiserror::Error)]

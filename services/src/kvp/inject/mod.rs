@@ -26,11 +26,11 @@ pub use self::error::InjectError;
 use self::parse::Settings;
 use self::plan::Context;
 use self::target::Target;
+use super::config::{Backend, Config};
 use super::net::{self, Interface};
 use super::request::IpInfo;
-use super::{Backend, Config};
-use crate::in_words;
 use crate::trusted::make_state_directory;
+use crate::words::in_words;
 
 mod apply;
 mod choose;

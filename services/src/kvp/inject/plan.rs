@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::error::InjectError;
 use super::parse::Settings;
 use super::target::Target;
-use crate::kvp::Config;
+use crate::kvp::config::Config;
 use crate::run::{Output, run};
 
 const DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];

@@ -9,10 +9,10 @@ use slog::o;
 use tempfile::TempDir;
 
 use super::*;
-use crate::in_words;
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
+use crate::words::in_words;
 
 const DEVICE: &str = "f8615163-0000-1000-2000-00155d010203";
 

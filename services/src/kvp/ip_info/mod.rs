@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use slog::Logger;
 
+use super::config::Config;
+use super::net;
 use super::request::{Family, IpInfo};
-use super::{Config, net};
 
 mod adapter;
 mod lists;

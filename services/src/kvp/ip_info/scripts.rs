@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use slog::{Logger, warn};
 
-use crate::in_words;
 use crate::kvp::scripts;
 use crate::run::run;
+use crate::words::in_words;
 
 /// The DNS servers that `hv_get_dns_info` writes, one a line; `None` where there
 /// is no such script or it fails.

@@ -16,9 +16,9 @@ use slog::{Logger, info, warn};
 
 use self::program::{Hook, Occasion};
 use crate::backup::HookRun;
-use crate::in_words;
+use crate::words::in_words;
 
-mod config;
+pub mod config;
 mod error;
 mod find;
 mod left;

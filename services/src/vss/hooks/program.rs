@@ -12,9 +12,10 @@ use slog::{Logger, info};
 use super::config::Config;
 use super::error::HookError;
 use super::find;
+use crate::PROGRAM_OUTPUT;
 use crate::backup::HookRun;
 use crate::run::{Output, run};
-use crate::{PROGRAM_OUTPUT, in_words};
+use crate::words::in_words;
 
 /// Lines of a hook's standard output, and of its standard error, that are
 /// logged.

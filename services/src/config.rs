@@ -1,0 +1,16 @@
+//! What the services are configured with.
+
+use crate::fcopy::config as fcopy;
+use crate::kvp::config as kvp;
+use crate::vss::config as vss;
+
+/// What the services are configured with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// File copy.
+    pub fcopy: fcopy::Config,
+    /// Key-value pairs and IP configuration.
+    pub kvp: kvp::Config,
+    /// Freezing file systems.
+    pub vss: vss::Config,
+}

@@ -1,0 +1,41 @@
+//! What file copy is configured with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the service is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Directories under which files may be written, absolute; each must exist.
+    /// `/` among them allows all.
+    pub directories: Vec<PathBuf>,
+    /// Permission bits of a new file.
+    pub mode: u32,
+    /// Bytes a file may have at most; `None` for no limit.
+    pub max_size: Option<u64>,
+    /// Bytes that a copy leaves available to others on its file system; `None` for
+    /// a twentieth of it, and 1 GiB at most.
+    pub keep_free: Option<u64>,
+    /// How long the host may send nothing of a file before its copy is dropped.
+    pub idle_limit: Duration,
+    /// Whether a file is synced to its disk before the host is told that it is
+    /// complete.
+    pub sync: bool,
+    /// Where the names of unfinished files are kept that would outlive the
+    /// agent's death.
+    pub state_directory: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directories: vec![PathBuf::from("/")],
+            mode: 0o744,
+            max_size: None,
+            keep_free: None,
+            idle_limit: Duration::from_secs(300),
+            sync: true,
+            state_directory: PathBuf::from("/var/lib/hyperv-agent"),
+        }
+    }
+}

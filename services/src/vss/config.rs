@@ -1,0 +1,58 @@
+//! What freezing file systems is configured with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::hooks::config as hooks;
+
+/// What the service is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Only these file systems are frozen; all, where it names none.
+    pub include: Patterns,
+    /// These are not.
+    pub exclude: Patterns,
+    /// Whether those are frozen that are mounted in other mount namespaces only.
+    pub other_namespaces: bool,
+    /// How long file systems stay frozen before they are thawed without having
+    /// been asked to.
+    pub time_limit: Duration,
+    /// How long it may take, after the hooks, until the first file system is
+    /// frozen: to look them up, and to write out what is not on the disk yet.
+    pub prepare_limit: Duration,
+    /// The programs that are run before and after.
+    pub hooks: hooks::Config,
+    /// Where it is noted what is frozen; no file system that can be frozen.
+    pub runtime_directory: PathBuf,
+    /// What stands for `/` where the machine's own files are read: `/` but in
+    /// tests.
+    pub root: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            other_namespaces: true,
+            time_limit: Duration::from_secs(10 * 60),
+            prepare_limit: Duration::from_secs(5 * 60),
+            hooks: hooks::Config::default(),
+            runtime_directory: PathBuf::from("/run/hyperv-agent"),
+            root: PathBuf::from("/"),
+        }
+    }
+}
+
+/// File systems, named by globs (`*` and `?`, which match a `/` too). A file
+/// system is meant if any of the globs is its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Patterns {
+    /// Of a directory at which it is mounted, or of a symbolic link to one.
+    pub mount_points: Vec<String>,
+    /// Of its type, such as `xfs`.
+    pub types: Vec<String>,
+    /// Of its devices: the source that it was mounted from, or any name below
+    /// `/dev` of those that it is on.
+    pub devices: Vec<String>,
+}
