@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use hyperv_services::vss::plan::{FileSystem, LiesOn, Plan};
-use hyperv_services::vss::stack::{self, Azure, Kind, Location};
+use hyperv_services::vss::block_devices::{self, Azure, Kind, Location};
+use hyperv_services::vss::file_system::{FileSystem, LiesOn};
+use hyperv_services::vss::plan::Plan;
 use serde::Serialize;
 
 use crate::terminal::{aligned, plain};
@@ -165,8 +166,8 @@ struct Place {
     azure_lun: Option<u64>,
 }
 
-impl From<&stack::Layer> for Layer {
-    fn from(layer: &stack::Layer) -> Self {
+impl From<&block_devices::Layer> for Layer {
+    fn from(layer: &block_devices::Layer) -> Self {
         let lossy = |path: &Path| path.to_string_lossy().into_owned();
         let mut this = Self {
             device: lossy(&layer.node),
@@ -238,14 +239,16 @@ impl From<&Location> for Place {
 
 #[cfg(test)]
 mod tests {
-    use hyperv_services::vss::plan::{DeviceNumber, LeftOut, Mount};
+    use hyperv_services::vss::device_number::DeviceNumber;
+    use hyperv_services::vss::file_system::Mount;
+    use hyperv_services::vss::plan::LeftOut;
 
     use super::*;
 
     const GUID: &str = "f8b3781b-1e82-4818-a1c3-63d806ec15bb";
 
-    fn layer(depth: usize, node: &str, kind: Kind, below: &[&str]) -> stack::Layer {
-        stack::Layer {
+    fn layer(depth: usize, node: &str, kind: Kind, below: &[&str]) -> block_devices::Layer {
+        block_devices::Layer {
             node: node.into(),
             kind,
             depth,
@@ -253,7 +256,7 @@ mod tests {
         }
     }
 
-    fn file_system(minor: u32, point: &str, layers: Vec<stack::Layer>) -> FileSystem {
+    fn file_system(minor: u32, point: &str, layers: Vec<block_devices::Layer>) -> FileSystem {
         FileSystem {
             device: DeviceNumber { major: 8, minor },
             mounts: vec![Mount {
@@ -265,7 +268,7 @@ mod tests {
         }
     }
 
-    fn disk(depth: usize, node: &str, lun: u64) -> stack::Layer {
+    fn disk(depth: usize, node: &str, lun: u64) -> block_devices::Layer {
         let controller = GUID.parse().unwrap();
         let location = Location::Scsi { controller, lun };
         layer(depth, node, Kind::Disk(Some(location)), &[])
@@ -372,7 +375,7 @@ Disks:
     #[test]
     fn json_has_each_layer() {
         let plan = made_up();
-        let json = |layer: &stack::Layer| serde_json::to_value(Layer::from(layer)).unwrap();
+        let json = |layer: &block_devices::Layer| serde_json::to_value(Layer::from(layer)).unwrap();
         let root: Vec<_> = plan.freeze[2].layers.iter().map(json).collect();
         assert_eq!(
             root[0],

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use hyperv_services::vss::file_system::{FileSystem, ON_NO_DEVICE};
 use hyperv_services::vss::hooks::{self, Found, HookError, OnFailure};
-use hyperv_services::vss::plan::{self, FileSystem, ON_NO_DEVICE, Plan};
+use hyperv_services::vss::plan::{self, Plan};
 use hyperv_services::vss::prepare;
 use serde::Serialize;
 
@@ -316,8 +317,10 @@ fn lossy(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hyperv_services::vss::plan::{self, DeviceNumber, LiesOn, Mount};
-    use hyperv_services::vss::stack::{self, Kind};
+    use hyperv_services::vss::block_devices::{self, Kind};
+    use hyperv_services::vss::device_number::DeviceNumber;
+    use hyperv_services::vss::file_system::{LiesOn, Mount};
+    use hyperv_services::vss::plan;
 
     use super::*;
 
@@ -342,7 +345,7 @@ mod tests {
             file_system: minor.map(|minor| DeviceNumber { major: 8, minor }),
             in_memory: false,
         };
-        let layer = |node: &str, kind| stack::Layer {
+        let layer = |node: &str, kind| block_devices::Layer {
             node: node.into(),
             kind,
             depth: 0,

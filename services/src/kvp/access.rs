@@ -1,31 +1,8 @@
 //! What the host may ask for, where the configuration narrows it.
 
+use super::config::Access;
 use super::error::Error;
-use super::facts;
-use super::request::{PoolId, Request};
-
-/// What the host may read and write. By default everything; that an interface
-/// gets an IP configuration is [`Backend::Off`](super::Backend::Off)'s affair.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// Pools in which the host may set and delete keys.
-    pub writable_pools: Vec<PoolId>,
-    /// Keys of the guest's facts, of [`facts::KEYS`]; the host is told an empty
-    /// value of each other one.
-    pub facts: Vec<&'static str>,
-    /// Whether the host is told the IP configuration of an interface.
-    pub ip_info: bool,
-}
-
-impl Default for Access {
-    fn default() -> Self {
-        Self {
-            writable_pools: PoolId::ALL.into(),
-            facts: facts::KEYS.into(),
-            ip_info: true,
-        }
-    }
-}
+use super::request::Request;
 
 impl Access {
     /// Refuses what the host may not do.
@@ -45,7 +22,7 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::request::{Family, IpInfo};
+    use crate::kvp::request::{Family, IpInfo, PoolId};
 
     fn requests(pool: PoolId) -> [Request; 4] {
         let key = || "key".to_owned();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::access::Access;
+use super::facts::keys::KEYS;
+use super::request::PoolId;
 
 /// What the service is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,4 +76,27 @@ pub enum Backend {
     Ifupdown,
     /// `ifcfg` files of Red Hat and SUSE.
     Ifcfg,
+}
+
+/// What the host may read and write. By default everything; that an interface
+/// gets an IP configuration is [`Backend::Off`]'s affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Pools in which the host may set and delete keys.
+    pub writable_pools: Vec<PoolId>,
+    /// Keys of the guest's facts, of [`KEYS`]; the host is told an empty
+    /// value of each other one.
+    pub facts: Vec<&'static str>,
+    /// Whether the host is told the IP configuration of an interface.
+    pub ip_info: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            writable_pools: PoolId::ALL.into(),
+            facts: KEYS.into(),
+            ip_info: true,
+        }
+    }
 }

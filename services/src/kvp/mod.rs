@@ -17,8 +17,7 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use slog::{Logger, debug, warn};
 
-pub use self::access::Access;
-pub use self::config::{Backend, Config, Network};
+pub use self::config::{Access, Backend, Config, Network};
 use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::device_number::DeviceNumber;
 use super::open::Opened;
-use super::plan::DeviceNumber;
 use crate::trusted::{make_runtime_directory, open_directory};
 
 const NAME: &str = "vss-frozen";

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::plan::DeviceNumber;
+use super::device_number::DeviceNumber;
 
 /// The list of mounts, below `root`.
 pub(super) const LIST: &str = "proc/self/mountinfo";

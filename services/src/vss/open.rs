@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::device_number::DeviceNumber;
 use super::elsewhere;
+use super::file_system::FileSystem;
 use super::limited::Lookups;
 use super::mounts::{self, Mounted};
-use super::plan::{DeviceNumber, FileSystem};
-use super::stack::under;
+use super::sysfs::under;
 use super::uncover::{self, UncoverError};
 
 /// A file system that is open.
@@ -249,7 +250,7 @@ fn file_system_of(
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::plan::Mount;
+    use super::super::file_system::Mount;
     use super::*;
 
     fn file_system(device: DeviceNumber, points: &[&str]) -> FileSystem {

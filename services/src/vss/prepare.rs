@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::config::Config;
+use super::file_system::SHUT_DOWN;
 use super::limited::{Job, Lookups, NoAnswer, Unfinished};
 use super::open::{self, OpenError, Opened};
-use super::plan::{self, Blocked, LeftOut, Plan, PlanError, SHUT_DOWN};
+use super::plan::{self, Blocked, LeftOut, Plan, PlanError};
 use super::write_out::WriteOut;
 
 /// How many file systems are written out at the same time.

@@ -12,13 +12,14 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::config::{Config, Patterns};
+use super::file_system::FileSystem;
 use super::freeze::{Freezer, THAWING, Tried, Waits};
 use super::haste;
 use super::limited::Lookups;
 use super::marker::{Note, Noted};
 use super::open::{Opened, open_within};
-use super::plan::{self, FileSystem, PlanError};
-use super::stack::under;
+use super::plan::{self, PlanError};
+use super::sysfs::under;
 use crate::kernel;
 use crate::words::in_words;
 

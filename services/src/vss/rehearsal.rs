@@ -7,46 +7,18 @@
 //! it does in a backup, with a timer and the client beside the guard: a request of the
 //! host to freeze or thaw ends the rehearsal first, and is then carried out.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-
+use super::Vss;
 use super::error::{Error, Spoiled};
 use super::freeze::SOON;
 use super::hooks::{self, End};
-use super::{Vss, in_words};
+use super::watch::{CLIENT, HOST, Rehearsal, STOP, TIMER, Watch};
 use crate::backup::{Kind, Outcome};
 use crate::command::{Client, Rehearse};
 use crate::service::Service;
-
-/// What is watched, as the kernel tells it.
-const STOP: u64 = 0;
-const CLIENT: u64 = 1;
-const HOST: u64 = 2;
-const GUARD: u64 = 3;
-const TIMER: u64 = 4;
-
-/// A rehearsal whose applications are at rest.
-pub(super) struct Rehearsal {
-    client: Box<dyn Client>,
-    watch: Watch,
-    /// Runs until it is to be thawed; kept open for that.
-    _timer: OwnedFd,
-}
-
-impl Rehearsal {
-    /// Readable when [`Vss::rehearsal_woken`] has something to do, or the guard
-    /// something to say.
-    pub(super) fn watched(&self) -> BorrowedFd<'_> {
-        self.watch.0.as_fd()
-    }
-}
+use crate::words::in_words;
 
 impl Vss {
     /// Begins a rehearsal; `host` is readable when the host says something.
@@ -67,7 +39,7 @@ impl Vss {
             true => Kind::HooksOnly,
             false => Kind::Rehearsal,
         };
-        let interrupt = match Watch::until_interrupted(self, &*client, host) {
+        let interrupt = match Watch::until_interrupted(self.stop.as_deref(), &*client, host) {
             Ok(interrupt) => interrupt,
             Err(errno) => {
                 client.end(Err(format!("cannot watch for the host: {errno}")));
@@ -100,7 +72,8 @@ impl Vss {
                 what.hold.as_secs()
             ),
         });
-        match Watch::while_held(self, &*client, what.hold) {
+        let guard = self.freezer.watched().map(AsFd::as_fd);
+        match Watch::while_held(guard, &*client, what.hold) {
             Ok((watch, timer)) => {
                 self.rehearsal = Some(Rehearsal {
                     client,
@@ -162,70 +135,5 @@ impl Vss {
         let outcome = why.map_or(Outcome::Consistent, Outcome::Inconsistent);
         let backup = self.report.end(outcome, &self.log);
         client.end(backup.ok_or_else(|| "the rehearsal is over".to_owned()));
-    }
-}
-
-/// Several descriptors that are watched as one.
-struct Watch(OwnedFd);
-
-impl Watch {
-    /// What ends hooks that are run with `freeze`.
-    fn until_interrupted(
-        vss: &Vss,
-        client: &dyn Client,
-        host: Option<BorrowedFd<'_>>,
-    ) -> Result<Self, Errno> {
-        let watch = Self::new(client)?;
-        if let Some(stop) = &vss.stop {
-            watch.add(stop.as_fd(), STOP, EventFlags::IN)?;
-        }
-        if let Some(host) = host {
-            // Edge-triggered, as the worker has it: the interrupt count stays as it is.
-            watch.add(host, HOST, EventFlags::IN | EventFlags::ET)?;
-        }
-        Ok(watch)
-    }
-
-    /// What ends the time for which file systems are held, and the timer.
-    fn while_held(
-        vss: &Vss,
-        client: &dyn Client,
-        hold: Duration,
-    ) -> Result<(Self, OwnedFd), Errno> {
-        let watch = Self::new(client)?;
-        if let Some(guard) = vss.freezer.watched() {
-            watch.add(guard.as_fd(), GUARD, EventFlags::IN)?;
-        }
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // A timer of no time never expires.
-        let hold = hold.max(Duration::from_nanos(1));
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec::try_from(hold).map_err(|_| Errno::INVAL)?,
-        };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
-        watch.add(timer.as_fd(), TIMER, EventFlags::IN)?;
-        Ok((watch, timer))
-    }
-
-    fn new(client: &dyn Client) -> Result<Self, Errno> {
-        let watch = Self(epoll::create(CreateFlags::CLOEXEC)?);
-        // What a client sends is of no interest, only that it hangs up.
-        watch.add(client.as_fd(), CLIENT, EventFlags::RDHUP)?;
-        Ok(watch)
-    }
-
-    fn add(&self, fd: BorrowedFd<'_>, what: u64, flags: EventFlags) -> Result<(), Errno> {
-        epoll::add(&self.0, fd, EventData::new_u64(what), flags)
-    }
-
-    /// What has happened; of several, that which was added first.
-    fn first(&self) -> Option<u64> {
-        let mut events = Vec::with_capacity(8);
-        let none = Timespec::default();
-        let spare = rustix::buffer::spare_capacity(&mut events);
-        epoll::wait(&self.0, spare, Some(&none)).ok()?;
-        events.iter().map(|event| event.data.u64()).min()
     }
 }

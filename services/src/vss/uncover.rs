@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use super::device_number::DeviceNumber;
 use super::mounts::{self, Mounted};
-use super::plan::DeviceNumber;
 
 /// What this thread has mounted.
 pub(super) const LIST: &str = "proc/thread-self/mountinfo";

@@ -13,12 +13,13 @@ use std::{fs, io, mem};
 
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
+use hyperv_services::vss::device_number::DeviceNumber;
 use hyperv_services::vss::freeze::{Doing, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
 use hyperv_services::vss::guard::process::{self, Means};
 use hyperv_services::vss::guard::threads::{Calls, Kernel};
 use hyperv_services::vss::guard::{Guard, GuardError, News};
 use hyperv_services::vss::open::{Opened, open};
-use hyperv_services::vss::plan::{self, DeviceNumber};
+use hyperv_services::vss::plan;
 use hyperv_services::vss::{Config, Processes, Vss, marker};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};

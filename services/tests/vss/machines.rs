@@ -16,7 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_needs::random::{self, Random};
-use hyperv_services::vss::plan::{self, DeviceNumber, Plan, PlanError};
+use hyperv_services::vss::device_number::DeviceNumber;
+use hyperv_services::vss::plan::{self, Plan, PlanError};
 use hyperv_services::vss::{Config, Patterns};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use hyperv_services::kernel;
 use hyperv_services::vss::Config;
+use hyperv_services::vss::file_system::FileSystem;
 use hyperv_services::vss::open::{OpenError, open};
-use hyperv_services::vss::plan::{self, FileSystem};
+use hyperv_services::vss::plan;
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,

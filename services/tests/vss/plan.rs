@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hyperv_services::vss::Config;
+use hyperv_services::vss::file_system::{FileSystem, ON_NO_DEVICE};
 use hyperv_services::vss::plan::{self, LeftOut, Plan};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
@@ -58,8 +59,8 @@ fn what_can_be_frozen_is_and_deeper_before_shallower() {
                 assert_eq!((&lies_on.what, lies_on.in_memory), (&image, true));
                 assert_eq!(file_system.nodes, [Path::new(&file_system.source)]);
             }
-            assert_eq!(why(&plan, "/"), plan::ON_NO_DEVICE);
-            assert_eq!(why(&plan, "/proc"), plan::ON_NO_DEVICE);
+            assert_eq!(why(&plan, "/"), ON_NO_DEVICE);
+            assert_eq!(why(&plan, "/proc"), ON_NO_DEVICE);
         },
     );
 }
@@ -129,7 +130,7 @@ fn a_file_system_is_planned_once_however_often_it_is_mounted() {
             let [ext4, btrfs] = &make().freeze[..] else {
                 panic!("not two");
             };
-            let mounts = |file_system: &plan::FileSystem| -> Vec<_> {
+            let mounts = |file_system: &FileSystem| -> Vec<_> {
                 let mounts = file_system.mounts.iter();
                 mounts
                     .map(|it| (it.point.display().to_string(), it.whole))
@@ -273,7 +274,7 @@ fn what_cannot_be_frozen_is_left_out_with_the_reason() {
             assert_eq!(frozen(&plan), ["/lower"]);
             assert_eq!(why(&plan, "/read-only"), "it is read-only");
             assert_eq!(why(&plan, "/merged"), "its files are in other file systems");
-            assert_eq!(why(&plan, "/memory"), plan::ON_NO_DEVICE);
+            assert_eq!(why(&plan, "/memory"), ON_NO_DEVICE);
         },
     );
 }

@@ -14,7 +14,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
 
-use crate::control_socket::Control;
+use crate::control::Control;
 use crate::cpu::{self, Surroundings};
 use crate::hypercall::{Host, Synic};
 use crate::ports::{Ports, SERIAL_PORTS};

@@ -9,7 +9,7 @@ use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::POWER_OFF;
-use crate::control_socket::Control;
+use crate::control::Control;
 
 /// First port of the console.
 pub const CONSOLE: u16 = 0x3f8;

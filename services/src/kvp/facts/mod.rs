@@ -13,33 +13,20 @@ use rustix::system::uname;
 use wildmatch::WildMatch;
 
 use self::full_name::FullName;
+use self::keys::FULL_NAME;
+pub use self::keys::KEYS;
 use super::config::Config;
 use super::net;
 
 mod addresses;
 mod full_name;
+pub mod keys;
 mod os;
 
 /// What `IntegrationServicesVersion` is where no driver said: the version that
 /// the kernel's `hv_utils` gives itself, on every kernel so far. Hosts compare
 /// it, so it is no place for this program's own.
 const DRIVER_VERSION: &str = "3.1";
-
-const FULL_NAME: &str = "FullyQualifiedDomainName";
-
-/// The keys, by index.
-pub const KEYS: [&str; 10] = [
-    FULL_NAME,
-    "IntegrationServicesVersion",
-    "NetworkAddressIPv4",
-    "NetworkAddressIPv6",
-    "OSBuildNumber",
-    "OSName",
-    "OSMajorVersion",
-    "OSMinorVersion",
-    "OSVersion",
-    "ProcessorArchitecture",
-];
 
 /// The guest's facts.
 pub struct Facts {

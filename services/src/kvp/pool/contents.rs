@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 
 use super::error::PoolError;
 use super::index::{Index, Seen};
-use super::record::{KEY_LEN, RECORD_LEN, Raw};
-use super::{MAX_SIZE, Record, disk, journal, redo};
+use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, Raw, Record};
+use super::{disk, journal, redo};
 
 /// Records that are read at a time: less than 32 KiB.
 const CHUNK: usize = 12;

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::MAX_SIZE;
 use super::contents::{Contents, Indexed};
 use super::error::PoolError;
 use super::index::{Seen, Stamp};
 use super::lock::{Access, Deadline, Lock, PATIENCE};
 use super::open::{Open, check_place};
-use super::record::RECORD_LEN;
+use super::record::{MAX_SIZE, RECORD_LEN};
 use super::{holder, journal, redo};
 use crate::kvp::limit::Limit;
 use crate::trusted;

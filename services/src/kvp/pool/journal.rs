@@ -30,10 +30,9 @@ use rustix::io::Errno;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::MAX_SIZE;
 use super::disk;
 use super::error::PoolError;
-use super::record::RECORD_LEN;
+use super::record::{MAX_SIZE, RECORD_LEN};
 
 const MAGIC: [u8; 8] = *b"KVPtail1";
 

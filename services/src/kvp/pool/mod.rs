@@ -17,6 +17,7 @@ use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
 use self::record::Raw;
+pub use self::record::Record;
 use super::limit::Limit;
 use super::request::PoolId;
 
@@ -35,19 +36,6 @@ mod record;
 mod redo;
 #[cfg(test)]
 mod tests;
-
-/// Bytes of the largest file that is read: some 100,000 records.
-const MAX_SIZE: u64 = 256 << 20;
-
-/// A key and its value, as the host is told of them: bytes in the file that are
-/// not UTF-8 are replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-}
 
 /// The pools in one directory. A file that is missing reads as an empty pool,
 /// and is made when something is written to it.

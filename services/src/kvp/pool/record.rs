@@ -2,8 +2,20 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Record;
 use super::error::PoolError;
+
+/// Bytes of the largest file that is read: some 100,000 records.
+pub(super) const MAX_SIZE: u64 = 256 << 20;
+
+/// A key and its value, as the host is told of them: bytes in the file that are
+/// not UTF-8 are replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
 
 /// Bytes of the field that has the key.
 pub(super) const KEY_LEN: usize = 512;

@@ -15,11 +15,10 @@ use crc32fast::Hasher;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::MAX_SIZE;
 use super::disk;
 use super::error::PoolError;
 use super::journal;
-use super::record::{RECORD_LEN, Raw};
+use super::record::{MAX_SIZE, RECORD_LEN, Raw};
 
 const MAGIC: [u8; 8] = *b"KVPset01";
 

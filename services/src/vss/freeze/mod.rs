@@ -15,12 +15,12 @@ use rustix::process::{
 
 pub use self::error::{FreezeError, NotThawed};
 pub use self::outcome::{LeftOut, Summary, Thawed, Tried};
+use super::device_number::DeviceNumber;
 use super::guard::threads::{self, Kernel, Threads};
 use super::guard::{Guard, GuardError, Heard, News, Report};
 use super::haste;
 use super::marker::Noted;
 use super::open::Opened;
-use super::plan::DeviceNumber;
 use crate::kernel;
 
 mod error;

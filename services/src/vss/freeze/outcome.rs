@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::vss::plan::DeviceNumber;
+use crate::vss::device_number::DeviceNumber;
 
 /// A file system that is not frozen, and stands in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::request::{Numbered, Reply, Request};
-use crate::control_socket::Control;
+use crate::control::Control;
 use hyperv_sim::held::Held;
 
 /// How long a guest may take to boot, and its first program to be there. Where

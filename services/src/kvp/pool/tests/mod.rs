@@ -247,7 +247,7 @@ fn what_is_no_pool_is_refused() {
 
     let place = Place::empty();
     let sparse = File::create(place.path()).unwrap();
-    sparse.set_len(MAX_SIZE + 1).unwrap();
+    sparse.set_len(super::record::MAX_SIZE + 1).unwrap();
     let error = place.pools().get(PoolId::Guest, "a").unwrap_err();
     assert!(matches!(error, PoolError::TooLarge { .. }), "{error}");
 

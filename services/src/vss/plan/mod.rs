@@ -1,19 +1,26 @@
-//! Which file systems are frozen, and in which order.
+//! Which file systems are frozen, and in which order: `filter` tells those that are
+//! meant, by the `patterns` of the configuration, and `order` puts them in theirs.
+
+mod filter;
+mod order;
+mod patterns;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::choice::{self, Choice};
+use self::filter::Filter;
+pub use self::patterns::Unmatched;
+use super::block_devices::layer::Layer;
+use super::block_devices::{self, Bottom};
 use super::config::Config;
+use super::device_number::DeviceNumber;
 use super::elsewhere::{self, Namespace};
+use super::file_system::{FileSystem, LiesOn, Mount, SHUT_DOWN};
 use super::limited::{self, Lookups, NoAnswer};
 use super::mounts::{self, Mounted, ReadOnly};
-use super::order;
-use super::stack::{self, Bottom, Layer, under};
+use super::sysfs::under;
 
 /// What a FREEZE would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,81 +35,9 @@ pub struct Plan {
     pub unmatched: Vec<Unmatched>,
 }
 
-/// A file system, however often it is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FileSystem {
-    /// The kernel's number for it: what `mountinfo` has.
-    pub device: DeviceNumber,
-    /// Its type, such as `xfs`.
-    pub kind: String,
-    /// What it was mounted from.
-    pub source: String,
-    /// Devices beside the source that it was mounted with: what has its log or
-    /// journal, and its realtime device.
-    pub external: Vec<PathBuf>,
-    /// Where it is mounted; by the first that can be opened it is frozen. What is
-    /// hidden comes last; what shows all of it comes before a directory or a file
-    /// in it, and a short path before a long one.
-    pub mounts: Vec<Mount>,
-    /// The block devices that it is on, as the kernel calls them below `/dev`.
-    pub nodes: Vec<PathBuf>,
-    /// Those devices and all below them, down to the disks. Told of what has a
-    /// device.
-    pub layers: Vec<Layer>,
-    /// What those devices are made of, if they are no disks. Told of what can be
-    /// frozen.
-    pub lies_on: Vec<LiesOn>,
-}
-
-/// One place at which a file system is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mount {
-    /// The kernel's number for the mount: what the descriptor of a file there
-    /// has in its `fdinfo`.
-    pub id: u64,
-    /// The directory or file at which it is mounted.
-    pub point: PathBuf,
-    /// Whether all of the file system, or a subvolume of it, is mounted there:
-    /// not only a directory or a file in it.
-    pub whole: bool,
-    /// Where another file system is mounted that is seen in its place: over it, or
-    /// over a directory on the way to it.
-    pub hidden_under: Option<PathBuf>,
-    /// Where it is mounted in another mount namespace only, a process that is in
-    /// that one. The path leads through its root in `/proc`.
-    pub process: Option<u32>,
-}
-
-/// What a file system's device is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LiesOn {
-    /// The file, or the device that may be made of anything.
-    pub what: PathBuf,
-    /// The file system with that file; `None` where it cannot be told.
-    pub file_system: Option<DeviceNumber>,
-    /// Whether that is in memory, where nothing is ever frozen.
-    pub in_memory: bool,
-}
-
-/// Why what the kernel makes up, and what is in memory, is left out: there is a
-/// lot of it.
-pub const ON_NO_DEVICE: &str = "it is on no block device";
-
 /// Why a file system is left out that only other mount namespaces have.
 const ELSEWHERE: &str =
     "it is mounted in another mount namespace only, and other-namespaces in [vss] is false";
-
-/// Why a file system is left out on which nothing can be read or written any more.
-pub(super) const SHUT_DOWN: &str = "it was shut down after an error; see dmesg";
-
-/// The number of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct DeviceNumber {
-    /// The driver.
-    pub major: u32,
-    /// Which of its devices.
-    pub minor: u32,
-}
 
 /// A file system that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,17 +60,6 @@ pub struct Blocked {
     pub why: String,
 }
 
-/// A pattern that means no file system that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Unmatched {
-    /// The table that it is in, such as `vss.include`.
-    pub table: &'static str,
-    /// The list there, such as `mount-points`.
-    pub list: &'static str,
-    /// The pattern.
-    pub pattern: String,
-}
-
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -147,67 +71,6 @@ pub enum PlanError {
         /// Why.
         source: io::Error,
     },
-}
-
-impl DeviceNumber {
-    /// That of the file system with this file.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such file.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self::from_raw(rustix::fs::stat(path)?.st_dev))
-    }
-
-    /// The number in `st_dev` or `st_rdev`.
-    pub fn from_raw(raw: u64) -> Self {
-        Self {
-            major: rustix::fs::major(raw),
-            minor: rustix::fs::minor(raw),
-        }
-    }
-}
-
-impl fmt::Display for DeviceNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
-
-impl fmt::Display for Unmatched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            table,
-            list,
-            pattern,
-        } = self;
-        let what = match *list {
-            "types" => "type of file systems that the kernel knows",
-            _ => "file system",
-        };
-        write!(
-            f,
-            "no {what} is meant by {pattern:?} among the {list} in [{table}]"
-        )
-    }
-}
-
-/// A text that is no number of a device.
-#[derive(Debug, thiserror::Error)]
-#[error("no number of a device, such as 8:1")]
-pub struct NoDeviceNumber;
-
-impl FromStr for DeviceNumber {
-    type Err = NoDeviceNumber;
-
-    fn from_str(text: &str) -> Result<Self, NoDeviceNumber> {
-        let number = |text: &str| text.parse().map_err(|_| NoDeviceNumber);
-        let (major, minor) = text.split_once(':').ok_or(NoDeviceNumber)?;
-        Ok(Self {
-            major: number(major)?,
-            minor: number(minor)?,
-        })
-    }
 }
 
 /// Says what a FREEZE would do now. What does not answer within seconds is said
@@ -228,11 +91,11 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         move |source| PlanError::Unreadable { path, source }
     };
     let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
-    let choice = Choice::read(config, &mounted).map_err(unreadable(Choice::LIST))?;
+    let choice = Filter::read(config, &mounted).map_err(unreadable(Filter::LIST))?;
 
     let mounts: HashMap<_, _> = mounted
         .iter()
-        .map(|it| (it.id, (it.device, choice::is_in_memory(&it.kind))))
+        .map(|it| (it.id, (it.device, filter::is_in_memory(&it.kind))))
         .collect();
     let mounts = Arc::new(mounts);
     let mut plan = Plan::default();
@@ -340,14 +203,6 @@ impl Plan {
     }
 }
 
-impl FileSystem {
-    /// The directory by which one would call it.
-    pub fn mount_point(&self) -> &Path {
-        let first = self.mounts.first();
-        first.map_or(Path::new(""), |mount| &mount.point)
-    }
-}
-
 /// The file systems, and why they are read-only, in the order in which they were
 /// mounted.
 #[derive(Default)]
@@ -437,14 +292,14 @@ impl Described {
         file_system: &FileSystem,
         mounts: &HashMap<u64, (DeviceNumber, bool)>,
     ) -> Self {
-        let layers = stack::walk(root, file_system);
-        let bottom = stack::bottom(&layers).into_iter();
+        let layers = block_devices::walk(root, file_system);
+        let bottom = block_devices::bottom(&layers).into_iter();
         let lies_on = bottom.map(|it| lies_on(root, it, mounts)).collect();
         Self { layers, lies_on }
     }
 
     fn put_into(self, file_system: &mut FileSystem) {
-        file_system.nodes = stack::nodes(&self.layers);
+        file_system.nodes = block_devices::nodes(&self.layers);
         file_system.layers = self.layers;
         file_system.lies_on = self.lies_on;
     }
@@ -455,7 +310,7 @@ impl Described {
 fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, (DeviceNumber, bool)>) -> LiesOn {
     let (what, mount) = match bottom {
         Bottom::File(what) => {
-            let mount = stack::mount_of(root, &what);
+            let mount = block_devices::mount_of(root, &what);
             (what, mount.and_then(|id| mounts.get(&id)))
         }
         Bottom::Unknown(what) => (what, None),
@@ -472,8 +327,8 @@ mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::symlink;
 
-    use super::super::Patterns;
     use super::*;
+    use crate::vss::config::Patterns;
 
     /// A made-up machine with a stack that takes more than a test can make: the
     /// root on device-mapper, a mirror of which one half is a partition of a loop

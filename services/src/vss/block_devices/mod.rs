@@ -7,27 +7,25 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
 use self::members::{Member, members};
-use super::plan::{DeviceNumber, FileSystem};
+use super::device_number::DeviceNumber;
+use super::file_system::FileSystem;
+use super::sysfs::{attribute, bytes, directory, node_of};
 use super::{limited, mounts};
 
-mod layer;
+pub mod layer;
 mod location;
 mod members;
 
 pub use self::layer::{Kind, Layer};
 pub use self::location::{Azure, Location};
 pub(super) use self::members::number;
-
-/// More than the kernel puts into a file of sysfs: a page, of 64 KiB at most.
-const MAX_ATTRIBUTE: u64 = 1 << 16;
 
 /// At the bottom of a stack, where that is no disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,44 +175,6 @@ fn backing_file(directory: &Path) -> Option<PathBuf> {
         file.pop();
     }
     Some(OsString::from_vec(file).into())
-}
-
-/// A file of sysfs, without the end of its line and the blanks before it.
-fn attribute(directory: &Path, name: &str) -> Option<String> {
-    let text = bytes(&directory.join(name))?;
-    Some(String::from_utf8_lossy(&text).trim_end().to_owned())
-}
-
-fn bytes(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(MAX_ATTRIBUTE).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
-}
-
-/// What a device is called below `/dev`.
-pub(super) fn node(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
-    directory(root, device).map(|directory| node_of(&directory))
-}
-
-/// What a device with this directory in sysfs is called below `/dev`.
-fn node_of(directory: &Path) -> PathBuf {
-    // The kernel cannot have a slash in the name of a directory.
-    let name = directory.file_name().unwrap_or_default().as_bytes();
-    let name = name.iter().map(|byte| match byte {
-        b'!' => b'/',
-        other => *other,
-    });
-    Path::new("/dev").join(OsString::from_vec(name.collect()))
-}
-
-fn directory(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
-    fs::canonicalize(root.join(format!("sys/dev/block/{device}"))).ok()
-}
-
-/// An absolute path of the machine, where `root` stands for `/`.
-pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// The mount in which a loop device's file is; `None` where that cannot be told.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyperv_vmbus::Guid;
 
-use super::attribute;
+use crate::vss::sysfs::attribute;
 
 /// Classes of VMBus devices with disks, as the kernel's `hyperv.h` has them.
 const SCSI: Guid = Guid::from_u128(0xba6163d9_04a1_4d29_b605_72e2ffb1dc7f);

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::{fs, io};
 
-use super::config::Config;
-use super::mounts::Mounted;
-use super::patterns::{Globs, Links, follow};
-use super::plan::{FileSystem, ON_NO_DEVICE, Unmatched};
-use super::stack::under;
+use super::patterns::{Globs, Links, Unmatched, follow};
+use crate::vss::config::Config;
+use crate::vss::file_system::{FileSystem, ON_NO_DEVICE};
+use crate::vss::mounts::Mounted;
+use crate::vss::sysfs::under;
 
 /// What there is to choose by.
-pub(super) struct Choice {
+pub(super) struct Filter {
     types: Types,
     include: Globs,
     exclude: Globs,
@@ -25,7 +25,7 @@ struct Types {
     on_devices: HashSet<String>,
 }
 
-impl Choice {
+impl Filter {
     /// The list of types, below the root.
     pub(super) const LIST: &str = "proc/filesystems";
 
@@ -128,14 +128,14 @@ impl Types {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Patterns;
-    use super::super::plan::Mount;
     use super::*;
+    use crate::vss::config::Patterns;
+    use crate::vss::file_system::Mount;
 
-    fn choice(include: Patterns, exclude: Patterns) -> Choice {
+    fn choice(include: Patterns, exclude: Patterns) -> Filter {
         let list = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n\tfuseblk\n\tbtrfs\nnodev\tzfs\n\
                     nodev\tnfs4\nnodev\toverlay\nnodev\tfuse\n\tnew fs\n";
-        Choice {
+        Filter {
             types: Types::parse(list),
             include: Globs::new("vss.include", &include, |_| None),
             exclude: Globs::new("vss.exclude", &exclude, |_| None),

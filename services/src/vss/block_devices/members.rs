@@ -6,9 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::super::device_number::DeviceNumber;
+use super::super::file_system::FileSystem;
 use super::super::limited;
-use super::super::plan::{DeviceNumber, FileSystem};
-use super::under;
+use crate::vss::sysfs::{attribute, node, under};
 
 /// A device that a file system is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ fn of_btrfs(root: &Path, one: DeviceNumber) -> Option<Vec<DeviceNumber>> {
     let file_systems = fs::read_dir(root.join("sys/fs/btrfs")).ok()?.flatten();
     let mut members = file_systems.filter_map(|entry| {
         let devices = fs::read_dir(entry.path().join("devices")).ok()?.flatten();
-        let number = |device: fs::DirEntry| super::attribute(&device.path(), "dev")?.parse().ok();
+        let number = |device: fs::DirEntry| attribute(&device.path(), "dev")?.parse().ok();
         Some(devices.filter_map(number).collect::<Vec<_>>())
     });
     let mut members = members.find(|members| members.contains(&one))?;
@@ -67,7 +68,7 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
     if !matches!(&*file_system.kind, "ext3" | "ext4") {
         return None;
     }
-    let node = super::node(root, file_system.device)?;
+    let node = node(root, file_system.device)?;
     // Each journal is here, and one in an inode has its number after the device.
     let name = node.strip_prefix("/dev").ok()?.to_str()?.replace('/', "!");
     let mut journals = fs::read_dir(root.join("proc/fs/jbd2")).ok()?.flatten();

@@ -2,19 +2,50 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
 
-use super::Patterns;
-use super::plan::{FileSystem, Unmatched};
-use super::stack::{self, under};
+use crate::vss::block_devices;
+use crate::vss::config::Patterns;
+use crate::vss::file_system::FileSystem;
+use crate::vss::sysfs::{self, under};
 
 const MOUNT_POINTS: &str = "mount-points";
 const TYPES: &str = "types";
 const DEVICES: &str = "devices";
+
+/// A pattern that means no file system that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Unmatched {
+    /// The table that it is in, such as `vss.include`.
+    pub table: &'static str,
+    /// The list there, such as `mount-points`.
+    pub list: &'static str,
+    /// The pattern.
+    pub pattern: String,
+}
+
+impl fmt::Display for Unmatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table,
+            list,
+            pattern,
+        } = self;
+        let what = match *list {
+            "types" => "type of file systems that the kernel knows",
+            _ => "file system",
+        };
+        write!(
+            f,
+            "no {what} is meant by {pattern:?} among the {list} in [{table}]"
+        )
+    }
+}
 
 /// The patterns of a table.
 pub(super) struct Globs {
@@ -195,8 +226,8 @@ impl Links {
     }
 
     fn add(&mut self, root: &Path, path: &Path) {
-        let number = stack::number(root, path);
-        if let Some(node) = number.and_then(|number| stack::node(root, number)) {
+        let number = block_devices::number(root, path);
+        if let Some(node) = number.and_then(|number| sysfs::node(root, number)) {
             let names = self.0.entry(node).or_default();
             names.push(path.to_string_lossy().into_owned());
         }

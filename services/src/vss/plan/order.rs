@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use super::plan::{DeviceNumber, FileSystem};
+use crate::vss::device_number::DeviceNumber;
+use crate::vss::file_system::FileSystem;
 
 /// What is frozen earlier, as far as what lies on what leaves a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,8 +104,8 @@ fn with_all_above(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::plan::{LiesOn, Mount};
     use super::*;
+    use crate::vss::file_system::{LiesOn, Mount};
 
     fn number(minor: u32) -> DeviceNumber {
         DeviceNumber { major: 8, minor }

@@ -1,0 +1,17 @@
+//! The keys of what the guest tells of itself. Protocol section 7.
+
+pub(super) const FULL_NAME: &str = "FullyQualifiedDomainName";
+
+/// The keys, by index.
+pub const KEYS: [&str; 10] = [
+    FULL_NAME,
+    "IntegrationServicesVersion",
+    "NetworkAddressIPv4",
+    "NetworkAddressIPv6",
+    "OSBuildNumber",
+    "OSName",
+    "OSMajorVersion",
+    "OSMinorVersion",
+    "OSVersion",
+    "ProcessorArchitecture",
+];
