@@ -69,6 +69,14 @@ impl Known<'_> {
     }
 
     fn service(&self, entry: &Entry, on: bool, listed: &[Listed]) -> Service {
+        // Before the counts: a request that a device works on is among them.
+        let devices = self
+            .slots
+            .iter()
+            .filter(|(key, _)| key.service == entry.name)
+            .take(MAX_LISTED)
+            .map(|(key, slot)| device(&key.device, slot, listed))
+            .collect();
         let tally = self.tallies.get(entry.name);
         let (requests, failures) = tally.map(|tally| tally.counts()).unwrap_or_default();
         Service {
@@ -94,13 +102,7 @@ impl Known<'_> {
                 .filter(|alone| alone.entry.name == entry.name)
                 .and_then(|alone| alone.view.look().activity)
                 .map(shown),
-            devices: self
-                .slots
-                .iter()
-                .filter(|(key, _)| key.service == entry.name)
-                .take(MAX_LISTED)
-                .map(|(key, slot)| device(&key.device, slot, listed))
-                .collect(),
+            devices,
         }
     }
 }

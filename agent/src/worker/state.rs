@@ -112,7 +112,7 @@ impl View {
 
     /// A request is being worked on, or no longer.
     pub(crate) fn set_working(&self, working: bool) {
-        self.working.store(working, Ordering::Relaxed);
+        self.working.store(working, Ordering::Release);
     }
 
     pub(crate) fn look(&self) -> Look {
@@ -123,7 +123,7 @@ impl View {
         };
         Look {
             open: open.is_some(),
-            working: self.working.load(Ordering::Relaxed),
+            working: self.working.load(Ordering::Acquire),
             negotiated,
             activity: activity.and_then(|activity| activity.look()),
         }
