@@ -36,10 +36,10 @@ const VERSION: u32 = 1;
 const MAX_LEN: usize = 4096;
 
 /// How long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests that are read at once.
-const AT_ONCE: usize = 4;
+const MAX_READERS: usize = 4;
 
 /// Seconds for which a rehearsal may hold file systems frozen.
 pub const MAX_HOLD: u64 = 60;
@@ -93,8 +93,8 @@ impl Request {
         }
     }
 
-    fn read(stream: &UnixStream, patience: Duration) -> Result<Self, String> {
-        let line = first_line(stream, patience)
+    fn read(stream: &UnixStream, timeout: Duration) -> Result<Self, String> {
+        let line = first_line(stream, timeout)
             .map_err(|error| format!("cannot read the request: {error}"))?;
         // Of another version the rest may mean something else.
         #[derive(Deserialize)]
@@ -121,8 +121,8 @@ impl Request {
 
 /// What a client sends up to the end of a line, or before it closes its end; no more
 /// than a request may have.
-fn first_line(mut stream: &UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + patience;
+fn first_line(mut stream: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + timeout;
     let mut line = Vec::new();
     let mut chunk = [0; 512];
     while line.len() < MAX_LEN && !line.contains(&b'\n') {
@@ -208,13 +208,13 @@ impl Readers {
         then: impl FnOnce(Request, Client) + Send + 'static,
     ) {
         let count = Arc::clone(&self.0);
-        if count.fetch_add(1, Ordering::Relaxed) >= AT_ONCE {
+        if count.fetch_add(1, Ordering::Relaxed) >= MAX_READERS {
             count.fetch_sub(1, Ordering::Relaxed);
             client(stream).refuse("too many ask for something at once");
             return;
         }
         let read = move || {
-            let request = Request::read(&stream, PATIENCE);
+            let request = Request::read(&stream, READ_TIMEOUT);
             let client = client(stream);
             match request {
                 Ok(request) => then(request, client),
@@ -260,7 +260,7 @@ pub enum RequestError {
 /// # Errors
 ///
 /// Any [`RequestError`].
-pub fn ask(
+pub fn call(
     socket: &Path,
     request: Request,
     mut progress: impl FnMut(&str),
@@ -315,6 +315,6 @@ mod tests {
             hold: 0,
             hooks_only: false,
         };
-        assert_eq!(Request::read(&agent, PATIENCE), Ok(request));
+        assert_eq!(Request::read(&agent, READ_TIMEOUT), Ok(request));
     }
 }

@@ -25,13 +25,13 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 
 /// Text for a terminal: what would not be seen, or be seen as something else, is
 /// escaped.
-pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
-            '\'' | '"' | '\\' => plain.push(letter),
-            letter => plain.extend(letter.escape_debug()),
+            '\'' | '"' | '\\' => escaped.push(letter),
+            letter => escaped.extend(letter.escape_debug()),
         }
     }
-    plain
+    escaped
 }

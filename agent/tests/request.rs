@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use common::{Guest, LONG, ONE, VSS};
-use hyperv_agent::request::{Request, RequestError, ask};
+use hyperv_agent::request::{Request, RequestError, call};
 use hyperv_agent::status::backup::Outcome;
 
 const NOW: Request = Request::VssRehearse {
@@ -34,7 +34,7 @@ fn send(guest: &Guest, line: &[u8]) -> Vec<String> {
 
 /// Asks, and gives the result without the agent's progress.
 fn refusal(socket: &Path, request: Request) -> String {
-    match ask(socket, request, |_| {}) {
+    match call(socket, request, |_| {}) {
         Err(RequestError::Refused(why)) => why,
         other => panic!("{other:?}"),
     }
@@ -47,7 +47,7 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
     let mut vss = guest.opened(&VSS);
     vss.call(b"request");
     let mut told = Vec::new();
-    let result = ask(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
+    let result = call(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
     assert_eq!(told, ["device"]);
     assert_eq!(
         (result.outcome, result.file_systems),
@@ -64,7 +64,7 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
         "{why}"
     );
     vss.call(b"finish");
-    ask(&guest.requests(), NOW, |_| {}).unwrap();
+    call(&guest.requests(), NOW, |_| {}).unwrap();
     guest.stop();
 }
 
@@ -95,7 +95,7 @@ fn without_a_device_a_service_of_its_own_does_it() {
     let guest = Guest::start(&[&VSS]);
     let mut told = Vec::new();
     for _ in 0..10 {
-        ask(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
+        call(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
     }
     assert_eq!(told, ["no device"; 10]);
     // Of what was done the record stays.
@@ -136,7 +136,7 @@ fn what_cannot_be_done_is_said() {
         assert!(lines[0].contains(words), "{lines:?}");
     }
     guest.stop();
-    let gone = ask(Path::new("/nonexistent/request"), NOW, |_| {});
+    let gone = call(Path::new("/nonexistent/request"), NOW, |_| {});
     assert!(matches!(gone, Err(RequestError::Io(_))));
 }
 
@@ -161,7 +161,7 @@ fn clients_that_never_ask_hold_nobody_up() {
     drop(silent);
     // Room is made for others when those have gone.
     let deadline = std::time::Instant::now() + LONG;
-    while ask(&guest.requests(), NOW, |_| {}).is_err() {
+    while call(&guest.requests(), NOW, |_| {}).is_err() {
         assert!(std::time::Instant::now() < deadline);
         std::thread::yield_now();
     }

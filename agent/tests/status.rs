@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::{Guest, LONG, ONE, RELEASE, RING, TWO};
 use hyperv_agent::control_socket::ControlSocket;
 use hyperv_agent::status::backup::{Kind, Outcome};
-use hyperv_agent::status::client::{AskError, ask};
+use hyperv_agent::status::client::{StatusError, fetch};
 use hyperv_agent::status::{Device, Document, Service, State, Transport, Work};
 
 fn service(status: &Document, name: &str) -> Service {
@@ -362,7 +362,7 @@ fn the_socket_is_this_users_only_and_goes_with_the_agent() {
     assert_eq!(mode & 0o777, 0o600);
     guest.stop();
     assert!(!control.exists());
-    assert!(matches!(ask(&control), Err(AskError::NotRunning(_))));
+    assert!(matches!(fetch(&control), Err(StatusError::NotRunning(_))));
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_socket_that_a_dead_agent_left_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let control = home.path().join("control");
     drop(UnixListener::bind(&control).unwrap());
-    assert!(matches!(ask(&control), Err(AskError::NotRunning(_))));
+    assert!(matches!(fetch(&control), Err(StatusError::NotRunning(_))));
     let socket = ControlSocket::bind(&control).unwrap();
     UnixStream::connect(&control).unwrap();
     drop(socket);
@@ -387,8 +387,8 @@ fn an_answer_that_breaks_off_is_none() {
         let (mut client, _) = listener.accept().unwrap();
         client.write_all(b"{\"version\": ").unwrap();
     });
-    assert!(matches!(ask(&control), Err(AskError::BrokenOff)));
+    assert!(matches!(fetch(&control), Err(StatusError::BrokenOff)));
     agent.join().unwrap();
-    let missing = ask(Path::new("/nonexistent/control"));
-    assert!(matches!(missing, Err(AskError::NotRunning(_))));
+    let missing = fetch(Path::new("/nonexistent/control"));
+    assert!(matches!(missing, Err(StatusError::NotRunning(_))));
 }

@@ -8,7 +8,7 @@ use hyperv_services::vss::file_system::{FileSystem, LiesOn};
 use hyperv_services::vss::plan::Plan;
 use serde::Serialize;
 
-use crate::terminal::{aligned, plain};
+use crate::terminal::{aligned, escaped};
 
 /// Devices of one level, and mount points, that are told before "and so many
 /// more".
@@ -54,7 +54,7 @@ pub(crate) fn chain(plan: &Plan, file_system: &FileSystem) -> String {
     let levels: Vec<_> = levels.collect();
     match levels.is_empty() {
         true => "-".to_owned(),
-        false => plain(&levels.join(" < ")),
+        false => escaped(&levels.join(" < ")),
     }
 }
 
@@ -76,9 +76,9 @@ pub(crate) fn disks(plan: &Plan) -> String {
     let rows = disks.into_iter().map(|(node, (location, points))| {
         let location = location.as_ref().map(ToString::to_string);
         [
-            format!("  {}", plain(&short(node))),
-            plain(&and_more(points)),
-            plain(location.as_deref().unwrap_or("-")),
+            format!("  {}", escaped(&short(node))),
+            escaped(&and_more(points)),
+            escaped(location.as_deref().unwrap_or("-")),
         ]
     });
     let rows: Vec<_> = [header].into_iter().chain(rows).collect();

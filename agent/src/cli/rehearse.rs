@@ -9,10 +9,10 @@ use clap::Args;
 use super::args::ConfigFile;
 use super::output::{EXIT_NOT_RUNNING, usage_error};
 use crate::config;
-use crate::request::{self, MAX_HOLD, Request, RequestError, ask};
+use crate::request::{self, MAX_HOLD, Request, RequestError, call};
 use crate::status::backup::{LastBackup, Outcome, file_systems, mount_points, seconds};
-use crate::status::client::AskError;
-use crate::terminal::plain;
+use crate::status::client::StatusError;
+use crate::terminal::escaped;
 
 const HELP: &str = "\
 The running agent does all that it does for a backup of the host: hooks, freeze, thaw.
@@ -56,10 +56,10 @@ impl Rehearse {
         let progress = |words: &str| {
             if !self.json {
                 // Its end is no reason to leave the rehearsal, which goes on to its own.
-                let _ = writeln!(out, "{}", plain(words));
+                let _ = writeln!(out, "{}", escaped(words));
             }
         };
-        let result = match ask(&socket, request, progress) {
+        let result = match call(&socket, request, progress) {
             Ok(result) => result,
             Err(error) => return failed(&socket, error),
         };
@@ -83,14 +83,14 @@ fn failed(socket: &Path, error: RequestError) -> anyhow::Result<ExitCode> {
     let path = socket.to_owned();
     let not_asked = match &error {
         RequestError::Io(source) => match source.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NotRunning(path),
-            ErrorKind::PermissionDenied => AskError::NotAllowed(path),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => StatusError::NotRunning(path),
+            ErrorKind::PermissionDenied => StatusError::NotAllowed(path),
             _ => return Err(error.into()),
         },
         RequestError::BrokenOff | RequestError::Refused(_) => return Err(error.into()),
     };
     let code = match not_asked {
-        AskError::NotRunning(_) => ExitCode::from(EXIT_NOT_RUNNING),
+        StatusError::NotRunning(_) => ExitCode::from(EXIT_NOT_RUNNING),
         _ => ExitCode::FAILURE,
     };
     let _ = writeln!(io::stderr(), "hyperv-agent: {not_asked}");
@@ -101,10 +101,10 @@ fn failed(socket: &Path, error: RequestError) -> anyhow::Result<ExitCode> {
 fn text(result: &LastBackup) -> String {
     let mut text = String::new();
     for hook in &result.hooks {
-        let (name, action) = (plain(&hook.name), plain(&hook.action));
+        let (name, action) = (escaped(&hook.name), escaped(&hook.action));
         text += &format!("hook {name}: {action}, {}", seconds(hook.usec));
         if let Some(why) = &hook.failure {
-            text += &format!(", FAILED: {}", plain(why));
+            text += &format!(", FAILED: {}", escaped(why));
         }
         text.push('\n');
     }
@@ -130,7 +130,7 @@ fn text(result: &LastBackup) -> String {
     };
     text += words;
     if let Some(why) = &result.reason {
-        text += &format!(": {}", plain(why));
+        text += &format!(": {}", escaped(why));
     }
     text + "\n"
 }

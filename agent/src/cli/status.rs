@@ -10,7 +10,7 @@ use super::args::ConfigFile;
 use super::output::{EXIT_NOT_RUNNING, usage_error};
 use crate::config;
 use crate::control_socket;
-use crate::status::client::{AskError, ask};
+use crate::status::client::{StatusError, fetch};
 use crate::status::{self, text};
 
 pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
@@ -18,9 +18,9 @@ pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(usage_error(&error)),
     };
-    let answer = match ask(&config.runtime_directory.join(control_socket::NAME)) {
+    let answer = match fetch(&config.runtime_directory.join(control_socket::NAME)) {
         Ok(answer) => answer,
-        Err(error @ AskError::NotRunning(_)) => {
+        Err(error @ StatusError::NotRunning(_)) => {
             let _ = writeln!(io::stderr(), "hyperv-agent: {error}");
             return Ok(ExitCode::from(EXIT_NOT_RUNNING));
         }

@@ -18,7 +18,7 @@ use super::layers::{self, Layer, carrier, chain};
 use super::output::usage_error;
 use super::rehearse::Rehearse;
 use crate::config;
-use crate::terminal::{aligned, plain};
+use crate::terminal::{aligned, escaped};
 
 const HELP: &str = "\
 Nothing is frozen by this. It takes root to tell for sure what lies on what.
@@ -113,7 +113,7 @@ impl Hooks {
             text += "\nHooks, run in this order before that, and in reverse after it:\n\n";
         }
         for path in &self.run {
-            text += &format!("  {}\n", plain(&path.display().to_string()));
+            text += &format!("  {}\n", escaped(&path.display().to_string()));
         }
         if !self.refused.is_empty() {
             text += match self.on_failure {
@@ -122,13 +122,13 @@ impl Hooks {
             };
         }
         for why in &self.refused {
-            text += &format!("  {}\n", plain(why));
+            text += &format!("  {}\n", escaped(why));
         }
         if !self.not_executable.is_empty() {
             text += "\nNot executable, and so no hooks (chmod +x makes them hooks):\n\n";
         }
         for path in &self.not_executable {
-            text += &format!("  {}\n", plain(&path.display().to_string()));
+            text += &format!("  {}\n", escaped(&path.display().to_string()));
         }
         text
     }
@@ -265,12 +265,12 @@ fn text(plan: &Plan) -> String {
     }
     if !pseudo.is_empty() {
         let types: BTreeSet<_> = pseudo.iter().map(|it| &*it.file_system.kind).collect();
-        let types: Vec<_> = types.into_iter().map(plain).collect();
+        let types: Vec<_> = types.into_iter().map(escaped).collect();
         text += &format!("\nOn no block device: {}\n", types.join(", "));
     }
     text += &layers::disks(plan);
     for unmatched in &plan.unmatched {
-        text += &format!("\nWarning: {}.\n", plain(&unmatched.to_string()));
+        text += &format!("\nWarning: {}.\n", escaped(&unmatched.to_string()));
     }
     text
 }
@@ -280,7 +280,7 @@ fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String 
     let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
     let rows = rows.map(|(file_system, why)| {
         let [point, kind, device] = cells(file_system);
-        [format!("  {point}"), kind, device, plain(why)]
+        [format!("  {point}"), kind, device, escaped(why)]
     });
     aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>())
 }
@@ -289,11 +289,11 @@ fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String 
 fn cells(file_system: &FileSystem) -> [String; 3] {
     let mut point = and_more(&lossy(file_system.mount_point()), file_system.mounts.len());
     if let Some(cover) = hidden_under(file_system) {
-        point += &format!(" (hidden under {})", plain(&lossy(cover)));
+        point += &format!(" (hidden under {})", escaped(&lossy(cover)));
     }
     [
         point,
-        plain(&file_system.kind),
+        escaped(&file_system.kind),
         and_more(&file_system.source, file_system.nodes.len()),
     ]
 }
@@ -306,8 +306,8 @@ fn hidden_under(file_system: &FileSystem) -> Option<&Path> {
 /// The first of so many.
 fn and_more(first: &str, count: usize) -> String {
     match count.saturating_sub(1) {
-        0 => plain(first),
-        more => format!("{} (and {more} more)", plain(first)),
+        0 => escaped(first),
+        more => format!("{} (and {more} more)", escaped(first)),
     }
 }
 

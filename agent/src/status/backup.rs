@@ -6,7 +6,7 @@ use hyperv_services::backup::{self, Backup, HookRun};
 use serde::{Deserialize, Serialize};
 
 use super::clock::{clock, rfc3339, utc};
-use crate::terminal::plain;
+use crate::terminal::escaped;
 
 /// Runs of hooks that are told of; the document must fit the buffer of a socket.
 const MAX_HOOKS: usize = 32;
@@ -160,8 +160,8 @@ impl LastBackup {
         }
         let mut failed = self.hooks.iter().filter(|hook| hook.failure.is_some());
         if let Some(hook) = failed.next() {
-            let name = plain(&hook.name);
-            parts.push(format!("hook {name} failed with {}", plain(&hook.action)));
+            let name = escaped(&hook.name);
+            parts.push(format!("hook {name} failed with {}", escaped(&hook.action)));
         }
         parts.push(match (self.outcome, self.kind) {
             (Outcome::Consistent, Kind::HooksOnly) => "nothing frozen".to_owned(),
@@ -170,7 +170,7 @@ impl LastBackup {
             (Outcome::Failed, _) => "failed".to_owned(),
         });
         let reason = self.reason.as_deref();
-        let reason = reason.map(|why| format!(": {}", plain(why)));
+        let reason = reason.map(|why| format!(": {}", escaped(why)));
         parts.join(", ") + &reason.unwrap_or_default()
     }
 }
@@ -187,7 +187,7 @@ pub(crate) fn file_systems(count: usize) -> String {
 pub(crate) fn mount_points(shown: &[String], count: usize) -> String {
     let mut words = shown
         .iter()
-        .map(|path| plain(path))
+        .map(|path| escaped(path))
         .collect::<Vec<_>>()
         .join(", ");
     if count > shown.len() {

@@ -16,7 +16,7 @@ const MAX_LEN: u64 = 16 << 20;
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum StatusError {
     /// Nobody listens.
     #[error(
         "no agent runs (nobody listens at {}): start it with `systemctl start hyperv-agent`, or \
@@ -47,8 +47,8 @@ pub enum AskError {
 ///
 /// # Errors
 ///
-/// Any [`AskError`].
-pub fn ask(socket: &Path) -> Result<String, AskError> {
+/// Any [`StatusError`].
+pub fn fetch(socket: &Path) -> Result<String, StatusError> {
     let path = socket.to_owned();
     let mut answer = String::new();
     let asked = UnixStream::connect(socket).and_then(|stream| {
@@ -59,16 +59,16 @@ pub fn ask(socket: &Path) -> Result<String, AskError> {
         Ok(_) => {}
         Err(source) => {
             return Err(match source.kind() {
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NotRunning(path),
-                ErrorKind::PermissionDenied => AskError::NotAllowed(path),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => AskError::Silent,
-                ErrorKind::ConnectionReset => AskError::BrokenOff,
-                _ => AskError::Io { path, source },
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => StatusError::NotRunning(path),
+                ErrorKind::PermissionDenied => StatusError::NotAllowed(path),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => StatusError::Silent,
+                ErrorKind::ConnectionReset => StatusError::BrokenOff,
+                _ => StatusError::Io { path, source },
             });
         }
     }
     match serde_json::from_str::<IgnoredAny>(&answer) {
         Ok(_) => Ok(answer),
-        Err(_) => Err(AskError::BrokenOff),
+        Err(_) => Err(StatusError::BrokenOff),
     }
 }

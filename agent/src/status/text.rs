@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::terminal::plain;
+use crate::terminal::escaped;
 
 use super::backup::{file_systems, mount_points};
 use super::clock::utc;
@@ -22,7 +22,7 @@ fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Re
     writeln!(
         out,
         "hyperv-agent {}, process {}, running since {since} ({})",
-        plain(&document.version),
+        escaped(&document.version),
         document.pid,
         ago(document.since, now)
     )?;
@@ -31,15 +31,15 @@ fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Re
         writeln!(
             out,
             "\n{}: {}",
-            plain(&service.name),
-            plain(&service.summary)
+            escaped(&service.name),
+            escaped(&service.summary)
         )?;
         write_service(out, service, now)?;
     }
     if !document.obstacles.is_empty() {
         writeln!(out, "\nNot served:")?;
         for obstacle in &document.obstacles {
-            writeln!(out, "  {}", plain(obstacle))?;
+            writeln!(out, "  {}", escaped(obstacle))?;
         }
     }
     Ok(())
@@ -65,7 +65,7 @@ fn write_service(out: &mut String, service: &Service, now: SystemTime) -> std::f
         line(out, "last backup", &backup.text())?;
     }
     if let Some(error) = &service.last_error {
-        let text = format!("{}: {}", ago(error.at, now), plain(&error.text));
+        let text = format!("{}: {}", ago(error.at, now), escaped(&error.text));
         line(out, "last error", &text)?;
     }
     write_suppressed(out, service.suppressed)
@@ -87,13 +87,13 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         Transport::Uio => "UIO",
         Transport::HvUtil => "hv_utils",
     };
-    let instance = device.instance.as_deref().map(plain);
+    let instance = device.instance.as_deref().map(escaped);
     line(
         out,
         "device",
         &format!(
             "{} ({transport}{}{})",
-            plain(&device.node),
+            escaped(&device.node),
             if instance.is_some() { ", " } else { "" },
             instance.unwrap_or_default()
         ),
@@ -104,7 +104,7 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         State::Closing => "being closed".to_owned(),
         State::Failed { failure, retry_in } => format!(
             "{}; next try in {retry_in} s",
-            plain(failure.as_deref().unwrap_or("not open"))
+            escaped(failure.as_deref().unwrap_or("not open"))
         ),
     };
     line(out, "state", &state)?;
@@ -112,8 +112,8 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         let versions = match (&device.versions, device.transport) {
             (Some(versions), _) => format!(
                 "{} (framework {})",
-                plain(&versions.message),
-                plain(&versions.framework)
+                escaped(&versions.message),
+                escaped(&versions.framework)
             ),
             (None, Transport::Uio) => "not negotiated yet".to_owned(),
             (None, Transport::HvUtil) => "negotiated by the kernel".to_owned(),
@@ -137,7 +137,7 @@ fn doing(activity: &Activity, now: SystemTime) -> String {
             };
             format!(
                 "copying to {}, {} of {} ({percent} %), for {span}",
-                plain(path),
+                escaped(path),
                 bytes(*done),
                 bytes(*size)
             )
@@ -161,12 +161,12 @@ fn doing(activity: &Activity, now: SystemTime) -> String {
         Work::Configuring { adapter } => {
             format!(
                 "applying an IP configuration to {}, for {span}",
-                plain(adapter)
+                escaped(adapter)
             )
         }
     };
     match &activity.waits_for {
-        Some(path) => format!("{work}, waiting for {}", plain(path)),
+        Some(path) => format!("{work}, waiting for {}", escaped(path)),
         None => work,
     }
 }

@@ -25,7 +25,7 @@ use hyperv_agent::mailbox::Handle;
 use hyperv_agent::opener::{OpenError, Opener, Opening};
 use hyperv_agent::settings::Settings;
 use hyperv_agent::status::Document;
-use hyperv_agent::status::client::ask;
+use hyperv_agent::status::client::fetch;
 use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::activity::{Activity, Underway, Work};
 use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
@@ -463,7 +463,7 @@ impl Guest {
 
     /// The agent's status.
     pub fn status(&self) -> Document {
-        serde_json::from_str(&ask(&self.control()).unwrap()).unwrap()
+        serde_json::from_str(&fetch(&self.control()).unwrap()).unwrap()
     }
 
     /// Changes the settings and lets them be read again.
