@@ -132,7 +132,7 @@ impl Logic {
     /// answer.
     fn take_back(&mut self) {
         if self.configured {
-            inject::take_back(&self.config, Instant::now() + INJECT_TIME, &self.log);
+            inject::rollback(&self.config, Instant::now() + INJECT_TIME, &self.log);
         }
         match self.pools.take_back() {
             Ok(false) => {}

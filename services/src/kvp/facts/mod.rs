@@ -103,7 +103,7 @@ impl Facts {
     /// asks again.
     fn addresses(&self, of_family: fn(&IpAddr) -> bool) -> String {
         let interfaces = net::interfaces().unwrap_or_default();
-        let on_vmbus = |name: &str| net::device(&self.root, name).is_some();
+        let on_vmbus = |name: &str| net::vmbus_device(&self.root, name).is_some();
         addresses::list(&interfaces, &self.ignored, on_vmbus, of_family)
     }
 }

@@ -116,7 +116,7 @@ pub enum InjectError {
         "{interface} did not get {absent}; does another file of its configuration come before \
          the agent's?"
     )]
-    NotInForce {
+    NotInEffect {
         /// Which interface.
         interface: String,
         /// The addresses that it does not have.
@@ -125,7 +125,7 @@ pub enum InjectError {
 
     /// The new configuration was written and taken back.
     #[error("{manager} did not take the configuration, and the previous one is back")]
-    TakenBack {
+    RolledBack {
         /// Which manager.
         manager: &'static str,
         /// Why.
@@ -137,7 +137,7 @@ pub enum InjectError {
         "{manager} did not take the configuration, and the previous one could not be brought back \
          ({}); what its files held is below {}", in_words(.undoing), kept.display()
     )]
-    HalfWay {
+    RollbackFailed {
         /// Which manager.
         manager: &'static str,
         /// Why.
@@ -154,7 +154,7 @@ impl InjectError {
     pub(in crate::kvp) fn is_late(&self) -> bool {
         match self {
             Self::Late => true,
-            Self::TakenBack { source, .. } => source.is_late(),
+            Self::RolledBack { source, .. } => source.is_late(),
             _ => false,
         }
     }
@@ -177,9 +177,9 @@ impl InjectError {
             | Self::NotAFile(_)
             | Self::Run(_)
             | Self::Refused { .. }
-            | Self::NotInForce { .. }
-            | Self::TakenBack { .. }
-            | Self::HalfWay { .. } => Status::FAIL,
+            | Self::NotInEffect { .. }
+            | Self::RolledBack { .. }
+            | Self::RollbackFailed { .. } => Status::FAIL,
         }
     }
 }

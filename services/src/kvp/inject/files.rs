@@ -18,7 +18,7 @@ const DEFAULT_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
 /// Files that are replaced, in order.
-pub(super) struct Replaced<'a> {
+pub(super) struct Backups<'a> {
     root: &'a Path,
     /// Copies of what is replaced lie below it, for the administrator and for an
     /// agent that finds the work half done.
@@ -38,7 +38,7 @@ struct Previous {
     owner: (u32, u32),
 }
 
-impl<'a> Replaced<'a> {
+impl<'a> Backups<'a> {
     pub(super) fn new(root: &'a Path, kept: &'a Path) -> Self {
         Self {
             root,
@@ -107,7 +107,7 @@ impl<'a> Replaced<'a> {
 
     /// Puts back what an agent before had replaced, of which it kept a copy if
     /// there was anything.
-    pub(super) fn restore_of_before(&self, path: &Path, existed: bool) -> Result<(), InjectError> {
+    pub(super) fn restore_from_copy(&self, path: &Path, existed: bool) -> Result<(), InjectError> {
         let copy = self.copy_of(path);
         let kept = match existed {
             true => Some(
@@ -287,7 +287,7 @@ mod tests {
         fs::set_permissions(&old, Permissions::from_mode(0o604)).unwrap();
         fs::set_permissions(&changed, Permissions::from_mode(0o606)).unwrap();
 
-        let mut replaced = Replaced::new(root, &kept);
+        let mut replaced = Backups::new(root, &kept);
         for path in [&old, &fresh, &changed] {
             replaced.keep(path).unwrap();
         }
@@ -327,7 +327,7 @@ mod tests {
         let (root, kept) = (root.path(), root.path().join("kept"));
         fs::create_dir(&kept).unwrap();
         fs::write(kept.join("f"), "stale").unwrap();
-        let mut replaced = Replaced::new(root, &kept);
+        let mut replaced = Backups::new(root, &kept);
         replaced.keep(&root.join("f")).unwrap();
         replaced.write(&new(root.join("f"), "new", None)).unwrap();
         assert!(!kept.join("f").exists());
@@ -342,7 +342,7 @@ mod tests {
         let link = root.join("link");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
         let kept = root.join("kept");
-        let mut replaced = Replaced::new(root, &kept);
+        let mut replaced = Backups::new(root, &kept);
         for path in [link.clone(), root.to_owned()] {
             let error = replaced.keep(&path).unwrap_err();
             assert!(matches!(error, InjectError::NotAFile(_)), "{error}");
@@ -359,7 +359,7 @@ mod tests {
         // The directory's place is taken by a file.
         fs::write(root.join("etc"), "").unwrap();
         let kept = root.join("kept");
-        let mut replaced = Replaced::new(root, &kept);
+        let mut replaced = Backups::new(root, &kept);
         assert!(replaced.keep(&root.join("etc/f")).is_err());
         fs::remove_file(root.join("etc")).unwrap();
         replaced.keep(&root.join("etc/f")).unwrap();

@@ -121,7 +121,7 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
     let (before, apply, revert) = if context.path("run/NetworkManager").exists() {
         let load = context
             .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
-            .refuses_by("Could not load");
+            .fails_on("Could not load");
         let reload = context.step("nmcli", &["connection", "reload"])?;
         let uuid = target.uuid().to_string();
         (
@@ -150,7 +150,7 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply,
         revert,
-        calm: Duration::ZERO,
+        stable_for: Duration::ZERO,
     })
 }
 
@@ -183,7 +183,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
         files,
         apply: steps.clone(),
         revert: steps,
-        calm: Duration::ZERO,
+        stable_for: Duration::ZERO,
     })
 }
 

@@ -113,7 +113,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let mut files = vec![NewFile {
         path,
         // In a mapping, the program stands as the machine itself sees it.
-        text: render(target, context.settings, &seen_by_machine(context, grep)),
+        text: render(target, context.settings, &path_without_root(context, grep)),
         mode: Some(0o644),
     }];
     files.extend(resolv_conf(context)?);
@@ -123,11 +123,11 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         files,
         apply: vec![ifup.clone()],
         revert: vec![ifup],
-        calm: Duration::ZERO,
+        stable_for: Duration::ZERO,
     })
 }
 
-fn seen_by_machine(context: &Context<'_>, path: PathBuf) -> String {
+fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
     match path.strip_prefix(&context.config.root) {
         Ok(relative) => format!("/{}", relative.display()),
         Err(_) => path.display().to_string(),

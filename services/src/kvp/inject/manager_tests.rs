@@ -56,8 +56,8 @@ fn systemd_networkd() {
 }
 
 #[test]
-fn network_manager() {
-    test("networkmanager", "network_manager");
+fn networkmanager() {
+    test("networkmanager", "networkmanager");
 }
 
 #[test]
@@ -66,8 +66,8 @@ fn netplan_with_networkd() {
 }
 
 #[test]
-fn netplan_with_network_manager() {
-    test("netplan-networkmanager", "netplan_with_network_manager");
+fn netplan_with_networkmanager() {
+    test("netplan-networkmanager", "netplan_with_networkmanager");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn assert_got(set: &IpInfo) {
 /// Sets the configuration on what runs here, and gives the line that is logged.
 fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
     let machine = Machine {
-        by_device: &|_| Some("eth0".to_owned()),
+        interface_by_device: &|_| Some("eth0".to_owned()),
         interfaces: &net::interfaces,
     };
     let config = config();
@@ -265,13 +265,13 @@ fn inside(manager: &str) {
 
     // Something of the administrator's own that makes all fail: what was in force
     // before is in force then.
-    if let Some(Obstacle {
+    if let Some(Problem {
         path,
         text,
         mode,
         says,
         then,
-    }) = obstacle(manager)
+    }) = problem(manager)
     {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -342,7 +342,7 @@ fn netplan_takes_an_ethernet_address() {
 }
 
 /// A file by which a configuration with 10.0.0.5 fails.
-struct Obstacle {
+struct Problem {
     path: &'static str,
     text: &'static str,
     mode: u32,
@@ -351,9 +351,9 @@ struct Obstacle {
     then: &'static str,
 }
 
-fn obstacle(manager: &str) -> Option<Obstacle> {
+fn problem(manager: &str) -> Option<Problem> {
     match manager {
-        "netplan" | "netplan-networkmanager" => Some(Obstacle {
+        "netplan" | "netplan-networkmanager" => Some(Problem {
             path: "/etc/netplan/60-broken.yaml",
             text: "network: [",
             mode: 0o600,
@@ -361,18 +361,18 @@ fn obstacle(manager: &str) -> Option<Obstacle> {
             then: "10.0.0.7/24",
         }),
         // It comes before the agent's.
-        "networkd" => Some(Obstacle {
+        "networkd" => Some(Problem {
             path: "/etc/systemd/network/00-first.network",
             text: "[Match]\nName=eth0\n[Network]\nAddress=192.168.9.9/24\n",
             mode: 0o644,
             says: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
             then: "192.168.9.9/24",
         }),
-        "ifupdown" => Some(Obstacle {
-            path: "/etc/network/if-up.d/obstacle",
-            text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo obstacle >&2; exit 1 ;; esac\n",
+        "ifupdown" => Some(Problem {
+            path: "/etc/network/if-up.d/problem",
+            text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo problem >&2; exit 1 ;; esac\n",
             mode: 0o755,
-            says: "obstacle",
+            says: "problem",
             then: "10.0.0.7/24",
         }),
         _ => None,

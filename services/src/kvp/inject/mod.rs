@@ -21,32 +21,32 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
-use self::apply::Places;
 pub use self::error::InjectError;
 use self::parse::Settings;
 use self::plan::Context;
 use self::target::Target;
+use self::transaction::Paths;
 use super::config::{Backend, Config};
 use super::net::{self, Interface};
 use super::request::IpInfo;
 use crate::trusted::make_state_directory;
 use crate::words::in_words;
 
-mod apply;
 mod choose;
 mod error;
 mod files;
+mod hv_set_ifconfig;
 mod ifcfg;
 mod ifupdown;
 mod netplan;
 mod networkd;
 mod networkmanager;
 pub mod parse;
-mod pending;
 mod plan;
-mod settle;
-mod stock;
 mod target;
+mod transaction;
+mod undo_log;
+mod verify;
 
 /// Between two looks whether another is done.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -66,7 +66,7 @@ pub fn set(
     log: &Logger,
 ) -> Result<(), InjectError> {
     let machine = Machine {
-        by_device: &|device| net::by_device(&config.root, device),
+        interface_by_device: &|device| net::interface_by_device(&config.root, device),
         interfaces: &net::interfaces,
     };
     set_on(&machine, config, info, deadline, stays, log)
@@ -74,7 +74,7 @@ pub fn set(
 
 /// What the kernel says of interfaces.
 struct Machine<'a> {
-    by_device: &'a dyn Fn(Guid) -> Option<String>,
+    interface_by_device: &'a dyn Fn(Guid) -> Option<String>,
     interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
 }
 
@@ -91,31 +91,31 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
-    let _alone = alone(config, apply::until(deadline))?;
+    let _alone = alone(config, transaction::apply_deadline(deadline))?;
     let (target, before) = target(machine, config, device)?;
-    let until = apply::until(deadline);
+    let until = transaction::apply_deadline(deadline);
     let context = Context {
         config,
         target: &target,
         settings: &settings,
         until,
     };
-    let script = stock::script(&context)?;
+    let script = hv_set_ifconfig::script(&context)?;
     let is_script = script.is_some();
     let mut plan = match script {
         Some(plan) => plan,
         None => choose::plan(&context)?,
     };
-    plan.files.splice(..0, stock::files(&context));
+    plan.files.splice(..0, hv_set_ifconfig::files(&context));
     let seen = || {
         // What the script of a site does is its own affair, and without a carrier
         // managers put things off.
         let required = !is_script && context.has_carrier();
-        settle::differences(
+        verify::verify(
             &before,
             &settings,
             required,
-            plan.calm,
+            plan.stable_for,
             until,
             machine.interfaces,
         )
@@ -124,7 +124,7 @@ fn set_on(
             false => Err(InjectError::Late),
         })
     };
-    let differences = apply::carry_out(&plan, &places(config), until, deadline, seen)?;
+    let differences = transaction::apply(&plan, &paths(config), until, deadline, seen)?;
     info!(
         log,
         "{}: IP configuration of the host applied through {}: {}{}",
@@ -139,22 +139,22 @@ fn set_on(
 /// Takes back a configuration in the middle of which an agent ended, by
 /// `deadline`. To be called before the first is set.
 pub fn recover(config: &Config, deadline: Instant, log: &Logger) {
-    let places = places(config);
+    let paths = paths(config);
     let why = "the agent had ended before an IP configuration of the host was in force";
-    undo(config, &places, &places.note, why, deadline, log);
+    undo(config, &paths, &paths.note, why, deadline, log);
 }
 
 /// Takes back the configuration that was set last, by `deadline`: the host was told
 /// that it failed.
-pub(super) fn take_back(config: &Config, deadline: Instant, log: &Logger) {
-    let places = places(config);
+pub(super) fn rollback(config: &Config, deadline: Instant, log: &Logger) {
+    let paths = paths(config);
     let why = "the kernel did not take the answer to an IP configuration of the host";
-    undo(config, &places, &places.applied, why, deadline, log);
+    undo(config, &paths, &paths.applied, why, deadline, log);
 }
 
 fn undo(
     config: &Config,
-    places: &Places<'_>,
+    paths: &Paths<'_>,
     note: &Path,
     why: &str,
     deadline: Instant,
@@ -169,12 +169,12 @@ fn undo(
         let Some(bytes) = super::files::bytes(note) else {
             return Ok(false);
         };
-        let pending = pending::parse(&bytes);
+        let pending = undo_log::parse(&bytes);
         let undone = match &pending {
-            Some(pending) => apply::recover(pending, places, deadline),
+            Some(pending) => transaction::rollback(pending, paths, deadline),
             None => Ok(()),
         };
-        pending::clear(note)?;
+        undo_log::remove(note)?;
         undone.map(|()| pending.is_some())
     });
     match undone {
@@ -185,13 +185,13 @@ fn undo(
             "{}, and the previous one could not be brought back ({}); what its files held is below {}",
             why,
             in_words(&error),
-            places.kept.display()
+            paths.kept.display()
         ),
     }
 }
 
-fn places(config: &Config) -> Places<'_> {
-    Places {
+fn paths(config: &Config) -> Paths<'_> {
+    Paths {
         root: &config.root,
         kept: config.state_directory.join("network"),
         note: config.state_directory.join("network-pending"),
@@ -230,7 +230,7 @@ fn target(
     device: Guid,
 ) -> Result<(Target, Interface), InjectError> {
     let none = || InjectError::NoInterface(device.to_string());
-    let name = (machine.by_device)(device).ok_or_else(none)?;
+    let name = (machine.interface_by_device)(device).ok_or_else(none)?;
     if !target::is_plain(&name) {
         return Err(InjectError::InterfaceName(name));
     }
@@ -277,8 +277,8 @@ pub fn renderings(
         device,
     };
     vec![
-        stock::render_ifcfg(&target, settings),
-        stock::render_keyfile(&target, settings),
+        hv_set_ifconfig::render_ifcfg(&target, settings),
+        hv_set_ifconfig::render_keyfile(&target, settings),
         netplan::render(&target, settings, netplan::Renderer::Networkd),
         netplan::render(&target, settings, netplan::Renderer::NetworkManager),
         networkd::render(&target, settings),

@@ -102,10 +102,10 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         false => Renderer::Networkd,
     };
     let generate = context.step("netplan", &["generate"])?;
-    let (apply, revert, calm) = match renderer {
+    let (apply, revert, stable_for) = match renderer {
         Renderer::Networkd => {
             let steps = vec![networkd::reload(context)?];
-            (steps.clone(), steps, networkd::CALM)
+            (steps.clone(), steps, networkd::STABLE_FOR)
         }
         Renderer::NetworkManager => {
             let reload = context.step("nmcli", &["connection", "reload"])?;
@@ -130,6 +130,6 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply: with(apply),
         revert: with(revert),
-        calm,
+        stable_for,
     })
 }

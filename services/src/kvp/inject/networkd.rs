@@ -47,7 +47,7 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
 }
 
 /// It takes its configuration off an interface before it puts the new one on.
-pub(super) const CALM: Duration = Duration::from_millis(500);
+pub(super) const STABLE_FOR: Duration = Duration::from_millis(500);
 
 /// Has files read again. An interface whose file was written anew is configured
 /// anew by that, even if the text is the same; to ask for that once more would
@@ -70,7 +70,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         }],
         apply: steps.clone(),
         revert: steps,
-        calm: CALM,
+        stable_for: STABLE_FOR,
     })
 }
 

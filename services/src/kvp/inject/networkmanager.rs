@@ -109,7 +109,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let uuid = target.uuid().to_string();
     let load = context
         .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
-        .refuses_by("Could not load");
+        .fails_on("Could not load");
     let reload = context.step("nmcli", &["connection", "reload"])?;
     Ok(Plan {
         manager: "NetworkManager",
@@ -124,7 +124,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             text: render(target, context.settings),
             mode: Some(0o600),
         }],
-        calm: Duration::ZERO,
+        stable_for: Duration::ZERO,
     })
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Plan {
     pub(super) revert: Vec<Step>,
     /// For how long the interface has to be as it is to be: the manager may not
     /// have begun when its programs are done. Zero where these wait for it.
-    pub(super) calm: Duration,
+    pub(super) stable_for: Duration,
 }
 
 /// A file as it is to be.
@@ -109,7 +109,7 @@ impl Step {
     }
 
     /// The program prints this where it refuses the files.
-    pub(super) fn refuses_by(self, said: &'static str) -> Self {
+    pub(super) fn fails_on(self, said: &'static str) -> Self {
         Self {
             refusal: Some(said),
             ..self

@@ -116,7 +116,7 @@ impl Guest {
 
     fn set(&self, info: &IpInfo, time: Duration) -> Result<(), InjectError> {
         let machine = Machine {
-            by_device: &|device| {
+            interface_by_device: &|device| {
                 assert_eq!(device.to_string(), DEVICE);
                 self.name.map(str::to_owned)
             },
@@ -639,7 +639,7 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
 fn end_midway(guest: &Guest) {
     let looks = std::cell::Cell::new(0);
     let machine = Machine {
-        by_device: &|_| Some("eth0".to_owned()),
+        interface_by_device: &|_| Some("eth0".to_owned()),
         interfaces: &|| {
             looks.set(looks.get() + 1);
             assert!(looks.get() == 1, "the agent ends here");
@@ -833,7 +833,7 @@ fn what_the_host_no_longer_waits_for_is_taken_back() {
         guest.write(case.file, "previous\n");
         let before = tree(&guest);
         let machine = Machine {
-            by_device: &|_| Some("eth0".to_owned()),
+            interface_by_device: &|_| Some("eth0".to_owned()),
             interfaces: &|| Ok(guest.interfaces.clone()),
         };
         let log = Logger::root(guest.log.clone(), o!());
@@ -866,7 +866,7 @@ fn what_the_kernel_did_not_take_the_answer_to_is_taken_back() {
         assert_ne!(tree(&guest), before);
         let log = Logger::root(guest.log.clone(), o!());
         for _ in 0..2 {
-            take_back(&guest.config, Instant::now() + LONG, &log);
+            rollback(&guest.config, Instant::now() + LONG, &log);
             assert_eq!(tree(&guest), before, "{}", case.manager);
             assert_eq!(Case::calls(&guest), [case.applied, case.reverted].concat());
         }

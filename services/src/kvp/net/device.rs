@@ -7,19 +7,19 @@ use hyperv_vmbus::Guid;
 
 /// The instance GUID of the VMBus device that the interface of this name belongs
 /// to; `None` where it belongs to none. `root` stands for `/`.
-pub fn device(root: &Path, interface: &str) -> Option<Guid> {
+pub fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
     let file = class(root).join(interface).join("device/device_id");
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// The name of the interface whose VMBus device has this instance GUID. `root`
 /// stands for `/`.
-pub fn by_device(root: &Path, guid: Guid) -> Option<String> {
+pub fn interface_by_device(root: &Path, guid: Guid) -> Option<String> {
     fs::read_dir(class(root))
         .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .find(|name| device(root, name) == Some(guid))
+        .find(|name| vmbus_device(root, name) == Some(guid))
 }
 
 fn class(root: &Path) -> PathBuf {
@@ -69,16 +69,19 @@ mod tests {
     #[test]
     fn an_interface_is_found_by_its_device() {
         let root = root();
-        assert_eq!(by_device(root.path(), GUID).as_deref(), Some("eth0"));
-        assert_eq!(by_device(root.path(), Guid::from_u128(7)), None);
-        assert_eq!(by_device(Path::new("/nowhere"), GUID), None);
+        assert_eq!(
+            interface_by_device(root.path(), GUID).as_deref(),
+            Some("eth0")
+        );
+        assert_eq!(interface_by_device(root.path(), Guid::from_u128(7)), None);
+        assert_eq!(interface_by_device(Path::new("/nowhere"), GUID), None);
     }
 
     #[test]
     fn only_vmbus_devices_have_a_guid() {
         let root = root();
-        assert_eq!(device(root.path(), "eth0"), Some(GUID));
-        assert_eq!(device(root.path(), "eth2"), None);
-        assert_eq!(device(root.path(), "lo"), None);
+        assert_eq!(vmbus_device(root.path(), "eth0"), Some(GUID));
+        assert_eq!(vmbus_device(root.path(), "eth2"), None);
+        assert_eq!(vmbus_device(root.path(), "lo"), None);
     }
 }

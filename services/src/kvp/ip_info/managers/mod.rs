@@ -17,8 +17,8 @@ pub mod dhcpcd;
 pub mod ifcfg;
 pub mod ifupdown;
 pub mod ini;
-mod network_manager;
 mod networkd;
+mod networkmanager;
 pub mod resolv_conf;
 mod resolved;
 
@@ -38,7 +38,7 @@ type Ask = fn(&Path, &Interface) -> Option<Settings>;
 const ORDER: [Ask; 7] = [
     resolved::ask,
     networkd::ask,
-    network_manager::ask,
+    networkmanager::ask,
     ifupdown::ask,
     ifcfg::ask,
     dhclient::ask,

@@ -8,12 +8,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::InjectError;
-use super::files::{self, Replaced};
+use super::files::{self, Backups};
 use super::plan::{Plan, Step};
 
 /// What the note says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pending {
+pub(super) struct UndoLog {
     /// Run before the previous files are put back.
     pub(super) before: Vec<Step>,
     /// The files, and whether there were previous ones.
@@ -32,7 +32,7 @@ const REVERT: &[u8] = b"revert";
 const END: &[u8] = b"end";
 
 /// Notes the plan, once copies are kept of what it replaces.
-pub(super) fn note(path: &Path, plan: &Plan, replaced: &Replaced<'_>) -> Result<(), InjectError> {
+pub(super) fn write(path: &Path, plan: &Plan, replaced: &Backups<'_>) -> Result<(), InjectError> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
     lines.extend(plan.before.iter().map(|step| step_line(BEFORE, step)));
     for (path, existed) in replaced.kept() {
@@ -52,12 +52,12 @@ fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
 }
 
 /// Keeps the note of what is in force now, in case that it has to be taken back.
-pub(super) fn settle(note: &Path, applied: &Path) -> Result<(), InjectError> {
+pub(super) fn keep_applied(note: &Path, applied: &Path) -> Result<(), InjectError> {
     fs::rename(note, applied).map_err(files::error("rename", note))
 }
 
 /// Removes the note; there may be none.
-pub(super) fn clear(path: &Path) -> Result<(), InjectError> {
+pub(super) fn remove(path: &Path) -> Result<(), InjectError> {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
             Err(files::error("remove", path)(cause))
@@ -67,8 +67,8 @@ pub(super) fn clear(path: &Path) -> Result<(), InjectError> {
 }
 
 /// Reads a note; `None` of what is none.
-pub(super) fn parse(note: &[u8]) -> Option<Pending> {
-    let mut pending = Pending {
+pub(super) fn parse(note: &[u8]) -> Option<UndoLog> {
+    let mut pending = UndoLog {
         before: Vec::new(),
         files: Vec::new(),
         revert: Vec::new(),

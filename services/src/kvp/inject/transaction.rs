@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::InjectError;
-use super::files::Replaced;
-use super::pending::{self, Pending};
+use super::files::Backups;
 use super::plan::{Plan, Step};
+use super::undo_log::{self, UndoLog};
 
 /// What is kept of the time for bringing the previous configuration back; half
 /// of the time where there is less than twice that.
 const RESERVE: Duration = Duration::from_secs(8);
 
 /// When a configuration has to be in use for there to be time to take it back.
-pub(super) fn until(deadline: Instant) -> Instant {
+pub(super) fn apply_deadline(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     deadline
         .checked_sub(RESERVE.min(left / 2))
@@ -21,7 +21,7 @@ pub(super) fn until(deadline: Instant) -> Instant {
 }
 
 /// Where things are that outlive the agent.
-pub(super) struct Places<'a> {
+pub(super) struct Paths<'a> {
     /// What stands for `/`.
     pub(super) root: &'a Path,
     /// Copies of what is replaced.
@@ -34,39 +34,39 @@ pub(super) struct Places<'a> {
 
 /// Carries the plan out by `until`, or brings back what was there by `deadline`.
 /// What comes of it is for `seen` to tell.
-pub(super) fn carry_out<T>(
+pub(super) fn apply<T>(
     plan: &Plan,
-    places: &Places<'_>,
+    paths: &Paths<'_>,
     until: Instant,
     deadline: Instant,
     seen: impl FnOnce() -> Result<T, InjectError>,
 ) -> Result<T, InjectError> {
-    let mut files = Replaced::new(places.root, &places.kept);
+    let mut files = Backups::new(paths.root, &paths.kept);
     for file in &plan.files {
         files.keep(&file.path)?;
     }
-    pending::note(&places.note, plan, &files)?;
-    let done = forward_or_back(plan, files, &places.kept, until, deadline, seen);
+    undo_log::write(&paths.note, plan, &files)?;
+    let done = forward_or_back(plan, files, &paths.kept, until, deadline, seen);
     match done {
-        Ok(_) => pending::settle(&places.note, &places.applied)?,
+        Ok(_) => undo_log::keep_applied(&paths.note, &paths.applied)?,
         // There is nothing left to take back.
-        Err(_) => pending::clear(&places.note)?,
+        Err(_) => undo_log::remove(&paths.note)?,
     }
     done
 }
 
 /// Takes back what an agent that ended left half done.
-pub(super) fn recover(
-    pending: &Pending,
-    places: &Places<'_>,
+pub(super) fn rollback(
+    pending: &UndoLog,
+    paths: &Paths<'_>,
     deadline: Instant,
 ) -> Result<(), InjectError> {
-    let files = Replaced::new(places.root, &places.kept);
+    let files = Backups::new(paths.root, &paths.kept);
     let left = deadline.saturating_duration_since(Instant::now());
     run_all(&pending.before, Instant::now() + left / 2)?;
     let mut result = Ok(());
     for (path, existed) in pending.files.iter().rev() {
-        result = result.and(files.restore_of_before(path, *existed));
+        result = result.and(files.restore_from_copy(path, *existed));
     }
     result?;
     run_all(&pending.revert, deadline)
@@ -74,7 +74,7 @@ pub(super) fn recover(
 
 fn forward_or_back<T>(
     plan: &Plan,
-    mut files: Replaced<'_>,
+    mut files: Backups<'_>,
     kept: &Path,
     until: Instant,
     deadline: Instant,
@@ -96,11 +96,11 @@ fn forward_or_back<T>(
     };
     match undone {
         Ok(()) if !touched => Err(cause),
-        Ok(()) => Err(InjectError::TakenBack {
+        Ok(()) => Err(InjectError::RolledBack {
             manager: plan.manager,
             source: Box::new(cause),
         }),
-        Err(undoing) => Err(InjectError::HalfWay {
+        Err(undoing) => Err(InjectError::RollbackFailed {
             manager: plan.manager,
             source: Box::new(cause),
             undoing: Box::new(undoing),
@@ -112,7 +112,7 @@ fn forward_or_back<T>(
 /// `touched` once the manager was told of anything.
 fn forward(
     plan: &Plan,
-    files: &mut Replaced<'_>,
+    files: &mut Backups<'_>,
     touched: &mut bool,
     until: Instant,
 ) -> Result<(), InjectError> {
@@ -123,7 +123,7 @@ fn forward(
     run_all(&plan.apply, until)
 }
 
-fn back(plan: &Plan, files: &mut Replaced<'_>, deadline: Instant) -> Result<(), InjectError> {
+fn back(plan: &Plan, files: &mut Backups<'_>, deadline: Instant) -> Result<(), InjectError> {
     // Whatever became of these: the files have to be put back.
     let left = deadline.saturating_duration_since(Instant::now());
     let stopped = run_all(&plan.before, Instant::now() + left / 2);

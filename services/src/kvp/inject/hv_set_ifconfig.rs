@@ -169,10 +169,10 @@ pub(super) fn script(context: &Context<'_>) -> Result<Option<Plan>, InjectError>
         // The script has made of the previous files what it does.
         revert: again.then(|| step.clone()).into_iter().collect(),
         apply: vec![step],
-        calm: Duration::ZERO,
+        stable_for: Duration::ZERO,
     }))
 }
 
 #[cfg(test)]
-#[path = "stock_tests.rs"]
+#[path = "hv_set_ifconfig_tests.rs"]
 mod tests;

@@ -76,17 +76,17 @@ impl Differences {
 }
 
 /// Waits a while for the interface to be as it is to be, and to stay so for
-/// `calm`; until `until` for its addresses, where these are required. Says how it
+/// `stable_for`; until `until` for its addresses, where these are required. Says how it
 /// differs all the same. `before` is what it was.
 ///
 /// # Errors
 ///
-/// [`InjectError::NotInForce`] where required addresses did not come.
-pub(super) fn differences(
+/// [`InjectError::NotInEffect`] where required addresses did not come.
+pub(super) fn verify(
     before: &Interface,
     settings: &Settings,
     required: bool,
-    calm: Duration,
+    stable_for: Duration,
     until: Instant,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,
 ) -> Result<Differences, InjectError> {
@@ -105,13 +105,13 @@ pub(super) fn differences(
         let time = Instant::now();
         let well = now.is_some() && found == Differences::default();
         well_since = well.then_some(well_since.unwrap_or(time));
-        let stayed = well_since.is_some_and(|since| time.duration_since(since) >= calm);
+        let stayed = well_since.is_some_and(|since| time.duration_since(since) >= stable_for);
         let enough = found.absent.is_empty() || !required;
         if stayed || enough && time >= end {
             return Ok(found);
         }
         if time >= until {
-            return Err(InjectError::NotInForce {
+            return Err(InjectError::NotInEffect {
                 interface: before.name.clone(),
                 absent: joined(found.absent, ", "),
             });
@@ -232,7 +232,7 @@ mod tests {
             }
         };
         let long = Instant::now() + Duration::from_secs(60);
-        let found = differences(&before, &fixed, true, PAUSE, long, &interfaces).unwrap();
+        let found = verify(&before, &fixed, true, PAUSE, long, &interfaces).unwrap();
         assert_eq!((found, looks.get()), (Differences::default(), 7));
     }
 }
