@@ -10,7 +10,7 @@ use crate::terminal::aligned;
 
 /// One device, as it is listed.
 #[derive(Debug, Serialize)]
-pub struct Listed {
+pub struct DeviceInfo {
     /// Instance GUID.
     pub instance: String,
     /// Class GUID.
@@ -32,7 +32,7 @@ pub struct Listed {
 /// # Errors
 ///
 /// As [`discovery::devices`].
-pub fn list(roots: &Roots) -> Result<Vec<Listed>, DiscoveryError> {
+pub fn list(roots: &Roots) -> Result<Vec<DeviceInfo>, DiscoveryError> {
     let devices = discovery::devices(roots)?;
     Ok(devices
         .into_iter()
@@ -40,14 +40,14 @@ pub fn list(roots: &Roots) -> Result<Vec<Listed>, DiscoveryError> {
         .collect())
 }
 
-fn listed(device: Device, roots: &Roots) -> Listed {
+fn listed(device: Device, roots: &Roots) -> DeviceInfo {
     let entry = registry::by_class(device.class);
     let node = match (&device.uio, entry) {
         (Some(uio), _) => Some(roots.dev.join(&uio.name)),
         (None, Some(entry)) => Some(roots.dev.join(entry.hvutil.node)).filter(|node| node.exists()),
         (None, None) => None,
     };
-    Listed {
+    DeviceInfo {
         instance: device.instance.to_string(),
         class: device.class.to_string(),
         description: classes::name(device.class),
@@ -59,7 +59,7 @@ fn listed(device: Device, roots: &Roots) -> Listed {
 }
 
 /// The list as a table for people.
-pub fn table(devices: &[Listed]) -> String {
+pub fn table(devices: &[DeviceInfo]) -> String {
     const NONE: &str = "-";
     let header = ["INSTANCE", "DEVICE", "DRIVER", "NODE", "RING", "SERVICE"].map(str::to_owned);
     let rows = devices.iter().map(|device| {

@@ -13,9 +13,9 @@ pub(crate) fn is_field(key: &str) -> bool {
 }
 
 /// The text of a record, with the keys that are for people.
-pub(crate) struct Texts(pub(crate) String);
+pub(crate) struct RecordText(pub(crate) String);
 
-impl Texts {
+impl RecordText {
     pub(crate) fn of(record: &Record<'_>, values: &OwnedKVList) -> Self {
         let mut texts = Self(record.msg().to_string());
         // Writing to a string does not fail.
@@ -25,7 +25,7 @@ impl Texts {
     }
 }
 
-impl Serializer for Texts {
+impl Serializer for RecordText {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
         if !is_field(key) {
             write!(self.0, ", {key}: {value}")?;
@@ -47,26 +47,26 @@ impl<D: Drain> Drain for WithoutFields<D> {
             tag: record.tag(),
             level: record.level(),
         };
-        let kept = Kept(values, record.kv());
+        let kept = FilteredPairs(values, record.kv());
         let record = Record::new(&static_part, record.msg(), BorrowedKV(&kept));
         self.0.log(&record, &OwnedKVList::from(o!()))
     }
 }
 
 /// The keys of a record that are for people.
-struct Kept<'a>(&'a OwnedKVList, BorrowedKV<'a>);
+struct FilteredPairs<'a>(&'a OwnedKVList, BorrowedKV<'a>);
 
-impl KV for Kept<'_> {
+impl KV for FilteredPairs<'_> {
     fn serialize(&self, record: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
-        let mut sieve = Sieve(to);
-        self.0.serialize(record, &mut sieve)?;
-        self.1.serialize(record, &mut sieve)
+        let mut filter = FieldFilter(to);
+        self.0.serialize(record, &mut filter)?;
+        self.1.serialize(record, &mut filter)
     }
 }
 
-struct Sieve<'a>(&'a mut dyn Serializer);
+struct FieldFilter<'a>(&'a mut dyn Serializer);
 
-impl Serializer for Sieve<'_> {
+impl Serializer for FieldFilter<'_> {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
         match is_field(key) {
             true => Ok(()),

@@ -20,10 +20,10 @@ use hyperv_services::processes;
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
 /// How long is looked for it.
-const LIMIT: Duration = Duration::from_secs(2);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many searches there may be at a time, with those that were given up.
-const MOST: usize = 8;
+const MAX_SEARCHES: usize = 8;
 
 /// How many there are.
 static SEARCHES: AtomicUsize = AtomicUsize::new(0);
@@ -31,30 +31,30 @@ static SEARCHES: AtomicUsize = AtomicUsize::new(0);
 /// It cannot be told in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the search for another program that has it open was not done in time")]
-pub(crate) struct NotInTime;
+pub(crate) struct SearchTimedOut;
 
 /// The program that has `node` open, in words; `None` where none was seen.
 ///
 /// # Errors
 ///
-/// [`NotInTime`]; the search goes on by itself then.
-pub(crate) fn find(node: &Path) -> Result<Option<String>, NotInTime> {
-    find_within(node, LIMIT)
+/// [`SearchTimedOut`]; the search goes on by itself then.
+pub(crate) fn find(node: &Path) -> Result<Option<String>, SearchTimedOut> {
+    find_within(node, SEARCH_TIMEOUT)
 }
 
-fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, NotInTime> {
-    let search = Search::begin().ok_or(NotInTime)?;
+fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, SearchTimedOut> {
+    let slot = Search::begin().ok_or(SearchTimedOut)?;
     let deadline = Instant::now() + limit;
     let node = node.to_owned();
     let (found, result) = channel();
     let look = move || {
-        let _search = search;
+        let _slot = slot;
         // Nobody may wait for it any more.
-        let _ = found.send(look_for(&node, deadline));
+        let _ = found.send(search(&node, deadline));
     };
     let thread = thread::Builder::new().name("holder".to_owned());
-    thread.spawn(look).map_err(|_| NotInTime)?;
-    result.recv_timeout(limit).map_err(|_| NotInTime)?
+    thread.spawn(look).map_err(|_| SearchTimedOut)?;
+    result.recv_timeout(limit).map_err(|_| SearchTimedOut)?
 }
 
 /// One of the searches that there may be.
@@ -62,7 +62,7 @@ struct Search;
 
 impl Search {
     fn begin() -> Option<Self> {
-        let one_more = |count| (count < MOST).then_some(count + 1);
+        let one_more = |count| (count < MAX_SEARCHES).then_some(count + 1);
         SEARCHES
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .ok()?;
@@ -76,8 +76,8 @@ impl Drop for Search {
     }
 }
 
-fn look_for(node: &Path, deadline: Instant) -> Result<Option<String>, NotInTime> {
-    let (Some(device), Some(name)) = (look_at(node), node.file_name()) else {
+fn search(node: &Path, deadline: Instant) -> Result<Option<String>, SearchTimedOut> {
+    let (Some(device), Some(name)) = (stat(node), node.file_name()) else {
         return Ok(None);
     };
     let processes = processes::numbers(Path::new("/proc"));
@@ -85,14 +85,14 @@ fn look_for(node: &Path, deadline: Instant) -> Result<Option<String>, NotInTime>
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
         for descriptor in descriptors.into_iter().flatten().flatten() {
             if Instant::now() >= deadline {
-                return Err(NotInTime);
+                return Err(SearchTimedOut);
             }
             let link = descriptor.path();
             let Ok(text) = fs::read_link(&link) else {
                 continue;
             };
             let may_be = text.file_name() == Some(name) || text.starts_with("/dev");
-            if may_be && look_at(&link).is_some_and(|open| is_same(&open, &device)) {
+            if may_be && stat(&link).is_some_and(|open| is_same(&open, &device)) {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 return Ok(Some(format!("{} (process {pid})", name.trim_end())));
             }
@@ -102,7 +102,7 @@ fn look_for(node: &Path, deadline: Instant) -> Result<Option<String>, NotInTime>
 }
 
 /// What the kernel knows of a file without asking whoever serves it.
-fn look_at(path: &Path) -> Option<Statx> {
+fn stat(path: &Path) -> Option<Statx> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
     statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted).ok()
 }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_character_device_is_known_by_its_number() {
-        let [null, zero] = ["/dev/null", "/dev/zero"].map(|it| look_at(Path::new(it)).unwrap());
+        let [null, zero] = ["/dev/null", "/dev/zero"].map(|it| stat(Path::new(it)).unwrap());
         let mut elsewhere = null;
         elsewhere.stx_ino = 1;
         assert!(is_same(&null, &elsewhere));
@@ -182,14 +182,16 @@ mod tests {
     #[test]
     fn a_search_has_an_end() {
         let node = Path::new("/dev/null");
-        assert_eq!(look_for(node, Instant::now()), Err(NotInTime));
+        assert_eq!(search(node, Instant::now()), Err(SearchTimedOut));
     }
 
     /// In one test with what searches, for it leaves no search to others.
     fn expect_not_too_many(node: &Path) {
-        let all: Vec<_> = std::iter::from_fn(Search::begin).take(MOST).collect();
+        let all: Vec<_> = std::iter::from_fn(Search::begin)
+            .take(MAX_SEARCHES)
+            .collect();
         assert!(Search::begin().is_none());
-        assert_eq!(find_within(node, LONG), Err(NotInTime));
+        assert_eq!(find_within(node, LONG), Err(SearchTimedOut));
         drop(all);
         assert!(Search::begin().is_some());
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use slog::{Drain, KV, Key, Level, OwnedKVList, Record, Serializer};
 
-use crate::fields::{Texts, is_field};
+use crate::fields::{RecordText, is_field};
 
 /// Where the journal listens, unless it is another program that is the system log.
 const DIRECTORY: &str = "/run/systemd/journal";
@@ -32,7 +32,7 @@ const MAX_NAME: usize = 64;
 
 /// How long the journal may take for a record before that is dropped: it may stand
 /// still with its disk, and the queue before it is bounded.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The journal's socket, where the journal is what reads `log`.
 pub(crate) fn socket(log: &Path) -> Option<PathBuf> {
@@ -84,7 +84,7 @@ impl Journal {
 fn connected(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
     Ok(socket)
 }
 
@@ -106,7 +106,7 @@ impl Drain for Journal {
             }
         }
         let mut datagram = Datagram::default();
-        datagram.start(record.level(), &Texts::of(record, values).0);
+        datagram.start(record.level(), &RecordText::of(record, values).0);
         // Fields that cannot be written are left out.
         let _ = values.serialize(record, &mut datagram);
         let _ = record.kv().serialize(record, &mut datagram);
@@ -197,7 +197,7 @@ mod tests {
     /// A journal, and a log that goes to it.
     fn journal(path: &Path) -> (UnixDatagram, Journal) {
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE * 20)).unwrap();
+        socket.set_read_timeout(Some(SEND_TIMEOUT * 20)).unwrap();
         (socket, Journal::connect(path.to_owned()).unwrap())
     }
 
@@ -263,7 +263,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         info!(log, "lost");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE * 20)).unwrap();
+        socket.set_read_timeout(Some(SEND_TIMEOUT * 20)).unwrap();
         info!(log, "later");
         let text = |datagram| String::from_utf8(datagram).unwrap();
         let lost = "MESSAGE=log records were lost, the journal did not take them: 1\n";

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_millis;
 use slog::{Drain, OwnedKVList, Record};
 
-use crate::fields::Texts;
+use crate::fields::RecordText;
 
 /// Writes each record as a line.
 pub(crate) struct Lines<W>(pub(crate) Mutex<W>);
@@ -20,7 +20,9 @@ impl<W: Write> Drain for Lines<W> {
         let time = format_rfc3339_millis(SystemTime::now());
         let level = record.level().as_short_str();
         // Whatever is passed on must not look like a record of its own.
-        let text = Texts::of(record, values).0.replace(char::is_control, " ");
+        let text = RecordText::of(record, values)
+            .0
+            .replace(char::is_control, " ");
         let line = format!("{time} {level} {text}\n");
         let mut to = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         to.write_all(line.as_bytes())

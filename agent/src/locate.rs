@@ -9,7 +9,7 @@ use hyperv_vmbus::discovery::{Device, Roots};
 
 /// A device as it can be opened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Located {
+pub enum DeviceNode {
     /// A VMBus device bound to `uio_hv_generic`.
     Uio {
         /// Its node, such as `/dev/uio0`.
@@ -24,7 +24,7 @@ pub enum Located {
     },
 }
 
-impl Located {
+impl DeviceNode {
     /// The device's node.
     pub fn node(&self) -> &std::path::Path {
         match self {
@@ -35,16 +35,16 @@ impl Located {
 
 /// One device of one service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
+pub(crate) struct DeviceKey {
     pub(crate) service: &'static str,
-    pub(crate) device: Located,
+    pub(crate) device: DeviceNode,
 }
 
 /// What there is of a service.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ServiceDevices {
     /// The devices that can be opened.
-    pub located: BTreeSet<Located>,
+    pub located: BTreeSet<DeviceNode>,
     /// Devices that no driver offers to user space: they are there, and nobody
     /// can serve them.
     pub unreachable: Vec<Device>,
@@ -66,15 +66,15 @@ pub fn has_node(entry: &Entry, roots: &Roots) -> bool {
 /// character device is taken, where there is one. Some kernels have that node
 /// without showing the VMBus device, so it counts by itself. It is there a
 /// little before the driver is: see [`Device::open`].
-pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots, has_node: bool) -> Found {
+pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots, has_node: bool) -> ServiceDevices {
     let node = roots.dev.join(entry.hvutil.node);
-    let mut found = Found::default();
+    let mut found = ServiceDevices::default();
     for device in devices.iter().filter(|device| device.class == entry.class) {
         match &device.uio {
             Some(uio) => match uio.ring_len {
                 Some(ring_len) => {
                     let node = roots.dev.join(&uio.name);
-                    found.located.insert(Located::Uio { node, ring_len });
+                    found.located.insert(DeviceNode::Uio { node, ring_len });
                 }
                 None => found.settling = true,
             },
@@ -83,7 +83,7 @@ pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots, has_node: bool) 
         }
     }
     if found.located.is_empty() && has_node && !found.settling {
-        found.located.insert(Located::HvUtil { node });
+        found.located.insert(DeviceNode::HvUtil { node });
     }
     found
 }

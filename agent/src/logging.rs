@@ -85,7 +85,7 @@ impl Log {
             },
             Target::Stderr => queue(Lines(Mutex::new(io::stderr())).ignore_res()),
         };
-        let drain = FromThreshold {
+        let drain = ThresholdDrain {
             to: queue,
             threshold,
         };
@@ -97,12 +97,12 @@ impl Log {
 }
 
 /// Passes on what the threshold lets pass.
-struct FromThreshold {
+struct ThresholdDrain {
     to: Async,
     threshold: Threshold,
 }
 
-impl Drain for FromThreshold {
+impl Drain for ThresholdDrain {
     type Ok = ();
     type Err = Never;
 
@@ -223,8 +223,8 @@ mod tests {
     use slog::{info, warn};
 
     use super::*;
-    use crate::limit::Limit;
-    use crate::stats::Tally;
+    use crate::rate_limit::RateLimit;
+    use crate::stats::ServiceStats;
 
     #[test]
     fn fields_come_through_all_that_is_before_the_journal() {
@@ -234,12 +234,12 @@ mod tests {
         let path = directory.path().join("socket");
         let socket = UnixDatagram::bind(&path).unwrap();
         let (queue, guard) = queue(Journal::connect(path).unwrap().ignore_res());
-        let drain = FromThreshold {
+        let drain = ThresholdDrain {
             to: queue,
             threshold: Threshold::new(Level::Info),
         };
-        let tally = Tally::new(Limit::new(|| {}));
-        let log = tally.logger(Logger::root(drain, o!()));
+        let stats = ServiceStats::new(RateLimit::new(|| {}));
+        let log = stats.logger(Logger::root(drain, o!()));
         let log = log.new(o!("service" => "vss"));
         warn!(log, "failed"; "HYPERV_EVENT" => "backup", "why" => "no");
         drop((log, guard));
@@ -249,7 +249,7 @@ mod tests {
         for field in ["HYPERV_EVENT=backup", "HYPERV_SERVICE=vss", "HYPERV_WHY=no"] {
             assert!(text.lines().any(|line| line == field), "{text}");
         }
-        let noted = tally.last_error().map(|(_, text)| text);
+        let noted = stats.last_error().map(|(_, text)| text);
         assert_eq!(noted.as_deref(), Some("failed, why: no"));
     }
 

@@ -6,14 +6,14 @@ use std::sync::mpsc::Sender;
 use mio::{Token, Waker};
 
 use crate::request::{Client, Request};
-use crate::worker::exit::Ended;
+use crate::worker::exit::WorkerExit;
 
 /// What the loop is told by other threads.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    Ended { token: Token, ended: Ended },
-    Asked { request: Request, client: Client },
-    AloneEnded,
+    WorkerEnded { token: Token, ended: WorkerExit },
+    Request { request: Request, client: Client },
+    StandaloneEnded,
     Rescan,
     Reload,
     Stop,
@@ -21,12 +21,12 @@ pub(crate) enum Notice {
 
 /// How other threads reach the loop.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub struct SupervisorHandle {
     notices: Sender<Notice>,
     waker: Arc<Waker>,
 }
 
-impl Handle {
+impl SupervisorHandle {
     /// Of the loop that takes `notices`, and that `waker` wakes.
     pub(crate) fn new(notices: Sender<Notice>, waker: Arc<Waker>) -> Self {
         Self { notices, waker }

@@ -11,13 +11,13 @@ use nix::errno::Errno;
 use slog::{Logger, warn};
 
 use crate::holder;
-use crate::locate::Located;
-use crate::worker::state::View;
+use crate::locate::DeviceNode;
+use crate::worker::state::WorkerState;
 
 /// How the opening of a device goes, for the log and the status.
-pub struct Opening<'a> {
+pub struct OpenContext<'a> {
     pub(crate) log: &'a Logger,
-    pub(crate) view: &'a View,
+    pub(crate) state: &'a WorkerState,
 }
 
 /// Opens a device. The simulated host brings its own.
@@ -29,9 +29,9 @@ pub trait Opener: Send + Sync {
     /// Any [`OpenError`].
     fn open(
         &self,
-        device: &Located,
+        device: &DeviceNode,
         entry: &Entry,
-        opening: &Opening<'_>,
+        opening: &OpenContext<'_>,
     ) -> Result<Box<dyn Channel>, OpenError>;
 }
 
@@ -77,28 +77,28 @@ impl From<ChannelError> for OpenError {
 
 /// Opens the kernel's devices.
 #[derive(Debug)]
-pub struct KernelDevices {
+pub struct KernelOpener {
     /// Where they are.
     pub roots: Roots,
 }
 
-impl Opener for KernelDevices {
+impl Opener for KernelOpener {
     fn open(
         &self,
-        device: &Located,
+        device: &DeviceNode,
         entry: &Entry,
-        opening: &Opening<'_>,
+        opening: &OpenContext<'_>,
     ) -> Result<Box<dyn Channel>, OpenError> {
         match device {
-            Located::Uio { node, ring_len } => {
-                self.expect_free(node, opening)?;
+            DeviceNode::Uio { node, ring_len } => {
+                self.check_not_open_elsewhere(node, opening)?;
                 opening
-                    .view
+                    .state
                     .waits_for("the kernel and the host to open its channel");
                 Ok(Box::new(UioChannel::open(node, *ring_len)?))
             }
-            Located::HvUtil { node } => {
-                opening.view.waits_for("the kernel");
+            DeviceNode::HvUtil { node } => {
+                opening.state.waits_for("the kernel");
                 let hvutil = &entry.hvutil;
                 Ok(Box::new(HvUtilChannel::open(
                     node,
@@ -110,16 +110,20 @@ impl Opener for KernelDevices {
     }
 }
 
-impl KernelDevices {
+impl KernelOpener {
     /// Refuses a UIO device that another program has. The kernel lets any number of
     /// programs open it, and two that read one ring spoil it for each other.
-    fn expect_free(&self, node: &Path, opening: &Opening<'_>) -> Result<(), OpenError> {
+    fn check_not_open_elsewhere(
+        &self,
+        node: &Path,
+        opening: &OpenContext<'_>,
+    ) -> Result<(), OpenError> {
         let is_open = || discovery::is_open(&self.roots, node.file_name()?);
         if is_open() == Some(false) {
             return Ok(());
         }
         opening
-            .view
+            .state
             .waits_for("the search for another program that has it open");
         match holder::find(node) {
             Ok(Some(holder)) => Err(OpenError::Held { holder }),

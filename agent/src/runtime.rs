@@ -34,7 +34,7 @@ pub enum RuntimeError {
         "another hyperv-agent runs{}: stop that one first",
         .0.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
-    Taken(Option<Pid>),
+    AlreadyRunning(Option<Pid>),
     /// It cannot be made, or not be written to.
     #[error("cannot {doing} {}: {source}", path.display())]
     Unusable {
@@ -89,7 +89,7 @@ impl RuntimeDirectory {
     pub fn check(&self) -> Result<(), RuntimeError> {
         match fcntl_getlk(&self.lock, &Flock::from(FlockType::WriteLock)) {
             Ok(None) => Ok(()),
-            Ok(Some(held)) => Err(RuntimeError::Taken(held.pid)),
+            Ok(Some(held)) => Err(RuntimeError::AlreadyRunning(held.pid)),
             Err(errno) => Err(self.cannot_lock(errno)),
         }
     }
@@ -105,7 +105,7 @@ impl RuntimeDirectory {
             Err(Errno::AGAIN | Errno::ACCESS) => {
                 self.check()?;
                 // It ended between the two.
-                Err(RuntimeError::Taken(None))
+                Err(RuntimeError::AlreadyRunning(None))
             }
             Err(errno) => Err(self.cannot_lock(errno)),
         }

@@ -8,23 +8,23 @@ use hyperv_services::backup::LastBackup;
 use hyperv_vmbus::ic::Status;
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 
-use crate::limit::{Limit, Limited, Short};
+use crate::rate_limit::{RateLimit, RateLimitedDrain, TruncatedRecord};
 
 /// What a service has done since the agent started.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct ServiceStats {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
     /// How the last backup went, of a service that makes any.
     pub(crate) last_backup: Arc<LastBackup>,
     /// How much may be logged of it, whichever device it has.
-    pub(crate) limit: Arc<Limit>,
+    pub(crate) limit: Arc<RateLimit>,
 }
 
-impl Tally {
-    /// A tally of nothing.
-    pub(crate) fn new(limit: Limit) -> Arc<Self> {
+impl ServiceStats {
+    /// Statistics of a service that has done nothing yet.
+    pub(crate) fn new(limit: RateLimit) -> Arc<Self> {
         Arc::new(Self {
             requests: AtomicU64::default(),
             failures: AtomicU64::default(),
@@ -36,14 +36,14 @@ impl Tally {
 
     /// Logs to `to`, within the service's limit, and notes what is logged as a failure.
     pub(crate) fn logger(self: &Arc<Self>, to: Logger) -> Logger {
-        let noting = Noting {
-            to: Limited {
+        let drain = LastErrorDrain {
+            to: RateLimitedDrain {
                 to,
                 limit: Arc::clone(&self.limit),
             },
-            tally: Arc::clone(self),
+            stats: Arc::clone(self),
         };
-        Logger::root(noting, o!())
+        Logger::root(drain, o!())
     }
 
     /// Counts a request that has come.
@@ -77,20 +77,20 @@ impl Tally {
 
 /// Notes what is logged as a failure, and passes every record on: each failure
 /// is logged once, so that the last warning is the last error.
-struct Noting {
-    to: Limited,
-    tally: Arc<Tally>,
+struct LastErrorDrain {
+    to: RateLimitedDrain,
+    stats: Arc<ServiceStats>,
 }
 
-impl Drain for Noting {
+impl Drain for LastErrorDrain {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         if record.level().is_at_least(Level::Warning) {
             let none = OwnedKVList::from(o!());
-            let text = Short::of(record, &none).text();
-            let last = self.tally.last_error.lock();
+            let text = TruncatedRecord::of(record, &none).text();
+            let last = self.stats.last_error.lock();
             *last.unwrap_or_else(PoisonError::into_inner) = Some((SystemTime::now(), text));
         }
         self.to.log(record, values)

@@ -70,7 +70,7 @@ fn every_service_is_told_of_whether_or_not_there_is_a_device() {
     ];
     assert_eq!(names, expected);
     assert_eq!(service(&status, "two").devices, []);
-    assert_eq!(status.obstacles, [""; 0]);
+    assert_eq!(status.problems, [""; 0]);
     guest.stop();
 }
 
@@ -295,9 +295,9 @@ fn what_keeps_a_device_from_being_served_is_told() {
     assert!(error.starts_with(words), "{error}");
 
     guest.offer_without_driver(&TWO);
-    let status = wait_for(&guest, |status| !status.obstacles.is_empty());
+    let status = wait_for(&guest, |status| !status.problems.is_empty());
     let words = "two: the host offers device 00000000-0000-0000-0000-0000000000aa";
-    assert!(status.obstacles[0].starts_with(words), "{status:?}");
+    assert!(status.problems[0].starts_with(words), "{status:?}");
     guest.stop();
 }
 

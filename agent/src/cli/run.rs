@@ -18,7 +18,7 @@ use super::output::{EXIT_USAGE, usage_error};
 use crate::config::{self, Config};
 use crate::control_socket::{self, ControlSocket};
 use crate::logging::{Log, LogLevel, Target, Threshold};
-use crate::opener::KernelDevices;
+use crate::opener::KernelOpener;
 use crate::request;
 use crate::runtime::{RuntimeDirectory, RuntimeError};
 use crate::settings::Settings;
@@ -78,7 +78,9 @@ impl Run {
         // that of whoever started the agent.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
         let runtime = RuntimeDirectory::open(&config.runtime_directory);
-        if let Ok(Err(error @ RuntimeError::Taken(_))) = runtime.as_ref().map(|it| it.check()) {
+        if let Ok(Err(error @ RuntimeError::AlreadyRunning(_))) =
+            runtime.as_ref().map(|it| it.check())
+        {
             return Err(error.into());
         }
         if self.daemon {
@@ -113,7 +115,7 @@ impl Run {
         let claimed = runtime.and_then(|directory| directory.claim().map(|()| directory));
         let runtime = match claimed {
             Ok(directory) => Some(directory),
-            Err(error @ RuntimeError::Taken(_)) => {
+            Err(error @ RuntimeError::AlreadyRunning(_)) => {
                 error!(logger, "{}", error);
                 return Ok(ExitCode::FAILURE);
             }
@@ -123,9 +125,9 @@ impl Run {
             }
         };
 
-        panics::hold_back_panics();
+        panics::install_panic_hook();
         let settings = self.settings(&config, roots.clone());
-        let devices = KernelDevices {
+        let devices = KernelOpener {
             roots: roots.clone(),
         };
         let reload = Box::new(move || {
@@ -135,20 +137,20 @@ impl Run {
         });
         let mut supervisor = Supervisor::new(settings, reload, Arc::new(devices), logger.clone())
             .context("cannot set up the poll loop")?;
-        supervisor.take_signals().context("cannot take signals")?;
-        if let Err(error) = supervisor.listen_for_devices() {
+        supervisor.handle_signals().context("cannot take signals")?;
+        if let Err(error) = supervisor.listen_for_uevents() {
             warn!(logger, "cannot hear of new devices, send SIGHUP to look for them";
                 "error" => %error);
         }
         if let Some(directory) = &runtime {
             let path = directory.path().join(control_socket::NAME);
-            let answered = ControlSocket::bind(&path).and_then(|it| supervisor.answer_on(it));
+            let answered = ControlSocket::bind(&path).and_then(|it| supervisor.serve_status_on(it));
             if let Err(error) = answered {
                 warn!(logger, "`hyperv-agent status` cannot work: {}", error;
                     "socket" => %path.display());
             }
             let path = directory.path().join(request::NAME);
-            let taken = ControlSocket::bind(&path).and_then(|it| supervisor.take_requests_on(it));
+            let taken = ControlSocket::bind(&path).and_then(|it| supervisor.serve_requests_on(it));
             if let Err(error) = taken {
                 warn!(logger, "`hyperv-agent vss rehearse` cannot work: {}", error;
                     "socket" => %path.display());

@@ -138,7 +138,7 @@ fn end_hooks(config: &vss::Config, note: Note, left: Vec<Noted>, log: &Log) -> a
 fn agent_runs(directory: &Path) -> Result<bool, RuntimeError> {
     match RuntimeDirectory::open(directory)?.check() {
         Ok(()) => Ok(false),
-        Err(RuntimeError::Taken(_)) => Ok(true),
+        Err(RuntimeError::AlreadyRunning(_)) => Ok(true),
         Err(error) => Err(error),
     }
 }

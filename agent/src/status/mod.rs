@@ -30,7 +30,7 @@ pub struct Document {
     #[serde(default)]
     pub suppressed: Suppressed,
     /// What keeps devices from being served, in sentences.
-    pub obstacles: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 /// One service.

@@ -36,10 +36,10 @@ fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Re
         )?;
         write_service(out, service, now)?;
     }
-    if !document.obstacles.is_empty() {
+    if !document.problems.is_empty() {
         writeln!(out, "\nNot served:")?;
-        for obstacle in &document.obstacles {
-            writeln!(out, "  {}", escaped(obstacle))?;
+        for problem in &document.problems {
+            writeln!(out, "  {}", escaped(problem))?;
         }
     }
     Ok(())
@@ -304,7 +304,7 @@ mod tests {
                 total: 3,
                 ..Suppressed::default()
             },
-            obstacles: vec!["vss: no driver has it".into()],
+            problems: vec!["vss: no driver has it".into()],
         }
     }
 

@@ -4,9 +4,9 @@
 //! The loop never touches a file system other than sysfs, resolves no name,
 //! runs no program and waits for nothing but its own poll.
 
-mod alone;
 mod scan;
 mod slot;
+mod standalone;
 mod status;
 mod uevents;
 
@@ -26,22 +26,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
 
-use self::alone::Alone;
 use self::scan::Scanner;
 use self::slot::{Slot, State};
-use self::status::Known;
+use self::standalone::Standalone;
+use self::status::StatusSources;
 use self::uevents::Uevents;
 use crate::control_socket::ControlSocket;
-use crate::limit::{Limit, Limited};
-use crate::locate::Key;
-use crate::mailbox::{Handle, Notice};
+use crate::locate::DeviceKey;
+use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::Opener;
+use crate::rate_limit::{RateLimit, RateLimitedDrain};
 use crate::request::{Client, Readers, Request};
 use crate::settings::{Reload, Settings};
-use crate::stats::Tally;
+use crate::stats::ServiceStats;
 use crate::worker::Endpoint;
 use crate::worker::control::Control;
-use crate::worker::exit::{Ended, Failure};
+use crate::worker::exit::{Failure, WorkerExit};
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -59,7 +59,7 @@ const THAW_LIMIT: Duration = Duration::from_secs(8);
 
 /// How often it is looked whether a service that works without a device has ended, when
 /// its device is there.
-const ALONE_PAUSE: Duration = Duration::from_millis(50);
+const STANDALONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// For how long nothing happens before the process is at rest.
 const REST: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ pub struct Supervisor {
     /// Where all logs go, without a limit.
     unlimited: Logger,
     /// How much may be logged that is of no service.
-    limit: Arc<Limit>,
+    limit: Arc<RateLimit>,
     /// The log within that limit.
     log: Logger,
     signals: Option<Signals>,
@@ -82,12 +82,12 @@ pub struct Supervisor {
     requests: Option<ControlSocket>,
     readers: Readers,
     notices: Receiver<Notice>,
-    handle: Handle,
-    slots: BTreeMap<Key, Slot>,
+    handle: SupervisorHandle,
+    slots: BTreeMap<DeviceKey, Slot>,
     /// A service that works for a local user, without a device.
-    alone: Option<Alone>,
+    standalone: Option<Standalone>,
     /// Of every service that was ever switched on.
-    tallies: BTreeMap<&'static str, Arc<Tally>>,
+    stats: BTreeMap<&'static str, Arc<ServiceStats>>,
     started: SystemTime,
     next_token: usize,
     scanner: Scanner,
@@ -110,10 +110,10 @@ impl Supervisor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, notices) = channel();
-        let handle = Handle::new(sender, waker);
+        let handle = SupervisorHandle::new(sender, waker);
         let unlimited = log;
         let limit = Arc::new(limit(&handle));
-        let limited = Limited {
+        let limited = RateLimitedDrain {
             to: unlimited.clone(),
             limit: Arc::clone(&limit),
         };
@@ -135,8 +135,8 @@ impl Supervisor {
             notices,
             handle,
             slots: BTreeMap::new(),
-            alone: None,
-            tallies: BTreeMap::new(),
+            standalone: None,
+            stats: BTreeMap::new(),
             started: SystemTime::now(),
             next_token: FIRST_ENDPOINT,
             scanner,
@@ -149,7 +149,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// Where they cannot be taken.
-    pub fn take_signals(&mut self) -> io::Result<()> {
+    pub fn handle_signals(&mut self) -> io::Result<()> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         self.poll
             .registry()
@@ -164,7 +164,7 @@ impl Supervisor {
     ///
     /// Where the kernel does not allow it; devices that appear later are then
     /// found at SIGHUP only.
-    pub fn listen_for_devices(&mut self) -> io::Result<()> {
+    pub fn listen_for_uevents(&mut self) -> io::Result<()> {
         let uevents = Uevents::listen()?;
         self.poll
             .registry()
@@ -178,7 +178,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// Where the poll does not take the socket.
-    pub fn answer_on(&mut self, socket: ControlSocket) -> io::Result<()> {
+    pub fn serve_status_on(&mut self, socket: ControlSocket) -> io::Result<()> {
         self.poll
             .registry()
             .register(&mut SourceFd(&socket.fd()), CONTROL, Interest::READABLE)?;
@@ -191,7 +191,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// Where the poll does not take the socket.
-    pub fn take_requests_on(&mut self, socket: ControlSocket) -> io::Result<()> {
+    pub fn serve_requests_on(&mut self, socket: ControlSocket) -> io::Result<()> {
         self.poll
             .registry()
             .register(&mut SourceFd(&socket.fd()), REQUESTS, Interest::READABLE)?;
@@ -200,7 +200,7 @@ impl Supervisor {
     }
 
     /// How other threads reach this supervisor.
-    pub fn handle(&self) -> Handle {
+    pub fn handle(&self) -> SupervisorHandle {
         self.handle.clone()
     }
 
@@ -211,8 +211,8 @@ impl Supervisor {
     /// Only the loss of the poll itself.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
-        self.look_for_devices();
-        tell_service_manager(&[NotifyState::Ready]);
+        self.scan_devices();
+        notify_service_manager(&[NotifyState::Ready]);
         if self.slots.is_empty() {
             info!(
                 self.log,
@@ -256,12 +256,12 @@ impl Supervisor {
             }
             while let Ok(notice) = self.notices.try_recv() {
                 match notice {
-                    Notice::Ended { token, ended } => self.worker_ended(token, ended),
-                    Notice::Asked { request, client } => {
-                        self.hand_over(&request, client);
+                    Notice::WorkerEnded { token, ended } => self.worker_ended(token, ended),
+                    Notice::Request { request, client } => {
+                        self.dispatch_request(&request, client);
                         continue;
                     }
-                    Notice::AloneEnded => self.alone_ended(),
+                    Notice::StandaloneEnded => self.standalone_ended(),
                     Notice::Rescan => {}
                     Notice::Reload => self.reload(),
                     Notice::Stop => return self.stop(),
@@ -269,10 +269,10 @@ impl Supervisor {
                 look = true;
             }
             if look {
-                self.look_for_devices();
+                self.scan_devices();
             }
-            self.tell_suppressed(Some(Instant::now()));
-            self.tell_overdue();
+            self.log_suppressed(Some(Instant::now()));
+            self.log_slow_openings();
             if self.rest.is_some_and(|at| at <= Instant::now()) {
                 self.rest();
             }
@@ -282,8 +282,8 @@ impl Supervisor {
     /// Gives memory back, where no service is at anything that its code is needed
     /// for soon.
     fn rest(&mut self) {
-        let busy = self.slots.values().any(|slot| slot.underway().is_some());
-        self.rest = if busy || self.alone.is_some() {
+        let busy = self.slots.values().any(|slot| slot.operation().is_some());
+        self.rest = if busy || self.standalone.is_some() {
             Some(Instant::now() + REST)
         } else {
             kernel::release_memory();
@@ -320,23 +320,23 @@ impl Supervisor {
         let Some(socket) = &self.control else {
             return;
         };
-        let known = Known {
+        let known = StatusSources {
             started: self.started,
             settings: &self.settings,
             slots: &self.slots,
-            alone: self.alone.as_ref(),
-            tallies: &self.tallies,
+            standalone: self.standalone.as_ref(),
+            stats: &self.stats,
             limit: &self.limit,
-            obstacles: self.scanner.complaints(),
+            problems: self.scanner.problems(),
         };
         let document = || serde_json::to_vec_pretty(&known.document()).unwrap_or_default();
         if socket.answer(&self.log, document) {
-            self.look_again_at(socket, CONTROL);
+            self.rearm(socket, CONTROL);
         }
     }
 
     /// Looked at anew, a socket is readable where more clients wait.
-    fn look_again_at(&self, socket: &ControlSocket, token: Token) {
+    fn rearm(&self, socket: &ControlSocket, token: Token) {
         let registry = self.poll.registry();
         let registered =
             registry.reregister(&mut SourceFd(&socket.fd()), token, Interest::READABLE);
@@ -352,17 +352,17 @@ impl Supervisor {
         let more = socket.each(&self.log, |stream| {
             let handle = self.handle();
             self.readers.read(stream, move |request, client| {
-                handle.tell(Notice::Asked { request, client });
+                handle.tell(Notice::Request { request, client });
             });
         });
         if more {
-            self.look_again_at(socket, REQUESTS);
+            self.rearm(socket, REQUESTS);
         }
     }
 
     /// Hands what was asked over to the worker of the service, or to a service of its
     /// own where there is no device.
-    fn hand_over(&mut self, request: &Request, client: Client) {
+    fn dispatch_request(&mut self, request: &Request, client: Client) {
         let (name, command) = request.command();
         let on = &self.settings.services;
         let Some(&entry) = on.iter().find(|entry| entry.name == name) else {
@@ -371,7 +371,7 @@ impl Supervisor {
         };
         let slots = self.slots.iter();
         let slots: Vec<_> = slots.filter(|(key, _)| key.service == name).collect();
-        if self.alone.is_some() || slots.iter().any(|(_, slot)| slot.underway().is_some()) {
+        if self.standalone.is_some() || slots.iter().any(|(_, slot)| slot.operation().is_some()) {
             client.refuse(
                 "a backup of the host is under way, or another rehearsal: try again when it is \
                  over",
@@ -379,44 +379,44 @@ impl Supervisor {
             return;
         }
         let served = slots.iter().find_map(|(_, slot)| match &slot.state {
-            State::Served {
+            State::Running {
                 control,
                 stopping: false,
                 ..
-            } if control.view.look().open => Some(control),
+            } if control.state.snapshot().open => Some(control),
             _ => None,
         });
         match served {
             Some(control) => control.command(command, Box::new(client)),
-            None if slots.is_empty() => self.do_alone(entry, command, client),
+            None if slots.is_empty() => self.start_standalone(entry, command, client),
             None => client.refuse(&format!(
                 "the device of the service {name} is not open yet: `hyperv-agent status` says more"
             )),
         }
     }
 
-    fn do_alone(&mut self, entry: &'static Entry, command: Command, client: Client) {
-        let (tally, log) = self.tally_and_log(entry);
+    fn start_standalone(&mut self, entry: &'static Entry, command: Command, client: Client) {
+        let (stats, log) = self.stats_and_log(entry);
         let config = Arc::clone(&self.settings.config);
         let asked: (_, Box<dyn command::Client>) = (command, Box::new(client));
         let handle = self.handle();
-        let ended = move || handle.tell(Notice::AloneEnded);
-        match Alone::start(entry, config, tally, log, asked, ended) {
-            Ok(alone) => self.alone = Some(alone),
+        let ended = move || handle.tell(Notice::StandaloneEnded);
+        match Standalone::start(entry, config, stats, log, asked, ended) {
+            Ok(standalone) => self.standalone = Some(standalone),
             // The client goes with what could not be started, and is told so.
             Err(error) => warn!(self.log, "cannot start a thread: {}", error),
         }
     }
 
-    fn alone_ended(&mut self) {
-        if let Some(alone) = self.alone.take() {
-            alone.join();
+    fn standalone_ended(&mut self) {
+        if let Some(standalone) = self.standalone.take() {
+            standalone.join();
         }
     }
 
     fn wake_worker(&self, token: Token) {
         let served = self.slots.values().find_map(|slot| match &slot.state {
-            State::Served {
+            State::Running {
                 token: its,
                 control,
                 ..
@@ -436,7 +436,7 @@ impl Supervisor {
             .chain(self.rest)
             .chain(
                 self.workers()
-                    .filter_map(|control| control.view.overdue_at()),
+                    .filter_map(|control| control.state.overdue_at()),
             )
             .min()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -444,19 +444,19 @@ impl Supervisor {
 
     fn workers(&self) -> impl Iterator<Item = &Arc<Control>> {
         self.slots.values().filter_map(|slot| match &slot.state {
-            State::Served { control, .. } => Some(control),
-            State::BackOff(_) => None,
+            State::Running { control, .. } => Some(control),
+            State::Backoff(_) => None,
         })
     }
 
     /// Tells which devices take long to open, and what is waited for.
-    fn tell_overdue(&self) {
+    fn log_slow_openings(&self) {
         for (key, slot) in &self.slots {
-            if let State::Served { control, .. } = &slot.state
-                && let Some((waited, waits_for)) = control.view.is_overdue()
-                && let Some(tally) = self.tallies.get(key.service)
+            if let State::Running { control, .. } = &slot.state
+                && let Some((waited, waits_for)) = control.state.is_overdue()
+                && let Some(stats) = self.stats.get(key.service)
             {
-                let log = tally.logger(self.unlimited.clone());
+                let log = stats.logger(self.unlimited.clone());
                 warn!(
                     log.new(o!("service" => key.service)),
                     "opening {} has taken {} s so far: it waits for {}",
@@ -474,19 +474,19 @@ impl Supervisor {
     }
 
     fn deadlines(&self) -> impl Iterator<Item = Instant> {
-        let back_offs = self.slots.values().filter_map(|slot| match slot.state {
-            State::BackOff(until) => Some(until),
-            State::Served { .. } => None,
+        let backoffs = self.slots.values().filter_map(|slot| match slot.state {
+            State::Backoff(until) => Some(until),
+            State::Running { .. } => None,
         });
-        back_offs.chain(self.scanner.look_again())
+        backoffs.chain(self.scanner.look_again())
     }
 
     /// Compares what there is with what is served: starts and stops workers.
-    fn look_for_devices(&mut self) {
+    fn scan_devices(&mut self) {
         let wanted = self.scanner.scan(&self.settings);
         self.slots.retain(|key, slot| match &mut slot.state {
             _ if wanted.contains_key(key) => true,
-            State::Served {
+            State::Running {
                 control, stopping, ..
             } => {
                 // Its end is reported, and the slot goes then.
@@ -496,14 +496,14 @@ impl Supervisor {
                 }
                 true
             }
-            State::BackOff(_) => false,
+            State::Backoff(_) => false,
         });
         let now = Instant::now();
         for (key, entry) in wanted {
             let due = match self.slots.get(&key).map(|slot| &slot.state) {
                 None => true,
-                Some(State::BackOff(until)) => *until <= now,
-                Some(State::Served { .. }) => false,
+                Some(State::Backoff(until)) => *until <= now,
+                Some(State::Running { .. }) => false,
             };
             if due {
                 self.serve(key, entry);
@@ -511,33 +511,33 @@ impl Supervisor {
         }
     }
 
-    fn serve(&mut self, key: Key, entry: &'static Entry) {
-        if let Some(alone) = &self.alone
-            && alone.entry.name == entry.name
+    fn serve(&mut self, key: DeviceKey, entry: &'static Entry) {
+        if let Some(standalone) = &self.standalone
+            && standalone.entry.name == entry.name
         {
             // The host goes first: the device is opened when that has ended.
-            alone.stop();
+            standalone.stop();
             let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
-            slot.state = State::BackOff(Instant::now() + ALONE_PAUSE);
+            slot.state = State::Backoff(Instant::now() + STANDALONE_PAUSE);
             return;
         }
         let token = Token(self.next_token);
         self.next_token += 1;
-        let (tally, log) = self.tally_and_log(entry);
+        let (stats, log) = self.stats_and_log(entry);
         let node = key.device.node().display().to_string();
         let endpoint = Endpoint {
             entry,
             device: key.device.clone(),
             opener: Arc::clone(&self.opener),
             config: Arc::clone(&self.settings.config),
-            tally,
+            stats,
             log: log.new(o!("HYPERV_DEVICE" => node)),
         };
         let started = endpoint.start(self.poll.registry(), token, self.handle());
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
         match started {
             Ok((control, thread)) => {
-                slot.state = State::Served {
+                slot.state = State::Running {
                     token,
                     control,
                     thread,
@@ -545,28 +545,28 @@ impl Supervisor {
                 };
             }
             Err(error) => {
-                slot.back_off(Failure::NotStarted(error), false, &log);
+                slot.start_backoff(Failure::NotStarted(error), false, &log);
             }
         }
     }
 
     /// What is counted of a service, and its log, within its limit.
-    fn tally_and_log(&mut self, entry: &'static Entry) -> (Arc<Tally>, Logger) {
-        let tally = self.tallies.entry(entry.name);
-        let tally = tally.or_insert_with(|| Tally::new(limit(&self.handle)));
-        let log = tally.logger(self.unlimited.clone());
-        (Arc::clone(tally), log.new(o!("service" => entry.name)))
+    fn stats_and_log(&mut self, entry: &'static Entry) -> (Arc<ServiceStats>, Logger) {
+        let stats = self.stats.entry(entry.name);
+        let stats = stats.or_insert_with(|| ServiceStats::new(limit(&self.handle)));
+        let log = stats.logger(self.unlimited.clone());
+        (Arc::clone(stats), log.new(o!("service" => entry.name)))
     }
 
     /// The limits of logs: the agent's own, and each service's with its name.
-    fn limits(&self) -> impl Iterator<Item = (Option<&'static str>, &Limit)> {
-        let services = self.tallies.iter();
-        let services = services.map(|(name, tally)| (Some(*name), &*tally.limit));
+    fn limits(&self) -> impl Iterator<Item = (Option<&'static str>, &RateLimit)> {
+        let services = self.stats.iter();
+        let services = services.map(|(name, stats)| (Some(*name), &*stats.limit));
         services.chain([(None, &*self.limit)])
     }
 
     /// Logs what the limits have kept from the log, where that is due by then, or all.
-    fn tell_suppressed(&self, by: Option<Instant>) {
+    fn log_suppressed(&self, by: Option<Instant>) {
         for (service, limit) in self.limits() {
             let due = limit.summary_due();
             if due.is_some_and(|due| by.is_none_or(|by| due <= by)) {
@@ -579,9 +579,9 @@ impl Supervisor {
         }
     }
 
-    fn worker_ended(&mut self, token: Token, ended: Ended) {
+    fn worker_ended(&mut self, token: Token, ended: WorkerExit) {
         let Some(key) = self.slots.iter().find_map(|(key, slot)| match slot.state {
-            State::Served { token: its, .. } if its == token => Some(key.clone()),
+            State::Running { token: its, .. } if its == token => Some(key.clone()),
             _ => None,
         }) else {
             return;
@@ -590,25 +590,25 @@ impl Supervisor {
             return;
         };
         slot.join();
-        let (_, log) = self.tally_and_log(slot.entry);
+        let (_, log) = self.stats_and_log(slot.entry);
         let log = log.new(o!("device" => key.device.node().display().to_string()));
         let Some(failure) = ended.failure else {
             info!(log, "no longer served");
             return;
         };
-        slot.back_off(failure, ended.healthy, &log);
+        slot.start_backoff(failure, ended.healthy, &log);
         self.slots.insert(key, slot);
     }
 
     fn reload(&mut self) {
-        tell_service_manager(&[NotifyState::Reloading]);
+        notify_service_manager(&[NotifyState::Reloading]);
         match (self.reload)() {
             Ok(settings) => {
                 let config_changed = settings.config != self.settings.config;
                 self.settings = settings;
                 if config_changed {
                     for slot in self.slots.values() {
-                        if let State::Served { control, .. } = &slot.state {
+                        if let State::Running { control, .. } = &slot.state {
                             control.configure(Arc::clone(&self.settings.config));
                         }
                     }
@@ -628,42 +628,42 @@ impl Supervisor {
         self.scanner.expect_news();
         let now = Instant::now();
         for slot in self.slots.values_mut() {
-            if let State::BackOff(until) = &mut slot.state {
+            if let State::Backoff(until) = &mut slot.state {
                 *until = now;
             }
         }
-        tell_service_manager(&[NotifyState::Ready]);
+        notify_service_manager(&[NotifyState::Ready]);
     }
 
     /// Lets every worker end, for as long as [`STOP_LIMIT`], or [`THAW_LIMIT`].
     fn stop(mut self) -> io::Result<()> {
-        tell_service_manager(&[NotifyState::Stopping]);
+        notify_service_manager(&[NotifyState::Stopping]);
         for slot in self.slots.values() {
-            if let State::Served { control, .. } = &slot.state {
+            if let State::Running { control, .. } = &slot.state {
                 control.stop();
             }
         }
-        if let Some(alone) = &self.alone {
-            alone.stop();
+        if let Some(standalone) = &self.standalone {
+            standalone.stop();
         }
         self.slots
-            .retain(|_, slot| matches!(slot.state, State::Served { .. }));
+            .retain(|_, slot| matches!(slot.state, State::Running { .. }));
         let began = Instant::now();
-        while !self.slots.is_empty() || self.alone.is_some() {
+        while !self.slots.is_empty() || self.standalone.is_some() {
             let frozen = self.slots.values().any(Slot::is_frozen);
-            let limit = if frozen || self.alone.is_some() {
+            let limit = if frozen || self.standalone.is_some() {
                 THAW_LIMIT
             } else {
                 STOP_LIMIT
             };
             let left = (began + limit).saturating_duration_since(Instant::now());
             match self.notices.recv_timeout(left) {
-                Ok(Notice::Ended { token, .. }) => {
+                Ok(Notice::WorkerEnded { token, .. }) => {
                     self.slots.retain(|_, slot| {
-                        !matches!(slot.state, State::Served { token: its, .. } if its == token)
+                        !matches!(slot.state, State::Running { token: its, .. } if its == token)
                     });
                 }
-                Ok(Notice::AloneEnded) => self.alone_ended(),
+                Ok(Notice::StandaloneEnded) => self.standalone_ended(),
                 Ok(_) => {}
                 Err(_) => {
                     for key in self.slots.keys() {
@@ -674,20 +674,20 @@ impl Supervisor {
                 }
             }
         }
-        self.tell_suppressed(None);
+        self.log_suppressed(None);
         info!(self.log, "stopped");
         Ok(())
     }
 }
 
 /// A limit that wakes the loop when a summary will be due.
-fn limit(handle: &Handle) -> Limit {
+fn limit(handle: &SupervisorHandle) -> RateLimit {
     let handle = handle.clone();
-    Limit::new(move || handle.wake())
+    RateLimit::new(move || handle.wake())
 }
 
 /// Tells systemd, where it is the one that started the agent.
-fn tell_service_manager(state: &[NotifyState<'_>]) {
+fn notify_service_manager(state: &[NotifyState<'_>]) {
     // Nothing depends on it: a service manager that cannot be told only waits.
     let _ = sd_notify::notify(state);
 }

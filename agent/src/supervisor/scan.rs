@@ -9,8 +9,8 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError};
 use slog::{Logger, info, warn};
 
-use crate::locate::Key;
-use crate::locate::{Found, has_node, locate};
+use crate::locate::DeviceKey;
+use crate::locate::{ServiceDevices, has_node, locate};
 use crate::settings::Settings;
 
 /// How often, and how many times in a row, to look again for a device that the
@@ -18,7 +18,7 @@ use crate::settings::Settings;
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE_LOOKS: u32 = 50;
 
-/// How long a new device may be without a driver before that is a complaint, or
+/// How long a new device may be without a driver before that is a problem, or
 /// the agent binds it.
 const DRIVER_GRACE: Duration = Duration::from_secs(1);
 
@@ -30,8 +30,8 @@ pub(crate) struct Scanner {
     look_again: Option<Instant>,
     /// Devices that no driver makes accessible, and since when.
     unreachable: BTreeMap<Guid, Instant>,
-    /// The last complaints, so that each is logged once.
-    complaints: Vec<String>,
+    /// The last problems, so that each is logged once.
+    problems: Vec<String>,
 }
 
 impl Scanner {
@@ -41,7 +41,7 @@ impl Scanner {
             settle_looks: 0,
             look_again: None,
             unreachable: BTreeMap::new(),
-            complaints: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
@@ -51,8 +51,8 @@ impl Scanner {
     }
 
     /// What keeps devices from being served.
-    pub(crate) fn complaints(&self) -> &[String] {
-        &self.complaints
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     /// Something was announced: a device may be set up from now on.
@@ -61,10 +61,10 @@ impl Scanner {
     }
 
     /// The devices of all services that are switched on.
-    pub(crate) fn scan(&mut self, settings: &Settings) -> BTreeMap<Key, &'static Entry> {
+    pub(crate) fn scan(&mut self, settings: &Settings) -> BTreeMap<DeviceKey, &'static Entry> {
         let now = Instant::now();
         self.look_again = None;
-        let mut complaints = Vec::new();
+        let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
         let mut unreachable_now = Vec::new();
         let roots = &settings.roots;
@@ -78,12 +78,12 @@ impl Scanner {
             // The bus can be missing where the nodes are not, as in containers.
             Err(DiscoveryError::NoVmbus(_)) => Vec::new(),
             Err(error) => {
-                complaints.push(format!("cannot look for devices: {error}"));
+                problems.push(format!("cannot look for devices: {error}"));
                 Vec::new()
             }
         };
         for (entry, has_node) in services {
-            let Found {
+            let ServiceDevices {
                 located,
                 unreachable,
                 settling,
@@ -103,22 +103,22 @@ impl Scanner {
                 }
                 match self.make_reachable(settings, entry, &device) {
                     Ok(()) => self.look_again_at(now + SETTLE_PAUSE),
-                    Err(complaint) => complaints.push(complaint),
+                    Err(problem) => problems.push(problem),
                 }
             }
             for device in located {
                 let service = entry.name;
-                wanted.insert(Key { service, device }, entry);
+                wanted.insert(DeviceKey { service, device }, entry);
             }
         }
         self.unreachable
             .retain(|instance, _| unreachable_now.contains(instance));
-        for complaint in &complaints {
-            if !self.complaints.contains(complaint) {
-                warn!(self.log, "{}", complaint);
+        for problem in &problems {
+            if !self.problems.contains(problem) {
+                warn!(self.log, "{}", problem);
             }
         }
-        self.complaints = complaints;
+        self.problems = problems;
         wanted
     }
 

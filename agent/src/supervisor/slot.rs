@@ -16,8 +16,8 @@ use crate::worker::exit::Failure;
 
 /// A device that fails is opened again after this long, twice as long after
 /// each further failure.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// What becomes of a device that is, or was, there.
 #[derive(Debug)]
@@ -27,19 +27,19 @@ pub(crate) struct Slot {
     /// Failures in a row.
     failures: u32,
     /// The last failure that was logged, so that it is not again.
-    complaint: Option<String>,
+    problem: Option<String>,
 }
 
 #[derive(Debug)]
 pub(crate) enum State {
-    Served {
+    Running {
         token: Token,
         control: Arc<Control>,
         thread: JoinHandle<()>,
         stopping: bool,
     },
     /// Not before then.
-    BackOff(Instant),
+    Backoff(Instant),
 }
 
 impl Slot {
@@ -47,51 +47,51 @@ impl Slot {
     pub(crate) fn new(entry: &'static Entry) -> Self {
         Self {
             entry,
-            state: State::BackOff(Instant::now()),
+            state: State::Backoff(Instant::now()),
             failures: 0,
-            complaint: None,
+            problem: None,
         }
     }
 
     /// Whether its service has file systems frozen, or applications at rest for
     /// that.
     pub(crate) fn is_frozen(&self) -> bool {
-        let underway = self.underway();
-        underway.is_some_and(|seen| matches!(seen.work, Work::Freezing | Work::Frozen { .. }))
+        let operation = self.operation();
+        operation.is_some_and(|seen| matches!(seen.work, Work::Freezing | Work::Frozen { .. }))
     }
 
     /// What its service is at, if that takes longer than a request.
-    pub(crate) fn underway(&self) -> Option<Seen> {
+    pub(crate) fn operation(&self) -> Option<Seen> {
         match &self.state {
-            State::Served { control, .. } => control.view.look().activity,
-            State::BackOff(_) => None,
+            State::Running { control, .. } => control.state.snapshot().activity,
+            State::Backoff(_) => None,
         }
     }
 
     /// Joins the thread of a worker that has told of its end, which takes no
     /// longer than a thread's exit.
     pub(crate) fn join(&mut self) {
-        let idle = State::BackOff(Instant::now());
-        if let State::Served { thread, .. } = std::mem::replace(&mut self.state, idle) {
+        let idle = State::Backoff(Instant::now());
+        if let State::Running { thread, .. } = std::mem::replace(&mut self.state, idle) {
             // A panic was told of along with the end.
             let _ = thread.join();
         }
     }
 
     /// Why it is not served: the failure that was logged last.
-    pub(crate) fn complaint(&self) -> Option<&str> {
-        self.complaint.as_deref()
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
     }
 
     /// Takes in how a worker failed, and whether its device was in order until then,
     /// and says when to try again.
-    pub(crate) fn back_off(&mut self, failure: Failure, healthy: bool, log: &Logger) {
+    pub(crate) fn start_backoff(&mut self, failure: Failure, healthy: bool, log: &Logger) {
         if healthy {
             self.failures = 0;
-            self.complaint = None;
+            self.problem = None;
         }
         let panicked = matches!(failure, Failure::Panicked(_));
-        let complaint = match failure {
+        let problem = match failure {
             Failure::Closed(ChannelError::Gone) => "the device went away".to_owned(),
             Failure::NotStarted(error) => format!("cannot start a worker: {error}"),
             Failure::NotOpened(error) => format!("cannot be opened: {error}"),
@@ -101,24 +101,24 @@ impl Slot {
             }
         };
         self.failures = self.failures.saturating_add(1);
-        let pause = pause_after(self.failures);
-        self.state = State::BackOff(Instant::now() + pause);
-        if self.complaint.as_ref() == Some(&complaint) {
-            debug!(log, "{}", complaint; "retry_in" => ?pause);
+        let pause = backoff_after(self.failures);
+        self.state = State::Backoff(Instant::now() + pause);
+        if self.problem.as_ref() == Some(&problem) {
+            debug!(log, "{}", problem; "retry_in" => ?pause);
             return;
         }
         match panicked {
-            true => error!(log, "{}", complaint),
-            false => warn!(log, "{}", complaint),
+            true => error!(log, "{}", problem),
+            false => warn!(log, "{}", problem),
         }
-        self.complaint = Some(complaint);
+        self.problem = Some(problem);
     }
 }
 
 /// How long a device is left closed after so many failures in a row.
-fn pause_after(failures: u32) -> Duration {
+fn backoff_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_BACK_OFF * 2u32.pow(doublings)).min(LONGEST_BACK_OFF)
+    (FIRST_BACKOFF * 2u32.pow(doublings)).min(LONGEST_BACKOFF)
 }
 
 #[cfg(test)]
@@ -133,16 +133,16 @@ mod tests {
         let log = Logger::root(slog::Discard, o!());
         let mut slot = Slot::new(&fcopy::ENTRY);
         let mut fail = |healthy| {
-            slot.back_off(Failure::Closed(ChannelError::Gone), healthy, &log);
-            pause_after(slot.failures)
+            slot.start_backoff(Failure::Closed(ChannelError::Gone), healthy, &log);
+            backoff_after(slot.failures)
         };
         for doublings in 0..8 {
-            assert_eq!(fail(false), FIRST_BACK_OFF * 2u32.pow(doublings));
+            assert_eq!(fail(false), FIRST_BACKOFF * 2u32.pow(doublings));
         }
         for _ in 0..100 {
-            assert!(fail(false) <= LONGEST_BACK_OFF);
+            assert!(fail(false) <= LONGEST_BACKOFF);
         }
-        assert_eq!(fail(false), LONGEST_BACK_OFF);
-        assert_eq!(fail(true), FIRST_BACK_OFF);
+        assert_eq!(fail(false), LONGEST_BACKOFF);
+        assert_eq!(fail(true), FIRST_BACKOFF);
     }
 }

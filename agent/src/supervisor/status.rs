@@ -9,21 +9,21 @@ use hyperv_services::activity::{self, Seen};
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
-use super::alone::Alone;
 use super::slot::{self, Slot};
-use crate::devices::{self, Listed};
-use crate::limit::{self, Limit};
-use crate::locate::Key;
-use crate::locate::Located;
+use super::standalone::Standalone;
+use crate::devices::{self, DeviceInfo};
+use crate::locate::DeviceKey;
+use crate::locate::DeviceNode;
+use crate::rate_limit::{self, RateLimit};
 use crate::settings::Settings;
-use crate::stats::Tally;
+use crate::stats::ServiceStats;
 use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use crate::status::clock::clock;
 use crate::status::{
     Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
 };
 
-/// Devices of a service, and obstacles, that are told of. The host may offer
+/// Devices of a service, and problems, that are told of. The host may offer
 /// more, and the document must fit the buffer of a socket.
 const MAX_LISTED: usize = 8;
 
@@ -31,17 +31,17 @@ const MAX_LISTED: usize = 8;
 const MAX_TEXT: usize = 500;
 
 /// What the supervisor knows.
-pub(crate) struct Known<'a> {
+pub(crate) struct StatusSources<'a> {
     pub(crate) started: SystemTime,
     pub(crate) settings: &'a Settings,
-    pub(crate) slots: &'a BTreeMap<Key, Slot>,
-    pub(crate) alone: Option<&'a Alone>,
-    pub(crate) tallies: &'a BTreeMap<&'static str, Arc<Tally>>,
-    pub(crate) limit: &'a Limit,
-    pub(crate) obstacles: &'a [String],
+    pub(crate) slots: &'a BTreeMap<DeviceKey, Slot>,
+    pub(crate) standalone: Option<&'a Standalone>,
+    pub(crate) stats: &'a BTreeMap<&'static str, Arc<ServiceStats>>,
+    pub(crate) limit: &'a RateLimit,
+    pub(crate) problems: &'a [String],
 }
 
-impl Known<'_> {
+impl StatusSources<'_> {
     /// The status at this moment. It reads sysfs for the devices' GUIDs.
     pub(crate) fn document(&self) -> Document {
         // Without the bus there are no GUIDs to tell.
@@ -59,8 +59,8 @@ impl Known<'_> {
                 .chain(off.map(|entry| self.service(entry, false, &listed)))
                 .collect(),
             suppressed: self.limit.suppressed().into(),
-            obstacles: self
-                .obstacles
+            problems: self
+                .problems
                 .iter()
                 .take(MAX_LISTED)
                 .map(|text| cut(text, MAX_TEXT))
@@ -68,7 +68,7 @@ impl Known<'_> {
         }
     }
 
-    fn service(&self, entry: &Entry, on: bool, listed: &[Listed]) -> Service {
+    fn service(&self, entry: &Entry, on: bool, listed: &[DeviceInfo]) -> Service {
         // Before the counts: a request that a device works on is among them.
         let devices = self
             .slots
@@ -77,38 +77,38 @@ impl Known<'_> {
             .take(MAX_LISTED)
             .map(|(key, slot)| device(&key.device, slot, listed))
             .collect();
-        let tally = self.tallies.get(entry.name);
-        let (requests, failures) = tally.map(|tally| tally.counts()).unwrap_or_default();
+        let stats = self.stats.get(entry.name);
+        let (requests, failures) = stats.map(|stats| stats.counts()).unwrap_or_default();
         Service {
             name: entry.name.to_owned(),
             summary: entry.summary.to_owned(),
             on,
             requests,
             failures,
-            last_error: tally
-                .and_then(|tally| tally.last_error())
+            last_error: stats
+                .and_then(|stats| stats.last_error())
                 .map(|(at, text)| LastError {
                     at: clock(at),
                     text,
                 }),
-            suppressed: tally
-                .map(|tally| tally.limit.suppressed().into())
+            suppressed: stats
+                .map(|stats| stats.limit.suppressed().into())
                 .unwrap_or_default(),
-            last_backup: tally
-                .and_then(|tally| tally.last_backup.get())
+            last_backup: stats
+                .and_then(|stats| stats.last_backup.get())
                 .map(LastBackup::from),
             activity: self
-                .alone
-                .filter(|alone| alone.entry.name == entry.name)
-                .and_then(|alone| alone.view.look().activity)
+                .standalone
+                .filter(|standalone| standalone.entry.name == entry.name)
+                .and_then(|standalone| standalone.state.snapshot().activity)
                 .map(shown),
             devices,
         }
     }
 }
 
-impl From<limit::Suppressed> for Suppressed {
-    fn from(counts: limit::Suppressed) -> Self {
+impl From<rate_limit::Suppressed> for Suppressed {
+    fn from(counts: rate_limit::Suppressed) -> Self {
         Self {
             total: counts.total,
             warnings: counts.warnings,
@@ -117,13 +117,13 @@ impl From<limit::Suppressed> for Suppressed {
     }
 }
 
-fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
+fn device(located: &DeviceNode, slot: &Slot, listed: &[DeviceInfo]) -> Device {
     let node = located.node().display().to_string();
     let (state, view) = match &slot.state {
-        slot::State::Served {
+        slot::State::Running {
             control, stopping, ..
         } => {
-            let view = control.view.look();
+            let view = control.state.snapshot();
             let state = match (stopping, view.open) {
                 (true, _) => State::Closing,
                 (false, true) => State::Serving,
@@ -131,9 +131,9 @@ fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
             };
             (state, view)
         }
-        slot::State::BackOff(until) => {
+        slot::State::Backoff(until) => {
             let state = State::Failed {
-                failure: slot.complaint().map(|text| cut(text, MAX_TEXT)),
+                failure: slot.problem().map(|text| cut(text, MAX_TEXT)),
                 retry_in: until.saturating_duration_since(Instant::now()).as_secs(),
             };
             (state, Default::default())
@@ -146,8 +146,8 @@ fn device(located: &Located, slot: &Slot, listed: &[Listed]) -> Device {
             .map(|listed| listed.instance.clone()),
         node,
         transport: match located {
-            Located::Uio { .. } => Transport::Uio,
-            Located::HvUtil { .. } => Transport::HvUtil,
+            DeviceNode::Uio { .. } => Transport::Uio,
+            DeviceNode::HvUtil { .. } => Transport::HvUtil,
         },
         state,
         versions: view.negotiated.map(|negotiated| Versions {

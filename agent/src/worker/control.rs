@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyperv_services::command::{self, Command};
 use mio::Waker;
 
-use super::state::View;
+use super::state::WorkerState;
 
 /// What a local user asks, and who.
-pub(super) type Asked = (Command, Box<dyn command::Client>);
+pub(super) type PendingCommand = (Command, Box<dyn command::Client>);
 
 /// How the supervisor reaches a worker.
 #[derive(Debug)]
@@ -17,9 +17,9 @@ pub(crate) struct Control {
     waker: Waker,
     stop: AtomicBool,
     config: Mutex<Option<Arc<hyperv_services::Config>>>,
-    command: Mutex<Option<Asked>>,
+    command: Mutex<Option<PendingCommand>>,
     /// What the worker shows of itself.
-    pub(crate) view: View,
+    pub(crate) state: WorkerState,
 }
 
 impl Control {
@@ -30,7 +30,7 @@ impl Control {
             stop: AtomicBool::new(false),
             config: Mutex::default(),
             command: Mutex::default(),
-            view: View::default(),
+            state: WorkerState::default(),
         }
     }
 
@@ -44,7 +44,7 @@ impl Control {
     /// short.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.view.stop();
+        self.state.stop();
         self.wake();
     }
 
@@ -68,12 +68,12 @@ impl Control {
         self.wake();
     }
 
-    pub(super) fn is_asked(&self) -> bool {
+    pub(super) fn has_command(&self) -> bool {
         let asked = self.command.lock();
         asked.unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    pub(super) fn asked(&self) -> Option<Asked> {
+    pub(super) fn take_command(&self) -> Option<PendingCommand> {
         let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
         asked.take()
     }
@@ -87,7 +87,7 @@ impl Control {
         config.unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    pub(super) fn new_config(&self) -> Option<Arc<hyperv_services::Config>> {
+    pub(super) fn take_config(&self) -> Option<Arc<hyperv_services::Config>> {
         self.config
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

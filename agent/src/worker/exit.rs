@@ -15,7 +15,7 @@ const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(10);
 
 /// How a worker ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct WorkerExit {
     /// `None` where it was told to end.
     pub(crate) failure: Option<Failure>,
     /// Whether the device was in order until the end.
@@ -33,12 +33,12 @@ pub(super) struct Health {
 impl Health {
     /// Whether it was in order until it failed so. One that served and was taken away
     /// was: the host may offer it again at once, under the same name.
-    pub(super) fn was_good(&self, failure: Option<&Failure>, now: Instant) -> bool {
+    pub(super) fn was_healthy(&self, failure: Option<&Failure>, now: Instant) -> bool {
         let taken_away = matches!(failure, Some(Failure::Closed(ChannelError::Gone)));
-        taken_away && self.succeeded || self.is_good(now)
+        taken_away && self.succeeded || self.is_healthy(now)
     }
 
-    fn is_good(&self, now: Instant) -> bool {
+    fn is_healthy(&self, now: Instant) -> bool {
         let open = self.opened.map(|at| now.saturating_duration_since(at));
         let needed = match self.succeeded {
             true => HEALTHY_WITH_SUCCESS,
@@ -66,13 +66,13 @@ mod tests {
     fn a_device_is_in_order_after_a_while_which_a_request_makes_shorter() {
         let opened = Instant::now();
         let mut health = Health::default();
-        assert!(!health.is_good(opened + HEALTHY_AFTER));
+        assert!(!health.is_healthy(opened + HEALTHY_AFTER));
         health.opened = Some(opened);
-        assert!(!health.is_good(opened + HEALTHY_AFTER / 2));
-        assert!(health.is_good(opened + HEALTHY_AFTER));
+        assert!(!health.is_healthy(opened + HEALTHY_AFTER / 2));
+        assert!(health.is_healthy(opened + HEALTHY_AFTER));
         health.succeeded = true;
-        assert!(!health.is_good(opened + HEALTHY_WITH_SUCCESS / 2));
-        assert!(health.is_good(opened + HEALTHY_WITH_SUCCESS));
+        assert!(!health.is_healthy(opened + HEALTHY_WITH_SUCCESS / 2));
+        assert!(health.is_healthy(opened + HEALTHY_WITH_SUCCESS));
     }
 
     #[test]
@@ -84,10 +84,10 @@ mod tests {
         };
         let gone = Failure::Closed(ChannelError::Gone);
         let refused = Failure::Closed(ChannelError::ReplyRefused);
-        assert!(!health.was_good(Some(&gone), now));
+        assert!(!health.was_healthy(Some(&gone), now));
         health.succeeded = true;
-        assert!(health.was_good(Some(&gone), now));
-        assert!(!health.was_good(Some(&refused), now));
-        assert!(!health.was_good(None, now));
+        assert!(health.was_healthy(Some(&gone), now));
+        assert!(!health.was_healthy(Some(&refused), now));
+        assert!(!health.was_healthy(None, now));
     }
 }

@@ -27,21 +27,21 @@ use mio::{Registry, Token};
 use slog::{Logger, debug, info, warn};
 
 use self::control::Control;
-use self::exit::{Ended, Failure, Health};
+use self::exit::{Failure, Health, WorkerExit};
 use self::panics::catch_panic;
-use self::wait::{FullRing, LookAhead, Waiting};
-use crate::locate::Located;
-use crate::mailbox::{Handle, Notice};
-use crate::opener::{Opener, Opening};
-use crate::stats::Tally;
+use self::wait::{BusyPoll, FullRingBackoff, WorkerPoll};
+use crate::locate::DeviceNode;
+use crate::mailbox::{Notice, SupervisorHandle};
+use crate::opener::{OpenContext, Opener};
+use crate::stats::ServiceStats;
 
 /// What a worker is made from.
 pub(crate) struct Endpoint {
     pub(crate) entry: &'static Entry,
-    pub(crate) device: Located,
+    pub(crate) device: DeviceNode,
     pub(crate) opener: Arc<dyn Opener>,
     pub(crate) config: Arc<hyperv_services::Config>,
-    pub(crate) tally: Arc<Tally>,
+    pub(crate) stats: Arc<ServiceStats>,
     pub(crate) log: Logger,
 }
 
@@ -53,9 +53,9 @@ impl Endpoint {
         self,
         registry: &Registry,
         token: Token,
-        supervisor: Handle,
+        supervisor: SupervisorHandle,
     ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
-        let waiting = Waiting::new(registry, token)?;
+        let waiting = WorkerPoll::new(registry, token)?;
         let control = Arc::new(Control::new(waiting.waker()?));
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
@@ -65,22 +65,27 @@ impl Endpoint {
                 let failure = catch_panic(|| self.run(&its_control, waiting, &mut health))
                     .unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
                     .err();
-                let healthy = health.was_good(failure.as_ref(), Instant::now());
-                let ended = Ended { failure, healthy };
-                supervisor.tell(Notice::Ended { token, ended });
+                let healthy = health.was_healthy(failure.as_ref(), Instant::now());
+                let ended = WorkerExit { failure, healthy };
+                supervisor.tell(Notice::WorkerEnded { token, ended });
             })?;
         Ok((control, thread))
     }
 
-    fn run(self, control: &Control, waiting: Waiting, health: &mut Health) -> Result<(), Failure> {
+    fn run(
+        self,
+        control: &Control,
+        waiting: WorkerPoll,
+        health: &mut Health,
+    ) -> Result<(), Failure> {
         // By now another device may have come to its node: that one is not its own.
         if control.stopping() {
             return Ok(());
         }
         let log = self.log;
-        let opening = Opening {
+        let opening = OpenContext {
             log: &log,
-            view: &control.view,
+            state: &control.state,
         };
         let channel = self
             .opener
@@ -88,8 +93,8 @@ impl Endpoint {
             .map_err(Failure::NotOpened)?;
         health.opened = Some(Instant::now());
         let mut service = (self.entry.make)(&self.config, &log);
-        service.keep_in(&self.tally.last_backup);
-        if let Some(took) = control.view.took_long() {
+        service.keep_in(&self.stats.last_backup);
+        if let Some(took) = control.state.took_long() {
             let node = self.device.node().display();
             info!(
                 log,
@@ -98,7 +103,7 @@ impl Endpoint {
                 took.as_secs()
             );
         }
-        control.view.opened(&*service);
+        control.state.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
             buffer: vec![0; channel.buffer_len()],
@@ -110,11 +115,11 @@ impl Endpoint {
             waiting,
             negotiated: None,
             health,
-            tally: self.tally,
+            stats: self.stats,
             log,
         };
         let ended = worker.serve();
-        worker.waiting.let_go(&*worker.channel);
+        worker.waiting.deregister(&*worker.channel);
         ended.map_err(Failure::Closed)
     }
 }
@@ -128,21 +133,21 @@ struct Worker<'a> {
     service: Box<dyn Service>,
     channel: Box<dyn Channel>,
     control: &'a Control,
-    waiting: Waiting,
+    waiting: WorkerPoll,
     /// A message is copied here, answered in place, and sent from here.
     buffer: Vec<u8>,
     negotiated: Option<Negotiated>,
     health: &'a mut Health,
-    tally: Arc<Tally>,
+    stats: Arc<ServiceStats>,
     log: Logger,
 }
 
 impl Worker<'_> {
     /// Serves until it is told to stop.
     fn serve(&mut self) -> Result<(), ChannelError> {
-        self.waiting.hold(&*self.channel, false)?;
+        self.waiting.register(&*self.channel, false)?;
         // The first look needs no wake-up: the host may have been quicker.
-        let mut looks = LookAhead::new();
+        let mut busy_poll = BusyPoll::new();
         let mut config = None;
         while !self.control.stopping() {
             let mut came = false;
@@ -157,25 +162,25 @@ impl Worker<'_> {
             if self.control.stopping() {
                 break;
             }
-            if self.control.is_asked() {
+            if self.control.has_command() {
                 // What the host sends from here on shows at the device.
                 self.channel.acknowledge()?;
                 if !self.channel.arm()
-                    && let Some((command, client)) = self.control.asked()
+                    && let Some((command, client)) = self.control.take_command()
                 {
                     let host = Some(self.channel.as_fd());
                     self.service.command(command, client, host);
                 }
                 continue;
             }
-            if let Some(new) = self.control.new_config() {
+            if let Some(new) = self.control.take_config() {
                 config = (!self.reconfigure(&new)).then_some(new);
             }
             let busy = self.service.busy();
             if !busy && let Some(config) = config.take() {
                 self.configure(&config);
             }
-            if busy && looks.find(&mut *self.channel, || self.control.stopping()) {
+            if busy && busy_poll.finds_request(&mut *self.channel, || self.control.stopping()) {
                 continue;
             }
             if !came {
@@ -183,13 +188,13 @@ impl Worker<'_> {
                 // shows itself.
                 self.channel.acknowledge()?;
             }
-            self.waiting.hold(&*self.channel, busy)?;
+            self.waiting.register(&*self.channel, busy)?;
             if self.channel.arm() {
                 continue;
             }
             let asleep = Instant::now();
             self.wait(None)?;
-            looks.woken_after(asleep.elapsed());
+            busy_poll.slept_for(asleep.elapsed());
         }
         Ok(())
     }
@@ -226,8 +231,8 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
-        self.service.keep_in(&self.tally.last_backup);
-        self.control.view.opened(&*self.service);
+        self.service.keep_in(&self.stats.last_backup);
+        self.control.state.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);
         }
@@ -280,14 +285,14 @@ impl Worker<'_> {
     }
 
     fn begin_request(&self) {
-        self.tally.request();
-        self.control.view.set_working(true);
+        self.stats.request();
+        self.control.state.set_working(true);
     }
 
     fn end_request(&mut self, status: Status) {
         self.health.succeeded |= status == Status::OK;
-        self.control.view.set_working(false);
-        self.tally.outcome(status);
+        self.control.state.set_working(false);
+        self.stats.outcome(status);
     }
 
     /// Carries out a request over a ring; `None` where it cannot be answered.
@@ -332,7 +337,7 @@ impl Worker<'_> {
                     negotiated.framework
                 );
                 self.negotiated = Some(negotiated);
-                self.control.view.negotiated(negotiated);
+                self.control.state.negotiated(negotiated);
                 self.service.negotiated(negotiated);
                 Status::OK
             }
@@ -352,7 +357,7 @@ impl Worker<'_> {
 
     /// Sends what lies in the buffer, when there is room for it.
     fn send(&mut self, transaction: u64, start: usize, end: usize) -> Result<(), ChannelError> {
-        let mut full = FullRing::new();
+        let mut full = FullRingBackoff::new();
         loop {
             let reply = self.buffer.get(start..end).unwrap_or_default();
             let Sent::Full { announced } = self.channel.send(transaction, reply)? else {
@@ -369,7 +374,7 @@ impl Worker<'_> {
                     waited.as_secs()
                 );
             }
-            self.waiting.hold(&*self.channel, true)?;
+            self.waiting.register(&*self.channel, true)?;
             self.wait(Some(full.pause(announced)))?;
             // A ring in memory does not show that the device went away.
             self.channel.acknowledge()?;
@@ -395,24 +400,24 @@ mod tests {
     use slog::o;
 
     use super::*;
-    use crate::limit::Limit;
-    use crate::opener::KernelDevices;
+    use crate::opener::KernelOpener;
+    use crate::rate_limit::RateLimit;
 
     #[test]
     fn a_worker_that_is_told_to_end_before_its_device_is_open_leaves_it_closed() {
         let poll = Poll::new().unwrap();
-        let waiting = Waiting::new(poll.registry(), Token(0)).unwrap();
+        let waiting = WorkerPoll::new(poll.registry(), Token(0)).unwrap();
         let log = Logger::root(slog::Discard, o!());
         let endpoint = Endpoint {
             entry: &fcopy::ENTRY,
-            device: Located::HvUtil {
+            device: DeviceNode::HvUtil {
                 node: "/nowhere/to/be/found".into(),
             },
-            opener: Arc::new(KernelDevices {
+            opener: Arc::new(KernelOpener {
                 roots: Roots::default(),
             }),
             config: Arc::default(),
-            tally: Tally::new(Limit::new(|| {})),
+            stats: ServiceStats::new(RateLimit::new(|| {})),
             log,
         };
         let control = Control::new(waiting.waker().unwrap());

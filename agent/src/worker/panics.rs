@@ -18,7 +18,7 @@ static OTHERS: AtomicUsize = AtomicUsize::new(0);
 /// Lets a worker's panic be told when the worker has ended only: written to
 /// standard error at once, it could wait for a file system that the worker has
 /// frozen and is to thaw.
-pub(crate) fn hold_back_panics() {
+pub(crate) fn install_panic_hook() {
     let at_once = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         if WORKER.get() {
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_with_its_place() {
-        hold_back_panics();
+        install_panic_hook();
         let told = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
         let Ok(Err::<(), _>(told)) = told.join() else {
             panic!("no message");

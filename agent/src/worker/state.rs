@@ -15,7 +15,7 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// What a worker shows of itself. A request costs it two stores; the locks are
 /// taken when a device is opened, and when somebody looks.
 #[derive(Debug, Default)]
-pub(crate) struct View {
+pub(crate) struct WorkerState {
     working: AtomicBool,
     opening: Mutex<Opening>,
     open: Mutex<Option<Open>>,
@@ -50,7 +50,7 @@ struct Open {
 
 /// What was seen of a worker.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct WorkerSnapshot {
     /// Whether its device is open.
     pub(crate) open: bool,
     /// Whether a request is being worked on.
@@ -59,7 +59,7 @@ pub(crate) struct Look {
     pub(crate) activity: Option<Seen>,
 }
 
-impl View {
+impl WorkerState {
     /// While its device is being opened, this is waited for.
     pub(crate) fn waits_for(&self, what: &'static str) {
         self.opening().waits_for = what;
@@ -68,7 +68,7 @@ impl View {
     /// When its device will take long to open, unless it is open, or that was told.
     pub(crate) fn overdue_at(&self) -> Option<Instant> {
         let opening = self.opening();
-        (!opening.told && !self.look().open).then(|| opening.since + OVERDUE)
+        (!opening.told && !self.snapshot().open).then(|| opening.since + OVERDUE)
     }
 
     /// How long its device has taken to open so far, and what is waited for, where that
@@ -115,13 +115,13 @@ impl View {
         self.working.store(working, Ordering::Release);
     }
 
-    pub(crate) fn look(&self) -> Look {
+    pub(crate) fn snapshot(&self) -> WorkerSnapshot {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (negotiated, activity) = match &*open {
             Some(open) => (open.negotiated, open.activity.clone()),
             None => (None, None),
         };
-        Look {
+        WorkerSnapshot {
             open: open.is_some(),
             working: self.working.load(Ordering::Acquire),
             negotiated,
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn an_opening_that_takes_long_is_told_once_with_what_it_waits_for() {
-        let view = View::default();
+        let view = WorkerState::default();
         view.waits_for("the host");
         assert_eq!((view.is_overdue(), view.took_long()), (None, None));
         let since = view.opening().since;

@@ -16,10 +16,10 @@ const WATCHED: Token = Token(2);
 
 /// How long a busy worker looks for the next request before it sleeps. A host
 /// that takes longer than this is waited for asleep.
-const LOOK_FOR: Duration = Duration::from_micros(200);
+const BUSY_POLL_LIMIT: Duration = Duration::from_micros(200);
 
 /// Where a worker waits, and on whose poll its device is meanwhile.
-pub(crate) struct Waiting {
+pub(crate) struct WorkerPoll {
     /// The worker's own poll.
     poll: Poll,
     events: Events,
@@ -28,17 +28,17 @@ pub(crate) struct Waiting {
     /// The device's token there.
     token: Token,
     /// Which poll has the device, if one does.
-    device_on: Option<Owner>,
+    device_on: Option<PollOwner>,
 }
 
 /// Whose poll a device is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum PollOwner {
     Worker,
     Supervisor,
 }
 
-impl Waiting {
+impl WorkerPoll {
     /// A worker's waiting, with the device on no poll yet; on the supervisor's
     /// it will be under `token`.
     pub(crate) fn new(supervisor: &Registry, token: Token) -> io::Result<Self> {
@@ -57,19 +57,23 @@ impl Waiting {
     }
 
     /// Has the device on the worker's own poll, or on the supervisor's.
-    pub(crate) fn hold(&mut self, channel: &dyn Channel, ours: bool) -> Result<(), ChannelError> {
+    pub(crate) fn register(
+        &mut self,
+        channel: &dyn Channel,
+        ours: bool,
+    ) -> Result<(), ChannelError> {
         let owner = if ours {
-            Owner::Worker
+            PollOwner::Worker
         } else {
-            Owner::Supervisor
+            PollOwner::Supervisor
         };
         if self.device_on == Some(owner) {
             return Ok(());
         }
-        self.let_go(channel);
+        self.deregister(channel);
         let (registry, token) = match owner {
-            Owner::Worker => (self.poll.registry(), DEVICE),
-            Owner::Supervisor => (&self.supervisor, self.token),
+            PollOwner::Worker => (self.poll.registry(), DEVICE),
+            PollOwner::Supervisor => (&self.supervisor, self.token),
         };
         let descriptor = channel.as_fd().as_raw_fd();
         registry
@@ -83,10 +87,10 @@ impl Waiting {
     }
 
     /// Takes the device off the poll it is on.
-    pub(crate) fn let_go(&mut self, channel: &dyn Channel) {
+    pub(crate) fn deregister(&mut self, channel: &dyn Channel) {
         let registry = match self.device_on.take() {
-            Some(Owner::Worker) => self.poll.registry(),
-            Some(Owner::Supervisor) => &self.supervisor,
+            Some(PollOwner::Worker) => self.poll.registry(),
+            Some(PollOwner::Supervisor) => &self.supervisor,
             None => return,
         };
         let descriptor = channel.as_fd().as_raw_fd();
@@ -136,27 +140,27 @@ impl Waiting {
 }
 
 /// The longest pause between two looks at a full ring.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// The first one, where the host does not say that there is room. Each further
 /// one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const FIRST_DELAY: Duration = Duration::from_micros(50);
 
 /// How long a reply may find no room before somebody is to know.
 const OVERDUE: Duration = Duration::from_secs(5);
 
 /// How a reply waits for room in a ring that is full.
-pub(crate) struct FullRing {
+pub(crate) struct FullRingBackoff {
     since: Instant,
     pause: Duration,
     overdue: bool,
 }
 
-impl FullRing {
+impl FullRingBackoff {
     pub(crate) fn new() -> Self {
         Self {
             since: Instant::now(),
-            pause: FIRST_PAUSE,
+            pause: FIRST_DELAY,
             overdue: false,
         }
     }
@@ -165,10 +169,10 @@ impl FullRing {
     /// that announces room interrupts, and is not trusted to.
     pub(crate) fn pause(&mut self, announced: bool) -> Duration {
         if announced {
-            return LONGEST_PAUSE;
+            return LONGEST_DELAY;
         }
         let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.pause = (pause * 2).min(LONGEST_DELAY);
         pause
     }
 
@@ -190,12 +194,12 @@ impl FullRing {
 
 /// Looking for the next request before going to sleep, for as long as that
 /// pays.
-pub(crate) struct LookAhead {
+pub(crate) struct BusyPoll {
     worthwhile: bool,
     several_processors: bool,
 }
 
-impl LookAhead {
+impl BusyPoll {
     pub(crate) fn new() -> Self {
         let processors = thread::available_parallelism().map_or(1, |count| count.get());
         Self {
@@ -205,11 +209,15 @@ impl LookAhead {
     }
 
     /// Looks for a moment; `true` where a request came.
-    pub(crate) fn find(&self, channel: &mut dyn Channel, stopping: impl Fn() -> bool) -> bool {
+    pub(crate) fn finds_request(
+        &self,
+        channel: &mut dyn Channel,
+        stopping: impl Fn() -> bool,
+    ) -> bool {
         if !self.worthwhile || !self.several_processors {
             return false;
         }
-        let until = Instant::now() + LOOK_FOR;
+        let until = Instant::now() + BUSY_POLL_LIMIT;
         while Instant::now() < until && !stopping() {
             if channel.pending() {
                 return true;
@@ -221,8 +229,8 @@ impl LookAhead {
 
     /// How long the worker slept tells whether looking would have found the
     /// request.
-    pub(crate) fn woken_after(&mut self, asleep: Duration) {
-        self.worthwhile = asleep < LOOK_FOR;
+    pub(crate) fn slept_for(&mut self, asleep: Duration) {
+        self.worthwhile = asleep < BUSY_POLL_LIMIT;
     }
 }
 
@@ -232,8 +240,8 @@ mod tests {
 
     #[test]
     fn pauses_double_where_no_room_is_announced() {
-        let mut full = FullRing::new();
-        assert_eq!(full.pause(true), LONGEST_PAUSE);
+        let mut full = FullRingBackoff::new();
+        assert_eq!(full.pause(true), LONGEST_DELAY);
         let pauses: Vec<u128> = (0..13).map(|_| full.pause(false).as_micros()).collect();
         assert_eq!(
             pauses,
@@ -245,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_overdue_once_and_says_so_when_it_has_gone() {
-        let mut full = FullRing::new();
+        let mut full = FullRingBackoff::new();
         assert_eq!((full.is_overdue(), full.was_overdue()), (None, None));
         full.since = Instant::now().checked_sub(OVERDUE).unwrap_or(full.since);
         assert!(full.is_overdue().is_some_and(|waited| waited >= OVERDUE));

@@ -20,9 +20,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyperv_agent::control_socket::ControlSocket;
-use hyperv_agent::locate::Located;
-use hyperv_agent::mailbox::Handle;
-use hyperv_agent::opener::{OpenError, Opener, Opening};
+use hyperv_agent::locate::DeviceNode;
+use hyperv_agent::mailbox::SupervisorHandle;
+use hyperv_agent::opener::{OpenContext, OpenError, Opener};
 use hyperv_agent::settings::Settings;
 use hyperv_agent::status::Document;
 use hyperv_agent::status::client::fetch;
@@ -275,11 +275,11 @@ struct TestOpener {
 impl Opener for TestOpener {
     fn open(
         &self,
-        device: &Located,
+        device: &DeviceNode,
         entry: &Entry,
-        _: &Opening<'_>,
+        _: &OpenContext<'_>,
     ) -> Result<Box<dyn Channel>, OpenError> {
-        let Located::HvUtil { node } = device else {
+        let DeviceNode::HvUtil { node } = device else {
             unreachable!("only character devices are made up here");
         };
         if self.refuse.load(Ordering::Relaxed) {
@@ -357,7 +357,7 @@ impl Drain for Lines {
 
 /// A running supervisor.
 pub struct Guest {
-    pub handle: Handle,
+    pub handle: SupervisorHandle,
     pub log: Lines,
     pub refuse: Arc<AtomicBool>,
     settings: Arc<Mutex<Settings>>,
@@ -405,9 +405,9 @@ impl Guest {
         .unwrap();
         let control = root.path().join("control");
         let socket = ControlSocket::bind(&control).unwrap();
-        supervisor.answer_on(socket).unwrap();
+        supervisor.serve_status_on(socket).unwrap();
         let socket = ControlSocket::bind(&root.path().join("request")).unwrap();
-        supervisor.take_requests_on(socket).unwrap();
+        supervisor.serve_requests_on(socket).unwrap();
         first(&control);
         let handle = supervisor.handle();
         let thread = Some(thread::spawn(move || supervisor.run()));

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hyperv_agent::locate::Located;
-use hyperv_agent::mailbox::Handle;
-use hyperv_agent::opener::{OpenError, Opener, Opening};
+use hyperv_agent::locate::DeviceNode;
+use hyperv_agent::mailbox::SupervisorHandle;
+use hyperv_agent::opener::{OpenContext, OpenError, Opener};
 use hyperv_agent::settings::Settings;
 use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::service::Entry;
@@ -23,7 +23,7 @@ use super::setup::Shared;
 
 /// A running agent.
 pub(super) struct Agent {
-    handle: Handle,
+    handle: SupervisorHandle,
     thread: JoinHandle<()>,
     ended: Receiver<io::Result<()>>,
 }
@@ -34,9 +34,9 @@ struct Devices(Arc<World>);
 impl Opener for Devices {
     fn open(
         &self,
-        device: &Located,
+        device: &DeviceNode,
         _entry: &Entry,
-        _: &Opening<'_>,
+        _: &OpenContext<'_>,
     ) -> Result<Box<dyn Channel>, OpenError> {
         Ok(self.0.open(device.node())?)
     }

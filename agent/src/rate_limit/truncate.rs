@@ -29,13 +29,13 @@ const MARK: &str = "…";
 
 /// A record as it is logged.
 #[derive(Debug)]
-pub(crate) struct Short {
+pub(crate) struct TruncatedRecord {
     message: String,
     pairs: Vec<(Key, String)>,
     cost: usize,
 }
 
-impl Short {
+impl TruncatedRecord {
     /// Makes a record short. Pairs for which there is no room are left out.
     pub(crate) fn of(record: &Record<'_>, values: &OwnedKVList) -> Self {
         let message = cut(&with_short_names(&record.msg().to_string()), MAX_MESSAGE).into_owned();
@@ -76,7 +76,7 @@ impl Short {
     }
 }
 
-impl Serializer for Short {
+impl Serializer for TruncatedRecord {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
         let value = cut(&value.to_string(), MAX_NAME).into_owned();
         let cost = self.cost + 2 * (key.len() + value.len()) + AROUND_PAIR;
@@ -88,7 +88,7 @@ impl Serializer for Short {
     }
 }
 
-impl KV for Short {
+impl KV for TruncatedRecord {
     fn serialize(&self, _: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
         for (key, value) in &self.pairs {
             to.emit_str(key, value)?;

@@ -149,14 +149,14 @@ fn summaries_come_soon_and_then_seldom_and_say_what_there_was() {
 }
 
 /// Gives the text of each record to a test.
-struct Texts(Mutex<std::sync::mpsc::Sender<String>>);
+struct RecordText(Mutex<std::sync::mpsc::Sender<String>>);
 
-impl Drain for Texts {
+impl Drain for RecordText {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let text = crate::fields::Texts::of(record, values).0;
+        let text = crate::fields::RecordText::of(record, values).0;
         self.0.lock().unwrap().send(text).unwrap();
         Ok(())
     }
@@ -165,11 +165,11 @@ impl Drain for Texts {
 /// A log with a limit, and what passes.
 fn limited(
     wake: impl Fn() + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
-) -> (Logger, Logger, Arc<Limit>, Receiver<String>) {
+) -> (Logger, Logger, Arc<RateLimit>, Receiver<String>) {
     let (texts, received) = channel();
-    let to = Logger::root(Texts(Mutex::new(texts)), o!());
-    let limit = Arc::new(Limit::new(wake));
-    let limited = Limited {
+    let to = Logger::root(RecordText(Mutex::new(texts)), o!());
+    let limit = Arc::new(RateLimit::new(wake));
+    let limited = RateLimitedDrain {
         to: to.clone(),
         limit: Arc::clone(&limit),
     };
@@ -230,8 +230,8 @@ fn events_warnings_and_output_pass_beside_any_number_of_others() {
 fn records_that_the_threshold_stops_take_nothing() {
     let (queue, threshold) = (slog::Discard, Level::Warning);
     let to = Logger::root(slog::LevelFilter::new(queue, threshold).ignore_res(), o!());
-    let limit = Arc::new(Limit::new(|| {}));
-    let limited = Limited {
+    let limit = Arc::new(RateLimit::new(|| {}));
+    let limited = RateLimitedDrain {
         to,
         limit: Arc::clone(&limit),
     };
@@ -260,7 +260,7 @@ fn what_is_written_of_a_record_is_no_more_than_it_costs() {
         type Err = Never;
 
         fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-            let cost = Short::of(record, values).cost();
+            let cost = TruncatedRecord::of(record, values).cost();
             self.0.lock().unwrap().send(cost).unwrap();
             Ok(())
         }
@@ -282,9 +282,9 @@ fn what_is_written_of_a_record_is_no_more_than_it_costs() {
             .fuse(),
         texts.fuse(),
     );
-    let limited = Limited {
+    let limited = RateLimitedDrain {
         to: Logger::root(drain.fuse(), o!()),
-        limit: Arc::new(Limit::new(|| {})),
+        limit: Arc::new(RateLimit::new(|| {})),
     };
     let log = Logger::root(
         limited,

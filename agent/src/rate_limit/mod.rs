@@ -1,8 +1,8 @@
 //! How much may be logged: what the host, or a program that the agent runs, can cause
 //! is limited in size and number, for each service and for the agent itself.
 //!
-//! A record is made [`Short`], belongs to a [`Class`], and takes as many bytes from its
-//! class's share as it costs. What finds no room is counted, and told in a summary after
+//! A record is made [`TruncatedRecord`], belongs to a [`Class`], and takes as many bytes from its
+//! class's budget as it costs. What finds no room is counted, and told in a summary after
 //! a while. The limits outlive devices, so that one that is opened again has no new ones.
 
 use std::fmt;
@@ -14,14 +14,14 @@ use hyperv_services::PROGRAM_OUTPUT;
 use hyperv_services::registry::SERVICES;
 use slog::{BorrowedKV, Drain, Level, Logger, Never, OwnedKVList, Record, RecordStatic, o, warn};
 
+use self::budget::{Budget, CLASSES, Class};
 use self::kinds::{Kinds, MAX_KINDS, Site};
-use self::share::{CLASSES, Class, Share};
-pub(crate) use self::short::Short;
-use self::short::{MAX_COST, MAX_MESSAGE};
+pub(crate) use self::truncate::TruncatedRecord;
+use self::truncate::{MAX_COST, MAX_MESSAGE};
 
+mod budget;
 mod kinds;
-mod share;
-mod short;
+mod truncate;
 
 /// Bytes that a summary costs at most, its text and what surrounds it.
 const SUMMARY_COST: usize = 1024;
@@ -36,7 +36,7 @@ const SUMMARIES_A_DAY: u64 = 25;
 
 /// Bytes that pass one limit within any 24 hours.
 const ONE_A_DAY: u64 =
-    share::ALL_A_DAY + MAX_KINDS as u64 * MAX_COST + SUMMARIES_A_DAY * SUMMARY_COST as u64;
+    budget::ALL_A_DAY + MAX_KINDS as u64 * MAX_COST + SUMMARIES_A_DAY * SUMMARY_COST as u64;
 
 /// Bytes that are logged within any 24 hours, of all services and the agent itself.
 const ALL_A_DAY: u64 = (SERVICES.len() as u64 + 1) * ONE_A_DAY;
@@ -51,7 +51,7 @@ const _: () = assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_
 type Wake = dyn Fn() + Send + Sync + UnwindSafe + RefUnwindSafe;
 
 /// The limit of one service, or of the agent itself.
-pub(crate) struct Limit {
+pub(crate) struct RateLimit {
     state: Mutex<State>,
     /// Called when a summary will be due that was not before.
     wake: Box<Wake>,
@@ -59,7 +59,7 @@ pub(crate) struct Limit {
 
 #[derive(Debug)]
 struct State {
-    shares: [Share; CLASSES],
+    budgets: [Budget; CLASSES],
     kinds: Kinds,
     /// The first record that found no room since the last summary.
     first_suppressed: Option<Instant>,
@@ -80,7 +80,7 @@ pub(crate) struct Suppressed {
 impl State {
     fn new(now: Instant) -> Self {
         Self {
-            shares: Class::ALL.map(|class| Share::new(class, now)),
+            budgets: Class::ALL.map(|class| Budget::new(class, now)),
             kinds: Kinds::default(),
             first_suppressed: None,
             last_summary: None,
@@ -89,18 +89,18 @@ impl State {
 
     /// Whether a record that costs so much may pass.
     fn admits(&mut self, class: Class, site: Site, cost: u64, now: Instant) -> bool {
-        let share = self.shares.iter_mut().find(|share| share.class == class);
-        let Some(share) = share else {
+        let budget = self.budgets.iter_mut().find(|budget| budget.class == class);
+        let Some(budget) = budget else {
             return false;
         };
-        if share.take(cost, now) {
+        if budget.take(cost, now) {
             self.kinds.passed(site, now);
             return true;
         }
         if self.kinds.is_first(site, now) {
             return true;
         }
-        share.suppressed += 1;
+        budget.suppressed += 1;
         self.first_suppressed.get_or_insert(now);
         false
     }
@@ -120,13 +120,13 @@ impl State {
 
     fn suppressed(&self) -> Suppressed {
         let mut suppressed = Suppressed::default();
-        for share in &self.shares {
-            let count = share.suppressed;
+        for budget in &self.budgets {
+            let count = budget.suppressed;
             suppressed.total += count;
-            if matches!(share.class, Class::Warning | Class::FailedEvent) {
+            if matches!(budget.class, Class::Warning | Class::FailedEvent) {
                 suppressed.warnings += count;
             }
-            if matches!(share.class, Class::Event | Class::FailedEvent) {
+            if matches!(budget.class, Class::Event | Class::FailedEvent) {
                 suppressed.events += count;
             }
         }
@@ -134,9 +134,9 @@ impl State {
     }
 }
 
-impl Limit {
+impl RateLimit {
     /// A limit from which nothing was taken; `wake` is called, from any thread that
-    /// logs, when [`Limit::summary_due`] is to be asked again.
+    /// logs, when [`RateLimit::summary_due`] is to be asked again.
     pub(crate) fn new(
         wake: impl Fn() + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
     ) -> Self {
@@ -146,7 +146,7 @@ impl Limit {
         }
     }
 
-    /// When [`Limit::tell`] has something to tell.
+    /// When [`RateLimit::tell`] has something to tell.
     pub(crate) fn summary_due(&self) -> Option<Instant> {
         self.state().summary_due()
     }
@@ -164,7 +164,7 @@ impl Limit {
         self.state().suppressed()
     }
 
-    fn admits(&self, record: &Record<'_>, short: &Short) -> bool {
+    fn admits(&self, record: &Record<'_>, short: &TruncatedRecord) -> bool {
         let location = record.location();
         let site = (location.file, location.line);
         let class = class_of(record, short);
@@ -187,13 +187,13 @@ impl Limit {
     }
 }
 
-impl fmt::Debug for Limit {
+impl fmt::Debug for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limit").finish_non_exhaustive()
+        f.debug_struct("RateLimit").finish_non_exhaustive()
     }
 }
 
-fn class_of(record: &Record<'_>, short: &Short) -> Class {
+fn class_of(record: &Record<'_>, short: &TruncatedRecord) -> Class {
     let warning = record.level().is_at_least(Level::Warning);
     match (warning, short.is_event()) {
         _ if record.tag() == PROGRAM_OUTPUT => Class::Output,
@@ -206,12 +206,12 @@ fn class_of(record: &Record<'_>, short: &Short) -> Class {
 }
 
 /// Passes on what a limit admits, each record made short.
-pub(crate) struct Limited {
+pub(crate) struct RateLimitedDrain {
     pub(crate) to: Logger,
-    pub(crate) limit: Arc<Limit>,
+    pub(crate) limit: Arc<RateLimit>,
 }
 
-impl Drain for Limited {
+impl Drain for RateLimitedDrain {
     type Ok = ();
     type Err = Never;
 
@@ -219,7 +219,7 @@ impl Drain for Limited {
         if !self.is_enabled(record.level()) {
             return Ok(());
         }
-        let short = Short::of(record, values);
+        let short = TruncatedRecord::of(record, values);
         if !self.limit.admits(record, &short) {
             return Ok(());
         }

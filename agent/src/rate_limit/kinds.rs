@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::short::cut;
+use super::truncate::cut;
 
 /// Kinds that are told apart; more count together.
 pub(super) const MAX_KINDS: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What a record is, so that many of one class leave the others their share.
+/// What a record is, so that many of one class leave the others their budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// A warning or an error.
@@ -70,21 +70,21 @@ pub(super) const ALL_A_DAY: u64 = {
 
 /// What one class has.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct Budget {
     pub(super) class: Class,
     /// Records that found no room.
     pub(super) suppressed: u64,
-    at_once: Bucket,
-    long_run: Bucket,
+    at_once: TokenBucket,
+    long_run: TokenBucket,
 }
 
-impl Share {
+impl Budget {
     pub(super) fn new(class: Class, now: Instant) -> Self {
         Self {
             class,
             suppressed: 0,
-            at_once: Bucket::new(AT_ONCE, AT_ONCE_AGAIN, now),
-            long_run: Bucket::new(class.capacity(), AGAIN, now),
+            at_once: TokenBucket::new(AT_ONCE, AT_ONCE_AGAIN, now),
+            long_run: TokenBucket::new(class.capacity(), AGAIN, now),
         }
     }
 
@@ -103,7 +103,7 @@ impl Share {
 
 /// Bytes that come again over time.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     capacity: u64,
     /// How long it takes to fill when it is empty.
     fills_in: Duration,
@@ -111,7 +111,7 @@ struct Bucket {
     filled: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn new(capacity: u64, fills_in: Duration, now: Instant) -> Self {
         Self {
             capacity,

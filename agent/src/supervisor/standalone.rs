@@ -14,43 +14,43 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use slog::{Logger, warn};
 
-use crate::stats::Tally;
+use crate::stats::ServiceStats;
 use crate::worker::panics::catch_panic;
-use crate::worker::state::View;
+use crate::worker::state::WorkerState;
 
 /// A service that works without a device, on a thread of its own.
 #[derive(Debug)]
-pub(crate) struct Alone {
+pub(crate) struct Standalone {
     /// Which service.
     pub(crate) entry: &'static Entry,
     /// What it shows of itself.
-    pub(crate) view: Arc<View>,
+    pub(crate) state: Arc<WorkerState>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-impl Alone {
+impl Standalone {
     /// Makes the service and has it carry out a command; `ended` is called when the
     /// service is gone, just before the client has the result.
     pub(crate) fn start(
         entry: &'static Entry,
         config: Arc<hyperv_services::Config>,
-        tally: Arc<Tally>,
+        stats: Arc<ServiceStats>,
         log: Logger,
         (command, client): (Command, Box<dyn Client>),
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let (its_view, its_stop) = (Arc::<View>::default(), Arc::<AtomicBool>::default());
-        let (view, stop) = (Arc::clone(&its_view), Arc::clone(&its_stop));
-        let told = Arc::<Told>::default();
-        let client = Box::new(Later {
+        let (its_state, its_stop) = (Arc::<WorkerState>::default(), Arc::<AtomicBool>::default());
+        let (view, stop) = (Arc::clone(&its_state), Arc::clone(&its_stop));
+        let told = Arc::<DeferredResult>::default();
+        let client = Box::new(DeferredClient {
             client,
             told: Arc::clone(&told),
         });
         let run = move || {
             let outcome = catch_panic(|| {
                 let mut service = (entry.make)(&config, &log);
-                service.keep_in(&tally.last_backup);
+                service.keep_in(&stats.last_backup);
                 view.opened(&*service);
                 if stop.load(Ordering::Acquire) {
                     return;
@@ -84,7 +84,7 @@ impl Alone {
         let thread = thread::Builder::new().name(entry.name.to_owned());
         Ok(Self {
             entry,
-            view: its_view,
+            state: its_state,
             stop: its_stop,
             thread: thread.spawn(run)?,
         })
@@ -99,27 +99,27 @@ impl Alone {
     /// Ends it, whatever it is at.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.view.stop();
+        self.state.stop();
     }
 }
 
 /// A client, and the result that it is told when the service has ended.
-type Told = Mutex<Option<(Box<dyn Client>, Result<Backup, String>)>>;
+type DeferredResult = Mutex<Option<(Box<dyn Client>, Result<Backup, String>)>>;
 
 /// A client that is told the result later.
 #[derive(Debug)]
-struct Later {
+struct DeferredClient {
     client: Box<dyn Client>,
-    told: Arc<Told>,
+    told: Arc<DeferredResult>,
 }
 
-impl AsFd for Later {
+impl AsFd for DeferredClient {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.client.as_fd()
     }
 }
 
-impl Client for Later {
+impl Client for DeferredClient {
     fn progress(&mut self, words: &str) {
         self.client.progress(words);
     }
