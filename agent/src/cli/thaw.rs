@@ -10,9 +10,9 @@ use clap::Args;
 use hyperv_services::vss;
 use hyperv_services::vss::freeze::{self, Freezer};
 use hyperv_services::vss::guard::Guard;
-use hyperv_services::vss::hooks::{self, End, Ran};
-use hyperv_services::vss::marker::{self, Note, Noted};
+use hyperv_services::vss::hooks::{self, EndReason, PendingHooks};
 use hyperv_services::vss::recover;
+use hyperv_services::vss::state_file::{self, FreezeRecord, FrozenFileSystem};
 use slog::{Level, warn};
 
 use super::args::ConfigFile;
@@ -50,7 +50,7 @@ impl Thaw {
             Err(error) => return Ok(usage_error(&error)),
         };
         let directory = &config.runtime_directory;
-        let note = marker::read(directory)
+        let note = state_file::read(directory)
             .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
         let note = note.unwrap_or_default();
         // No log record holds anybody up, and the rest is shown at the end: whether
@@ -58,7 +58,7 @@ impl Thaw {
         let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
         let mut said = String::new();
         let mut complaints = String::new();
-        let calmed = recover::calm(&config.root, &note);
+        let calmed = recover::reset_rcu_expedited(&config.root, &note);
         match &calmed {
             Ok(None) => {}
             Ok(Some(switch)) => writeln!(said, "{}: was 1, is 0 again", switch.display())?,
@@ -69,15 +69,15 @@ impl Thaw {
             )?,
         }
         let found = if self.all {
-            recover::all(&config)?
+            recover::all_freezable(&config)?
         } else {
-            if note == Note::default() {
+            if note == FreezeRecord::default() {
                 said += "the agent has nothing frozen (--all thaws what others have frozen)\n";
             }
-            recover::noted(&config, &note)?
+            recover::recorded(&config, &note)?
         };
-        let waits = &mut |doing, path: &Path| {
-            warn!(log.logger, "waiting for {} to {}", path.display(), doing);
+        let waits = &mut |action, path: &Path| {
+            warn!(log.logger, "waiting for {} to {}", path.display(), action);
         };
         if let Err(error) = freeze::allow_descriptors() {
             warn!(
@@ -95,7 +95,7 @@ impl Thaw {
                 Ok(false) => writeln!(said, "{path}: was not frozen")?,
                 Err(error) => {
                     writeln!(complaints, "hyperv-agent: cannot thaw {path}: {error}")?;
-                    left.push(Noted {
+                    left.push(FrozenFileSystem {
                         device: tried.device,
                         mount_point: tried.mount_point,
                     });
@@ -116,22 +116,27 @@ impl Thaw {
 
 /// Lets the applications go on that `note` names, where there is no agent to do so;
 /// what is `left` frozen stays noted.
-fn end_hooks(config: &vss::Config, note: Note, left: Vec<Noted>, log: &Log) -> anyhow::Result<()> {
+fn end_hooks(
+    config: &vss::Config,
+    note: FreezeRecord,
+    left: Vec<FrozenFileSystem>,
+    log: &Log,
+) -> anyhow::Result<()> {
     let directory = &config.runtime_directory;
     if note.hooks.is_empty() || agent_runs(directory)? {
         return Ok(());
     }
-    let ran = Ran::from_paths(&config.hooks, note.hooks);
-    ran.kill_left(&log.logger);
-    ran.end(End::Interrupted, hooks::AFTER, &log.logger);
-    let note = Note {
+    let ran = PendingHooks::from_paths(&config.hooks, note.hooks);
+    ran.kill_stale(&log.logger);
+    ran.run_post_thaw(EndReason::Interrupted, hooks::AFTER, &log.logger);
+    let note = FreezeRecord {
         frozen: left,
         guard: note.guard,
         hooks: Vec::new(),
         rehearsal: note.rehearsal,
-        hurry: note.hurry,
+        rcu_expedited: note.rcu_expedited,
     };
-    marker::write(directory, &note)
+    state_file::write(directory, &note)
         .with_context(|| format!("cannot note in {} what was thawed", directory.display()))
 }
 

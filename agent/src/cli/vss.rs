@@ -62,7 +62,7 @@ impl Vss {
         };
         // Others may not be let to what they could not freeze anyway.
         let plan = match rustix::process::geteuid().is_root() {
-            true => prepare::look(&config)?.plan,
+            true => prepare::plan_and_open(&config)?.plan,
             false => plan::make(&config)?,
         };
         let hooks = Hooks::find(&config.hooks);
@@ -386,7 +386,7 @@ mod tests {
                 left_out(file_system(5, &["/proc"], "proc", "proc"), ON_NO_DEVICE),
                 left_out(file_system(6, &["/tmp"], "tmpfs", "tmpfs"), ON_NO_DEVICE),
             ],
-            unmatched: vec![plan::Unmatched {
+            unmatched: vec![plan::UnmatchedPattern {
                 table: "vss.exclude",
                 list: "mount-points",
                 pattern: "/x\u{1b}".into(),

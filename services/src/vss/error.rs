@@ -39,7 +39,7 @@ pub(super) enum Error {
     Freeze(#[from] FreezeError),
 
     #[error(transparent)]
-    Spoiled(#[from] Spoiled),
+    Inconsistent(#[from] Inconsistent),
 
     #[error("cannot thaw the file system at {path:?}: {why}")]
     NotThawed { path: PathBuf, why: NotThawed },
@@ -47,7 +47,7 @@ pub(super) enum Error {
 
 /// Why the backup that the host is about to finish is not consistent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Spoiled {
+pub(super) enum Inconsistent {
     #[error(
         "the host did not ask for a thaw within {} s, so all was thawed without it and this \
          backup is not consistent",
@@ -79,7 +79,7 @@ impl Error {
             | Self::StillFrozen(_)
             | Self::Hook(_)
             | Self::Freeze(_)
-            | Self::Spoiled(_)
+            | Self::Inconsistent(_)
             | Self::NotThawed { .. } => Status::FAIL,
         }
     }

@@ -3,7 +3,7 @@
 //! The way of a FREEZE: [`wire`] decodes it; [`hooks`] lets the applications
 //! come to rest; [`plan`] says which of the machine's `mounts` are frozen and in
 //! which order, by what lies on what ([`stack`]); [`open`] gets a descriptor of
-//! each; the [`marker`] notes them; the [`guard`], a process of its own, gets a
+//! each; the [`state_file`] notes them; the [`guard`], a process of its own, gets a
 //! copy of each descriptor; and then [`freeze`] has it do nothing but one call for
 //! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
 //! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
@@ -23,17 +23,17 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use slog::{Logger, debug, error, info, warn};
 
+use self::blocking::Lookups;
 pub use self::config::{Config, Patterns};
 use self::device_number::DeviceNumber;
-use self::error::{Error, Spoiled};
-use self::freeze::{Doing, FreezeError, Freezer, SOON, StartGuard, THAWING, Thawed};
-use self::guard::{Guard, News};
-use self::hooks::{End, Ran, Step};
-use self::limited::Lookups;
-use self::marker::{Note, Noted};
-use self::plan::Unmatched;
+use self::error::{Error, Inconsistent};
+use self::freeze::{Action, FreezeError, Freezer, SOON, StartGuard, THAWING, Thawed};
+use self::guard::{Guard, GuardState};
+use self::hooks::{EndReason, HookStep, PendingHooks};
+use self::plan::UnmatchedPattern;
 use self::prepare::PrepareError;
 use self::report::Report;
+use self::state_file::{FreezeRecord, FrozenFileSystem};
 use self::watch::Rehearsal;
 use self::wire::Request;
 use self::write_out::WriteOut;
@@ -45,24 +45,24 @@ use crate::stop::Stop;
 use crate::words::in_words;
 
 pub mod block_devices;
+mod blocking;
 pub mod config;
 pub mod device_number;
-mod elsewhere;
 mod error;
 pub mod file_system;
 pub mod freeze;
 pub mod guard;
-mod haste;
 pub mod hooks;
-mod limited;
-pub mod marker;
-pub mod mounts;
+mod mount_namespaces;
+pub mod mountinfo;
 pub mod open;
 pub mod plan;
 pub mod prepare;
+mod rcu_expedited;
 pub mod recover;
 mod rehearsal;
 mod report;
+pub mod state_file;
 mod sysfs;
 mod uncover;
 mod watch;
@@ -124,14 +124,14 @@ pub struct Vss {
     freezer: Freezer,
     write_out: WriteOut,
     /// The hooks that wait for the thaw.
-    hooks: Option<Ran>,
+    hooks: Option<PendingHooks>,
     /// What an agent before this one may have left frozen, and this one could not
     /// try to thaw.
-    left: Note,
+    left: FreezeRecord,
     /// Patterns that mean nothing, and were told of.
-    told: HashSet<Unmatched>,
+    told: HashSet<UnmatchedPattern>,
     /// What the next THAW is answered.
-    spoiled: Option<Spoiled>,
+    spoiled: Option<Inconsistent>,
     /// Whether it was said that the guard's memory is not locked.
     told_of_memory: bool,
     report: Report,
@@ -153,7 +153,7 @@ impl Vss {
             freezer: Freezer::new(processes.start_guard),
             write_out: processes.write_out,
             hooks: None,
-            left: Note::default(),
+            left: FreezeRecord::default(),
             told: HashSet::new(),
             spoiled: None,
             told_of_memory: false,
@@ -176,7 +176,7 @@ impl Vss {
 
     /// Ends what the note tells of an agent before this one.
     fn recover(&mut self) {
-        let mut note = match self.runtime(marker::read) {
+        let mut note = match self.runtime(state_file::read) {
             Ok(Some(note)) => note,
             Ok(None) => return,
             Err(error) => {
@@ -189,9 +189,9 @@ impl Vss {
             }
         };
         let by = Instant::now() + hooks::AFTER;
-        self.spoiled = Some(Spoiled::Restarted);
+        self.spoiled = Some(Inconsistent::Restarted);
         let was_frozen = note.frozen.len();
-        if note != Note::default() {
+        if note != FreezeRecord::default() {
             self.report.begin(match note.rehearsal {
                 true => Kind::Rehearsal,
                 false => Kind::Backup,
@@ -199,10 +199,10 @@ impl Vss {
             self.report.found(was_frozen);
         }
         let hooks = std::mem::take(&mut note.hooks);
-        match recover::calm(&self.config.root, &note) {
-            Ok(None) => note.hurry = false,
+        match recover::reset_rcu_expedited(&self.config.root, &note) {
+            Ok(None) => note.rcu_expedited = false,
             Ok(Some(switch)) => {
-                note.hurry = false;
+                note.rcu_expedited = false;
                 warn!(
                     self.log,
                     "{} was still 1 after a freeze, and is 0 again",
@@ -221,11 +221,11 @@ impl Vss {
         if let Err(error) = self.thaw_left() {
             error!(self.log, "{}", in_words(&error));
         }
-        let ran = Ran::from_paths(&self.config.hooks, hooks);
-        ran.kill_left(&self.log);
+        let ran = PendingHooks::from_paths(&self.config.hooks, hooks);
+        ran.kill_stale(&self.log);
         self.hooks = Some(ran);
-        self.end_hooks(End::AgentRestarted, by);
-        let why = Spoiled::Restarted.to_string();
+        self.end_hooks(EndReason::AgentRestarted, by);
+        let why = Inconsistent::Restarted.to_string();
         let outcome = match was_frozen {
             0 => Outcome::Failed(why),
             _ => Outcome::Inconsistent(why),
@@ -238,7 +238,7 @@ impl Vss {
     /// is left to be tried again.
     fn thaw_left(&mut self) -> Result<(), Error> {
         if !self.left.frozen.is_empty() {
-            let found = recover::noted(&self.config, &self.left)?;
+            let found = recover::recorded(&self.config, &self.left)?;
             let waits = &mut waits(&self.log, self.underway.as_ref());
             let (root, note) = (&self.config.root, &self.left);
             let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
@@ -256,7 +256,7 @@ impl Vss {
                             self.log,
                             "cannot thaw the file system at {:?}: {}", tried.mount_point, error
                         );
-                        self.left.frozen.push(Noted {
+                        self.left.frozen.push(FrozenFileSystem {
                             device: tried.device,
                             mount_point: tried.mount_point,
                         });
@@ -375,7 +375,7 @@ impl Vss {
                 _ => hooks::AFTER,
             };
             self.complain();
-            self.end_hooks(End::FreezeFailed, Instant::now() + time);
+            self.end_hooks(EndReason::FreezeFailed, Instant::now() + time);
             self.note_stuck();
         }
         frozen
@@ -387,27 +387,27 @@ impl Vss {
         deadline: Instant,
         stop: Option<BorrowedFd<'_>>,
         runs: &RefCell<Vec<HookRun>>,
-    ) -> Result<Ran, Error> {
-        let note = |step: Step<'_>| match step {
-            Step::Starts(hooks) => self.note(&Note {
+    ) -> Result<PendingHooks, Error> {
+        let note = |step: HookStep<'_>| match step {
+            HookStep::Starts(hooks) => self.note(&FreezeRecord {
                 hooks: hooks.to_vec(),
                 rehearsal: self.report.is_rehearsal(),
-                ..Note::default()
+                ..FreezeRecord::default()
             }),
-            Step::Ended(run) => runs.borrow_mut().push(run),
+            HookStep::Ended(run) => runs.borrow_mut().push(run),
         };
-        let ran = hooks::freeze(&self.config.hooks, deadline, stop, note, &self.log)
+        let ran = hooks::run_pre_freeze(&self.config.hooks, deadline, stop, note, &self.log)
             .inspect_err(|_| self.forget_unless_spoiled())?;
         Ok(ran)
     }
 
     fn freeze_file_systems(
         &mut self,
-        ran: &Ran,
+        ran: &PendingHooks,
         latest: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
-        let mut prepared = prepare::look(&self.config)?;
+        let mut prepared = prepare::plan_and_open(&self.config)?;
         for unmatched in prepared.plan.unmatched.drain(..) {
             if !self.told.contains(&unmatched) {
                 warn!(self.log, "{}", unmatched);
@@ -443,12 +443,12 @@ impl Vss {
             }
             warn!(self.log, "there is no file system to freeze");
         }
-        self.note(&Note {
-            frozen: prepared.opened.iter().map(Noted::from).collect(),
+        self.note(&FreezeRecord {
+            frozen: prepared.opened.iter().map(FrozenFileSystem::from).collect(),
             guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
             rehearsal: self.report.is_rehearsal(),
-            hurry: recover::can_hurry(&self.config.root),
+            rcu_expedited: recover::can_expedite_rcu(&self.config.root),
         });
         prepared.write_out(self.write_out, latest, stop)?;
         let mount_points = report::mount_points(&prepared.opened);
@@ -509,7 +509,7 @@ impl Vss {
             true => THAWING,
             false => SOON,
         };
-        let thawed = self.end_freeze(End::Thawed, by, limit);
+        let thawed = self.end_freeze(EndReason::Thawed, by, limit);
         if let Some((path, why)) = self.freezer.stuck().next() {
             if self.left.frozen.is_empty() {
                 // The hooks have run.
@@ -520,7 +520,7 @@ impl Vss {
         self.thaw_left()?;
         self.forget();
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());
-        match self.spoiled.take().or(early.map(Spoiled::Early)) {
+        match self.spoiled.take().or(early.map(Inconsistent::Early)) {
             Some(spoiled) => Err(spoiled.into()),
             None => Ok(()),
         }
@@ -535,13 +535,13 @@ impl Vss {
             return;
         }
         match self.freezer.news() {
-            News::None => {}
-            News::TimeLimit => {
-                let why = Spoiled::TimeLimit(self.config.time_limit);
-                self.spoil(why, End::TimeLimit, by);
+            GuardState::None => {}
+            GuardState::TimeLimit => {
+                let why = Inconsistent::TimeLimit(self.config.time_limit);
+                self.spoil(why, EndReason::TimeLimit, by);
             }
-            News::Gone => {
-                self.spoil(Spoiled::GuardGone, End::Interrupted, by);
+            GuardState::Gone => {
+                self.spoil(Inconsistent::GuardGone, EndReason::Interrupted, by);
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", in_words(&error));
                 }
@@ -567,10 +567,10 @@ impl Vss {
     }
 
     /// Ends a freeze before the host asks for it.
-    fn spoil(&mut self, why: Spoiled, end: End, by: Instant) {
+    fn spoil(&mut self, why: Inconsistent, end: EndReason, by: Instant) {
         if self.rehearsal.is_some() {
             let why = match why {
-                Spoiled::TimeLimit(limit) => format!(
+                Inconsistent::TimeLimit(limit) => format!(
                     "file systems were frozen for as long as they may, {} s, so all was thawed",
                     limit.as_secs()
                 ),
@@ -589,7 +589,7 @@ impl Vss {
 
     /// Thaws what is frozen, for which it waits as long as `limit`, and lets the
     /// applications go on; is back `by` then.
-    fn end_freeze(&mut self, end: End, by: Instant, limit: Duration) -> Thawed {
+    fn end_freeze(&mut self, end: EndReason, by: Instant, limit: Duration) -> Thawed {
         let thawed = self
             .freezer
             .thaw(limit, &mut waits(&self.log, self.underway.as_ref()));
@@ -618,10 +618,10 @@ impl Vss {
         }
     }
 
-    fn end_hooks(&mut self, end: End, by: Instant) {
+    fn end_hooks(&mut self, end: EndReason, by: Instant) {
         if let Some(ran) = self.hooks.take() {
             let time = by.saturating_duration_since(Instant::now());
-            let runs = ran.end(end, time, &self.log);
+            let runs = ran.run_post_thaw(end, time, &self.log);
             self.report.hooks(runs);
         }
     }
@@ -631,19 +631,19 @@ impl Vss {
         let stuck: Vec<_> = self.freezer.not_thawed().collect();
         match stuck.is_empty() {
             true => self.forget_unless_spoiled(),
-            false => self.note(&Note {
+            false => self.note(&FreezeRecord {
                 frozen: stuck,
                 guard: self.freezer.guard(),
-                ..Note::default()
+                ..FreezeRecord::default()
             }),
         }
     }
 
     /// Notes what is frozen. Without the note a restarted agent knows less; the
     /// guard thaws all the same.
-    fn note(&self, note: &Note) {
+    fn note(&self, note: &FreezeRecord) {
         let note = note.clone();
-        if let Err(error) = self.runtime(move |directory| marker::write(directory, &note)) {
+        if let Err(error) = self.runtime(move |directory| state_file::write(directory, &note)) {
             let directory = self.config.runtime_directory.display();
             warn!(
                 self.log,
@@ -656,12 +656,12 @@ impl Vss {
     fn forget_unless_spoiled(&self) {
         match self.spoiled {
             None => self.forget(),
-            Some(_) => self.note(&Note::default()),
+            Some(_) => self.note(&FreezeRecord::default()),
         }
     }
 
     fn forget(&self) {
-        if let Err(error) = self.runtime(marker::remove) {
+        if let Err(error) = self.runtime(state_file::remove) {
             let directory = self.config.runtime_directory.display();
             warn!(
                 self.log,
@@ -683,11 +683,11 @@ impl Vss {
 }
 
 /// Says in the log and in the status which file system is waited for.
-fn waits<'a>(log: &'a Logger, underway: Option<&'a Underway>) -> impl FnMut(Doing, &Path) + 'a {
-    move |doing, path| {
+fn waits<'a>(log: &'a Logger, underway: Option<&'a Underway>) -> impl FnMut(Action, &Path) + 'a {
+    move |action, path| {
         warn!(
             log,
-            "waiting for the file system at {:?} to {}", path, doing
+            "waiting for the file system at {:?} to {}", path, action
         );
         if let Some(underway) = underway {
             underway.waits_for(path);
@@ -746,7 +746,7 @@ impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() || self.rehearsal.is_some() {
             let by = Instant::now() + hooks::AT_THE_END;
-            self.spoil(Spoiled::Restarted, End::Interrupted, by);
+            self.spoil(Inconsistent::Restarted, EndReason::Interrupted, by);
         }
     }
 }

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::blocking::Lookups;
 use super::device_number::DeviceNumber;
-use super::elsewhere;
 use super::file_system::FileSystem;
-use super::limited::Lookups;
-use super::mounts::{self, Mounted};
+use super::mount_namespaces;
+use super::mountinfo::{self, MountInfo};
 use super::sysfs::under;
 use super::uncover::{self, UncoverError};
 
@@ -49,21 +49,21 @@ pub enum OpenError {
         source_name: String,
     },
     /// It is mounted, and nowhere can it be opened.
-    #[error("the {kind} file system of {source_name} cannot be opened ({obstacles})")]
+    #[error("the {kind} file system of {source_name} cannot be opened ({problems})")]
     Nowhere {
         /// Its type.
         kind: String,
         /// What it was mounted from.
         source_name: String,
         /// What is in the way where it is mounted.
-        obstacles: String,
+        problems: String,
     },
 }
 
 /// What keeps a file system from being opened at one of the places where it is
 /// mounted.
 #[derive(Debug, thiserror::Error)]
-enum Obstacle {
+enum Problem {
     #[error("{0}")]
     Errno(#[from] Errno),
     #[error("{0}")]
@@ -73,7 +73,7 @@ enum Obstacle {
     #[error("neither a directory nor a file is there")]
     NoFile,
     #[error("it does not answer")]
-    NoAnswer,
+    NotResponding,
     #[error(transparent)]
     Covered(#[from] UncoverError),
 }
@@ -103,7 +103,7 @@ pub(super) fn open_within(
     root: &Path,
     lookups: &Lookups,
 ) -> Result<Opened, OpenError> {
-    let mut obstacles = String::new();
+    let mut problems = String::new();
     let mut shut_down = false;
     let mut hidden = 0;
     for (tried, mount) in file_system.mounts.iter().enumerate() {
@@ -113,13 +113,13 @@ pub(super) fn open_within(
         let opened = lookups.look(&mount.point, move || match (process, is_hidden) {
             (None, false) => {
                 let place = rustix::fs::open(under(&root, &point), LOOK, Mode::empty())?;
-                open_if(device, &place, &root.join(mounts::LIST))
+                open_if(device, &place, &root.join(mountinfo::LIST))
             }
             (None, true) => open_hidden(&point, device, &root),
             (Some(process), _) => open_elsewhere(&point, process, device, &root),
         });
-        let opened = opened.unwrap_or(Err(Obstacle::NoAnswer));
-        shut_down |= matches!(opened, Err(Obstacle::Errno(Errno::IO)));
+        let opened = opened.unwrap_or(Err(Problem::NotResponding));
+        shut_down |= matches!(opened, Err(Problem::Errno(Errno::IO)));
         match opened {
             Ok(fd) => {
                 return Ok(Opened {
@@ -131,12 +131,12 @@ pub(super) fn open_within(
             Err(obstacle) if tried < TOLD => {
                 let gap = if tried == 0 { "" } else { "; " };
                 // Writing to a string does not fail.
-                let _ = write!(obstacles, "{gap}{}: ", mount.point.display());
+                let _ = write!(problems, "{gap}{}: ", mount.point.display());
                 if let Some(cover) = &mount.hidden_under {
                     let cover = cover.display();
-                    let _ = write!(obstacles, "it is hidden under {cover}, and ");
+                    let _ = write!(problems, "it is hidden under {cover}, and ");
                 }
-                let _ = write!(obstacles, "{obstacle}");
+                let _ = write!(problems, "{obstacle}");
             }
             Err(_) => {}
         }
@@ -157,24 +157,24 @@ pub(super) fn open_within(
     match file_system.mounts.len().saturating_sub(TOLD) {
         0 => {}
         more => {
-            let _ = write!(obstacles, "; and {more} more");
+            let _ = write!(problems, "; and {more} more");
         }
     }
     Err(OpenError::Nowhere {
         kind,
         source_name,
-        obstacles,
+        problems,
     })
 }
 
 /// Whether it is mounted still. Where that cannot be told, it is.
 fn is_mounted(file_system: &FileSystem, root: &Path) -> bool {
-    let has = |mounted: Vec<Mounted>| mounted.iter().any(|it| it.device == file_system.device);
+    let has = |mounted: Vec<MountInfo>| mounted.iter().any(|it| it.device == file_system.device);
     let processes: BTreeSet<_> = file_system.mounts.iter().map(|it| it.process).collect();
     processes.into_iter().any(|process| match process {
-        None => mounts::read(root).map_or(true, has),
+        None => mountinfo::read(root).map_or(true, has),
         // One that ended has nothing mounted.
-        Some(process) => elsewhere::mounted(root, process).is_ok_and(has),
+        Some(process) => mount_namespaces::mounted(root, process).is_ok_and(has),
     })
 }
 
@@ -185,8 +185,8 @@ fn open_elsewhere(
     process: u32,
     device: DeviceNumber,
     root: &Path,
-) -> Result<OwnedFd, Obstacle> {
-    let its_root = elsewhere::root_of(process);
+) -> Result<OwnedFd, Problem> {
+    let its_root = mount_namespaces::root_of(process);
     let below = point.strip_prefix(&its_root).unwrap_or(point);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let its_root = rustix::fs::open(under(root, &its_root), flags, Mode::empty())?;
@@ -203,7 +203,7 @@ fn open_elsewhere(
 
 /// Opens a file system that no path leads to. This thread is of no use for anything
 /// else afterwards.
-fn open_hidden(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, Obstacle> {
+fn open_hidden(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, Problem> {
     uncover::uncover(device, point)?;
     let place = rustix::fs::open(under(root, point), LOOK, Mode::empty())?;
     open_if(device, &place, &root.join(uncover::LIST))
@@ -211,17 +211,17 @@ fn open_hidden(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedF
 
 /// Opens for reading what is open as `place`, if that is in this file system; of
 /// the mount that it was opened by, `list` tells.
-fn open_if(device: DeviceNumber, place: &OwnedFd, list: &Path) -> Result<OwnedFd, Obstacle> {
+fn open_if(device: DeviceNumber, place: &OwnedFd, list: &Path) -> Result<OwnedFd, Problem> {
     let found = file_system_of(place, device, list)?;
     if found != device {
-        return Err(Obstacle::Other(found));
+        return Err(Problem::Other(found));
     }
     let stat = rustix::fs::fstat(place)?;
     if !matches!(
         FileType::from_raw_mode(stat.st_mode),
         FileType::Directory | FileType::RegularFile
     ) {
-        return Err(Obstacle::NoFile);
+        return Err(Problem::NoFile);
     }
     // This opens what `place` is, wherever it may be by now.
     let place = format!("/proc/self/fd/{}", place.as_fd().as_raw_fd());
@@ -234,14 +234,14 @@ fn file_system_of(
     fd: impl AsFd,
     expected: DeviceNumber,
     list: &Path,
-) -> Result<DeviceNumber, Obstacle> {
+) -> Result<DeviceNumber, Problem> {
     let device = DeviceNumber::from_raw(rustix::fs::fstat(&fd)?.st_dev);
     if device == expected {
         return Ok(device);
     }
     // Each subvolume of btrfs has a number of its own there.
-    let id = mounts::id(fd)?;
-    let mounted = mounts::parse(&fs::read(list)?);
+    let id = mountinfo::id(fd)?;
+    let mounted = mountinfo::parse(&fs::read(list)?);
     let mount = mounted.iter().find(|mounted| mounted.id == id);
     Ok(mount.map_or(device, |mount| mount.device))
 }

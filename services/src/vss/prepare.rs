@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::blocking::{Job, JobError, Lookups, NotResponding};
 use super::config::Config;
 use super::file_system::SHUT_DOWN;
-use super::limited::{Job, Lookups, NoAnswer, Unfinished};
 use super::open::{self, OpenError, Opened};
 use super::plan::{self, Blocked, LeftOut, Plan, PlanError};
 use super::write_out::WriteOut;
@@ -52,7 +52,7 @@ pub(super) enum PrepareError {
 /// # Errors
 ///
 /// If the kernel does not tell what is mounted.
-pub fn look(config: &Config) -> Result<Prepared, PlanError> {
+pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
     let lookups = Lookups::new();
     let mut plan = plan::make_within(config, &lookups)?;
     let mut prepared = Prepared::default();
@@ -68,9 +68,9 @@ pub fn look(config: &Config) -> Result<Prepared, PlanError> {
                 why: SHUT_DOWN.to_owned(),
                 in_trouble: true,
             }),
-            Err(OpenError::Nowhere { obstacles, .. }) => plan.blocked.push(Blocked {
+            Err(OpenError::Nowhere { problems, .. }) => plan.blocked.push(Blocked {
                 file_system,
-                why: format!("it cannot be opened ({obstacles})"),
+                why: format!("it cannot be opened ({problems})"),
             }),
         }
     }
@@ -111,11 +111,11 @@ impl Prepared {
                 };
                 match ended {
                     Ok(()) => {}
-                    Err(Unfinished::NoAnswer(_)) => {
+                    Err(JobError::NotResponding(_)) => {
                         let point = opened.mount_point.clone();
                         return Err(PrepareError::NotWritten { point });
                     }
-                    Err(Unfinished::Stopped) => return Err(PrepareError::Stopped),
+                    Err(JobError::Stopped) => return Err(PrepareError::Stopped),
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Prepared {
 
 /// Begins to write one out, by a descriptor that the job has to itself: where it
 /// is left behind it keeps no other file system from being unmounted.
-fn begin(opened: &Opened, write_out: WriteOut) -> Result<Job<()>, NoAnswer> {
+fn begin(opened: &Opened, write_out: WriteOut) -> Result<Job<()>, NotResponding> {
     let fd = opened.fd.as_fd().try_clone_to_owned();
     Job::begin(&opened.mount_point, move || {
         if let Ok(fd) = fd {

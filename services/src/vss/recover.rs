@@ -11,14 +11,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::blocking::Lookups;
 use super::config::{Config, Patterns};
 use super::file_system::FileSystem;
-use super::freeze::{Freezer, THAWING, Tried, Waits};
-use super::haste;
-use super::limited::Lookups;
-use super::marker::{Note, Noted};
+use super::freeze::{Freezer, OnWait, THAWING, ThawAttempt};
 use super::open::{Opened, open_within};
 use super::plan::{self, PlanError};
+use super::rcu_expedited;
+use super::state_file::{FreezeRecord, FrozenFileSystem};
 use super::sysfs::under;
 use crate::kernel;
 use crate::words::in_words;
@@ -29,9 +29,10 @@ use crate::words::in_words;
 /// # Errors
 ///
 /// Where it cannot be told what is mounted.
-pub fn noted(config: &Config, note: &Note) -> Result<Vec<FileSystem>, PlanError> {
-    let mounted = all(config)?;
-    let of = |noted: &Noted| mounted.iter().find(|it| it.device == noted.device).cloned();
+pub fn recorded(config: &Config, note: &FreezeRecord) -> Result<Vec<FileSystem>, PlanError> {
+    let mounted = all_freezable(config)?;
+    let of =
+        |noted: &FrozenFileSystem| mounted.iter().find(|it| it.device == noted.device).cloned();
     Ok(note.frozen.iter().filter_map(of).collect())
 }
 
@@ -41,7 +42,7 @@ pub fn noted(config: &Config, note: &Note) -> Result<Vec<FileSystem>, PlanError>
 /// # Errors
 ///
 /// Where it cannot be told what is mounted.
-pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
+pub fn all_freezable(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     let everything = Config {
         include: Patterns::default(),
         exclude: Patterns::default(),
@@ -54,8 +55,8 @@ pub fn all(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
 }
 
 /// Whether the guard is going to have the kernel hurry while it freezes.
-pub(super) fn can_hurry(root: &Path) -> bool {
-    haste::is_off(&under(root, Path::new(haste::SWITCH)))
+pub(super) fn can_expedite_rcu(root: &Path) -> bool {
+    rcu_expedited::is_off(&under(root, Path::new(rcu_expedited::SWITCH)))
 }
 
 /// Lets the kernel take its time again where a guard that `note` tells of may have had
@@ -64,12 +65,15 @@ pub(super) fn can_hurry(root: &Path) -> bool {
 /// # Errors
 ///
 /// Where the kernel cannot be told, with the switch.
-pub fn calm(root: &Path, note: &Note) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
-    let switch = under(root, Path::new(haste::SWITCH));
-    if !note.hurry {
+pub fn reset_rcu_expedited(
+    root: &Path,
+    note: &FreezeRecord,
+) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
+    let switch = under(root, Path::new(rcu_expedited::SWITCH));
+    if !note.rcu_expedited {
         return Ok(None);
     }
-    match haste::end(&switch) {
+    match rcu_expedited::disable(&switch) {
         Ok(was_on) => Ok(was_on.then_some(switch)),
         Err(error) => Err((switch, error)),
     }
@@ -84,16 +88,16 @@ pub fn thaw(
     freezer: &mut Freezer,
     file_systems: &[FileSystem],
     root: &Path,
-    note: &Note,
-    waits: Waits<'_>,
-) -> Vec<Tried> {
+    note: &FreezeRecord,
+    waits: OnWait<'_>,
+) -> Vec<ThawAttempt> {
     let mut found = Vec::with_capacity(file_systems.len());
     let mut failed = Vec::new();
     let lookups = Lookups::new();
     for file_system in file_systems {
         match open_within(file_system, root, &lookups) {
             Ok(opened) => found.push(opened),
-            Err(error) => failed.push(Tried {
+            Err(error) => failed.push(ThawAttempt {
                 device: file_system.device,
                 mount_point: file_system.mount_point().to_owned(),
                 outcome: Err(in_words(&error)),

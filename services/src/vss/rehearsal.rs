@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use super::Vss;
-use super::error::{Error, Spoiled};
+use super::error::{Error, Inconsistent};
 use super::freeze::SOON;
-use super::hooks::{self, End};
+use super::hooks::{self, EndReason};
 use super::watch::{CLIENT, HOST, Rehearsal, STOP, TIMER, Watch};
 use crate::backup::{Kind, Outcome};
 use crate::command::{Client, Rehearse};
@@ -84,7 +84,7 @@ impl Vss {
             Err(errno) => {
                 let why = format!("cannot watch for its end: {errno}");
                 let by = Instant::now() + hooks::AFTER;
-                self.end_rehearsed(client, Some(why), End::Interrupted, by);
+                self.end_rehearsed(client, Some(why), EndReason::Interrupted, by);
             }
         }
     }
@@ -96,9 +96,9 @@ impl Vss {
         match first {
             Some(CLIENT) => {
                 let why = "who asked for the rehearsal has gone, so all was thawed";
-                self.end_rehearsal(Some(why.to_owned()), End::Interrupted, by);
+                self.end_rehearsal(Some(why.to_owned()), EndReason::Interrupted, by);
             }
-            Some(TIMER) => self.end_rehearsal(None, End::Thawed, by),
+            Some(TIMER) => self.end_rehearsal(None, EndReason::Thawed, by),
             _ => {}
         }
     }
@@ -106,12 +106,12 @@ impl Vss {
     /// Ends the rehearsal that is under way, as the host asks for a freeze or thaw.
     pub(super) fn end_rehearsal_for_host(&mut self, by: Instant) {
         let why = "the host asked for a backup, so all was thawed before that began";
-        self.end_rehearsal(Some(why.to_owned()), End::Interrupted, by);
+        self.end_rehearsal(Some(why.to_owned()), EndReason::Interrupted, by);
     }
 
     /// Ends the rehearsal that is under way, if one is; `why` says what has ended it
     /// too early.
-    pub(super) fn end_rehearsal(&mut self, why: Option<String>, end: End, by: Instant) {
+    pub(super) fn end_rehearsal(&mut self, why: Option<String>, end: EndReason, by: Instant) {
         if let Some(rehearsal) = self.rehearsal.take() {
             self.end_rehearsed(rehearsal.client, why, end, by);
         }
@@ -121,7 +121,7 @@ impl Vss {
         &mut self,
         client: Box<dyn Client>,
         why: Option<String>,
-        end: End,
+        end: EndReason,
         by: Instant,
     ) {
         let thawed = self.end_freeze(end, by, SOON);
@@ -130,7 +130,7 @@ impl Vss {
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());
         let why = why
             .or_else(|| stuck.as_ref().map(|error| in_words(error)))
-            .or_else(|| early.map(|paths| Spoiled::Early(paths).to_string()));
+            .or_else(|| early.map(|paths| Inconsistent::Early(paths).to_string()));
         self.note_stuck();
         let outcome = why.map_or(Outcome::Consistent, Outcome::Inconsistent);
         let backup = self.report.end(outcome, &self.log);

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use slog::{Logger, info, warn};
 
-use super::freeze::{Summary, Thawed};
+use super::freeze::{FreezeSummary, Thawed};
 use super::open::Opened;
 use crate::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 
@@ -64,7 +64,7 @@ impl Report {
 
     /// File systems are frozen, those of `mount_points` but for what `summary` says
     /// of them.
-    pub(super) fn frozen(&mut self, mount_points: Vec<PathBuf>, summary: &Summary) {
+    pub(super) fn frozen(&mut self, mount_points: Vec<PathBuf>, summary: &FreezeSummary) {
         if let Some(backup) = &mut self.underway {
             let left_out = summary.left_out.iter().map(|it| &it.mount_point);
             let others: Vec<_> = summary.frozen_before.iter().chain(left_out).collect();
@@ -227,12 +227,12 @@ mod tests {
         }
     }
 
-    fn summary(frozen: usize, left_out: &[&str]) -> Summary {
+    fn summary(frozen: usize, left_out: &[&str]) -> FreezeSummary {
         let left_out = left_out.iter().map(|path| LeftOut {
             mount_point: path.into(),
             errno: Errno::OPNOTSUPP,
         });
-        Summary {
+        FreezeSummary {
             frozen,
             frozen_before: Vec::new(),
             left_out: left_out.collect(),

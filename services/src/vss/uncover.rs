@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::device_number::DeviceNumber;
-use super::mounts::{self, Mounted};
+use super::mountinfo::{self, MountInfo};
 
 /// What this thread has mounted.
 pub(super) const LIST: &str = "proc/thread-self/mountinfo";
@@ -45,9 +45,9 @@ pub(super) fn uncover(device: DeviceNumber, point: &Path) -> Result<(), UncoverE
     mount(none, "/", none, slave, none).map_err(UncoverError::Namespace)?;
     for _ in 0..MOST {
         let list = fs::read(Path::new("/").join(LIST)).map_err(UncoverError::List)?;
-        let mounted = mounts::parse(&list);
-        let hidden = mounts::hidden(&mounted);
-        let is_it = |it: &&Mounted| it.device == device && it.point == point;
+        let mounted = mountinfo::parse(&list);
+        let hidden = mountinfo::hidden(&mounted);
+        let is_it = |it: &&MountInfo| it.device == device && it.point == point;
         let it = mounted.iter().find(is_it).ok_or(UncoverError::NotFound)?;
         let point = match hidden.get(&it.id) {
             None => return Ok(()),

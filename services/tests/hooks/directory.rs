@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyperv_needs::skip;
-use hyperv_services::vss::hooks::{Config, Found, HookError, OnFailure, Ran, find, freeze};
+use hyperv_services::vss::hooks::{
+    Config, Found, HookError, OnFailure, PendingHooks, find, run_pre_freeze,
+};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 
 /// Far more than any hook of a test needs.
@@ -88,12 +90,12 @@ impl Hooks {
         )
     }
 
-    pub fn freeze(&self) -> Result<Ran, HookError> {
+    pub fn freeze(&self) -> Result<PendingHooks, HookError> {
         self.freeze_by(soon())
     }
 
-    pub fn freeze_by(&self, deadline: Instant) -> Result<Ran, HookError> {
-        freeze(&self.config, deadline, None, |_| (), &self.log.logger())
+    pub fn freeze_by(&self, deadline: Instant) -> Result<PendingHooks, HookError> {
+        run_pre_freeze(&self.config, deadline, None, |_| (), &self.log.logger())
     }
 
     /// What was run with what, line by line.

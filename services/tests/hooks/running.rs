@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_services::stop::Stop;
-use hyperv_services::vss::hooks::{End, OnFailure, Ran, Step, freeze};
+use hyperv_services::vss::hooks::{EndReason, HookStep, OnFailure, PendingHooks, run_pre_freeze};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, test_kill_process};
 
@@ -35,7 +35,7 @@ fn hooks_are_run_in_order_and_ended_in_reverse() {
     let ran = hooks.freeze().unwrap();
     assert_eq!(ran.paths(), ["1", "2", "3"].map(|name| hooks.path(name)));
     assert_eq!(hooks.journal(), ["1 freeze", "2 freeze", "3 freeze"]);
-    ran.end(End::Thawed, LONG, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::Thawed, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
     assert!(hooks.log.of("WARN").is_empty());
 }
@@ -45,8 +45,8 @@ fn each_hook_is_noted_before_it_is_started() {
     let hooks = Hooks::new();
     hooks.add("1", "");
     hooks.add("2", "");
-    let noted = |step: Step<'_>| {
-        let Step::Starts(paths) = step else {
+    let noted = |step: HookStep<'_>| {
+        let HookStep::Starts(paths) = step else {
             return;
         };
         let mut journal = File::options()
@@ -57,7 +57,7 @@ fn each_hook_is_noted_before_it_is_started() {
         let last = paths.last().unwrap().file_name().unwrap();
         writeln!(journal, "{} noted {}", paths.len(), last.display()).unwrap();
     };
-    drop(freeze(&hooks.config, soon(), None, noted, &hooks.log.logger()).unwrap());
+    drop(run_pre_freeze(&hooks.config, soon(), None, noted, &hooks.log.logger()).unwrap());
     assert_eq!(
         hooks.journal(),
         ["1 noted 1", "1 freeze", "2 noted 2", "2 freeze"]
@@ -99,7 +99,7 @@ fn a_hook_that_declares_it_is_told_of_a_failure_by_its_argument() {
     // All else is a thaw to both.
     hooks.add("3", "");
     let ran = hooks.freeze().unwrap();
-    ran.end(End::TimeLimit, LONG, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::TimeLimit, LONG, &hooks.log.logger());
     let journal = hooks.journal();
     assert_eq!(journal[journal.len() - 3..], ["3 thaw", "2 thaw", "1 thaw"]);
 }
@@ -111,13 +111,13 @@ fn a_hook_that_cannot_be_started_stops_the_freeze() {
     Hooks::text(&hooks.path("2"), "echo\n");
     hooks.add("3", "");
     let noted = RefCell::new(Vec::new());
-    let note = |step: Step<'_>| {
-        if let Step::Starts(paths) = step {
+    let note = |step: HookStep<'_>| {
+        if let HookStep::Starts(paths) = step {
             noted.borrow_mut().push(paths.to_vec());
         }
     };
     let log = hooks.log.logger();
-    let error = in_words(&freeze(&hooks.config, soon(), None, note, &log).unwrap_err());
+    let error = in_words(&run_pre_freeze(&hooks.config, soon(), None, note, &log).unwrap_err());
     assert!(error.starts_with("hook 2 failed at freeze: "), "{error}");
     assert!(error.ends_with("as #!/bin/sh does"), "{error}");
     // It has nothing to undo, and the next agent has nothing to tell it.
@@ -136,7 +136,7 @@ fn where_the_freeze_goes_on_what_was_not_started_is_not_ended() {
     let ran = hooks.freeze().unwrap();
     assert_eq!(ran.paths(), ["1", "3"].map(|name| hooks.path(name)));
     assert_eq!(hooks.log.of("WARN").len(), 1, "{:?}", hooks.log.lines());
-    ran.end(End::Thawed, LONG, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::Thawed, LONG, &hooks.log.logger());
     assert_eq!(
         hooks.journal(),
         ["1 freeze", "3 freeze", "3 thaw", "1 thaw"]
@@ -156,7 +156,7 @@ fn where_the_freeze_goes_on_a_failure_is_a_warning() {
     assert!(warnings[0].contains("hook 1 failed"));
     // Whatever it did before it failed is undone.
     assert_eq!(ran.paths(), ["1", "2"].map(|name| hooks.path(name)));
-    ran.end(End::Thawed, LONG, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::Thawed, LONG, &hooks.log.logger());
     assert_eq!(
         hooks.journal(),
         ["1 freeze", "2 freeze", "2 thaw", "1 thaw"]
@@ -217,7 +217,7 @@ fn the_others_are_ended_when_one_fails_or_hangs_then() {
     hooks.add("2", "[ \"$1\" = freeze ] || { echo no way; exit 1; }");
     hooks.add("3", "[ \"$1\" = freeze ] || sleep 1000");
     let ran = hooks.freeze().unwrap();
-    ran.end(End::Thawed, LONG, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::Thawed, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal()[3..], ["3 thaw", "2 thaw", "1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -238,7 +238,7 @@ fn when_time_is_short_the_rest_is_ended_side_by_side() {
     let waits = "[ \"$1\" = freeze ] || until [ -e 'THERE' ]; do sleep 0.01; done";
     hooks.add("3", &waits.replace("THERE", there.to_str().unwrap()));
     let ran = hooks.freeze().unwrap();
-    ran.end(End::Thawed, AT_ONCE, &hooks.log.logger());
+    ran.run_post_thaw(EndReason::Thawed, AT_ONCE, &hooks.log.logger());
     let mut ended = hooks.journal()[3..].to_vec();
     ended.sort();
     assert_eq!(ended, ["1 thaw", "2 thaw", "3 thaw"]);
@@ -252,8 +252,8 @@ fn one_that_cannot_be_killed_is_left_behind() {
     // Whoever looks into it waits for a writer.
     let (pipe, mode) = (hooks.path("2"), Mode::from_raw_mode(0o755));
     mknodat(CWD, &pipe, FileType::Fifo, mode, 0).unwrap();
-    let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1"), pipe]);
-    ran.end(End::FreezeFailed, AT_ONCE, &hooks.log.logger());
+    let ran = PendingHooks::from_paths(&hooks.config, vec![hooks.path("1"), pipe]);
+    ran.run_post_thaw(EndReason::FreezeFailed, AT_ONCE, &hooks.log.logger());
     assert_eq!(hooks.journal(), ["1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -269,7 +269,7 @@ fn a_service_that_is_to_end_waits_for_no_hook() {
     let stop = Stop::new().unwrap();
     stop.tell();
     let (config, stop, log) = (&hooks.config, Some(stop.as_fd()), hooks.log.logger());
-    let error = in_words(&freeze(config, soon(), stop, |_| (), &log).unwrap_err());
+    let error = in_words(&run_pre_freeze(config, soon(), stop, |_| (), &log).unwrap_err());
     assert!(
         error.ends_with("was killed before it was done, as the agent is to end"),
         "{error}"
@@ -301,14 +301,14 @@ fn hooks_are_told_what_is_happening() {
     drop(ran);
 
     for (end, action, reason) in [
-        (End::Thawed, "thaw", "thawed"),
-        (End::FreezeFailed, "thaw", "freeze-failed"),
-        (End::TimeLimit, "thaw", "time-limit"),
-        (End::Interrupted, "thaw", "interrupted"),
-        (End::AgentRestarted, "thaw", "agent-restarted"),
+        (EndReason::Thawed, "thaw", "thawed"),
+        (EndReason::FreezeFailed, "thaw", "freeze-failed"),
+        (EndReason::TimeLimit, "thaw", "time-limit"),
+        (EndReason::Interrupted, "thaw", "interrupted"),
+        (EndReason::AgentRestarted, "thaw", "agent-restarted"),
     ] {
-        let ran = Ran::from_paths(&hooks.config, vec![hooks.path("1")]);
-        ran.end(end, LONG, &hooks.log.logger());
+        let ran = PendingHooks::from_paths(&hooks.config, vec![hooks.path("1")]);
+        ran.run_post_thaw(end, LONG, &hooks.log.logger());
         let action_line = format!("HYPERV_AGENT_ACTION={action}");
         let reason_line = format!("HYPERV_AGENT_REASON={reason}");
         assert_eq!(lines(), [&action_line, limits, &reason_line, each, path]);
@@ -375,8 +375,8 @@ fn hooks_of_an_agent_before_this_one_are_ended() {
     fs::remove_file(hooks.path("2")).unwrap();
     mode(&hooks.path("3"), 0o777);
     let paths = ["1", "2", "3"].map(|name| hooks.path(name)).to_vec();
-    let ran = Ran::from_paths(&hooks.config, paths);
-    ran.end(End::AgentRestarted, LONG, &hooks.log.logger());
+    let ran = PendingHooks::from_paths(&hooks.config, paths);
+    ran.run_post_thaw(EndReason::AgentRestarted, LONG, &hooks.log.logger());
     assert_eq!(hooks.journal(), ["1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 2, "{warnings:?}");

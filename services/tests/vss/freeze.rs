@@ -14,13 +14,13 @@ use std::{fs, io, mem};
 use hyperv_services::kernel;
 use hyperv_services::service::Service;
 use hyperv_services::vss::device_number::DeviceNumber;
-use hyperv_services::vss::freeze::{Doing, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
-use hyperv_services::vss::guard::process::{self, Means};
-use hyperv_services::vss::guard::threads::{Calls, Kernel};
-use hyperv_services::vss::guard::{Guard, GuardError, News};
+use hyperv_services::vss::freeze::{Action, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
+use hyperv_services::vss::guard::process::{self, Context};
+use hyperv_services::vss::guard::threads::{FileSystemCalls, Kernel};
+use hyperv_services::vss::guard::{Guard, GuardError, GuardState};
 use hyperv_services::vss::open::{Opened, open};
 use hyperv_services::vss::plan;
-use hyperv_services::vss::{Config, Processes, Vss, marker};
+use hyperv_services::vss::{Config, Processes, Vss, state_file};
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -43,7 +43,7 @@ static POWERLESS: AtomicBool = AtomicBool::new(false);
 /// The kernel, where it lets the guard thaw.
 struct Unless;
 
-impl Calls for Unless {
+impl FileSystemCalls for Unless {
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         Kernel.freeze(fd)
     }
@@ -67,24 +67,24 @@ fn guard() -> Result<Guard, GuardError> {
 
 fn guard_and_thread() -> (Guard, JoinHandle<io::Result<()>>) {
     let (ours, its) = UnixStream::pair().unwrap();
-    let means = Means {
+    let context = Context {
         switch: PathBuf::from("/nowhere"),
         calls: Arc::new(Unless),
         own_process: false,
     };
-    let thread = thread::spawn(move || process::serve(&its, None, means));
+    let thread = thread::spawn(move || process::serve(&its, None, context));
     (Guard::at(ours).unwrap(), thread)
 }
 
 fn freeze(
     freezer: &mut Freezer,
     file_systems: Vec<Opened>,
-) -> Result<hyperv_services::vss::freeze::Summary, FreezeError> {
+) -> Result<hyperv_services::vss::freeze::FreezeSummary, FreezeError> {
     freezer.freeze(file_systems, LONG, later(), None, &mut unexpected)
 }
 
-fn unexpected(doing: Doing, path: &Path) {
-    panic!("waits for {path:?} to {doing}");
+fn unexpected(action: Action, path: &Path) {
+    panic!("waits for {path:?} to {action}");
 }
 
 fn two_file_systems(stage: &Stage) {
@@ -327,7 +327,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             agent.hold(&borrowed, Duration::from_secs(1)).unwrap();
             agent.freeze();
-            while agent.news() != News::TimeLimit {
+            while agent.news() != GuardState::TimeLimit {
                 let flags = rustix::event::PollFlags::IN;
                 let mut wait = [rustix::event::PollFd::new(&agent, flags)];
                 rustix::event::poll(&mut wait, None).unwrap();
@@ -357,13 +357,13 @@ fn without_its_guard_the_agent_thaws() {
             // It ends without a thaw.
             let mut freezer = Freezer::new(|| {
                 let (ours, its) = UnixStream::pair().unwrap();
-                let means = Means {
+                let context = Context {
                     switch: PathBuf::from("/nowhere"),
                     calls: Arc::new(Unless),
                     own_process: false,
                 };
                 let socket = its.try_clone().unwrap();
-                let serve = move || process::serve(&its, None, means);
+                let serve = move || process::serve(&its, None, context);
                 thread::spawn(serve);
                 *SOCKET.lock().unwrap() = Some(socket);
                 Ok(Guard::at(ours).unwrap())
@@ -373,7 +373,7 @@ fn without_its_guard_the_agent_thaws() {
             POWERLESS.store(true, Ordering::SeqCst);
             let socket = SOCKET.lock().unwrap().take().unwrap();
             socket.shutdown(std::net::Shutdown::Both).unwrap();
-            assert_eq!(freezer.news(), News::Gone);
+            assert_eq!(freezer.news(), GuardState::Gone);
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (1, 0));
             assert_eq!(frozen(), [false, true]);
@@ -576,21 +576,21 @@ fn a_kernel_that_was_left_in_haste_takes_its_time_again() {
         start_guard: guard,
         write_out: |_| Ok(()),
     };
-    for (hurry, before, after) in [(true, "1", "0"), (false, "1", "1"), (true, "2", "2")] {
+    for (expedited, before, after) in [(true, "1", "0"), (false, "1", "1"), (true, "2", "2")] {
         fs::write(&switch, before).unwrap();
-        let note = marker::Note {
-            hurry,
-            ..marker::Note::default()
+        let note = state_file::FreezeRecord {
+            rcu_expedited: expedited,
+            ..state_file::FreezeRecord::default()
         };
-        marker::write(&runtime_directory, &note).unwrap();
+        state_file::write(&runtime_directory, &note).unwrap();
         let vss = Vss::new(&config, &Logger::root(Discard, o!()), processes);
         assert_eq!(
             fs::read_to_string(&switch).unwrap(),
             after,
-            "{hurry} {before}"
+            "{expedited} {before}"
         );
         drop(vss);
-        let note = marker::read(&runtime_directory).unwrap().unwrap();
-        assert!(!note.hurry);
+        let note = state_file::read(&runtime_directory).unwrap().unwrap();
+        assert!(!note.rcu_expedited);
     }
 }

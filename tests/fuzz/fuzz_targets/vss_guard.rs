@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use arbitrary::Arbitrary;
-use hyperv_services::vss::guard::process::{Means, serve};
-use hyperv_services::vss::guard::threads::Calls;
+use hyperv_services::vss::guard::process::{Context, serve};
+use hyperv_services::vss::guard::threads::FileSystemCalls;
 use libfuzzer_sys::fuzz_target;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
@@ -24,7 +24,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, se
 #[derive(Default)]
 struct One(AtomicBool);
 
-impl Calls for One {
+impl FileSystemCalls for One {
     fn freeze(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
         match self.0.swap(true, Ordering::SeqCst) {
             true => Err(Errno::BUSY),
@@ -55,12 +55,12 @@ enum Step {
 fuzz_target!(|steps: Vec<Step>| {
     let (ours, its) = UnixStream::pair().unwrap();
     let file_system = Arc::new(One::default());
-    let means = Means {
+    let context = Context {
         switch: PathBuf::from("/nowhere"),
         calls: Arc::<One>::clone(&file_system),
         own_process: false,
     };
-    let guard = thread::spawn(move || serve(&its, None, means));
+    let guard = thread::spawn(move || serve(&its, None, context));
     let file = File::open("/dev/null").unwrap();
     for step in steps.iter().take(64) {
         // It may have hung up.

@@ -6,9 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::super::blocking;
 use super::super::device_number::DeviceNumber;
 use super::super::file_system::FileSystem;
-use super::super::limited;
 use crate::vss::sysfs::{attribute, node, under};
 
 /// A device that a file system is on.
@@ -81,7 +81,7 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    limited::at(&node).ok()?;
+    blocking::at(&node).ok()?;
     let device = rustix::fs::open(under(root, &node), flags, Mode::empty()).ok()?;
     let mut superblock = [0; 1024];
     File::from(device)

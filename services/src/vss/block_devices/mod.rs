@@ -17,7 +17,7 @@ use self::members::{Member, members};
 use super::device_number::DeviceNumber;
 use super::file_system::FileSystem;
 use super::sysfs::{attribute, bytes, directory, node_of};
-use super::{limited, mounts};
+use super::{blocking, mountinfo};
 
 pub mod layer;
 mod location;
@@ -180,7 +180,7 @@ fn backing_file(directory: &Path) -> Option<PathBuf> {
 /// The mount in which a loop device's file is; `None` where that cannot be told.
 pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
     let open = |path: &Path| {
-        limited::at(path).ok()?;
+        blocking::at(path).ok()?;
         let path = root.join(path.strip_prefix("/").ok()?);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).ok()
@@ -193,7 +193,7 @@ pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
     };
     open(file)
         .or_else(deleted)
-        .and_then(|fd| mounts::id(fd).ok())
+        .and_then(|fd| mountinfo::id(fd).ok())
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ fn the_file_of_a_loop_device_is_found_even_when_it_has_no_name_any_more() {
     fs::create_dir(root.path().join("directory")).unwrap();
     fs::write(root.path().join("directory/file"), "").unwrap();
     fs::write(root.path().join("directory/is (deleted)"), "").unwrap();
-    let expected = mounts::id(fs::File::open(root.path()).unwrap()).unwrap();
+    let expected = mountinfo::id(fs::File::open(root.path()).unwrap()).unwrap();
     let found = |file: &str| mount_of(root.path(), Path::new(file));
     for file in ["file", "gone (deleted)", "is (deleted)"] {
         assert_eq!(found(&format!("/directory/{file}")), Some(expected));

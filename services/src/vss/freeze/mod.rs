@@ -14,13 +14,13 @@ use rustix::process::{
 };
 
 pub use self::error::{FreezeError, NotThawed};
-pub use self::outcome::{LeftOut, Summary, Thawed, Tried};
+pub use self::outcome::{FreezeSummary, LeftOut, ThawAttempt, Thawed};
 use super::device_number::DeviceNumber;
-use super::guard::threads::{self, Kernel, Threads};
-use super::guard::{Guard, GuardError, Heard, News, Report};
-use super::haste;
-use super::marker::Noted;
+use super::guard::threads::{self, Kernel, ThreadPool};
+use super::guard::{Guard, GuardError, GuardEvent, GuardState, Report};
 use super::open::Opened;
+use super::rcu_expedited;
+use super::state_file::FrozenFileSystem;
 use crate::kernel;
 
 mod error;
@@ -67,18 +67,18 @@ pub fn allow_descriptors() -> Result<(), Errno> {
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
 
 /// Says which file system is waited for, by the place where it is mounted.
-pub type Waits<'a> = &'a mut dyn FnMut(Doing, &Path);
+pub type OnWait<'a> = &'a mut dyn FnMut(Action, &Path);
 
 /// What a file system is waited for to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doing {
+pub enum Action {
     /// To freeze.
     Freeze,
     /// To thaw.
     Thaw,
 }
 
-impl fmt::Display for Doing {
+impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Freeze => "freeze",
@@ -93,7 +93,7 @@ pub struct Freezer {
     start_guard: StartGuard,
     guard: Option<Guard>,
     /// What thaws where the guard is gone.
-    own: Option<Threads>,
+    own: Option<ThreadPool>,
     /// What is frozen or could not be thawed, in the order in which it was frozen.
     held: Vec<Held>,
     descriptors: Arc<Vec<OwnedFd>>,
@@ -157,7 +157,7 @@ impl Freezer {
     }
 
     fn ready_guard(&mut self) -> Result<&mut Guard, GuardError> {
-        let well = self.guard.take_if(|guard| guard.news() != News::Gone);
+        let well = self.guard.take_if(|guard| guard.news() != GuardState::Gone);
         let guard = match well {
             Some(guard) => guard,
             None => (self.start_guard)()?,
@@ -181,8 +181,8 @@ impl Freezer {
     }
 
     /// What the guard has to say.
-    pub fn news(&mut self) -> News {
-        self.guard.as_mut().map_or(News::Gone, Guard::news)
+    pub fn news(&mut self) -> GuardState {
+        self.guard.as_mut().map_or(GuardState::Gone, Guard::news)
     }
 
     /// Thaws what an earlier freeze has left.
@@ -190,7 +190,7 @@ impl Freezer {
     /// # Errors
     ///
     /// [`FreezeError::Stuck`] where something stays frozen.
-    pub fn end_earlier(&mut self, waits: Waits<'_>) -> Result<(), FreezeError> {
+    pub fn end_earlier(&mut self, waits: OnWait<'_>) -> Result<(), FreezeError> {
         self.thaw(SOON, waits);
         match self.stuck().next() {
             None => Ok(()),
@@ -212,8 +212,8 @@ impl Freezer {
         limit: Duration,
         latest: Instant,
         stop: Option<BorrowedFd<'_>>,
-        waits: Waits<'_>,
-    ) -> Result<Summary, FreezeError> {
+        waits: OnWait<'_>,
+    ) -> Result<FreezeSummary, FreezeError> {
         if self.since.is_some() {
             return Err(FreezeError::Frozen);
         }
@@ -276,7 +276,7 @@ impl Freezer {
         &mut self,
         limit: Duration,
         stop: Option<BorrowedFd<'_>>,
-        waits: Waits<'_>,
+        waits: OnWait<'_>,
     ) -> Result<(), FreezeError> {
         let Some(guard) = &mut self.guard else {
             return Err(FreezeError::GuardGone);
@@ -287,17 +287,17 @@ impl Freezer {
         guard.freeze();
         loop {
             match guard.next(deadline, stop) {
-                Heard::Report(Report::Frozen) => return refused,
-                Heard::Report(Report::Waits(index)) => {
+                GuardEvent::Report(Report::Frozen) => return refused,
+                GuardEvent::Report(Report::Waits(index)) => {
                     waited_for = self
                         .held
                         .get_mut(index)
                         .map(|held| held.mount_point.clone());
                     waited_for
                         .as_deref()
-                        .inspect(|path| waits(Doing::Freeze, path));
+                        .inspect(|path| waits(Action::Freeze, path));
                 }
-                Heard::Report(Report::Refused(index, source)) => {
+                GuardEvent::Report(Report::Refused(index, source)) => {
                     let Some(held) = self.held.get_mut(index) else {
                         continue;
                     };
@@ -310,13 +310,13 @@ impl Freezer {
                         refused = Err(FreezeError::FileSystem { path, source });
                     }
                 }
-                Heard::Report(Report::TimeLimit) | Heard::Nothing => {
+                GuardEvent::Report(Report::TimeLimit) | GuardEvent::Nothing => {
                     let path = waited_for;
                     return Err(FreezeError::TooSlow { limit, path });
                 }
-                Heard::Report(_) => {}
-                Heard::Stopped => return Err(FreezeError::Stopped),
-                Heard::Gone => {
+                GuardEvent::Report(_) => {}
+                GuardEvent::Stopped => return Err(FreezeError::Stopped),
+                GuardEvent::Gone => {
                     self.guard_is_gone(true);
                     return Err(FreezeError::GuardGone);
                 }
@@ -331,26 +331,28 @@ impl Freezer {
     }
 
     /// The same, to be noted, in the order in which they were frozen.
-    pub(super) fn not_thawed(&self) -> impl Iterator<Item = Noted> {
+    pub(super) fn not_thawed(&self) -> impl Iterator<Item = FrozenFileSystem> {
         let held = self.held.iter().filter(|held| held.thawed.is_err());
         held.map(Held::noted)
     }
 
     /// Those that were stuck and are thawed by now, as far as the guard has said so.
     /// They are held no longer when all are: then they can be unmounted.
-    pub(super) fn thawed_late(&mut self) -> Vec<Noted> {
+    pub(super) fn thawed_late(&mut self) -> Vec<FrozenFileSystem> {
         let mut thawed = Vec::new();
         if self.held.is_empty() {
             return thawed;
         }
         while let Some(guard) = &mut self.guard {
             let (index, was) = match guard.next(Instant::now(), None) {
-                Heard::Report(Report::Thawed(index, Ok(()))) => (index, Was::Frozen),
-                Heard::Report(Report::Thawed(index, Err(Errno::INVAL))) => (index, Was::NotFrozen),
-                Heard::Report(Report::Spared(index)) => (index, Was::Untouched),
-                Heard::Report(_) => continue,
-                Heard::Nothing | Heard::Stopped => break,
-                Heard::Gone => {
+                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, Was::Frozen),
+                GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
+                    (index, Was::NotFrozen)
+                }
+                GuardEvent::Report(Report::Spared(index)) => (index, Was::Untouched),
+                GuardEvent::Report(_) => continue,
+                GuardEvent::Nothing | GuardEvent::Stopped => break,
+                GuardEvent::Gone => {
                     self.guard_is_gone(true);
                     break;
                 }
@@ -368,7 +370,7 @@ impl Freezer {
         thawed
     }
 
-    fn summary(&self, took: Duration) -> Summary {
+    fn summary(&self, took: Duration) -> FreezeSummary {
         let paths = |state| {
             let its = self.held.iter().filter(move |held| held.state == state);
             its.map(|held| held.mount_point.clone())
@@ -381,7 +383,7 @@ impl Freezer {
             _ => None,
         });
         let locked = self.guard.as_ref().map_or(Ok(()), Guard::locked);
-        Summary {
+        FreezeSummary {
             frozen: paths(State::Ours).count(),
             frozen_before: paths(State::FrozenBefore).collect(),
             left_out: left_out.collect(),
@@ -393,7 +395,7 @@ impl Freezer {
     /// Thaws what is frozen, in the reverse order, and what could not be thawed
     /// before; waits for that for at most `limit`. The guard goes on with what is
     /// not thawed by then. Without anything frozen there is nothing to do.
-    pub fn thaw(&mut self, limit: Duration, waits: Waits<'_>) -> Thawed {
+    pub fn thaw(&mut self, limit: Duration, waits: OnWait<'_>) -> Thawed {
         let mut outcome = Thawed::default();
         // A freeze of no file system ends as any other.
         if self.held.is_empty() && self.since.is_none() {
@@ -438,7 +440,7 @@ impl Freezer {
     }
 
     /// Has the guard thaw, until `deadline`; false where there is none.
-    fn ask_to_thaw(&mut self, deadline: Instant, waits: Waits<'_>) -> bool {
+    fn ask_to_thaw(&mut self, deadline: Instant, waits: OnWait<'_>) -> bool {
         let Some(guard) = self.guard.as_mut().filter(|_| self.own.is_none()) else {
             return false;
         };
@@ -447,23 +449,23 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while left > 0 {
             let (index, thawed) = match guard.next(deadline.min(patience), None) {
-                Heard::Report(Report::Thawed(index, Ok(()))) => (index, Ok(Was::Frozen)),
-                Heard::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
+                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, Ok(Was::Frozen)),
+                GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
                     (index, Ok(Was::NotFrozen))
                 }
-                Heard::Report(Report::Thawed(index, Err(errno))) => {
+                GuardEvent::Report(Report::Thawed(index, Err(errno))) => {
                     (index, Err(NotThawed::Refused(errno)))
                 }
-                Heard::Report(Report::Spared(index)) => (index, Ok(Was::Untouched)),
-                Heard::Report(_) => continue,
-                Heard::Gone => return false,
-                Heard::Nothing | Heard::Stopped => {
+                GuardEvent::Report(Report::Spared(index)) => (index, Ok(Was::Untouched)),
+                GuardEvent::Report(_) => continue,
+                GuardEvent::Gone => return false,
+                GuardEvent::Nothing | GuardEvent::Stopped => {
                     if deadline <= Instant::now() {
                         break;
                     }
                     patience = deadline;
                     let first = self.held.iter().rev().find(|held| held.waits());
-                    first.inspect(|held| waits(Doing::Thaw, &held.mount_point));
+                    first.inspect(|held| waits(Action::Thaw, &held.mount_point));
                     continue;
                 }
             };
@@ -478,9 +480,9 @@ impl Freezer {
     }
 
     /// Thaws by threads of this process, until `deadline`: the guard is gone.
-    fn thaw_alone(&mut self, deadline: Instant, waits: Waits<'_>) {
+    fn thaw_alone(&mut self, deadline: Instant, waits: OnWait<'_>) {
         if self.own.is_none() {
-            let made = Threads::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
+            let made = ThreadPool::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
             if let Ok(own) = &made {
                 let held = &self.held;
                 own.take_for_frozen(|index| {
@@ -511,7 +513,7 @@ impl Freezer {
                     }
                 });
                 let first = first.and_then(|index| self.held.get(index));
-                first.inspect(|held| waits(Doing::Thaw, &held.mount_point));
+                first.inspect(|held| waits(Action::Thaw, &held.mount_point));
             }
         }
         let held = &mut self.held;
@@ -533,9 +535,9 @@ impl Freezer {
         let Some(guard) = self.guard.take() else {
             return;
         };
-        if guard.leaves_haste() {
+        if guard.left_rcu_expedited() {
             // It could be told before.
-            let _ = haste::end(Path::new(haste::SWITCH));
+            let _ = rcu_expedited::disable(Path::new(rcu_expedited::SWITCH));
         }
         if freezing {
             // The kernel may not have come back to it, and freeze after the thaw what
@@ -562,9 +564,9 @@ impl Freezer {
         &mut self,
         found: Vec<Opened>,
         limit: Duration,
-        waits: Waits<'_>,
-    ) -> Vec<Tried> {
-        let tried = |device, mount_point: &Path, outcome| Tried {
+        waits: OnWait<'_>,
+    ) -> Vec<ThawAttempt> {
+        let tried = |device, mount_point: &Path, outcome| ThawAttempt {
             device,
             mount_point: mount_point.to_owned(),
             outcome,
@@ -603,8 +605,8 @@ impl Freezer {
 }
 
 impl Held {
-    fn noted(&self) -> Noted {
-        Noted {
+    fn noted(&self) -> FrozenFileSystem {
+        FrozenFileSystem {
             device: self.device,
             mount_point: self.mount_point.clone(),
         }
@@ -634,7 +636,7 @@ mod tests {
     use super::*;
     use crate::stop::Stop;
     use crate::vss::guard::fake::Fake;
-    use crate::vss::guard::process::{self, Means};
+    use crate::vss::guard::process::{self, Context};
 
     const LONG: Duration = Duration::from_secs(600);
 
@@ -648,12 +650,12 @@ mod tests {
     /// A guard on a thread.
     fn start() -> Result<Guard, GuardError> {
         let (ours, its) = UnixStream::pair().unwrap();
-        let means = Means {
+        let context = Context {
             switch: "/nowhere".into(),
             calls: Arc::<Fake>::clone(&FAKE),
             own_process: false,
         };
-        thread::spawn(move || process::serve(&its, None, means));
+        thread::spawn(move || process::serve(&its, None, context));
         Ok(Guard::at(ours).unwrap())
     }
 
@@ -668,8 +670,8 @@ mod tests {
         (opened.collect(), files)
     }
 
-    fn nothing_waits(doing: Doing, path: &Path) {
-        panic!("waits for {path:?} to {doing}");
+    fn nothing_waits(action: Action, path: &Path) {
+        panic!("waits for {path:?} to {action}");
     }
 
     #[test]
@@ -698,8 +700,8 @@ mod tests {
                 3 * PATIENCE / 2,
                 later(),
                 None,
-                &mut |doing, path| {
-                    waited.push((doing, path.to_owned()));
+                &mut |action, path| {
+                    waited.push((action, path.to_owned()));
                 },
             )
             .unwrap_err();
@@ -707,7 +709,7 @@ mod tests {
                      at \"/1\" waits for its disk, or for another one that was frozen before it; \
                      name it in [vss.exclude] to leave it out";
         assert_eq!(error.to_string(), words);
-        let waits = [(Doing::Freeze, "/1".into()), (Doing::Thaw, "/1".into())];
+        let waits = [(Action::Freeze, "/1".into()), (Action::Thaw, "/1".into())];
         assert_eq!(waited, waits);
         assert_eq!(FAKE.frozen(&files), [false; 3]);
         assert!(!freezer.is_frozen());
@@ -742,10 +744,10 @@ mod tests {
             .unwrap();
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut waited = Vec::new();
-        let thawed = freezer.thaw(SOON, &mut |doing, path| {
-            waited.push((doing, path.to_owned()));
+        let thawed = freezer.thaw(SOON, &mut |action, path| {
+            waited.push((action, path.to_owned()));
         });
-        assert_eq!(waited, [(Doing::Thaw, PathBuf::from("/2"))]);
+        assert_eq!(waited, [(Action::Thaw, PathBuf::from("/2"))]);
         assert_eq!(thawed.thawed, 2);
         assert_eq!(FAKE.frozen(&files), [false, false, true]);
         let stuck: Vec<_> = freezer.stuck().collect();
@@ -778,7 +780,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (opened, files) = file_systems(3, directory.path());
         for fd in &files[1..] {
-            threads::Calls::freeze(&**FAKE, fd.as_fd()).unwrap();
+            threads::FileSystemCalls::freeze(&**FAKE, fd.as_fd()).unwrap();
         }
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut freezer = Freezer::new(start);

@@ -33,7 +33,7 @@ impl fmt::Display for LeftOut {
 
 /// What a freeze came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
+pub struct FreezeSummary {
     /// How many file systems are frozen by this freeze.
     pub frozen: usize,
     /// Where those are mounted that somebody else had frozen before.
@@ -61,7 +61,7 @@ pub struct Thawed {
 
 /// A file system that was to be thawed.
 #[derive(Debug)]
-pub struct Tried {
+pub struct ThawAttempt {
     /// The kernel's number for it.
     pub device: DeviceNumber,
     /// Where it is mounted.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::threads::Calls;
+use super::threads::FileSystemCalls;
 
 /// How long a guard may take for what it does on its own.
 pub(in super::super) const SETTLE_TIME: Duration = Duration::from_secs(60);
@@ -96,7 +96,7 @@ impl Fake {
     }
 }
 
-impl Calls for Fake {
+impl FileSystemCalls for Fake {
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         self.lock().entry(inode(fd)).or_default().freezing = true;
         self.changed.notify_all();

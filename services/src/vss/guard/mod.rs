@@ -66,7 +66,7 @@ pub struct GuardError {
 
 /// What the guard has to say that was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum GuardState {
     /// Nothing.
     None,
     /// The time was over, and it thaws.
@@ -77,7 +77,7 @@ pub enum News {
 
 /// What came of waiting for the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum GuardEvent {
     Report(Report),
     /// Nothing, in time.
     Nothing,
@@ -199,46 +199,46 @@ impl Guard {
     }
 
     /// What it has to say; it is not waited for.
-    pub fn news(&mut self) -> News {
+    pub fn news(&mut self) -> GuardState {
         loop {
             match self.next(Instant::now(), None) {
-                Heard::Report(Report::TimeLimit) => return News::TimeLimit,
-                Heard::Report(_) => {}
-                Heard::Nothing | Heard::Stopped => return News::None,
-                Heard::Gone => return News::Gone,
+                GuardEvent::Report(Report::TimeLimit) => return GuardState::TimeLimit,
+                GuardEvent::Report(_) => {}
+                GuardEvent::Nothing | GuardEvent::Stopped => return GuardState::None,
+                GuardEvent::Gone => return GuardState::Gone,
             }
         }
     }
 
     /// Waits for what it has to say, until `deadline`, or until `stop` is readable.
-    pub(super) fn next(&mut self, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> Heard {
+    pub(super) fn next(&mut self, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> GuardEvent {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let socket = PollFd::new(&self.socket, PollFlags::IN);
             let mut fds = Vec::from([socket]);
             fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
             let Ok(timeout) = Timespec::try_from(left.min(LOOK)) else {
-                return Heard::Nothing;
+                return GuardEvent::Nothing;
             };
             let ready = match poll(&mut fds, Some(&timeout)) {
                 Ok(ready) => ready,
                 Err(Errno::INTR) => continue,
-                Err(_) => return Heard::Gone,
+                Err(_) => return GuardEvent::Gone,
             };
             if fds
                 .first()
                 .is_some_and(|socket| !socket.revents().is_empty())
             {
-                return self.read().map_or(Heard::Gone, Heard::Report);
+                return self.read().map_or(GuardEvent::Gone, GuardEvent::Report);
             }
             if ready > 0 {
-                return Heard::Stopped;
+                return GuardEvent::Stopped;
             }
             if left.is_zero() {
-                return Heard::Nothing;
+                return GuardEvent::Nothing;
             }
             if self.is_dead() {
-                return Heard::Gone;
+                return GuardEvent::Gone;
             }
         }
     }
@@ -268,7 +268,7 @@ impl Guard {
     }
 
     /// Whether it was killed while the kernel hurried for it, which is to end then.
-    pub(super) fn leaves_haste(&self) -> bool {
+    pub(super) fn left_rcu_expedited(&self) -> bool {
         self.hurries
     }
 
@@ -310,7 +310,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::fake::Fake;
-    use super::process::Means;
+    use super::process::Context;
     use super::*;
     use crate::stop::Stop;
 
@@ -331,7 +331,7 @@ mod tests {
         fn new(count: usize) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let fake = Arc::new(Fake::default());
-            let means = Means {
+            let context = Context {
                 switch: directory.path().join("switch"),
                 calls: Arc::<Fake>::clone(&fake),
                 own_process: false,
@@ -345,7 +345,7 @@ mod tests {
                 fake,
                 orphaned,
                 guard: Guard::at(ours).unwrap(),
-                thread: thread::spawn(move || process::serve(&its, Some(tells.as_fd()), means)),
+                thread: thread::spawn(move || process::serve(&its, Some(tells.as_fd()), context)),
             }
         }
 
@@ -365,7 +365,7 @@ mod tests {
 
         fn report(&mut self) -> Report {
             match self.guard.next(Instant::now() + fake::SETTLE_TIME, None) {
-                Heard::Report(report) => report,
+                GuardEvent::Report(report) => report,
                 other => panic!("expected a report, heard {other:?}"),
             }
         }
@@ -547,7 +547,7 @@ mod tests {
         stage.wait_frozen(1, false);
         // That is no answer to anything later.
         stage.hold(LONG);
-        assert_eq!(stage.guard.news(), News::None);
+        assert_eq!(stage.guard.news(), GuardState::None);
         stage.guard.freeze();
         stage.reports(Report::Frozen);
         assert_eq!(stage.frozen(), [true; 2]);
@@ -595,7 +595,7 @@ mod tests {
     #[test]
     fn what_somebody_else_has_frozen_stays_frozen() {
         let mut stage = Stage::new(2);
-        threads::Calls::freeze(&*stage.fake, stage.file_systems[0].as_fd()).unwrap();
+        threads::FileSystemCalls::freeze(&*stage.fake, stage.file_systems[0].as_fd()).unwrap();
         stage.hold(LONG);
         stage.guard.freeze();
         stage.reports(Report::Frozen);
@@ -628,7 +628,7 @@ mod tests {
         assert!(hurries());
         assert_eq!(stage.reports(Report::Calm), [Report::Hurries, Report::Calm]);
         assert!(!hurries());
-        assert!(!stage.guard.leaves_haste());
+        assert!(!stage.guard.left_rcu_expedited());
         stage.change(1, |it| it.freeze_hangs = false);
         stage.reports(Report::Frozen);
         stage.thaw(2);
@@ -639,7 +639,7 @@ mod tests {
             stage.guard.freeze();
             stage.wait_freezing(1);
             assert_eq!(stage.report(), Report::Hurries);
-            assert!(stage.guard.leaves_haste() && hurries());
+            assert!(stage.guard.left_rcu_expedited() && hurries());
             match goes {
                 false => drop(stage.guard.socket.shutdown(std::net::Shutdown::Both)),
                 true => drop(stage.thaw(1)),
@@ -684,9 +684,9 @@ mod tests {
     fn one_that_is_gone_shows() {
         let (ours, its) = UnixStream::pair().unwrap();
         let mut guard = Guard::at(ours).unwrap();
-        assert_eq!(guard.news(), News::None);
+        assert_eq!(guard.news(), GuardState::None);
         drop(its);
-        assert_eq!(guard.next(Instant::now() + LONG, None), Heard::Gone);
+        assert_eq!(guard.next(Instant::now() + LONG, None), GuardEvent::Gone);
         let error = guard.hold(&[], LONG).unwrap_err();
         let words = "the guard process, without which nothing is frozen, does not answer";
         assert_eq!(error.to_string(), words);
@@ -696,11 +696,11 @@ mod tests {
     fn whoever_waits_for_it_can_be_stopped_and_has_a_limit() {
         let mut stage = Stage::new(0);
         let now = Instant::now();
-        assert_eq!(stage.guard.next(now, None), Heard::Nothing);
+        assert_eq!(stage.guard.next(now, None), GuardEvent::Nothing);
         let stop = Stop::new().unwrap();
         stop.tell();
         let heard = stage.guard.next(now + LONG, Some(stop.as_fd()));
-        assert_eq!(heard, Heard::Stopped);
+        assert_eq!(heard, GuardEvent::Stopped);
         stage.end().unwrap();
     }
 }

@@ -24,10 +24,10 @@ use rustix::net::{SendFlags, send};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::message::{Order, Report};
-use super::threads::{Calls, Kernel, State, Threads};
+use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
 use crate::kernel;
 use crate::vss::freeze::{self, FREEZING};
-use crate::vss::haste::{self, Haste};
+use crate::vss::rcu_expedited::{self, ExpeditedRcu};
 
 /// How often it is looked at what freezes or thaws.
 const LOOK: Duration = Duration::from_millis(100);
@@ -47,11 +47,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LAST_TRIES: u32 = 60;
 
 /// What a guard works with.
-pub struct Means {
+pub struct Context {
     /// The switch by which the kernel is told whether to hurry.
     pub switch: PathBuf,
     /// What it asks the kernel for.
-    pub calls: Arc<dyn Calls>,
+    pub calls: Arc<dyn FileSystemCalls>,
     /// Whether it has a process to itself, whose memory it may lock and give back.
     pub own_process: bool,
 }
@@ -92,12 +92,12 @@ pub fn main() -> io::Result<()> {
     let _ = freeze::allow_descriptors();
     kernel::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
-    let means = Means {
-        switch: PathBuf::from(haste::SWITCH),
+    let context = Context {
+        switch: PathBuf::from(rcu_expedited::SWITCH),
         calls: Arc::new(Kernel),
         own_process: true,
     };
-    serve(&agent.into(), Some(orphaned.as_fd()), means)
+    serve(&agent.into(), Some(orphaned.as_fd()), context)
 }
 
 /// Guards for the agent at the other end of `socket`, until that is gone, which
@@ -109,18 +109,18 @@ pub fn main() -> io::Result<()> {
 pub fn serve(
     socket: &UnixStream,
     orphaned: Option<BorrowedFd<'_>>,
-    means: Means,
+    context: Context,
 ) -> io::Result<()> {
     let mut guard = Guard {
         socket,
-        means,
+        context,
         received: Vec::new(),
         threads: None,
         limit: Duration::ZERO,
         phase: Phase::Rest,
         told: Vec::new(),
         outbox: Vec::new(),
-        haste: None,
+        rcu_expedited: None,
     };
     let attended = guard.attend(orphaned);
     // Whatever happened: who was to thaw is gone, or cannot be understood.
@@ -130,11 +130,11 @@ pub fn serve(
 
 struct Guard<'a> {
     socket: &'a UnixStream,
-    means: Means,
+    context: Context,
     /// What the agent has handed over so far.
     received: Vec<OwnedFd>,
     /// And then, who freezes and thaws it.
-    threads: Option<Threads>,
+    threads: Option<ThreadPool>,
     /// How long it may be frozen.
     limit: Duration,
     phase: Phase,
@@ -143,7 +143,7 @@ struct Guard<'a> {
     /// Records that are on their way to the agent.
     outbox: Vec<u8>,
     /// The kernel hurries.
-    haste: Option<Haste>,
+    rcu_expedited: Option<ExpeditedRcu>,
 }
 
 /// How far a freeze is.
@@ -225,12 +225,12 @@ impl Guard<'_> {
                 let held = Arc::new(std::mem::take(&mut self.received));
                 // One record of each kind for each, and some for all.
                 self.outbox.reserve(Report::LEN * (3 * held.len() + 16));
-                let mut threads = Threads::new(held, Arc::clone(&self.means.calls))?;
+                let mut threads = ThreadPool::new(held, Arc::clone(&self.context.calls))?;
                 threads.add_freezing()?;
                 self.threads = Some(threads);
                 // All that is needed is there. What might yet be taken comes from no
                 // disk; locked beforehand, it would count against a limit.
-                let locked = match self.means.own_process {
+                let locked = match self.context.own_process {
                     true => mlockall(MlockAllFlags::CURRENT),
                     false => Ok(()),
                 };
@@ -253,7 +253,7 @@ impl Guard<'_> {
             }
             Order::Release => {
                 self.forget();
-                if self.means.own_process {
+                if self.context.own_process {
                     // It waits for days now.
                     kernel::release_memory();
                 }
@@ -276,7 +276,7 @@ impl Guard<'_> {
 
     fn freeze(&mut self) {
         let mut hurries = false;
-        self.haste = Haste::begin(&self.means.switch, || hurries = true);
+        self.rcu_expedited = ExpeditedRcu::enable(&self.context.switch, || hurries = true);
         // Nothing waits in the outbox, so this is sent before anything is frozen.
         if hurries {
             self.tell(Report::Hurries);
@@ -304,7 +304,7 @@ impl Guard<'_> {
 
     /// Tells the kernel that it need not hurry any more.
     fn calm(&mut self) {
-        if self.haste.take().is_some() {
+        if self.rcu_expedited.take().is_some() {
             self.tell(Report::Calm);
         }
     }
@@ -439,7 +439,7 @@ impl Guard<'_> {
 
     fn forget(&mut self) {
         self.calm();
-        if self.means.own_process {
+        if self.context.own_process {
             // Before the threads end: the memory that they had is given back then.
             let _ = munlockall();
         }

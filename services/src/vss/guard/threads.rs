@@ -27,7 +27,7 @@ const MOST: usize = 256;
 const STACK: usize = 32 << 10;
 
 /// What the kernel is asked for.
-pub trait Calls: Send + Sync {
+pub trait FileSystemCalls: Send + Sync {
     /// Freezes the file system that `fd` is on.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ pub trait Calls: Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel;
 
-impl Calls for Kernel {
+impl FileSystemCalls for Kernel {
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         kernel::freeze(fd)
     }
@@ -142,7 +142,7 @@ struct Progress {
 
 struct Shared {
     held: Arc<Vec<OwnedFd>>,
-    calls: Arc<dyn Calls>,
+    calls: Arc<dyn FileSystemCalls>,
     progress: Mutex<Progress>,
     /// The thread that freezes waits for its task.
     to_freeze: Condvar,
@@ -155,7 +155,7 @@ struct Shared {
 }
 
 /// File systems, and the threads that freeze and thaw them.
-pub(in super::super) struct Threads {
+pub(in super::super) struct ThreadPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     /// How often the kernel had come back when it was looked at last.
@@ -164,7 +164,7 @@ pub(in super::super) struct Threads {
     step: usize,
 }
 
-impl Threads {
+impl ThreadPool {
     /// Makes threads that thaw `held`, which are in the order in which they are
     /// frozen. Where there are no threads to be had, who asks for the thaw thaws.
     ///
@@ -173,7 +173,7 @@ impl Threads {
     /// Where the process has no descriptor left.
     pub(in super::super) fn new(
         held: Arc<Vec<OwnedFd>>,
-        calls: Arc<dyn Calls>,
+        calls: Arc<dyn FileSystemCalls>,
     ) -> io::Result<Self> {
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let progress = Progress {
@@ -345,19 +345,19 @@ impl State {
 }
 
 /// Readable when there is something to look at.
-impl AsFd for Threads {
+impl AsFd for ThreadPool {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.news.as_fd()
     }
 }
 
-impl fmt::Debug for Threads {
+impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").finish_non_exhaustive()
+        f.debug_struct("ThreadPool").finish_non_exhaustive()
     }
 }
 
-impl Drop for Threads {
+impl Drop for ThreadPool {
     /// Those that the kernel does not come back to are left to themselves.
     fn drop(&mut self) {
         let mut progress = self.shared.lock();

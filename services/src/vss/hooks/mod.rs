@@ -21,14 +21,14 @@ use crate::words::in_words;
 pub mod config;
 mod error;
 mod find;
-mod left;
 mod program;
+mod stale;
 
 pub use crate::trusted::Refusal;
 pub use config::{Config, OnFailure};
 pub use error::HookError;
 pub use find::{Found, find};
-pub use program::End;
+pub use program::EndReason;
 
 /// How long a thaw and the hooks after it may take together: the kernel gives a thaw
 /// 30 seconds.
@@ -49,23 +49,23 @@ const KILLED: Duration = Duration::from_secs(1);
 ///
 /// Where one fails and that stops the freeze, those that were started, the
 /// failing one included, are run in reverse order as after a failed freeze before
-/// this is back, as by [`Ran::end`]. When `deadline` is over or `stop` is readable
+/// this is back, as by [`PendingHooks::run_post_thaw`]. When `deadline` is over or `stop` is readable
 /// the freeze is stopped, whatever the configuration says of failures.
 ///
 /// Before each hook is started, `note` is told which have been by then: what
-/// another agent ends ([`Ran::from_paths`]) should this one be killed meanwhile.
+/// another agent ends ([`PendingHooks::from_paths`]) should this one be killed meanwhile.
 /// It is told of each run that ended, too.
 ///
 /// # Errors
 ///
 /// Where a hook must not be run, fails, or is not done in time.
-pub fn freeze(
+pub fn run_pre_freeze(
     config: &Config,
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
-    note: impl Fn(Step<'_>),
+    note: impl Fn(HookStep<'_>),
     log: &Logger,
-) -> Result<Ran, HookError> {
+) -> Result<PendingHooks, HookError> {
     let stops = config.on_failure == OnFailure::Stop;
     let paths = match find(&config.directory) {
         Ok(found) => {
@@ -90,28 +90,28 @@ pub fn freeze(
             Vec::new()
         }
     };
-    let mut ran = Ran::from_paths(config, Vec::new());
+    let mut ran = PendingHooks::from_paths(config, Vec::new());
     for path in paths {
         ran.paths.push(path.clone());
-        note(Step::Starts(&ran.paths));
+        note(HookStep::Starts(&ran.paths));
         let hook = Hook {
             path: &path,
             occasion: Occasion::Freeze,
             log,
         };
         let (result, run) = hook.run(config, deadline, stop);
-        note(Step::Ended(run));
+        note(HookStep::Ended(run));
         let Err(error) = result else {
             continue;
         };
         if !error.started() {
             ran.paths.pop();
-            note(Step::Starts(&ran.paths));
+            note(HookStep::Starts(&ran.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
             let time = if error.stopped() { AT_THE_END } else { AFTER };
-            for run in ran.end(End::FreezeFailed, time, log) {
-                note(Step::Ended(run));
+            for run in ran.run_post_thaw(EndReason::FreezeFailed, time, log) {
+                note(HookStep::Ended(run));
             }
             return Err(error);
         }
@@ -122,7 +122,7 @@ pub fn freeze(
 
 /// What becomes of the hooks while they are run with `freeze`.
 #[derive(Debug)]
-pub enum Step<'a> {
+pub enum HookStep<'a> {
     /// One is about to be started: the last of those, which are all until now.
     Starts(&'a [PathBuf]),
     /// One has ended.
@@ -132,12 +132,12 @@ pub enum Step<'a> {
 /// The hooks that were run with `freeze`, and have to be run again.
 #[derive(Debug)]
 #[must_use = "applications stay at rest until it is ended"]
-pub struct Ran {
+pub struct PendingHooks {
     config: Config,
     paths: Vec<PathBuf>,
 }
 
-impl Ran {
+impl PendingHooks {
     /// What an agent before this one ran, in the order in which it did.
     pub fn from_paths(config: &Config, paths: Vec<PathBuf>) -> Self {
         Self {
@@ -148,9 +148,9 @@ impl Ran {
 
     /// Kills those that an agent before this one has left running with `freeze`, before
     /// they are ended.
-    pub fn kill_left(&self, log: &Logger) {
+    pub fn kill_stale(&self, log: &Logger) {
         if !self.paths.is_empty() {
-            left::kill(&self.paths, log);
+            stale::kill(&self.paths, log);
         }
     }
 
@@ -166,7 +166,7 @@ impl Ran {
     /// run. One that even then is
     /// neither done nor killed, as its disk does not answer, is left behind. Gives what
     /// came of each.
-    pub fn end(self, end: End, time: Duration, log: &Logger) -> Vec<HookRun> {
+    pub fn run_post_thaw(self, end: EndReason, time: Duration, log: &Logger) -> Vec<HookRun> {
         let began = Instant::now();
         let killed = began + time.saturating_sub(KILLED);
         let deadline = began + time.saturating_sub(KILLED + LEAST);
@@ -179,7 +179,7 @@ impl Ran {
             let run = move || {
                 let hook = Hook {
                     path: &its,
-                    occasion: Occasion::End(end),
+                    occasion: Occasion::EndReason(end),
                     log: &to,
                 };
                 let (result, run) = hook.run(&config, killed, None);

@@ -37,7 +37,7 @@ pub(super) enum Occasion {
     /// File systems are about to be frozen.
     Freeze,
     /// That is over.
-    End(End),
+    EndReason(EndReason),
 }
 
 impl Occasion {
@@ -46,15 +46,17 @@ impl Occasion {
     fn action(self, program: Option<&Path>) -> &'static str {
         match self {
             Self::Freeze => "freeze",
-            Self::End(End::FreezeFailed) if program.is_some_and(knows_failures) => "freeze-failed",
-            Self::End(_) => "thaw",
+            Self::EndReason(EndReason::FreezeFailed) if program.is_some_and(knows_failures) => {
+                "freeze-failed"
+            }
+            Self::EndReason(_) => "thaw",
         }
     }
 }
 
 /// Why applications may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum EndReason {
     /// The host asked for the thaw.
     Thawed,
     /// A hook or a file system failed: nothing is frozen.
@@ -67,7 +69,7 @@ pub enum End {
     AgentRestarted,
 }
 
-impl End {
+impl EndReason {
     /// What the environment of a hook says of it.
     fn reason(self) -> &'static str {
         match self {
@@ -145,7 +147,7 @@ impl Hook<'_> {
             ("HYPERV_AGENT_TIME_LIMIT", &seconds),
             ("HYPERV_AGENT_FREEZE_TIME_LIMIT", &freeze_seconds),
         ];
-        if let Occasion::End(end) = self.occasion {
+        if let Occasion::EndReason(end) = self.occasion {
             variables.push(("HYPERV_AGENT_REASON", end.reason()));
         }
         let result = run(program, &[OsStr::new(action)], &variables, deadline, stop);

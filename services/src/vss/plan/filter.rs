@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::{fs, io};
 
-use super::patterns::{Globs, Links, Unmatched, follow};
+use super::patterns::{Globs, Links, UnmatchedPattern, follow};
 use crate::vss::config::Config;
 use crate::vss::file_system::{FileSystem, ON_NO_DEVICE};
-use crate::vss::mounts::Mounted;
+use crate::vss::mountinfo::MountInfo;
 use crate::vss::sysfs::under;
 
 /// What there is to choose by.
@@ -29,7 +29,7 @@ impl Filter {
     /// The list of types, below the root.
     pub(super) const LIST: &str = "proc/filesystems";
 
-    pub(super) fn read(config: &Config, mounted: &[Mounted]) -> io::Result<Self> {
+    pub(super) fn read(config: &Config, mounted: &[MountInfo]) -> io::Result<Self> {
         let root = &config.root;
         let types = Types::parse(&fs::read_to_string(root.join(Self::LIST))?);
         // To look at a path in what a program or another machine serves may take
@@ -84,7 +84,7 @@ impl Filter {
     }
 
     /// The patterns that mean none of these, which are all that there are.
-    pub(super) fn unmatched(&self, file_systems: &[&FileSystem]) -> Vec<Unmatched> {
+    pub(super) fn unmatched(&self, file_systems: &[&FileSystem]) -> Vec<UnmatchedPattern> {
         let globs = [&self.include, &self.exclude].into_iter();
         globs
             .flat_map(|globs| globs.unmatched(file_systems, &self.types.all, &self.links))

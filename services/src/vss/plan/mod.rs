@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::filter::Filter;
-pub use self::patterns::Unmatched;
+pub use self::patterns::UnmatchedPattern;
 use super::block_devices::layer::Layer;
 use super::block_devices::{self, Bottom};
+use super::blocking::{self, Lookups, NotResponding};
 use super::config::Config;
 use super::device_number::DeviceNumber;
-use super::elsewhere::{self, Namespace};
 use super::file_system::{FileSystem, LiesOn, Mount, SHUT_DOWN};
-use super::limited::{self, Lookups, NoAnswer};
-use super::mounts::{self, Mounted, ReadOnly};
+use super::mount_namespaces::{self, Namespace};
+use super::mountinfo::{self, MountInfo, ReadOnly};
 use super::sysfs::under;
 
 /// What a FREEZE would do.
@@ -32,7 +32,7 @@ pub struct Plan {
     /// What is mounted and stays as it is.
     pub left_out: Vec<LeftOut>,
     /// Patterns of the configuration that mean nothing that is mounted.
-    pub unmatched: Vec<Unmatched>,
+    pub unmatched: Vec<UnmatchedPattern>,
 }
 
 /// Why a file system is left out that only other mount namespaces have.
@@ -90,7 +90,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         let path = root.join(path);
         move |source| PlanError::Unreadable { path, source }
     };
-    let mounted = mounts::read(root).map_err(unreadable(mounts::LIST))?;
+    let mounted = mountinfo::read(root).map_err(unreadable(mountinfo::LIST))?;
     let choice = Filter::read(config, &mounted).map_err(unreadable(Filter::LIST))?;
 
     let mounts: HashMap<_, _> = mounted
@@ -105,7 +105,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let own: HashSet<_> = mounted.iter().map(|it| it.device).collect();
     let mut groups = Groups::default();
     groups.add(mounted, None, |_| true);
-    elsewhere::namespaces(root, |Namespace { process, mounted }| {
+    mount_namespaces::namespaces(root, |Namespace { process, mounted }| {
         // What is in memory or lies on others there is the container's affair.
         groups.add(mounted, Some(process), |it| {
             !own.contains(&it.device) && choice.against_type(&it.kind).is_none()
@@ -122,7 +122,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         // What is left out is not looked for: whoever excludes it may do so because
         // it does not answer. What is not on devices names anything as its source.
         if against_type.is_none() || device.major != 0 {
-            limited::without_lookups(&describe).put_into(&mut file_system);
+            blocking::without_lookups(&describe).put_into(&mut file_system);
         }
         if let Some(why) = against_type {
             plan.leave_out(file_system, why.to_owned());
@@ -152,7 +152,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
                     described.put_into(&mut file_system);
                     why = choice.against(&file_system);
                 }
-                Err(NoAnswer(path)) => {
+                Err(NotResponding(path)) => {
                     let path = path.display();
                     blocked.insert(device, format!("{path}, which it lies on, does not answer"));
                 }
@@ -217,19 +217,19 @@ impl Groups {
     /// mount namespace.
     fn add(
         &mut self,
-        mounted: Vec<Mounted>,
+        mounted: Vec<MountInfo>,
         process: Option<u32>,
-        is_wanted: impl Fn(&Mounted) -> bool,
+        is_wanted: impl Fn(&MountInfo) -> bool,
     ) {
         let seen_by_us = |point: &Path| match process {
             Some(process) => {
-                let path = under(&elsewhere::root_of(process), point);
+                let path = under(&mount_namespaces::root_of(process), point);
                 // Without a slash at the end.
                 path.components().collect()
             }
             None => point.to_owned(),
         };
-        let hidden = mounts::hidden(&mounted);
+        let hidden = mountinfo::hidden(&mounted);
         let hidden = hidden.iter().map(|(id, by)| (*id, seen_by_us(&by.point)));
         let mut hidden: HashMap<_, _> = hidden.collect();
         for mounted in mounted {
@@ -376,7 +376,7 @@ mod tests {
         }
         fs::write(path("srv/images/disk"), "").unwrap();
         // Everything is in this mount, which is made out to be the root's.
-        let here = mounts::id(File::open(root.path()).unwrap()).unwrap();
+        let here = mountinfo::id(File::open(root.path()).unwrap()).unwrap();
         let other = |number: u64| here + number;
         let list = format!(
             "{} 1 0:21 / /proc rw - proc proc rw\n\

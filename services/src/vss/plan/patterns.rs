@@ -20,7 +20,7 @@ const DEVICES: &str = "devices";
 
 /// A pattern that means no file system that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Unmatched {
+pub struct UnmatchedPattern {
     /// The table that it is in, such as `vss.include`.
     pub table: &'static str,
     /// The list there, such as `mount-points`.
@@ -29,7 +29,7 @@ pub struct Unmatched {
     pub pattern: String,
 }
 
-impl fmt::Display for Unmatched {
+impl fmt::Display for UnmatchedPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             table,
@@ -155,7 +155,7 @@ impl Globs {
         file_systems: &[&FileSystem],
         types: &[String],
         links: &Links,
-    ) -> Vec<Unmatched> {
+    ) -> Vec<UnmatchedPattern> {
         let mut unmatched: Vec<(&'static str, &Glob)> = Vec::new();
         let all = [
             (MOUNT_POINTS, &self.mount_points),
@@ -176,7 +176,7 @@ impl Globs {
                 !texts.any(|(.., texts)| texts.iter().any(|text| glob.matches(text)))
             });
         }
-        let unmatched = unmatched.into_iter().map(|(list, glob)| Unmatched {
+        let unmatched = unmatched.into_iter().map(|(list, glob)| UnmatchedPattern {
             table: self.table,
             list,
             pattern: glob.pattern.pattern(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use hyperv_services::vss::hooks::{Config, End, freeze};
+use hyperv_services::vss::hooks::{Config, EndReason, run_pre_freeze};
 
 use super::client::Writer;
 use super::disk::Disk;
@@ -45,9 +45,9 @@ pub(super) fn test() {
     let logger = log.logger();
 
     // No server: nothing to do.
-    freeze(&config, soon(), None, |_| (), &logger)
+    run_pre_freeze(&config, soon(), None, |_| (), &logger)
         .unwrap()
-        .end(End::Thawed, LONG, &logger);
+        .run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_eq!(log.lines()[0], "INFO hook 90-mariadb: no server runs");
     assert_no_warning(&log);
 
@@ -74,12 +74,12 @@ pub(super) fn test() {
 
     // With it, the freeze waits for the statement.
     let slow = Slow::start(SLOW);
-    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    let ran = run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap();
     let committed = writer.committed();
     let frozen = disk.freeze();
     disk.snapshot(&frozen);
     drop(frozen);
-    ran.end(End::Thawed, LONG, &logger);
+    ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_no_warning(&log);
     assert_released();
     slow.end();
@@ -91,7 +91,7 @@ pub(super) fn test() {
         "91-fails",
         "#!/bin/sh\n[ \"$1\" != freeze ]\n",
     );
-    freeze(&config, soon(), None, |_| (), &logger).unwrap_err();
+    run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap_err();
     fs::remove_file(config.directory.join("91-fails")).unwrap();
     assert_released();
     writer.await_more(3);
@@ -100,9 +100,9 @@ pub(super) fn test() {
     loses_the_lock(&config, &writer);
 
     // The next freeze takes the lock over from an agent that was killed.
-    drop(freeze(&config, soon(), None, |_| (), &logger).unwrap());
-    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
-    ran.end(End::AgentRestarted, LONG, &logger);
+    drop(run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap());
+    let ran = run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    ran.run_post_thaw(EndReason::AgentRestarted, LONG, &logger);
     assert_no_warning(&log);
     assert_released();
     writer.await_more(3);
@@ -111,8 +111,8 @@ pub(super) fn test() {
     assert!(EXAMPLE.contains("LOCK=''"));
     let other = EXAMPLE.replace("LOCK=''", "LOCK='FLUSH TABLES WITH READ LOCK'");
     hook(&config.directory, "90-mariadb", &other);
-    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
-    ran.end(End::Thawed, LONG, &logger);
+    let ran = run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_no_warning(&log);
     writer.await_more(3);
     hook(&config.directory, "90-mariadb", EXAMPLE);
@@ -120,7 +120,7 @@ pub(super) fn test() {
     // A statement that takes longer than the hook may stops the freeze.
     config.time_limit = Duration::from_secs(6);
     let slow = Slow::start(ENDLESS);
-    let error = in_words(&freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
+    let error = in_words(&run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
     assert!(error.contains("no lock was to be had"), "{error}");
     assert!(error.contains("Lock wait timeout exceeded"), "{error}");
     assert_released();
@@ -150,9 +150,9 @@ fn loses_the_lock(config: &Config, writer: &Writer) {
         time_limit: Duration::from_secs(6),
         ..config.clone()
     };
-    let ran = freeze(&config, soon(), None, |_| (), &log.logger()).unwrap();
+    let ran = run_pre_freeze(&config, soon(), None, |_| (), &log.logger()).unwrap();
     writer.await_more(3);
-    ran.end(End::Thawed, LONG, &log.logger());
+    ran.run_post_thaw(EndReason::Thawed, LONG, &log.logger());
     let warnings = log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("the lock was lost before the thaw"));

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
 
-use hyperv_services::vss::hooks::{End, freeze};
+use hyperv_services::vss::hooks::{EndReason, run_pre_freeze};
 
 use super::client::Writer;
 use super::disk::Disk;
@@ -55,16 +55,16 @@ pub(super) fn test() {
     let logger = log.logger();
 
     // No server: nothing to do.
-    freeze(&config, soon(), None, |_| (), &logger)
+    run_pre_freeze(&config, soon(), None, |_| (), &logger)
         .unwrap()
-        .end(End::Thawed, LONG, &logger);
+        .run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_eq!(log.lines().len(), 2, "{:?}", log.lines());
     assert_no_warning(&log);
 
     let mut server = Server::start(&version);
     // What would not be in the backup stops the freeze.
     sql("CREATE TABLESPACE volatile LOCATION '/tmp/volatile'");
-    let error = in_words(&freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
+    let error = in_words(&run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
     assert!(error.contains("/tmp/volatile is on tmpfs"), "{error}");
     sql("DROP TABLESPACE volatile");
 
@@ -73,8 +73,8 @@ pub(super) fn test() {
 
     // Where nothing of Debian's says which servers there are.
     fs::rename("/usr/bin/pg_lsclusters", "/usr/bin/hidden").unwrap();
-    let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
-    ran.end(End::Thawed, LONG, &logger);
+    let ran = run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap();
+    ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
     fs::rename("/usr/bin/hidden", "/usr/bin/pg_lsclusters").unwrap();
     assert_says(&log, "the server: checkpoint made");
 
@@ -82,7 +82,7 @@ pub(super) fn test() {
     for order in [[0, 1, 2], [2, 1, 0]] {
         let round = start_round();
         let before = sql("SELECT pg_current_wal_lsn()");
-        let ran = freeze(&config, soon(), None, |_| (), &logger).unwrap();
+        let ran = run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap();
         assert_says(&log, &format!("{version}/main: checkpoint made"));
         let mut frozen = Vec::new();
         for disk in order {
@@ -95,7 +95,7 @@ pub(super) fn test() {
             disks[disk].snapshot(frozen);
         }
         drop(frozen);
-        ran.end(End::Thawed, LONG, &logger);
+        ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
         round.writer.await_more(100);
         drop((round, server));
         for disk in &disks {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use hyperv_services::vss::hooks::{Config, End, freeze};
+use hyperv_services::vss::hooks::{Config, EndReason, run_pre_freeze};
 
 use super::client::Writer;
 use super::disk::Disk;
@@ -69,8 +69,8 @@ pub(super) fn test() {
 fn run(config: &Config) -> Lines {
     let log = Lines::default();
     let logger = log.logger();
-    let ran = freeze(config, soon(), None, |_| (), &logger).unwrap();
-    ran.end(End::Thawed, LONG, &logger);
+    let ran = run_pre_freeze(config, soon(), None, |_| (), &logger).unwrap();
+    ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_no_warning(&log);
     log
 }
@@ -82,7 +82,7 @@ fn every_write_is_there(disk: &Disk, config: &Config, options: &[&str], says: &s
     writer.await_more(1000);
     let log = Lines::default();
     let logger = log.logger();
-    let ran = freeze(config, soon(), None, |_| (), &logger).unwrap();
+    let ran = run_pre_freeze(config, soon(), None, |_| (), &logger).unwrap();
     assert_eq!(log.lines()[0], format!("INFO hook 80-redis: {says}"));
     let frozen = disk.freeze();
     // Reads do not wait, and there are no more writes.
@@ -92,7 +92,7 @@ fn every_write_is_there(disk: &Disk, config: &Config, options: &[&str], says: &s
     });
     disk.snapshot(&frozen);
     drop(frozen);
-    ran.end(End::Thawed, LONG, &logger);
+    ran.run_post_thaw(EndReason::Thawed, LONG, &logger);
     assert_no_warning(&log);
     writer.await_more(1000);
     drop((writer, server));
@@ -107,7 +107,7 @@ fn others_let_it_go_on(config: &Config) {
     let server = Server::start(&["--save", "3600 1000000", "--requirepass", "secret word"]);
     let log = Lines::default();
     let logger = log.logger();
-    let error = freeze(config, soon(), None, |_| (), &logger).unwrap_err();
+    let error = run_pre_freeze(config, soon(), None, |_| (), &logger).unwrap_err();
     assert!(in_words(&error).contains("NOAUTH"), "{}", in_words(&error));
     fs::write(PASSWORD, "secret word\n").unwrap();
     let writer = writer();
@@ -118,7 +118,7 @@ fn others_let_it_go_on(config: &Config) {
         "91-fails",
         "#!/bin/sh\n[ \"$1\" != freeze ]\n",
     );
-    freeze(config, soon(), None, |_| (), &logger).unwrap_err();
+    run_pre_freeze(config, soon(), None, |_| (), &logger).unwrap_err();
     fs::remove_file(config.directory.join("91-fails")).unwrap();
     writer.await_more(100);
 
@@ -128,7 +128,7 @@ fn others_let_it_go_on(config: &Config) {
         time_limit: Duration::from_secs(3),
         ..config.clone()
     };
-    drop(freeze(&short, soon(), None, |_| (), &logger).unwrap());
+    drop(run_pre_freeze(&short, soon(), None, |_| (), &logger).unwrap());
     writer.await_more(100);
     drop((writer, server));
     fs::remove_file(PASSWORD).unwrap();
@@ -146,7 +146,7 @@ fn what_cannot_be_saved_stops_the_freeze(config: &Config) {
     let writer = writer();
     writer.await_more(100);
     let log = Lines::default().logger();
-    let error = in_words(&freeze(config, soon(), None, |_| (), &log).unwrap_err());
+    let error = in_words(&run_pre_freeze(config, soon(), None, |_| (), &log).unwrap_err());
     assert!(error.contains("could not save a snapshot"), "{error}");
     writer.await_more(100);
     drop((writer, server));

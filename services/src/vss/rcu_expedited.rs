@@ -18,12 +18,12 @@ pub(super) const SWITCH: &str = "/sys/kernel/rcu_expedited";
 /// The kernel hurries until this is dropped. The switch is open meanwhile: no
 /// path is looked up while file systems are frozen.
 #[derive(Debug)]
-pub(super) struct Haste(File);
+pub(super) struct ExpeditedRcu(File);
 
-impl Haste {
+impl ExpeditedRcu {
     /// Lets the kernel hurry, and says so by `announce` before. `None` where it does
     /// so anyway, or cannot be told: then a freeze takes as long as it takes.
-    pub(super) fn begin(switch: &Path, announce: impl FnOnce()) -> Option<Self> {
+    pub(super) fn enable(switch: &Path, announce: impl FnOnce()) -> Option<Self> {
         let file = File::options().read(true).write(true).open(switch).ok()?;
         let mut set = [0];
         file.read_exact_at(&mut set, 0).ok()?;
@@ -36,14 +36,14 @@ impl Haste {
     }
 }
 
-impl Drop for Haste {
+impl Drop for ExpeditedRcu {
     fn drop(&mut self) {
         // It could be told before, and nothing depends on it.
         let _ = self.0.write_all_at(b"0", 0);
     }
 }
 
-/// Whether [`Haste::begin`] would let the kernel hurry.
+/// Whether [`ExpeditedRcu::enable`] would let the kernel hurry.
 pub(super) fn is_off(switch: &Path) -> bool {
     fs::read(switch).is_ok_and(|set| set.starts_with(b"0"))
 }
@@ -54,7 +54,7 @@ pub(super) fn is_off(switch: &Path) -> bool {
 /// # Errors
 ///
 /// Where it still hurries.
-pub(super) fn end(switch: &Path) -> io::Result<bool> {
+pub(super) fn disable(switch: &Path) -> io::Result<bool> {
     let was_on = match fs::read(switch) {
         Ok(set) => set.starts_with(b"1"),
         // No kernel that could have been told.
@@ -76,21 +76,21 @@ mod tests {
     fn the_switch_is_on_for_a_while_and_left_alone_where_somebody_else_has_it_on() {
         let directory = tempfile::tempdir().unwrap();
         let switch = directory.path().join("switch");
-        assert!(Haste::begin(&switch, || ()).is_none());
+        assert!(ExpeditedRcu::enable(&switch, || ()).is_none());
         fs::write(&switch, "0\n").unwrap();
-        let haste = Haste::begin(&switch, || ()).unwrap();
+        let expedited = ExpeditedRcu::enable(&switch, || ()).unwrap();
         assert_eq!(fs::read(&switch).unwrap(), b"1\n");
-        assert!(Haste::begin(&switch, || ()).is_none());
-        drop(haste);
+        assert!(ExpeditedRcu::enable(&switch, || ()).is_none());
+        drop(expedited);
         assert_eq!(fs::read(&switch).unwrap(), b"0\n");
         assert!(is_off(&switch));
-        assert!(!end(&switch).unwrap());
+        assert!(!disable(&switch).unwrap());
         fs::write(&switch, "1\n").unwrap();
-        assert!(Haste::begin(&switch, || ()).is_none());
+        assert!(ExpeditedRcu::enable(&switch, || ()).is_none());
         assert_eq!(fs::read(&switch).unwrap(), b"1\n");
         assert!(!is_off(&switch));
-        assert!(end(&switch).unwrap() && is_off(&switch));
+        assert!(disable(&switch).unwrap() && is_off(&switch));
         fs::remove_file(&switch).unwrap();
-        assert!(!end(&switch).unwrap() && !is_off(&switch));
+        assert!(!disable(&switch).unwrap() && !is_off(&switch));
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open};
 use slog::{Logger, warn};
 
-use super::super::limited::Lookups;
+use super::super::blocking::Lookups;
 use crate::processes::{self, Stat};
 
 /// How long they may take to be gone.

@@ -5,11 +5,11 @@
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
-use hyperv_services::vss::mounts::{Mounted, ReadOnly, parse};
+use hyperv_services::vss::mountinfo::{MountInfo, ReadOnly, parse};
 use libfuzzer_sys::fuzz_target;
 
 /// The line that the kernel would write, with everything escaped.
-fn line(mounted: &Mounted) -> String {
+fn line(mounted: &MountInfo) -> String {
     let escaped = |bytes: &[u8]| {
         bytes.iter().fold(String::new(), |mut text, byte| {
             write!(text, "\\{byte:03o}").unwrap();

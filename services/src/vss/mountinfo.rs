@@ -14,7 +14,7 @@ pub(super) const LIST: &str = "proc/self/mountinfo";
 
 /// A line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mounted {
+pub struct MountInfo {
     /// The kernel's number for the mount.
     pub id: u64,
     /// The number of the mount that it is mounted in: of one that is not in the
@@ -63,16 +63,16 @@ const EXTERNAL: [&[u8]; 3] = [b"logdev=", b"rtdev=", b"jdev="];
 /// # Errors
 ///
 /// If the list cannot be read.
-pub fn read(root: &Path) -> io::Result<Vec<Mounted>> {
+pub fn read(root: &Path) -> io::Result<Vec<MountInfo>> {
     fs::read(root.join(LIST)).map(|text| parse(&text))
 }
 
 /// The lines of a list of mounts; those that make no sense are left out.
-pub fn parse(text: &[u8]) -> Vec<Mounted> {
+pub fn parse(text: &[u8]) -> Vec<MountInfo> {
     text.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
 
-fn line(line: &[u8]) -> Option<Mounted> {
+fn line(line: &[u8]) -> Option<MountInfo> {
     // Any field but the numbers may be empty, so each space counts.
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
@@ -108,7 +108,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
         let device = EXTERNAL.iter().find_map(|it| option.strip_prefix(*it))?;
         Some(decode(device).into())
     };
-    Some(Mounted {
+    Some(MountInfo {
         id,
         parent,
         device,
@@ -123,7 +123,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
 
 /// The mounts that no path leads to, by number, each with the mount that is found
 /// in its place: another was mounted over it, or over a directory on the way to it.
-pub(super) fn hidden(mounted: &[Mounted]) -> HashMap<u64, &Mounted> {
+pub(super) fn hidden(mounted: &[MountInfo]) -> HashMap<u64, &MountInfo> {
     let mut view = View::new(mounted);
     let hidden = mounted.iter().filter_map(|it| {
         let found = view.find(&it.point)?;
@@ -134,18 +134,18 @@ pub(super) fn hidden(mounted: &[Mounted]) -> HashMap<u64, &Mounted> {
 
 /// Where paths lead to, without a look at any.
 struct View<'a> {
-    mounted: &'a [Mounted],
+    mounted: &'a [MountInfo],
     /// What is mounted in a mount, or in none of the list, at a path.
-    at: HashMap<(Option<u64>, &'a Path), &'a Mounted>,
+    at: HashMap<(Option<u64>, &'a Path), &'a MountInfo>,
     /// Where paths were found to lead to: an ordinary user can have a namespace of a
     /// hundred thousand mounts, all at one deep path.
-    found: HashMap<&'a Path, Option<&'a Mounted>>,
+    found: HashMap<&'a Path, Option<&'a MountInfo>>,
 }
 
 impl<'a> View<'a> {
-    fn new(mounted: &'a [Mounted]) -> Self {
+    fn new(mounted: &'a [MountInfo]) -> Self {
         let ids: HashSet<u64> = mounted.iter().map(|it| it.id).collect();
-        let parent = |it: &Mounted| {
+        let parent = |it: &MountInfo| {
             Some(it.parent).filter(|parent| *parent != it.id && ids.contains(parent))
         };
         let at = mounted.iter().map(|it| ((parent(it), &*it.point), it));
@@ -161,7 +161,7 @@ impl<'a> View<'a> {
     }
 
     /// The mount in which a path ends; `None` where that is not in the list.
-    fn find(&mut self, path: &'a Path) -> Option<&'a Mounted> {
+    fn find(&mut self, path: &'a Path) -> Option<&'a MountInfo> {
         let mut below = Vec::new();
         let mut current = self.found.get(Path::new("/")).copied().flatten();
         for path in path.ancestors() {
@@ -245,7 +245,7 @@ mod tests {
     fn fields_are_read() {
         let list = b"22 27 0:21 / /proc rw,nosuid shared:12 master:1 - proc proc rw\n\
             27 1 254:1 / / ro,relatime - ext4 /dev/vda1 rw,discard\n";
-        let mounted = |id, device: &str, point: &str, kind: &str, source: &str| Mounted {
+        let mounted = |id, device: &str, point: &str, kind: &str, source: &str| MountInfo {
             id,
             parent: if id == 22 { 27 } else { 1 },
             device: device.parse().unwrap(),
@@ -456,7 +456,7 @@ mod tests {
                 let (parent, _) = parent.unwrap().clone();
                 seen.retain(|(_, it)| !it.starts_with(&point));
                 seen.push((id, point.clone()));
-                mounted.push(Mounted { id, parent, point, ..mounted[0].clone() });
+                mounted.push(MountInfo { id, parent, point, ..mounted[0].clone() });
             }
             let hidden = hidden(&mounted);
             for it in &mounted {

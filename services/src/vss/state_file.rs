@@ -36,9 +36,9 @@ const HURRY: &[u8] = b"rcu_expedited 0";
 
 /// What is noted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Note {
+pub struct FreezeRecord {
     /// The file systems, in the order in which they were frozen.
-    pub frozen: Vec<Noted>,
+    pub frozen: Vec<FrozenFileSystem>,
     /// The process that freezes and thaws them.
     pub guard: Option<u32>,
     /// The hooks that wait for the end, in the order in which they ran.
@@ -47,19 +47,19 @@ pub struct Note {
     pub rehearsal: bool,
     /// Whether the guard may have the kernel hurry while it freezes, which it did not
     /// do before: `/sys/kernel/rcu_expedited` was 0.
-    pub hurry: bool,
+    pub rcu_expedited: bool,
 }
 
 /// A file system that is noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noted {
+pub struct FrozenFileSystem {
     /// The kernel's number for it.
     pub device: DeviceNumber,
     /// Where it was mounted; empty where that is not known.
     pub mount_point: PathBuf,
 }
 
-impl From<&Opened> for Noted {
+impl From<&Opened> for FrozenFileSystem {
     fn from(opened: &Opened) -> Self {
         Self {
             device: opened.device,
@@ -73,7 +73,7 @@ impl From<&Opened> for Noted {
 /// # Errors
 ///
 /// Where the file cannot be written; what was there stays.
-pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
+pub fn write(directory: &Path, note: &FreezeRecord) -> io::Result<()> {
     let directory = make_runtime_directory(directory)?;
     match unlinkat(&directory, NEW, AtFlags::empty()) {
         Err(Errno::NOENT) => {}
@@ -86,7 +86,7 @@ pub fn write(directory: &Path, note: &Note) -> io::Result<()> {
 }
 
 /// What the file is to say.
-pub fn encode(note: &Note) -> Vec<u8> {
+pub fn encode(note: &FreezeRecord) -> Vec<u8> {
     let mut text = Vec::new();
     for noted in &note.frozen {
         text.extend_from_slice(format!("frozen {} ", noted.device).as_bytes());
@@ -110,7 +110,7 @@ pub fn encode(note: &Note) -> Vec<u8> {
     if note.rehearsal {
         text.extend_from_slice(b"rehearsal\n");
     }
-    if note.hurry {
+    if note.rcu_expedited {
         text.extend_from_slice(HURRY);
         text.push(b'\n');
     }
@@ -122,7 +122,7 @@ pub fn encode(note: &Note) -> Vec<u8> {
 /// # Errors
 ///
 /// Where the file is there and cannot be read, or others may have written it.
-pub fn read(directory: &Path) -> io::Result<Option<Note>> {
+pub fn read(directory: &Path) -> io::Result<Option<FreezeRecord>> {
     match open(directory) {
         Ok(file) => {
             let mut text = Vec::new();
@@ -146,8 +146,8 @@ fn open(directory: &Path) -> io::Result<File> {
 }
 
 /// What such a file says. A line that says nothing is passed over.
-pub fn parse(text: &[u8]) -> Note {
-    let mut note = Note::default();
+pub fn parse(text: &[u8]) -> FreezeRecord {
+    let mut note = FreezeRecord::default();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(words) = line.strip_prefix(b"frozen ") {
             note.frozen.extend(noted(words));
@@ -158,7 +158,7 @@ pub fn parse(text: &[u8]) -> Note {
         } else if line == b"rehearsal" {
             note.rehearsal = true;
         } else if line == HURRY {
-            note.hurry = true;
+            note.rcu_expedited = true;
         }
     }
     note
@@ -166,7 +166,7 @@ pub fn parse(text: &[u8]) -> Note {
 
 /// The file system of these words. An agent of an earlier version noted no mount
 /// point.
-fn noted(words: &[u8]) -> Option<Noted> {
+fn noted(words: &[u8]) -> Option<FrozenFileSystem> {
     let mut words = words.splitn(2, |&byte| byte == b' ');
     let device = str::from_utf8(words.next()?).ok()?.parse().ok()?;
     let mut mount_point = Vec::new();
@@ -181,7 +181,7 @@ fn noted(words: &[u8]) -> Option<Noted> {
         rest = after;
     }
     let mount_point = OsStr::from_bytes(&mount_point).into();
-    Some(Noted {
+    Some(FrozenFileSystem {
         device,
         mount_point,
     })
@@ -211,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    fn noted(major: u32, minor: u32, mount_point: &[u8]) -> Noted {
-        Noted {
+    fn noted(major: u32, minor: u32, mount_point: &[u8]) -> FrozenFileSystem {
+        FrozenFileSystem {
             device: DeviceNumber { major, minor },
             mount_point: OsStr::from_bytes(mount_point).into(),
         }
@@ -224,7 +224,7 @@ mod tests {
         let directory = home.path().join("run");
         assert_eq!(read(&directory).unwrap(), None);
         remove(&directory).unwrap();
-        let note = Note {
+        let note = FreezeRecord {
             frozen: vec![
                 noted(8, 1, b"/"),
                 noted(0, 57, b"/srv/a b/\\134\nfrozen 1:1 /\n\xff"),
@@ -235,9 +235,9 @@ mod tests {
                 OsStr::from_bytes(b"/etc/\xff").into(),
             ],
             rehearsal: true,
-            hurry: true,
+            rcu_expedited: true,
         };
-        for note in [note, Note::default()] {
+        for note in [note, FreezeRecord::default()] {
             write(&directory, &note).unwrap();
             assert_eq!(read(&directory).unwrap(), Some(note));
         }
@@ -257,9 +257,9 @@ mod tests {
             symlink(&secret, directory.join(name)).unwrap();
         }
         read(&directory).unwrap_err();
-        write(&directory, &Note::default()).unwrap();
+        write(&directory, &FreezeRecord::default()).unwrap();
         assert_eq!(fs::read_to_string(&secret).unwrap(), text);
-        assert_eq!(read(&directory).unwrap(), Some(Note::default()));
+        assert_eq!(read(&directory).unwrap(), Some(FreezeRecord::default()));
         // A pipe would be waited for.
         remove(&directory).unwrap();
         let pipe = directory.join(NAME);
@@ -269,7 +269,9 @@ mod tests {
 
         // A directory that is not the agent's alone.
         fs::set_permissions(&directory, Permissions::from_mode(0o1777)).unwrap();
-        let error = write(&directory, &Note::default()).unwrap_err().to_string();
+        let error = write(&directory, &FreezeRecord::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("mode 1777"), "{error}");
         fs::write(directory.join(NAME), text).unwrap();
         read(&directory).unwrap_err();
@@ -284,9 +286,9 @@ mod tests {
             "frozen 8\nfrozen x:1 /\n\nthawed 8:1 /\nfrozen 8:2\nfrozen 8:3 /x\nfrozen 9:\nguard x";
         fs::write(home.path().join(NAME), text).unwrap();
         let frozen = vec![noted(8, 2, b""), noted(8, 3, b"/x")];
-        let note = Note {
+        let note = FreezeRecord {
             frozen,
-            ..Note::default()
+            ..FreezeRecord::default()
         };
         assert_eq!(read(home.path()).unwrap(), Some(note));
     }

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use hyperv_services::vss::marker::{encode, parse};
+use hyperv_services::vss::state_file::{encode, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -40,13 +40,13 @@ thread_local! {
 /// Something does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} does not answer", .0.display())]
-pub(super) struct NoAnswer(pub(super) PathBuf);
+pub(super) struct NotResponding(pub(super) PathBuf);
 
 /// Why there is no outcome.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unfinished {
+pub(super) enum JobError {
     #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
+    NotResponding(#[from] NotResponding),
     /// The process is to end.
     #[error("the agent was told to end")]
     Stopped,
@@ -108,14 +108,14 @@ impl Lookups {
         &self,
         path: &Path,
         look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, NoAnswer> {
+    ) -> Result<T, NotResponding> {
         let left = self.until.saturating_duration_since(Instant::now());
         let until = Instant::now() + left.clamp(LEAST, EACH);
         match Job::begin(path, look)?.wait(until, None) {
             Ok(outcome) => Ok(outcome),
-            Err(Unfinished::NoAnswer(silent)) => Err(silent),
+            Err(JobError::NotResponding(silent)) => Err(silent),
             // Nobody can.
-            Err(Unfinished::Stopped) => Err(NoAnswer(path.to_owned())),
+            Err(JobError::Stopped) => Err(NotResponding(path.to_owned())),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Lookups {
 ///
 /// Where another one waits there already: this one is to end then, whatever it
 /// comes to.
-pub(super) fn at(path: &Path) -> Result<(), NoAnswer> {
+pub(super) fn at(path: &Path) -> Result<(), NotResponding> {
     PLACE.with_borrow(|place| match place {
         Some(place) => place.goes_to(path),
         // On a thread that may wait.
@@ -143,14 +143,14 @@ impl<T: Send + 'static> Job<T> {
     pub(super) fn begin(
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Self, NoAnswer> {
+    ) -> Result<Self, NotResponding> {
         let place = Arc::new(Place(Mutex::new(At {
             path: path.to_owned(),
             refuses: false,
             refused: false,
         })));
         place.goes_to(path)?;
-        let silent = || NoAnswer(path.to_owned());
+        let silent = || NotResponding(path.to_owned());
         if lock(&LEFT).len() >= MOST_LEFT {
             return Err(silent());
         }
@@ -180,12 +180,8 @@ impl<T: Send + 'static> Job<T> {
     ///
     /// # Errors
     ///
-    /// Any [`Unfinished`]; it goes on by itself then.
-    pub(super) fn wait(
-        &self,
-        until: Instant,
-        stop: Option<BorrowedFd<'_>>,
-    ) -> Result<T, Unfinished> {
+    /// Any [`JobError`]; it goes on by itself then.
+    pub(super) fn wait(&self, until: Instant, stop: Option<BorrowedFd<'_>>) -> Result<T, JobError> {
         let ended = wait(self.done.as_fd(), until, stop);
         let outcome = lock(&self.outcome).take();
         let (path, refused) = {
@@ -194,8 +190,8 @@ impl<T: Send + 'static> Job<T> {
         };
         match (outcome, ended) {
             (Some(outcome), _) if !refused => Ok(outcome),
-            (_, Waited::Stopped) => Err(Unfinished::Stopped),
-            (_, Waited::Ended | Waited::Late) => Err(NoAnswer(path).into()),
+            (_, Waited::Stopped) => Err(JobError::Stopped),
+            (_, Waited::Ended | Waited::Late) => Err(NotResponding(path).into()),
         }
     }
 }
@@ -230,7 +226,7 @@ impl Place {
         lock(&self.0)
     }
 
-    fn goes_to(&self, path: &Path) -> Result<(), NoAnswer> {
+    fn goes_to(&self, path: &Path) -> Result<(), NotResponding> {
         let hangs = lock(&LEFT).iter().any(|left| left.lock().path == path);
         let mut at = self.lock();
         // Where it was refused is what it tells of.
@@ -239,7 +235,7 @@ impl Place {
             at.refused = hangs;
         }
         match at.refused || at.refuses {
-            true => Err(NoAnswer(path.to_owned())),
+            true => Err(NotResponding(path.to_owned())),
             false => Ok(()),
         }
     }
@@ -316,7 +312,7 @@ mod tests {
     #[test]
     fn where_one_hangs_no_other_is_sent_until_it_is_done() {
         let (go_on, job) = hang("/hangs/image");
-        let expected = NoAnswer("/hangs/image".into());
+        let expected = NotResponding("/hangs/image".into());
         let job = Job::begin("/hangs".as_ref(), job).unwrap();
         // It has to be there: the path it began at is free again.
         while job.place.lock().path != expected.0 {
@@ -349,7 +345,7 @@ mod tests {
         let job = Job::begin("/stops".as_ref(), job).unwrap();
         stop.tell();
         let error = job.wait(later(LONG), Some(stop.as_fd())).unwrap_err();
-        assert!(matches!(error, Unfinished::Stopped), "{error}");
+        assert!(matches!(error, JobError::Stopped), "{error}");
     }
 
     #[test]
@@ -367,7 +363,7 @@ mod tests {
         let path = Path::new("/refused");
         assert_eq!(
             without_lookups(|| at(path)),
-            Err(NoAnswer("/refused".into()))
+            Err(NotResponding("/refused".into()))
         );
         at(path).unwrap();
     }

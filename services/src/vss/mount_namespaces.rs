@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::mounts::{self, Mounted};
+use super::mountinfo::{self, MountInfo};
 use crate::processes;
 
 /// How many processes are looked at, and how many namespaces.
@@ -16,7 +16,7 @@ const MOST_NAMESPACES: usize = 512;
 /// What one process has mounted, by paths in its root.
 pub(super) struct Namespace {
     pub(super) process: u32,
-    pub(super) mounted: Vec<Mounted>,
+    pub(super) mounted: Vec<MountInfo>,
 }
 
 /// Calls `each` with the mount namespaces beside this process' own, as far as it is let
@@ -50,9 +50,9 @@ pub(super) fn namespaces(root: &Path, mut each: impl FnMut(Namespace)) {
 }
 
 /// What a process has mounted.
-pub(super) fn mounted(root: &Path, process: u32) -> io::Result<Vec<Mounted>> {
+pub(super) fn mounted(root: &Path, process: u32) -> io::Result<Vec<MountInfo>> {
     let list = fs::read(root.join(format!("proc/{process}/mountinfo")))?;
-    Ok(mounts::parse(&list))
+    Ok(mountinfo::parse(&list))
 }
 
 /// Where the root of a process is.
