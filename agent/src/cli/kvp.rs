@@ -164,8 +164,8 @@ impl Kvp {
             } => set(&mut pools, pool, &key, value),
             Command::Delete { key, pool, .. } => delete(&mut pools, pool, &key),
         };
-        for notice in pools.notices() {
-            let _ = writeln!(io::stderr(), "hyperv-agent: {notice}");
+        for warning in pools.take_warnings() {
+            let _ = writeln!(io::stderr(), "hyperv-agent: {warning}");
         }
         done.unwrap_or_else(|error| failed(&error))
     }

@@ -46,10 +46,10 @@ pub(super) enum Error {
          change is taken back, and until then no other request is begun",
         .0.as_secs()
     )]
-    NotInTime(Duration),
+    TimedOut(Duration),
 
     #[error("its time was over before it could be begun")]
-    TooLate,
+    Cancelled,
 }
 
 impl Error {
@@ -75,26 +75,26 @@ impl Error {
             Self::Pool(
                 PoolError::Locked { .. }
                 | PoolError::Changing(_)
-                | PoolError::Late(_)
+                | PoolError::Cancelled(_)
                 | PoolError::Untrusted { .. }
                 | PoolError::NotAFile(_)
                 | PoolError::TooLarge { .. },
             )
             | Self::IpInfo(IpInfoError::Interfaces(_))
             | Self::TooLong(_)
-            | Self::NotInTime(_)
-            | Self::TooLate => Status::FAIL,
+            | Self::TimedOut(_)
+            | Self::Cancelled => Status::FAIL,
         }
     }
 
     /// Whether the request's time was over, so that nothing came of it.
-    pub(super) fn is_late(&self) -> bool {
-        matches!(self, Self::TooLate | Self::Pool(PoolError::Late(_)))
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Pool(PoolError::Cancelled(_)))
             || matches!(self, Self::Inject(error) if error.is_late())
     }
 
     /// Whether it is an answer like any other, and nothing to log.
-    pub(super) fn is_ordinary(&self) -> bool {
+    pub(super) fn is_expected(&self) -> bool {
         matches!(self, Self::NoKey | Self::NoItem)
     }
 }

@@ -6,21 +6,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::cancel::CancelToken;
 use super::error::Error;
-use super::limit::Limit;
 use super::request::{Reply, Request};
 
 /// How long the outcome may take of what is done.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the thread is told.
 pub(super) enum Job {
     /// The kernel's driver has this version.
     DriverVersion(String),
     /// The host wants something, and waits so long for it.
-    Request(Request, Limit),
+    Request(Request, CancelToken),
     /// The host was told that the last request failed.
-    TakeBack,
+    Rollback,
 }
 
 type Outcome = Result<Reply, Error>;
@@ -31,7 +31,7 @@ pub(super) struct Executor {
     outcomes: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
     /// A request that was given up is still being carried out.
-    late: bool,
+    overdue: bool,
 }
 
 impl Executor {
@@ -50,9 +50,9 @@ impl Executor {
         let thread = thread::Builder::new()
             .name("kvp-work".to_owned())
             .spawn(move || {
-                let mut carry_out = make();
+                let mut execute = make();
                 for job in todo {
-                    if let Some(outcome) = carry_out(job) {
+                    if let Some(outcome) = execute(job) {
                         // Nobody waits for it where the service was dropped.
                         let _ = done.send(outcome);
                     }
@@ -63,51 +63,51 @@ impl Executor {
             jobs,
             outcomes,
             thread: Some(thread),
-            late: false,
+            overdue: false,
         }
     }
 
     /// Carries a request out within `time`. What is not done by then may go on, to be
     /// undone; until it has ended no other is begun.
-    pub(super) fn carry_out(&mut self, request: Request, time: Duration) -> Outcome {
-        let limit = Limit::new(time);
-        if self.late {
-            let _ = self.outcome(&limit).ok_or(Error::NotInTime(time))?;
-            self.late = false;
+    pub(super) fn execute(&mut self, request: Request, time: Duration) -> Outcome {
+        let token = CancelToken::new(time);
+        if self.overdue {
+            let _ = self.outcome(&token).ok_or(Error::TimedOut(time))?;
+            self.overdue = false;
         }
-        self.submit(Job::Request(request, limit.clone()));
-        if let Some(outcome) = self.outcome(&limit) {
+        self.submit(Job::Request(request, token.clone()));
+        if let Some(outcome) = self.outcome(&token) {
             return outcome;
         }
         // What was done at the last moment has its outcome here at once.
-        if !limit.give_up()
-            && let Some(outcome) = self.outcome(&Limit::new(AT_ONCE))
+        if !token.cancel()
+            && let Some(outcome) = self.outcome(&CancelToken::new(OUTCOME_TIMEOUT))
         {
             return outcome;
         }
-        self.late = true;
-        Err(Error::NotInTime(time))
+        self.overdue = true;
+        Err(Error::TimedOut(time))
     }
 
     /// Gives the thread a job, without waiting for what comes of it.
     pub(super) fn submit(&mut self, job: Job) {
         if self.jobs.send(job).is_err() {
-            self.panic_as_it_did();
+            self.propagate_panic();
         }
     }
 
     /// What came of a request; `None` where that is not known in time.
-    fn outcome(&mut self, limit: &Limit) -> Option<Outcome> {
-        match self.outcomes.recv_timeout(limit.left()) {
+    fn outcome(&mut self, token: &CancelToken) -> Option<Outcome> {
+        match self.outcomes.recv_timeout(token.remaining()) {
             Ok(outcome) => Some(outcome),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => self.panic_as_it_did(),
+            Err(RecvTimeoutError::Disconnected) => self.propagate_panic(),
         }
     }
 
     /// The thread ends before its service only by a panic: that is the
     /// service's, and makes it anew.
-    fn panic_as_it_did(&mut self) -> ! {
+    fn propagate_panic(&mut self) -> ! {
         match self.thread.take().map(JoinHandle::join) {
             Some(Err(panic)) => resume_unwind(panic),
             _ => resume_unwind(Box::new("the thread of the service is gone")),
@@ -150,14 +150,14 @@ mod tests {
                 Some(Ok(Reply::Value(index.to_string())))
             }
         });
-        let late = executor.carry_out(enumerate(0), Duration::ZERO);
-        assert!(matches!(late, Err(Error::NotInTime(_))));
+        let late = executor.execute(enumerate(0), Duration::ZERO);
+        assert!(matches!(late, Err(Error::TimedOut(_))));
         // It is not done yet: the next is refused, and not begun.
-        let refused = executor.carry_out(enumerate(1), Duration::ZERO);
-        assert!(matches!(refused, Err(Error::NotInTime(_))));
+        let refused = executor.execute(enumerate(1), Duration::ZERO);
+        assert!(matches!(refused, Err(Error::TimedOut(_))));
         go_on.send(()).unwrap();
-        assert_eq!(value(executor.carry_out(enumerate(2), LONG)), "2");
-        assert_eq!(value(executor.carry_out(enumerate(3), LONG)), "3");
+        assert_eq!(value(executor.execute(enumerate(2), LONG)), "2");
+        assert_eq!(value(executor.execute(enumerate(3), LONG)), "3");
     }
 
     #[test]
@@ -170,18 +170,18 @@ mod tests {
                     None
                 }
                 Job::Request(..) => Some(Ok(Reply::Value(version.clone()))),
-                Job::TakeBack => None,
+                Job::Rollback => None,
             }
         });
         executor.submit(Job::DriverVersion("3.1".to_owned()));
-        assert_eq!(value(executor.carry_out(enumerate(0), LONG)), "3.1");
+        assert_eq!(value(executor.execute(enumerate(0), LONG)), "3.1");
     }
 
     #[test]
     fn a_panic_of_the_thread_is_the_services() {
         let mut executor = Executor::start(|| |_| panic!("of the logic"));
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            executor.carry_out(enumerate(0), LONG)
+            executor.execute(enumerate(0), LONG)
         }));
         let panic = caught.map(drop).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"of the logic"));

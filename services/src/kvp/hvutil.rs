@@ -11,12 +11,12 @@ struct Utf8;
 impl Encoding for Utf8 {
     const IP_INFO_AT: usize = 4;
     /// The kernel writes them out in decimal, and leaves the type away.
-    const NUMBERS: bool = false;
+    const HAS_NUMBERS: bool = false;
     /// The kernel takes the value of every answer from where an ENUMERATE has
     /// it, four bytes behind where it asked for it.
-    const GOT_AT: usize = 8;
+    const GET_VALUE_AT: usize = 8;
 
-    fn size_is_whole(_: usize) -> bool {
+    fn is_valid_size(_: usize) -> bool {
         true
     }
 

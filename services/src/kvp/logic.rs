@@ -5,26 +5,26 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, warn};
 
+use super::cancel::CancelToken;
 use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
-use super::limit::Limit;
 use super::pool::Pools;
 use super::request::{PoolId, Reply, Request};
-use super::{inject, ip_info, published};
+use super::{inject, ip_info, publish};
 use crate::activity::{Activity, Work};
 use crate::words::in_words;
 
 /// How long an IP configuration may take to be in use, or undone.
-const INJECT_TIME: Duration = Duration::from_secs(20);
+const INJECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What of that must be left for it to be begun: with less, managers would be stopped
 /// in the middle of their work.
-const LEAST_INJECT_TIME: Duration = Duration::from_secs(10);
+const MIN_INJECT_TIME: Duration = Duration::from_secs(10);
 
 /// After what time it is tried again to publish what the configuration says.
-const PUBLISH_AGAIN: Duration = Duration::from_secs(60);
+const PUBLISH_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) struct Logic {
     config: Config,
@@ -32,9 +32,9 @@ pub(super) struct Logic {
     facts: Facts,
     activity: Arc<Activity>,
     /// When it was last tried in vain to publish what the configuration says.
-    unpublished: Option<Instant>,
+    publish_failed: Option<Instant>,
     /// The last request that was carried out changed the IP configuration.
-    configured: bool,
+    network_changed: bool,
     log: Logger,
 }
 
@@ -44,7 +44,7 @@ impl Logic {
     pub(super) fn new(config: Config, log: Logger, activity: Arc<Activity>) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
         if config.mode.is_some()
-            && let Err(error) = pools.restrict()
+            && let Err(error) = pools.apply_mode()
         {
             warn!(log, "{}", in_words(&error));
         }
@@ -52,62 +52,62 @@ impl Logic {
             facts: Facts::new(&config),
             pools,
             activity,
-            unpublished: None,
-            configured: false,
+            publish_failed: None,
+            network_changed: false,
             log,
             config,
         };
         logic.publish();
-        inject::recover(&logic.config, Instant::now() + INJECT_TIME, &logic.log);
+        inject::recover(&logic.config, Instant::now() + INJECT_TIMEOUT, &logic.log);
         logic
     }
 
     /// Carries out one job; a request has an outcome.
-    pub(super) fn carry_out(&mut self, job: Job) -> Option<Result<Reply, Error>> {
+    pub(super) fn execute(&mut self, job: Job) -> Option<Result<Reply, Error>> {
         match job {
             Job::DriverVersion(version) => {
                 self.facts.set_driver_version(&version);
                 None
             }
-            Job::Request(request, limit) => Some(self.answer_in_time(request, &limit)),
-            Job::TakeBack => {
-                self.take_back();
+            Job::Request(request, token) => Some(self.execute_request(request, &token)),
+            Job::Rollback => {
+                self.rollback();
                 None
             }
         }
     }
 
-    fn answer_in_time(&mut self, request: Request, limit: &Limit) -> Result<Reply, Error> {
-        self.configured = false;
-        self.pools.within(limit);
+    fn execute_request(&mut self, request: Request, token: &CancelToken) -> Result<Reply, Error> {
+        self.network_changed = false;
+        self.pools.for_request(token);
         if self
-            .unpublished
-            .is_some_and(|tried| tried.elapsed() >= PUBLISH_AGAIN)
+            .publish_failed
+            .is_some_and(|tried| tried.elapsed() >= PUBLISH_RETRY)
         {
             self.publish();
         }
-        let outcome = match limit.is_over() {
-            true => Err(Error::TooLate),
-            false => self.answer(request, limit),
+        let outcome = match token.is_expired() {
+            true => Err(Error::Cancelled),
+            false => self.dispatch(request, token),
         };
-        for notice in self.pools.notices() {
+        for notice in self.pools.take_warnings() {
             warn!(self.log, "{}", notice);
         }
         if let Err(error) = &outcome {
-            self.tell_late(error, limit);
+            self.log_failure_after_timeout(error, token);
         }
         outcome
     }
 
     /// Tells why a request failed for which the host has its answer: nobody else does.
-    fn tell_late(&self, error: &Error, limit: &Limit) {
-        if error.is_late() {
+    fn log_failure_after_timeout(&self, error: &Error, token: &CancelToken) {
+        if error.is_cancelled() {
             info!(
                 self.log,
                 "a request that had failed for the host by then was not carried out: {}",
                 in_words(error)
             );
-        } else if limit.is_given_up() && !error.is_ordinary() {
+        } else if token.is_cancelled() && !error.is_expected() {
             warn!(
                 self.log,
                 "a request that had failed for the host by then: {}",
@@ -117,8 +117,8 @@ impl Logic {
     }
 
     fn publish(&mut self) {
-        let published = published::update(&self.config, self.pools.without_limit());
-        self.unpublished = published.as_ref().err().map(|_| Instant::now());
+        let published = publish::update(&self.config, self.pools.without_token());
+        self.publish_failed = published.as_ref().err().map(|_| Instant::now());
         if let Err(error) = published {
             warn!(
                 self.log,
@@ -130,11 +130,11 @@ impl Logic {
 
     /// The host was told that the last request failed: the kernel did not take the
     /// answer.
-    fn take_back(&mut self) {
-        if self.configured {
-            inject::rollback(&self.config, Instant::now() + INJECT_TIME, &self.log);
+    fn rollback(&mut self) {
+        if self.network_changed {
+            inject::rollback(&self.config, Instant::now() + INJECT_TIMEOUT, &self.log);
         }
-        match self.pools.take_back() {
+        match self.pools.rollback() {
             Ok(false) => {}
             Ok(true) => warn!(
                 self.log,
@@ -150,9 +150,9 @@ impl Logic {
         }
     }
 
-    fn answer(&mut self, request: Request, limit: &Limit) -> Result<Reply, Error> {
+    fn dispatch(&mut self, request: Request, token: &CancelToken) -> Result<Reply, Error> {
         self.config.access.check(&request)?;
-        let pools = self.pools.within(limit);
+        let pools = self.pools.for_request(token);
         match request {
             Request::Get { pool, key } => {
                 let value = match pool {
@@ -198,12 +198,12 @@ impl Logic {
                 let _underway = self.activity.begin(Work::Configuring {
                     adapter: info.adapter.clone(),
                 });
-                if limit.left() < LEAST_INJECT_TIME {
-                    return Err(Error::TooLate);
+                if token.remaining() < MIN_INJECT_TIME {
+                    return Err(Error::Cancelled);
                 }
-                let deadline = limit.end().min(Instant::now() + INJECT_TIME);
-                inject::set(&self.config, &info, deadline, &|| limit.done(), &self.log)?;
-                self.configured = true;
+                let deadline = token.deadline().min(Instant::now() + INJECT_TIMEOUT);
+                inject::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
+                self.network_changed = true;
                 Ok(Reply::Done)
             }
         }
@@ -247,7 +247,7 @@ mod tests {
         Executor::start(move || {
             let log = Logger::root(slog::Discard, slog::o!());
             let mut logic = Logic::new(config, log, Arc::default());
-            move |job| logic.carry_out(job)
+            move |job| logic.execute(job)
         })
     }
 
@@ -273,16 +273,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let mut executor = executor(&config);
-        executor.carry_out(set("k", "old"), LONG).unwrap();
+        executor.execute(set("k", "old"), LONG).unwrap();
         let file = fs::File::open(config.directory.join(".kvp_pool_0")).unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        let late = executor.carry_out(set("k", "new"), Duration::from_millis(50));
+        let late = executor.execute(set("k", "new"), Duration::from_millis(50));
         assert!(
-            matches!(late, Err(Error::NotInTime(_) | Error::Pool(_))),
+            matches!(late, Err(Error::TimedOut(_) | Error::Pool(_))),
             "{late:?}"
         );
         drop(file);
-        let got = executor.carry_out(get("k"), LONG).unwrap();
+        let got = executor.execute(get("k"), LONG).unwrap();
         assert_eq!(got, Reply::Value("old".to_owned()));
     }
 
@@ -294,13 +294,13 @@ mod tests {
         let mut logic = Logic::new(config, log, Arc::default());
         let mut ask = |request, time| {
             logic
-                .carry_out(Job::Request(request, Limit::new(time)))
+                .execute(Job::Request(request, CancelToken::new(time)))
                 .unwrap()
         };
         ask(set("k", "new"), Duration::ZERO).unwrap_err();
         let info = super::super::request::IpInfo::default();
-        let refused = ask(Request::SetIpInfo(info), LEAST_INJECT_TIME / 2);
-        assert!(matches!(refused, Err(Error::TooLate)), "{refused:?}");
+        let refused = ask(Request::SetIpInfo(info), MIN_INJECT_TIME / 2);
+        assert!(matches!(refused, Err(Error::Cancelled)), "{refused:?}");
         let got = ask(get("k"), LONG);
         assert!(matches!(got, Err(Error::NoKey)), "{got:?}");
     }
@@ -313,12 +313,12 @@ mod tests {
         let log = Logger::root(lines.clone(), slog::o!());
         let logic = Logic::new(config(root.path()), log, Arc::default());
         let busy = || Error::Inject(inject::InjectError::Busy);
-        let limit = Limit::new(LONG);
+        let token = CancelToken::new(LONG);
         // The host is yet to be told of this one.
-        logic.tell_late(&busy(), &limit);
-        assert!(limit.give_up());
-        logic.tell_late(&Error::NoKey, &limit);
-        logic.tell_late(&busy(), &limit);
+        logic.log_failure_after_timeout(&busy(), &token);
+        assert!(token.cancel());
+        logic.log_failure_after_timeout(&Error::NoKey, &token);
+        logic.log_failure_after_timeout(&busy(), &token);
         let lines = lines.0.lock().unwrap();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(
@@ -333,14 +333,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let mut executor = executor(&config);
-        executor.carry_out(set("k", "old"), LONG).unwrap();
-        executor.carry_out(set("k", "new"), LONG).unwrap();
-        executor.submit(Job::TakeBack);
-        let got = executor.carry_out(get("k"), LONG).unwrap();
+        executor.execute(set("k", "old"), LONG).unwrap();
+        executor.execute(set("k", "new"), LONG).unwrap();
+        executor.submit(Job::Rollback);
+        let got = executor.execute(get("k"), LONG).unwrap();
         assert_eq!(got, Reply::Value("old".to_owned()));
         // Only the last request is meant.
-        executor.submit(Job::TakeBack);
-        let got = executor.carry_out(get("k"), LONG).unwrap();
+        executor.submit(Job::Rollback);
+        let got = executor.execute(get("k"), LONG).unwrap();
         assert_eq!(got, Reply::Value("old".to_owned()));
     }
 
@@ -357,14 +357,14 @@ mod tests {
         let log = Logger::root(slog::Discard, slog::o!());
         let mut logic = Logic::new(config, log, Arc::default());
         fs::remove_dir(&pool).unwrap();
-        logic.unpublished = logic.unpublished.map(|tried| tried - PUBLISH_AGAIN);
+        logic.publish_failed = logic.publish_failed.map(|tried| tried - PUBLISH_RETRY);
         let role = Request::Get {
             pool: PoolId::Guest,
             key: "Role".to_owned(),
         };
-        let job = Job::Request(role, Limit::new(LONG));
-        let got = logic.carry_out(job).unwrap().unwrap();
+        let job = Job::Request(role, CancelToken::new(LONG));
+        let got = logic.execute(job).unwrap().unwrap();
         assert_eq!(got, Reply::Value("web".to_owned()));
-        assert!(logic.unpublished.is_none());
+        assert!(logic.publish_failed.is_none());
     }
 }

@@ -29,6 +29,7 @@ use crate::words::in_words;
 
 mod access;
 pub mod assignments;
+mod cancel;
 pub mod config;
 mod error;
 mod executor;
@@ -37,11 +38,10 @@ mod files;
 pub mod hvutil;
 pub mod inject;
 pub mod ip_info;
-mod limit;
 mod logic;
 pub mod net;
 pub mod pool;
-mod published;
+mod publish;
 pub mod request;
 mod scripts;
 #[cfg(test)]
@@ -80,7 +80,7 @@ pub static ENTRY: Entry = Entry {
 
 /// How long a request may take until the host is answered. The kernel waits for
 /// 30 seconds. Protocol section 6.
-const REPLY_TIME: Duration = Duration::from_secs(25);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
 
 struct KeyValue {
     executor: Executor,
@@ -88,9 +88,9 @@ struct KeyValue {
     log: Logger,
     /// A request is late, and that was said: those that have to wait for it do
     /// not fill the log.
-    said_late: bool,
+    timeout_logged: bool,
     /// The last message was a request, and went to the executor.
-    carried_out: bool,
+    executed: bool,
 }
 
 impl KeyValue {
@@ -100,20 +100,20 @@ impl KeyValue {
             (config.clone(), log.clone(), Arc::clone(&activity));
         let executor = Executor::start(move || {
             let mut logic = Logic::new(its_config, its_log, its_activity);
-            move |job| logic.carry_out(job)
+            move |job| logic.execute(job)
         });
         Self {
             executor,
             activity,
             log: log.clone(),
-            said_late: false,
-            carried_out: false,
+            timeout_logged: false,
+            executed: false,
         }
     }
 
     fn handle(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
-        self.carried_out = request.is_ok();
-        self.executor.carry_out(request?, REPLY_TIME)
+        self.executed = request.is_ok();
+        self.executor.execute(request?, REPLY_TIMEOUT)
     }
 
     /// The status of what came of a request. `message` gets the reply.
@@ -125,18 +125,18 @@ impl KeyValue {
     ) -> Status {
         let error = match outcome.and_then(|reply| Ok(encode(message, &reply)?)) {
             Ok(()) => {
-                self.said_late = false;
+                self.timeout_logged = false;
                 return Status::OK;
             }
             Err(error) => error,
         };
-        let late = matches!(error, Error::NotInTime(_));
-        if error.is_ordinary() || late && self.said_late {
+        let late = matches!(error, Error::TimedOut(_));
+        if error.is_expected() || late && self.timeout_logged {
             debug!(self.log, "request refused: {}", in_words(&error));
         } else {
             warn!(self.log, "request refused: {}", in_words(&error));
         }
-        self.said_late = late;
+        self.timeout_logged = late;
         error.status()
     }
 }
@@ -162,8 +162,8 @@ impl Service for KeyValue {
 
     fn unanswered(&mut self) {
         // Else the one before was the last, and the host has its answer.
-        if self.carried_out {
-            self.executor.submit(Job::TakeBack);
+        if self.executed {
+            self.executor.submit(Job::Rollback);
         }
     }
 

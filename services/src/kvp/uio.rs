@@ -7,10 +7,10 @@ struct Utf16;
 
 impl Encoding for Utf16 {
     const IP_INFO_AT: usize = 2;
-    const NUMBERS: bool = true;
-    const GOT_AT: usize = 4;
+    const HAS_NUMBERS: bool = true;
+    const GET_VALUE_AT: usize = 4;
 
-    fn size_is_whole(size: usize) -> bool {
+    fn is_valid_size(size: usize) -> bool {
         size.is_multiple_of(2)
     }
 

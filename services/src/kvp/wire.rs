@@ -118,13 +118,13 @@ pub(super) trait Encoding {
     const IP_INFO_AT: usize;
 
     /// Whether numbers come as such, and not as strings.
-    const NUMBERS: bool;
+    const HAS_NUMBERS: bool;
 
     /// Where the fields begin among which the answer to a GET has its value.
-    const GOT_AT: usize;
+    const GET_VALUE_AT: usize;
 
     /// Whether a string can have this many bytes.
-    fn size_is_whole(size: usize) -> bool;
+    fn is_valid_size(size: usize) -> bool;
 
     /// The string at the start of `field`, which ends with the first NUL or
     /// with the field.
@@ -166,20 +166,20 @@ pub(super) fn decode<E: Encoding>(message: &[u8]) -> Result<Request, Malformed> 
         GET_IP_INFO => {
             let fields: &IpFields = fields(message, E::IP_INFO_AT)?;
             Ok(Request::GetIpInfo {
-                adapter: whole::<E>("adapter", &fields.adapter)?,
+                adapter: string::<E>("adapter", &fields.adapter)?,
                 family: Family(fields.family),
             })
         }
         SET_IP_INFO => {
             let fields: &IpFields = fields(message, E::IP_INFO_AT)?;
             Ok(Request::SetIpInfo(IpInfo {
-                adapter: whole::<E>("adapter", &fields.adapter)?,
+                adapter: string::<E>("adapter", &fields.adapter)?,
                 family: Family(fields.family),
                 dhcp: fields.dhcp != 0,
-                addresses: whole::<E>("list of addresses", &fields.addresses)?,
-                subnets: whole::<E>("list of subnets", &fields.subnets)?,
-                gateways: whole::<E>("list of gateways", &fields.gateways)?,
-                dns: whole::<E>("list of DNS servers", &fields.dns)?,
+                addresses: string::<E>("list of addresses", &fields.addresses)?,
+                subnets: string::<E>("list of subnets", &fields.subnets)?,
+                gateways: string::<E>("list of gateways", &fields.gateways)?,
+                dns: string::<E>("list of DNS servers", &fields.dns)?,
             }))
         }
         operation => Err(Malformed::Operation(operation)),
@@ -192,12 +192,12 @@ pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(
     match reply {
         Reply::Done => Ok(()),
         Reply::Value(value) => {
-            let fields: &mut ValueFields = fields_mut(message, E::GOT_AT).ok_or(no_room)?;
+            let fields: &mut ValueFields = fields_mut(message, E::GET_VALUE_AT).ok_or(no_room)?;
             write_value::<E>(fields, value)
         }
         Reply::Item { key, value } => {
             let fields: &mut EnumerateFields = fields_mut(message, 4).ok_or(no_room)?;
-            let key = cut(key, KEY_UNITS, KEY_LEN - 1);
+            let key = truncate(key, KEY_UNITS, KEY_LEN - 1);
             let size = E::write(key, &mut fields.item.key).ok_or(TooLong("key"))?;
             fields.item.key_size.set(size);
             write_value::<E>(&mut fields.item, value)
@@ -221,7 +221,7 @@ pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(
 }
 
 fn write_value<E: Encoding>(fields: &mut ValueFields, value: &str) -> Result<(), TooLong> {
-    let value = cut(value, VALUE_UNITS, VALUE_LEN - 1);
+    let value = truncate(value, VALUE_UNITS, VALUE_LEN - 1);
     let size = E::write(value, &mut fields.value).ok_or(TooLong("value"))?;
     fields.kind.set(STRING);
     fields.value_size.set(size);
@@ -231,7 +231,7 @@ fn write_value<E: Encoding>(fields: &mut ValueFields, value: &str) -> Result<(),
 /// As much of the text as has at most so many UTF-16 units and bytes. Other
 /// programs' records can hold more than a host takes: an enumeration that
 /// failed there would hide all the records behind.
-pub(super) fn cut(text: &str, max_units: usize, max_bytes: usize) -> &str {
+pub(super) fn truncate(text: &str, max_units: usize, max_bytes: usize) -> &str {
     let mut units = 0;
     let end = text.char_indices().find_map(|(at, letter)| {
         units += letter.len_utf16();
@@ -260,13 +260,13 @@ fn fields_mut<T: FromBytes + IntoBytes + KnownLayout + Unaligned>(
 }
 
 fn key<E: Encoding>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {
-    text::<E>("key", field, size.get())
+    sized_string::<E>("key", field, size.get())
 }
 
 fn value<E: Encoding>(fields: &ValueFields) -> Result<String, Malformed> {
     let (kind, size) = (fields.kind.get(), fields.value_size.get());
-    if !E::NUMBERS || kind == STRING {
-        return text::<E>("value", &fields.value, size);
+    if !E::HAS_NUMBERS || kind == STRING {
+        return sized_string::<E>("value", &fields.value, size);
     }
     // A number's size is in its type; like the kernel's own reading of these
     // messages this one does not look at what else is said of it.
@@ -279,16 +279,20 @@ fn value<E: Encoding>(fields: &ValueFields) -> Result<String, Malformed> {
 }
 
 /// A string whose size the message states.
-fn text<E: Encoding>(name: &'static str, field: &[u8], size: u32) -> Result<String, Malformed> {
+fn sized_string<E: Encoding>(
+    name: &'static str,
+    field: &[u8],
+    size: u32,
+) -> Result<String, Malformed> {
     let wrong = Malformed::Size { field: name, size };
     let size = usize::try_from(size)
         .ok()
-        .filter(|size| E::size_is_whole(*size));
+        .filter(|size| E::is_valid_size(*size));
     let stated = size.and_then(|size| field.get(..size)).ok_or(wrong)?;
-    whole::<E>(name, stated)
+    string::<E>(name, stated)
 }
 
-fn whole<E: Encoding>(name: &'static str, field: &[u8]) -> Result<String, Malformed> {
+fn string<E: Encoding>(name: &'static str, field: &[u8]) -> Result<String, Malformed> {
     E::read(field).map_err(|NotUnicode| Malformed::NotUnicode(name))
 }
 
@@ -449,7 +453,7 @@ mod tests {
 
         #[test]
         fn what_is_cut_is_whole_letters(text in text(400), units in 0..300usize, bytes in 0..600usize) {
-            let short = cut(&text, units, bytes);
+            let short = truncate(&text, units, bytes);
             prop_assert!(text.starts_with(short));
             prop_assert!(short.encode_utf16().count() <= units && short.len() <= bytes);
             if let Some(next) = text[short.len()..].chars().next() {

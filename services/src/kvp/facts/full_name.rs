@@ -27,7 +27,7 @@ const STREAM: i32 = 1;
 /// What this process knows of its machine's name. It outlives a service, which is made
 /// anew whenever its device comes: else each of them would leave a thread behind that
 /// waits for a resolver.
-static OF_THIS_MACHINE: LazyLock<Arc<Mutex<State>>> = LazyLock::new(Arc::default);
+static SHARED_STATE: LazyLock<Arc<Mutex<State>>> = LazyLock::new(Arc::default);
 
 type Resolve = dyn Fn(&str) -> Option<String> + Send + Sync;
 
@@ -52,7 +52,7 @@ impl FullName {
     /// Asks the system's resolver.
     pub(super) fn new() -> Self {
         Self {
-            state: Arc::clone(&OF_THIS_MACHINE),
+            state: Arc::clone(&SHARED_STATE),
             ..Self::with(canonical_name)
         }
     }
@@ -65,7 +65,7 @@ impl FullName {
     }
 
     /// The best name known for the machine of this host name.
-    pub(super) fn of(&self, host: &str, now: Instant) -> String {
+    pub(super) fn best_known(&self, host: &str, now: Instant) -> String {
         let mut state = lock(&self.state);
         if state.asked != host && !state.busy {
             *state = State {
@@ -168,12 +168,12 @@ mod tests {
     fn nobody_waits_for_the_resolver() {
         let (resolver, name) = Resolver::new();
         let now = Instant::now();
-        assert_eq!(name.of("web", now), "web");
+        assert_eq!(name.best_known("web", now), "web");
         assert_eq!(resolver.was_asked().as_deref(), Some("web"));
         // Still nobody answered, and nobody is asked a second time.
-        assert_eq!(name.of("web", now + REFRESH * 2), "web");
+        assert_eq!(name.best_known("web", now + REFRESH * 2), "web");
         resolver.answer(&name, Some("web.example.org"));
-        assert_eq!(name.of("web", now), "web.example.org");
+        assert_eq!(name.best_known("web", now), "web.example.org");
         assert!(resolver.asked.try_recv().is_err());
     }
 
@@ -188,7 +188,7 @@ mod tests {
                 resolve: Arc::clone(&name.resolve),
                 state: Arc::clone(&name.state),
             };
-            assert_eq!(another.of("web", now + REFRESH * 2), "web");
+            assert_eq!(another.best_known("web", now + REFRESH * 2), "web");
         }
         assert!(resolver.was_asked().is_some());
         assert!(resolver.asked.try_recv().is_err());
@@ -198,35 +198,35 @@ mod tests {
     #[test]
     fn an_answer_is_refreshed_when_it_is_old() {
         let (resolver, name) = Resolver::new();
-        name.of("web", Instant::now());
+        name.best_known("web", Instant::now());
         resolver.was_asked();
         resolver.answer(&name, Some("web.old"));
-        name.of("web", Instant::now() + RETRY);
+        name.best_known("web", Instant::now() + RETRY);
         assert!(!lock(&name.state).busy);
         let later = Instant::now() + REFRESH;
-        assert_eq!(name.of("web", later), "web.old");
+        assert_eq!(name.best_known("web", later), "web.old");
         assert!(resolver.was_asked().is_some());
         // A resolver that fails does not make a name unknown.
         resolver.answer(&name, None);
-        assert_eq!(name.of("web", later), "web.old");
-        assert_eq!(name.of("web", later + RETRY), "web.old");
+        assert_eq!(name.best_known("web", later), "web.old");
+        assert_eq!(name.best_known("web", later + RETRY), "web.old");
         assert!(resolver.was_asked().is_some());
         resolver.answer(&name, Some("web.new"));
-        assert_eq!(name.of("web", later), "web.new");
+        assert_eq!(name.best_known("web", later), "web.new");
     }
 
     #[test]
     fn a_new_host_name_is_asked_for_at_once() {
         let (resolver, name) = Resolver::new();
         let now = Instant::now();
-        name.of("old", now);
+        name.best_known("old", now);
         resolver.was_asked();
-        assert_eq!(name.of("new", now), "new");
+        assert_eq!(name.best_known("new", now), "new");
         resolver.answer(&name, Some("old.example.org"));
-        assert_eq!(name.of("new", now), "new");
+        assert_eq!(name.best_known("new", now), "new");
         assert_eq!(resolver.was_asked().as_deref(), Some("new"));
         resolver.answer(&name, Some("new.example.org"));
-        assert_eq!(name.of("new", now), "new.example.org");
+        assert_eq!(name.best_known("new", now), "new.example.org");
     }
 
     #[test]
@@ -244,10 +244,10 @@ mod tests {
         ] {
             let (resolver, name) = Resolver::new();
             let now = Instant::now();
-            name.of("web", now);
+            name.best_known("web", now);
             resolver.was_asked();
             resolver.answer(&name, Some(answer));
-            assert_eq!(name.of("web", now), "web", "{answer:?}");
+            assert_eq!(name.best_known("web", now), "web", "{answer:?}");
         }
     }
 
@@ -259,17 +259,17 @@ mod tests {
         ] {
             let (resolver, name) = Resolver::new();
             let now = Instant::now();
-            name.of("web.example.org", now);
+            name.best_known("web.example.org", now);
             resolver.was_asked();
             resolver.answer(&name, Some(answer));
-            assert_eq!(name.of("web.example.org", now), best);
+            assert_eq!(name.best_known("web.example.org", now), best);
         }
     }
 
     #[test]
     fn without_a_host_name_nobody_is_asked() {
         let (resolver, name) = Resolver::new();
-        assert_eq!(name.of("", Instant::now()), "");
+        assert_eq!(name.best_known("", Instant::now()), "");
         assert!(resolver.asked.try_recv().is_err());
     }
 

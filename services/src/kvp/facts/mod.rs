@@ -32,7 +32,7 @@ const DRIVER_VERSION: &str = "3.1";
 pub struct Facts {
     root: PathBuf,
     ignored: Vec<WildMatch>,
-    told: Vec<&'static str>,
+    exposed: Vec<&'static str>,
     driver_version: String,
     full_name: FullName,
 }
@@ -44,12 +44,12 @@ impl Facts {
         let facts = Self {
             root: config.root.clone(),
             ignored: patterns.map(|glob| WildMatch::new(glob)).collect(),
-            told: config.access.facts.clone(),
+            exposed: config.access.facts.clone(),
             driver_version: DRIVER_VERSION.to_owned(),
             full_name: FullName::new(),
         };
         // So that it is known by the time the host asks.
-        if facts.told.contains(&FULL_NAME) {
+        if facts.exposed.contains(&FULL_NAME) {
             facts.full_name();
         }
         facts
@@ -69,7 +69,7 @@ impl Facts {
 
     /// The value of this key; empty where the host is not to be told.
     pub fn get(&mut self, key: &str) -> Option<String> {
-        if KEYS.contains(&key) && !self.told.contains(&key) {
+        if KEYS.contains(&key) && !self.exposed.contains(&key) {
             return Some(String::new());
         }
         let value = match key {
@@ -96,7 +96,7 @@ impl Facts {
 
     fn full_name(&self) -> String {
         let host = words(uname().nodename());
-        self.full_name.of(&host, Instant::now())
+        self.full_name.best_known(&host, Instant::now())
     }
 
     /// Without an answer of the kernel there is no address to tell; the host

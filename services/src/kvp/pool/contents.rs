@@ -8,8 +8,8 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use super::error::PoolError;
-use super::index::{Index, Seen};
-use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, Raw, Record};
+use super::index::{Index, Snapshot};
+use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, RawRecord, Record};
 use super::{disk, journal, redo};
 
 /// Records that are read at a time: less than 32 KiB.
@@ -17,8 +17,8 @@ const CHUNK: usize = 12;
 
 /// An index, and the file's state that it was made of.
 #[derive(Debug)]
-pub(super) struct Indexed {
-    seen: Seen,
+pub(super) struct CachedIndex {
+    snapshot: Snapshot,
     index: Index,
 }
 
@@ -26,9 +26,9 @@ pub(super) struct Indexed {
 #[derive(Debug)]
 pub(super) struct Change {
     /// The record that is there now; `None` where records were deleted.
-    written: Option<Box<Raw>>,
+    written: Option<Box<RawRecord>>,
     /// The record whose value it took, or those that were deleted.
-    before: Vec<Raw>,
+    before: Vec<RawRecord>,
 }
 
 /// A pool file that is locked. A torn record at its end counts as one, as if
@@ -40,29 +40,29 @@ pub(super) struct Contents<'a> {
     pub(super) journal: &'a Path,
     /// Bytes that count: what stands behind them is not looked at.
     pub(super) size: u64,
-    pub(super) seen: Seen,
+    pub(super) snapshot: Snapshot,
     /// What is left of operations before.
-    pub(super) index: &'a mut Option<Indexed>,
+    pub(super) index: &'a mut Option<CachedIndex>,
 }
 
 impl Contents<'_> {
     /// The record at this position; `None` past the end.
-    pub(super) fn at(&self, number: u32) -> Result<Option<Raw>, PoolError> {
+    pub(super) fn at(&self, number: u32) -> Result<Option<RawRecord>, PoolError> {
         let offset = u64::from(number) * RECORD_LEN;
         if offset >= self.size {
             return Ok(None);
         }
-        let mut raw = Raw::BLANK;
+        let mut raw = RawRecord::ZERO;
         let len = read(self.file, raw.as_mut_bytes(), offset)
             .map_err(PoolError::file("read", self.path))?;
         Ok((len > 0).then_some(raw))
     }
 
     /// The first record with this key.
-    pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, Raw)>, PoolError> {
-        if let Some(Indexed { seen, index }) = &*self.index
-            && seen.settled
-            && seen.stamp == self.seen.stamp
+    pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, RawRecord)>, PoolError> {
+        if let Some(CachedIndex { snapshot, index }) = &*self.index
+            && snapshot.settled
+            && snapshot.stamp == self.snapshot.stamp
         {
             for number in index.candidates(key) {
                 if let Some(raw) = self.at(number)?
@@ -85,8 +85,8 @@ impl Contents<'_> {
             }
         })?;
         index.sort();
-        let seen = self.seen;
-        *self.index = Some(Indexed { seen, index });
+        let snapshot = self.snapshot;
+        *self.index = Some(CachedIndex { snapshot, index });
         Ok(found)
     }
 
@@ -98,7 +98,7 @@ impl Contents<'_> {
     }
 
     /// Gives the first record with the key of `new` its value, or appends `new`.
-    pub(super) fn set(&mut self, new: &Raw) -> Result<Change, PoolError> {
+    pub(super) fn set(&mut self, new: &RawRecord) -> Result<Change, PoolError> {
         let found = self.find(new.key())?;
         let change = Change {
             written: Some(Box::new(*new)),
@@ -113,13 +113,13 @@ impl Contents<'_> {
             }
             None => self.append(new)?,
         };
-        if let Some(Indexed { mut index, .. }) = indexed {
+        if let Some(CachedIndex { mut index, .. }) = indexed {
             // Nobody else writes while the lock is held, so the index is right
             // for what the file has become.
             index.add(new.key(), number);
-            let (seen, _) = Seen::look(|| self.file.metadata())
+            let (snapshot, _) = Snapshot::take(|| self.file.metadata())
                 .map_err(PoolError::file("look at", self.path))?;
-            *self.index = Some(Indexed { seen, index });
+            *self.index = Some(CachedIndex { snapshot, index });
         }
         Ok(change)
     }
@@ -151,15 +151,15 @@ impl Contents<'_> {
         }
     }
 
-    fn write_value(&self, number: u32, raw: &Raw) -> Result<(), PoolError> {
+    fn write_value(&self, number: u32, raw: &RawRecord) -> Result<(), PoolError> {
         let offset = u64::from(number) * RECORD_LEN;
         // Of the key, what stands there: others may have left anything behind its NUL.
-        let there = self.at(number)?.unwrap_or(Raw::BLANK);
+        let there = self.at(number)?.unwrap_or(RawRecord::ZERO);
         let record = there.with_value_of(raw);
         redo::write(self.file, self.path, self.journal, offset, &record, KEY_LEN)
     }
 
-    fn append(&mut self, new: &Raw) -> Result<u32, PoolError> {
+    fn append(&mut self, new: &RawRecord) -> Result<u32, PoolError> {
         let end = self.size.next_multiple_of(RECORD_LEN);
         let number = u32::try_from(end / RECORD_LEN).ok();
         let Some(number) = number.filter(|_| end + RECORD_LEN <= MAX_SIZE) else {
@@ -215,8 +215,8 @@ impl Contents<'_> {
         }))
     }
 
-    fn each(&self, mut take: impl FnMut(u32, &Raw)) -> Result<(), PoolError> {
-        let mut chunk = vec![Raw::BLANK; CHUNK];
+    fn each(&self, mut take: impl FnMut(u32, &RawRecord)) -> Result<(), PoolError> {
+        let mut chunk = vec![RawRecord::ZERO; CHUNK];
         let mut numbers = 0..;
         let mut offset = 0;
         while offset < self.size {
@@ -228,7 +228,7 @@ impl Contents<'_> {
             let (_, rest) = bytes.split_at_mut(len);
             let last = !rest.is_empty();
             rest.fill(0);
-            let records = len.div_ceil(size_of::<Raw>());
+            let records = len.div_ceil(size_of::<RawRecord>());
             for (raw, number) in chunk.iter().take(records).zip(&mut numbers) {
                 take(number, raw);
             }
@@ -265,20 +265,20 @@ mod tests {
     #[test]
     fn an_index_is_only_trusted_where_no_change_can_have_been_missed() {
         let mut file = tempfile::tempfile().unwrap();
-        let raw = Raw::new("key", "value").unwrap();
+        let raw = RawRecord::new("key", "value").unwrap();
         file.write_all(raw.as_bytes()).unwrap();
-        let (now, _) = Seen::look(|| file.metadata()).unwrap();
+        let (now, _) = Snapshot::take(|| file.metadata()).unwrap();
         for (settled, found) in [(true, false), (false, true)] {
             // The index of a file without records that looked like this one.
-            let seen = Seen { settled, ..now };
+            let snapshot = Snapshot { settled, ..now };
             let index = Index::with_room(0);
             let mut contents = Contents {
                 file: &file,
                 path: Path::new("pool"),
                 journal: Path::new("journal"),
                 size: RECORD_LEN,
-                seen: now,
-                index: &mut Some(Indexed { seen, index }),
+                snapshot: now,
+                index: &mut Some(CachedIndex { snapshot, index }),
             };
             assert_eq!(contents.find(b"key").unwrap().is_some(), found);
         }

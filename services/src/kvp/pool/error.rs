@@ -38,7 +38,7 @@ pub enum PoolError {
     /// The request's time was over before this was done. Nothing was changed, or it was
     /// changed back.
     #[error("the time for changing {} was over; it is as before", .0.display())]
-    Late(PathBuf),
+    Cancelled(PathBuf),
     /// Others could have put there what stands in the pool's place.
     #[error("{} is not used as a pool", path.display())]
     Untrusted {

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::contents::{Contents, Indexed};
+use super::contents::{CachedIndex, Contents};
 use super::error::PoolError;
-use super::index::{Seen, Stamp};
-use super::lock::{Access, Deadline, Lock, PATIENCE};
-use super::open::{Open, check_place};
+use super::index::{Snapshot, Stamp};
+use super::lock::{Access, Deadline, LOCK_TIMEOUT, Lock};
+use super::open::{OpenFile, check_trusted};
 use super::record::{MAX_SIZE, RECORD_LEN};
 use super::{holder, journal, redo};
-use crate::kvp::limit::Limit;
+use crate::kvp::cancel::CancelToken;
 use crate::trusted;
 
 /// Permission bits of a pool file that is made.
@@ -25,13 +25,13 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// How long a file must have stood still to be read although others have it locked:
 /// who writes a record does not rest in the middle of it.
-const CALM: Duration = Duration::from_secs(1);
+const STABLE_FOR: Duration = Duration::from_secs(1);
 
 /// How long that is waited for.
-const CALM_PATIENCE: Duration = Duration::from_secs(3);
+const STABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Between two looks at a file that is locked.
-const PAUSE: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A pool's file. It is kept open between operations, and locked during them.
 #[derive(Debug)]
@@ -40,18 +40,18 @@ pub(super) struct PoolFile {
     journal: PathBuf,
     /// Permission bits that the file is to have; `None` leaves them as they are.
     mode: Option<u32>,
-    open: Option<Open>,
-    index: Option<Indexed>,
-    held: Option<Held>,
+    open: Option<OpenFile>,
+    index: Option<CachedIndex>,
+    contended: Option<Unchanged>,
     /// It was said that others keep the file locked.
-    said_held: bool,
+    lock_reported: bool,
     /// What the last operations met and nobody was told of yet.
-    notice: Option<String>,
+    warning: Option<String>,
 }
 
 /// Others keep the file locked: since when it has looked like this.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct Unchanged {
     stamp: Stamp,
     since: Instant,
 }
@@ -64,9 +64,9 @@ impl PoolFile {
             mode: None,
             open: None,
             index: None,
-            held: None,
-            said_held: false,
-            notice: None,
+            contended: None,
+            lock_reported: false,
+            warning: None,
         }
     }
 
@@ -76,54 +76,54 @@ impl PoolFile {
     }
 
     /// Gives the file the permission bits that it is to have, if there is one.
-    pub(super) fn restrict(&self) -> Result<(), PoolError> {
-        match Open::new(&self.path, Access::Shared)? {
-            Some(open) => open.restrict(self.mode),
+    pub(super) fn apply_mode(&self) -> Result<(), PoolError> {
+        match OpenFile::new(&self.path, Access::Shared)? {
+            Some(open) => open.apply_mode(self.mode),
             None => Ok(()),
         }
         .map_err(PoolError::file("change the permission bits of", &self.path))
     }
 
     /// What is to be said of the last operations, if anything is.
-    pub(super) fn notice(&mut self) -> Option<String> {
-        self.notice.take()
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
     }
 
     /// Reads the file; `None` where there is none. Where others keep it locked, it is
     /// read without a lock, and again until nothing changed meanwhile.
     pub(super) fn read<T>(
         &mut self,
-        limit: Option<&Limit>,
+        token: Option<&CancelToken>,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        self.locked(Access::Shared, limit, operation)
+        self.with_lock(Access::Shared, token, operation)
     }
 
     /// Changes the file; `None` where there is none.
-    pub(super) fn change<T>(
+    pub(super) fn write<T>(
         &mut self,
-        limit: Option<&Limit>,
+        token: Option<&CancelToken>,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        self.locked(Access::Exclusive, limit, operation)
+        self.with_lock(Access::Exclusive, token, operation)
     }
 
     /// Changes the file, which is made where there is none.
-    pub(super) fn change_or_make<T>(
+    pub(super) fn write_or_create<T>(
         &mut self,
-        limit: Option<&Limit>,
+        token: Option<&CancelToken>,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
-        if let Some(done) = self.change(limit, &operation)? {
+        if let Some(done) = self.write(token, &operation)? {
             return Ok(done);
         }
-        self.make()?;
+        self.create()?;
         // Others may have taken it away again.
-        self.change(limit, &operation)?
+        self.write(token, &operation)?
             .ok_or_else(|| PoolError::file("open", &self.path)(io::ErrorKind::NotFound.into()))
     }
 
-    fn make(&mut self) -> Result<(), PoolError> {
+    fn create(&mut self) -> Result<(), PoolError> {
         if let Some(directory) = self.path.parent()
             && !directory.exists()
         {
@@ -134,7 +134,7 @@ impl PoolFile {
                 })
                 .map_err(PoolError::file("make the directory", directory))?;
         }
-        check_place(&self.path)?;
+        check_trusted(&self.path)?;
         let mode = self.mode.unwrap_or(MODE);
         let created = File::options()
             .read(true)
@@ -151,39 +151,39 @@ impl PoolFile {
         }
     }
 
-    fn locked<T>(
+    fn with_lock<T>(
         &mut self,
         access: Access,
-        limit: Option<&Limit>,
+        token: Option<&CancelToken>,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        let began = Instant::now();
-        let deadline = match (access, self.held) {
+        let started = Instant::now();
+        let deadline = match (access, self.contended) {
             // It was waited for in vain before.
             (Access::Shared, Some(_)) => Deadline::now(),
-            _ => Deadline::start(limit.map(Limit::end)),
+            _ => Deadline::start(token.map(CancelToken::deadline)),
         };
         loop {
             let Some(open) = self.opened(access)? else {
                 return Ok(None);
             };
             let Some(lock) = Lock::take(&open.file, &self.path, access, deadline)? else {
-                if limit.is_some_and(Limit::is_over) {
-                    return Err(PoolError::Late(self.path.clone()));
+                if token.is_some_and(CancelToken::is_expired) {
+                    return Err(PoolError::Cancelled(self.path.clone()));
                 }
                 return match access {
-                    Access::Shared => self.read_unlocked(open, limit, began, operation),
-                    Access::Exclusive => Err(self.is_locked(&open, access, began)),
+                    Access::Shared => self.read_unlocked(open, token, started, operation),
+                    Access::Exclusive => Err(self.locked_error(&open, access, started)),
                 };
             };
-            self.held = None;
-            self.said_held = false;
-            if limit.is_some_and(Limit::is_over) {
-                return Err(PoolError::Late(self.path.clone()));
+            self.contended = None;
+            self.lock_reported = false;
+            if token.is_some_and(CancelToken::is_expired) {
+                return Err(PoolError::Cancelled(self.path.clone()));
             }
-            let Some(seen) = self.look(&open)? else {
+            let Some(snapshot) = self.snapshot(&open)? else {
                 drop(lock);
-                if began.elapsed() >= PATIENCE {
+                if started.elapsed() >= LOCK_TIMEOUT {
                     return Err(PoolError::Changing(self.path.clone()));
                 }
                 continue;
@@ -191,21 +191,21 @@ impl PoolFile {
             if self.has_journal()? {
                 if access == Access::Shared {
                     drop(lock);
-                    self.recover(limit)?;
+                    self.recover(token)?;
                 } else {
-                    check_place(&self.path)?;
+                    check_trusted(&self.path)?;
                     if !redo::recover(&open.file, &self.path, &self.journal)? {
                         journal::recover(&open.file, &self.path, &self.journal)?;
                     }
                     drop(lock);
                     self.open = Some(open);
                 }
-                if began.elapsed() >= PATIENCE {
+                if started.elapsed() >= LOCK_TIMEOUT {
                     return Err(PoolError::Changing(self.path.clone()));
                 }
                 continue;
             }
-            let result = self.carry_out(&open, seen, seen.stamp.size, operation);
+            let result = self.with_contents(&open, snapshot, snapshot.stamp.size, operation);
             drop(lock);
             self.open = Some(open);
             return result.map(Some);
@@ -219,32 +219,32 @@ impl PoolFile {
     /// is not whole at the end of the file is left out.
     fn read_unlocked<T>(
         &mut self,
-        mut open: Open,
-        limit: Option<&Limit>,
-        began: Instant,
+        mut open: OpenFile,
+        token: Option<&CancelToken>,
+        started: Instant,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        let patience = Instant::now() + CALM_PATIENCE;
-        let patience = limit.map_or(patience, |limit| limit.end().min(patience));
+        let patience = Instant::now() + STABLE_TIMEOUT;
+        let patience = token.map_or(patience, |token| token.deadline().min(patience));
         loop {
-            if let Some(seen) = self.look(&open)? {
-                if self.is_calm(seen) && !self.has_journal()? {
-                    let whole = seen.stamp.size - seen.stamp.size % RECORD_LEN;
-                    let result = self.carry_out(&open, seen, whole, &operation);
-                    let after = self.look(&open)?;
-                    if after.is_some_and(|after| after.stamp == seen.stamp)
+            if let Some(snapshot) = self.snapshot(&open)? {
+                if self.is_stable(snapshot) && !self.has_journal()? {
+                    let whole = snapshot.stamp.size - snapshot.stamp.size % RECORD_LEN;
+                    let result = self.with_contents(&open, snapshot, whole, &operation);
+                    let after = self.snapshot(&open)?;
+                    if after.is_some_and(|after| after.stamp == snapshot.stamp)
                         && !self.has_journal()?
                     {
-                        if whole != seen.stamp.size {
+                        if whole != snapshot.stamp.size {
                             self.index = None;
                         }
-                        if !self.said_held {
-                            self.said_held = true;
-                            self.notice = Some(format!(
+                        if !self.lock_reported {
+                            self.lock_reported = true;
+                            self.warning = Some(format!(
                                 "{} has been locked for {:.0} s by {}; it was read all the same",
                                 self.path.display(),
-                                began.elapsed().as_secs_f64(),
-                                holder::in_words(&open.file, Access::Shared)
+                                started.elapsed().as_secs_f64(),
+                                holder::describe(&open.file, Access::Shared)
                             ));
                         }
                         self.open = Some(open);
@@ -253,29 +253,29 @@ impl PoolFile {
                     self.index = None;
                 }
             } else {
-                open = match Open::new(&self.path, Access::Shared)? {
+                open = match OpenFile::new(&self.path, Access::Shared)? {
                     Some(open) => open,
                     None => return Ok(None),
                 };
             }
             if Instant::now() >= patience {
-                return Err(self.is_locked(&open, Access::Shared, began));
+                return Err(self.locked_error(&open, Access::Shared, started));
             }
-            thread::sleep(PAUSE);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// Whether a file that others keep locked has looked the same for a while, and every
     /// later change would show.
-    fn is_calm(&mut self, seen: Seen) -> bool {
+    fn is_stable(&mut self, snapshot: Snapshot) -> bool {
         let now = Instant::now();
-        match self.held {
-            Some(held) if held.stamp == seen.stamp => {
-                seen.settled && now.duration_since(held.since) >= CALM
+        match self.contended {
+            Some(contended) if contended.stamp == snapshot.stamp => {
+                snapshot.settled && now.duration_since(contended.since) >= STABLE_FOR
             }
             _ => {
-                self.held = Some(Held {
-                    stamp: seen.stamp,
+                self.contended = Some(Unchanged {
+                    stamp: snapshot.stamp,
                     since: now,
                 });
                 false
@@ -283,10 +283,10 @@ impl PoolFile {
         }
     }
 
-    fn carry_out<T>(
+    fn with_contents<T>(
         &mut self,
-        open: &Open,
-        seen: Seen,
+        open: &OpenFile,
+        snapshot: Snapshot,
         size: u64,
         operation: impl FnOnce(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
@@ -302,20 +302,20 @@ impl PoolFile {
             path: &self.path,
             journal: &self.journal,
             size,
-            seen,
+            snapshot,
             index: &mut self.index,
         })
     }
 
     /// The file that was open before, or that is there now; `None` where there is none.
-    fn opened(&mut self, access: Access) -> Result<Option<Open>, PoolError> {
+    fn opened(&mut self, access: Access) -> Result<Option<OpenFile>, PoolError> {
         match self.open.take() {
             Some(open) if open.writable || access == Access::Shared => Ok(Some(open)),
             _ => {
-                let open = Open::new(&self.path, access)?;
+                let open = OpenFile::new(&self.path, access)?;
                 if let Some(open) = &open {
                     // Others may have made it anew. Who may only read it cannot do it.
-                    let _ = open.restrict(self.mode);
+                    let _ = open.apply_mode(self.mode);
                 }
                 Ok(open)
             }
@@ -323,25 +323,26 @@ impl PoolFile {
     }
 
     /// How the file looks; `None` where others removed it, or put another in its place.
-    fn look(&self, open: &Open) -> Result<Option<Seen>, PoolError> {
-        match Seen::look(|| fs::metadata(&self.path)) {
-            Ok((seen, metadata)) => Ok(open.is(&metadata).then_some(seen)),
+    fn snapshot(&self, open: &OpenFile) -> Result<Option<Snapshot>, PoolError> {
+        match Snapshot::take(|| fs::metadata(&self.path)) {
+            Ok((snapshot, metadata)) => Ok(open.is(&metadata).then_some(snapshot)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(PoolError::file("look at", &self.path)(error)),
         }
     }
 
-    fn is_locked(&self, open: &Open, access: Access, began: Instant) -> PoolError {
+    fn locked_error(&self, open: &OpenFile, access: Access, started: Instant) -> PoolError {
         PoolError::Locked {
             path: self.path.clone(),
-            waited: began.elapsed(),
-            holder: holder::in_words(&open.file, access),
+            waited: started.elapsed(),
+            holder: holder::describe(&open.file, access),
         }
     }
 
     /// Ends an interrupted change, for which a reader's lock is not enough.
-    fn recover(&mut self, limit: Option<&Limit>) -> Result<(), PoolError> {
-        self.locked(Access::Exclusive, limit, |_| Ok(())).map(drop)
+    fn recover(&mut self, token: Option<&CancelToken>) -> Result<(), PoolError> {
+        self.with_lock(Access::Exclusive, token, |_| Ok(()))
+            .map(drop)
     }
 
     fn has_journal(&self) -> Result<bool, PoolError> {

@@ -28,13 +28,13 @@ const MAX_NAMED: usize = 3;
 const UNKNOWN: &str = "another program (`lslocks` may tell which)";
 
 /// Whoever keeps `file` from being locked for `access`, in words.
-pub(super) fn in_words(file: &File, access: Access) -> String {
+pub(super) fn describe(file: &File, access: Access) -> String {
     let Ok(metadata) = file.metadata() else {
         return UNKNOWN.to_owned();
     };
     let (device, inode) = (metadata.dev(), metadata.ino());
     let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let mut pids = lockers(&text(Path::new("/proc/locks")), &place, access);
+    let mut pids = lock_holders(&text(Path::new("/proc/locks")), &place, access);
     let named = match pids.is_empty() {
         true => "",
         // A lock of an open file description is nobody's in particular.
@@ -42,7 +42,7 @@ pub(super) fn in_words(file: &File, access: Access) -> String {
         false => "",
     };
     if pids.contains(&None) {
-        pids = openers(file).into_iter().map(Some).collect();
+        pids = other_openers(file).into_iter().map(Some).collect();
     }
     let names: Vec<_> = pids
         .iter()
@@ -59,7 +59,7 @@ pub(super) fn in_words(file: &File, access: Access) -> String {
 
 /// The processes with a lock on the file at `place` that is in the way; `None` for one
 /// whose process the kernel does not tell.
-fn lockers(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
+fn lock_holders(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
     let held = |exactly: bool| {
         let inode = place.rsplit(':').next().unwrap_or_default();
         let mut pids: Vec<Option<u32>> = Vec::new();
@@ -91,7 +91,7 @@ fn lockers(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
 
 /// Other processes that have the file open. Nothing of theirs is opened or looked up:
 /// one of their files may be on a file system that does not answer.
-fn openers(file: &File) -> Vec<u32> {
+fn other_openers(file: &File) -> Vec<u32> {
     let end = Instant::now() + SEARCH;
     let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else {
         return Vec::new();
@@ -170,7 +170,7 @@ mod tests {
 7: OFDLCK ADVISORY  READ  -1 08:01:43 0 EOF
 8: FLOCK  ADVISORY  WRITE 105 00:1f:44 0 EOF
 ";
-        let found = |place, access| lockers(locks, place, access);
+        let found = |place, access| lock_holders(locks, place, access);
         assert_eq!(found("08:01:42", Access::Shared), [Some(100)]);
         assert_eq!(found("08:01:42", Access::Exclusive), [Some(100), Some(102)]);
         assert_eq!(found("08:01:43", Access::Exclusive), [Some(104), None]);

@@ -19,7 +19,7 @@ pub(super) struct Stamp {
 
 /// A [`Stamp`], and whether every later change gives another.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct Snapshot {
     pub(super) stamp: Stamp,
     /// File systems take their time from a clock with ticks of several
     /// milliseconds, so two changes in one tick look the same. A change before
@@ -29,9 +29,9 @@ pub(super) struct Seen {
     pub(super) settled: bool,
 }
 
-impl Seen {
+impl Snapshot {
     /// Looks at a file through `stat`.
-    pub(super) fn look<E>(
+    pub(super) fn take<E>(
         stat: impl FnOnce() -> Result<Metadata, E>,
     ) -> Result<(Self, Metadata), E> {
         let before = coarse_clock();

@@ -238,7 +238,7 @@ fn finish(pool: &File, path: &Path, mut file: File, mut header: Header) -> io::R
             file.sync_all()?;
         }
         let now = pool.metadata()?.len();
-        if now < size || !is_blank(pool, end..size)? {
+        if now < size || !is_zero(pool, end..size)? {
             break;
         }
         if now == size {
@@ -255,7 +255,7 @@ fn finish(pool: &File, path: &Path, mut file: File, mut header: Header) -> io::R
     sync_directory(path)
 }
 
-fn is_blank(pool: &File, range: Range<u64>) -> io::Result<bool> {
+fn is_zero(pool: &File, range: Range<u64>) -> io::Result<bool> {
     let mut blank = true;
     each_chunk(pool, range, |bytes, _| {
         blank &= bytes.iter().all(|&byte| byte == 0);

@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use super::error::PoolError;
 
 /// How long a lock is waited for. The host waits longer for its answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
-const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+const MIN_PAUSE: Duration = Duration::from_micros(100);
+const MAX_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a lock is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) struct Deadline(Instant);
 impl Deadline {
     /// That of an operation that begins now, which has to be done by `end`.
     pub(super) fn start(end: Option<Instant>) -> Self {
-        let own = Instant::now() + PATIENCE;
+        let own = Instant::now() + LOCK_TIMEOUT;
         Self(end.map_or(own, |end| end.min(own)))
     }
 
@@ -73,7 +73,7 @@ impl<'a> Lock<'a> {
         access: Access,
         deadline: Deadline,
     ) -> Result<Option<Self>, PoolError> {
-        let mut pause = SHORTEST_PAUSE;
+        let mut pause = MIN_PAUSE;
         loop {
             match attempt(file, access) {
                 Ok(()) => return Ok(Some(Self { file })),
@@ -87,7 +87,7 @@ impl<'a> Lock<'a> {
             // the race against them, but never holds one lock while it waits
             // for the other.
             thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 }

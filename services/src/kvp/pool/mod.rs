@@ -16,9 +16,9 @@ use std::path::Path;
 use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
-use self::record::Raw;
+use self::record::RawRecord;
 pub use self::record::Record;
-use super::limit::Limit;
+use super::cancel::CancelToken;
 use super::request::PoolId;
 
 mod contents;
@@ -47,9 +47,9 @@ mod tests;
 pub struct Pools {
     files: [PoolFile; PoolId::ALL.len()],
     /// The time of the request that operations are for.
-    limit: Option<Limit>,
+    token: Option<CancelToken>,
     /// What the last of them changed.
-    last: Option<(PoolId, Change)>,
+    last_change: Option<(PoolId, Change)>,
 }
 
 impl Pools {
@@ -57,8 +57,8 @@ impl Pools {
     pub fn new(directory: &Path) -> Self {
         Self {
             files: PoolId::ALL.map(|pool| PoolFile::new(directory, &format!(".kvp_pool_{pool}"))),
-            limit: None,
-            last: None,
+            token: None,
+            last_change: None,
         }
     }
 
@@ -79,43 +79,46 @@ impl Pools {
     /// # Errors
     ///
     /// Any [`PoolError`] of a file that is not used or cannot be changed.
-    pub fn restrict(&self) -> Result<(), PoolError> {
+    pub fn apply_mode(&self) -> Result<(), PoolError> {
         let mut result = Ok(());
         for file in &self.files {
-            result = result.and(file.restrict());
+            result = result.and(file.apply_mode());
         }
         result
     }
 
     /// What the administrator should know of the operations since it was last asked for:
     /// which file others keep locked, and who.
-    pub fn notices(&mut self) -> Vec<String> {
-        self.files.iter_mut().filter_map(PoolFile::notice).collect()
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.files
+            .iter_mut()
+            .filter_map(PoolFile::take_warning)
+            .collect()
     }
 
     /// For operations of a request: what is changed after its end is changed back.
-    pub(super) fn within(&mut self, limit: &Limit) -> &mut Self {
-        self.limit = Some(limit.clone());
-        self.last = None;
+    pub(super) fn for_request(&mut self, token: &CancelToken) -> &mut Self {
+        self.token = Some(token.clone());
+        self.last_change = None;
         self
     }
 
     /// For operations that are of no request.
-    pub(super) fn without_limit(&mut self) -> &mut Self {
-        self.limit = None;
-        self.last = None;
+    pub(super) fn without_token(&mut self) -> &mut Self {
+        self.token = None;
+        self.last_change = None;
         self
     }
 
     /// Takes back what the last operation changed, where nobody has changed it since;
     /// says whether there was anything.
-    pub(super) fn take_back(&mut self) -> Result<bool, PoolError> {
-        self.limit = None;
-        let Some((pool, change)) = self.last.take() else {
+    pub(super) fn rollback(&mut self) -> Result<bool, PoolError> {
+        self.token = None;
+        let Some((pool, change)) = self.last_change.take() else {
             return Ok(false);
         };
         self.file(pool)
-            .change(None, |contents| contents.undo(&change))?;
+            .write(None, |contents| contents.undo(&change))?;
         Ok(true)
     }
 
@@ -126,10 +129,10 @@ impl Pools {
     /// [`PoolError::File`], [`PoolError::Locked`], [`PoolError::Changing`],
     /// [`PoolError::Untrusted`], [`PoolError::NotAFile`] or [`PoolError::TooLarge`].
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
-        let limit = self.limit.clone();
+        let token = self.token.clone();
         let found = self
             .file(pool)
-            .read(limit.as_ref(), |contents| contents.find(key.as_bytes()))?;
+            .read(token.as_ref(), |contents| contents.find(key.as_bytes()))?;
         Ok(found.flatten().map(|(_, raw)| raw.decode().value))
     }
 
@@ -140,14 +143,16 @@ impl Pools {
     /// Any [`PoolError`]; of a key or value that does not fit, nothing is
     /// written.
     pub fn set(&mut self, pool: PoolId, key: &str, value: &str) -> Result<(), PoolError> {
-        let new = Raw::new(key, value)?;
-        let limit = self.limit.clone();
-        let change = self.file(pool).change_or_make(limit.as_ref(), |contents| {
-            let change = contents.set(&new)?;
-            stays(contents, &change, limit.as_ref())?;
-            Ok(change)
-        })?;
-        self.last = Some((pool, change));
+        let new = RawRecord::new(key, value)?;
+        let token = self.token.clone();
+        let change = self
+            .file(pool)
+            .write_or_create(token.as_ref(), |contents| {
+                let change = contents.set(&new)?;
+                commit_or_undo(contents, &change, token.as_ref())?;
+                Ok(change)
+            })?;
+        self.last_change = Some((pool, change));
         Ok(())
     }
 
@@ -162,16 +167,16 @@ impl Pools {
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
         }
-        let limit = self.limit.clone();
-        let deleted = self.file(pool).change(limit.as_ref(), |contents| {
+        let token = self.token.clone();
+        let deleted = self.file(pool).write(token.as_ref(), |contents| {
             let change = contents.delete(key.as_bytes())?;
             if let Some(change) = &change {
-                stays(contents, change, limit.as_ref())?;
+                commit_or_undo(contents, change, token.as_ref())?;
             }
             Ok(change)
         })?;
-        self.last = deleted.flatten().map(|change| (pool, change));
-        Ok(self.last.is_some())
+        self.last_change = deleted.flatten().map(|change| (pool, change));
+        Ok(self.last_change.is_some())
     }
 
     /// The record at this position; `None` past the end.
@@ -180,10 +185,10 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn at(&mut self, pool: PoolId, index: u32) -> Result<Option<Record>, PoolError> {
-        let limit = self.limit.clone();
+        let token = self.token.clone();
         let found = self
             .file(pool)
-            .read(limit.as_ref(), |contents| contents.at(index))?;
+            .read(token.as_ref(), |contents| contents.at(index))?;
         Ok(found.flatten().map(|raw| raw.decode()))
     }
 
@@ -193,10 +198,10 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn list(&mut self, pool: PoolId) -> Result<Vec<Record>, PoolError> {
-        let limit = self.limit.clone();
+        let token = self.token.clone();
         let records = self
             .file(pool)
-            .read(limit.as_ref(), |contents| contents.list())?;
+            .read(token.as_ref(), |contents| contents.list())?;
         Ok(records.unwrap_or_default())
     }
 
@@ -214,14 +219,14 @@ impl Pools {
 
 /// Settles that a change stays, or undoes it where nobody waits for it any more. The
 /// file is still locked.
-fn stays(
+fn commit_or_undo(
     contents: &mut Contents<'_>,
     change: &Change,
-    limit: Option<&Limit>,
+    token: Option<&CancelToken>,
 ) -> Result<(), PoolError> {
-    if limit.is_none_or(Limit::done) {
+    if token.is_none_or(CancelToken::commit) {
         return Ok(());
     }
     contents.undo(change)?;
-    Err(PoolError::Late(contents.path.to_owned()))
+    Err(PoolError::Cancelled(contents.path.to_owned()))
 }

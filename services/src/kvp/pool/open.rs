@@ -13,7 +13,7 @@ use crate::trusted::trusted_directory_of;
 
 /// A file that is open, and which it is.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenFile {
     pub(super) file: File,
     pub(super) writable: bool,
     device: u64,
@@ -21,20 +21,20 @@ pub(super) struct Open {
 }
 
 /// Whether nobody else could have put there what stands at the path.
-pub(super) fn check_place(path: &Path) -> Result<(), PoolError> {
+pub(super) fn check_trusted(path: &Path) -> Result<(), PoolError> {
     trusted_directory_of(path).map_err(|source| PoolError::Untrusted {
         path: path.to_owned(),
         source,
     })
 }
 
-impl Open {
+impl OpenFile {
     pub(super) fn new(path: &Path, access: Access) -> Result<Option<Self>, PoolError> {
         // Looked at before it is opened: to open some devices does something.
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
-        check_place(path)?;
+        check_trusted(path)?;
         let writable = access == Access::Exclusive;
         let opened = File::options()
             .read(true)
@@ -60,7 +60,7 @@ impl Open {
     }
 
     /// Gives the file these permission bits, where any are wanted.
-    pub(super) fn restrict(&self, mode: Option<u32>) -> io::Result<()> {
+    pub(super) fn apply_mode(&self, mode: Option<u32>) -> io::Result<()> {
         let now = self.file.metadata()?.mode() & 0o7777;
         match mode {
             Some(mode) if mode != now => self.file.set_permissions(Permissions::from_mode(mode)),

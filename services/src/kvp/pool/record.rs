@@ -32,16 +32,16 @@ pub(super) const RECORD_LEN: u64 = (KEY_LEN + VALUE_LEN) as u64;
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
-pub(super) struct Raw {
+pub(super) struct RawRecord {
     key: [u8; KEY_LEN],
     value: [u8; VALUE_LEN],
 }
 
-const _: () = assert!(size_of::<Raw>() as u64 == RECORD_LEN);
+const _: () = assert!(size_of::<RawRecord>() as u64 == RECORD_LEN);
 
-impl Raw {
+impl RawRecord {
     /// Nothing but NULs.
-    pub(super) const BLANK: Self = Self {
+    pub(super) const ZERO: Self = Self {
         key: [0; KEY_LEN],
         value: [0; VALUE_LEN],
     };
@@ -52,17 +52,17 @@ impl Raw {
     ///
     /// What has no room in it is refused, never cut.
     pub(super) fn new(key: &str, value: &str) -> Result<Self, PoolError> {
-        let mut raw = Self::BLANK;
+        let mut raw = Self::ZERO;
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
         }
-        fill(&mut raw.key, key).map_err(|misfit| match misfit {
-            Misfit::TooLong { len, limit } => PoolError::KeyTooLong { len, limit },
-            Misfit::Nul => PoolError::Nul("key"),
+        fill(&mut raw.key, key).map_err(|error| match error {
+            FieldError::TooLong { len, limit } => PoolError::KeyTooLong { len, limit },
+            FieldError::Nul => PoolError::Nul("key"),
         })?;
-        fill(&mut raw.value, value).map_err(|misfit| match misfit {
-            Misfit::TooLong { len, limit } => PoolError::ValueTooLong { len, limit },
-            Misfit::Nul => PoolError::Nul("value"),
+        fill(&mut raw.value, value).map_err(|error| match error {
+            FieldError::TooLong { len, limit } => PoolError::ValueTooLong { len, limit },
+            FieldError::Nul => PoolError::Nul("value"),
         })?;
         Ok(raw)
     }
@@ -103,14 +103,14 @@ fn text(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-enum Misfit {
+enum FieldError {
     TooLong { len: usize, limit: usize },
     Nul,
 }
 
-fn fill(field: &mut [u8], text: &str) -> Result<(), Misfit> {
+fn fill(field: &mut [u8], text: &str) -> Result<(), FieldError> {
     if text.contains('\0') {
-        return Err(Misfit::Nul);
+        return Err(FieldError::Nul);
     }
     // The last byte stays a NUL: there are readers that rely on it.
     let limit = field.len() - 1;
@@ -118,7 +118,7 @@ fn fill(field: &mut [u8], text: &str) -> Result<(), Misfit> {
         Some(start) if text.len() <= limit => start.copy_from_slice(text.as_bytes()),
         _ => {
             let len = text.len();
-            return Err(Misfit::TooLong { len, limit });
+            return Err(FieldError::TooLong { len, limit });
         }
     }
     Ok(())
@@ -145,13 +145,13 @@ mod tests {
             key in text_strategy(KEY_LEN).prop_filter("empty", |key| !key.is_empty()),
             value in text_strategy(VALUE_LEN),
         ) {
-            let raw = Raw::new(&key, &value).unwrap();
+            let raw = RawRecord::new(&key, &value).unwrap();
             prop_assert_eq!(raw.decode(), Record { key, value });
         }
 
         #[test]
-        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), size_of::<Raw>())) {
-            let raw = Raw::read_from_bytes(&bytes).unwrap();
+        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), size_of::<RawRecord>())) {
+            let raw = RawRecord::read_from_bytes(&bytes).unwrap();
             let Record { key, value } = raw.decode();
             prop_assert!(!key.contains('\0') && !value.contains('\0'));
             prop_assert!(bytes.starts_with(raw.key()));
@@ -161,22 +161,22 @@ mod tests {
 
     #[test]
     fn fields_that_are_full_need_no_nul() {
-        let raw = Raw::read_from_bytes(&[b'x'; size_of::<Raw>()]).unwrap();
+        let raw = RawRecord::read_from_bytes(&[b'x'; size_of::<RawRecord>()]).unwrap();
         assert_eq!((raw.key().len(), raw.value().len()), (KEY_LEN, VALUE_LEN));
     }
 
     #[test]
     fn what_stands_behind_a_nul_is_ignored() {
-        let mut bytes = [b'#'; size_of::<Raw>()];
+        let mut bytes = [b'#'; size_of::<RawRecord>()];
         bytes[..4].copy_from_slice(b"key\0");
         bytes[KEY_LEN..KEY_LEN + 6].copy_from_slice(b"value\0");
-        let raw = Raw::read_from_bytes(&bytes).unwrap();
+        let raw = RawRecord::read_from_bytes(&bytes).unwrap();
         assert_eq!((raw.key(), raw.value()), (&b"key"[..], &b"value"[..]));
     }
 
     #[test]
     fn bytes_that_are_no_utf8_are_replaced() {
-        let mut raw = Raw::BLANK;
+        let mut raw = RawRecord::ZERO;
         raw.key[..2].copy_from_slice(b"k\xff");
         assert_eq!(raw.decode().key, "k\u{fffd}");
     }
@@ -184,25 +184,31 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let longest = |len| "x".repeat(len);
-        assert!(Raw::new(&longest(511), &longest(2047)).is_ok());
+        assert!(RawRecord::new(&longest(511), &longest(2047)).is_ok());
         assert!(matches!(
-            Raw::new(&longest(512), ""),
+            RawRecord::new(&longest(512), ""),
             Err(PoolError::KeyTooLong {
                 len: 512,
                 limit: 511
             })
         ));
         assert!(matches!(
-            Raw::new("k", &longest(9000)),
+            RawRecord::new("k", &longest(9000)),
             Err(PoolError::ValueTooLong {
                 len: 9000,
                 limit: 2047
             })
         ));
         // Counted in bytes, not in characters.
-        assert!(Raw::new(&"ä".repeat(256), "").is_err());
-        assert!(matches!(Raw::new("", ""), Err(PoolError::EmptyKey)));
-        assert!(matches!(Raw::new("a\0", ""), Err(PoolError::Nul("key"))));
-        assert!(matches!(Raw::new("a", "\0"), Err(PoolError::Nul("value"))));
+        assert!(RawRecord::new(&"ä".repeat(256), "").is_err());
+        assert!(matches!(RawRecord::new("", ""), Err(PoolError::EmptyKey)));
+        assert!(matches!(
+            RawRecord::new("a\0", ""),
+            Err(PoolError::Nul("key"))
+        ));
+        assert!(matches!(
+            RawRecord::new("a", "\0"),
+            Err(PoolError::Nul("value"))
+        ));
     }
 }

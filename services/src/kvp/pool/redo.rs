@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::disk;
 use super::error::PoolError;
 use super::journal;
-use super::record::{MAX_SIZE, RECORD_LEN, Raw};
+use super::record::{MAX_SIZE, RECORD_LEN, RawRecord};
 
 const MAGIC: [u8; 8] = *b"KVPset01";
 
@@ -38,7 +38,7 @@ struct Redo {
     born: U64,
     /// Where in the pool the record goes.
     offset: U64,
-    record: Raw,
+    record: RawRecord,
 }
 
 impl Redo {
@@ -59,31 +59,33 @@ pub(super) fn write(
     pool_path: &Path,
     path: &Path,
     offset: u64,
-    record: &Raw,
+    record: &RawRecord,
     skipped: usize,
 ) -> Result<(), PoolError> {
-    let (_, bytes) = record.as_bytes().split_at(skipped.min(size_of::<Raw>()));
+    let (_, bytes) = record
+        .as_bytes()
+        .split_at(skipped.min(size_of::<RawRecord>()));
     let start = offset + skipped as u64;
     let written = |result: io::Result<()>| result.map_err(PoolError::file("write to", pool_path));
     if start / PAGE == (offset + RECORD_LEN - 1) / PAGE {
         return written(disk::write(pool, bytes, start));
     }
-    note(pool, path, offset, record).map_err(PoolError::file("write", path))?;
+    write_journal(pool, path, offset, record).map_err(PoolError::file("write", path))?;
     // Room for all of it first: others append behind whatever is there.
-    let result = room(pool, offset + RECORD_LEN).and_then(|()| disk::write(pool, bytes, start));
+    let result = extend(pool, offset + RECORD_LEN).and_then(|()| disk::write(pool, bytes, start));
     // Also where that failed: the caller is told so, and it is not to be done later.
     disk::remove(path).map_err(PoolError::file("remove", path))?;
     written(result)
 }
 
-fn room(pool: &File, end: u64) -> io::Result<()> {
+fn extend(pool: &File, end: u64) -> io::Result<()> {
     match pool.metadata()?.len() < end {
         true => disk::resize(pool, end),
         false => Ok(()),
     }
 }
 
-fn note(pool: &File, path: &Path, offset: u64, record: &Raw) -> io::Result<()> {
+fn write_journal(pool: &File, path: &Path, offset: u64, record: &RawRecord) -> io::Result<()> {
     let (inode, born) = journal::identity(pool)?;
     let mut redo = Redo {
         magic: MAGIC,
@@ -140,7 +142,7 @@ fn read(pool: &File, path: &Path) -> io::Result<Option<Redo>> {
     if !fits {
         return Ok(None);
     }
-    let mut there = Raw::BLANK;
+    let mut there = RawRecord::ZERO;
     let len = usize::try_from(size.saturating_sub(offset).min(RECORD_LEN)).unwrap_or(0);
     let (begun, _) = there.as_mut_bytes().split_at_mut(len);
     pool.read_exact_at(begun, offset)?;

@@ -7,7 +7,7 @@ use super::{Settings, in_use, servers};
 use crate::kvp::files;
 use crate::kvp::net::Interface;
 
-const PLACES: [&str; 3] = ["var/lib/dhcp", "var/lib/dhclient", "var/lib/NetworkManager"];
+const DIRECTORIES: [&str; 3] = ["var/lib/dhcp", "var/lib/dhclient", "var/lib/NetworkManager"];
 
 /// A lease of an IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct Lease {
     pub dns: Vec<IpAddr>,
 }
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
-    let paths = PLACES
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
+    let paths = DIRECTORIES
         .iter()
         .flat_map(|place| files::in_directory(&root.join(place)));
     let leases = paths.filter(|path| {
@@ -102,11 +102,11 @@ mod tests {
             "var/lib/NetworkManager/dhclient-c0ffee00-eth0.lease",
         ] {
             let root = root(&[(path, &text)]);
-            let found = ask(root.path(), &eth0(&["192.0.2.1", "10.0.0.7"])).unwrap();
+            let found = query(root.path(), &eth0(&["192.0.2.1", "10.0.0.7"])).unwrap();
             assert_eq!(found.dhcp, Some(true), "{path}");
             assert_eq!(found.dns, ips(&["10.0.0.2", "10.0.0.3"]));
             // The address is no more: the lease is left over.
-            assert_eq!(ask(root.path(), &eth0(&["192.0.2.1"])), None);
+            assert_eq!(query(root.path(), &eth0(&["192.0.2.1"])), None);
         }
     }
 

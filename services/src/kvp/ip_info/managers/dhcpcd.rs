@@ -27,7 +27,7 @@ pub struct Lease {
     pub dns: Vec<IpAddr>,
 }
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let name = &interface.name;
     let paths = [
         format!("var/lib/dhcpcd/{name}.lease"),
@@ -126,10 +126,10 @@ mod tests {
             let root = root(&[(path, "")]);
             let bytes = message(&[DNS, 4, 10, 0, 0, 1, END]);
             fs::write(root.path().join(path), bytes).unwrap();
-            let found = ask(root.path(), &eth0(&["10.0.0.7"])).unwrap();
+            let found = query(root.path(), &eth0(&["10.0.0.7"])).unwrap();
             assert_eq!(found.dhcp, Some(true), "{path}");
             assert_eq!(found.dns, ips(&["10.0.0.1"]));
-            assert_eq!(ask(root.path(), &eth0(&["10.0.0.8"])), None);
+            assert_eq!(query(root.path(), &eth0(&["10.0.0.8"])), None);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::kvp::ip_info::adapter;
 use crate::kvp::net::Interface;
 use crate::kvp::{assignments, files};
 
-const PLACES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];
+const DIRECTORIES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];
 
 /// What stands before the name in a file's name.
 const PREFIX: &str = "ifcfg-";
@@ -15,14 +15,14 @@ const PREFIX: &str = "ifcfg-";
 /// DNS servers that a file can name.
 const MAX_SERVERS: usize = 16;
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let (_, text) = texts(root).find(|(name, text)| is_for(name, text, interface))?;
     Some(parse(&text))
 }
 
 /// The `ifcfg` files: what stands after `ifcfg-` in the name, and the text.
 pub(super) fn texts(root: &Path) -> impl Iterator<Item = (String, String)> {
-    let paths = PLACES
+    let paths = DIRECTORIES
         .iter()
         .flat_map(|place| files::in_directory(&root.join(place)));
     paths.filter_map(|path| {
@@ -114,11 +114,11 @@ mod tests {
             ("route-eth0", "DEVICE=eth0\nBOOTPROTO=dhcp", false),
         ] {
             let root = root(&[(&format!("{scripts}/{path}"), text)]);
-            let found = ask(root.path(), &eth0(&[]));
+            let found = query(root.path(), &eth0(&[]));
             assert_eq!(found.is_some(), is_it, "{path}: {text:?}");
         }
         let suse = root(&[("etc/sysconfig/network/ifcfg-eth0", "BOOTPROTO='static'")]);
-        assert_eq!(ask(suse.path(), &eth0(&[])).unwrap().dhcp, Some(false));
+        assert_eq!(query(suse.path(), &eth0(&[])).unwrap().dhcp, Some(false));
     }
 
     proptest! {

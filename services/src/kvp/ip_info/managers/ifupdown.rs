@@ -32,7 +32,7 @@ pub enum Entry {
     SourceDirectory(String),
 }
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let logical = logical(root, &interface.name);
     let mut entries = Vec::new();
     let mut left = MAX_SOURCED;
@@ -81,10 +81,10 @@ fn logical(root: &Path, interface: &str) -> String {
 fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
     for entry in parse(&files::text(path).unwrap_or_default()) {
         let sourced = match entry {
-            Entry::Source(_) | Entry::SourceDirectory(_) if !spend(left) => return,
+            Entry::Source(_) | Entry::SourceDirectory(_) if !take_one(left) => return,
             Entry::Source(pattern) => matching(root, &pattern),
             Entry::SourceDirectory(directory) => {
-                let mut paths = files::in_directory(&place(root, &directory));
+                let mut paths = files::in_directory(&resolve(root, &directory));
                 paths.retain(|path| path.file_name().is_some_and(is_plain));
                 paths
             }
@@ -94,7 +94,7 @@ fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
             }
         };
         for path in sourced {
-            if !spend(left) {
+            if !take_one(left) {
                 return;
             }
             read(root, &path, left, entries);
@@ -103,7 +103,7 @@ fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
 }
 
 /// Takes one of what is left; `false` where nothing is.
-fn spend(left: &mut usize) -> bool {
+fn take_one(left: &mut usize) -> bool {
     let fewer = left.checked_sub(1);
     *left = fewer.unwrap_or_default();
     fewer.is_some()
@@ -111,7 +111,7 @@ fn spend(left: &mut usize) -> bool {
 
 /// The files of a pattern whose last component may have wildcards.
 fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
-    let path = place(root, pattern);
+    let path = resolve(root, pattern);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
     else {
         return Vec::new();
@@ -125,7 +125,7 @@ fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
     paths
 }
 
-fn place(root: &Path, path: &str) -> PathBuf {
+fn resolve(root: &Path, path: &str) -> PathBuf {
     if path.starts_with('/') {
         files::under(root, path)
     } else {
@@ -183,7 +183,7 @@ mod tests {
 
     fn settings(files: &[(&str, &str)]) -> Option<Settings> {
         let root = root(files);
-        ask(root.path(), &eth0(&[]))
+        query(root.path(), &eth0(&[]))
     }
 
     #[test]

@@ -33,26 +33,26 @@ pub struct Settings {
 
 /// What a manager knows of this interface; `None` if it has nothing to do with
 /// it.
-type Ask = fn(&Path, &Interface) -> Option<Settings>;
+type Query = fn(&Path, &Interface) -> Option<Settings>;
 
-const ORDER: [Ask; 7] = [
-    resolved::ask,
-    networkd::ask,
-    networkmanager::ask,
-    ifupdown::ask,
-    ifcfg::ask,
-    dhclient::ask,
-    dhcpcd::ask,
+const ORDER: [Query; 7] = [
+    resolved::query,
+    networkd::query,
+    networkmanager::query,
+    ifupdown::query,
+    ifcfg::query,
+    dhclient::query,
+    dhcpcd::query,
 ];
 
 /// What the managers together know of this interface. `root` stands for `/`.
-pub(super) fn ask(root: &Path, interface: &Interface) -> Settings {
+pub(super) fn query(root: &Path, interface: &Interface) -> Settings {
     let mut known = Settings::default();
-    for ask in ORDER {
+    for query in ORDER {
         if known.dhcp.is_some() && !known.dns.is_empty() {
             break;
         }
-        if let Some(settings) = ask(root, interface) {
+        if let Some(settings) = query(root, interface) {
             known.dhcp = known.dhcp.or(settings.dhcp);
             if known.dns.is_empty() {
                 known.dns = settings.dns;
@@ -181,11 +181,11 @@ mod tests {
             (scripts, "BOOTPROTO=none\nDNS1=10.0.0.3\n"),
             ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
         ];
-        let known = ask(root(&files).path(), &eth0(&[]));
+        let known = query(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.3"]));
         files.push(("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"));
-        let known = ask(root(&files).path(), &eth0(&[]));
+        let known = query(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.1"]));
     }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn servers_of_no_interface_come_last() {
         let root = root(&[("etc/resolv.conf", "nameserver 10.0.0.4\n")]);
-        let known = ask(root.path(), &eth0(&[]));
+        let known = query(root.path(), &eth0(&[]));
         assert_eq!(
             known,
             Settings {
@@ -201,7 +201,10 @@ mod tests {
                 dns: ips(&["10.0.0.4"])
             }
         );
-        assert_eq!(ask(Path::new("/nowhere"), &eth0(&[])), Settings::default());
+        assert_eq!(
+            query(Path::new("/nowhere"), &eth0(&[])),
+            Settings::default()
+        );
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::kvp::{assignments, files};
 
 /// Where drop-ins of a `.network` file are; those of a later place replace
 /// those of the same name in an earlier one.
-const PLACES: [&str; 5] = [
+const DIRECTORIES: [&str; 5] = [
     "lib/systemd/network",
     "usr/lib/systemd/network",
     "usr/local/lib/systemd/network",
@@ -19,7 +19,7 @@ const PLACES: [&str; 5] = [
     "etc/systemd/network",
 ];
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let index = interface.index;
     let state = files::text(&root.join(format!("run/systemd/netif/links/{index}")))?;
     // A link that networkd leaves alone has none.
@@ -50,7 +50,7 @@ fn drop_ins(root: &Path, name: &OsStr) -> Vec<PathBuf> {
     let mut directory = name.to_owned();
     directory.push(".d");
     let mut by_name = BTreeMap::new();
-    for place in PLACES {
+    for place in DIRECTORIES {
         for path in files::in_directory(&root.join(place).join(&directory)) {
             if path.extension() == Some(OsStr::new("conf")) {
                 by_name.insert(path.file_name().map(OsStr::to_owned), path);
@@ -82,13 +82,13 @@ mod tests {
 
     fn dhcp(files: &[(&str, &str)]) -> Option<bool> {
         let root = root(&[&[LINK], files].concat());
-        ask(root.path(), &eth0(&["10.0.0.7"])).unwrap().dhcp
+        query(root.path(), &eth0(&["10.0.0.7"])).unwrap().dhcp
     }
 
     #[test]
     fn the_state_of_the_link_has_the_servers() {
         let root = root(&[LINK]);
-        let settings = ask(root.path(), &eth0(&[])).unwrap();
+        let settings = query(root.path(), &eth0(&[])).unwrap();
         assert_eq!(settings.dns, ips(&["10.0.0.1", "fe80::1"]));
     }
 
@@ -96,8 +96,8 @@ mod tests {
     fn a_link_of_somebody_else_is_left_to_them() {
         let unmanaged = "ADMIN_STATE=unmanaged\nOPER_STATE=routable\n";
         let root = root(&[("run/systemd/netif/links/2", unmanaged)]);
-        assert_eq!(ask(root.path(), &eth0(&[])), None);
-        assert_eq!(ask(Path::new("/nowhere"), &eth0(&[])), None);
+        assert_eq!(query(root.path(), &eth0(&[])), None);
+        assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);
     }
 
     #[test]

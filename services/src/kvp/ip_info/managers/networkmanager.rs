@@ -15,7 +15,7 @@ const PROFILES: [&str; 3] = [
     "usr/lib/NetworkManager/system-connections",
 ];
 
-pub(super) fn ask(root: &Path, interface: &Interface) -> Option<Settings> {
+pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let index = interface.index;
     let state = files::text(&root.join(format!("run/NetworkManager/devices/{index}")))?;
     let uuid = ini::last(&state, "device", "connection-uuid")?;
@@ -119,7 +119,7 @@ mod tests {
 
     fn settings(files: &[(&str, &str)]) -> Settings {
         let root = root(&[&[DEVICE, OTHER], files].concat());
-        ask(root.path(), &eth0(&["10.0.0.7"])).unwrap()
+        query(root.path(), &eth0(&["10.0.0.7"])).unwrap()
     }
 
     fn profile(rest: &str) -> String {
@@ -187,7 +187,7 @@ mod tests {
             DEVICE.1
         );
         let root = root(&[(DEVICE.0, &state)]);
-        let found = ask(root.path(), &eth0(&[])).unwrap();
+        let found = query(root.path(), &eth0(&[])).unwrap();
         assert_eq!(found.dhcp, Some(true));
         assert_eq!(found.dns, ips(&["10.0.0.3", "10.0.0.4"]));
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_device_without_a_profile_is_left_to_others() {
         let root = root(&[(DEVICE.0, "[device]\nmanaged=false\n"), OTHER]);
-        assert_eq!(ask(root.path(), &eth0(&[])), None);
-        assert_eq!(ask(Path::new("/nowhere"), &eth0(&[])), None);
+        assert_eq!(query(root.path(), &eth0(&[])), None);
+        assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);
     }
 }

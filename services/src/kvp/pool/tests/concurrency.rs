@@ -83,9 +83,9 @@ fn the_other_process_writes() {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).unwrap();
             assert_eq!(bytes.len() % LEN, 0);
-            let place = bytes
-                .chunks(LEN)
-                .position(|record| Raw::read_from_bytes(record).unwrap().key() == key.as_bytes());
+            let place = bytes.chunks(LEN).position(|record| {
+                RawRecord::read_from_bytes(record).unwrap().key() == key.as_bytes()
+            });
             // What was appended is there in every later round.
             assert_eq!(place.is_some(), round > 0, "{key}");
             let offset = place.map_or(bytes.len(), |place| place * LEN);
@@ -229,21 +229,21 @@ fn writes_wait_and_reads_do_not(family: &str) {
     );
     assert_eq!(place.bytes(), before);
 
-    assert_eq!(pools.notices(), [""; 0]);
+    assert_eq!(pools.take_warnings(), [""; 0]);
     for _ in 0..3 {
         assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "2");
         assert_eq!(list(&mut pools), pairs(&[("a", "1"), ("b", "2")]));
         assert_eq!(pools.at(PoolId::Guest, 1).unwrap().unwrap().key, "b");
     }
     // Once is enough.
-    let notices = pools.notices();
+    let notices = pools.take_warnings();
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert!(notices[0].contains(&named), "{notices:?}");
 
     other.end();
     pools.set(PoolId::Guest, "a", "new").unwrap();
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "new");
-    assert_eq!(pools.notices(), [""; 0]);
+    assert_eq!(pools.take_warnings(), [""; 0]);
 }
 
 #[test]

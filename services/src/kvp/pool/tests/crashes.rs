@@ -106,7 +106,7 @@ fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
 fn assert_others_are_readable(place: &Place, before: &[u8], change: &Change) {
     let mut pools = place.pools();
     for record in records(before) {
-        let record = Raw::read_from_bytes(&record).unwrap().decode();
+        let record = RawRecord::read_from_bytes(&record).unwrap().decode();
         if record.key != change.key() {
             let found = pools.get(PoolId::Guest, &record.key).unwrap();
             assert_eq!(found, Some(record.value));

@@ -10,9 +10,9 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::record::KEY_LEN;
 use super::*;
 
-fn raws(bytes: &[u8]) -> Vec<Raw> {
+fn raws(bytes: &[u8]) -> Vec<RawRecord> {
     let pad = |record: &[u8]| {
-        let mut raw = Raw::BLANK;
+        let mut raw = RawRecord::ZERO;
         raw.as_mut_bytes()[..record.len()].copy_from_slice(record);
         raw
     };
@@ -23,7 +23,7 @@ mod concurrency;
 mod crashes;
 mod properties;
 
-const LEN: usize = size_of::<Raw>();
+const LEN: usize = size_of::<RawRecord>();
 
 /// A directory with pool 1 in it.
 struct Place {
@@ -84,7 +84,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn file(pairs: &[(&str, &str)]) -> Vec<u8> {
     pairs
         .iter()
-        .flat_map(|(key, value)| Raw::new(key, value).unwrap().as_bytes().to_vec())
+        .flat_map(|(key, value)| RawRecord::new(key, value).unwrap().as_bytes().to_vec())
         .collect()
 }
 
@@ -271,17 +271,17 @@ fn what_others_write_is_seen_by_the_next_operation() {
         // In place, without any change of size, most often in one clock tick.
         let key = format!("a{round}");
         other
-            .write_all_at(Raw::new(&key, "new").unwrap().as_bytes(), 0)
+            .write_all_at(RawRecord::new(&key, "new").unwrap().as_bytes(), 0)
             .unwrap();
         assert_eq!(pools.get(PoolId::Guest, &key).unwrap().unwrap(), "new");
         other
-            .write_all_at(Raw::new("a", "1").unwrap().as_bytes(), 0)
+            .write_all_at(RawRecord::new("a", "1").unwrap().as_bytes(), 0)
             .unwrap();
         assert_eq!(pools.get(PoolId::Guest, &key).unwrap(), None);
         assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
         pools.set(PoolId::Guest, "b", &key).unwrap();
         // A key that is where another was when it was set.
-        let moved = Raw::new("b", "moved").unwrap();
+        let moved = RawRecord::new("b", "moved").unwrap();
         other.write_all_at(moved.as_bytes(), 0).unwrap();
         assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "moved");
     }
@@ -307,7 +307,7 @@ fn a_file_has_the_mode_that_is_configured() {
     let place = Place::new(&file(&[("a", "1")]));
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
     let private = || place.pools().with_mode(Some(0o600));
-    private().restrict().unwrap();
+    private().apply_mode().unwrap();
     assert_eq!(mode(place.path()), 0o600);
     private().set(PoolId::External, "b", "2").unwrap();
     assert_eq!(mode(place.directory.path().join(".kvp_pool_0")), 0o600);
@@ -316,7 +316,7 @@ fn a_file_has_the_mode_that_is_configured() {
     assert_eq!(private().get(PoolId::Guest, "a").unwrap().unwrap(), "1");
     assert_eq!(mode(place.path()), 0o600);
     // Unless it is configured, it stays as it is.
-    place.pools().restrict().unwrap();
+    place.pools().apply_mode().unwrap();
     assert_eq!(mode(place.path()), 0o600);
 }
 
@@ -383,18 +383,18 @@ fn what_is_changed_too_late_is_changed_back() {
         // The host is told of the failure in the middle of each step.
         for step in 0.. {
             let place = Place::new(&before);
-            let limit = Limit::new(time);
+            let token = CancelToken::new(time);
             let mut pools = place.pools();
-            let given_up = limit.clone();
-            crash::call_at(step, move || assert!(given_up.give_up()));
-            let done = change(pools.within(&limit));
+            let cancelled = token.clone();
+            crash::call_at(step, move || assert!(cancelled.cancel()));
+            let done = change(pools.for_request(&token));
             let called = crash::run().len() > step;
             if !called {
                 done.unwrap();
                 break;
             }
             let error = done.unwrap_err();
-            assert!(matches!(error, PoolError::Late(_)), "{error}");
+            assert!(matches!(error, PoolError::Cancelled(_)), "{error}");
             // A record that was deleted is back at the end.
             let sorted = |bytes: &[u8]| {
                 let mut records: Vec<_> = bytes.chunks(LEN).map(<[u8]>::to_vec).collect();
@@ -426,7 +426,7 @@ fn what_is_changed_too_late_is_changed_back() {
     let place = Place::new(&before);
     let mut pools = place.pools();
     pools
-        .within(&Limit::new(std::time::Duration::ZERO))
+        .for_request(&CancelToken::new(std::time::Duration::ZERO))
         .set(PoolId::Guest, "k", "new")
         .unwrap_err();
     assert_eq!(place.bytes(), before);
@@ -435,7 +435,7 @@ fn what_is_changed_too_late_is_changed_back() {
 #[test]
 fn a_change_is_taken_back_unless_others_changed_the_same_since() {
     let before = [dirty("k", "old"), dirty("a", "1")].concat();
-    let limit = Limit::new(std::time::Duration::from_secs(60));
+    let token = CancelToken::new(std::time::Duration::from_secs(60));
     let changes: [fn(&mut Pools); 3] = [
         |pools| pools.set(PoolId::Guest, "k", "new").unwrap(),
         |pools| pools.set(PoolId::Guest, "new", "value").unwrap(),
@@ -444,16 +444,19 @@ fn a_change_is_taken_back_unless_others_changed_the_same_since() {
     for change in changes {
         let place = Place::new(&before);
         let mut pools = place.pools();
-        change(pools.within(&limit));
+        change(pools.for_request(&token));
         assert_ne!(place.bytes(), before);
-        assert!(pools.take_back().unwrap());
+        assert!(pools.rollback().unwrap());
         assert_eq!(place.bytes(), before);
-        assert!(!pools.take_back().unwrap());
+        assert!(!pools.rollback().unwrap());
     }
     let place = Place::new(&before);
     let mut pools = place.pools();
-    pools.within(&limit).set(PoolId::Guest, "k", "new").unwrap();
+    pools
+        .for_request(&token)
+        .set(PoolId::Guest, "k", "new")
+        .unwrap();
     place.pools().set(PoolId::Guest, "k", "of another").unwrap();
-    pools.take_back().unwrap();
+    pools.rollback().unwrap();
     assert_eq!(place.list(), pairs(&[("k", "of another"), ("a", "1")]));
 }

@@ -130,7 +130,7 @@ proptest! {
     fn any_bytes_are_read_for_all_they_hold(bytes in any_file()) {
         let place = Place::new(&bytes);
         let mut pools = place.pools();
-        let wanted: Vec<_> = raws(&bytes).iter().map(Raw::decode).collect();
+        let wanted: Vec<_> = raws(&bytes).iter().map(RawRecord::decode).collect();
         prop_assert_eq!(&pools.list(PoolId::Guest).unwrap(), &wanted);
         for (index, record) in (0..).zip(&wanted) {
             let found = pools.at(PoolId::Guest, index).unwrap();
