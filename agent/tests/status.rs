@@ -18,7 +18,7 @@ use common::{Guest, LONG, ONE, RELEASE, RING, TWO};
 use hyperv_agent::control_socket::ControlSocket;
 use hyperv_agent::status::backup::{Kind, Outcome};
 use hyperv_agent::status::client::{StatusError, fetch};
-use hyperv_agent::status::{Device, Document, Service, State, Transport, Work};
+use hyperv_agent::status::{Device, Document, Operation, Service, State, Transport};
 
 fn service(status: &Document, name: &str) -> Service {
     let mut services = status.services.iter();
@@ -142,15 +142,15 @@ fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
     one.call(b"work");
-    let activity = device(&guest.status(), "one").activity.unwrap();
-    let copying = Work::Copying {
+    let operation = device(&guest.status(), "one").operation.unwrap();
+    let copying = Operation::Copying {
         path: "/a/file".into(),
         done: 3,
         size: 10,
     };
-    assert_eq!(activity.work, copying);
+    assert_eq!(operation.operation, copying);
     one.call(b"finish");
-    assert_eq!(device(&guest.status(), "one").activity, None);
+    assert_eq!(device(&guest.status(), "one").operation, None);
 
     // A service that is made anew shows in a place of its own.
     guest.change(|settings| {
@@ -160,8 +160,8 @@ fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     });
     guest.log.wait_for("new configuration in use");
     one.call(b"work");
-    let activity = device(&guest.status(), "one").activity.unwrap();
-    assert_eq!(activity.work, copying);
+    let operation = device(&guest.status(), "one").operation.unwrap();
+    assert_eq!(operation.operation, copying);
     guest.stop();
 }
 
@@ -189,9 +189,9 @@ fn the_last_backup_is_told_in_short_and_outlasts_its_device() {
         (&*told.hooks[1].action, told.hooks[1].usec),
         ("freeze", 3000)
     );
-    let activity = device(&status, "one").activity.unwrap();
-    let Work::Frozen { mount_points, .. } = activity.work else {
-        panic!("{activity:?}");
+    let operation = device(&status, "one").operation.unwrap();
+    let Operation::Frozen { mount_points, .. } = operation.operation else {
+        panic!("{operation:?}");
     };
     assert_eq!(mount_points.len(), 8);
     assert!(mount_points[0].ends_with('…'), "{mount_points:?}");

@@ -2,21 +2,21 @@
 //! the host. Nothing here knows how a message travelled; see `hyperv-vmbus` for
 //! that.
 
-pub mod activity;
 pub mod backup;
 pub mod command;
 pub mod config;
+mod error_chain;
 pub mod fcopy;
-pub mod kernel;
 pub mod kvp;
 pub mod processes;
+pub mod progress;
 pub mod registry;
-mod run;
 pub mod service;
 pub mod stop;
+mod subprocess;
+pub mod sys;
 pub mod trusted;
 pub mod vss;
-mod words;
 
 pub use config::Config;
 

@@ -8,10 +8,10 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
 use slog::Logger;
 
-use crate::activity::Activity;
 use crate::backup::LastBackup;
 use crate::command::{Client, Command};
 use crate::config::Config;
+use crate::progress::Progress;
 use crate::stop::Stop;
 
 /// One service: what it is called, which devices carry it, and how it is made.
@@ -124,7 +124,7 @@ pub trait Service: Send {
 
     /// Where the service says what it is doing, if it does anything that lasts;
     /// asked for once, when it was made.
-    fn activity(&self) -> Option<Arc<Activity>> {
+    fn progress(&self) -> Option<Arc<Progress>> {
         None
     }
 

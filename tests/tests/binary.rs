@@ -298,11 +298,11 @@ fn the_status_shows_how_far_a_copy_is() {
             assert_eq!(device["node"], node);
             assert_eq!(device["transport"], transport);
             assert_eq!(device["versions"], versions);
-            let activity = &device["activity"];
-            assert_eq!(activity["kind"], "copying");
-            assert_eq!(activity["path"], format!("{target}/file"));
+            let operation = &device["operation"];
+            assert_eq!(operation["kind"], "copying");
+            assert_eq!(operation["path"], format!("{target}/file"));
             assert_eq!(
-                (&activity["done"], &activity["size"]),
+                (&operation["done"], &operation["size"]),
                 (&4096.into(), &8192.into())
             );
 
@@ -323,7 +323,7 @@ fn the_status_shows_how_far_a_copy_is() {
                 text.contains("the host never sent bytes 4096 to 5000"),
                 "{text}"
             );
-            assert!(!text.contains("activity"), "{text}");
+            assert!(!text.contains("operation"), "{text}");
         });
     }
 }

@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hyperv_services::kernel;
+use hyperv_services::sys;
 use hyperv_services::vss::{guard, write_out};
 
 use args::{ConfigFile, services_help};
@@ -78,7 +78,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    kernel::prepare_process();
+    sys::prepare_process();
     // No subcommands: nobody but the agent starts these, and they are to stay small.
     let outcome = match env::args_os().nth(1) {
         Some(argument) if argument == guard::ARGUMENT => Some(guard::process::main()),

@@ -54,7 +54,7 @@ pub struct Service {
     /// The last backup, of a service that makes any.
     pub last_backup: Option<LastBackup>,
     /// Work that needs no device: a rehearsal while the host offers none.
-    pub activity: Option<Activity>,
+    pub operation: Option<Progress>,
     /// The devices that carry it: none while the host offers none.
     pub devices: Vec<Device>,
 }
@@ -101,7 +101,7 @@ pub struct Device {
     /// Whether a request is being worked on at this moment.
     pub working: bool,
     /// Work that takes longer than a request.
-    pub activity: Option<Activity>,
+    pub operation: Option<Progress>,
 }
 
 /// How a device is reached.
@@ -144,13 +144,13 @@ pub struct Versions {
 
 /// Work that takes longer than a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Activity {
+pub struct Progress {
     /// Since when.
     #[serde(with = "clock::rfc3339")]
     pub since: SystemTime,
     /// What it is.
     #[serde(flatten)]
-    pub work: Work,
+    pub operation: Operation,
     /// Where the file system is mounted that is waited for, once that takes long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
@@ -159,7 +159,7 @@ pub struct Activity {
 /// What work it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Work {
+pub enum Operation {
     /// A file comes from the host.
     Copying {
         /// Where it goes, in the host's words.

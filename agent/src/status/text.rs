@@ -7,7 +7,7 @@ use crate::terminal::escaped;
 
 use super::backup::{file_systems, mount_points};
 use super::clock::utc;
-use super::{Activity, Device, Document, Service, State, Suppressed, Transport, Work};
+use super::{Device, Document, Operation, Progress, Service, State, Suppressed, Transport};
 
 /// The status as it is at `now`, in lines.
 pub fn render(document: &Document, now: SystemTime) -> String {
@@ -51,8 +51,8 @@ fn write_service(out: &mut String, service: &Service, now: SystemTime) -> std::f
     } else if service.devices.is_empty() {
         line(out, "state", "waiting for the host to offer its device")?;
     }
-    if let Some(activity) = &service.activity {
-        line(out, "activity", &doing(activity, now))?;
+    if let Some(operation) = &service.operation {
+        line(out, "operation", &doing(operation, now))?;
     }
     for device in &service.devices {
         write_device(out, device, now)?;
@@ -120,17 +120,17 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         };
         line(out, "versions", &versions)?;
     }
-    match &device.activity {
-        Some(activity) => line(out, "activity", &doing(activity, now)),
-        None if device.working => line(out, "activity", "working on a request"),
+    match &device.operation {
+        Some(operation) => line(out, "operation", &doing(operation, now)),
+        None if device.working => line(out, "operation", "working on a request"),
         None => Ok(()),
     }
 }
 
-fn doing(activity: &Activity, now: SystemTime) -> String {
-    let span = span(activity.since, now);
-    let work = match &activity.work {
-        Work::Copying { path, done, size } => {
+fn doing(progress: &Progress, now: SystemTime) -> String {
+    let span = span(progress.since, now);
+    let words = match &progress.operation {
+        Operation::Copying { path, done, size } => {
             let percent = match size {
                 0 => 100,
                 size => u128::from(*done) * 100 / u128::from(*size),
@@ -142,8 +142,8 @@ fn doing(activity: &Activity, now: SystemTime) -> String {
                 bytes(*size)
             )
         }
-        Work::Freezing => format!("freezing file systems, for {span}"),
-        Work::Frozen {
+        Operation::Freezing => format!("freezing file systems, for {span}"),
+        Operation::Frozen {
             file_systems: count,
             mount_points: shown,
             rehearsal,
@@ -158,16 +158,16 @@ fn doing(activity: &Activity, now: SystemTime) -> String {
                 ),
             }
         }
-        Work::Configuring { adapter } => {
+        Operation::Configuring { adapter } => {
             format!(
                 "applying an IP configuration to {}, for {span}",
                 escaped(adapter)
             )
         }
     };
-    match &activity.waits_for {
-        Some(path) => format!("{work}, waiting for {}", escaped(path)),
-        None => work,
+    match &progress.waits_for {
+        Some(path) => format!("{words}, waiting for {}", escaped(path)),
+        None => words,
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
             state,
             versions: None,
             working: false,
-            activity: None,
+            operation: None,
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
             last_error: None,
             suppressed: Suppressed::default(),
             last_backup: None,
-            activity: None,
+            operation: None,
             devices,
         };
         let copying = Device {
@@ -254,10 +254,10 @@ mod tests {
                 message: "1.1".into(),
             }),
             working: true,
-            activity: Some(Activity {
+            operation: Some(Progress {
                 since: at("2026-03-04T11:59:18Z"),
                 waits_for: None,
-                work: Work::Copying {
+                operation: Operation::Copying {
                     path: "/srv/\u{1b}[2J\u{202e}é".into(),
                     done: 3 << 19,
                     size: 3 << 20,
@@ -337,7 +337,7 @@ fcopy: what fcopy does
   device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
   state        serving
   versions     1.1 (framework 3.0)
-  activity     copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
+  operation    copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
   requests     7, 1 failed
   last error   3 min ago: copy failed: "/a\nb"
   log          12000 messages suppressed, 7 warnings and 1 events among them
@@ -374,22 +374,22 @@ Not served:
     #[test]
     fn other_activities_in_words() {
         let since = at("2026-03-04T10:00:00Z");
-        let frozen = |file_systems, shown: &[&str], rehearsal| Work::Frozen {
+        let frozen = |file_systems, shown: &[&str], rehearsal| Operation::Frozen {
             file_systems,
             mount_points: shown.iter().map(|&path| path.to_owned()).collect(),
             rehearsal,
         };
-        let configuring = Work::Configuring {
+        let configuring = Operation::Configuring {
             adapter: "{1}".into(),
         };
-        let activity = |work, waits_for: Option<&str>| Activity {
+        let progress = |operation, waits_for: Option<&str>| Progress {
             since,
-            work,
+            operation,
             waits_for: waits_for.map(str::to_owned),
         };
-        let words = |work| doing(&activity(work, None), now());
+        let words = |operation| doing(&progress(operation, None), now());
         assert_eq!(
-            doing(&activity(Work::Freezing, Some("/srv/\u{1b}")), now()),
+            doing(&progress(Operation::Freezing, Some("/srv/\u{1b}")), now()),
             "freezing file systems, for 2 h, waiting for /srv/\\u{1b}"
         );
         assert_eq!(

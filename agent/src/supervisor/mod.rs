@@ -17,8 +17,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_services::command::{self, Command};
-use hyperv_services::kernel;
 use hyperv_services::service::Entry;
+use hyperv_services::sys;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;
@@ -286,7 +286,7 @@ impl Supervisor {
         self.rest = if busy || self.standalone.is_some() {
             Some(Instant::now() + REST)
         } else {
-            kernel::release_memory();
+            sys::release_memory();
             None
         };
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hyperv_services::activity::{Seen, Work};
+use hyperv_services::progress::{Operation, Snapshot};
 use hyperv_services::service::Entry;
 use hyperv_vmbus::ChannelError;
 use mio::Token;
@@ -57,13 +57,18 @@ impl Slot {
     /// that.
     pub(crate) fn is_frozen(&self) -> bool {
         let operation = self.operation();
-        operation.is_some_and(|seen| matches!(seen.work, Work::Freezing | Work::Frozen { .. }))
+        operation.is_some_and(|seen| {
+            matches!(
+                seen.operation,
+                Operation::Freezing | Operation::Frozen { .. }
+            )
+        })
     }
 
     /// What its service is at, if that takes longer than a request.
-    pub(crate) fn operation(&self) -> Option<Seen> {
+    pub(crate) fn operation(&self) -> Option<Snapshot> {
         match &self.state {
-            State::Running { control, .. } => control.state.snapshot().activity,
+            State::Running { control, .. } => control.state.snapshot().operation,
             State::Backoff(_) => None,
         }
     }

@@ -5,7 +5,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use hyperv_services::activity::{self, Seen};
+use hyperv_services::progress::{self, Snapshot};
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
@@ -20,7 +20,8 @@ use crate::stats::ServiceStats;
 use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use crate::status::clock::clock;
 use crate::status::{
-    Activity, Device, Document, LastError, Service, State, Suppressed, Transport, Versions, Work,
+    Device, Document, LastError, Operation, Progress, Service, State, Suppressed, Transport,
+    Versions,
 };
 
 /// Devices of a service, and problems, that are told of. The host may offer
@@ -97,10 +98,10 @@ impl StatusSources<'_> {
             last_backup: stats
                 .and_then(|stats| stats.last_backup.get())
                 .map(LastBackup::from),
-            activity: self
+            operation: self
                 .standalone
                 .filter(|standalone| standalone.entry.name == entry.name)
-                .and_then(|standalone| standalone.state.snapshot().activity)
+                .and_then(|standalone| standalone.state.snapshot().operation)
                 .map(shown),
             devices,
         }
@@ -155,23 +156,23 @@ fn device(located: &DeviceNode, slot: &Slot, listed: &[DeviceInfo]) -> Device {
             message: negotiated.message.to_string(),
         }),
         working: view.working,
-        activity: view.activity.map(shown),
+        operation: view.operation.map(shown),
     }
 }
 
-fn shown(seen: Seen) -> Activity {
-    let work = match seen.work {
-        activity::Work::Copying { path, size } => Work::Copying {
+fn shown(snapshot: Snapshot) -> Progress {
+    let operation = match snapshot.operation {
+        progress::Operation::Copying { path, size } => Operation::Copying {
             path: cut(&path.display().to_string(), MAX_NAME),
-            done: seen.done,
+            done: snapshot.done,
             size,
         },
-        activity::Work::Freezing => Work::Freezing,
-        activity::Work::Frozen {
+        progress::Operation::Freezing => Operation::Freezing,
+        progress::Operation::Frozen {
             file_systems,
             mount_points,
             rehearsal,
-        } => Work::Frozen {
+        } => Operation::Frozen {
             file_systems,
             mount_points: mount_points
                 .iter()
@@ -180,14 +181,14 @@ fn shown(seen: Seen) -> Activity {
                 .collect(),
             rehearsal,
         },
-        activity::Work::Configuring { adapter } => Work::Configuring {
+        progress::Operation::Configuring { adapter } => Operation::Configuring {
             adapter: cut(&adapter, MAX_NAME),
         },
     };
-    Activity {
-        since: clock(seen.since),
-        work,
-        waits_for: seen
+    Progress {
+        since: clock(snapshot.since),
+        operation,
+        waits_for: snapshot
             .waits_for
             .map(|path| cut(&path.display().to_string(), MAX_NAME)),
     }

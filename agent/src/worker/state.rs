@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyperv_services::activity::{Activity, Seen};
+use hyperv_services::progress::{Progress, Snapshot};
 use hyperv_services::service::Service;
 use hyperv_services::stop::Stop;
 use hyperv_vmbus::ic::Negotiated;
@@ -44,7 +44,7 @@ impl Default for Opening {
 #[derive(Debug, Default)]
 struct Open {
     negotiated: Option<Negotiated>,
-    activity: Option<Arc<Activity>>,
+    progress: Option<Arc<Progress>>,
     stop: Option<Arc<Stop>>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct WorkerSnapshot {
     /// Whether a request is being worked on.
     pub(crate) working: bool,
     pub(crate) negotiated: Option<Negotiated>,
-    pub(crate) activity: Option<Seen>,
+    pub(crate) operation: Option<Snapshot>,
 }
 
 impl WorkerState {
@@ -93,7 +93,7 @@ impl WorkerState {
     /// The device is open, or its service was made anew.
     pub(crate) fn opened(&self, service: &dyn Service) {
         self.change(|open| {
-            open.activity = service.activity();
+            open.progress = service.progress();
             open.stop = service.stop();
         });
     }
@@ -117,15 +117,15 @@ impl WorkerState {
 
     pub(crate) fn snapshot(&self) -> WorkerSnapshot {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (negotiated, activity) = match &*open {
-            Some(open) => (open.negotiated, open.activity.clone()),
+        let (negotiated, progress) = match &*open {
+            Some(open) => (open.negotiated, open.progress.clone()),
             None => (None, None),
         };
         WorkerSnapshot {
             open: open.is_some(),
             working: self.working.load(Ordering::Acquire),
             negotiated,
-            activity: activity.and_then(|activity| activity.look()),
+            operation: progress.and_then(|progress| progress.snapshot()),
         }
     }
 

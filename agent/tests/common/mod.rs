@@ -27,9 +27,9 @@ use hyperv_agent::settings::Settings;
 use hyperv_agent::status::Document;
 use hyperv_agent::status::client::fetch;
 use hyperv_agent::supervisor::Supervisor;
-use hyperv_services::activity::{Activity, Underway, Work};
 use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 use hyperv_services::command::{Client, Command};
+use hyperv_services::progress::{Operation, OperationGuard, Progress};
 use hyperv_services::service::{Answer, Service};
 use hyperv_services::service::{Entry, HvUtil};
 use hyperv_vmbus::discovery::Roots;
@@ -49,8 +49,8 @@ pub const REGISTRATION: &[u8] = b"register";
 struct Probe {
     mode: u32,
     log: Logger,
-    activity: Arc<Activity>,
-    underway: Option<Underway>,
+    progress: Arc<Progress>,
+    operation: Option<OperationGuard>,
     last_backup: Arc<LastBackup>,
     client: Option<Box<dyn Client>>,
 }
@@ -102,30 +102,30 @@ impl Service for Probe {
             }
             b"end" => status = Status::NO_MORE_ITEMS,
             b"work" => {
-                let underway = self.activity.begin(Work::Copying {
+                let operation = self.progress.begin(Operation::Copying {
                     path: "/a/file".into(),
                     size: 10,
                 });
-                underway.set_done(3);
-                self.underway = Some(underway);
+                operation.set_done(3);
+                self.operation = Some(operation);
             }
             b"backup" => self.last_backup.set(long_backup()),
             b"frozen" => {
-                self.underway = Some(self.activity.begin(Work::Frozen {
+                self.operation = Some(self.progress.begin(Operation::Frozen {
                     file_systems: 1000,
                     mount_points: long_backup().mount_points,
                     rehearsal: false,
                 }));
             }
-            b"finish" => self.underway = None,
+            b"finish" => self.operation = None,
             _ => {}
         }
         buffer[..4].copy_from_slice(&self.mode.to_le_bytes());
         Answer { len: 4, status }
     }
 
-    fn activity(&self) -> Option<Arc<Activity>> {
-        Some(Arc::clone(&self.activity))
+    fn progress(&self) -> Option<Arc<Progress>> {
+        Some(Arc::clone(&self.progress))
     }
 
     fn keep_in(&mut self, last: &Arc<LastBackup>) {
@@ -175,8 +175,8 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
             Box::new(Probe {
                 mode: config.fcopy.mode,
                 log: log.clone(),
-                activity: Arc::default(),
-                underway: None,
+                progress: Arc::default(),
+                operation: None,
                 last_backup: Arc::default(),
                 client: None,
             })

@@ -186,7 +186,7 @@ fn advice(source: &Errno) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::in_words;
+    use crate::error_chain::display_chain;
 
     #[test]
     fn a_full_disk_and_a_full_quota_are_the_same_to_the_host() {
@@ -213,7 +213,7 @@ mod tests {
             source,
         };
         assert_eq!(
-            in_words(&error),
+            display_chain(&error),
             r#"cannot write to "/f\n": Input/output error (os error 5)"#
         );
     }

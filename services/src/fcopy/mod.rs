@@ -22,9 +22,9 @@ pub use self::config::Config;
 use self::error::Error;
 use self::request::{Malformed, Request, Start};
 use self::transfer::{Finished, Transfer};
-use crate::activity::{Activity, Work};
+use crate::error_chain::display_chain;
+use crate::progress::{Operation, Progress};
 use crate::service::{Answer, Entry, HvUtil, Service};
-use crate::words::in_words;
 
 pub mod config;
 mod confine;
@@ -66,7 +66,7 @@ pub static ENTRY: Entry = Entry {
 struct FileCopy {
     config: Config,
     log: Logger,
-    activity: Arc<Activity>,
+    progress: Arc<Progress>,
     state: State,
 }
 
@@ -85,7 +85,7 @@ impl FileCopy {
         Self {
             config: config.clone(),
             log: log.clone(),
-            activity: Arc::default(),
+            progress: Arc::default(),
             state: State::Idle { quiet: false },
         }
     }
@@ -113,11 +113,11 @@ impl FileCopy {
     fn start(&mut self, start: &Start) -> Result<(), Error> {
         self.cancel("the host started another");
         let begun = target::path(start).and_then(|path| {
-            let underway = self.activity.begin(Work::Copying {
+            let operation = self.progress.begin(Operation::Copying {
                 path: path.clone(),
                 size: start.size,
             });
-            Transfer::start(start, &path, underway, &self.config, &self.log)
+            Transfer::start(start, &path, operation, &self.config, &self.log)
         });
         match begun {
             Ok(transfer) => {
@@ -187,7 +187,7 @@ impl FileCopy {
         if let Some(transfer) = self.take() {
             self.log_failure(transfer.path(), error);
         } else if let State::Idle { quiet: false } = self.state {
-            warn!(self.log, "request refused: {}", in_words(error));
+            warn!(self.log, "request refused: {}", display_chain(error));
         }
         self.state = State::Idle { quiet: true };
     }
@@ -207,7 +207,7 @@ impl FileCopy {
             self.log,
             "copy failed: {:?}: {}",
             path,
-            in_words(error);
+            display_chain(error);
             "HYPERV_EVENT" => "copy", "HYPERV_OUTCOME" => "failed"
         );
     }
@@ -292,7 +292,7 @@ impl Service for FileCopy {
         true
     }
 
-    fn activity(&self) -> Option<Arc<Activity>> {
-        Some(Arc::clone(&self.activity))
+    fn progress(&self) -> Option<Arc<Progress>> {
+        Some(Arc::clone(&self.progress))
     }
 }

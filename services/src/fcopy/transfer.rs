@@ -21,7 +21,7 @@ use super::request::Start;
 use super::room::{Room, Wanted};
 use super::staging::{self, Staging};
 use super::target::{self, Found, Target};
-use crate::activity::Underway;
+use crate::progress::OperationGuard;
 
 /// Bytes after which the disk is set to work on what came in, so that little is
 /// left to wait for at the end.
@@ -54,7 +54,7 @@ pub(super) struct Transfer {
     started: Instant,
     /// When the host last sent something of the file.
     last: Instant,
-    underway: Underway,
+    operation: OperationGuard,
 }
 
 impl Transfer {
@@ -64,7 +64,7 @@ impl Transfer {
     pub(super) fn start(
         start: &Start,
         path: &Path,
-        underway: Underway,
+        operation: OperationGuard,
         config: &Config,
         log: &Logger,
     ) -> Result<Self, Error> {
@@ -90,7 +90,7 @@ impl Transfer {
             write_back: None,
             started: now,
             last: now,
-            underway,
+            operation,
         })
     }
 
@@ -147,7 +147,7 @@ impl Transfer {
             data = data.get(written..).unwrap_or_default();
         }
         self.last = Instant::now();
-        self.underway.set_done(self.extents.head());
+        self.operation.set_done(self.extents.head());
         if config.sync {
             self.write_back();
         }

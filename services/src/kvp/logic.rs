@@ -13,8 +13,8 @@ use super::facts::Facts;
 use super::pool::Pools;
 use super::request::{PoolId, Reply, Request};
 use super::{inject, ip_info, publish};
-use crate::activity::{Activity, Work};
-use crate::words::in_words;
+use crate::error_chain::display_chain;
+use crate::progress::{Operation, Progress};
 
 /// How long an IP configuration may take to be in use, or undone.
 const INJECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ pub(super) struct Logic {
     config: Config,
     pools: Pools,
     facts: Facts,
-    activity: Arc<Activity>,
+    progress: Arc<Progress>,
     /// When it was last tried in vain to publish what the configuration says.
     publish_failed: Option<Instant>,
     /// The last request that was carried out changed the IP configuration.
@@ -41,17 +41,17 @@ pub(super) struct Logic {
 impl Logic {
     /// Publishes what the configuration says, and takes back an IP configuration
     /// that is half in force.
-    pub(super) fn new(config: Config, log: Logger, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(config: Config, log: Logger, progress: Arc<Progress>) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
         if config.mode.is_some()
             && let Err(error) = pools.apply_mode()
         {
-            warn!(log, "{}", in_words(&error));
+            warn!(log, "{}", display_chain(&error));
         }
         let mut logic = Self {
             facts: Facts::new(&config),
             pools,
-            activity,
+            progress,
             publish_failed: None,
             network_changed: false,
             log,
@@ -105,13 +105,13 @@ impl Logic {
             info!(
                 self.log,
                 "a request that had failed for the host by then was not carried out: {}",
-                in_words(error)
+                display_chain(error)
             );
         } else if token.is_cancelled() && !error.is_expected() {
             warn!(
                 self.log,
                 "a request that had failed for the host by then: {}",
-                in_words(error)
+                display_chain(error)
             );
         }
     }
@@ -123,7 +123,7 @@ impl Logic {
             warn!(
                 self.log,
                 "cannot publish all that the configuration says, and will try again: {}",
-                in_words(&error)
+                display_chain(&error)
             );
         }
     }
@@ -145,7 +145,7 @@ impl Logic {
                 self.log,
                 "what a request changed could not be changed back, although the host was told \
                  that it failed: {}",
-                in_words(&error)
+                display_chain(&error)
             ),
         }
     }
@@ -195,7 +195,7 @@ impl Logic {
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
-                let _underway = self.activity.begin(Work::Configuring {
+                let _operation = self.progress.begin(Operation::Configuring {
                     adapter: info.adapter.clone(),
                 });
                 if token.remaining() < MIN_INJECT_TIME {

@@ -23,9 +23,9 @@ use self::executor::{Executor, Job};
 use self::logic::Logic;
 use self::request::{Reply, Request};
 use self::wire::{Malformed, TooLong};
-use crate::activity::Activity;
+use crate::error_chain::display_chain;
+use crate::progress::Progress;
 use crate::service::{Answer, Entry, HvUtil, Service};
-use crate::words::in_words;
 
 mod access;
 pub mod assignments;
@@ -84,7 +84,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
 
 struct KeyValue {
     executor: Executor,
-    activity: Arc<Activity>,
+    progress: Arc<Progress>,
     log: Logger,
     /// A request is late, and that was said: those that have to wait for it do
     /// not fill the log.
@@ -95,16 +95,16 @@ struct KeyValue {
 
 impl KeyValue {
     fn new(config: &Config, log: &Logger) -> Self {
-        let activity = Arc::<Activity>::default();
-        let (its_config, its_log, its_activity) =
-            (config.clone(), log.clone(), Arc::clone(&activity));
+        let progress = Arc::<Progress>::default();
+        let (its_config, its_log, its_progress) =
+            (config.clone(), log.clone(), Arc::clone(&progress));
         let executor = Executor::start(move || {
-            let mut logic = Logic::new(its_config, its_log, its_activity);
+            let mut logic = Logic::new(its_config, its_log, its_progress);
             move |job| logic.execute(job)
         });
         Self {
             executor,
-            activity,
+            progress,
             log: log.clone(),
             timeout_logged: false,
             executed: false,
@@ -132,9 +132,9 @@ impl KeyValue {
         };
         let late = matches!(error, Error::TimedOut(_));
         if error.is_expected() || late && self.timeout_logged {
-            debug!(self.log, "request refused: {}", in_words(&error));
+            debug!(self.log, "request refused: {}", display_chain(&error));
         } else {
-            warn!(self.log, "request refused: {}", in_words(&error));
+            warn!(self.log, "request refused: {}", display_chain(&error));
         }
         self.timeout_logged = late;
         error.status()
@@ -156,8 +156,8 @@ impl Service for KeyValue {
         Answer { len, status }
     }
 
-    fn activity(&self) -> Option<Arc<Activity>> {
-        Some(Arc::clone(&self.activity))
+    fn progress(&self) -> Option<Arc<Progress>> {
+        Some(Arc::clone(&self.progress))
     }
 
     fn unanswered(&mut self) {

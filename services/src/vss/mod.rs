@@ -37,12 +37,12 @@ use self::state_file::{FreezeRecord, FrozenFileSystem};
 use self::watch::Rehearsal;
 use self::wire::Request;
 use self::write_out::WriteOut;
-use crate::activity::{Activity, Underway, Work};
 use crate::backup::{HookRun, Kind, LastBackup, Outcome};
 use crate::command::{Client, Command};
+use crate::error_chain::display_chain;
+use crate::progress::{Operation, OperationGuard, Progress};
 use crate::service::{Answer, Entry, HvUtil, Service};
 use crate::stop::Stop;
-use crate::words::in_words;
 
 pub mod block_devices;
 mod blocking;
@@ -136,8 +136,8 @@ pub struct Vss {
     told_of_memory: bool,
     report: Report,
     rehearsal: Option<Rehearsal>,
-    activity: Arc<Activity>,
-    underway: Option<Underway>,
+    progress: Arc<Progress>,
+    operation: Option<OperationGuard>,
     stop: Option<Arc<Stop>>,
     log: Logger,
 }
@@ -159,8 +159,8 @@ impl Vss {
             told_of_memory: false,
             report: Report::default(),
             rehearsal: None,
-            activity: Arc::default(),
-            underway: None,
+            progress: Arc::default(),
+            operation: None,
             stop: stop.ok().map(Arc::new),
             log: log.clone(),
         };
@@ -168,7 +168,7 @@ impl Vss {
             warn!(log, "the number of open files stays limited: {}", error);
         }
         if let Err(error) = vss.freezer.prepare() {
-            warn!(vss.log, "{}", in_words(&error));
+            warn!(vss.log, "{}", display_chain(&error));
         }
         vss.recover();
         vss
@@ -219,7 +219,7 @@ impl Vss {
         }
         self.left = note;
         if let Err(error) = self.thaw_left() {
-            error!(self.log, "{}", in_words(&error));
+            error!(self.log, "{}", display_chain(&error));
         }
         let ran = PendingHooks::from_paths(&self.config.hooks, hooks);
         ran.kill_stale(&self.log);
@@ -239,7 +239,7 @@ impl Vss {
     fn thaw_left(&mut self) -> Result<(), Error> {
         if !self.left.frozen.is_empty() {
             let found = recover::recorded(&self.config, &self.left)?;
-            let waits = &mut waits(&self.log, self.underway.as_ref());
+            let waits = &mut waits(&self.log, self.operation.as_ref());
             let (root, note) = (&self.config.root, &self.left);
             let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
             self.left.frozen.clear();
@@ -285,7 +285,7 @@ impl Vss {
             }
             Err(error) => {
                 // The end of the backup has told of it.
-                debug!(self.log, "request refused: {}", in_words(&error));
+                debug!(self.log, "request refused: {}", display_chain(&error));
                 error.status()
             }
         }
@@ -314,7 +314,8 @@ impl Vss {
         let stop = stop.as_ref().map(|stop| stop.as_fd());
         let frozen = self.freeze_all(Kind::Backup, began, stop);
         if let Err(error) = &frozen {
-            self.report.end(Outcome::Failed(in_words(error)), &self.log);
+            self.report
+                .end(Outcome::Failed(display_chain(error)), &self.log);
         }
         frozen
     }
@@ -328,17 +329,17 @@ impl Vss {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         self.freezer
-            .end_earlier(&mut waits(&self.log, self.underway.as_ref()))?;
+            .end_earlier(&mut waits(&self.log, self.operation.as_ref()))?;
         self.thaw_left()?;
         if kind == Kind::Backup {
             self.spoiled = None;
         }
-        self.underway = Some(self.activity.begin(Work::Freezing));
+        self.operation = Some(self.progress.begin(Operation::Freezing));
         self.rest_and_freeze(kind, began, stop)
-            .inspect_err(|_| self.underway = None)?;
+            .inspect_err(|_| self.operation = None)?;
         let (file_systems, mount_points) = self.report.what_is_frozen();
-        if let Some(underway) = &self.underway {
-            underway.becomes(Work::Frozen {
+        if let Some(operation) = &self.operation {
+            operation.change_to(Operation::Frozen {
                 file_systems,
                 mount_points,
                 rehearsal: kind != Kind::Backup,
@@ -457,7 +458,7 @@ impl Vss {
             self.config.time_limit,
             latest,
             stop,
-            &mut waits(&self.log, self.underway.as_ref()),
+            &mut waits(&self.log, self.operation.as_ref()),
         )?;
         self.report.frozen(mount_points, &summary);
         if let Some(errno) = summary.not_locked
@@ -496,7 +497,7 @@ impl Vss {
         let thawed = self.thaw_all(by);
         let outcome = match &thawed {
             Ok(()) => Outcome::Consistent,
-            Err(error) => Outcome::Inconsistent(in_words(error)),
+            Err(error) => Outcome::Inconsistent(display_chain(error)),
         };
         self.report.end(outcome, &self.log);
         thawed
@@ -543,7 +544,7 @@ impl Vss {
             GuardState::Gone => {
                 self.spoil(Inconsistent::GuardGone, EndReason::Interrupted, by);
                 if let Err(error) = self.freezer.prepare() {
-                    warn!(self.log, "{}", in_words(&error));
+                    warn!(self.log, "{}", display_chain(&error));
                 }
             }
         }
@@ -592,7 +593,7 @@ impl Vss {
     fn end_freeze(&mut self, end: EndReason, by: Instant, limit: Duration) -> Thawed {
         let thawed = self
             .freezer
-            .thaw(limit, &mut waits(&self.log, self.underway.as_ref()));
+            .thaw(limit, &mut waits(&self.log, self.operation.as_ref()));
         self.report.thawed(&thawed);
         if thawed.thawed > 0 {
             info!(
@@ -604,7 +605,7 @@ impl Vss {
         }
         self.complain();
         self.end_hooks(end, by);
-        self.underway = None;
+        self.operation = None;
         thawed
     }
 
@@ -683,14 +684,17 @@ impl Vss {
 }
 
 /// Says in the log and in the status which file system is waited for.
-fn waits<'a>(log: &'a Logger, underway: Option<&'a Underway>) -> impl FnMut(Action, &Path) + 'a {
+fn waits<'a>(
+    log: &'a Logger,
+    operation: Option<&'a OperationGuard>,
+) -> impl FnMut(Action, &Path) + 'a {
     move |action, path| {
         warn!(
             log,
             "waiting for the file system at {:?} to {}", path, action
         );
-        if let Some(underway) = underway {
-            underway.waits_for(path);
+        if let Some(operation) = operation {
+            operation.set_waits_for(path);
         }
     }
 }
@@ -716,8 +720,8 @@ impl Service for Vss {
         self.stop.clone()
     }
 
-    fn activity(&self) -> Option<Arc<Activity>> {
-        Some(Arc::clone(&self.activity))
+    fn progress(&self) -> Option<Arc<Progress>> {
+        Some(Arc::clone(&self.progress))
     }
 
     fn keep_in(&mut self, last: &Arc<LastBackup>) {

@@ -20,8 +20,8 @@ use super::plan::{self, PlanError};
 use super::rcu_expedited;
 use super::state_file::{FreezeRecord, FrozenFileSystem};
 use super::sysfs::under;
-use crate::kernel;
-use crate::words::in_words;
+use crate::error_chain::display_chain;
+use crate::sys;
 
 /// Those file systems of `note` that are mounted, in the order in which they were
 /// frozen.
@@ -100,7 +100,7 @@ pub fn thaw(
             Err(error) => failed.push(ThawAttempt {
                 device: file_system.device,
                 mount_point: file_system.mount_point().to_owned(),
-                outcome: Err(in_words(&error)),
+                outcome: Err(display_chain(&error)),
             }),
         }
     }
@@ -142,7 +142,7 @@ fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
         while poll(&mut ended, None) == Err(Errno::INTR) {}
         for descriptor in late {
-            let _ = kernel::thaw(descriptor);
+            let _ = sys::thaw(descriptor);
         }
     });
 }

@@ -17,8 +17,8 @@ use super::hooks::{self, EndReason};
 use super::watch::{CLIENT, HOST, Rehearsal, STOP, TIMER, Watch};
 use crate::backup::{Kind, Outcome};
 use crate::command::{Client, Rehearse};
+use crate::error_chain::display_chain;
 use crate::service::Service;
-use crate::words::in_words;
 
 impl Vss {
     /// Begins a rehearsal; `host` is readable when the host says something.
@@ -58,10 +58,10 @@ impl Vss {
                 Some(STOP) => "the agent is to end, or the host has offered its device".to_owned(),
                 Some(HOST) => "the host has asked for something meanwhile".to_owned(),
                 Some(CLIENT) => "who asked for the rehearsal has gone".to_owned(),
-                _ => in_words(&error),
+                _ => display_chain(&error),
             };
             let backup = self.report.end(Outcome::Failed(why), &self.log);
-            client.end(backup.ok_or_else(|| in_words(&error)));
+            client.end(backup.ok_or_else(|| display_chain(&error)));
             return;
         }
         let (file_systems, _) = self.report.what_is_frozen();
@@ -129,7 +129,7 @@ impl Vss {
         let stuck = stuck.map(|(path, why)| Error::NotThawed { path, why });
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());
         let why = why
-            .or_else(|| stuck.as_ref().map(|error| in_words(error)))
+            .or_else(|| stuck.as_ref().map(|error| display_chain(error)))
             .or_else(|| early.map(|paths| Inconsistent::Early(paths).to_string()));
         self.note_stuck();
         let outcome = why.map_or(Outcome::Consistent, Outcome::Inconsistent);

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use crate::kernel;
+use crate::sys;
 
 /// The argument by which the agent's executable becomes that process ([`main`]).
 pub const ARGUMENT: &str = "vss-write-out";
@@ -35,7 +35,7 @@ pub fn main() -> io::Result<()> {
 /// Where it cannot be started, or fails.
 pub fn in_own_process(fd: OwnedFd) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
-    let status = kernel::start_afresh(&mut command)
+    let status = sys::start_afresh(&mut command)
         .arg0("hyperv-agent")
         .arg(ARGUMENT)
         .env_clear()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use hyperv_services::activity::Work;
+use hyperv_services::progress::Operation;
 use hyperv_vmbus::ic::Status;
 
 use crate::guest::{BOTH, Guest, OVERWRITE, Transport, data, header};
@@ -191,36 +191,36 @@ fn the_character_device_is_never_overrun() {
 fn a_copy_shows_how_far_it_is() {
     for transport in BOTH {
         let mut guest = Guest::with(transport, |_, _| {});
-        let activity = guest.service.activity().unwrap();
-        assert_eq!(activity.look(), None);
+        let progress = guest.service.progress().unwrap();
+        assert_eq!(progress.snapshot(), None);
         assert_eq!(guest.start("file", 0, 6), Status::OK);
-        let work = Work::Copying {
+        let work = Operation::Copying {
             path: guest.path("file"),
             size: 6,
         };
-        let seen = activity.look().unwrap();
-        assert_eq!((&seen.work, seen.done), (&work, 0));
+        let seen = progress.snapshot().unwrap();
+        assert_eq!((&seen.operation, seen.done), (&work, 0));
         assert_eq!(guest.write(0, b"abc"), Status::OK);
-        assert_eq!(activity.look().unwrap().done, 3);
+        assert_eq!(progress.snapshot().unwrap().done, 3);
         // Behind a hole nothing counts.
         assert_eq!(guest.write(5, b"f"), Status::OK);
-        assert_eq!(activity.look().unwrap().done, 3);
+        assert_eq!(progress.snapshot().unwrap().done, 3);
         assert_eq!(guest.write(3, b"de"), Status::OK);
-        assert_eq!(activity.look().unwrap().done, 6);
+        assert_eq!(progress.snapshot().unwrap().done, 6);
         assert_eq!(guest.complete(), Status::OK);
-        assert_eq!(activity.look(), None);
+        assert_eq!(progress.snapshot(), None);
 
         assert_eq!(guest.start("file", 0, 1), Status::ALREADY_EXISTS);
-        assert_eq!(activity.look(), None);
+        assert_eq!(progress.snapshot(), None);
         assert_eq!(guest.start("one", 0, 1), Status::OK);
         assert_eq!(guest.start("two", 0, 1), Status::OK);
-        let second = Work::Copying {
+        let second = Operation::Copying {
             path: guest.path("two"),
             size: 1,
         };
-        assert_eq!(activity.look().unwrap().work, second);
+        assert_eq!(progress.snapshot().unwrap().operation, second);
         assert_eq!(guest.cancel(), Status::OK);
-        assert_eq!(activity.look(), None);
+        assert_eq!(progress.snapshot(), None);
     }
 }
 

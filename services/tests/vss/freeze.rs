@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fs, io, mem};
 
-use hyperv_services::kernel;
 use hyperv_services::service::Service;
+use hyperv_services::sys;
 use hyperv_services::vss::device_number::DeviceNumber;
 use hyperv_services::vss::freeze::{Action, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
 use hyperv_services::vss::guard::process::{self, Context};
@@ -112,9 +112,9 @@ fn directory(path: &str, flags: OFlags) -> OwnedFd {
 /// Whether a file system is frozen, which only an attempt can tell.
 fn is_frozen(path: &str) -> bool {
     let fd = directory(path, OFlags::RDONLY);
-    match kernel::freeze(&fd) {
+    match sys::freeze(&fd) {
         Ok(()) => {
-            kernel::thaw(&fd).unwrap();
+            sys::thaw(&fd).unwrap();
             false
         }
         Err(errno) => {
@@ -298,15 +298,15 @@ fn what_others_have_frozen_stays_and_what_they_thaw_shows() {
                 directory("/one", OFlags::RDONLY),
                 directory("/two", OFlags::RDONLY),
             );
-            kernel::freeze(&one).unwrap();
+            sys::freeze(&one).unwrap();
             let mut freezer = Freezer::new(guard);
             let summary = freeze(&mut freezer, opened()).unwrap();
             assert_eq!(summary.frozen_before, [Path::new("/one")]);
-            kernel::thaw(&two).unwrap();
+            sys::thaw(&two).unwrap();
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!(thawed.early, [Path::new("/two")]);
             assert_eq!(frozen(), [true, false]);
-            kernel::thaw(&one).unwrap();
+            sys::thaw(&one).unwrap();
         },
     );
 }
@@ -318,7 +318,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
         two_file_systems,
         |_| {
             let two = directory("/two", OFlags::RDONLY);
-            kernel::freeze(&two).unwrap();
+            sys::freeze(&two).unwrap();
             let (mut agent, guard) = guard_and_thread();
             let fds = [
                 directory("/one", OFlags::RDONLY),
@@ -341,7 +341,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             drop(agent);
             guard.join().unwrap().unwrap();
             assert_eq!(frozen(), [false, true]);
-            kernel::thaw(&two).unwrap();
+            sys::thaw(&two).unwrap();
         },
     );
 }
@@ -353,7 +353,7 @@ fn without_its_guard_the_agent_thaws() {
         two_file_systems,
         |_| {
             let two = directory("/two", OFlags::RDONLY);
-            kernel::freeze(&two).unwrap();
+            sys::freeze(&two).unwrap();
             // It ends without a thaw.
             let mut freezer = Freezer::new(|| {
                 let (ours, its) = UnixStream::pair().unwrap();
@@ -377,7 +377,7 @@ fn without_its_guard_the_agent_thaws() {
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (1, 0));
             assert_eq!(frozen(), [false, true]);
-            kernel::thaw(&two).unwrap();
+            sys::thaw(&two).unwrap();
         },
     );
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 
-use hyperv_services::kernel;
+use hyperv_services::sys;
 use hyperv_services::vss::Config;
 use hyperv_services::vss::file_system::FileSystem;
 use hyperv_services::vss::open::{OpenError, open};
@@ -51,8 +51,8 @@ fn each_is_opened_where_it_is_mounted() {
                 assert_eq!(opened.mount_point, file_system.mounts[0].point);
                 assert_eq!(opened.device, file_system.device);
                 assert_eq!(mount_id(&opened.fd), file_system.mounts[0].id);
-                kernel::freeze(&opened.fd).unwrap();
-                kernel::thaw(&opened.fd).unwrap();
+                sys::freeze(&opened.fd).unwrap();
+                sys::thaw(&opened.fd).unwrap();
             }
         },
     );
@@ -130,8 +130,8 @@ fn what_is_covered_is_opened_elsewhere_or_uncovered() {
             assert_eq!(opened.device, device);
             // Nothing has changed for anybody else.
             assert_eq!(fs::read("/proc/self/mountinfo").unwrap(), before);
-            kernel::freeze(&opened.fd).unwrap();
-            kernel::thaw(&opened.fd).unwrap();
+            sys::freeze(&opened.fd).unwrap();
+            sys::thaw(&opened.fd).unwrap();
             drop(opened);
 
             let mut all = capabilities(None).unwrap();
@@ -214,7 +214,7 @@ fn what_somebody_else_has_frozen_is_planned_and_opened() {
                 open(file_system, Path::new(ROOT)).unwrap();
             }
             let lower = open(&planned[1], Path::new(ROOT)).unwrap();
-            assert_eq!(kernel::freeze(lower.fd), Err(Errno::BUSY));
+            assert_eq!(sys::freeze(lower.fd), Err(Errno::BUSY));
         },
     );
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hyperv_services::kernel;
+use hyperv_services::sys;
 use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process;
@@ -276,7 +276,7 @@ fn thaw() {
             // A FIFO can be a mount point too.
             && let Ok(fd) = rustix::fs::open(point, OFlags::NONBLOCK, Mode::empty())
         {
-            let _ = kernel::thaw(fd);
+            let _ = sys::thaw(fd);
         }
     }
 }

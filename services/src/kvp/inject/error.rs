@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use hyperv_vmbus::ic::Status;
 
 use super::parse::Invalid;
-use crate::run::RunError;
+use crate::error_chain::display_chain;
+use crate::subprocess::RunError;
 use crate::trusted::Refusal;
-use crate::words::in_words;
 
 /// Why an IP configuration is not in use.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +135,7 @@ pub enum InjectError {
     /// The new configuration was written and could not be taken back fully.
     #[error(
         "{manager} did not take the configuration, and the previous one could not be brought back \
-         ({}); what its files held is below {}", in_words(.undoing), kept.display()
+         ({}); what its files held is below {}", display_chain(.undoing), kept.display()
     )]
     RollbackFailed {
         /// Which manager.

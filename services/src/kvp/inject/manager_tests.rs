@@ -276,7 +276,7 @@ fn inside(manager: &str) {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let error = set(&mixed, Duration::from_secs(20)).unwrap_err();
-        let words = crate::words::in_words(&error);
+        let words = crate::error_chain::display_chain(&error);
         assert!(words.contains(says), "{words}");
         eventually(|| addresses() == [then]);
         fs::remove_file(path).unwrap();

@@ -29,8 +29,8 @@ use self::transaction::Paths;
 use super::config::{Backend, Config};
 use super::net::{self, Interface};
 use super::request::IpInfo;
+use crate::error_chain::display_chain;
 use crate::trusted::make_state_directory;
-use crate::words::in_words;
 
 mod choose;
 mod error;
@@ -184,7 +184,7 @@ fn undo(
             log,
             "{}, and the previous one could not be brought back ({}); what its files held is below {}",
             why,
-            in_words(&error),
+            display_chain(&error),
             paths.kept.display()
         ),
     }

@@ -9,7 +9,7 @@ use super::error::InjectError;
 use super::parse::Settings;
 use super::target::Target;
 use crate::kvp::config::Config;
-use crate::run::{Output, run};
+use crate::subprocess::{Output, run};
 
 const DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 

@@ -9,10 +9,10 @@ use slog::o;
 use tempfile::TempDir;
 
 use super::*;
+use crate::error_chain::display_chain;
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
-use crate::words::in_words;
 
 const DEVICE: &str = "f8615163-0000-1000-2000-00155d010203";
 
@@ -359,7 +359,7 @@ fn a_manager_that_fails_gets_its_previous_file_back() {
             let error = guest.set(&info(), LONG).unwrap_err();
             assert_eq!(tree(&guest), before, "{}", case.manager);
             assert_eq!(guest.read(case.file).as_deref(), previous);
-            let words = in_words(&error);
+            let words = display_chain(&error);
             assert!(words.contains("the previous one is back"), "{words}");
             assert!(
                 words.contains("saying \"noise / no such thing\""),
@@ -382,7 +382,7 @@ fn a_manager_that_hangs_gets_its_previous_file_back() {
         let before = tree(&guest);
         let error = guest.set(&info(), Duration::from_secs(4)).unwrap_err();
         assert_eq!(tree(&guest), before, "{}", case.manager);
-        let words = in_words(&error);
+        let words = display_chain(&error);
         assert!(words.contains("the previous one is back"), "{words}");
         assert!(
             words.contains("was not done in time and was killed"),
@@ -410,7 +410,7 @@ fn a_manager_that_takes_neither_is_said_to_and_the_files_are_back_all_the_same()
     guest.write(case.file, "previous\n");
     guest.write("behaviour", "echo broken >&2; exit 1");
     let error = guest.set(&info(), LONG).unwrap_err();
-    let words = in_words(&error);
+    let words = display_chain(&error);
     assert!(words.contains("could not be brought back"), "{words}");
     assert!(
         words.contains(guest.path("state/network").to_str().unwrap()),
@@ -432,7 +432,7 @@ fn nmcli_refuses_a_file_without_a_failure() {
         "behaviour",
         &(behaviour + "case \"$*\" in *load*) echo \"Could not load file 'x'\" >&2 ;; esac\n"),
     );
-    let words = in_words(&guest.set(&info(), LONG).unwrap_err());
+    let words = display_chain(&guest.set(&info(), LONG).unwrap_err());
     assert!(
         words.contains("refuses the configuration, saying \"Could not load file 'x'\""),
         "{words}"
@@ -617,7 +617,7 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
     let short = Duration::from_secs(2);
     let elsewhere = guest("10.0.0.9");
     let before = tree(&elsewhere);
-    let words = in_words(&elsewhere.set(&info(), short).unwrap_err());
+    let words = display_chain(&elsewhere.set(&info(), short).unwrap_err());
     assert!(words.contains("eth0 did not get 10.0.0.5;"), "{words}");
     assert!(words.contains("the previous one is back"), "{words}");
     assert_eq!(tree(&elsewhere), before);
@@ -761,7 +761,7 @@ fn a_sites_script_takes_the_place_of_a_manager() {
         ..info()
     };
     let error = guest.set(&other, LONG).unwrap_err();
-    assert!(in_words(&error).contains("saying \"no\""), "{error}");
+    assert!(display_chain(&error).contains("saying \"no\""), "{error}");
     assert_eq!(tree(&guest), previous);
     assert_eq!(guest.calls()[2..], [call, call]);
 }
@@ -882,7 +882,7 @@ fn what_others_can_have_planted_is_neither_replaced_nor_run() {
     let refused = |guest: &Guest| {
         let before = tree(guest);
         let error = guest.set(&info(), LONG).unwrap_err();
-        let words = in_words(&error);
+        let words = display_chain(&error);
         assert!(words.contains("chmod go-w"), "{words}");
         assert_eq!(error.status(), Status::FAIL);
         assert_eq!(tree(guest), before);

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use slog::{Logger, warn};
 
+use crate::error_chain::display_chain;
 use crate::kvp::scripts;
-use crate::run::run;
-use crate::words::in_words;
+use crate::subprocess::run;
 
 /// The DNS servers that `hv_get_dns_info` writes, one a line; `None` where there
 /// is no such script or it fails.
@@ -56,7 +56,7 @@ fn output(
                 log,
                 "{} will not be run: {}",
                 script.display(),
-                in_words(&refusal)
+                display_chain(&refusal)
             );
             return None;
         }

@@ -21,7 +21,7 @@ use super::guard::{Guard, GuardError, GuardEvent, GuardState, Report};
 use super::open::Opened;
 use super::rcu_expedited;
 use super::state_file::FrozenFileSystem;
-use crate::kernel;
+use crate::sys;
 
 mod error;
 mod outcome;
@@ -551,7 +551,7 @@ impl Freezer {
             guard.after_its_end(move || {
                 for (descriptor, theirs) in descriptors.iter().zip(theirs) {
                     if !theirs {
-                        let _ = kernel::thaw(descriptor);
+                        let _ = sys::thaw(descriptor);
                     }
                 }
             });

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 pub(super) use self::message::Report;
 use self::message::{MOST_AT_ONCE, Order};
-use crate::{kernel, run};
+use crate::{subprocess, sys};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -101,7 +101,7 @@ impl Guard {
         };
         let (ours, its) = UnixStream::pair().map_err(cannot)?;
         let mut command = Command::new("/proc/self/exe");
-        let process = kernel::start_afresh(&mut command)
+        let process = sys::start_afresh(&mut command)
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
@@ -296,7 +296,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if let Some(process) = self.process.take() {
-            run::reap(process, LAST);
+            subprocess::reap(process, LAST);
         }
     }
 }

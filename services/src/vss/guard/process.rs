@@ -25,7 +25,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::message::{Order, Report};
 use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
-use crate::kernel;
+use crate::sys;
 use crate::vss::freeze::{self, FREEZING};
 use crate::vss::rcu_expedited::{self, ExpeditedRcu};
 
@@ -90,7 +90,7 @@ pub fn main() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"hyperv-guard");
     // It is handed one for each file system.
     let _ = freeze::allow_descriptors();
-    kernel::release_memory();
+    sys::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     let context = Context {
         switch: PathBuf::from(rcu_expedited::SWITCH),
@@ -255,7 +255,7 @@ impl Guard<'_> {
                 self.forget();
                 if self.context.own_process {
                     // It waits for days now.
-                    kernel::release_memory();
+                    sys::release_memory();
                 }
             }
         }

@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
-use crate::kernel;
+use crate::sys;
 
 /// Threads that thaw: so many calls may hang before the rest has to wait.
 const MOST: usize = 256;
@@ -32,14 +32,14 @@ pub trait FileSystemCalls: Send + Sync {
     ///
     /// # Errors
     ///
-    /// As [`kernel::freeze`].
+    /// As [`sys::freeze`].
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
     /// Thaws it.
     ///
     /// # Errors
     ///
-    /// As [`kernel::thaw`].
+    /// As [`sys::thaw`].
     fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
     /// Why nothing is written to it any more, if that is so: `ESHUTDOWN` where it was
@@ -53,11 +53,11 @@ pub struct Kernel;
 
 impl FileSystemCalls for Kernel {
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        kernel::freeze(fd)
+        sys::freeze(fd)
     }
 
     fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        kernel::thaw(fd)
+        sys::thaw(fd)
     }
 
     fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno> {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::config::MAX_HOOKS;
-use crate::run::{RunError, StartError};
+use crate::subprocess::{RunError, StartError};
 use crate::trusted::Refusal;
 
 /// Why applications were not brought to rest.

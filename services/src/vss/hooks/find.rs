@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::MAX_HOOKS;
 use super::error::HookError;
-use crate::run::{EXECUTABLE, obstacle};
+use crate::subprocess::{EXECUTABLE, obstacle};
 use crate::trusted;
 
 /// What package managers and editors leave beside a file, by the end of its

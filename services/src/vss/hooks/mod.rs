@@ -16,7 +16,7 @@ use slog::{Logger, info, warn};
 
 use self::program::{Hook, Occasion};
 use crate::backup::HookRun;
-use crate::words::in_words;
+use crate::error_chain::display_chain;
 
 pub mod config;
 mod error;
@@ -80,13 +80,13 @@ pub fn run_pre_freeze(
                 if stops {
                     return Err(refused);
                 }
-                warn!(log, "a hook is left out: {}", in_words(&refused));
+                warn!(log, "a hook is left out: {}", display_chain(&refused));
             }
             found.hooks
         }
         Err(error) if stops => return Err(error),
         Err(error) => {
-            warn!(log, "no hook is run: {}", in_words(&error));
+            warn!(log, "no hook is run: {}", display_chain(&error));
             Vec::new()
         }
     };
@@ -115,7 +115,7 @@ pub fn run_pre_freeze(
             }
             return Err(error);
         }
-        warn!(log, "the freeze goes on: {}", in_words(&error));
+        warn!(log, "the freeze goes on: {}", display_chain(&error));
     }
     Ok(ran)
 }
@@ -187,7 +187,7 @@ impl PendingHooks {
                     warn!(
                         to,
                         "the application may need attention: {}",
-                        in_words(&error)
+                        display_chain(&error)
                     );
                 }
                 // Nobody waits for one that was left behind.

@@ -14,8 +14,8 @@ use super::error::HookError;
 use super::find;
 use crate::PROGRAM_OUTPUT;
 use crate::backup::HookRun;
-use crate::run::{Output, run};
-use crate::words::in_words;
+use crate::error_chain::display_chain;
+use crate::subprocess::{Output, run};
 
 /// Lines of a hook's standard output, and of its standard error, that are
 /// logged.
@@ -125,7 +125,7 @@ impl Hook<'_> {
             name: name(self.path).display().to_string(),
             action,
             took: started.elapsed(),
-            failure: result.as_ref().err().map(|error| in_words(error)),
+            failure: result.as_ref().err().map(|error| display_chain(error)),
         };
         (result, run)
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyperv_services::kernel;
+use hyperv_services::sys;
 use rustix::fs::{major, minor};
 
 use super::{await_that, output};
@@ -51,7 +51,7 @@ impl Disk {
         assert!(machine.len() > 1 && !machine.contains(&number.as_str()));
         let backing = fs::read_to_string(format!("/sys/dev/block/{number}/loop/backing_file"));
         assert_eq!(Path::new(backing.unwrap().trim_end()), self.image);
-        kernel::freeze(&root).unwrap();
+        sys::freeze(&root).unwrap();
         Frozen(root)
     }
 
@@ -83,7 +83,7 @@ pub(super) struct Frozen(File);
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        kernel::thaw(&self.0).unwrap();
+        sys::thaw(&self.0).unwrap();
     }
 }
 

@@ -50,11 +50,11 @@ fn hold(shelf: &Shelf, points: &[String]) -> Result<()> {
     begin(shelf, &["--hold", "60", "--json"])?;
     until(SETTLE_TIME, "the rehearsal to hold", || {
         let vss = status(shelf)?;
-        let activity = match vss["activity"].is_null() {
-            true => &vss["devices"][0]["activity"],
-            false => &vss["activity"],
+        let operation = match vss["operation"].is_null() {
+            true => &vss["devices"][0]["operation"],
+            false => &vss["operation"],
         };
-        Ok((activity["kind"] == "frozen" && activity["rehearsal"] == true).then_some(()))
+        Ok((operation["kind"] == "frozen" && operation["rehearsal"] == true).then_some(()))
     })?;
     shelf.expect_frozen(points, "by a rehearsal")
 }
@@ -134,7 +134,7 @@ pub(in super::super) fn hooks(stage: &mut VssStage<'_>) -> Result<()> {
     begin(&shelf, &["--hooks-only", "--hold", "60", "--json"])?;
     until(SETTLE_TIME, "the applications to be at rest", || {
         let vss = status(&shelf)?;
-        Ok((vss["devices"][0]["activity"]["kind"] == "frozen").then_some(()))
+        Ok((vss["devices"][0]["operation"]["kind"] == "frozen").then_some(()))
     })?;
     shelf.expect_thawed(&[&point], "by a rehearsal of the hooks")?;
     freeze(&mut host)?;
@@ -181,7 +181,7 @@ pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
     expect_ended(&shelf, "inconsistent", "the host asked for a backup")?;
     shelf.expect_frozen(&points, "by the host")?;
     expect_field(
-        &status(&shelf)?["devices"][0]["activity"],
+        &status(&shelf)?["devices"][0]["operation"],
         "rehearsal",
         &false.into(),
     )?;

@@ -72,15 +72,16 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     );
     freeze(&mut host)?;
     let vss = status(&shelf)?;
-    let activity = &vss["devices"][0]["activity"];
+    let operation = &vss["devices"][0]["operation"];
     for (name, expected) in [
         ("kind", "frozen".into()),
         ("file_systems", points.len().into()),
         ("rehearsal", false.into()),
     ] {
-        expect_field(activity, name, &expected)?;
+        expect_field(operation, name, &expected)?;
     }
-    let mut told: Vec<_> = serde_json::from_value::<Vec<String>>(activity["mount_points"].clone())?;
+    let mut told: Vec<_> =
+        serde_json::from_value::<Vec<String>>(operation["mount_points"].clone())?;
     told.sort();
     let mut expected = points.clone();
     expected.sort();

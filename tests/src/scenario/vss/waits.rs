@@ -90,7 +90,7 @@ impl Waiting {
     fn expect_others_to_work(&mut self, stage: &VssStage<'_>, service: &str) -> Result<()> {
         for _ in 0..3 {
             let device = self.status("vss")?;
-            let kind = device.pointer("/activity/kind");
+            let kind = device.pointer("/operation/kind");
             ensure!(
                 kind.is_some_and(|kind| kind == "frozen"),
                 "expected the status to say that file systems are frozen; it says {device}"

@@ -346,7 +346,7 @@ fn what_others_can_have_planted_is_not_used() {
         for refused in refused {
             let error = refused.unwrap_err();
             assert!(matches!(error, PoolError::Untrusted { .. }), "{error}");
-            let words = crate::words::in_words(&error);
+            let words = crate::error_chain::display_chain(&error);
             assert!(words.contains("chmod go-w"), "{words}");
         }
     }

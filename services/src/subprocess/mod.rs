@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use self::kill::kill;
 use self::wait::{Stream, wait};
-use crate::kernel;
+use crate::sys;
 
 mod error;
 mod kill;
@@ -68,7 +68,7 @@ pub(crate) fn run(
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
     let mut command = Command::new(program);
-    kernel::start_afresh(&mut command)
+    sys::start_afresh(&mut command)
         .args(args)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -79,7 +79,7 @@ pub(crate) fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = kernel::run_directly(&mut command).spawn().map_err(failed)?;
+    let mut child = sys::run_directly(&mut command).spawn().map_err(failed)?;
     let mut streams = [
         Stream::new(child.stdout.take().map(OwnedFd::from)),
         Stream::new(child.stderr.take().map(OwnedFd::from)),

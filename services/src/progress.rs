@@ -1,0 +1,161 @@
+//! What a service does at the moment, published for other threads.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// An operation that outlasts a single request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// The host copies a file into the guest.
+    Copying {
+        /// Destination of the copy, chosen by the host.
+        path: PathBuf,
+        /// Size in bytes, as the host announced it.
+        size: u64,
+    },
+    /// Hooks run with `freeze` and file systems are being frozen.
+    Freezing,
+    /// File systems are frozen, or applications are quiesced for a rehearsal.
+    Frozen {
+        /// Number of frozen file systems.
+        file_systems: usize,
+        /// Mount points of the first of them.
+        mount_points: Vec<PathBuf>,
+        /// Whether this is a rehearsal.
+        rehearsal: bool,
+    },
+    /// An IP configuration is being applied to an interface.
+    Configuring {
+        /// GUID of the VMBus device of the interface, as the host sent it.
+        adapter: String,
+    },
+}
+
+/// The shared cell in which a service publishes its current operation. The service
+/// writes it; any thread may take a [`Snapshot`].
+#[derive(Debug, Default)]
+pub struct Progress {
+    current: Mutex<Option<(Operation, SystemTime)>>,
+    done: AtomicU64,
+    waits_for: Mutex<Option<PathBuf>>,
+}
+
+/// A [`Progress`] at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The operation.
+    pub operation: Operation,
+    /// When it began.
+    pub since: SystemTime,
+    /// How much of it is done; of a copy, the bytes from the file's start up to the
+    /// first hole.
+    pub done: u64,
+    /// Mount point of the file system that the operation waits for, once it waits long.
+    pub waits_for: Option<PathBuf>,
+}
+
+impl Progress {
+    /// Begins an operation, which lasts until the returned guard is dropped. A service
+    /// has one operation at a time: a new one replaces the one before.
+    #[must_use = "dropping the guard ends the operation"]
+    pub fn begin(self: &Arc<Self>, operation: Operation) -> OperationGuard {
+        let guard = OperationGuard(Arc::clone(self));
+        guard.change_to(operation);
+        guard
+    }
+
+    /// Returns the current operation, if there is one.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let current = lock(&self.current);
+        let (operation, since) = current.clone()?;
+        Some(Snapshot {
+            operation,
+            since,
+            done: self.done.load(Ordering::Relaxed),
+            waits_for: lock(&self.waits_for).clone(),
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends its operation when dropped.
+#[derive(Debug)]
+pub struct OperationGuard(Arc<Progress>);
+
+impl OperationGuard {
+    /// Replaces the operation by the one that follows it.
+    pub fn change_to(&self, operation: Operation) {
+        self.0.done.store(0, Ordering::Relaxed);
+        *lock(&self.0.waits_for) = None;
+        *lock(&self.0.current) = Some((operation, SystemTime::now()));
+    }
+
+    /// Sets how much is done. This costs one store: a copy calls it for each fragment.
+    pub fn set_done(&self, done: u64) {
+        self.0.done.store(done, Ordering::Relaxed);
+    }
+
+    /// Sets the mount point of the file system that the operation waits for.
+    pub fn set_waits_for(&self, mount_point: &Path) {
+        *lock(&self.0.waits_for) = Some(mount_point.to_owned());
+    }
+}
+
+impl Drop for OperationGuard {
+    fn drop(&mut self) {
+        *lock(&self.0.current) = None;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn frozen(file_systems: usize) -> Operation {
+        Operation::Frozen {
+            file_systems,
+            mount_points: Vec::new(),
+            rehearsal: false,
+        }
+    }
+
+    #[test]
+    fn an_operation_shows_until_its_guard_is_dropped() {
+        let progress = Arc::new(Progress::default());
+        assert_eq!(progress.snapshot(), None);
+        let before = SystemTime::now();
+        let frozen = frozen(3);
+        let guard = progress.begin(frozen.clone());
+        guard.set_done(2);
+        let snapshot = progress.snapshot().unwrap();
+        assert_eq!((snapshot.operation, snapshot.done), (frozen, 2));
+        assert!(snapshot.since >= before && snapshot.since <= SystemTime::now());
+        drop(guard);
+        assert_eq!(progress.snapshot(), None);
+    }
+
+    #[test]
+    fn a_new_operation_has_nothing_done_and_waits_for_nothing() {
+        let progress = Arc::new(Progress::default());
+        let guard = progress.begin(frozen(1));
+        guard.set_done(1);
+        guard.change_to(frozen(2));
+        assert_eq!(progress.snapshot().unwrap().done, 0);
+        guard.set_waits_for(Path::new("/x"));
+        assert_eq!(progress.snapshot().unwrap().waits_for, Some("/x".into()));
+        guard.set_done(1);
+        let _guard = progress.begin(Operation::Freezing);
+        let snapshot = progress.snapshot().unwrap();
+        assert_eq!(
+            (snapshot.operation, snapshot.done),
+            (Operation::Freezing, 0)
+        );
+        assert_eq!(snapshot.waits_for, None);
+    }
+}
