@@ -1,15 +1,15 @@
-//! The request socket: what root may ask of the running agent beyond its status.
+//! The request socket: root asks the running agent to do something.
 //!
-//! A client sends one line of JSON, with the version of this protocol and what it
-//! asks: `{"version":1,"request":"vss-rehearse","hold":5,"hooks_only":false}`. It gets
+//! A client sends one line of JSON, with the version of this protocol:
+//! `{"version":1,"request":"vss-rehearse","hold":5,"hooks_only":false}`. It receives
 //! lines of JSON: any number of `{"progress":"…"}`, then one `{"result":{…}}` or
-//! `{"error":"…"}`, and the connection is closed. It keeps its end open until then: a
-//! client that hangs up calls off what it has asked for.
+//! `{"error":"…"}`, and the connection is closed. A client that closes its end earlier
+//! cancels its request.
 //!
-//! The supervisor's loop waits for no client. A thread reads the line, for a short
-//! time, and only so many are read at once; the loop then hands the connection to the
-//! worker that does the work. No line is waited for to be read: all of them fit the
-//! socket's buffer, and what does not is dropped.
+//! The supervisor's loop waits for no client. A thread reads the line, with a timeout,
+//! and the number of such threads is limited. The loop then hands the connection to the
+//! worker that executes the request. Replies are written without waiting: they fit the
+//! socket's buffer, and those that do not are dropped.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,22 +29,22 @@ use crate::status::backup::LastBackup;
 /// Name of the socket in the runtime directory.
 pub const NAME: &str = "request";
 
-/// Version of the protocol.
+/// The version of the protocol.
 const VERSION: u32 = 1;
 
-/// Bytes of a request at most.
+/// Maximum length of a request in bytes.
 const MAX_LEN: usize = 4096;
 
 /// How long a client may take to send its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests that are read at once.
+/// How many requests are read at the same time.
 const MAX_READERS: usize = 4;
 
-/// Seconds for which a rehearsal may hold file systems frozen.
+/// Maximum number of seconds for which a rehearsal holds file systems frozen.
 pub const MAX_HOLD: u64 = 60;
 
-/// What is asked, with the version of the protocol.
+/// A request with the version of the protocol.
 #[derive(Debug, Serialize, Deserialize)]
 struct Envelope {
     version: u32,
@@ -52,7 +52,7 @@ struct Envelope {
     request: Request,
 }
 
-/// What is asked.
+/// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
@@ -67,20 +67,20 @@ pub enum Request {
     },
 }
 
-/// What a client is told, a line each.
+/// A line of the agent's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// How far it is.
+    /// What the agent does at present.
     Progress(String),
-    /// What came of it: the last line.
+    /// The result; the last line.
     Result(LastBackup),
-    /// Why it cannot be done: the last line.
+    /// Why there is no result; the last line.
     Error(String),
 }
 
 impl Request {
-    /// The service that it is for, and what that is to do.
+    /// Returns the service that executes the request, and its command.
     pub(crate) fn command(&self) -> (&'static str, Command) {
         match self {
             Self::VssRehearse { hold, hooks_only } => {
@@ -96,7 +96,7 @@ impl Request {
     fn read(stream: &UnixStream, timeout: Duration) -> Result<Self, String> {
         let line = first_line(stream, timeout)
             .map_err(|error| format!("cannot read the request: {error}"))?;
-        // Of another version the rest may mean something else.
+        // The rest may mean something else in another version.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -105,28 +105,29 @@ impl Request {
         let Version { version } = serde_json::from_slice(&line).map_err(malformed)?;
         if version != VERSION {
             return Err(format!(
-                "the agent takes requests of version {VERSION}, this is of version {version}: \
-                 restart the agent after an upgrade"
+                "unsupported request version {version}, the agent expects {VERSION}: restart the \
+                 agent after an upgrade"
             ));
         }
         let Envelope { request, .. } = serde_json::from_slice(&line).map_err(malformed)?;
         match request {
-            Self::VssRehearse { hold, .. } if hold > MAX_HOLD => {
-                Err(format!("file systems are held for {MAX_HOLD} s at most"))
-            }
+            Self::VssRehearse { hold, .. } if hold > MAX_HOLD => Err(format!(
+                "invalid hold time {hold}: expected at most {MAX_HOLD} s"
+            )),
             request => Ok(request),
         }
     }
 }
 
-/// What a client sends up to the end of a line, or before it closes its end; no more
-/// than a request may have.
+/// Reads up to the end of a line, or until the client closes its end, but no more than
+/// [`MAX_LEN`].
 fn first_line(mut stream: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + timeout;
     let mut line = Vec::new();
     let mut chunk = [0; 512];
     while line.len() < MAX_LEN && !line.contains(&b'\n') {
-        // For all of it: a byte now and then would keep the thread for hours.
+        // The timeout is for the whole line: a client that sends a byte now and then
+        // would occupy the thread for hours.
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
@@ -135,7 +136,7 @@ fn first_line(mut stream: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>>
         match stream.read(&mut chunk) {
             Ok(0) => break,
             Ok(len) => line.extend_from_slice(chunk.get(..len).unwrap_or_default()),
-            // The time is over, which the next look sees.
+            // The next iteration checks the deadline.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -146,7 +147,7 @@ fn first_line(mut stream: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>>
     Ok(line)
 }
 
-/// A client whose request is being carried out.
+/// A client whose request is being executed.
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: UnixStream,
@@ -161,7 +162,7 @@ impl Client {
     fn send(&mut self, reply: &Reply) {
         let mut line = serde_json::to_vec(reply).unwrap_or_default();
         line.push(b'\n');
-        // Whoever does not read, or has gone, goes without.
+        // A client that does not read, or is gone, misses the line.
         let _ = self.stream.write_all(&line);
     }
 }
@@ -190,18 +191,18 @@ impl command::Client for Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if !self.ended {
-            let why = "the agent ended, or its device came or went, before it was done";
+            let why = "cancelled: the agent ended, or its device came or went";
             self.send(&Reply::Error(why.to_owned()));
         }
     }
 }
 
-/// Reads requests, a thread each.
+/// Reads requests, each on a thread of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Readers(Arc<AtomicUsize>);
 
 impl Readers {
-    /// Reads what a client asks; `then` is called on a thread of its own.
+    /// Reads the request of a client, and calls `then` on the same thread.
     pub(crate) fn read(
         &self,
         stream: UnixStream,
@@ -210,7 +211,7 @@ impl Readers {
         let count = Arc::clone(&self.0);
         if count.fetch_add(1, Ordering::Relaxed) >= MAX_READERS {
             count.fetch_sub(1, Ordering::Relaxed);
-            client(stream).refuse("too many ask for something at once");
+            client(stream).refuse("too many requests at the same time: try again");
             return;
         }
         let read = move || {
@@ -226,14 +227,14 @@ impl Readers {
             .name("request".to_owned())
             .spawn(read);
         if started.is_err() {
-            // The client has seen its connection closed.
+            // The connection was closed with the closure.
             self.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 fn client(stream: UnixStream) -> Client {
-    // Where that fails a client that does not read has to be waited for: better none.
+    // If this fails, a write could block the worker: close the connection instead.
     let ended = stream.set_nonblocking(true).is_err();
     if ended {
         let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -241,25 +242,27 @@ fn client(stream: UnixStream) -> Client {
     Client { stream, ended }
 }
 
-/// Why there is no result.
+/// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The agent cannot be asked.
-    #[error("cannot ask the agent at the request socket")]
+    /// A call on the socket failed.
+    #[error("cannot send the request to the agent")]
     Io(#[from] io::Error),
     /// The connection was closed before the last line.
-    #[error("the agent's answer breaks off: it may have ended meanwhile")]
-    BrokenOff,
-    /// The agent says why not.
+    #[error("incomplete answer from the agent: it may have ended")]
+    Incomplete,
+    /// The agent refused the request, or failed to execute it.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Asks the agent that listens at `socket`, and waits for the result.
+/// Sends a request to the agent that listens at `socket`, and waits for the result.
+/// `progress` is called with each line of progress.
 ///
 /// # Errors
 ///
-/// Any [`RequestError`].
+/// [`RequestError::Refused`] with the agent's message, otherwise what kept the agent
+/// from answering.
 pub fn call(
     socket: &Path,
     request: Request,
@@ -272,7 +275,7 @@ pub fn call(
     })
     .map_err(io::Error::from)?;
     line.push(b'\n');
-    // An agent that takes no request closes the connection unread, but says why.
+    // An agent that refuses a client closes the connection unread, but sends the reason.
     let written = stream.write_all(&line);
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line?) {
@@ -283,7 +286,7 @@ pub fn call(
         }
     }
     written?;
-    Err(RequestError::BrokenOff)
+    Err(RequestError::Incomplete)
 }
 
 #[cfg(test)]
@@ -292,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_goes_on_without_end_is_not_read_for_ever() {
+    fn a_client_that_never_ends_its_line_times_out() {
         let (client, agent) = UnixStream::pair().unwrap();
         let drips = thread::spawn(move || {
             // Until the agent has closed its end.
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_first_line_is_not_looked_at() {
+    fn what_follows_the_first_line_is_ignored() {
         let (mut client, agent) = UnixStream::pair().unwrap();
         let lines = b"{\"version\":1,\"request\":\"vss-rehearse\"}\nmore\n";
         client.write_all(lines).unwrap();

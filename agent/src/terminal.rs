@@ -1,9 +1,9 @@
-//! Tables for people.
+//! Text for terminals: escaped, in columns.
 
 /// Wider cells than this do not widen their column.
 const MAX_WIDTH: usize = 40;
 
-/// Rows in lines, their cells in columns.
+/// Returns `rows` as lines, with their cells in columns.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -23,15 +23,44 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         .collect()
 }
 
-/// Text for a terminal: what would not be seen, or be seen as something else, is
-/// escaped.
+/// Escapes the control characters of a name or a text from outside, newlines
+/// included, and what would be invisible or reorder other text. Escaping twice
+/// makes no difference.
 pub(crate) fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\'' | '"' | '\\' => escaped.push(letter),
-            letter => escaped.extend(letter.escape_debug()),
+    // `escape_debug` would escape these as well.
+    const KEPT: [char; 3] = ['\'', '"', '\\'];
+    let mut kept = text.matches(KEPT);
+    text.split(KEPT)
+        .map(|part| format!("{}{}", part.escape_debug(), kept.next().unwrap_or_default()))
+        .collect()
+}
+
+/// Escapes each line of `text`, and keeps the newlines.
+pub(crate) fn escaped_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(escaped).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        for (text, shown) in [
+            ("plain: äöü 東京 हिन्दी 100 %", "plain: äöü 東京 हिन्दी 100 %"),
+            ("\u{1b}[2Jred", "\\u{1b}[2Jred"),
+            ("two\nlines\r\t", "two\\nlines\\r\\t"),
+            ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
+            ("\u{202e}gpj.exe", "\\u{202e}gpj.exe"),
+            (r#"{"a": 'b'}"#, r#"{"a": 'b'}"#),
+            (r"C:\path", r"C:\path"),
+            (r#"\""#, r#"\""#),
+            (r"\'", r"\'"),
+        ] {
+            assert_eq!(escaped(text), shown);
+            assert_eq!(escaped(&escaped(text)), shown);
         }
+        assert_eq!(escaped_lines("a\u{7}\nb\n"), "a\\u{7}\nb\n");
     }
-    escaped
 }

@@ -335,7 +335,7 @@ fn where_no_agent_runs_the_status_says_how_to_start_one() {
             let output = agent(arguments);
             assert_eq!(output.status.code(), Some(3), "{arguments:?}");
             let said = stderr(&output);
-            assert!(said.contains("no agent runs"), "{said}");
+            assert!(said.contains("no agent is running"), "{said}");
             assert!(said.contains("systemctl start hyperv-agent"), "{said}");
             assert!(output.stdout.is_empty());
         }
@@ -378,7 +378,7 @@ const RESULT: &str = r#"{"progress":"at it"}
 fn a_rehearsal_is_told_as_it_goes() {
     let options = ["--hold", "3", "--hooks-only"];
     let output = rehearsal_answered(RESULT, &options);
-    assert_eq!(stdout(&output), "at it\nall went well\n");
+    assert_eq!(stdout(&output), "at it\nsuccess\n");
     assert!(output.status.success());
     let output = rehearsal_answered(RESULT, &[&options[..], &["--json"]].concat());
     let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
@@ -389,7 +389,7 @@ fn a_rehearsal_is_told_as_it_goes() {
     assert_eq!(stderr(&output), "hyperv-agent: not now\n");
     let output = rehearsal_answered("{\"progress\":\"at it\"}\n", &options);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("breaks off"), "{output:?}");
+    assert!(stderr(&output).contains("incomplete answer"), "{output:?}");
 
     let output = agent(&["vss", "rehearse", "--hold", "61"]);
     assert_eq!(output.status.code(), Some(2));

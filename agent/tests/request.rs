@@ -83,7 +83,7 @@ fn a_client_whose_request_was_not_done_is_told_so() {
     drop(vss);
     let last = lines.next().unwrap().unwrap();
     assert!(
-        last.starts_with("{\"error\":\"the agent ended, or"),
+        last.starts_with("{\"error\":\"cancelled: the agent ended, or"),
         "{last}"
     );
     assert!(lines.next().is_none());
@@ -116,7 +116,7 @@ fn what_cannot_be_done_is_said() {
         hooks_only: true,
     };
     let why = refusal(&guest.requests(), long);
-    assert_eq!(why, "file systems are held for 60 s at most");
+    assert_eq!(why, "invalid hold time 61: expected at most 60 s");
     for (line, words) in [
         (&b"\n"[..], "malformed request"),
         (b"{}\n", "malformed request"),
@@ -126,7 +126,7 @@ fn what_cannot_be_done_is_said() {
         ),
         (
             b"{\"version\":2,\"request\":[]}\n",
-            "requests of version 1, this is of version 2",
+            "unsupported request version 2, the agent expects 1",
         ),
         (&[b' '; 5000], "malformed request"),
     ] {
@@ -155,7 +155,7 @@ fn clients_that_never_ask_hold_nobody_up() {
     // Also where the connection is closed before they have asked.
     for _ in 0..100 {
         let why = refusal(&guest.requests(), NOW);
-        assert_eq!(why, "too many ask for something at once");
+        assert_eq!(why, "too many requests at the same time: try again");
     }
     guest.status();
     drop(silent);

@@ -387,7 +387,7 @@ fn an_answer_that_breaks_off_is_none() {
         let (mut client, _) = listener.accept().unwrap();
         client.write_all(b"{\"version\": ").unwrap();
     });
-    assert!(matches!(fetch(&control), Err(StatusError::BrokenOff)));
+    assert!(matches!(fetch(&control), Err(StatusError::Incomplete)));
     agent.join().unwrap();
     let missing = fetch(Path::new("/nonexistent/control"));
     assert!(matches!(missing, Err(StatusError::NotRunning(_))));

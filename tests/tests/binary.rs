@@ -384,7 +384,7 @@ fn an_agent_without_a_runtime_directory_warns_and_serves() {
         machine.start().unwrap();
         wait_for(
             machine,
-            "`hyperv-agent status` cannot work: cannot use the directory /proc/none",
+            "`hyperv-agent status` is unavailable: cannot use the directory /proc/none",
         );
         let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
         copy(&mut host, machine.directory());

@@ -1,4 +1,4 @@
-//! What more than one command takes.
+//! Arguments that several commands take.
 
 use std::path::PathBuf;
 
@@ -23,5 +23,5 @@ pub(super) fn services_help() -> String {
         let state = if entry.default { "on" } else { "off" };
         help += &format!("  {:8} {} [default: {state}]\n", entry.name, entry.summary);
     }
-    help + "\nSIGHUP reads the configuration again and looks for devices; SIGTERM ends the agent."
+    help + "\nSIGHUP reloads the configuration and looks for devices; SIGTERM ends the agent."
 }

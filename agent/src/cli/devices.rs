@@ -1,57 +1,47 @@
-//! `hyperv-agent devices`: what the host offers.
+//! `hyperv-agent devices`: the VMBus devices that the host offers.
 
 use std::fs;
-use std::io::{self, Write};
-use std::process::ExitCode;
 
 use hyperv_vmbus::discovery::{DiscoveryError, Roots};
 
-use super::output::EXIT_NOT_HYPERV;
+use super::output::{self, Exit, complain};
 use crate::devices;
 
-pub(super) fn list(json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn list(json: bool) -> anyhow::Result<Exit> {
     let roots = Roots::default();
     let devices = match devices::list(&roots) {
         Ok(devices) => devices,
-        Err(DiscoveryError::NoVmbus(_)) => {
-            return Ok(no_vmbus(&roots));
-        }
+        Err(DiscoveryError::NoVmbus(_)) => return Ok(no_vmbus(&roots)),
         Err(error) => return Err(error.into()),
     };
-    let mut out = io::stdout();
     if json {
-        serde_json::to_writer_pretty(&mut out, &devices)?;
-        writeln!(out)?;
+        output::print_json(&devices)?;
     } else if devices.is_empty() {
-        writeln!(out, "The host offers no VMBus device.")?;
+        output::print("The host offers no VMBus device.\n")?;
     } else {
-        write!(out, "{}", devices::table(&devices))?;
+        output::print(&devices::table(&devices))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Success)
 }
 
-/// Says that there is no VMBus, and what that means here.
-pub(super) fn no_vmbus(roots: &Roots) -> ExitCode {
+/// Says that there is no VMBus, and what that means on this machine.
+pub(super) fn no_vmbus(roots: &Roots) -> Exit {
     let vendor = fs::read_to_string(roots.sys.join("class/dmi/id/sys_vendor"));
     let product = fs::read_to_string(roots.sys.join("class/dmi/id/product_name"));
     let on_hyperv = vendor.is_ok_and(|vendor| vendor.trim_end() == "Microsoft Corporation")
         && product.is_ok_and(|product| product.trim_end() == "Virtual Machine");
     let vmbus = roots.sys.join("bus/vmbus");
+    let vmbus = vmbus.display();
     if on_hyperv {
-        let _ = writeln!(
-            io::stderr(),
-            "hyperv-agent: this is a Hyper-V guest, but {} does not exist: load the module with \
-             `modprobe hv_vmbus`",
-            vmbus.display()
-        );
-        ExitCode::FAILURE
+        complain(&format!(
+            "this is a Hyper-V guest, but {vmbus} does not exist: load the module with `modprobe \
+             hv_vmbus`"
+        ));
+        Exit::Failure
     } else {
-        let _ = writeln!(
-            io::stderr(),
-            "hyperv-agent: this machine is not a Hyper-V guest ({} does not exist), there is \
-             nothing to serve",
-            vmbus.display()
-        );
-        ExitCode::from(EXIT_NOT_HYPERV)
+        complain(&format!(
+            "this machine is not a Hyper-V guest: {vmbus} does not exist"
+        ));
+        Exit::NotHyperv
     }
 }

@@ -1,19 +1,16 @@
-//! The command line.
+//! The command line: parses it and runs the command.
 
 mod args;
 mod check_config;
 mod devices;
 mod kvp;
-mod layers;
 mod output;
-mod rehearse;
 mod run;
 mod status;
 mod thaw;
 mod vss;
 
 use std::env;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +19,7 @@ use hyperv_services::vss::{guard, write_out};
 
 use args::{ConfigFile, services_help};
 use kvp::Kvp;
+use output::Exit;
 use run::Run;
 use thaw::Thaw;
 use vss::Vss;
@@ -29,16 +27,18 @@ use vss::Vss;
 const EXAMPLES: &str = "\
 Examples:
   hyperv-agent run                     serve in the foreground, log to the terminal
-  hyperv-agent run --disable fcopy     take no files from the host
-  hyperv-agent status                  what the running agent does
-  hyperv-agent devices                 what the host offers, and who serves it
-  hyperv-agent kvp list                what host and guest tell each other
-  hyperv-agent vss plan                what a backup would freeze, and what not
-  hyperv-agent vss rehearse            freeze and thaw as for a backup, now
-  hyperv-agent check-config            read the configuration, say what is wrong";
+  hyperv-agent run --disable fcopy     serve, but accept no files from the host
+  hyperv-agent status                  show the state of the running agent
+  hyperv-agent devices                 show what the host offers, and which service
+                                       serves it
+  hyperv-agent kvp list                show the keys and values of host and guest
+  hyperv-agent vss plan                show what a backup would freeze
+  hyperv-agent vss rehearse            run the hooks, freeze and thaw, as a backup does
+  hyperv-agent check-config            check the configuration file
 
-/// Hyper-V guest agent: file copy from the host, key-value pairs and backups,
-/// in one process.
+See hyperv-agent(8) and hyperv-agent.toml(5).";
+
+/// Hyper-V guest agent: file copy, key-value pairs and backups in one process.
 #[derive(Debug, Parser)]
 #[command(name = "hyperv-agent", version, after_help = EXAMPLES)]
 struct Cli {
@@ -51,57 +51,64 @@ enum Command {
     /// Serve the host's requests
     #[command(after_help = services_help())]
     Run(Run),
-    /// Read the configuration, and say what is wrong with it
+    /// Check the configuration file
     CheckConfig(ConfigFile),
-    /// Read and write the key-value pools that are shared with the host
-    Kvp(Kvp),
     /// List the VMBus devices that the host offers
     Devices {
-        /// Print the list as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what a backup would do to the file systems, or try it
-    Vss(Vss),
-    /// Thaw file systems that are still frozen for a backup
-    Thaw(Thaw),
-    /// Show what the running agent does
+    /// Show the state of the running agent
     Status {
-        /// Print the status as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
 
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Read and write the key-value pools shared with the host
+    Kvp(Kvp),
+    /// Show what a backup would freeze, or rehearse it
+    Vss(Vss),
+    /// Thaw file systems that are still frozen after a backup
+    Thaw(Thaw),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     sys::prepare_process();
-    // No subcommands: nobody but the agent starts these, and they are to stay small.
+    // These are not subcommands: only the agent starts them, and they must stay small.
     let outcome = match env::args_os().nth(1) {
         Some(argument) if argument == guard::ARGUMENT => Some(guard::process::main()),
         Some(argument) if argument == write_out::ARGUMENT => Some(write_out::main()),
         _ => None,
     };
-    if let Some(outcome) = outcome {
-        return match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
-    }
-    let outcome = match Cli::parse().command {
+    let exit = match outcome {
+        Some(outcome) => Exit::of(outcome.is_ok()),
+        None => command_line().unwrap_or_else(|error| output::failed(&error)),
+    };
+    exit.into()
+}
+
+fn command_line() -> anyhow::Result<Exit> {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) if error.use_stderr() => {
+            let _ = error.print();
+            return Ok(Exit::Usage);
+        }
+        // Help, or the version.
+        Err(error) => return output::written(error.print()).map(|()| Exit::Success),
+    };
+    match command {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config::check(&file),
-        Command::Kvp(kvp) => Ok(kvp.run()),
-        Command::Vss(vss) => vss.run(),
-        Command::Thaw(thaw) => thaw.run(),
         Command::Devices { json } => devices::list(json),
         Command::Status { json, config } => status::show(json, &config),
-    };
-    outcome.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "hyperv-agent: {error:#}");
-        ExitCode::FAILURE
-    })
+        Command::Kvp(kvp) => kvp.run(),
+        Command::Vss(vss) => vss.run(),
+        Command::Thaw(thaw) => thaw.run(),
+    }
 }

@@ -1,7 +1,6 @@
-//! `hyperv-agent run`: serves until it is told to end.
+//! `hyperv-agent run`: serves the host's requests until a signal ends it.
 
-use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,7 +13,7 @@ use slog::{error, info, o, warn};
 
 use super::args::{ConfigFile, service_names};
 use super::devices::no_vmbus;
-use super::output::{EXIT_USAGE, usage_error};
+use super::output::{Exit, complain};
 use crate::config::{self, Config};
 use crate::control_socket::{self, ControlSocket};
 use crate::logging::{Log, LogLevel, Target, Threshold};
@@ -27,55 +26,50 @@ use crate::worker::panics;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Switch a service on, whatever the configuration says (repeatable)
+    /// Switch a service on, overriding the configuration (repeatable)
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     enable: Vec<String>,
 
-    /// Switch a service off, whatever the configuration says (repeatable)
+    /// Switch a service off, overriding the configuration (repeatable)
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     disable: Vec<String>,
 
     #[command(flatten)]
     config: ConfigFile,
 
-    /// Stay in the foreground; this is the default
+    /// Stay in the foreground (the default)
     #[arg(short, long, conflicts_with = "daemon")]
     no_daemon: bool,
 
-    /// Detach from the terminal
+    /// Detach from the terminal and run in the background
     #[arg(long)]
     daemon: bool,
 
-    /// Least severe level to log [default: what the configuration says, or info]
+    /// Least severe level to log [default: `log-level` of the configuration, info if
+    /// that is not set]
     #[arg(long, value_name = "LEVEL", value_enum)]
     log_level: Option<LogLevel>,
 
-    /// Where to log to [default: stderr on a terminal, otherwise syslog]
+    /// Where to log [default: stderr on a terminal, syslog otherwise]
     #[arg(long, value_name = "TARGET", value_enum)]
     log: Option<Target>,
 }
 
 impl Run {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         for name in &self.enable {
             if self.disable.contains(name) {
-                let _ = writeln!(
-                    io::stderr(),
-                    "hyperv-agent: `{name}` is both enabled and disabled"
-                );
-                return Ok(ExitCode::from(EXIT_USAGE));
+                complain(&format!("`{name}` is both enabled and disabled"));
+                return Ok(Exit::Usage);
             }
         }
-        let config = match config::load(self.config.path.as_deref()) {
-            Ok(config) => config,
-            Err(error) => return Ok(usage_error(&error)),
-        };
+        let config = config::load(self.config.path.as_deref())?;
         let roots = Roots::default();
         if !roots.sys.join("bus/vmbus").exists() && !roots.dev.join("vmbus").exists() {
             return Ok(no_vmbus(&roots));
         }
-        // Modes of what the host has copied are the configuration's matter, not
-        // that of whoever started the agent.
+        // The configuration sets the modes of copied files, not the umask of whoever
+        // started the agent.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
         let runtime = RuntimeDirectory::open(&config.runtime_directory);
         if let Ok(Err(error @ RuntimeError::AlreadyRunning(_))) =
@@ -84,7 +78,7 @@ impl Run {
             return Err(error.into());
         }
         if self.daemon {
-            nix::unistd::daemon(false, false).context("cannot detach")?;
+            nix::unistd::daemon(false, false).context("cannot detach from the terminal")?;
         }
 
         let threshold = Threshold::new(self.level(&config).into());
@@ -111,16 +105,16 @@ impl Run {
             );
         }
 
-        // A child that detached does not inherit a claim.
+        // The lock is taken after detaching: a child does not inherit it.
         let claimed = runtime.and_then(|directory| directory.claim().map(|()| directory));
         let runtime = match claimed {
             Ok(directory) => Some(directory),
             Err(error @ RuntimeError::AlreadyRunning(_)) => {
                 error!(logger, "{}", error);
-                return Ok(ExitCode::FAILURE);
+                return Ok(Exit::Failure);
             }
             Err(error) => {
-                warn!(logger, "`hyperv-agent status` cannot work: {}", error);
+                warn!(logger, "`hyperv-agent status` is unavailable: {}", error);
                 None
             }
         };
@@ -137,27 +131,29 @@ impl Run {
         });
         let mut supervisor = Supervisor::new(settings, reload, Arc::new(devices), logger.clone())
             .context("cannot set up the poll loop")?;
-        supervisor.handle_signals().context("cannot take signals")?;
+        supervisor
+            .handle_signals()
+            .context("cannot install signal handlers")?;
         if let Err(error) = supervisor.listen_for_uevents() {
-            warn!(logger, "cannot hear of new devices, send SIGHUP to look for them";
+            warn!(logger, "cannot receive uevents: send SIGHUP to look for new devices";
                 "error" => %error);
         }
         if let Some(directory) = &runtime {
             let path = directory.path().join(control_socket::NAME);
             let answered = ControlSocket::bind(&path).and_then(|it| supervisor.serve_status_on(it));
             if let Err(error) = answered {
-                warn!(logger, "`hyperv-agent status` cannot work: {}", error;
+                warn!(logger, "`hyperv-agent status` is unavailable: {}", error;
                     "socket" => %path.display());
             }
             let path = directory.path().join(request::NAME);
             let taken = ControlSocket::bind(&path).and_then(|it| supervisor.serve_requests_on(it));
             if let Err(error) = taken {
-                warn!(logger, "`hyperv-agent vss rehearse` cannot work: {}", error;
+                warn!(logger, "`hyperv-agent vss rehearse` is unavailable: {}", error;
                     "socket" => %path.display());
             }
         }
         supervisor.run().context("the poll loop failed")?;
-        Ok(ExitCode::SUCCESS)
+        Ok(Exit::Success)
     }
 
     fn level(&self, config: &Config) -> LogLevel {

@@ -1,9 +1,7 @@
-//! `hyperv-agent thaw`: the way out by hand.
+//! `hyperv-agent thaw`: thaws by hand what a backup has left frozen.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fmt::Write;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
@@ -16,26 +14,27 @@ use hyperv_services::vss::state_file::{self, FreezeRecord, FrozenFileSystem};
 use slog::{Level, warn};
 
 use super::args::ConfigFile;
-use super::output::usage_error;
+use super::output::{self, Exit, complain};
 use crate::config;
 use crate::logging::{Log, Target, Threshold};
 use crate::runtime::{RuntimeDirectory, RuntimeError};
+use crate::terminal::escaped;
 
 const HELP: &str = "\
-Thaws what the agent has noted as frozen, whether it still runs or not; where it
-does not, the hooks that it has run are run with `thaw`. There is seldom a need: the
-agent thaws when it ends, by itself after its time limit, and what a killed agent
-has left behind when it is started again. A backup that is under way becomes
-inconsistent, and the host is told so. What waits for a disk that does not answer is
-named after ten seconds, and thawed as soon as the disk does.
+Thaws what the agent has recorded as frozen, whether or not the agent is running. If
+it is not running, the hooks that it has run are run with `thaw`. This is seldom
+needed: the agent thaws when it ends, when its time limit is over, and when it starts
+after it was killed. A backup in progress becomes inconsistent, and the host is told.
+If a disk does not answer within ten seconds, its file system is named, and is thawed
+as soon as the disk answers.
 
-Exit status: 0 nothing is frozen any more, 1 something could not be thawed, 2 wrong
+Exit status: 0 nothing is frozen any more, 1 something could not be thawed, 2 invalid
 usage.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Thaw {
-    /// Thaw every file system, whoever has frozen it
+    /// Thaw every file system, whoever froze it
     #[arg(long)]
     all: bool,
 
@@ -44,37 +43,32 @@ pub(crate) struct Thaw {
 }
 
 impl Thaw {
-    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let config = match config::load(self.config.path.as_deref()) {
-            Ok(config) => config.service.vss,
-            Err(error) => return Ok(usage_error(&error)),
-        };
+    pub(crate) fn run(&self) -> anyhow::Result<Exit> {
+        let config = config::load(self.config.path.as_deref())?.service.vss;
         let directory = &config.runtime_directory;
-        let note = state_file::read(directory)
-            .with_context(|| format!("cannot read in {} what is frozen", directory.display()))?;
-        let note = note.unwrap_or_default();
-        // No log record holds anybody up, and the rest is shown at the end: whether
-        // anybody reads it must make no difference to what is done.
+        let record = state_file::read(directory)
+            .with_context(|| format!("cannot read what is frozen in {}", directory.display()))?;
+        let record = record.unwrap_or_default();
+        // Nothing is printed before all is thawed, so that a reader that stalls cannot
+        // delay it. The log waits for nobody.
         let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
-        let mut said = String::new();
-        let mut complaints = String::new();
-        let calmed = recover::reset_rcu_expedited(&config.root, &note);
-        match &calmed {
+        let mut text = String::new();
+        let mut complaints = Vec::new();
+        let reset = recover::reset_rcu_expedited(&config.root, &record);
+        match &reset {
             Ok(None) => {}
-            Ok(Some(switch)) => writeln!(said, "{}: was 1, is 0 again", switch.display())?,
-            Err((switch, error)) => writeln!(
-                complaints,
-                "hyperv-agent: cannot set {} to 0: {error}",
-                switch.display()
-            )?,
+            Ok(Some(switch)) => writeln!(text, "{}: reset from 1 to 0", switch.display())?,
+            Err((switch, error)) => {
+                complaints.push(format!("cannot set {} to 0: {error}", switch.display()));
+            }
         }
         let found = if self.all {
             recover::all_freezable(&config)?
         } else {
-            if note == FreezeRecord::default() {
-                said += "the agent has nothing frozen (--all thaws what others have frozen)\n";
+            if record == FreezeRecord::default() {
+                text += "the agent has frozen nothing (--all thaws what others have frozen)\n";
             }
-            recover::recorded(&config, &note)?
+            recover::recorded(&config, &record)?
         };
         let waits = &mut |action, path: &Path| {
             warn!(log.logger, "waiting for {} to {}", path.display(), action);
@@ -82,19 +76,19 @@ impl Thaw {
         if let Err(error) = freeze::allow_descriptors() {
             warn!(
                 log.logger,
-                "the number of open files stays limited: {}", error
+                "cannot raise the limit of open files: {}", error
             );
         }
         let mut freezer = Freezer::new(Guard::start);
-        let tried = recover::thaw(&mut freezer, &found, &config.root, &note, waits);
+        let tried = recover::thaw(&mut freezer, &found, &config.root, &record, waits);
         let mut left = Vec::new();
         for tried in tried {
-            let path = tried.mount_point.display();
+            let path = escaped(&tried.mount_point.to_string_lossy());
             match tried.outcome {
-                Ok(true) => writeln!(said, "{path}: thawed")?,
-                Ok(false) => writeln!(said, "{path}: was not frozen")?,
+                Ok(true) => writeln!(text, "{path}: thawed")?,
+                Ok(false) => writeln!(text, "{path}: was not frozen")?,
                 Err(error) => {
-                    writeln!(complaints, "hyperv-agent: cannot thaw {path}: {error}")?;
+                    complaints.push(format!("cannot thaw {path}: {error}"));
                     left.push(FrozenFileSystem {
                         device: tried.device,
                         mount_point: tried.mount_point,
@@ -102,42 +96,40 @@ impl Thaw {
                 }
             }
         }
-        let status = match left.is_empty() && calmed.is_ok() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        };
-        let ended = end_hooks(&config, note, left, &log);
-        // All is done: a reader that is gone is no failure of it.
-        let _ = io::stdout().write_all(said.as_bytes());
-        let _ = io::stderr().write_all(complaints.as_bytes());
-        ended.map(|()| status)
+        let exit = Exit::of(left.is_empty() && reset.is_ok());
+        let ended = end_hooks(&config, record, left, &log);
+        let printed = output::print(&text);
+        for complaint in complaints {
+            complain(&complaint);
+        }
+        ended.and(printed).map(|()| exit)
     }
 }
 
-/// Lets the applications go on that `note` names, where there is no agent to do so;
-/// what is `left` frozen stays noted.
+/// Runs the hooks in `record` with `thaw` if no agent is running that would; what is
+/// `left` frozen stays noted.
 fn end_hooks(
     config: &vss::Config,
-    note: FreezeRecord,
+    record: FreezeRecord,
     left: Vec<FrozenFileSystem>,
     log: &Log,
 ) -> anyhow::Result<()> {
     let directory = &config.runtime_directory;
-    if note.hooks.is_empty() || agent_runs(directory)? {
+    if record.hooks.is_empty() || agent_runs(directory)? {
         return Ok(());
     }
-    let ran = PendingHooks::from_paths(&config.hooks, note.hooks);
+    let ran = PendingHooks::from_paths(&config.hooks, record.hooks);
     ran.kill_stale(&log.logger);
     ran.run_post_thaw(EndReason::Interrupted, hooks::AFTER, &log.logger);
-    let note = FreezeRecord {
+    let record = FreezeRecord {
         frozen: left,
-        guard: note.guard,
+        guard: record.guard,
         hooks: Vec::new(),
-        rehearsal: note.rehearsal,
-        rcu_expedited: note.rcu_expedited,
+        rehearsal: record.rehearsal,
+        rcu_expedited: record.rcu_expedited,
     };
-    state_file::write(directory, &note)
-        .with_context(|| format!("cannot note in {} what was thawed", directory.display()))
+    state_file::write(directory, &record)
+        .with_context(|| format!("cannot record what was thawed in {}", directory.display()))
 }
 
 fn agent_runs(directory: &Path) -> Result<bool, RuntimeError> {

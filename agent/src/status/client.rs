@@ -1,4 +1,4 @@
-//! Asks the running agent for its status.
+//! Fetches the status from the running agent.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -7,68 +7,67 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-/// How long the agent may take: its loop waits for nothing, so that more means
-/// that it was stopped.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent may take to answer. Its loop waits for nothing, so a slower
+/// agent is a stopped process.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes that are read at most.
 const MAX_LEN: u64 = 16 << 20;
 
-/// Why there is no status to show.
+/// Why the running agent gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// Nobody listens.
+    /// Nothing listens on the socket.
     #[error(
-        "no agent runs (nobody listens at {}): start it with `systemctl start hyperv-agent`, or \
-         with `hyperv-agent run`",
+        "no agent is running (nothing listens on {}): start it with `systemctl start \
+         hyperv-agent`, or with `hyperv-agent run`",
         .0.display()
     )]
     NotRunning(PathBuf),
-    /// This user may not ask.
-    #[error("not allowed to ask the agent at {}: run this as root", .0.display())]
-    NotAllowed(PathBuf),
-    /// It does not answer.
-    #[error("the agent does not answer within {} s; is its process stopped?", LIMIT.as_secs())]
-    Silent,
-    /// The answer breaks off.
-    #[error("the agent's answer breaks off: it may have ended meanwhile")]
-    BrokenOff,
+    /// The agent does not answer in time.
+    #[error("the agent does not answer within {} s: is its process stopped?", TIMEOUT.as_secs())]
+    Timeout,
+    /// The connection was closed before the answer was complete.
+    #[error("incomplete answer from the agent: it may have ended")]
+    Incomplete,
     /// A system call failed.
-    #[error("cannot ask the agent at {}: {source}", path.display())]
+    #[error("cannot query the agent at {}", path.display())]
     Io {
-        /// Where it was asked.
+        /// Path of the socket.
         path: PathBuf,
-        /// What failed.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// The status of the agent that listens at `socket`: a whole JSON document.
+impl StatusError {
+    /// Returns what it means that a call on the socket at `path` failed.
+    pub(crate) fn from_io(path: PathBuf, source: io::Error) -> Self {
+        match source.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Self::NotRunning(path),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Timeout,
+            ErrorKind::ConnectionReset => Self::Incomplete,
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// Returns the status of the agent that listens at `socket`: a whole JSON document.
 ///
 /// # Errors
 ///
-/// Any [`StatusError`].
+/// [`StatusError::NotRunning`] if no agent is running, otherwise what kept it from
+/// answering.
 pub fn fetch(socket: &Path) -> Result<String, StatusError> {
-    let path = socket.to_owned();
     let mut answer = String::new();
-    let asked = UnixStream::connect(socket).and_then(|stream| {
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.take(MAX_LEN).read_to_string(&mut answer)
-    });
-    match asked {
-        Ok(_) => {}
-        Err(source) => {
-            return Err(match source.kind() {
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused => StatusError::NotRunning(path),
-                ErrorKind::PermissionDenied => StatusError::NotAllowed(path),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => StatusError::Silent,
-                ErrorKind::ConnectionReset => StatusError::BrokenOff,
-                _ => StatusError::Io { path, source },
-            });
-        }
-    }
+    UnixStream::connect(socket)
+        .and_then(|stream| {
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.take(MAX_LEN).read_to_string(&mut answer)
+        })
+        .map_err(|source| StatusError::from_io(socket.to_owned(), source))?;
     match serde_json::from_str::<IgnoredAny>(&answer) {
         Ok(_) => Ok(answer),
-        Err(_) => Err(StatusError::BrokenOff),
+        Err(_) => Err(StatusError::Incomplete),
     }
 }

@@ -1,4 +1,4 @@
-//! The status for people.
+//! The status as text.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use super::backup::{file_systems, mount_points};
 use super::clock::utc;
 use super::{Device, Document, Operation, Progress, Service, State, Suppressed, Transport};
 
-/// The status as it is at `now`, in lines.
+/// Returns the status as text, with times relative to `now`.
 pub fn render(document: &Document, now: SystemTime) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
@@ -99,11 +99,11 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         ),
     )?;
     let state = match &device.state {
-        State::Opening => "being opened".to_owned(),
+        State::Opening => "opening".to_owned(),
         State::Serving => "serving".to_owned(),
-        State::Closing => "being closed".to_owned(),
+        State::Closing => "closing".to_owned(),
         State::Failed { failure, retry_in } => format!(
-            "{}; next try in {retry_in} s",
+            "{}; next attempt in {retry_in} s",
             escaped(failure.as_deref().unwrap_or("not open"))
         ),
     };
@@ -122,7 +122,7 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
     }
     match &device.operation {
         Some(operation) => line(out, "operation", &doing(operation, now)),
-        None if device.working => line(out, "operation", "working on a request"),
+        None if device.working => line(out, "operation", "handling a request"),
         None => Ok(()),
     }
 }
@@ -150,7 +150,7 @@ fn doing(progress: &Progress, now: SystemTime) -> String {
         } => {
             let rehearsal = if *rehearsal { "rehearsal: " } else { "" };
             match count {
-                0 => format!("{rehearsal}applications at rest for {span}"),
+                0 => format!("{rehearsal}applications quiesced for {span}"),
                 &count => format!(
                     "{rehearsal}{} frozen for {span}: {}",
                     file_systems(count),
@@ -179,7 +179,7 @@ fn ago(then: SystemTime, now: SystemTime) -> String {
     format!("{} ago", span(then, now))
 }
 
-/// How long before `now`, in the largest unit that fits.
+/// Returns the time from `then` to `now`, in the largest unit that fits.
 fn span(then: SystemTime, now: SystemTime) -> String {
     let seconds = now.duration_since(then).unwrap_or_default().as_secs();
     match seconds {
@@ -198,7 +198,7 @@ fn bytes(count: u64) -> String {
         (1 << 10, "KiB"),
     ];
     match UNITS.into_iter().find(|(unit, _)| count >= *unit) {
-        // In tenths, cut off: a copy is not done before it is.
+        // Cut off after one decimal: 100 % only when it is done.
         Some((unit, name)) => {
             let tenths = u128::from(count) * 10 / u128::from(unit);
             format!("{}.{} {name}", tenths / 10, tenths % 10)
@@ -344,7 +344,7 @@ fcopy: what fcopy does
 
 kvp: what kvp does
   device       /dev/vmbus/hv_kvp (hv_utils)
-  state        cannot be opened: busy; next try in 3 s
+  state        cannot be opened: busy; next attempt in 3 s
   requests     0, 0 failed
 
 one: what one does
@@ -402,7 +402,7 @@ Not served:
         );
         assert_eq!(
             words(frozen(0, &[], true)),
-            "rehearsal: applications at rest for 2 h"
+            "rehearsal: applications quiesced for 2 h"
         );
         assert_eq!(
             words(configuring),

@@ -109,7 +109,7 @@ pub(in super::super) fn works(stage: &mut VssStage<'_>) -> Result<()> {
     let text = rehearse(&shelf, &[])?;
     ensure!(
         text.contains(&format!("{} file systems frozen: ", points.len()))
-            && text.ends_with("all went well\n"),
+            && text.ends_with("success\n"),
         "{text}"
     );
     // One that lasts, and has an end of its own.

@@ -1,4 +1,4 @@
-//! The devices that file systems lie on, for people and as JSON.
+//! The block devices below file systems, as text and in JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,11 +10,10 @@ use serde::Serialize;
 
 use crate::terminal::{aligned, escaped};
 
-/// Devices of one level, and mount points, that are told before "and so many
-/// more".
-const TOLD: usize = 4;
+/// Devices of one level, and mount points, that are listed before "and 2 more".
+const MAX_LISTED: usize = 4;
 
-/// What a file system lies on, each level after the one above it, such as
+/// Returns the devices below a file system, from the top down, such as
 /// `lvm vg-data < partition sdb1 < disk sdb`.
 pub(crate) fn chain(plan: &Plan, file_system: &FileSystem) -> String {
     // Depth, kind and name.
@@ -58,8 +57,8 @@ pub(crate) fn chain(plan: &Plan, file_system: &FileSystem) -> String {
     }
 }
 
-/// A table of the disks that file systems need, with where each is; nothing where
-/// there are none.
+/// Returns a table of the disks that file systems are on, with the controller and
+/// LUN of each; empty if there are none.
 pub(crate) fn disks(plan: &Plan) -> String {
     // Location, and mount points.
     let mut disks: BTreeMap<&Path, (&Option<Location>, Vec<String>)> = BTreeMap::new();
@@ -85,8 +84,8 @@ pub(crate) fn disks(plan: &Plan) -> String {
     format!("\nDisks:\n\n{}", aligned(&rows))
 }
 
-/// The disks that a file system needs: its own, and those of the file systems
-/// with the files of which its devices are made.
+/// Returns the disks that a file system needs: its own, and those of the file systems
+/// that hold the files of its loop devices.
 fn needed<'a>(
     plan: &'a Plan,
     file_system: &'a FileSystem,
@@ -109,13 +108,13 @@ fn needed<'a>(
     disks
 }
 
-/// Where the file system is mounted that has the file.
+/// Returns the mount point of the file system that holds a loop device's file.
 pub(crate) fn carrier<'a>(plan: &'a Plan, lies_on: &LiesOn) -> Option<&'a Path> {
     let carrier = plan.find(lies_on.file_system?)?;
     Some(carrier.mount_point())
 }
 
-/// A node's name below `/dev`.
+/// Returns a node's path below `/dev`.
 fn short(node: &Path) -> String {
     node.strip_prefix("/dev")
         .unwrap_or(node)
@@ -123,17 +122,17 @@ fn short(node: &Path) -> String {
         .to_string()
 }
 
-/// The first of these, and how many more there are.
+/// Joins the first names, and says how many more there are.
 fn and_more(mut names: Vec<String>) -> String {
-    let more = names.len().saturating_sub(TOLD);
-    names.truncate(TOLD);
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
     match more {
         0 => names.join(", "),
         more => format!("{} and {more} more", names.join(", ")),
     }
 }
 
-/// A layer, as JSON has it. What a layer does not have is absent.
+/// A layer in JSON, without keys for what it does not have.
 #[derive(Serialize)]
 pub(crate) struct Layer {
     device: String,
@@ -143,13 +142,13 @@ pub(crate) struct Layer {
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<Place>,
+    location: Option<DiskLocation>,
     below: Vec<String>,
 }
 
-/// Where a disk is, as JSON has it.
+/// Controller and LUN of a disk in JSON.
 #[derive(Serialize, Default)]
-struct Place {
+struct DiskLocation {
     text: String,
     controller_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,16 +179,16 @@ impl From<&block_devices::Layer> for Layer {
         match &layer.kind {
             Kind::Mapper { name, .. } => this.name = Some(name.clone()),
             Kind::Loop(Some(file)) => this.file = Some(lossy(file)),
-            Kind::Disk(location) => this.location = location.as_ref().map(Place::from),
+            Kind::Disk(location) => this.location = location.as_ref().map(DiskLocation::from),
             _ => {}
         }
         this
     }
 }
 
-impl From<&Location> for Place {
+impl From<&Location> for DiskLocation {
     fn from(location: &Location) -> Self {
-        let place = Self {
+        let common = Self {
             text: location.to_string(),
             ..Self::default()
         };
@@ -198,7 +197,7 @@ impl From<&Location> for Place {
                 controller_type: "SCSI",
                 controller_id: Some(controller.to_string()),
                 controller_location: Some(*lun),
-                ..place
+                ..common
             },
             Location::Ide {
                 controller,
@@ -207,18 +206,18 @@ impl From<&Location> for Place {
                 controller_type: "IDE",
                 controller_number: Some(*controller),
                 controller_location: Some((*location).into()),
-                ..place
+                ..common
             },
             Location::FibreChannel { adapter, lun } => Self {
                 controller_type: "FibreChannel",
                 controller_id: Some(adapter.to_string()),
                 controller_location: Some(*lun),
-                ..place
+                ..common
             },
             Location::OtherScsi { address } => Self {
                 controller_type: "SCSI",
                 address: Some(address.clone()),
-                ..place
+                ..common
             },
             Location::Nvme { namespace, azure } => Self {
                 controller_type: "NVMe",
@@ -227,11 +226,11 @@ impl From<&Location> for Place {
                     Some(Azure::Data(lun)) => Some(*lun),
                     Some(Azure::Os) | None => None,
                 },
-                ..place
+                ..common
             },
             Location::Pmem => Self {
                 controller_type: "PMEM",
-                ..place
+                ..common
             },
         }
     }
@@ -283,7 +282,7 @@ mod tests {
 
     /// `/` on LVM in an encrypted array of two partitions, and `/data` in a file
     /// of it with its log on a disk of its own.
-    fn made_up() -> Plan {
+    fn plan() -> Plan {
         let root = file_system(
             1,
             "/",
@@ -338,8 +337,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_is_a_line() {
-        let plan = made_up();
+    fn layers_of_a_file_system_are_one_line() {
+        let plan = plan();
         let chains: Vec<_> = plan.freeze.iter().map(|it| chain(&plan, it)).collect();
         assert_eq!(
             chains,
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_told_with_all_that_needs_them() {
+    fn disks_are_listed_with_the_file_systems_that_need_them() {
         let expected = format!(
             "
 Disks:
@@ -368,13 +367,13 @@ Disks:
   vda   /data                -
 "
         );
-        assert_eq!(disks(&made_up()), expected);
+        assert_eq!(disks(&plan()), expected);
         assert_eq!(disks(&Plan::default()), "");
     }
 
     #[test]
     fn json_has_each_layer() {
-        let plan = made_up();
+        let plan = plan();
         let json = |layer: &block_devices::Layer| serde_json::to_value(Layer::from(layer)).unwrap();
         let root: Vec<_> = plan.freeze[2].layers.iter().map(json).collect();
         assert_eq!(
@@ -405,7 +404,7 @@ Disks:
     }
 
     #[test]
-    fn json_tells_places_apart() {
+    fn each_kind_of_location_has_its_own_json_keys() {
         let guid = || GUID.parse().unwrap();
         for (location, expected) in [
             (
@@ -447,7 +446,7 @@ Disks:
                 serde_json::json!({"controller_type": "PMEM"}),
             ),
         ] {
-            let mut json = serde_json::to_value(Place::from(&location)).unwrap();
+            let mut json = serde_json::to_value(DiskLocation::from(&location)).unwrap();
             let text = json.as_object_mut().unwrap().remove("text").unwrap();
             assert_eq!(text, location.to_string());
             assert_eq!(json, expected);

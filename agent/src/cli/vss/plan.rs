@@ -1,81 +1,55 @@
-//! `hyperv-agent vss`: what a backup would do to the file systems.
+//! `hyperv-agent vss plan`: the hooks and file systems of a backup.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Args;
 use hyperv_services::vss::file_system::{FileSystem, ON_NO_DEVICE};
 use hyperv_services::vss::hooks::{self, Found, HookError, OnFailure};
 use hyperv_services::vss::plan::{self, Plan};
 use hyperv_services::vss::prepare;
 use serde::Serialize;
 
-use super::args::ConfigFile;
+use super::super::args::ConfigFile;
+use super::super::output::{self, Exit};
 use super::layers::{self, Layer, carrier, chain};
-use super::output::usage_error;
-use super::rehearse::Rehearse;
 use crate::config;
 use crate::terminal::{aligned, escaped};
 
 const HELP: &str = "\
-Nothing is frozen by this. It takes root to tell for sure what lies on what.
+Nothing is frozen and no hook is run. Only root can see every device that a file
+system is on.
 
-A file system that turns out not to freeze is left out when it is tried. Which
-ones are meant to be frozen is a matter of [vss.include] and [vss.exclude] in the
-configuration, see hyperv-agent.toml(5).";
+A file system that turns out not to support freezing is left out at the backup.
+[vss.include] and [vss.exclude] in the configuration choose the file systems, see
+hyperv-agent.toml(5).";
 
 #[derive(Debug, Args)]
-pub(crate) struct Vss {
-    #[command(subcommand)]
-    command: Command,
+#[command(after_help = HELP)]
+pub(super) struct ShowPlan {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Show which hooks would be run, and which file systems would be frozen, in which
-    /// order, and which not
-    #[command(after_help = HELP)]
-    Plan {
-        /// Print the plan as JSON
-        #[arg(long)]
-        json: bool,
-
-        #[command(flatten)]
-        config: ConfigFile,
-    },
-    /// Freeze and thaw as for a backup, with the hooks, by the running agent
-    Rehearse(Rehearse),
-}
-
-impl Vss {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let (json, config) = match self.command {
-            Command::Plan { json, config } => (json, config),
-            Command::Rehearse(rehearse) => return rehearse.run(),
-        };
-        let config = match config::load(config.path.as_deref()) {
-            Ok(config) => config.service.vss,
-            Err(error) => return Ok(usage_error(&error)),
-        };
-        // Others may not be let to what they could not freeze anyway.
+impl ShowPlan {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let config = config::load(self.config.path.as_deref())?.service.vss;
+        // Only root may open what a backup freezes.
         let plan = match rustix::process::geteuid().is_root() {
             true => prepare::plan_and_open(&config)?.plan,
             false => plan::make(&config)?,
         };
         let hooks = Hooks::find(&config.hooks);
-        let shown = match json {
-            true => serde_json::to_string_pretty(&document(&plan, &hooks))? + "\n",
-            false => text(&plan) + &hooks.text(),
-        };
-        match io::stdout().write_all(shown.as_bytes()) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written.context("cannot write to standard output")?,
+        if self.json {
+            output::print_json(&document(&plan, &hooks))?;
+        } else {
+            output::print(&(text(&plan) + &hooks.text()))?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(Exit::Success)
     }
 }
 
@@ -84,48 +58,49 @@ impl Vss {
 struct Hooks {
     /// In the order in which they are run before a freeze.
     run: Vec<PathBuf>,
-    /// What is not run, and why, in words.
+    /// Messages that say which hook is not run, and why.
     refused: Vec<String>,
-    /// Files beside them that nobody may execute.
+    /// Files in the directory that are not executable.
     not_executable: Vec<PathBuf>,
     on_failure: OnFailure,
 }
 
 impl Hooks {
     fn find(config: &hooks::Config) -> Self {
-        let in_words = |error: HookError| format!("{:#}", anyhow::Error::from(error));
+        let message = |error: HookError| format!("{:#}", anyhow::Error::from(error));
         let found = hooks::find(&config.directory).unwrap_or_else(|error| Found {
             refused: vec![error],
             ..Found::default()
         });
         Self {
             run: found.hooks,
-            refused: found.refused.into_iter().map(in_words).collect(),
+            refused: found.refused.into_iter().map(message).collect(),
             not_executable: found.not_executable,
             on_failure: config.on_failure,
         }
     }
 
-    /// The hooks for people; nothing where there are none.
+    /// Returns the hooks as text; empty if there are none.
     fn text(&self) -> String {
         let mut text = String::new();
         if !self.run.is_empty() {
-            text += "\nHooks, run in this order before that, and in reverse after it:\n\n";
+            text +=
+                "\nHooks, run in this order before the freeze, and in reverse after the thaw:\n\n";
         }
         for path in &self.run {
             text += &format!("  {}\n", escaped(&path.display().to_string()));
         }
         if !self.refused.is_empty() {
             text += match self.on_failure {
-                OnFailure::Stop => "\nNothing is frozen as long as these hooks are refused:\n\n",
-                OnFailure::GoOn => "\nRefused, and left out:\n\n",
+                OnFailure::Stop => "\nA backup fails as long as these hooks are refused:\n\n",
+                OnFailure::GoOn => "\nRefused, and skipped:\n\n",
             };
         }
         for why in &self.refused {
             text += &format!("  {}\n", escaped(why));
         }
         if !self.not_executable.is_empty() {
-            text += "\nNot executable, and so no hooks (chmod +x makes them hooks):\n\n";
+            text += "\nIgnored, as they are not executable (chmod +x makes them hooks):\n\n";
         }
         for path in &self.not_executable {
             text += &format!("  {}\n", escaped(&path.display().to_string()));
@@ -134,7 +109,7 @@ impl Hooks {
     }
 }
 
-/// A plan, as JSON has it.
+/// A plan in JSON.
 #[derive(Serialize)]
 struct Document {
     freeze: Vec<Item>,
@@ -146,7 +121,7 @@ struct Document {
     not_executable_hooks: Vec<String>,
 }
 
-/// A file system, as JSON has it. Bytes of paths that are no UTF-8 are replaced.
+/// A file system in JSON. Bytes of paths that are not UTF-8 are replaced.
 #[derive(Serialize)]
 struct Item {
     mount_points: Vec<String>,
@@ -167,7 +142,7 @@ struct LeftOut {
     reason: String,
 }
 
-/// A pattern that means nothing, as JSON has it.
+/// A pattern that matches nothing, in JSON.
 #[derive(Serialize)]
 struct Unmatched {
     table: &'static str,
@@ -175,7 +150,7 @@ struct Unmatched {
     pattern: String,
 }
 
-/// What a device is made of, as JSON has it.
+/// What a device of a file system is made of, in JSON.
 #[derive(Serialize)]
 struct Carrier {
     file: String,
@@ -236,7 +211,7 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
     }
 }
 
-/// The plan for people.
+/// Returns the plan as text.
 fn text(plan: &Plan) -> String {
     let mut text = String::new();
     if plan.freeze.is_empty() {
@@ -253,7 +228,7 @@ fn text(plan: &Plan) -> String {
     }
 
     if !plan.blocked.is_empty() {
-        text += "\nNothing is frozen as long as these are in the way:\n\n";
+        text += "\nA backup fails as long as these cannot be frozen:\n\n";
         let blocked = plan.blocked.iter();
         text += &reasons(blocked.map(|it| (&it.file_system, it.why.as_str())));
     }
@@ -275,7 +250,7 @@ fn text(plan: &Plan) -> String {
     text
 }
 
-/// A table of file systems with what there is to say of each.
+/// Returns a table of file systems with a reason each.
 fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String {
     let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
     let rows = rows.map(|(file_system, why)| {
@@ -285,7 +260,7 @@ fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String 
     aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
-/// Mount point, type and device.
+/// Returns mount point, type and device of a file system.
 fn cells(file_system: &FileSystem) -> [String; 3] {
     let mut point = and_more(&lossy(file_system.mount_point()), file_system.mounts.len());
     if let Some(cover) = hidden_under(file_system) {
@@ -298,12 +273,12 @@ fn cells(file_system: &FileSystem) -> [String; 3] {
     ]
 }
 
-/// What hides it wherever it is mounted.
+/// Returns the mount point that hides the file system wherever it is mounted.
 fn hidden_under(file_system: &FileSystem) -> Option<&Path> {
     file_system.mounts.first()?.hidden_under.as_deref()
 }
 
-/// The first of so many.
+/// Returns `first`, and how many more there are of `count`.
 fn and_more(first: &str, count: usize) -> String {
     match count.saturating_sub(1) {
         0 => escaped(first),
@@ -403,7 +378,7 @@ mod tests {
   2  /a\u{1b}[2J (and 1 more) (hidden under /cover)  btrfs  /dev/loop0 (and 1 more)  loop loop0, loop1 < file /img/0 in /, /img/1 in /img
   3  /                                         xfs    /dev/mapper/root         disk sda
 
-Nothing is frozen as long as these are in the way:
+A backup fails as long as these cannot be frozen:
 
   MOUNT POINT  TYPE  DEVICE      REASON
   /srv         ext4  /dev/loop2  /nfs/image, which it lies on, does not answer
@@ -436,21 +411,21 @@ Warning: no file system is meant by "/x\u{1b}" among the mount-points in [vss.ex
             on_failure: OnFailure::Stop,
         };
         let runs = r"
-Hooks, run in this order before that, and in reverse after it:
+Hooks, run in this order before the freeze, and in reverse after the thaw:
 
   /vss.d/1
   /vss.d/\u{1b}2
 ";
-        let stops = "\nNothing is frozen as long as these hooks are refused:\n\n";
+        let stops = "\nA backup fails as long as these hooks are refused:\n\n";
         let refused = "  /vss.d/3 will not be run\n";
         let files = "
-Not executable, and so no hooks (chmod +x makes them hooks):
+Ignored, as they are not executable (chmod +x makes them hooks):
 
   /vss.d/\\u{1b}4
 ";
         assert_eq!(hooks.text(), format!("{runs}{stops}{refused}{files}"));
         hooks.on_failure = OnFailure::GoOn;
-        let left_out = "\nRefused, and left out:\n\n";
+        let left_out = "\nRefused, and skipped:\n\n";
         assert_eq!(hooks.text(), format!("{runs}{left_out}{refused}{files}"));
         let json = serde_json::to_value(document(&Plan::default(), &hooks)).unwrap();
         assert_eq!(json["hooks"][0], "/vss.d/1");

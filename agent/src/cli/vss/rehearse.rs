@@ -1,13 +1,11 @@
-//! `hyperv-agent vss rehearse`: a backup without a host.
+//! `hyperv-agent vss rehearse`: freezes and thaws as for a backup, without a host.
 
-use std::io::{self, ErrorKind, Write};
-use std::path::Path;
-use std::process::ExitCode;
+use std::io::{self, Write};
 
 use clap::Args;
 
-use super::args::ConfigFile;
-use super::output::{EXIT_NOT_RUNNING, usage_error};
+use super::super::args::ConfigFile;
+use super::super::output::{self, Exit};
 use crate::config;
 use crate::request::{self, MAX_HOLD, Request, RequestError, call};
 use crate::status::backup::{LastBackup, Outcome, file_systems, mount_points, seconds};
@@ -15,25 +13,26 @@ use crate::status::client::StatusError;
 use crate::terminal::escaped;
 
 const HELP: &str = "\
-The running agent does all that it does for a backup of the host: hooks, freeze, thaw.
-Whoever writes to a frozen file system waits. A backup that the host asks for
-meanwhile ends the rehearsal, and takes place. So does Ctrl-C end it.
+The running agent does what it does for a backup of the host: it runs the hooks,
+freezes, thaws, and runs the hooks again. Programs that write to a frozen file system
+wait. If the host asks for a backup meanwhile, the rehearsal ends and the backup takes
+place. Ctrl-C ends the rehearsal, too.
 
-Exit status: 0 all went well, 1 something failed, 2 wrong usage, 3 no agent runs.";
+Exit status: 0 success, 1 something failed, 2 invalid usage, 3 no agent is running.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Rehearse {
-    /// Hold file systems frozen for so long, up to 60
+    /// Seconds for which file systems stay frozen, at most 60
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(0..=MAX_HOLD))]
     hold: u64,
 
-    /// Run the hooks, and freeze nothing
+    /// Run the hooks only, freeze nothing
     #[arg(long)]
     hooks_only: bool,
 
-    /// Print the result as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 
@@ -42,62 +41,33 @@ pub(crate) struct Rehearse {
 }
 
 impl Rehearse {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = match config::load(self.config.path.as_deref()) {
-            Ok(config) => config,
-            Err(error) => return Ok(usage_error(&error)),
-        };
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let config = config::load(self.config.path.as_deref())?;
         let socket = config.runtime_directory.join(request::NAME);
         let request = Request::VssRehearse {
             hold: self.hold,
             hooks_only: self.hooks_only,
         };
-        let mut out = io::stdout();
-        let progress = |words: &str| {
+        let progress = |text: &str| {
             if !self.json {
-                // Its end is no reason to leave the rehearsal, which goes on to its own.
-                let _ = writeln!(out, "{}", escaped(words));
+                // A failure shows when the result is printed; the rehearsal goes on.
+                let _ = writeln!(io::stdout(), "{}", escaped(text));
             }
         };
-        let result = match call(&socket, request, progress) {
-            Ok(result) => result,
-            Err(error) => return failed(&socket, error),
-        };
-        let text = match self.json {
-            true => serde_json::to_string_pretty(&result)? + "\n",
-            false => text(&result),
-        };
-        match io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
-            _ => {}
+        let result = call(&socket, request, progress).map_err(|error| match error {
+            RequestError::Io(source) => StatusError::from_io(socket, source).into(),
+            error => anyhow::Error::from(error),
+        })?;
+        if self.json {
+            output::print_json(&result)?;
+        } else {
+            output::print(&text(&result))?;
         }
-        Ok(match result.is_well() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        Ok(Exit::of(result.is_well()))
     }
 }
 
-/// Says why there is no result.
-fn failed(socket: &Path, error: RequestError) -> anyhow::Result<ExitCode> {
-    let path = socket.to_owned();
-    let not_asked = match &error {
-        RequestError::Io(source) => match source.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => StatusError::NotRunning(path),
-            ErrorKind::PermissionDenied => StatusError::NotAllowed(path),
-            _ => return Err(error.into()),
-        },
-        RequestError::BrokenOff | RequestError::Refused(_) => return Err(error.into()),
-    };
-    let code = match not_asked {
-        StatusError::NotRunning(_) => ExitCode::from(EXIT_NOT_RUNNING),
-        _ => ExitCode::FAILURE,
-    };
-    let _ = writeln!(io::stderr(), "hyperv-agent: {not_asked}");
-    Ok(code)
-}
-
-/// The result for people.
+/// Returns the result as text.
 fn text(result: &LastBackup) -> String {
     let mut text = String::new();
     for hook in &result.hooks {
@@ -123,7 +93,7 @@ fn text(result: &LastBackup) -> String {
         text += &format!("from the first freeze to the last thaw: {time}\n");
     }
     let words = match (result.outcome, result.is_well()) {
-        (Outcome::Consistent, true) => "all went well",
+        (Outcome::Consistent, true) => "success",
         (Outcome::Consistent, false) => "a hook FAILED",
         (Outcome::Inconsistent, _) => "NOT CONSISTENT",
         (Outcome::Failed, _) => "FAILED",
@@ -162,7 +132,7 @@ mod tests {
         let expected = r"hook 1: freeze, 0.012 s
 2 file systems frozen: /a\u{1b} and 1 more
 from the first freeze to the last thaw: 1.000 s
-all went well
+success
 ";
         assert_eq!(text(&well), expected);
         let failed = LastBackup {
