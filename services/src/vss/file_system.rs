@@ -68,10 +68,3 @@ impl FileSystem {
         first.map_or(Path::new(""), |mount| &mount.point)
     }
 }
-
-/// Why what the kernel makes up, and what is in memory, is left out: there is a
-/// lot of it.
-pub const ON_NO_DEVICE: &str = "it is on no block device";
-
-/// Why a file system is left out on which nothing can be read or written any more.
-pub(super) const SHUT_DOWN: &str = "it was shut down after an error; see dmesg";

@@ -417,10 +417,10 @@ impl Vss {
         }
         let plan = &prepared.plan;
         for left_out in &plan.left_out {
-            let (point, why) = (left_out.file_system.mount_point(), &left_out.why);
-            match left_out.in_trouble {
-                true => warn!(self.log, "{:?} is left out: {}", point, why),
-                false => debug!(self.log, "{:?} is left out: {}", point, why),
+            let (point, reason) = (left_out.file_system.mount_point(), &left_out.reason);
+            match reason.is_fault() {
+                true => warn!(self.log, "{:?} is left out: {}", point, reason),
+                false => debug!(self.log, "{:?} is left out: {}", point, reason),
             }
         }
         let notes = self.config.runtime_directory.as_path();

@@ -11,9 +11,8 @@ use std::time::Instant;
 
 use super::blocking::{Job, JobError, Lookups, NotResponding};
 use super::config::Config;
-use super::file_system::SHUT_DOWN;
 use super::open::{self, OpenError, Opened};
-use super::plan::{self, Blocked, LeftOut, Plan, PlanError};
+use super::plan::{self, Blocked, Blocker, LeftOut, Plan, PlanError, Reason};
 use super::write_out::WriteOut;
 
 /// How many file systems are written out at the same time.
@@ -34,10 +33,10 @@ pub struct Prepared {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PrepareError {
     #[error(
-        "cannot freeze the file system at {point:?}: {why}; let it be reached, or name it in \
+        "cannot freeze the file system at {point:?}: {reason}; let it be reached, or name it in \
          [vss.exclude]"
     )]
-    Blocked { point: PathBuf, why: String },
+    Blocked { point: PathBuf, reason: Blocker },
     #[error(
         "cannot write out the file system at {point:?}: it does not answer; see what the kernel \
          says of its disk, or name it in [vss.exclude]"
@@ -65,12 +64,11 @@ pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
             Err(gone @ OpenError::Gone { .. }) => prepared.gone.push(gone),
             Err(OpenError::ShutDown { .. }) => plan.left_out.push(LeftOut {
                 file_system,
-                why: SHUT_DOWN.to_owned(),
-                in_trouble: true,
+                reason: Reason::ShutDown,
             }),
             Err(OpenError::Nowhere { problems, .. }) => plan.blocked.push(Blocked {
                 file_system,
-                why: format!("it cannot be opened ({problems})"),
+                reason: Blocker::CannotOpen(problems),
             }),
         }
     }
@@ -87,7 +85,7 @@ impl Prepared {
             None => Ok(()),
             Some(blocked) => Err(PrepareError::Blocked {
                 point: blocked.file_system.mount_point().to_owned(),
-                why: blocked.why.clone(),
+                reason: blocked.reason.clone(),
             }),
         }
     }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hyperv_services::vss::Config;
-use hyperv_services::vss::file_system::{FileSystem, ON_NO_DEVICE};
-use hyperv_services::vss::plan::{self, LeftOut, Plan};
+use hyperv_services::vss::file_system::FileSystem;
+use hyperv_services::vss::plan::{self, LeftOut, Plan, Reason};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
 use super::root::in_own_root;
@@ -21,12 +21,12 @@ fn frozen(plan: &Plan) -> Vec<&str> {
     points.map(|point| point.to_str().unwrap()).collect()
 }
 
-/// Why what is mounted there is left out.
+/// Returns why the file system that is mounted there is left out.
 #[track_caller]
-fn why<'a>(plan: &'a Plan, point: &str) -> &'a str {
+fn reason<'a>(plan: &'a Plan, point: &str) -> &'a Reason {
     let is_there = |it: &&LeftOut| it.file_system.mount_point() == Path::new(point);
     let left_out = plan.left_out.iter().find(is_there);
-    &left_out.expect("something that is left out").why
+    &left_out.expect("something that is left out").reason
 }
 
 fn directories(names: &[&str]) {
@@ -59,8 +59,8 @@ fn what_can_be_frozen_is_and_deeper_before_shallower() {
                 assert_eq!((&lies_on.what, lies_on.in_memory), (&image, true));
                 assert_eq!(file_system.nodes, [Path::new(&file_system.source)]);
             }
-            assert_eq!(why(&plan, "/"), ON_NO_DEVICE);
-            assert_eq!(why(&plan, "/proc"), ON_NO_DEVICE);
+            assert_eq!(*reason(&plan, "/"), Reason::NoBlockDevice);
+            assert_eq!(*reason(&plan, "/proc"), Reason::NoBlockDevice);
         },
     );
 }
@@ -272,9 +272,9 @@ fn what_cannot_be_frozen_is_left_out_with_the_reason() {
             mount_remount("/lower/ro", MountFlags::RDONLY | MountFlags::BIND, c"").unwrap();
             let plan = make();
             assert_eq!(frozen(&plan), ["/lower"]);
-            assert_eq!(why(&plan, "/read-only"), "it is read-only");
-            assert_eq!(why(&plan, "/merged"), "its files are in other file systems");
-            assert_eq!(why(&plan, "/memory"), ON_NO_DEVICE);
+            assert_eq!(*reason(&plan, "/read-only"), Reason::ReadOnly);
+            assert_eq!(*reason(&plan, "/merged"), Reason::Stacked);
+            assert_eq!(*reason(&plan, "/memory"), Reason::NoBlockDevice);
         },
     );
 }

@@ -240,7 +240,7 @@ impl From<&Location> for DiskLocation {
 mod tests {
     use hyperv_services::vss::device_number::DeviceNumber;
     use hyperv_services::vss::file_system::Mount;
-    use hyperv_services::vss::plan::LeftOut;
+    use hyperv_services::vss::plan::{LeftOut, Reason};
 
     use super::*;
 
@@ -329,8 +329,7 @@ mod tests {
             freeze: vec![net, data, root],
             left_out: vec![LeftOut {
                 file_system: efi,
-                why: "no way".into(),
-                in_trouble: false,
+                reason: Reason::Unsupported,
             }],
             ..Plan::default()
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hyperv_services::vss::file_system::{FileSystem, ON_NO_DEVICE};
+use hyperv_services::vss::file_system::FileSystem;
 use hyperv_services::vss::hooks::{self, Found, HookError, OnFailure};
-use hyperv_services::vss::plan::{self, Plan};
+use hyperv_services::vss::plan::{self, Plan, Reason};
 use hyperv_services::vss::prepare;
 use serde::Serialize;
 
@@ -178,19 +178,19 @@ fn document(plan: &Plan, hooks: &Hooks) -> Document {
                 .collect(),
         }
     };
-    let with_reason = |file_system, why: &str| LeftOut {
+    let with_reason = |file_system, reason: &dyn ToString| LeftOut {
         item: item(file_system),
-        reason: why.to_owned(),
+        reason: reason.to_string(),
     };
     let blocked = plan.blocked.iter();
     let left_out = plan.left_out.iter();
     Document {
         freeze: plan.freeze.iter().map(item).collect(),
         blocked: blocked
-            .map(|it| with_reason(&it.file_system, &it.why))
+            .map(|it| with_reason(&it.file_system, &it.reason))
             .collect(),
         left_out: left_out
-            .map(|it| with_reason(&it.file_system, &it.why))
+            .map(|it| with_reason(&it.file_system, &it.reason))
             .collect(),
         unmatched_patterns: plan
             .unmatched
@@ -230,13 +230,19 @@ fn text(plan: &Plan) -> String {
     if !plan.blocked.is_empty() {
         text += "\nA backup fails as long as these cannot be frozen:\n\n";
         let blocked = plan.blocked.iter();
-        text += &reasons(blocked.map(|it| (&it.file_system, it.why.as_str())));
+        text += &reasons(blocked.map(|it| (&it.file_system, it.reason.to_string())));
     }
-    let (pseudo, others): (Vec<_>, Vec<_>) =
-        plan.left_out.iter().partition(|it| it.why == ON_NO_DEVICE);
+    let (pseudo, others): (Vec<_>, Vec<_>) = plan
+        .left_out
+        .iter()
+        .partition(|it| it.reason == Reason::NoBlockDevice);
     if !others.is_empty() {
         text += "\nLeft out:\n\n";
-        text += &reasons(others.iter().map(|it| (&it.file_system, it.why.as_str())));
+        text += &reasons(
+            others
+                .iter()
+                .map(|it| (&it.file_system, it.reason.to_string())),
+        );
     }
     if !pseudo.is_empty() {
         let types: BTreeSet<_> = pseudo.iter().map(|it| &*it.file_system.kind).collect();
@@ -251,11 +257,11 @@ fn text(plan: &Plan) -> String {
 }
 
 /// Returns a table of file systems with a reason each.
-fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, &'a str)>) -> String {
+fn reasons<'a>(rows: impl Iterator<Item = (&'a FileSystem, String)>) -> String {
     let header = ["  MOUNT POINT", "TYPE", "DEVICE", "REASON"].map(str::to_owned);
-    let rows = rows.map(|(file_system, why)| {
+    let rows = rows.map(|(file_system, reason)| {
         let [point, kind, device] = cells(file_system);
-        [format!("  {point}"), kind, device, escaped(why)]
+        [format!("  {point}"), kind, device, escaped(&reason)]
     });
     aligned(&[header].into_iter().chain(rows).collect::<Vec<_>>())
 }
@@ -326,10 +332,9 @@ mod tests {
             depth: 0,
             below: Vec::new(),
         };
-        let left_out = |file_system, why: &str| plan::LeftOut {
+        let left_out = |file_system, reason| plan::LeftOut {
             file_system,
-            why: why.into(),
-            in_trouble: false,
+            reason,
         };
         let mut unknown = file_system(1, &["/mnt"], "ext4", "/dev/nbd0");
         unknown.lies_on = vec![lies_on("/dev/nbd0", None)];
@@ -350,16 +355,22 @@ mod tests {
             freeze: vec![unknown, upper, root],
             blocked: vec![plan::Blocked {
                 file_system: file_system(7, &["/srv"], "ext4", "/dev/loop2"),
-                why: "/nfs/image, which it lies on, does not answer".into(),
+                reason: plan::Blocker::NotResponding("/nfs/image".into()),
             }],
             left_out: vec![
                 left_out(
                     file_system(4, &["/boot/efi"], "vfat", "/dev/sda1"),
-                    "no way",
+                    Reason::Unsupported,
                 ),
-                left_out(memory, ON_NO_DEVICE),
-                left_out(file_system(5, &["/proc"], "proc", "proc"), ON_NO_DEVICE),
-                left_out(file_system(6, &["/tmp"], "tmpfs", "tmpfs"), ON_NO_DEVICE),
+                left_out(memory, Reason::NoBlockDevice),
+                left_out(
+                    file_system(5, &["/proc"], "proc", "proc"),
+                    Reason::NoBlockDevice,
+                ),
+                left_out(
+                    file_system(6, &["/tmp"], "tmpfs", "tmpfs"),
+                    Reason::NoBlockDevice,
+                ),
             ],
             unmatched: vec![plan::UnmatchedPattern {
                 table: "vss.exclude",
@@ -386,7 +397,7 @@ A backup fails as long as these cannot be frozen:
 Left out:
 
   MOUNT POINT  TYPE  DEVICE     REASON
-  /boot/efi    vfat  /dev/sda1  no way
+  /boot/efi    vfat  /dev/sda1  file systems of this type cannot be frozen
 
 On no block device: proc, tmpfs
 
@@ -395,7 +406,7 @@ Disks:
   DISK  NEEDED BY       LOCATION
   sda   /a\u{1b}[2J, /  -
 
-Warning: no file system is meant by "/x\u{1b}" among the mount-points in [vss.exclude].
+Warning: "/x\u{1b}" in mount-points of [vss.exclude] matches no file system.
 "#;
         assert_eq!(text(&made_up()), expected);
         assert_eq!(text(&Plan::default()), "No file system would be frozen.\n");
@@ -460,7 +471,10 @@ Ignored, as they are not executable (chmod +x makes them hooks):
         assert_eq!(json["blocked"][0]["mount_points"][0], "/srv");
         let reason = "/nfs/image, which it lies on, does not answer";
         assert_eq!(json["blocked"][0]["reason"], reason);
-        assert_eq!(json["left_out"][0]["reason"], "no way");
+        assert_eq!(
+            json["left_out"][0]["reason"],
+            Reason::Unsupported.to_string()
+        );
         assert_eq!(
             json["unmatched_patterns"],
             serde_json::json!([{

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::{fs, io};
 
 use super::patterns::{Globs, Links, UnmatchedPattern, follow};
+use super::reason::Reason;
 use crate::vss::config::Config;
-use crate::vss::file_system::{FileSystem, ON_NO_DEVICE};
+use crate::vss::file_system::FileSystem;
 use crate::vss::mountinfo::MountInfo;
 use crate::vss::sysfs::under;
 
@@ -36,7 +37,7 @@ impl Filter {
         // for ever.
         let answers = |directory: &Path| {
             let mut above = mounted.iter().filter(|it| directory.starts_with(&it.point));
-            above.all(|it| is_in_memory(&it.kind) || types.against(&it.kind).is_none())
+            above.all(|it| is_in_memory(&it.kind) || types.reject(&it.kind).is_none())
         };
         let read_link = |path: &Path| {
             let answers = path.parent().is_some_and(answers);
@@ -61,26 +62,19 @@ impl Filter {
         })
     }
 
-    /// Why no file system of this type can be frozen.
-    pub(super) fn against_type(&self, kind: &str) -> Option<&'static str> {
-        self.types.against(kind)
+    /// Returns why no file system of this type can be frozen, if none can.
+    pub(super) fn rejects_type(&self, kind: &str) -> Option<Reason> {
+        self.types.reject(kind)
     }
 
-    /// Why the configuration is against it.
-    pub(super) fn against(&self, file_system: &FileSystem) -> Option<String> {
-        if let Some((list, pattern)) = self.exclude.first_of(file_system, &self.links) {
-            Some(format!(
-                "the configuration excludes it: {pattern:?} is one of the {list} in [vss.exclude]"
-            ))
-        } else if !self.include.is_empty()
-            && self.include.first_of(file_system, &self.links).is_none()
-        {
-            let why =
-                "the configuration does not include it: no pattern in [vss.include] is its own";
-            Some(why.to_owned())
-        } else {
-            None
+    /// Returns why the configuration leaves the file system out, if it does.
+    pub(super) fn rejects(&self, file_system: &FileSystem) -> Option<Reason> {
+        if let Some((list, pattern)) = self.exclude.first_match(file_system, &self.links) {
+            return Some(Reason::Excluded { list, pattern });
         }
+        let is_included =
+            self.include.is_empty() || self.include.first_match(file_system, &self.links).is_some();
+        (!is_included).then_some(Reason::NotIncluded)
     }
 
     /// The patterns that mean none of these, which are all that there are.
@@ -108,21 +102,21 @@ impl Types {
         }
     }
 
-    /// Why no file system of this type can be frozen.
-    fn against(&self, kind: &str) -> Option<&'static str> {
-        // What follows a dot is a matter of FUSE.
+    /// Returns why no file system of this type can be frozen, if none can.
+    fn reject(&self, kind: &str) -> Option<Reason> {
+        // FUSE adds a subtype after a dot.
         let kind = kind.split('.').next().unwrap_or_default();
-        match kind {
-            "fuse" | "fuseblk" => Some("a program serves it (FUSE)"),
-            "vfat" | "msdos" | "exfat" => Some("file systems of this type cannot be frozen"),
-            "zfs" => Some("ZFS cannot be frozen; its snapshots are consistent by themselves"),
-            _ if self.on_devices.contains(kind) => None,
+        Some(match kind {
+            "fuse" | "fuseblk" => Reason::Fuse,
+            "vfat" | "msdos" | "exfat" => Reason::Unsupported,
+            "zfs" => Reason::Zfs,
+            _ if self.on_devices.contains(kind) => return None,
             "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "afs" | "lustre" | "9p" | "virtiofs" => {
-                Some("its files are another machine's")
+                Reason::Network
             }
-            "overlay" | "aufs" | "ecryptfs" => Some("its files are in other file systems"),
-            _ => Some(ON_NO_DEVICE),
-        }
+            "overlay" | "aufs" | "ecryptfs" => Reason::Stacked,
+            _ => Reason::NoBlockDevice,
+        })
     }
 }
 
@@ -132,7 +126,7 @@ mod tests {
     use crate::vss::config::Patterns;
     use crate::vss::file_system::Mount;
 
-    fn choice(include: Patterns, exclude: Patterns) -> Filter {
+    fn filter(include: Patterns, exclude: Patterns) -> Filter {
         let list = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n\tfuseblk\n\tbtrfs\nnodev\tzfs\n\
                     nodev\tnfs4\nnodev\toverlay\nnodev\tfuse\n\tnew fs\n";
         Filter {
@@ -170,34 +164,33 @@ mod tests {
 
     #[test]
     fn types_without_a_device_and_those_that_do_not_freeze_are_left_out() {
-        let choice = choice(Patterns::default(), Patterns::default());
-        for (kind, words) in [
-            ("sysfs", "no block device"),
-            ("tmpfs", "no block device"),
-            // What the kernel does not even list.
-            ("nsfs", "no block device"),
-            ("", "no block device"),
-            ("vfat", "cannot be frozen"),
-            ("zfs", "ZFS"),
-            ("nfs4", "another machine"),
-            ("overlay", "other file systems"),
-            ("fuse", "FUSE"),
-            ("fuse.sshfs", "FUSE"),
-            ("fuseblk", "FUSE"),
-            ("fuseblk.ntfs", "FUSE"),
+        let filter = filter(Patterns::default(), Patterns::default());
+        for (kind, reason) in [
+            ("sysfs", Reason::NoBlockDevice),
+            ("tmpfs", Reason::NoBlockDevice),
+            // The kernel does not even list these.
+            ("nsfs", Reason::NoBlockDevice),
+            ("", Reason::NoBlockDevice),
+            ("vfat", Reason::Unsupported),
+            ("zfs", Reason::Zfs),
+            ("nfs4", Reason::Network),
+            ("overlay", Reason::Stacked),
+            ("fuse", Reason::Fuse),
+            ("fuse.sshfs", Reason::Fuse),
+            ("fuseblk", Reason::Fuse),
+            ("fuseblk.ntfs", Reason::Fuse),
         ] {
-            let why = choice.against_type(kind).unwrap();
-            assert!(why.contains(words), "{kind}: {why}");
+            assert_eq!(filter.rejects_type(kind), Some(reason), "{kind}");
         }
         for kind in ["ext4", "btrfs", "new fs"] {
-            assert_eq!(choice.against_type(kind), None);
+            assert_eq!(filter.rejects_type(kind), None);
         }
     }
 
     #[test]
     fn nothing_said_is_everything_meant() {
-        let choice = choice(Patterns::default(), Patterns::default());
-        assert_eq!(choice.against(&file_system()), None);
+        let filter = filter(Patterns::default(), Patterns::default());
+        assert_eq!(filter.rejects(&file_system()), None);
     }
 
     #[test]
@@ -213,15 +206,15 @@ mod tests {
             // A directory in it is not the file system.
             (false, patterns(&["/var/*"], &[], &[])),
         ] {
-            let included = choice(patterns.clone(), Patterns::default());
-            let why = included.against(&file_system());
-            assert_eq!(why.is_none(), own, "{patterns:?}");
-            let excluded = choice(Patterns::default(), patterns.clone());
-            let why = excluded.against(&file_system());
-            assert_eq!(why.is_some(), own, "{patterns:?}");
+            let included = filter(patterns.clone(), Patterns::default());
+            let reason = included.rejects(&file_system());
+            assert_eq!(reason.is_none(), own, "{patterns:?}");
+            let excluded = filter(Patterns::default(), patterns.clone());
+            let reason = excluded.rejects(&file_system());
+            assert_eq!(reason.is_some(), own, "{patterns:?}");
             // Who is excluded cannot be included.
-            let both = choice(patterns.clone(), patterns);
-            assert!(both.against(&file_system()).is_some());
+            let both = filter(patterns.clone(), patterns);
+            assert!(both.rejects(&file_system()).is_some());
         }
     }
 
@@ -229,18 +222,18 @@ mod tests {
     fn what_means_nothing_is_told() {
         let include = patterns(&["/srv/*", "/mnt"], &["ext?", "xfs"], &["/dev/sda"]);
         let exclude = patterns(&["/var/*"], &["sysfs", "vfat*"], &["/dev/mapper/*", "*"]);
-        let choice = choice(include, exclude);
-        let unmatched = choice.unmatched(&[&file_system()]);
+        let filter = filter(include, exclude);
+        let unmatched = filter.unmatched(&[&file_system()]);
         let unmatched: Vec<_> = unmatched.iter().map(ToString::to_string).collect();
         assert_eq!(
             unmatched,
             [
-                "no file system is meant by \"/mnt\" among the mount-points in [vss.include]",
-                "no type of file systems that the kernel knows is meant by \"xfs\" among the types \
-                 in [vss.include]",
-                "no file system is meant by \"/dev/sda\" among the devices in [vss.include]",
+                "\"/mnt\" in mount-points of [vss.include] matches no file system",
+                "\"xfs\" in types of [vss.include] matches no type of file system that the kernel \
+                 knows",
+                "\"/dev/sda\" in devices of [vss.include] matches no file system",
                 // A directory in it is not the file system.
-                "no file system is meant by \"/var/*\" among the mount-points in [vss.exclude]",
+                "\"/var/*\" in mount-points of [vss.exclude] matches no file system",
             ]
         );
     }
@@ -249,11 +242,11 @@ mod tests {
     fn where_no_mount_shows_all_of_it_each_counts() {
         let mut file_system = file_system();
         file_system.mounts.remove(0);
-        let choice = choice(Patterns::default(), patterns(&["/var/*"], &[], &[]));
-        let why = choice.against(&file_system).unwrap();
+        let filter = filter(Patterns::default(), patterns(&["/var/*"], &[], &[]));
+        let reason = filter.rejects(&file_system).unwrap();
         assert_eq!(
-            why,
-            "the configuration excludes it: \"/var/*\" is one of the mount-points in [vss.exclude]"
+            reason.to_string(),
+            "the configuration excludes it: it matches \"/var/*\" in mount-points of [vss.exclude]"
         );
     }
 }

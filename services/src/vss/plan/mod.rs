@@ -4,6 +4,7 @@
 mod filter;
 mod order;
 mod patterns;
+mod reason;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 
 use self::filter::Filter;
 pub use self::patterns::UnmatchedPattern;
+pub use self::reason::{Blocker, Reason};
 use super::block_devices::layer::Layer;
 use super::block_devices::{self, Bottom};
 use super::blocking::{self, Lookups, NotResponding};
 use super::config::Config;
 use super::device_number::DeviceNumber;
-use super::file_system::{FileSystem, LiesOn, Mount, SHUT_DOWN};
+use super::file_system::{FileSystem, LiesOn, Mount};
 use super::mount_namespaces::{self, Namespace};
 use super::mountinfo::{self, MountInfo, ReadOnly};
 use super::sysfs::under;
@@ -35,20 +37,13 @@ pub struct Plan {
     pub unmatched: Vec<UnmatchedPattern>,
 }
 
-/// Why a file system is left out that only other mount namespaces have.
-const ELSEWHERE: &str =
-    "it is mounted in another mount namespace only, and other-namespaces in [vss] is false";
-
 /// A file system that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// Which one.
     pub file_system: FileSystem,
-    /// Why, in words.
-    pub why: String,
-    /// Whether something is wrong with it, which the administrator is to see in
-    /// the log.
-    pub in_trouble: bool,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// A file system that is to be frozen and cannot be.
@@ -56,8 +51,8 @@ pub struct LeftOut {
 pub struct Blocked {
     /// Which one.
     pub file_system: FileSystem,
-    /// Why, in words.
-    pub why: String,
+    /// Why.
+    pub reason: Blocker,
 }
 
 /// Why there is no plan.
@@ -91,7 +86,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         move |source| PlanError::Unreadable { path, source }
     };
     let mounted = mountinfo::read(root).map_err(unreadable(mountinfo::LIST))?;
-    let choice = Filter::read(config, &mounted).map_err(unreadable(Filter::LIST))?;
+    let filter = Filter::read(config, &mounted).map_err(unreadable(Filter::LIST))?;
 
     let mounts: HashMap<_, _> = mounted
         .iter()
@@ -100,7 +95,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let mounts = Arc::new(mounts);
     let mut plan = Plan::default();
     let mut candidates = Vec::new();
-    let mut against = HashMap::new();
+    let mut rejected = HashMap::new();
     let mut blocked = HashMap::new();
     let own: HashSet<_> = mounted.iter().map(|it| it.device).collect();
     let mut groups = Groups::default();
@@ -108,12 +103,12 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     mount_namespaces::namespaces(root, |Namespace { process, mounted }| {
         // What is in memory or lies on others there is the container's affair.
         groups.add(mounted, Some(process), |it| {
-            !own.contains(&it.device) && choice.against_type(&it.kind).is_none()
+            !own.contains(&it.device) && filter.rejects_type(&it.kind).is_none()
         });
     });
     for (mut file_system, read_only) in groups.sorted() {
         let device = file_system.device;
-        let against_type = choice.against_type(&file_system.kind);
+        let type_reason = filter.rejects_type(&file_system.kind);
         let describe = {
             let (root, mounts) = (root.clone(), Arc::clone(&mounts));
             let file_system = file_system.clone();
@@ -121,44 +116,39 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         };
         // What is left out is not looked for: whoever excludes it may do so because
         // it does not answer. What is not on devices names anything as its source.
-        if against_type.is_none() || device.major != 0 {
+        if type_reason.is_none() || device.major != 0 {
             blocking::without_lookups(&describe).put_into(&mut file_system);
         }
-        if let Some(why) = against_type {
-            plan.leave_out(file_system, why.to_owned());
-            continue;
-        }
-        if let Some(read_only) = read_only {
-            let why = match read_only {
-                ReadOnly::Asked => "it is read-only",
-                ReadOnly::Error => "the kernel made it read-only after an error; see dmesg",
-                ReadOnly::ShutDown => SHUT_DOWN,
-            };
-            plan.leave_out(file_system, why.to_owned());
-            if let Some(left_out) = plan.left_out.last_mut() {
-                left_out.in_trouble = read_only != ReadOnly::Asked;
-            }
+        let read_only = read_only.map(|read_only| match read_only {
+            ReadOnly::Asked => Reason::ReadOnly,
+            ReadOnly::Error => Reason::Error,
+            ReadOnly::ShutDown => Reason::ShutDown,
+        });
+        if let Some(reason) = type_reason.or(read_only) {
+            plan.left_out.push(LeftOut {
+                file_system,
+                reason,
+            });
             continue;
         }
         let is_elsewhere = file_system.mounts.iter().any(|it| it.process.is_some());
-        let mut why = choice.against(&file_system);
+        let mut reason = filter.rejects(&file_system);
         if is_elsewhere && !config.other_namespaces {
-            why = Some(ELSEWHERE.to_owned());
-        } else if why.is_none() {
+            reason = Some(Reason::OtherNamespace);
+        } else if reason.is_none() {
             let place = file_system.nodes.first().cloned();
             let place = place.unwrap_or_else(|| file_system.source.clone().into());
             match lookups.look(&place, describe) {
                 Ok(described) => {
                     described.put_into(&mut file_system);
-                    why = choice.against(&file_system);
+                    reason = filter.rejects(&file_system);
                 }
                 Err(NotResponding(path)) => {
-                    let path = path.display();
-                    blocked.insert(device, format!("{path}, which it lies on, does not answer"));
+                    blocked.insert(device, Blocker::NotResponding(path));
                 }
             }
         }
-        against.extend(why.map(|why| (device, why)));
+        rejected.extend(reason.map(|reason| (device, reason)));
         candidates.push(file_system);
     }
     // What the configuration leaves out has its place among them: it goes on
@@ -167,29 +157,27 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     candidates.sort_by_key(|it| places.get(&it.device).copied());
     for file_system in candidates {
         let device = file_system.device;
-        if let Some(why) = against.remove(&device) {
-            plan.leave_out(file_system, why);
-        } else if let Some(why) = blocked.remove(&device) {
-            plan.blocked.push(Blocked { file_system, why });
+        if let Some(reason) = rejected.remove(&device) {
+            plan.left_out.push(LeftOut {
+                file_system,
+                reason,
+            });
+        } else if let Some(reason) = blocked.remove(&device) {
+            plan.blocked.push(Blocked {
+                file_system,
+                reason,
+            });
         } else {
             plan.freeze.push(file_system);
         }
     }
     let place = |it: &LeftOut| it.file_system.mount_point().to_owned();
     plan.left_out.sort_by_cached_key(place);
-    plan.unmatched = choice.unmatched(&plan.all().collect::<Vec<_>>());
+    plan.unmatched = filter.unmatched(&plan.all().collect::<Vec<_>>());
     Ok(plan)
 }
 
 impl Plan {
-    fn leave_out(&mut self, file_system: FileSystem, why: String) {
-        self.left_out.push(LeftOut {
-            file_system,
-            why,
-            in_trouble: false,
-        });
-    }
-
     /// The file system with this number, whether it is frozen or not.
     pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
         self.all().find(|it| it.device == device)
@@ -434,15 +422,9 @@ mod tests {
                 "/worse"
             ]
         );
-        let in_trouble = plan.left_out.iter().filter(|it| it.in_trouble);
-        let in_trouble: Vec<_> = in_trouble.map(|it| it.why.as_str()).collect();
-        assert_eq!(
-            in_trouble,
-            [
-                "the kernel made it read-only after an error; see dmesg",
-                "it was shut down after an error; see dmesg"
-            ]
-        );
+        let faults = plan.left_out.iter().filter(|it| it.reason.is_fault());
+        let faults: Vec<_> = faults.map(|it| &it.reason).collect();
+        assert_eq!(faults, [&Reason::Error, &Reason::ShutDown]);
 
         let [loop1, mirror, root] = &plan.freeze[..] else {
             panic!("not three");
@@ -497,8 +479,14 @@ mod tests {
         config.other_namespaces = false;
         let plan = make(&config).unwrap();
         assert_eq!(points(&plan.freeze), ["/mnt", "/mirror", "/"]);
-        let elsewhere = plan.left_out.iter().filter(|it| it.why == ELSEWHERE);
-        assert_eq!(elsewhere.count(), 2);
+        let mut left_out = plan.left_out.iter().map(|it| &it.reason);
+        assert_eq!(
+            left_out
+                .by_ref()
+                .filter(|it| **it == Reason::OtherNamespace)
+                .count(),
+            2
+        );
     }
 
     #[test]
@@ -507,19 +495,19 @@ mod tests {
         config.include.mount_points = vec!["/srv/*".to_owned()];
         let plan = make(&config).unwrap();
         assert_eq!(points(&plan.freeze), ["/mirror"]);
-        let why = |plan: &Plan, point: &str| {
+        let reason = |plan: &Plan, point: &str| {
             let mut left_out = plan.left_out.iter();
             let found = left_out.find(|it| it.file_system.mount_point() == Path::new(point));
-            found.unwrap().why.clone()
+            found.unwrap().reason.clone()
         };
-        assert!(why(&plan, "/mnt").contains("does not include it"));
-        assert_eq!(why(&plan, "/snap/core"), "it is read-only");
+        assert_eq!(reason(&plan, "/mnt"), Reason::NotIncluded);
+        assert_eq!(reason(&plan, "/snap/core"), Reason::ReadOnly);
 
         config.include = Patterns::default();
         config.exclude.devices = vec!["/dev/dm-*".to_owned()];
         let plan = make(&config).unwrap();
         assert_eq!(points(&plan.freeze), ["/mnt", "/mirror"]);
-        assert!(why(&plan, "/").contains("/dev/dm-*"));
+        assert!(reason(&plan, "/").to_string().contains("/dev/dm-*"));
     }
 
     #[test]

@@ -37,13 +37,10 @@ impl fmt::Display for UnmatchedPattern {
             pattern,
         } = self;
         let what = match *list {
-            "types" => "type of file systems that the kernel knows",
+            TYPES => "type of file system that the kernel knows",
             _ => "file system",
         };
-        write!(
-            f,
-            "no {what} is meant by {pattern:?} among the {list} in [{table}]"
-        )
+        write!(f, "{pattern:?} in {list} of [{table}] matches no {what}")
     }
 }
 
@@ -135,7 +132,7 @@ impl Globs {
     }
 
     /// The first pattern that means the file system, and the list it is in.
-    pub(super) fn first_of(
+    pub(super) fn first_match(
         &self,
         file_system: &FileSystem,
         links: &Links,
@@ -367,7 +364,7 @@ mod tests {
                 ..Patterns::default()
             };
             let globs = Globs::new("vss.include", &patterns, |_| None);
-            let found = globs.first_of(&file_system, &links);
+            let found = globs.first_match(&file_system, &links);
             assert_eq!(found.is_some(), own, "{pattern}");
             assert_eq!(
                 globs.unmatched(&[&file_system], &[], &links).is_empty(),

@@ -173,7 +173,7 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
     // What an earlier program said is there, too.
     let told = |stage: &mut VssStage<'_>| {
         let log = stage.machine().log();
-        log.matches("no file system is meant by \"/nowhere\"")
+        log.matches("\"/nowhere\" in mount-points of [vss.exclude] matches no file system")
             .count()
     };
     let before = told(stage);
@@ -184,7 +184,8 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
         shelf.expect_thawed(&[&a, &b], "which are excluded")?;
         thaw(&mut host)?;
     }
-    stage.expect_logged(&["no file system is meant by \"/nowhere\""])?;
+    stage
+        .expect_logged(&["\"/nowhere\" in mount-points of [vss.exclude] matches no file system"])?;
     let times = told(stage) - before;
     ensure!(
         times == 1,
