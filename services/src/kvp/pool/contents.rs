@@ -10,7 +10,8 @@ use zerocopy::IntoBytes;
 use super::error::PoolError;
 use super::index::{Index, Snapshot};
 use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, RawRecord, Record};
-use super::{disk, journal, redo};
+use super::redo::{self, Redo};
+use super::{disk, journal};
 
 /// Records that are read at a time: less than 32 KiB.
 const CHUNK: usize = 12;
@@ -43,6 +44,9 @@ pub(super) struct Contents<'a> {
     pub(super) snapshot: Snapshot,
     /// What is left of operations before.
     pub(super) index: &'a mut Option<CachedIndex>,
+    /// A record that a killed program left in the journal; it is read as if it were in
+    /// the file.
+    pub(super) redo: Option<&'a Redo>,
 }
 
 impl Contents<'_> {
@@ -53,8 +57,7 @@ impl Contents<'_> {
             return Ok(None);
         }
         let mut raw = RawRecord::ZERO;
-        let len = read(self.file, raw.as_mut_bytes(), offset)
-            .map_err(PoolError::file("read", self.path))?;
+        let len = self.read(raw.as_mut_bytes(), offset)?;
         Ok((len > 0).then_some(raw))
     }
 
@@ -215,6 +218,13 @@ impl Contents<'_> {
         }))
     }
 
+    /// Reads whole records; says how many bytes there are of them.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> Result<usize, PoolError> {
+        let len = read(self.file, bytes, offset).map_err(PoolError::file("read", self.path))?;
+        let end = self.redo.and_then(|redo| redo.apply(bytes, offset));
+        Ok(end.map_or(len, |end| end.max(len)))
+    }
+
     fn each(&self, mut take: impl FnMut(u32, &RawRecord)) -> Result<(), PoolError> {
         let mut chunk = vec![RawRecord::ZERO; CHUNK];
         let mut numbers = 0..;
@@ -223,8 +233,7 @@ impl Contents<'_> {
             let bytes = chunk.as_mut_bytes();
             let left = usize::try_from(self.size - offset).unwrap_or(bytes.len());
             let (wanted, _) = bytes.split_at_mut(left.min(bytes.len()));
-            let len =
-                read(self.file, wanted, offset).map_err(PoolError::file("read", self.path))?;
+            let len = self.read(wanted, offset)?;
             let (_, rest) = bytes.split_at_mut(len);
             let last = !rest.is_empty();
             rest.fill(0);
@@ -279,6 +288,7 @@ mod tests {
                 size: RECORD_LEN,
                 snapshot: now,
                 index: &mut Some(CachedIndex { snapshot, index }),
+                redo: None,
             };
             assert_eq!(contents.find(b"key").unwrap().is_some(), found);
         }

@@ -1,4 +1,5 @@
-//! One pool's file: opened, locked, and still the one that the path names.
+//! One pool's file: opens it, locks it, checks that the path still names it, and
+//! recovers from its journal.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -10,50 +11,63 @@ use std::time::{Duration, Instant};
 use super::contents::{CachedIndex, Contents};
 use super::error::PoolError;
 use super::index::{Snapshot, Stamp};
-use super::lock::{Access, Deadline, LOCK_TIMEOUT, Lock};
+use super::lock::{Access, LOCK_TIMEOUT, Lock};
 use super::open::{OpenFile, check_trusted};
 use super::record::{MAX_SIZE, RECORD_LEN};
-use super::{holder, journal, redo};
+use super::redo::{self, Redo};
+use super::{holder, journal};
 use crate::kvp::cancel::CancelToken;
 use crate::trusted;
 
-/// Permission bits of a pool file that is made.
+/// Mode of a pool file that is created.
 const MODE: u32 = 0o644;
 
-/// Permission bits of the directory, if it is made.
+/// Mode of the directory if it is created.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// How long a file must have stood still to be read although others have it locked:
-/// who writes a record does not rest in the middle of it.
+/// How long a locked file must be unchanged before it is read without the lock: a
+/// program that writes a record does not pause in the middle of it.
 const STABLE_FOR: Duration = Duration::from_secs(1);
 
-/// How long that is waited for.
+/// How long to wait for that.
 const STABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Between two looks at a file that is locked.
+/// How often a locked file is checked for changes.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A pool's file. It is kept open between operations, and locked during them.
+/// A pool's file, kept open between operations and locked during them.
 #[derive(Debug)]
 pub(super) struct PoolFile {
     path: PathBuf,
     journal: PathBuf,
-    /// Permission bits that the file is to have; `None` leaves them as they are.
+    /// The configured mode; `None` leaves existing files as they are.
     mode: Option<u32>,
     open: Option<OpenFile>,
     index: Option<CachedIndex>,
+    /// Set while another program holds the lock.
     contended: Option<Unchanged>,
-    /// It was said that others keep the file locked.
+    /// The warning about that lock was issued.
     lock_reported: bool,
-    /// What the last operations met and nobody was told of yet.
+    /// The warning that the caller has not taken yet.
     warning: Option<String>,
 }
 
-/// Others keep the file locked: since when it has looked like this.
+/// How long a locked file has had the same stamp.
 #[derive(Debug, Clone, Copy)]
 struct Unchanged {
     stamp: Stamp,
     since: Instant,
+}
+
+/// The journal of a pool that is read without the lock.
+#[derive(PartialEq, Eq)]
+enum JournalState {
+    /// There is no journal.
+    Absent,
+    /// The journal holds the record that a killed program was writing.
+    Redo(Box<Redo>),
+    /// Records are being moved, or the journal is damaged or of another pool.
+    Unusable,
 }
 
 impl PoolFile {
@@ -70,27 +84,26 @@ impl PoolFile {
         }
     }
 
-    /// The file is to have these permission bits.
     pub(super) fn set_mode(&mut self, mode: u32) {
         self.mode = Some(mode);
     }
 
-    /// Gives the file the permission bits that it is to have, if there is one.
+    /// Applies the configured mode to the file if it exists.
     pub(super) fn apply_mode(&self) -> Result<(), PoolError> {
         match OpenFile::new(&self.path, Access::Shared)? {
             Some(open) => open.apply_mode(self.mode),
             None => Ok(()),
         }
-        .map_err(PoolError::file("change the permission bits of", &self.path))
+        .map_err(PoolError::file("change the mode of", &self.path))
     }
 
-    /// What is to be said of the last operations, if anything is.
+    /// Takes the warning about the last operations, if there is one.
     pub(super) fn take_warning(&mut self) -> Option<String> {
         self.warning.take()
     }
 
-    /// Reads the file; `None` where there is none. Where others keep it locked, it is
-    /// read without a lock, and again until nothing changed meanwhile.
+    /// Reads the file; returns `None` if it does not exist. While another program holds
+    /// the lock, reads without it and repeats that until nothing changed meanwhile.
     pub(super) fn read<T>(
         &mut self,
         token: Option<&CancelToken>,
@@ -99,7 +112,7 @@ impl PoolFile {
         self.with_lock(Access::Shared, token, operation)
     }
 
-    /// Changes the file; `None` where there is none.
+    /// Changes the file; returns `None` if it does not exist.
     pub(super) fn write<T>(
         &mut self,
         token: Option<&CancelToken>,
@@ -108,7 +121,7 @@ impl PoolFile {
         self.with_lock(Access::Exclusive, token, operation)
     }
 
-    /// Changes the file, which is made where there is none.
+    /// Changes the file, which is created if it does not exist.
     pub(super) fn write_or_create<T>(
         &mut self,
         token: Option<&CancelToken>,
@@ -118,7 +131,7 @@ impl PoolFile {
             return Ok(done);
         }
         self.create()?;
-        // Others may have taken it away again.
+        // Another program may have removed it again.
         self.write(token, &operation)?
             .ok_or_else(|| PoolError::file("open", &self.path)(io::ErrorKind::NotFound.into()))
     }
@@ -128,11 +141,11 @@ impl PoolFile {
             && !directory.exists()
         {
             trusted::make(directory, DIRECTORY_MODE)
-                // Whatever the umask is: others are to read the pools.
+                // Whatever the umask is: other programs are to read the pools.
                 .and_then(|made| {
                     File::from(made).set_permissions(Permissions::from_mode(DIRECTORY_MODE))
                 })
-                .map_err(PoolError::file("make the directory", directory))?;
+                .map_err(PoolError::file("create the directory", directory))?;
         }
         check_trusted(&self.path)?;
         let mode = self.mode.unwrap_or(MODE);
@@ -145,7 +158,7 @@ impl PoolFile {
             .and_then(|file| file.set_permissions(Permissions::from_mode(mode)));
         match created {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(PoolError::file("make", &self.path)(error))
+                Err(PoolError::file("create", &self.path)(error))
             }
             _ => Ok(()),
         }
@@ -159,18 +172,16 @@ impl PoolFile {
     ) -> Result<Option<T>, PoolError> {
         let started = Instant::now();
         let deadline = match (access, self.contended) {
-            // It was waited for in vain before.
-            (Access::Shared, Some(_)) => Deadline::now(),
-            _ => Deadline::start(token.map(CancelToken::deadline)),
+            // An earlier operation waited in vain.
+            (Access::Shared, Some(_)) => started,
+            _ => earliest(started + LOCK_TIMEOUT, token),
         };
         loop {
             let Some(open) = self.opened(access)? else {
                 return Ok(None);
             };
             let Some(lock) = Lock::take(&open.file, &self.path, access, deadline)? else {
-                if token.is_some_and(CancelToken::is_expired) {
-                    return Err(PoolError::Cancelled(self.path.clone()));
-                }
+                self.check_cancelled(token)?;
                 return match access {
                     Access::Shared => self.read_unlocked(open, token, started, operation),
                     Access::Exclusive => Err(self.locked_error(&open, access, started)),
@@ -178,17 +189,15 @@ impl PoolFile {
             };
             self.contended = None;
             self.lock_reported = false;
-            if token.is_some_and(CancelToken::is_expired) {
-                return Err(PoolError::Cancelled(self.path.clone()));
-            }
-            let Some(snapshot) = self.snapshot(&open)? else {
-                drop(lock);
-                if started.elapsed() >= LOCK_TIMEOUT {
-                    return Err(PoolError::Changing(self.path.clone()));
+            self.check_cancelled(token)?;
+            if let Some(snapshot) = self.snapshot(&open)? {
+                if !self.has_journal()? {
+                    let size = snapshot.stamp.size;
+                    let result = self.with_contents(&open, snapshot, size, None, operation);
+                    drop(lock);
+                    self.open = Some(open);
+                    return result.map(Some);
                 }
-                continue;
-            };
-            if self.has_journal()? {
                 if access == Access::Shared {
                     drop(lock);
                     self.recover(token)?;
@@ -200,23 +209,19 @@ impl PoolFile {
                     drop(lock);
                     self.open = Some(open);
                 }
-                if started.elapsed() >= LOCK_TIMEOUT {
-                    return Err(PoolError::Changing(self.path.clone()));
-                }
-                continue;
             }
-            let result = self.with_contents(&open, snapshot, snapshot.stamp.size, operation);
-            drop(lock);
-            self.open = Some(open);
-            return result.map(Some);
+            if started.elapsed() >= LOCK_TIMEOUT {
+                return Err(PoolError::Changing(self.path.clone()));
+            }
         }
     }
 
-    /// Reads although others keep the file locked. Anybody who may read the file may
-    /// lock it, and to do so must not keep the host from reading. What is told is
-    /// whole: the file has stood still for a while, is the same after the reading as
-    /// before it, and no journal tells of records that are being moved. A record that
-    /// is not whole at the end of the file is left out.
+    /// Reads although another program holds the lock: anybody who may read the file may
+    /// lock it, and must not be able to keep the host from reading it.
+    ///
+    /// The result is consistent: the file was unchanged for a while, it is the same after
+    /// the read as before it, and its journal is absent or holds one record, which is read
+    /// as if it were in the file already. An incomplete record at the end is left out.
     fn read_unlocked<T>(
         &mut self,
         mut open: OpenFile,
@@ -224,33 +229,21 @@ impl PoolFile {
         started: Instant,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        let patience = Instant::now() + STABLE_TIMEOUT;
-        let patience = token.map_or(patience, |token| token.deadline().min(patience));
+        let deadline = earliest(Instant::now() + STABLE_TIMEOUT, token);
         loop {
             if let Some(snapshot) = self.snapshot(&open)? {
-                if self.is_stable(snapshot) && !self.has_journal()? {
-                    let whole = snapshot.stamp.size - snapshot.stamp.size % RECORD_LEN;
-                    let result = self.with_contents(&open, snapshot, whole, &operation);
-                    let after = self.snapshot(&open)?;
-                    if after.is_some_and(|after| after.stamp == snapshot.stamp)
-                        && !self.has_journal()?
-                    {
-                        if whole != snapshot.stamp.size {
-                            self.index = None;
-                        }
-                        if !self.lock_reported {
-                            self.lock_reported = true;
-                            self.warning = Some(format!(
-                                "{} has been locked for {:.0} s by {}; it was read all the same",
-                                self.path.display(),
-                                started.elapsed().as_secs_f64(),
-                                holder::describe(&open.file, Access::Shared)
-                            ));
-                        }
-                        self.open = Some(open);
-                        return result.map(Some);
+                if let Some(done) = self.read_stable(&open, snapshot, &operation)? {
+                    if !self.lock_reported {
+                        self.lock_reported = true;
+                        self.warning = Some(format!(
+                            "{} has been locked for {:.0} s by {}; it was read without the lock",
+                            self.path.display(),
+                            started.elapsed().as_secs_f64(),
+                            holder::describe(&open.file, Access::Shared)
+                        ));
                     }
-                    self.index = None;
+                    self.open = Some(open);
+                    return Ok(Some(done));
                 }
             } else {
                 open = match OpenFile::new(&self.path, Access::Shared)? {
@@ -258,15 +251,46 @@ impl PoolFile {
                     None => return Ok(None),
                 };
             }
-            if Instant::now() >= patience {
+            if Instant::now() >= deadline {
                 return Err(self.locked_error(&open, Access::Shared, started));
             }
             thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Whether a file that others keep locked has looked the same for a while, and every
-    /// later change would show.
+    /// Reads the file without the lock; returns `None` if it is changing, or its journal
+    /// cannot be used.
+    fn read_stable<T>(
+        &mut self,
+        open: &OpenFile,
+        snapshot: Snapshot,
+        operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
+    ) -> Result<Option<T>, PoolError> {
+        if !self.is_stable(snapshot) {
+            return Ok(None);
+        }
+        let whole = snapshot.stamp.size - snapshot.stamp.size % RECORD_LEN;
+        let journal = self.journal_state(open, whole)?;
+        let redo = match &journal {
+            JournalState::Absent => None,
+            JournalState::Redo(redo) => Some(redo.as_ref()),
+            JournalState::Unusable => return Ok(None),
+        };
+        let result = self.with_contents(open, snapshot, whole, redo, operation);
+        let after = self.snapshot(open)?;
+        let unchanged = after.is_some_and(|after| after.stamp == snapshot.stamp)
+            && self.journal_state(open, whole)? == journal;
+        if !unchanged || whole != snapshot.stamp.size {
+            self.index = None;
+        }
+        match unchanged {
+            true => result.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether a locked file has been unchanged for long enough, and every later change
+    /// would show in its stamp.
     fn is_stable(&mut self, snapshot: Snapshot) -> bool {
         let now = Instant::now();
         match self.contended {
@@ -283,11 +307,14 @@ impl PoolFile {
         }
     }
 
+    /// Runs the operation on the first `size` bytes, with the record of the journal in
+    /// its place.
     fn with_contents<T>(
         &mut self,
         open: &OpenFile,
         snapshot: Snapshot,
         size: u64,
+        redo: Option<&Redo>,
         operation: impl FnOnce(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
         if size > MAX_SIZE {
@@ -297,24 +324,32 @@ impl PoolFile {
                 limit: MAX_SIZE,
             });
         }
+        // The index is of the file's stamp, which does not tell whether there is a journal.
+        let mut no_index = None;
+        let index = match redo {
+            Some(_) => &mut no_index,
+            None => &mut self.index,
+        };
         operation(&mut Contents {
             file: &open.file,
             path: &self.path,
             journal: &self.journal,
-            size,
+            size: redo.map_or(size, |redo| redo.end().max(size)),
             snapshot,
-            index: &mut self.index,
+            index,
+            redo,
         })
     }
 
-    /// The file that was open before, or that is there now; `None` where there is none.
+    /// Returns the open file, or opens the one at the path; `None` if there is none.
     fn opened(&mut self, access: Access) -> Result<Option<OpenFile>, PoolError> {
         match self.open.take() {
             Some(open) if open.writable || access == Access::Shared => Ok(Some(open)),
             _ => {
                 let open = OpenFile::new(&self.path, access)?;
                 if let Some(open) = &open {
-                    // Others may have made it anew. Who may only read it cannot do it.
+                    // Another program may have created it. An unprivileged reader cannot
+                    // change the mode.
                     let _ = open.apply_mode(self.mode);
                 }
                 Ok(open)
@@ -322,12 +357,24 @@ impl PoolFile {
         }
     }
 
-    /// How the file looks; `None` where others removed it, or put another in its place.
+    /// Returns the state of the file; `None` if the path no longer names it.
     fn snapshot(&self, open: &OpenFile) -> Result<Option<Snapshot>, PoolError> {
         match Snapshot::take(|| fs::metadata(&self.path)) {
             Ok((snapshot, metadata)) => Ok(open.is(&metadata).then_some(snapshot)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(PoolError::file("look at", &self.path)(error)),
+            Err(error) => Err(PoolError::file("stat", &self.path)(error)),
+        }
+    }
+
+    /// Recovers from the journal, which needs the exclusive lock.
+    fn recover(&mut self, token: Option<&CancelToken>) -> Result<(), PoolError> {
+        self.write(token, |_| Ok(())).map(drop)
+    }
+
+    fn check_cancelled(&self, token: Option<&CancelToken>) -> Result<(), PoolError> {
+        match token.is_some_and(CancelToken::is_expired) {
+            true => Err(PoolError::Cancelled(self.path.clone())),
+            false => Ok(()),
         }
     }
 
@@ -339,15 +386,29 @@ impl PoolFile {
         }
     }
 
-    /// Ends an interrupted change, for which a reader's lock is not enough.
-    fn recover(&mut self, token: Option<&CancelToken>) -> Result<(), PoolError> {
-        self.with_lock(Access::Exclusive, token, |_| Ok(()))
-            .map(drop)
+    /// Reads the journal of a pool that has `whole` bytes of complete records.
+    fn journal_state(&self, open: &OpenFile, whole: u64) -> Result<JournalState, PoolError> {
+        if !self.has_journal()? {
+            return Ok(JournalState::Absent);
+        }
+        check_trusted(&self.path)?;
+        Ok(match redo::read(&open.file, &self.journal) {
+            // A record behind an incomplete one is not used: that one is left out.
+            Ok(Some(redo)) if redo.end() <= whole + RECORD_LEN => {
+                JournalState::Redo(Box::new(redo))
+            }
+            _ => JournalState::Unusable,
+        })
     }
 
     fn has_journal(&self) -> Result<bool, PoolError> {
         self.journal
             .try_exists()
-            .map_err(PoolError::file("look at", &self.journal))
+            .map_err(PoolError::file("stat", &self.journal))
     }
+}
+
+/// The end of a wait that began by itself or for a request.
+fn earliest(own: Instant, token: Option<&CancelToken>) -> Instant {
+    token.map_or(own, |token| token.deadline().min(own))
 }

@@ -1,9 +1,9 @@
-//! Both families of locks on a pool file.
+//! Locks a pool file with both families of locks.
 //!
-//! Of the programs that share the pools some take `flock`, some POSIX record
-//! locks, and the two do not know of each other: so both are taken. The record
-//! lock is one of the open file description, which conflicts with the classic
-//! ones but is not lost when any other descriptor of the file is closed.
+//! Some of the programs that share the pools take `flock`, others take POSIX record
+//! locks, and neither conflicts with the other, so this takes both. The record lock
+//! is an open file description lock: it conflicts with the classic ones but is not
+//! lost when another descriptor of the file is closed.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::error::PoolError;
 
-/// How long a lock is waited for. The host waits longer for its answer.
+/// How long to wait for a lock. The host waits longer for its reply.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MIN_PAUSE: Duration = Duration::from_micros(100);
@@ -27,51 +27,30 @@ const MAX_PAUSE: Duration = Duration::from_millis(1);
 /// What a lock is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reading, as others may at the same time.
+    /// Reading, which other readers may do at the same time.
     Shared,
     /// Writing.
     Exclusive,
 }
 
-/// Locks of both families, given back when it is dropped.
+/// Holds locks of both families until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock<'a> {
     file: &'a File,
 }
 
-/// The end of an operation's patience.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(Instant);
-
-impl Deadline {
-    /// That of an operation that begins now, which has to be done by `end`.
-    pub(super) fn start(end: Option<Instant>) -> Self {
-        let own = Instant::now() + LOCK_TIMEOUT;
-        Self(end.map_or(own, |end| end.min(own)))
-    }
-
-    /// No patience.
-    pub(super) fn now() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(super) fn is_over(self) -> bool {
-        Instant::now() >= self.0
-    }
-}
-
 impl<'a> Lock<'a> {
-    /// Takes both locks, trying again until the deadline; `None` where others keep the
-    /// file.
+    /// Takes both locks, retrying until the deadline; returns `None` if another program
+    /// still holds one then.
     ///
     /// # Errors
     ///
-    /// [`PoolError::File`] where it cannot be locked at all.
+    /// [`PoolError::File`] if a lock call fails for another reason.
     pub(super) fn take(
         file: &'a File,
         path: &Path,
         access: Access,
-        deadline: Deadline,
+        deadline: Instant,
     ) -> Result<Option<Self>, PoolError> {
         let mut pause = MIN_PAUSE;
         loop {
@@ -80,12 +59,11 @@ impl<'a> Lock<'a> {
                 Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => {}
                 Err(error) => return Err(PoolError::file("lock", path)(error.into())),
             }
-            if deadline.is_over() {
+            if Instant::now() >= deadline {
                 return Ok(None);
             }
-            // Others wait inside the kernel and are woken there: a pause loses
-            // the race against them, but never holds one lock while it waits
-            // for the other.
+            // Programs that wait inside the kernel get the lock first, but this
+            // never holds one lock while it waits for the other.
             thread::sleep(pause);
             pause = (pause * 2).min(MAX_PAUSE);
         }
@@ -111,7 +89,7 @@ fn attempt(file: &File, access: Access) -> Result<(), Errno> {
     })
 }
 
-/// Locks every byte there is and will be, or unlocks them.
+/// Locks or unlocks the whole file, however long it grows.
 #[allow(clippy::cast_possible_truncation)] // Of constants between 0 and 2.
 fn record_lock(file: &File, kind: i32) -> Result<(), Errno> {
     let lock = libc::flock {

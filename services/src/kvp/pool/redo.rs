@@ -1,10 +1,10 @@
-//! Writing one record so that a program that is killed leaves it old or new.
+//! Writes one record so that a program killed meanwhile leaves the old or the new one.
 //!
 //! The kernel ends the write of a killed program between two pages, and every other
-//! record lies on two. What is to be written to such a one goes into a journal beside
-//! the pool first, which is renamed to its name when it is whole; whoever locks the pool
-//! next and finds it writes it once more. Nothing is synced: after a power cut the value
-//! that was being set may be lost, as it may be without a journal.
+//! record lies on two. Such a record is written to a redo journal beside the pool first,
+//! which is renamed into place once it is complete. The next program that locks the pool
+//! finds the journal and writes the record again. Nothing is synced: a power cut may
+//! lose the value that was being set, as it may without a journal.
 
 use std::fs::File;
 use std::io;
@@ -22,26 +22,42 @@ use super::record::{MAX_SIZE, RECORD_LEN, RawRecord};
 
 const MAGIC: [u8; 8] = *b"KVPset01";
 
-/// Bytes of the smallest page.
+/// Size of the smallest page in bytes.
 const PAGE: u64 = 4096;
 
 /// The whole journal.
-#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Redo {
+pub(super) struct Redo {
     magic: [u8; 8],
-    /// Of what follows.
+    /// Of the fields that follow.
     checksum: U32,
     reserved: U32,
-    /// Of the pool, as in the other journal.
+    /// Identity of the pool, as in the other journal.
     inode: U64,
     born: U64,
-    /// Where in the pool the record goes.
+    /// Offset of the record in the pool.
     offset: U64,
     record: RawRecord,
 }
 
 impl Redo {
+    /// Returns the offset in the pool at which the record ends.
+    pub(super) fn end(&self) -> u64 {
+        self.offset.get() + RECORD_LEN
+    }
+
+    /// Replaces the record in `bytes`, which were read from the pool at `offset`; returns
+    /// its end in them.
+    pub(super) fn apply(&self, bytes: &mut [u8], offset: u64) -> Option<usize> {
+        let start = usize::try_from(self.offset.get().checked_sub(offset)?).ok()?;
+        let end = start.checked_add(size_of::<RawRecord>())?;
+        bytes
+            .get_mut(start..end)?
+            .copy_from_slice(self.record.as_bytes());
+        Some(end)
+    }
+
     fn checksum(&self) -> u32 {
         let mut hasher = Hasher::new();
         for part in [self.inode, self.born, self.offset] {
@@ -52,8 +68,8 @@ impl Redo {
     }
 }
 
-/// Writes the record at `offset`, its first `skipped` bytes apart, which stand there. The
-/// caller holds the exclusive lock.
+/// Writes the record at `offset`, without its first `skipped` bytes, which are in the
+/// file already. The caller holds the exclusive lock.
 pub(super) fn write(
     pool: &File,
     pool_path: &Path,
@@ -66,16 +82,16 @@ pub(super) fn write(
         .as_bytes()
         .split_at(skipped.min(size_of::<RawRecord>()));
     let start = offset + skipped as u64;
-    let written = |result: io::Result<()>| result.map_err(PoolError::file("write to", pool_path));
+    let map = |result: io::Result<()>| result.map_err(PoolError::file("write to", pool_path));
     if start / PAGE == (offset + RECORD_LEN - 1) / PAGE {
-        return written(disk::write(pool, bytes, start));
+        return map(disk::write(pool, bytes, start));
     }
     write_journal(pool, path, offset, record).map_err(PoolError::file("write", path))?;
-    // Room for all of it first: others append behind whatever is there.
+    // Extends the file first: other programs append at its end.
     let result = extend(pool, offset + RECORD_LEN).and_then(|()| disk::write(pool, bytes, start));
-    // Also where that failed: the caller is told so, and it is not to be done later.
+    // Also after a failure: the caller sees the error, so nothing may redo it later.
     disk::remove(path).map_err(PoolError::file("remove", path))?;
-    written(result)
+    map(result)
 }
 
 fn extend(pool: &File, end: u64) -> io::Result<()> {
@@ -107,22 +123,24 @@ fn write_journal(pool: &File, path: &Path, offset: u64, record: &RawRecord) -> i
     renamed
 }
 
-/// Ends the write that a killed program began, if the journal is of such a one; says
-/// whether it is. The caller holds the exclusive lock.
+/// Completes the write of a killed program. Returns whether the journal is a redo journal
+/// of this pool. The caller holds the exclusive lock.
 pub(super) fn recover(pool: &File, pool_path: &Path, path: &Path) -> Result<bool, PoolError> {
     let read = read(pool, path).map_err(PoolError::file("read", path))?;
     let Some(redo) = read else {
         return Ok(false);
     };
-    disk::write(pool, redo.record.as_bytes(), redo.offset.get())
-        .map_err(PoolError::file("end an interrupted change of", pool_path))?;
+    disk::write(pool, redo.record.as_bytes(), redo.offset.get()).map_err(PoolError::file(
+        "complete an interrupted change of",
+        pool_path,
+    ))?;
     disk::remove(path).map_err(PoolError::file("remove", path))?;
     Ok(true)
 }
 
-/// The journal, if it is what was written, for this pool, and the place in the pool is
-/// still that of the record.
-fn read(pool: &File, path: &Path) -> io::Result<Option<Redo>> {
+/// Reads the journal; returns `None` if it is damaged or of another pool, or if another
+/// record has taken the place of its record.
+pub(super) fn read(pool: &File, path: &Path) -> io::Result<Option<Redo>> {
     let Some(file) = journal::open(path)? else {
         return Ok(None);
     };
@@ -146,7 +164,7 @@ fn read(pool: &File, path: &Path) -> io::Result<Option<Redo>> {
     let len = usize::try_from(size.saturating_sub(offset).min(RECORD_LEN)).unwrap_or(0);
     let (begun, _) = there.as_mut_bytes().split_at_mut(len);
     pool.read_exact_at(begun, offset)?;
-    // A new record of which nothing is there yet has no key.
+    // The place of an appended record may be zeros yet.
     let same = there.key().is_empty() || there.key() == redo.record.key();
     Ok(same.then_some(redo))
 }

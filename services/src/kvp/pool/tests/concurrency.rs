@@ -12,6 +12,7 @@ use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
+use crate::kvp::pool::crash;
 
 const KEYS: usize = 25;
 
@@ -327,6 +328,50 @@ fn what_is_read_without_a_lock_is_whole() {
     let value = pools.get(PoolId::Guest, "b").unwrap().unwrap();
     assert!(is_whole(&value), "{value}");
     other.end();
+}
+
+/// A killed program left a journal, and a local user holds the lock.
+#[test]
+fn a_pool_with_the_journal_of_a_set_is_read_without_the_lock() {
+    // The second record lies on two pages; it is replaced or appended.
+    let after = pairs(&[("a", "1"), ("b", "new")]);
+    for before in [&[("a", "1"), ("b", "2")][..], &[("a", "1")]] {
+        // Killed right after the journal was renamed.
+        let place = (1..)
+            .map(|steps| {
+                let place = Place::new(&file(before));
+                crash::stop_after(steps, 0);
+                place.pools().set(PoolId::Guest, "b", "new").unwrap_err();
+                crash::run();
+                place
+            })
+            .find(|place| place.journal().exists())
+            .unwrap();
+        let mut pools = place.pools();
+        let (left, journal) = (place.bytes(), fs::read(place.journal()).unwrap());
+        let other = Holder::new("flock", &place);
+        for _ in 0..2 {
+            assert_eq!(list(&mut pools), after);
+            assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "new");
+            assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
+        }
+        assert_eq!(pools.at(PoolId::Guest, 1).unwrap().unwrap().value, "new");
+        assert_eq!(place.bytes(), left);
+        assert_eq!(fs::read(place.journal()).unwrap(), journal);
+
+        // A damaged one changes nothing.
+        let mut damaged = journal.clone();
+        damaged[100] ^= 1;
+        fs::write(place.journal(), damaged).unwrap();
+        let read = pools.get(PoolId::Guest, "b");
+        assert!(matches!(read, Err(PoolError::Locked { .. })), "{read:?}");
+
+        fs::write(place.journal(), journal).unwrap();
+        other.end();
+        assert_eq!(list(&mut pools), after);
+        assert!(!place.journal().exists());
+        assert_ne!(place.bytes(), left);
+    }
 }
 
 #[test]
