@@ -14,9 +14,6 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, openat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
-/// Where it is, unless the configuration says otherwise.
-pub const DEFAULT_PATH: &str = "/run/hyperv-agent";
-
 const LOCK: &str = "lock";
 
 /// The directory, made where it was missing.

@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod command;
 pub mod config;
+mod environment;
 mod error_chain;
 pub mod fcopy;
 pub mod kvp;
@@ -19,6 +20,7 @@ pub mod trusted;
 pub mod vss;
 
 pub use config::Config;
+pub use environment::Environment;
 
 /// Tag of log records that have the words of a program that was run: how many there
 /// are is up to that program.

@@ -26,7 +26,10 @@ fn writes_in_order_allocate_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
         fcopy: fcopy::Config {
-            state_directory: directory.path().join("state"),
+            environment: hyperv_services::Environment {
+                state_dir: directory.path().join("state"),
+                ..hyperv_services::Environment::default()
+            },
             ..fcopy::Config::default()
         },
         ..Config::default()

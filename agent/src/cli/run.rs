@@ -71,7 +71,7 @@ impl Run {
         // The configuration sets the modes of copied files, not the umask of whoever
         // started the agent.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        let runtime = RuntimeDirectory::open(&config.runtime_directory);
+        let runtime = RuntimeDirectory::open(&config.environment.runtime_dir);
         if let Ok(Err(error @ RuntimeError::AlreadyRunning(_))) =
             runtime.as_ref().map(|it| it.check())
         {

@@ -13,7 +13,7 @@ use crate::status::{self, text};
 
 pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<Exit> {
     let config = config::load(file.path.as_deref())?;
-    let answer = fetch(&config.runtime_directory.join(control_socket::NAME))?;
+    let answer = fetch(&config.environment.runtime_dir.join(control_socket::NAME))?;
     if json {
         output::print_verbatim(&(answer + "\n"))?;
     } else {

@@ -45,7 +45,7 @@ pub(crate) struct Thaw {
 impl Thaw {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let config = config::load(self.config.path.as_deref())?.service.vss;
-        let directory = &config.runtime_directory;
+        let directory = &config.environment.runtime_dir;
         let record = state_file::read(directory)
             .with_context(|| format!("cannot read what is frozen in {}", directory.display()))?;
         let record = record.unwrap_or_default();
@@ -54,7 +54,7 @@ impl Thaw {
         let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
         let mut text = String::new();
         let mut complaints = Vec::new();
-        let reset = recover::reset_rcu_expedited(&config.root, &record);
+        let reset = recover::reset_rcu_expedited(&config.environment.root, &record);
         match &reset {
             Ok(None) => {}
             Ok(Some(switch)) => writeln!(text, "{}: reset from 1 to 0", switch.display())?,
@@ -80,7 +80,13 @@ impl Thaw {
             );
         }
         let mut freezer = Freezer::new(Guard::start);
-        let tried = recover::thaw(&mut freezer, &found, &config.root, &record, waits);
+        let tried = recover::thaw(
+            &mut freezer,
+            &found,
+            &config.environment.root,
+            &record,
+            waits,
+        );
         let mut left = Vec::new();
         for tried in tried {
             let path = escaped(&tried.mount_point.to_string_lossy());
@@ -114,7 +120,7 @@ fn end_hooks(
     left: Vec<FrozenFileSystem>,
     log: &Log,
 ) -> anyhow::Result<()> {
-    let directory = &config.runtime_directory;
+    let directory = &config.environment.runtime_dir;
     if record.hooks.is_empty() || agent_runs(directory)? {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hyperv_services::{Config as ServiceConfig, fcopy, kvp, vss};
+use hyperv_services::{Config as ServiceConfig, Environment, fcopy, kvp, vss};
 use serde::Deserialize;
 
 use self::values::{
@@ -13,7 +13,6 @@ use self::values::{
     OnFailureName, Pool, PoolMode, Seconds, ServiceName, Size, Type, Value,
 };
 use crate::logging::LogLevel;
-use crate::runtime;
 
 mod values;
 
@@ -27,9 +26,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether a device that no driver has may be bound to `uio_hv_generic`.
     pub bind_uio: bool,
-    /// Where the control socket is; one that was changed is used from the next
-    /// start on.
-    pub runtime_directory: PathBuf,
+    /// The directories of the machine. The sockets stay where they were at the start.
+    pub environment: Environment,
     /// Services that the configuration switches on or off, by name.
     pub services: BTreeMap<&'static str, bool>,
     /// What the services are configured with.
@@ -200,7 +198,16 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
 
 fn parse(text: &str) -> Result<Config, toml::de::Error> {
     let file: File = toml::from_str(text)?;
-    let state_directory = file.state_directory.map(|directory| directory.0);
+    let defaults = Environment::default();
+    let environment = Environment {
+        root: defaults.root,
+        state_dir: file
+            .state_directory
+            .map_or(defaults.state_dir, |directory| directory.0),
+        runtime_dir: file
+            .runtime_directory
+            .map_or(defaults.runtime_dir, |directory| directory.0),
+    };
     let defaults = fcopy::Config::default();
     let fcopy = fcopy::Config {
         directories: match file.fcopy.directories {
@@ -215,7 +222,7 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .idle_limit
             .map_or(defaults.idle_limit, |seconds| seconds.0),
         sync: file.fcopy.sync.unwrap_or(defaults.sync),
-        state_directory: state_directory.clone().unwrap_or(defaults.state_directory),
+        environment: environment.clone(),
     };
     let defaults = kvp::Config::default();
     let kvp = kvp::Config {
@@ -234,7 +241,6 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
             .map(|(key, value)| (key.0, value.0))
             .collect(),
         mode: file.kvp.mode.map(|mode| mode.0),
-        state_directory: state_directory.unwrap_or(defaults.state_directory),
         access: file.kvp.host.into(),
         network: kvp::Network {
             backend: file
@@ -244,11 +250,8 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
                 .map_or(defaults.network.backend, |name| name.0),
             scripts: file.kvp.network.scripts.map(|directory| directory.0),
         },
-        root: defaults.root,
+        environment: environment.clone(),
     };
-    let runtime_directory = file
-        .runtime_directory
-        .map_or_else(|| runtime::DEFAULT_PATH.into(), |directory| directory.0);
     let defaults = vss::Config::default();
     let time_limit = file
         .vss
@@ -279,13 +282,12 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
                 .map_or(defaults.hooks.on_failure, |name| name.0),
             freeze_limit: time_limit,
         },
-        runtime_directory: runtime_directory.clone(),
-        root: defaults.root,
+        environment: environment.clone(),
     };
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
         bind_uio: file.bind_uio.unwrap_or(true),
-        runtime_directory,
+        environment,
         services: file
             .services
             .into_iter()
@@ -392,7 +394,12 @@ mod tests {
         .unwrap();
         assert_eq!(config.log_level, LogLevel::Debug);
         assert!(!config.bind_uio);
-        assert_eq!(config.runtime_directory, Path::new("/var/tmp/run"));
+        let environment = Environment {
+            root: "/".into(),
+            state_dir: "/var/tmp/agent".into(),
+            runtime_dir: "/var/tmp/run".into(),
+        };
+        assert_eq!(config.environment, environment);
         assert_eq!(
             config.services.into_iter().collect::<Vec<_>>(),
             [("fcopy", false), ("vss", true)]
@@ -406,7 +413,7 @@ mod tests {
                 keep_free: Some(2 << 30),
                 idle_limit: Duration::from_secs(60),
                 sync: false,
-                state_directory: "/var/tmp/agent".into(),
+                environment: environment.clone(),
             }
         );
         assert_eq!(
@@ -416,7 +423,6 @@ mod tests {
                 ignored_interfaces: vec!["lxc*".to_owned()],
                 publish: [("Role".to_owned(), "web".to_owned())].into(),
                 mode: Some(0o600),
-                state_directory: "/var/tmp/agent".into(),
                 access: kvp::Access {
                     writable_pools: vec![PoolId::External, PoolId::AutoExternal],
                     facts: vec!["OSName", "OSVersion"],
@@ -426,7 +432,7 @@ mod tests {
                     backend: kvp::Backend::Networkd,
                     scripts: Some("/usr/libexec/hypervkvpd".into()),
                 },
-                root: "/".into(),
+                environment: environment.clone(),
             }
         );
         assert_eq!(
@@ -450,8 +456,7 @@ mod tests {
                     on_failure: vss::hooks::OnFailure::GoOn,
                     freeze_limit: Duration::from_secs(90),
                 },
-                runtime_directory: "/var/tmp/run".into(),
-                root: "/".into(),
+                environment,
             }
         );
     }

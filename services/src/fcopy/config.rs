@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::environment::Environment;
+
 /// What the service is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -21,9 +23,8 @@ pub struct Config {
     /// Whether a file is synced to its disk before the host is told that it is
     /// complete.
     pub sync: bool,
-    /// Where the names of unfinished files are kept that would outlive the
-    /// agent's death.
-    pub state_directory: PathBuf,
+    /// The directories of the machine.
+    pub environment: Environment,
 }
 
 impl Default for Config {
@@ -35,7 +36,7 @@ impl Default for Config {
             keep_free: None,
             idle_limit: Duration::from_secs(300),
             sync: true,
-            state_directory: PathBuf::from("/var/lib/hyperv-agent"),
+            environment: Environment::default(),
         }
     }
 }

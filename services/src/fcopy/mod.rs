@@ -81,7 +81,7 @@ enum State {
 
 impl FileCopy {
     fn new(config: &Config, log: &Logger) -> Self {
-        journal::clean(&config.state_directory, log);
+        journal::clean(&config.environment.state_dir, log);
         Self {
             config: config.clone(),
             log: log.clone(),

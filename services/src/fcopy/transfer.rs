@@ -69,7 +69,7 @@ impl Transfer {
         log: &Logger,
     ) -> Result<Self, Error> {
         check_size(start.size, config)?;
-        let mut record = Record::new(&config.state_directory, log);
+        let mut record = Record::new(&config.environment.state_dir, log);
         let mut made = Made::default();
         let target = target::resolve(start, path, &config.directories, &mut made, &mut record)?;
         let staging = fcntl_dupfd_cloexec(&target.directory, 0)
@@ -113,7 +113,7 @@ impl Transfer {
             create_path: false,
             ..self.start.clone()
         };
-        let mut record = Record::new(&config.state_directory, log);
+        let mut record = Record::new(&config.environment.state_dir, log);
         let mut made = Made::default();
         let path = &self.wanted;
         let anew = target::resolve(&start, path, &config.directories, &mut made, &mut record)?;

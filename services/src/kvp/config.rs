@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::facts::keys::KEYS;
 use super::request::PoolId;
+use crate::environment::Environment;
 
 /// What the service is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +20,12 @@ pub struct Config {
     /// Permission bits of pool files, also of those that are there; `None`: new ones
     /// are made with 0644, and others keep theirs.
     pub mode: Option<u32>,
-    /// Where the keys that were published last are noted.
-    pub state_directory: PathBuf,
     /// What the host may read and write.
     pub access: Access,
     /// How IP configurations are read and written.
     pub network: Network,
-    /// What stands for `/` where the machine's own files are read: `/` but in
-    /// tests.
-    pub root: PathBuf,
+    /// The directories of the machine.
+    pub environment: Environment,
 }
 
 impl Default for Config {
@@ -39,10 +37,9 @@ impl Default for Config {
                 .into(),
             publish: BTreeMap::new(),
             mode: None,
-            state_directory: PathBuf::from("/var/lib/hyperv-agent"),
             access: Access::default(),
             network: Network::default(),
-            root: PathBuf::from("/"),
+            environment: Environment::default(),
         }
     }
 }

@@ -226,9 +226,9 @@ mod tests {
         let config = config(root.path());
         let new = root.path().join("new");
         fs::write(&new, "").unwrap();
-        fs::create_dir(&config.state_directory).unwrap();
+        fs::create_dir(&config.environment.state_dir).unwrap();
         let note = format!("new\0{}\nend", new.display());
-        fs::write(config.state_directory.join("network-pending"), note).unwrap();
+        fs::write(config.environment.state_dir.join("network-pending"), note).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
         Logic::new(config, log, Arc::default());
         assert!(!new.exists());
@@ -236,8 +236,11 @@ mod tests {
     fn config(root: &Path) -> Config {
         Config {
             directory: root.join("pools"),
-            state_directory: root.join("state"),
-            root: root.to_owned(),
+            environment: crate::Environment {
+                root: root.to_owned(),
+                state_dir: root.join("state"),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         }
     }

@@ -185,8 +185,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let config = Config {
             directory: root.path().join("pools"),
-            state_directory: root.path().join("state"),
-            root: root.path().to_owned(),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                state_dir: root.path().join("state"),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         };
         let mut service = KeyValue::new(&config, &Logger::root(slog::Discard, slog::o!()));

@@ -27,15 +27,15 @@ pub(super) enum PublishError {
 /// Puts into pool 1 what the configuration says, and removes what it said
 /// before.
 pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishError> {
-    let path = config.state_directory.join("kvp-published");
+    let path = config.environment.state_dir.join("kvp-published");
     let note = |doing, source| PublishError::Note {
         doing,
         path: path.clone(),
         source,
     };
     // What others could have written there would name keys to delete.
-    if config.state_directory.exists() {
-        make_state_directory(&config.state_directory).map_err(|error| note("read", error))?;
+    if config.environment.state_dir.exists() {
+        make_state_directory(&config.environment.state_dir).map_err(|error| note("read", error))?;
     }
     let before = match fs::read_to_string(&path) {
         Ok(before) => before,
@@ -91,7 +91,10 @@ mod tests {
     fn config(directory: &TempDir, publish: &[(&str, &str)]) -> Config {
         Config {
             directory: directory.path().join("pools"),
-            state_directory: directory.path().join("state"),
+            environment: crate::Environment {
+                state_dir: directory.path().join("state"),
+                ..crate::Environment::default()
+            },
             publish: publish
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -155,11 +158,15 @@ mod tests {
         let config = config(&directory, &[]);
         let mut pools = Pools::new(&config.directory);
         pools.set(PoolId::Guest, "others", "x").unwrap();
-        fs::create_dir(&config.state_directory).unwrap();
-        fs::write(config.state_directory.join("kvp-published"), "others\n").unwrap();
+        fs::create_dir(&config.environment.state_dir).unwrap();
+        fs::write(
+            config.environment.state_dir.join("kvp-published"),
+            "others\n",
+        )
+        .unwrap();
         let mode = |mode| {
             let permissions = fs::Permissions::from_mode(mode);
-            fs::set_permissions(&config.state_directory, permissions).unwrap();
+            fs::set_permissions(&config.environment.state_dir, permissions).unwrap();
         };
         mode(0o777);
         update(&config, &mut pools).unwrap_err();

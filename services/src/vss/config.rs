@@ -1,9 +1,9 @@
 //! What freezing file systems is configured with.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::hooks::config as hooks;
+use crate::environment::Environment;
 
 /// What the service is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +22,8 @@ pub struct Config {
     pub prepare_limit: Duration,
     /// The programs that are run before and after.
     pub hooks: hooks::Config,
-    /// Where it is noted what is frozen; no file system that can be frozen.
-    pub runtime_directory: PathBuf,
-    /// What stands for `/` where the machine's own files are read: `/` but in
-    /// tests.
-    pub root: PathBuf,
+    /// The directories of the machine.
+    pub environment: Environment,
 }
 
 impl Default for Config {
@@ -38,8 +35,7 @@ impl Default for Config {
             time_limit: Duration::from_secs(10 * 60),
             prepare_limit: Duration::from_secs(5 * 60),
             hooks: hooks::Config::default(),
-            runtime_directory: PathBuf::from("/run/hyperv-agent"),
-            root: PathBuf::from("/"),
+            environment: Environment::default(),
         }
     }
 }

@@ -180,7 +180,7 @@ impl Vss {
             Ok(Some(note)) => note,
             Ok(None) => return,
             Err(error) => {
-                let directory = self.config.runtime_directory.display();
+                let directory = self.config.environment.runtime_dir.display();
                 warn!(
                     self.log,
                     "cannot read in {} what may be frozen: {}", directory, error
@@ -199,7 +199,7 @@ impl Vss {
             self.report.found(was_frozen);
         }
         let hooks = std::mem::take(&mut note.hooks);
-        match recover::reset_rcu_expedited(&self.config.root, &note) {
+        match recover::reset_rcu_expedited(&self.config.environment.root, &note) {
             Ok(None) => note.rcu_expedited = false,
             Ok(Some(switch)) => {
                 note.rcu_expedited = false;
@@ -240,7 +240,7 @@ impl Vss {
         if !self.left.frozen.is_empty() {
             let found = recover::recorded(&self.config, &self.left)?;
             let waits = &mut waits(&self.log, self.operation.as_ref());
-            let (root, note) = (&self.config.root, &self.left);
+            let (root, note) = (&self.config.environment.root, &self.left);
             let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
             self.left.frozen.clear();
             for tried in tried.into_iter().rev() {
@@ -423,7 +423,7 @@ impl Vss {
                 false => debug!(self.log, "{:?} is left out: {}", point, reason),
             }
         }
-        let notes = self.config.runtime_directory.as_path();
+        let notes = self.config.environment.runtime_dir.as_path();
         if let Ok(device) = self.runtime(DeviceNumber::of)
             && plan.freeze.iter().any(|it| it.device == device)
         {
@@ -449,7 +449,7 @@ impl Vss {
             guard: self.freezer.guard(),
             hooks: ran.paths().to_vec(),
             rehearsal: self.report.is_rehearsal(),
-            rcu_expedited: recover::can_expedite_rcu(&self.config.root),
+            rcu_expedited: recover::can_expedite_rcu(&self.config.environment.root),
         });
         prepared.write_out(self.write_out, latest, stop)?;
         let mount_points = report::mount_points(&prepared.opened);
@@ -645,7 +645,7 @@ impl Vss {
     fn note(&self, note: &FreezeRecord) {
         let note = note.clone();
         if let Err(error) = self.runtime(move |directory| state_file::write(directory, &note)) {
-            let directory = self.config.runtime_directory.display();
+            let directory = self.config.environment.runtime_dir.display();
             warn!(
                 self.log,
                 "cannot note in {} what is frozen: {}", directory, error
@@ -663,7 +663,7 @@ impl Vss {
 
     fn forget(&self) {
         if let Err(error) = self.runtime(state_file::remove) {
-            let directory = self.config.runtime_directory.display();
+            let directory = self.config.environment.runtime_dir.display();
             warn!(
                 self.log,
                 "cannot remove the note of what is frozen from {}: {}", directory, error
@@ -676,9 +676,9 @@ impl Vss {
         &self,
         action: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let directory = self.config.runtime_directory.clone();
+        let directory = self.config.environment.runtime_dir.clone();
         let look = move || action(&directory);
-        let outcome = Lookups::new().look(&self.config.runtime_directory, look);
+        let outcome = Lookups::new().look(&self.config.environment.runtime_dir, look);
         outcome.unwrap_or_else(|no_answer| Err(io::Error::new(io::ErrorKind::TimedOut, no_answer)))
     }
 }

@@ -56,7 +56,7 @@ pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
     let mut plan = plan::make_within(config, &lookups)?;
     let mut prepared = Prepared::default();
     for file_system in std::mem::take(&mut plan.freeze) {
-        match open::open_within(&file_system, &config.root, &lookups) {
+        match open::open_within(&file_system, &config.environment.root, &lookups) {
             Ok(opened) => {
                 prepared.opened.push(opened);
                 plan.freeze.push(file_system);

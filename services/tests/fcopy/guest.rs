@@ -47,7 +47,10 @@ impl Guest {
         rustix::process::umask(Mode::from_raw_mode(0o077));
         let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut config = fcopy::Config {
-            state_directory: state.path().to_owned(),
+            environment: hyperv_services::Environment {
+                state_dir: state.path().to_owned(),
+                ..hyperv_services::Environment::default()
+            },
             ..fcopy::Config::default()
         };
         configure(&mut config, directory.path());

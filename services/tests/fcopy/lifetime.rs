@@ -28,7 +28,7 @@ fn copying(transport: Transport) -> Guest {
 #[track_caller]
 fn assert_no_trace(guest: &Guest) {
     assert!(guest.names().is_empty());
-    assert!(names(&guest.config.state_directory).is_empty());
+    assert!(names(&guest.config.environment.state_dir).is_empty());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn the_device_goes_away() {
 #[test]
 fn a_panic() {
     let guest = copying(Transport::Uio);
-    let (directory, state) = (guest.directory, guest.config.state_directory);
+    let (directory, state) = (guest.directory, guest.config.environment.state_dir);
     let mut service = guest.service;
     let panicked = catch_unwind(AssertUnwindSafe(move || {
         service.handle_uio(&mut []);
@@ -258,7 +258,7 @@ fn the_agent_is_killed() {
     if let Some(base) = std::env::var_os(VICTIM) {
         let base = Path::new(&base);
         let mut guest = Guest::with(Transport::Uio, |config, _| {
-            config.state_directory = base.join("state/new");
+            config.environment.state_dir = base.join("state/new");
         });
         let deep = base.join("there/a/b").to_str().unwrap().to_owned();
         let status = guest.start_in(&deep, "file", CREATE_PATH | OVERWRITE, 10);
@@ -281,7 +281,7 @@ fn the_agent_is_killed() {
     assert!(names(&base.path().join("there/a/b")).is_empty());
 
     let guest = Guest::with(Transport::Uio, |config, _| {
-        config.state_directory = base.path().join("state/new");
+        config.environment.state_dir = base.path().join("state/new");
     });
     assert!(
         names(&base.path().join("there")).is_empty(),

@@ -295,7 +295,7 @@ fn on_plain(name: &str, test: fn(&mut Guest, Kind, &Mutex<Inside>)) {
         let mounted =
             fuser::spawn_mount(plain, guest.directory.path(), &Config::default()).unwrap();
         test(&mut guest, kind, &inside);
-        assert!(names(&guest.config.state_directory).is_empty());
+        assert!(names(&guest.config.environment.state_dir).is_empty());
         drop(mounted);
     }
 }
@@ -364,11 +364,11 @@ fn killed() {
         let [part] = &guest.names()[..] else {
             panic!("{:?}", guest.names());
         };
-        let [notes] = &names(&guest.config.state_directory)[..] else {
+        let [notes] = &names(&guest.config.environment.state_dir)[..] else {
             panic!("no notes");
         };
         // What is there after a kill: the file, and notes that nobody locks.
-        let notes = guest.config.state_directory.join(notes);
+        let notes = guest.config.environment.state_dir.join(notes);
         let (part, text) = (guest.path(part), fs::read(&notes).unwrap());
         assert_eq!(guest.cancel(), Status::OK);
         fs::write(&part, "half").unwrap();

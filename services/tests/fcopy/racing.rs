@@ -293,5 +293,5 @@ fn a_user_who_changes_all_that_he_can_meanwhile() {
         );
         assert_roots(path);
     }
-    assert!(names(&guest.config.state_directory).is_empty());
+    assert!(names(&guest.config.environment.state_dir).is_empty());
 }

@@ -15,7 +15,10 @@ const MAC: &str = "00:15:5D:0A:0B:0C";
 fn machine() -> (tempfile::TempDir, Config) {
     let root = tempfile::tempdir().unwrap();
     let config = Config {
-        root: root.path().to_owned(),
+        environment: hyperv_services::Environment {
+            root: root.path().to_owned(),
+            ..hyperv_services::Environment::default()
+        },
         ..Config::default()
     };
     (root, config)

@@ -568,8 +568,11 @@ fn a_kernel_that_was_left_in_haste_takes_its_time_again() {
     fs::create_dir_all(switch.parent().unwrap()).unwrap();
     let runtime_directory = root.path().join("run");
     let config = Config {
-        root: root.path().into(),
-        runtime_directory: runtime_directory.clone(),
+        environment: hyperv_services::Environment {
+            root: root.path().into(),
+            runtime_dir: runtime_directory.clone(),
+            ..hyperv_services::Environment::default()
+        },
         ..Config::default()
     };
     let processes = Processes {

@@ -343,7 +343,10 @@ impl Machine {
 
     fn config(&self) -> Config {
         Config {
-            root: self.root.clone(),
+            environment: hyperv_services::Environment {
+                root: self.root.clone(),
+                ..hyperv_services::Environment::default()
+            },
             ..Config::default()
         }
     }

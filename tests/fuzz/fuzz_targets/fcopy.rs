@@ -54,7 +54,10 @@ fuzz_target!(|steps: Vec<Step>| {
             directories: vec![allowed.clone()],
             max_size: Some(64 << 10),
             sync: false,
-            state_directory: state,
+            environment: hyperv_services::Environment {
+                state_dir: state,
+                ..hyperv_services::Environment::default()
+            },
             ..fcopy::Config::default()
         },
         ..Config::default()

@@ -41,8 +41,12 @@ impl Guest {
         let config = &mut setup.config;
         config.fcopy.directories = vec![machine.directory().to_owned()];
         // None of this machine is asked or told anything.
-        config.kvp.root.clone_from(&config.vss.root);
-        config.vss.hooks.directory = config.vss.root.join("hooks");
+        config
+            .kvp
+            .environment
+            .root
+            .clone_from(&config.vss.environment.root);
+        config.vss.hooks.directory = config.vss.environment.root.join("hooks");
         let config = config.clone();
         drop(setup);
         Ok(Self {

@@ -213,7 +213,7 @@ fn expect_backups(guest: &mut Guest, transport: Transport) -> Result<()> {
         expect(host.freeze()?, Status::OK, "a FREEZE")?;
         expect(host.thaw()?, Status::OK, "a THAW")?;
         let setup = guest.machine.setup();
-        let noted = tree(&setup.config.vss.runtime_directory)?;
+        let noted = tree(&setup.config.vss.environment.runtime_dir)?;
         ensure!(
             noted.is_empty(),
             "it is noted that something is frozen: {noted:?}"

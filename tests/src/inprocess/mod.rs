@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_services::vss::guard;
-use hyperv_services::{Config, fcopy, kvp, registry, vss};
+use hyperv_services::{Config, Environment, fcopy, kvp, registry, vss};
 use tempfile::TempDir;
 
 use crate::files::{Files, LocalFiles};
@@ -68,31 +68,37 @@ impl InProcess {
             .context("making a directory for the machine")?;
         let files = home.path().join("files");
         std::fs::create_dir(&files)?;
-        let state_directory = home.path().join("state");
-        std::fs::create_dir(&state_directory)?;
+        let environment = Environment {
+            state_dir: home.path().join("state"),
+            runtime_dir: home.path().join("run"),
+            ..Environment::default()
+        };
+        std::fs::create_dir(&environment.state_dir)?;
         let pools = home.path().join("pools");
         std::fs::create_dir(&pools)?;
-        let (run, root) = (home.path().join("run"), home.path().join("root"));
-        std::fs::create_dir(&run)?;
+        let root = home.path().join("root");
+        std::fs::create_dir(&environment.runtime_dir)?;
         std::fs::create_dir_all(root.join("proc/self"))?;
         for file in ["proc/self/mountinfo", "proc/filesystems"] {
             std::fs::write(root.join(file), "")?;
         }
         let config = Config {
             fcopy: fcopy::Config {
-                state_directory: state_directory.clone(),
+                environment: environment.clone(),
                 ..fcopy::Config::default()
             },
             kvp: kvp::Config {
                 directory: pools,
-                state_directory,
+                environment: environment.clone(),
                 ..kvp::Config::default()
             },
             // A machine without file systems: the test's own are not to be
             // frozen.
             vss: vss::Config {
-                runtime_directory: run,
-                root,
+                environment: Environment {
+                    root,
+                    ..environment
+                },
                 ..vss::Config::default()
             },
         };
@@ -146,7 +152,7 @@ impl Machine for InProcess {
         // Of the others, and of what is the machine's, nothing is taken over.
         let mut setup = self.setup();
         setup.config.fcopy = fcopy::Config {
-            state_directory: setup.config.fcopy.state_directory.clone(),
+            environment: setup.config.fcopy.environment.clone(),
             ..read
         };
         drop(setup);

@@ -43,7 +43,7 @@ pub(crate) struct Rehearse {
 impl Rehearse {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(self.config.path.as_deref())?;
-        let socket = config.runtime_directory.join(request::NAME);
+        let socket = config.environment.runtime_dir.join(request::NAME);
         let request = Request::VssRehearse {
             hold: self.hold,
             hooks_only: self.hooks_only,

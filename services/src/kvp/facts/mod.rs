@@ -42,7 +42,7 @@ impl Facts {
     pub fn new(config: &Config) -> Self {
         let patterns = config.ignored_interfaces.iter();
         let facts = Self {
-            root: config.root.clone(),
+            root: config.environment.root.clone(),
             ignored: patterns.map(|glob| WildMatch::new(glob)).collect(),
             exposed: config.access.facts.clone(),
             driver_version: DRIVER_VERSION.to_owned(),
@@ -125,7 +125,10 @@ mod tests {
         let os_release = "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"13.1\"\n";
         fs::write(root.path().join("etc/os-release"), os_release).unwrap();
         let config = Config {
-            root: root.path().to_owned(),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         };
         (root, Facts::new(&config))
@@ -173,7 +176,10 @@ mod tests {
     fn a_fact_that_is_kept_back_is_empty_in_its_place() {
         let (root, _) = facts();
         let config = Config {
-            root: root.path().to_owned(),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                ..crate::Environment::default()
+            },
             access: Access {
                 facts: vec!["OSName"],
                 ..Access::default()

@@ -128,7 +128,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 }
 
 fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
-    match path.strip_prefix(&context.config.root) {
+    match path.strip_prefix(&context.config.environment.root) {
         Ok(relative) => format!("/{}", relative.display()),
         Err(_) => path.display().to_string(),
     }

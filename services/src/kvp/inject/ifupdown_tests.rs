@@ -21,7 +21,10 @@ fn machine() -> Machine {
     };
     Machine {
         config: Config {
-            root: root.path().to_owned(),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         },
         root,

@@ -155,7 +155,10 @@ impl Drain for Lines {
 fn config() -> Config {
     Config {
         directory: "/tmp/hyperv".into(),
-        state_directory: "/tmp/state".into(),
+        environment: crate::Environment {
+            state_dir: "/tmp/state".into(),
+            ..crate::Environment::default()
+        },
         ..Config::default()
     }
 }

@@ -66,7 +66,7 @@ pub fn set(
     log: &Logger,
 ) -> Result<(), InjectError> {
     let machine = Machine {
-        interface_by_device: &|device| net::interface_by_device(&config.root, device),
+        interface_by_device: &|device| net::interface_by_device(&config.environment.root, device),
         interfaces: &net::interfaces,
     };
     set_on(&machine, config, info, deadline, stays, log)
@@ -192,16 +192,16 @@ fn undo(
 
 fn paths(config: &Config) -> Paths<'_> {
     Paths {
-        root: &config.root,
-        kept: config.state_directory.join("network"),
-        note: config.state_directory.join("network-pending"),
-        applied: config.state_directory.join("network-applied"),
+        root: &config.environment.root,
+        kept: config.environment.state_dir.join("network"),
+        note: config.environment.state_dir.join("network-pending"),
+        applied: config.environment.state_dir.join("network-applied"),
     }
 }
 
 /// Waits until nobody else sets or recovers, and keeps others out meanwhile.
 fn alone(config: &Config, until: Instant) -> Result<File, InjectError> {
-    let directory = &config.state_directory;
+    let directory = &config.environment.state_dir;
     let path = directory.join("network-lock");
     let error = |doing| files::error(doing, &path);
     make_state_directory(directory).map_err(files::error("use the directory", directory))?;
@@ -248,6 +248,7 @@ fn target(
         });
     }
     let assigned = config
+        .environment
         .root
         .join(format!("sys/class/net/{name}/addr_assign_type"));
     let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");

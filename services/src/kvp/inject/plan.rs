@@ -64,7 +64,10 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// A path of the machine.
     pub(super) fn path(&self, path: &str) -> PathBuf {
-        self.config.root.join(path.trim_start_matches('/'))
+        self.config
+            .environment
+            .root
+            .join(path.trim_start_matches('/'))
     }
 
     /// Where a program is.

@@ -66,8 +66,11 @@ impl Guest {
         let root = tempfile::tempdir().unwrap();
         let mut config = Config {
             directory: root.path().join("var/lib/hyperv"),
-            state_directory: root.path().join("state"),
-            root: root.path().to_owned(),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                state_dir: root.path().join("state"),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         };
         config.network.backend = backend;

@@ -63,7 +63,7 @@ pub fn get(
         dns = scripts::dns(directory, &interface.name, deadline, log);
     }
     if dhcp.is_none() || dns.is_none() {
-        let known = managers::query(&config.root, interface);
+        let known = managers::query(&config.environment.root, interface);
         dhcp = dhcp.or(known.dhcp);
         dns = dns.or(Some(known.dns));
     }

@@ -31,7 +31,7 @@ impl Filter {
     pub(super) const LIST: &str = "proc/filesystems";
 
     pub(super) fn read(config: &Config, mounted: &[MountInfo]) -> io::Result<Self> {
-        let root = &config.root;
+        let root = &config.environment.root;
         let types = Types::parse(&fs::read_to_string(root.join(Self::LIST))?);
         // To look at a path in what a program or another machine serves may take
         // for ever.

@@ -80,7 +80,7 @@ pub fn make(config: &Config) -> Result<Plan, PlanError> {
 
 /// The same, with the time for look-ups that is left.
 pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, PlanError> {
-    let root = &config.root;
+    let root = &config.environment.root;
     let unreadable = |path: &str| {
         let path = root.join(path);
         move |source| PlanError::Unreadable { path, source }
@@ -393,7 +393,10 @@ mod tests {
         let types = "nodev\tproc\nnodev\tnfs4\n\text4\n\txfs\n\tvfat\n\tsquashfs\n";
         fs::write(path("proc/filesystems"), types).unwrap();
         let config = Config {
-            root: root.path().into(),
+            environment: crate::Environment {
+                root: root.path().into(),
+                ..crate::Environment::default()
+            },
             ..Config::default()
         };
         (root, config)
@@ -533,7 +536,7 @@ mod tests {
         let (_root, mut config) = machine();
         config.exclude.mount_points = vec!["/".to_owned()];
         config.exclude.devices = vec!["/dev/loop1".to_owned()];
-        let list = config.root.join("proc/self/mountinfo");
+        let list = config.environment.root.join("proc/self/mountinfo");
         let mut text = fs::read_to_string(&list).unwrap();
         text += "1 1 8:2 / /a/deep/one rw - xfs /dev/sda2 rw\n";
         fs::write(list, text).unwrap();
