@@ -46,7 +46,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is not what it should be.
-    #[error("the configuration {} is wrong:\n{source}", path.display())]
+    #[error("invalid configuration {}:\n{source}", path.display())]
     Wrong {
         /// Which file.
         path: PathBuf,
@@ -506,31 +506,31 @@ mod tests {
             (
                 "[services]\nfcpy = true",
                 2,
-                "there is no service `fcpy`, only fcopy, kvp, vss",
+                "unknown service `fcpy`: expected one of fcopy, kvp, vss",
             ),
             ("[fcopy]\ndirectories = []", 2, "switch the service off"),
-            ("[vss]\ntime-limit = 0", 2, "it takes 1 to 86400 seconds"),
-            ("[vss.include]\ntypes = [\"\"]", 2, "is no pattern"),
             (
-                "[vss.include]\ntypes = [\"/\"]",
+                "[vss]\ntime-limit = 0",
                 2,
-                "is no pattern of types",
+                "`0`: expected 1 to 86400 seconds",
             ),
+            ("[vss.include]\ntypes = [\"\"]", 2, "invalid pattern"),
+            ("[vss.include]\ntypes = [\"/\"]", 2, "expected types"),
             (
                 "[vss.exclude]\nmount-points = [\"\"]",
                 2,
-                "is no pattern of mount",
+                "expected mount points",
             ),
             (
                 "[vss.exclude]\n\nmount-points = [\"/srv\", \"mnt\"]",
                 3,
-                "\"mnt\" matches nothing: a pattern of mount points, such as \"/srv/*\", begins \
+                "invalid pattern \"mnt\": expected mount points, such as \"/srv/*\", which begin \
                  with a slash",
             ),
             (
                 "[vss.exclude]\nmount-points = [\"./mnt\"]",
                 2,
-                "begins with a slash",
+                "begin with a slash",
             ),
             (
                 "[vss.exclude]\nmount-points = [\"/a/../b\"]",
@@ -542,47 +542,71 @@ mod tests {
                 2,
                 "/dev/disk/by-label/data",
             ),
-            ("[vss.hooks]\non-failure = \"no\"", 2, "neither `stop` nor"),
+            (
+                "[vss.hooks]\non-failure = \"no\"",
+                2,
+                "`no`: expected `stop` or",
+            ),
             (
                 "[fcopy]\ndirectories = [\"srv\"]",
                 2,
-                "`srv` is no absolute path",
+                "directory `srv`: expected an absolute path",
             ),
             (
                 "[fcopy]\ndirectories = [\"/srv/../etc\"]",
                 2,
                 "without `..`",
             ),
-            ("[fcopy]\nmode = \"0844\"", 2, "`0844` is no file mode"),
-            ("[fcopy]\nmode = \"4755\"", 2, "`4755` is no file mode"),
+            (
+                "[fcopy]\nmode = \"0844\"",
+                2,
+                "invalid mode `0844`: expected permission bits",
+            ),
+            (
+                "[fcopy]\nmode = \"4755\"",
+                2,
+                "invalid mode `4755`: expected permission bits",
+            ),
             ("[fcopy]\nmode = 744", 2, "expected a string"),
-            ("[kvp]\nmode = \"0444\"", 2, "`0444` is no mode of a pool"),
-            ("[kvp]\nmode = \"0666\"", 2, "`0666` is no mode of a pool"),
-            ("[fcopy]\nmax-size = \"many\"", 2, "`many` is no size"),
-            ("[fcopy]\nmax-size = -1", 2, "`-1` is no size"),
-            ("[fcopy]\nmax-size = \"99999999 TiB\"", 2, "is no size"),
+            (
+                "[kvp]\nmode = \"0444\"",
+                2,
+                "invalid mode `0444`: expected \"0600\" to",
+            ),
+            (
+                "[kvp]\nmode = \"0666\"",
+                2,
+                "invalid mode `0666`: expected \"0600\" to",
+            ),
+            (
+                "[fcopy]\nmax-size = \"many\"",
+                2,
+                "invalid size `many`: expected",
+            ),
+            ("[fcopy]\nmax-size = -1", 2, "invalid size `-1`: expected"),
+            ("[fcopy]\nmax-size = \"99999999 TiB\"", 2, "invalid size"),
             ("log-level = \"loud\"", 1, "unknown variant `loud`"),
             ("bind-uio = 1", 1, "expected a boolean"),
             (
                 "[kvp.network]\nbackend = \"wicked\"",
                 2,
-                "there is no backend `wicked`, only auto, off, netplan, networkd, networkmanager, \
-                 ifupdown, ifcfg",
+                "unknown backend `wicked`: expected one of auto, off, netplan, networkd, \
+                 networkmanager, ifupdown, ifcfg",
             ),
             (
                 "[kvp.host]\nwritable-pools = [\"host\"]",
                 2,
-                "pools are 0 to 4, or by name: external, guest",
+                "expected 0 to 4, or one of external, guest",
             ),
             (
                 "[kvp.host]\nfacts = [\"OSNames\"]",
                 2,
-                "there is no fact `OSNames`, only FullyQualifiedDomainName, Integration",
+                "unknown fact `OSNames`: expected one of FullyQualifiedDomainName, Integration",
             ),
             (
                 "[kvp]\nignored-interfaces = [\"\"]",
                 2,
-                "no pattern of interface names",
+                "expected interface names",
             ),
             ("[kvp.publish]\nRole = 1", 2, "expected a string"),
             (

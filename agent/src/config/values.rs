@@ -26,7 +26,7 @@ impl<'de> Deserialize<'de> for ServiceName {
             .ok_or_else(|| {
                 let names: Vec<_> = SERVICES.iter().map(|entry| entry.name).collect();
                 de::Error::custom(format!(
-                    "there is no service `{name}`, only {}",
+                    "unknown service `{name}`: expected one of {}",
                     names.join(", ")
                 ))
             })
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Directory {
             Ok(Self(path))
         } else {
             Err(de::Error::custom(format!(
-                "`{}` is no absolute path without `..`",
+                "invalid directory `{}`: expected an absolute path without `..`",
                 path.display()
             )))
         }
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Glob {
             Ok(Self(glob))
         } else {
             Err(de::Error::custom(format!(
-                "{glob:?} is no pattern of interface names, such as \"docker*\""
+                "invalid pattern {glob:?}: expected interface names, such as \"docker*\""
             )))
         }
     }
@@ -104,7 +104,7 @@ fn text<'de, D: Deserializer<'de>>(
     }
     let short: String = text.chars().take(40).collect();
     Err(de::Error::custom(format!(
-        "{short:?} is no {what}: it takes {min} to {units} characters, {bytes} bytes at most, \
+        "invalid {what} {short:?}: expected {min} to {units} characters, at most {bytes} bytes, \
          without control characters"
     )))
 }
@@ -127,7 +127,7 @@ impl<'de> Deserialize<'de> for BackendName {
         let known = NAMES.into_iter().find(|(known, _)| *known == name);
         known.map(|(_, backend)| Self(backend)).ok_or_else(|| {
             let names = NAMES.map(|(known, _)| known).join(", ");
-            de::Error::custom(format!("there is no backend `{name}`, only {names}"))
+            de::Error::custom(format!("unknown backend `{name}`: expected one of {names}"))
         })
     }
 }
@@ -151,7 +151,7 @@ impl<'de> Deserialize<'de> for FactKey {
         let known = KEYS.into_iter().find(|known| *known == name);
         known.map(Self).ok_or_else(|| {
             let names = KEYS.join(", ");
-            de::Error::custom(format!("there is no fact `{name}`, only {names}"))
+            de::Error::custom(format!("unknown fact `{name}`: expected one of {names}"))
         })
     }
 }
@@ -183,7 +183,7 @@ impl<'de> Deserialize<'de> for Type {
         let pattern = String::deserialize(deserializer)?;
         if pattern.is_empty() || pattern.contains(|it: char| it.is_control() || it == '/') {
             return Err(de::Error::custom(format!(
-                "{pattern:?} is no pattern of types of file systems, such as \"xfs\""
+                "invalid pattern {pattern:?}: expected types of file systems, such as \"xfs\""
             )));
         }
         Ok(Self(pattern))
@@ -199,19 +199,19 @@ fn path_pattern<'de, D: Deserializer<'de>>(
     let pattern = String::deserialize(deserializer)?;
     if pattern.is_empty() || pattern.contains(char::is_control) {
         return Err(de::Error::custom(format!(
-            "{pattern:?} is no pattern of {what}"
+            "invalid pattern {pattern:?}: expected {what}"
         )));
     }
     if !pattern.starts_with(['/', '*', '?']) {
         return Err(de::Error::custom(format!(
-            "{pattern:?} matches nothing: a pattern of {what}, begins with a slash or a wildcard"
+            "invalid pattern {pattern:?}: expected {what}, which begin with a slash or a wildcard"
         )));
     }
     let names = pattern.split('/').filter(|name| !matches!(*name, "" | "."));
     let names: Vec<_> = names.collect();
     if names.contains(&"..") {
         return Err(de::Error::custom(format!(
-            "{pattern:?} matches nothing: write the path without `..`"
+            "invalid pattern {pattern:?}: expected {what}, without `..`"
         )));
     }
     let root = if pattern.starts_with('/') { "/" } else { "" };
@@ -227,7 +227,7 @@ impl<'de> Deserialize<'de> for Seconds {
         match u64::try_from(seconds) {
             Ok(seconds @ 1..=86400) => Ok(Self(Duration::from_secs(seconds))),
             _ => Err(de::Error::custom(format!(
-                "`{seconds}` is no time limit: it takes 1 to 86400 seconds"
+                "invalid time limit `{seconds}`: expected 1 to 86400 seconds"
             ))),
         }
     }
@@ -242,7 +242,7 @@ impl<'de> Deserialize<'de> for OnFailureName {
             "stop" => Ok(Self(OnFailure::Stop)),
             "go-on" => Ok(Self(OnFailure::GoOn)),
             other => Err(de::Error::custom(format!(
-                "`{other}` is neither `stop` nor `go-on`"
+                "unknown value `{other}`: expected `stop` or `go-on`"
             ))),
         }
     }
@@ -256,8 +256,8 @@ impl<'de> Deserialize<'de> for Directories {
         let directories = Vec::<Directory>::deserialize(deserializer)?;
         if directories.is_empty() {
             return Err(de::Error::custom(
-                "with no directory nothing can be copied: switch the service off under [services] \
-                 instead",
+                "empty list of directories: to accept no files, switch the service off under \
+                 [services]",
             ));
         }
         Ok(Self(directories.into_iter().map(|each| each.0).collect()))
@@ -278,7 +278,7 @@ impl<'de> Deserialize<'de> for Mode {
             .map(Self)
             .ok_or_else(|| {
                 de::Error::custom(format!(
-                    "`{text}` is no file mode: write the permission bits in octal, such as \"0644\""
+                    "invalid mode `{text}`: expected permission bits in octal, such as \"0644\""
                 ))
             })
     }
@@ -295,8 +295,8 @@ impl<'de> Deserialize<'de> for PoolMode {
             Ok(Self(mode))
         } else {
             Err(de::Error::custom(format!(
-                "`{mode:04o}` is no mode of a pool: it is \"0600\" to \"0664\", and its owner \
-                 reads and writes"
+                "invalid mode `{mode:04o}`: expected \"0600\" to \"0664\", with read and write \
+                 permission for the owner"
             )))
         }
     }
@@ -319,13 +319,13 @@ impl<'de> Deserialize<'de> for Size {
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
                 u64::try_from(bytes)
                     .map(Size)
-                    .map_err(|_| E::custom(format!("`{bytes}` is no size")))
+                    .map_err(|_| E::custom(format!("invalid size `{bytes}`: expected 0 or more")))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
                 parse_size(text).map(Size).ok_or_else(|| {
                     E::custom(format!(
-                        "`{text}` is no size: write a whole number and B, KiB, MiB, GiB or TiB"
+                        "invalid size `{text}`: expected a whole number with B, KiB, MiB, GiB or TiB"
                     ))
                 })
             }

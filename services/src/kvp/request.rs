@@ -52,7 +52,7 @@ impl PoolId {
 
 /// A text that is neither the number of a pool nor its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("pools are 0 to 4, or by name: {}", PoolId::ALL.map(PoolId::name).join(", "))]
+#[error("expected 0 to 4, or one of {}", PoolId::ALL.map(PoolId::name).join(", "))]
 pub struct UnknownPool;
 
 impl FromStr for PoolId {
