@@ -28,7 +28,7 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 /// Where log records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
-    /// The system log: /dev/log, or the journal where that is what reads it.
+    /// The system log: the journal, or /dev/log.
     Syslog,
     /// Standard error.
     Stderr,
@@ -182,15 +182,15 @@ impl Drain for Syslog {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
-    /// Only what keeps the agent from its work.
+    /// Only failures that keep the agent from its work.
     Error,
-    /// And what went wrong.
+    /// Failed requests and other problems, too.
     Warning,
-    /// And what was done.
+    /// What the agent does, too.
     Info,
-    /// And how.
+    /// Details of each request, too.
     Debug,
-    /// And everything else.
+    /// Everything.
     Trace,
 }
 

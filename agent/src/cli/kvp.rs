@@ -114,8 +114,7 @@ characters are escaped.")]
 
 #[derive(Debug, Args)]
 struct Location {
-    /// Directory of the pool files [default: `directory` of the configuration,
-    /// /var/lib/hyperv if that is not set]
+    /// Directory of the pool files [default: as configured, or /var/lib/hyperv]
     #[arg(long, value_name = "DIR", conflicts_with = "path")]
     directory: Option<PathBuf>,
 

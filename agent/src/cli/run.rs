@@ -45,8 +45,7 @@ pub(super) struct Run {
     #[arg(long)]
     daemon: bool,
 
-    /// Least severe level to log [default: `log-level` of the configuration, info if
-    /// that is not set]
+    /// Least severe level to log [default: as configured, or info]
     #[arg(long, value_name = "LEVEL", value_enum)]
     log_level: Option<LogLevel>,
 

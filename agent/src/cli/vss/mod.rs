@@ -18,9 +18,9 @@ pub(crate) struct Vss {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show which hooks and file systems a backup would run and freeze, in order
+    /// Show the hooks that a backup would run, and the file systems that it would freeze
     Plan(ShowPlan),
-    /// Have the running agent run the hooks, freeze and thaw, as for a backup
+    /// Run the hooks, freeze and thaw as for a backup
     Rehearse(Rehearse),
 }
 

@@ -1,0 +1,228 @@
+//! `hyperv-agent kvp`.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use super::{agent, copy_for_others, stderr, stdout};
+
+/// `hyperv-agent kvp` on the pools of a directory.
+fn kvp(directory: &Path, arguments: &[&str]) -> Output {
+    let directory = ["--directory", directory.to_str().unwrap()];
+    agent(&[&["kvp"], arguments, &directory].concat())
+}
+
+/// A record as a pool file has it.
+fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut record = key.to_vec();
+    record.resize(512, 0);
+    record.extend(value);
+    record.resize(2560, 0);
+    record
+}
+
+#[test]
+fn a_key_is_set_found_listed_and_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let pools = directory.path().join("hyperv");
+    let output = kvp(&pools, &["set", "Role", "data base"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        fs::read(pools.join(".kvp_pool_1")).unwrap(),
+        record(b"Role", b"data base")
+    );
+    assert!(
+        kvp(&pools, &["set", "Name", "x", "--pool", "3"])
+            .status
+            .success()
+    );
+
+    let output = kvp(&pools, &["get", "Role"]);
+    assert_eq!(stdout(&output), "data base\n");
+    let output = kvp(&pools, &["get", "Role", "--json", "--pool", "guest"]);
+    let item: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(
+        item,
+        serde_json::json!({"pool": 1, "name": "guest", "key": "Role", "value": "data base"})
+    );
+
+    let output = kvp(&pools, &["list"]);
+    assert_eq!(
+        stdout(&output),
+        "pool 1 (guest)\n  Role  data base\n\npool 3 (auto-external)\n  Name  x\n"
+    );
+    let output = kvp(&pools, &["list", "--pool", "auto-external", "--json"]);
+    let items: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(
+        items,
+        serde_json::json!([{"pool": 3, "name": "auto-external", "key": "Name", "value": "x"}])
+    );
+
+    assert!(kvp(&pools, &["delete", "Role"]).status.success());
+    for gone in [&["get", "Role"][..], &["delete", "Role"]] {
+        let output = kvp(&pools, gone);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stdout(&output), "");
+        assert!(stderr(&output).contains("no key \"Role\""));
+    }
+    assert_eq!(stdout(&kvp(&pools, &["list", "--pool", "1"])), "");
+}
+
+#[test]
+fn what_the_host_says_is_found_before_what_the_guest_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let pools = directory.path();
+    for (number, pool) in [
+        "external",
+        "guest",
+        "auto",
+        "auto-external",
+        "auto-internal",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let number = number.to_string();
+        assert!(
+            kvp(pools, &["set", "key", &number, "--pool", pool])
+                .status
+                .success()
+        );
+    }
+    for pool in ["0", "3", "1", "2", "4"] {
+        assert_eq!(stdout(&kvp(pools, &["get", "key"])), format!("{pool}\n"));
+        assert_eq!(
+            stdout(&kvp(pools, &["get", "key", "--pool", pool])),
+            format!("{pool}\n")
+        );
+        assert!(
+            kvp(pools, &["delete", "key", "--pool", pool])
+                .status
+                .success()
+        );
+    }
+    assert_eq!(kvp(pools, &["get", "key"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_list_for_people_is_escaped_and_everything_else_is_exact() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = directory.path().join(".kvp_pool_0");
+    fs::write(&pool, record(b"k\x1b[2J", b"a\nb\x1b]0;x\x07\xff")).unwrap();
+    let output = kvp(directory.path(), &["list"]);
+    assert_eq!(
+        stdout(&output),
+        "pool 0 (external)\n  k\\u{1b}[2J  a\\nb\\u{1b}]0;x\\u{7}\u{fffd}\n"
+    );
+    let value = "a\nb\u{1b}]0;x\u{7}\u{fffd}";
+    let output = kvp(directory.path(), &["get", "k\u{1b}[2J"]);
+    assert_eq!(stdout(&output), format!("{value}\n"));
+    let output = kvp(directory.path(), &["list", "--json"]);
+    let items: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(items[0]["value"], value);
+    let output = kvp(directory.path(), &["get", "no\u{1b}[2J"]);
+    assert!(!stderr(&output).contains('\u{1b}'));
+}
+
+#[test]
+fn a_value_is_read_from_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    for (given, value) in [("two\nlines\n", "two\nlines"), ("-", "-"), ("", "")] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
+            .args(["kvp", "set", "key", "-", "--directory"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(given.as_bytes()).unwrap();
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        let pool = fs::read(directory.path().join(".kvp_pool_1")).unwrap();
+        assert_eq!(pool, record(b"key", value.as_bytes()));
+    }
+}
+
+#[test]
+fn what_a_pool_cannot_have_is_refused_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (key, value) = ("k".repeat(255), "v".repeat(1023));
+    let (wide_key, wide_value) = ("語".repeat(171), "語".repeat(683));
+    for (arguments, words) in [
+        (&["set", &key, "v"][..], "key of 255 UTF-16 units"),
+        (&["set", "k", &value], "value of 1023 UTF-16 units"),
+        (&["set", &wide_key, "v"], "key of 513 bytes"),
+        (&["set", "k", &wide_value], "value of 2049 bytes"),
+        (&["set", "", "v"], "empty"),
+        (&["delete", ""], "empty"),
+        (&["set", "k", "v", "--pool", "5"], "auto-external"),
+        (&["get", "k", "--pool", "host"], "0 to 4"),
+    ] {
+        let output = kvp(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    let output = agent(&["kvp", "list", "--config", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn who_may_not_read_a_pool_is_told_what_to_do() {
+    // Root may read everything, so another user asks, from a place that it can
+    // reach.
+    let directory = tempfile::tempdir().unwrap();
+    let program = copy_for_others(directory.path());
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let pool = directory.path().join(".kvp_pool_1");
+    fs::write(&pool, record(b"key", b"value")).unwrap();
+    fs::set_permissions(&pool, Permissions::from_mode(0o600)).unwrap();
+    let nobody = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command
+            .arg("kvp")
+            .args(arguments)
+            .arg("--directory")
+            .arg(directory.path());
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        } else {
+            fs::set_permissions(&pool, Permissions::from_mode(0o000)).unwrap();
+        }
+        command.output().unwrap()
+    };
+    for arguments in [&["list"][..], &["set", "key", "new"]] {
+        let output = nobody(arguments);
+        assert_eq!(output.status.code(), Some(3));
+        let said = stderr(&output);
+        assert!(said.contains(".kvp_pool_1"), "{said}");
+        assert!(said.contains("run this as root"), "{said}");
+    }
+    // Reading needs no more than permission to read.
+    fs::set_permissions(&pool, Permissions::from_mode(0o444)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(stdout(&nobody(&["get", "key"])), "value\n");
+    }
+}
+
+#[test]
+fn root_is_not_told_to_be_root() {
+    if !rustix::process::geteuid().is_root() {
+        return hyperv_needs::skip("only root can give a directory to another user");
+    }
+    let place = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(place.path(), Some(65534), None).unwrap();
+    let directory = place.path().join("pools");
+    let output = Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
+        .args(["kvp", "set", "a", "1", "--directory"])
+        .arg(&directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("belongs to user 65534"), "{said}");
+    assert!(!said.contains("run this as root"), "{said}");
+    assert!(!directory.exists());
+}

@@ -1,0 +1,149 @@
+//! The command line of the binary, as a person types it. What needs a host is
+//! tested in `tests/`.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod kvp;
+mod output;
+mod running;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use hyperv_services::registry::SERVICES;
+
+fn agent(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The program in a directory that others may reach, as the build's own may not
+/// be. Another process makes the copy: were it open for writing here, a child
+/// that another test starts could keep it so, and nobody could run it.
+fn copy_for_others(directory: &Path) -> PathBuf {
+    let program = directory.join("hyperv-agent");
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_hyperv-agent"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
+    program
+}
+
+/// `path`'s text, given to `hyperv-agent check-config`.
+fn check(text: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, text).unwrap();
+    agent(&["check-config", "--config", path.to_str().unwrap()])
+}
+
+#[test]
+fn help_names_every_service_and_shows_examples() {
+    let help = stdout(&agent(&["--help"]));
+    assert!(help.contains("Examples:"), "{help}");
+    let help = stdout(&agent(&["run", "--help"]));
+    for entry in SERVICES {
+        assert!(help.contains(entry.name), "{help}");
+        assert!(help.contains(entry.summary), "{help}");
+    }
+    let version = stdout(&agent(&["--version"]));
+    assert_eq!(
+        version,
+        format!("hyperv-agent {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn a_flag_that_is_wrong_is_a_usage_error_that_says_so() {
+    for (arguments, words) in [
+        (&["run", "--enable", "fcpy"][..], "fcopy"),
+        (&["run", "--log-level", "loud"], "warning"),
+        (&["run", "--daemon", "--no-daemon"], "cannot be used with"),
+        (
+            &["run", "--enable", "fcopy", "--disable", "fcopy"],
+            "both enabled and disabled",
+        ),
+        (&["run", "--config", "/nonexistent"], "/nonexistent"),
+        (
+            &["check-config", "--config", "/nonexistent"],
+            "/nonexistent",
+        ),
+    ] {
+        let output = agent(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_configuration_is_checked_with_the_line_that_is_wrong() {
+    let output = check("[services]\nkvp = true\n");
+    assert!(output.status.success());
+    let said = stdout(&output);
+    assert!(said.contains("is valid"), "{said}");
+    assert!(said.contains("kvp      on"), "{said}");
+
+    let output = check("[fcopy]\nmode = \"0844\"\n");
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("line 2"), "{said}");
+    assert!(said.contains("mode = \"0844\""), "{said}");
+}
+
+#[test]
+fn what_is_no_hyperv_guest_is_told_so() {
+    if Path::new("/sys/bus/vmbus").exists() || Path::new("/dev/vmbus").exists() {
+        return hyperv_needs::skip("this machine is a Hyper-V guest");
+    }
+    for arguments in [&["run"][..], &["run", "--daemon"], &["devices"]] {
+        let output = agent(arguments);
+        assert_eq!(output.status.code(), Some(77), "{arguments:?}");
+        let said = stderr(&output);
+        assert!(said.contains("is not a Hyper-V guest"), "{said}");
+    }
+}
+
+/// Nothing is frozen by it: it may look at the machine that runs the tests.
+#[test]
+fn every_file_system_is_in_the_plan_once() {
+    let output = agent(&["vss", "plan", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let plan: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let list = |name: &str| plan[name].as_array().unwrap().clone();
+    let planned = [list("freeze"), list("left_out")].concat();
+    let number = |it: &serde_json::Value| it["number"].as_str().unwrap().to_owned();
+    let mut planned: Vec<_> = planned.iter().map(number).collect();
+    planned.sort();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().map(|line| line.split(' ').nth(2).unwrap());
+    let mounted: std::collections::BTreeSet<_> = mounts.collect();
+    assert_eq!(planned, Vec::from_iter(mounted));
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "[vss.exclude]\ntypes = [\"*\"]\n").unwrap();
+    let config = config.to_str().unwrap();
+    let output = agent(&["vss", "plan", "--config", config]);
+    let said = stdout(&output);
+    assert!(
+        said.starts_with("No file system would be frozen.\n"),
+        "{said}"
+    );
+
+    fs::write(config, "[vss.exclude]\ntype = []\n").unwrap();
+    let output = agent(&["vss", "plan", "--config", config]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("line 2"));
+}

@@ -1,0 +1,134 @@
+//! Commands that ask the running agent.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::{agent, copy_for_others, stderr, stdout};
+
+/// A runtime directory, and a configuration that has it.
+pub(crate) fn runtime_directory() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let line = format!("runtime-directory = {:?}\n", directory.path());
+    fs::write(&config, line).unwrap();
+    (directory, config.into_os_string().into_string().unwrap())
+}
+
+#[test]
+fn where_no_agent_runs_the_status_says_how_to_start_one() {
+    let (directory, config) = runtime_directory();
+    let asked = || {
+        for arguments in [
+            &["status", "--config", &config][..],
+            &["status", "--json", "--config", &config],
+            &["vss", "rehearse", "--config", &config],
+        ] {
+            let output = agent(arguments);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+            let said = stderr(&output);
+            assert!(said.contains("no agent is running"), "{said}");
+            assert!(said.contains("systemctl start hyperv-agent"), "{said}");
+            assert!(output.stdout.is_empty());
+        }
+    };
+    asked();
+    // What a killed agent leaves.
+    for name in ["control", "request"] {
+        drop(UnixListener::bind(directory.path().join(name)).unwrap());
+    }
+    asked();
+}
+
+/// An agent that answers a rehearsal with these lines.
+fn rehearsal_answered(lines: &'static str, options: &[&str]) -> std::process::Output {
+    use std::io::{BufRead, BufReader, Write};
+
+    let (directory, config) = runtime_directory();
+    let listener = UnixListener::bind(directory.path().join("request")).unwrap();
+    let answers = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(&client).read_line(&mut request).unwrap();
+        client.write_all(lines.as_bytes()).unwrap();
+        request
+    });
+    let output = agent(&[&["vss", "rehearse", "--config", &config], options].concat());
+    let request: serde_json::Value = serde_json::from_str(&answers.join().unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "version": 1, "request": "vss-rehearse", "hold": 3, "hooks_only": true,
+    });
+    assert_eq!(request, expected);
+    output
+}
+
+const RESULT: &str = r#"{"progress":"at it"}
+{"result":{"kind":"hooks-only","began":"2026-03-04T03:00:12Z","frozen_usec":null,"file_systems":0,"mount_points":[],"hooks":[],"more_hooks":0,"outcome":"consistent","reason":null}}
+"#;
+
+#[test]
+fn a_rehearsal_is_told_as_it_goes() {
+    let options = ["--hold", "3", "--hooks-only"];
+    let output = rehearsal_answered(RESULT, &options);
+    assert_eq!(stdout(&output), "at it\nsuccess\n");
+    assert!(output.status.success());
+    let output = rehearsal_answered(RESULT, &[&options[..], &["--json"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(told["kind"], "hooks-only");
+
+    let output = rehearsal_answered("{\"error\":\"not now\"}\n", &options);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "hyperv-agent: not now\n");
+    let output = rehearsal_answered("{\"progress\":\"at it\"}\n", &options);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("incomplete answer"), "{output:?}");
+
+    let output = agent(&["vss", "rehearse", "--hold", "61"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn who_may_not_ask_is_told_to_be_root() {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        return hyperv_needs::skip("only root can run a program as somebody else");
+    }
+    let (directory, config) = runtime_directory();
+    let open = |mode| Permissions::from_mode(mode);
+    fs::set_permissions(directory.path(), open(0o755)).unwrap();
+    let control = directory.path().join("control");
+    let _listener = UnixListener::bind(&control).unwrap();
+    fs::set_permissions(&control, open(0o600)).unwrap();
+    let program = copy_for_others(directory.path());
+    let output = Command::new(program)
+        .args(["status", "--config", &config])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("run this as root"), "{said}");
+}
+
+#[test]
+fn an_agent_of_another_version_can_still_be_asked_for_json() {
+    use std::io::Write;
+
+    let (directory, config) = runtime_directory();
+    let listener = UnixListener::bind(directory.path().join("control")).unwrap();
+    let answers = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().unwrap();
+            client.write_all(b"{\"version\": 99}").unwrap();
+        }
+    });
+    let output = agent(&["status", "--json", "--config", &config]);
+    assert_eq!(stdout(&output), "{\"version\": 99}\n");
+    let output = agent(&["status", "--config", &config]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("of another version"), "{output:?}");
+    answers.join().unwrap();
+}
