@@ -69,9 +69,6 @@ mod tests {
         assert!(all.any(|pid| pid == own));
         let stat = Stat::of(own).unwrap();
         assert!(!stat.is_zombie);
-        assert_eq!(
-            stat.parent.cast_unsigned(),
-            std::os::unix::process::parent_id()
-        );
+        assert_eq!(stat.parent as u32, std::os::unix::process::parent_id());
     }
 }

@@ -317,7 +317,7 @@ impl FromGuest {
 fn checked_index(ring: &dyn RingMemory, word: Word) -> Result<u32> {
     let (index, size) = (ring.load(word), ring.data_len());
     ensure!(
-        index < size && index.is_multiple_of(8),
+        index < size && index % 8 == 0,
         "the guest set {word:?} to {index} in a ring of {size} bytes"
     );
     Ok(index)

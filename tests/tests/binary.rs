@@ -83,7 +83,7 @@ fn wait_for(machine: &BlackBox, words: &str) {
 
 fn signal(machine: &BlackBox, signal: Signal) {
     let pid = machine.pid().unwrap();
-    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
 }
 
 fn copy(host: &mut FcopyHost, directory: &Path) {

@@ -25,10 +25,10 @@ fn texts() -> BTreeMap<PathBuf, String> {
                 if !SKIPPED.iter().any(|name| path.ends_with(name)) {
                     collect(root, &path, texts);
                 }
-            } else if kind.is_file()
-                && let Ok(text) = fs::read_to_string(root.join(&path))
-            {
-                texts.insert(path, text);
+            } else if kind.is_file() {
+                if let Ok(text) = fs::read_to_string(root.join(&path)) {
+                    texts.insert(path, text);
+                }
             }
         }
     }

@@ -96,10 +96,10 @@ pub fn devices(roots: &Roots) -> Result<Vec<Device>, DiscoveryError> {
     let mut found = Vec::new();
     for name in names(&directory)?.ok_or_else(|| DiscoveryError::NoVmbus(directory.clone()))? {
         // What is no GUID is no device.
-        if let Ok(instance) = name.parse()
-            && let Some(device) = device(roots, &directory.join(&name), instance)?
-        {
-            found.push(device);
+        if let Ok(instance) = name.parse() {
+            if let Some(device) = device(roots, &directory.join(&name), instance)? {
+                found.push(device);
+            }
         }
     }
     found.sort_by_key(|device| device.instance);

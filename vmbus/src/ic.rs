@@ -249,10 +249,10 @@ pub fn encode_reply(message: &mut [u8], status: Status) {
         if let Ok(size) = u32::try_from(COMPONENT_LEN + body_len) {
             header.pipe_size = size.into();
         }
-        if usize::from(header.size.get()) > body.len()
-            && let Ok(size) = u16::try_from(body_len)
-        {
-            header.size = size.into();
+        if usize::from(header.size.get()) > body.len() {
+            if let Ok(size) = u16::try_from(body_len) {
+                header.size = size.into();
+            }
         }
     }
 }

@@ -51,9 +51,9 @@ impl MappedRings {
         let data_len = ring_len
             .checked_sub(page_size)
             .and_then(|len| u32::try_from(len).ok())
-            .filter(|len| *len > 0 && len.is_multiple_of(8))
+            .filter(|len| *len > 0 && len % 8 == 0)
             .ok_or_else(impossible)?;
-        if !page_size.is_multiple_of(8) || page_size < 128 {
+        if page_size % 8 != 0 || page_size < 128 {
             return Err(impossible());
         }
         let map_len = ring_len.checked_mul(2).ok_or_else(impossible)?;
@@ -98,7 +98,7 @@ impl MappedRing {
             .checked_add(len)
             .is_some_and(|end| end <= self.data_len as usize);
         assert!(
-            in_data && offset.is_multiple_of(8) && len.is_multiple_of(8),
+            in_data && offset % 8 == 0 && len % 8 == 0,
             "{len} bytes at {offset} of a ring's {} data bytes",
             self.data_len
         );

@@ -182,17 +182,17 @@ fn list(pools: &mut Pools, only: Option<PoolId>, json: bool) -> anyhow::Result<E
 
 fn get(pools: &mut Pools, key: &str, only: Option<PoolId>, json: bool) -> anyhow::Result<Exit> {
     for pool in SEARCH_ORDER {
-        if only.is_none_or(|only| only == pool)
-            && let Some(value) = pools.get(pool, key)?
-        {
-            if json {
-                output::print_json(&record(pool, key.to_owned(), value))?;
-            } else if io::stdout().is_terminal() {
-                output::print(&(escaped(&value) + "\n"))?;
-            } else {
-                output::print_verbatim(&(value + "\n"))?;
+        if only.is_none_or(|only| only == pool) {
+            if let Some(value) = pools.get(pool, key)? {
+                if json {
+                    output::print_json(&record(pool, key.to_owned(), value))?;
+                } else if io::stdout().is_terminal() {
+                    output::print(&(escaped(&value) + "\n"))?;
+                } else {
+                    output::print_verbatim(&(value + "\n"))?;
+                }
+                return Ok(Exit::Success);
             }
-            return Ok(Exit::Success);
         }
     }
     Ok(no_key(key, only))

@@ -228,9 +228,15 @@ impl Drain for RateLimitedDrain {
             tag: record.tag(),
             level: record.level(),
         };
-        let message = format_args!("{}", short.message());
-        let record = Record::new(&static_part, &message, BorrowedKV(&short));
-        Drain::log(&self.to, &record, &OwnedKVList::from(o!()))
+        Drain::log(
+            &self.to,
+            &Record::new(
+                &static_part,
+                &format_args!("{}", short.message()),
+                BorrowedKV(&short),
+            ),
+            &OwnedKVList::from(o!()),
+        )
     }
 
     fn is_enabled(&self, level: Level) -> bool {

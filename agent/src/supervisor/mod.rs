@@ -452,10 +452,11 @@ impl Supervisor {
     /// Tells which devices take long to open, and what is waited for.
     fn log_slow_openings(&self) {
         for (key, slot) in &self.slots {
-            if let State::Running { control, .. } = &slot.state
-                && let Some((waited, waits_for)) = control.state.is_overdue()
-                && let Some(stats) = self.stats.get(key.service)
-            {
+            let State::Running { control, .. } = &slot.state else {
+                continue;
+            };
+            let stats = self.stats.get(key.service);
+            if let Some(((waited, waits_for), stats)) = control.state.is_overdue().zip(stats) {
                 let log = stats.logger(self.unlimited.clone());
                 warn!(
                     log.new(o!("service" => key.service)),
@@ -512,14 +513,14 @@ impl Supervisor {
     }
 
     fn serve(&mut self, key: DeviceKey, entry: &'static Entry) {
-        if let Some(standalone) = &self.standalone
-            && standalone.entry.name == entry.name
-        {
-            // The host goes first: the device is opened when that has ended.
-            standalone.stop();
-            let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
-            slot.state = State::Backoff(Instant::now() + STANDALONE_PAUSE);
-            return;
+        if let Some(standalone) = &self.standalone {
+            if standalone.entry.name == entry.name {
+                // The host goes first: the device is opened when that has ended.
+                standalone.stop();
+                let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
+                slot.state = State::Backoff(Instant::now() + STANDALONE_PAUSE);
+                return;
+            }
         }
         let token = Token(self.next_token);
         self.next_token += 1;

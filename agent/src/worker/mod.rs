@@ -165,11 +165,11 @@ impl Worker<'_> {
             if self.control.has_command() {
                 // What the host sends from here on shows at the device.
                 self.channel.acknowledge()?;
-                if !self.channel.arm()
-                    && let Some((command, client)) = self.control.take_command()
-                {
-                    let host = Some(self.channel.as_fd());
-                    self.service.command(command, client, host);
+                if !self.channel.arm() {
+                    if let Some((command, client)) = self.control.take_command() {
+                        let host = Some(self.channel.as_fd());
+                        self.service.command(command, client, host);
+                    }
                 }
                 continue;
             }
@@ -177,8 +177,10 @@ impl Worker<'_> {
                 config = (!self.reconfigure(&new)).then_some(new);
             }
             let busy = self.service.busy();
-            if !busy && let Some(config) = config.take() {
-                self.configure(&config);
+            if !busy {
+                if let Some(config) = config.take() {
+                    self.configure(&config);
+                }
             }
             if busy && busy_poll.finds_request(&mut *self.channel, || self.control.stopping()) {
                 continue;

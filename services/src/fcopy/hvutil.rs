@@ -32,7 +32,7 @@ fn name(field: &[u8; NAME_LEN]) -> Result<String, BadName> {
         .position(|&byte| byte == 0)
         .ok_or(BadName::Unterminated)?;
     let bytes = field.get(..end).unwrap_or_default();
-    str::from_utf8(bytes)
+    std::str::from_utf8(bytes)
         .map(str::to_owned)
         .map_err(|_| BadName::NotUnicode)
 }

@@ -13,8 +13,10 @@ pub fn decode(body: &[u8]) -> Result<Request<'_>, Malformed> {
 }
 
 fn name(field: &[u8; NAME_LEN]) -> Result<String, BadName> {
-    let (units, _) = field.as_chunks();
-    let units = units.iter().map(|&unit| u16::from_le_bytes(unit));
+    let units = field
+        .chunks_exact(2)
+        .filter_map(|unit| unit.try_into().ok());
+    let units = units.map(u16::from_le_bytes);
     let len = units
         .clone()
         .position(|unit| unit == 0)

@@ -80,10 +80,10 @@ impl Executor {
             return outcome;
         }
         // What was done at the last moment has its outcome here at once.
-        if !token.cancel()
-            && let Some(outcome) = self.outcome(&CancelToken::new(OUTCOME_TIMEOUT))
-        {
-            return outcome;
+        if !token.cancel() {
+            if let Some(outcome) = self.outcome(&CancelToken::new(OUTCOME_TIMEOUT)) {
+                return outcome;
+            }
         }
         self.overdue = true;
         Err(Error::TimedOut(time))

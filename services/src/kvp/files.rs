@@ -19,7 +19,7 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
     // A FIFO in its place must not hold up the request.
     let file = File::options()
         .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
         .open(path)
         .ok()?;
     if !file.metadata().ok()?.is_file() {

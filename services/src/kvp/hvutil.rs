@@ -22,7 +22,7 @@ impl Encoding for Utf8 {
 
     fn read(field: &[u8]) -> Result<String, NotUnicode> {
         let text = field.split(|&byte| byte == 0).next().unwrap_or_default();
-        str::from_utf8(text)
+        std::str::from_utf8(text)
             .map(str::to_owned)
             .map_err(|_| NotUnicode)
     }

@@ -43,10 +43,10 @@ impl Logic {
     /// that is half in force.
     pub(super) fn new(config: Config, log: Logger, progress: Arc<Progress>) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
-        if config.mode.is_some()
-            && let Err(error) = pools.apply_mode()
-        {
-            warn!(log, "{}", display_chain(&error));
+        if config.mode.is_some() {
+            if let Err(error) = pools.apply_mode() {
+                warn!(log, "{}", display_chain(&error));
+            }
         }
         let mut logic = Self {
             facts: Facts::new(&config),

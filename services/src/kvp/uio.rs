@@ -11,12 +11,14 @@ impl Encoding for Utf16 {
     const GET_VALUE_AT: usize = 4;
 
     fn is_valid_size(size: usize) -> bool {
-        size.is_multiple_of(2)
+        size % 2 == 0
     }
 
     fn read(field: &[u8]) -> Result<String, NotUnicode> {
-        let (units, _) = field.as_chunks();
-        let units = units.iter().map(|&unit| u16::from_le_bytes(unit));
+        let units = field
+            .chunks_exact(2)
+            .filter_map(|unit| unit.try_into().ok());
+        let units = units.map(u16::from_le_bytes);
         char::decode_utf16(units.take_while(|&unit| unit != 0))
             .collect::<Result<_, _>>()
             .map_err(|_| NotUnicode)
@@ -25,12 +27,11 @@ impl Encoding for Utf16 {
     fn write(text: &str, field: &mut [u8]) -> Option<u32> {
         field.fill(0);
         let units = text.encode_utf16().count() + 1;
-        let (places, _) = field.as_chunks_mut();
-        if units > places.len() {
+        if 2 * units > field.len() {
             return None;
         }
-        for (place, unit) in places.iter_mut().zip(text.encode_utf16()) {
-            *place = unit.to_le_bytes();
+        for (place, unit) in field.chunks_exact_mut(2).zip(text.encode_utf16()) {
+            place.copy_from_slice(&unit.to_le_bytes());
         }
         u32::try_from(2 * units).ok()
     }

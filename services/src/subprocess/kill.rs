@@ -67,7 +67,7 @@ fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid
     };
     numbers
         .filter_map(|number| {
-            let pid = Pid::from_raw(number.cast_signed())?;
+            let pid = Pid::from_raw(number as i32)?;
             if pid == myself || known.contains(&pid) {
                 return None;
             }

@@ -148,11 +148,12 @@ fn first_line(head: &[u8]) -> Option<&[u8]> {
 /// The beginning of a file; nothing, where it cannot be read.
 fn head(program: &Path) -> Vec<u8> {
     let mut head = Vec::new();
-    if fs::metadata(program).is_ok_and(|file| file.is_file())
-        && let Ok(file) = File::open(program)
-        && file.take(HEAD).read_to_end(&mut head).is_err()
-    {
-        head.clear();
+    if fs::metadata(program).is_ok_and(|file| file.is_file()) {
+        if let Ok(file) = File::open(program) {
+            if file.take(HEAD).read_to_end(&mut head).is_err() {
+                head.clear();
+            }
+        }
     }
     head
 }

@@ -43,9 +43,8 @@ impl Stream {
     pub(super) fn read(&mut self, limit: usize) {
         let mut buffer = [0; CHUNK];
         let mut seen = 0;
-        while let Some(pipe) = &mut self.pipe
-            && seen < limit
-        {
+        while seen < limit {
+            let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(count) => {

@@ -424,15 +424,15 @@ impl Vss {
             }
         }
         let notes = self.config.environment.runtime_dir.as_path();
-        if let Ok(device) = self.runtime(DeviceNumber::of)
-            && plan.freeze.iter().any(|it| it.device == device)
-        {
-            warn!(
-                self.log,
-                "{} is on a file system that is about to be frozen: an agent that is killed \
+        if let Ok(device) = self.runtime(DeviceNumber::of) {
+            if plan.freeze.iter().any(|it| it.device == device) {
+                warn!(
+                    self.log,
+                    "{} is on a file system that is about to be frozen: an agent that is killed \
                      meanwhile cannot be started again; set runtime-directory to one in memory",
-                notes.display()
-            );
+                    notes.display()
+                );
+            }
         }
         for gone in &prepared.gone {
             debug!(self.log, "{}", gone);
@@ -461,15 +461,15 @@ impl Vss {
             &mut waits(&self.log, self.operation.as_ref()),
         )?;
         self.report.frozen(mount_points, &summary);
-        if let Some(errno) = summary.not_locked
-            && !std::mem::replace(&mut self.told_of_memory, true)
-        {
-            warn!(
-                self.log,
-                "the guard's memory is not locked ({}), so that it may have to wait for a disk \
+        if let Some(errno) = summary.not_locked {
+            if !std::mem::replace(&mut self.told_of_memory, true) {
+                warn!(
+                    self.log,
+                    "the guard's memory is not locked ({}), so that it may have to wait for a disk \
                  while file systems are frozen: that takes CAP_IPC_LOCK, or LimitMEMLOCK=infinity",
-                errno
-            );
+                    errno
+                );
+            }
         }
         for path in &summary.frozen_before {
             info!(

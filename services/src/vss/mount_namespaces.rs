@@ -40,11 +40,11 @@ pub(super) fn namespaces(root: &Path, mut each: impl FnMut(Namespace)) {
             continue;
         };
         // Where it cannot be read, another process may tell.
-        if !seen.contains(&namespace)
-            && let Ok(mounted) = mounted(root, process)
-        {
-            seen.insert(namespace);
-            each(Namespace { process, mounted });
+        if !seen.contains(&namespace) {
+            if let Ok(mounted) = mounted(root, process) {
+                seen.insert(namespace);
+                each(Namespace { process, mounted });
+            }
         }
     }
 }

@@ -80,10 +80,10 @@ impl Report {
 
     /// They are thawed.
     pub(super) fn thawed(&mut self, thawed: &Thawed) {
-        if let Some(backup) = &mut self.underway
-            && backup.file_systems > 0
-        {
-            backup.frozen_for.get_or_insert(thawed.after);
+        if let Some(backup) = &mut self.underway {
+            if backup.file_systems > 0 {
+                backup.frozen_for.get_or_insert(thawed.after);
+            }
         }
     }
 

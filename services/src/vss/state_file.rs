@@ -152,7 +152,9 @@ pub fn parse(text: &[u8]) -> FreezeRecord {
         if let Some(words) = line.strip_prefix(b"frozen ") {
             note.frozen.extend(noted(words));
         } else if let Some(number) = line.strip_prefix(b"guard ") {
-            note.guard = str::from_utf8(number).ok().and_then(|it| it.parse().ok());
+            note.guard = std::str::from_utf8(number)
+                .ok()
+                .and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             note.hooks.push(OsStr::from_bytes(path).into());
         } else if line == b"rehearsal" {
@@ -168,7 +170,7 @@ pub fn parse(text: &[u8]) -> FreezeRecord {
 /// point.
 fn noted(words: &[u8]) -> Option<FrozenFileSystem> {
     let mut words = words.splitn(2, |&byte| byte == b' ');
-    let device = str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let device = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
     let mut mount_point = Vec::new();
     let mut rest = words.next().unwrap_or_default();
     while let Some((&byte, after)) = rest.split_first() {

@@ -124,10 +124,10 @@ impl Filesystem for Plain {
         reply: ReplyAttr,
     ) {
         let mut inside = self.inside();
-        if mode.is_some()
-            && let Some(name) = inside.taken_meanwhile.take()
-        {
-            inside.insert(&name, 0o640);
+        if mode.is_some() {
+            if let Some(name) = inside.taken_meanwhile.take() {
+                inside.insert(&name, 0o640);
+            }
         }
         let file = inside.files.get_mut(&number.0).unwrap();
         match (mode, self.kind) {

@@ -125,7 +125,7 @@ fn deed(base: &Path, choices: &mut Random, race: &Race) -> bool {
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let mut options = OpenOptions::new();
             let options = options.write(true).create_new(true).mode(0o600);
-            let made = options.custom_flags(flags.bits().cast_signed()).open(&path);
+            let made = options.custom_flags(flags.bits() as i32).open(&path);
             made.is_ok_and(|file| {
                 file.set_permissions(fs::Permissions::from_mode(mode))
                     .is_ok()
@@ -143,7 +143,7 @@ fn deed(base: &Path, choices: &mut Random, race: &Race) -> bool {
         }
         8 => fs::hard_link(&path, somewhere(base, choices)).is_ok(),
         _ => {
-            let flags = OFlags::NONBLOCK.bits().cast_signed();
+            let flags = OFlags::NONBLOCK.bits() as i32;
             let opened = OpenOptions::new()
                 .read(true)
                 .custom_flags(flags)
@@ -203,7 +203,7 @@ fn copy(guest: &mut Guest, choices: &mut Random) -> bool {
 /// A file with the secret is root's alone: bob, who cannot read it, has no other.
 #[track_caller]
 fn assert_roots(path: &Path) {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let Ok(mut file) = opened else { return };
     let mut content = Vec::new();

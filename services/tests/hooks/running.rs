@@ -55,7 +55,7 @@ fn each_hook_is_noted_before_it_is_started() {
             .open(hooks.beside("journal"))
             .unwrap();
         let last = paths.last().unwrap().file_name().unwrap();
-        writeln!(journal, "{} noted {}", paths.len(), last.display()).unwrap();
+        writeln!(journal, "{} noted {}", paths.len(), last.to_string_lossy()).unwrap();
     };
     drop(run_pre_freeze(&hooks.config, soon(), None, noted, &hooks.log.logger()).unwrap());
     assert_eq!(

@@ -272,11 +272,11 @@ impl Drop for OwnRoot {
 fn thaw() {
     for (_, kind, point) in mounts("self") {
         // Most are not frozen.
-        if ["ext4", "xfs", "btrfs"].contains(&kind.as_str())
+        if ["ext4", "xfs", "btrfs"].contains(&kind.as_str()) {
             // A FIFO can be a mount point too.
-            && let Ok(fd) = rustix::fs::open(point, OFlags::NONBLOCK, Mode::empty())
-        {
-            let _ = sys::thaw(fd);
+            if let Ok(fd) = rustix::fs::open(point, OFlags::NONBLOCK, Mode::empty()) {
+                let _ = sys::thaw(fd);
+            }
         }
     }
 }

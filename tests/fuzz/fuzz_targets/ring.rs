@@ -44,7 +44,7 @@ impl RingMemory for &Hostile<'_> {
     }
     fn store(&self, word: Word, value: u32) {
         if matches!(word, Word::WriteIndex | Word::ReadIndex) {
-            assert!(value < self.data_len && value.is_multiple_of(8));
+            assert!(value < self.data_len && value % 8 == 0);
         }
     }
     fn fence(&self) {}
@@ -59,7 +59,7 @@ impl RingMemory for &Hostile<'_> {
 
 impl Hostile<'_> {
     fn within(&self, offset: u32, len: usize) {
-        assert!(offset.is_multiple_of(8) && len.is_multiple_of(8));
+        assert!(offset % 8 == 0 && len % 8 == 0);
         assert!(offset as usize + len <= self.data_len as usize);
     }
 }

@@ -26,11 +26,11 @@ pub(super) fn expect_none_of_the_machine(namespace: &Namespace) -> Result<()> {
     let processes = format!("{thread}/root/proc");
     for entry in fs::read_dir(&processes).context(processes)?.flatten() {
         let name = entry.file_name();
-        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             // It may have ended.
-            && let Ok(list) = fs::read_to_string(entry.path().join("mountinfo"))
-        {
-            guest.push(list);
+            if let Ok(list) = fs::read_to_string(entry.path().join("mountinfo")) {
+                guest.push(list);
+            }
         }
     }
     for guest in guest {

@@ -22,8 +22,8 @@ pub(super) fn install(program: &Path, root: &Path) -> Result<String> {
             copy(&library, &to)?;
         }
     }
-    let place = place.into_os_string().into_string();
-    place.map_err(|place| anyhow::anyhow!("{} is not UTF-8", place.display()))
+    let text = place.to_str().map(str::to_owned);
+    text.with_context(|| format!("{} is not UTF-8", place.display()))
 }
 
 fn below(root: &Path, path: &Path) -> Result<PathBuf> {

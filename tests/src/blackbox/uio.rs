@@ -132,10 +132,10 @@ impl State {
     /// closed once that stays as it is.
     fn show(&mut self) {
         let number = if self.channel.is_some() { "3\n" } else { "2\n" };
-        if let Some(file) = &self.shown_in
-            && let Err(error) = file.write_all_at(number.as_bytes(), 0)
-        {
-            eprintln!("the guest's sysfs does not show its channel: {error}");
+        if let Some(file) = &self.shown_in {
+            if let Err(error) = file.write_all_at(number.as_bytes(), 0) {
+                eprintln!("the guest's sysfs does not show its channel: {error}");
+            }
         }
         if self.rescinded && self.channel.is_none() {
             self.shown_in = None;

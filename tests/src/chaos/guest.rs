@@ -100,13 +100,14 @@ impl Guest {
     pub(super) fn play(&mut self, action: &Action) -> Result<()> {
         match action {
             Action::At(place, what) => {
-                if matches!(what, Move::Offer(..) | Move::Rescind)
-                    && let Some(other) = self.seats.get_mut((place + SECOND) % SEATS.len())
-                    && other.is_character_device()
-                {
-                    // A character device is served only while there are no rings of
-                    // the same service.
-                    other.excuse_all()?;
+                if matches!(what, Move::Offer(..) | Move::Rescind) {
+                    if let Some(other) = self.seats.get_mut((place + SECOND) % SEATS.len()) {
+                        if other.is_character_device() {
+                            // A character device is served only while there are no rings of
+                            // the same service.
+                            other.excuse_all()?;
+                        }
+                    }
                 }
                 match self.seats.get_mut(*place) {
                     Some(seat) => seat.play(&mut self.machine, what),

@@ -240,7 +240,7 @@ impl Rings {
             self.channel.to_guest.position(),
             self.channel.to_guest.raw(),
         );
-        at < ring.data_len() && at.is_multiple_of(8)
+        at < ring.data_len() && at % 8 == 0
     }
 
     fn play(&mut self, what: &Move, excused: &mut bool, replies: &mut u64) -> Result<()> {

@@ -139,14 +139,14 @@ impl<'r, 'm> Rounds<'r, 'm> {
     /// sooner than what hangs goes on.
     fn end(&mut self, how: impl FnOnce(&mut dyn Machine) -> Result<()>) -> Result<()> {
         let machine = self.stage.machine();
-        if machine.is_running()
-            && let Err(error) = how(machine)
-        {
-            if self.guest.go_on().is_err() {
-                return Err(error);
+        if machine.is_running() {
+            if let Err(error) = how(machine) {
+                if self.guest.go_on().is_err() {
+                    return Err(error);
+                }
+                self.note("it ended with what hung");
+                self.wait_for_end()?;
             }
-            self.note("it ended with what hung");
-            self.wait_for_end()?;
         }
         self.ended();
         Ok(())
@@ -223,10 +223,10 @@ impl<'r, 'm> Rounds<'r, 'm> {
         }
         let mut spoiled = false;
         // A FREEZE that is asked for begins anew.
-        if let Some(before) = self.frozen.take()
-            && operation == Operation::Thaw
-        {
-            spoiled = before != self.guest.written()?;
+        if let Some(before) = self.frozen.take() {
+            if operation == Operation::Thaw {
+                spoiled = before != self.guest.written()?;
+            }
         }
         let sent = self.host.as_mut().map(|host| host.send(&operation));
         if let Some(Ok(())) = sent {

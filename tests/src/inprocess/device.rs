@@ -130,10 +130,10 @@ impl Offered {
                 )
             }
             Offer::HvUtil { class, .. } => {
-                if let Some(End::HvUtil(end)) = &state.open
-                    && !end.is_closed()
-                {
-                    return Err(refused(Errno::EBUSY));
+                if let Some(End::HvUtil(end)) = &state.open {
+                    if !end.is_closed() {
+                        return Err(refused(Errno::EBUSY));
+                    }
                 }
                 let entry = registry::by_class(class).ok_or_else(|| refused(Errno::ENODEV))?;
                 let (guest, kernel) = hvutil::open(&entry.hvutil)?;

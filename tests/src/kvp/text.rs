@@ -48,7 +48,7 @@ pub(super) fn from_utf8(field: &[u8], max: usize) -> Result<String> {
 /// than at the end, or half a surrogate pair is in it.
 pub(super) fn from_utf16(field: &[u8], len: usize) -> Result<String> {
     ensure!(
-        len.is_multiple_of(2) && len >= 2,
+        len % 2 == 0 && len >= 2,
         "the guest's text is said to have {len} bytes, which cannot be"
     );
     let bytes = field

@@ -63,7 +63,7 @@ impl<P: Protocol> Line<P> {
             self.device.rescind()?;
             self.toggles += 1;
             // Under the number that it had, a device is opened after a pause only.
-            if !self.toggles.is_multiple_of(16) {
+            if self.toggles % 16 != 0 {
                 self.number ^= OTHER;
             }
             self.device = offer::<P>(machine, self.number)?;

@@ -223,7 +223,7 @@ impl Soak {
         let files = self.machine.files();
         files.write(CONFIGURATION.as_ref(), text.as_bytes())?;
         let pid = self.machine.pid().context("the program ended by itself")?;
-        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGHUP)?;
+        kill(Pid::from_raw(pid as i32), Signal::SIGHUP)?;
         let host = self.pairs.host()?;
         until(RELOAD_TIME, "what the configuration says", || {
             Ok((host.get(1, "soak")?.as_deref() == Ok(&*value)).then_some(()))

@@ -141,7 +141,7 @@ pub enum RingError {
 fn load_index(memory: &impl RingMemory, word: Word) -> Result<u32, RingError> {
     let value = memory.load(word);
     let data_len = memory.data_len();
-    if value >= data_len || !value.is_multiple_of(8) {
+    if value >= data_len || value % 8 != 0 {
         return Err(RingError::Index {
             word,
             value,

@@ -58,12 +58,12 @@ impl RingMemory for Memory {
     fn fence(&self) {}
     fn copy_out(&self, offset: u32, to: &mut [u8]) {
         let from = offset as usize;
-        assert!(from.is_multiple_of(8) && to.len().is_multiple_of(8));
+        assert!(from % 8 == 0 && to.len() % 8 == 0);
         to.copy_from_slice(&self.0.lock().unwrap().data[from..from + to.len()]);
     }
     fn copy_in(&self, offset: u32, from: &[u8]) {
         let to = offset as usize;
-        assert!(to.is_multiple_of(8) && from.len().is_multiple_of(8));
+        assert!(to % 8 == 0 && from.len() % 8 == 0);
         self.0.lock().unwrap().data[to..to + from.len()].copy_from_slice(from);
     }
 }

@@ -183,10 +183,10 @@ fn check_directory(directory: &Path) -> Result<(), InjectError> {
 
 /// What stands at the path now.
 fn previous(path: &Path) -> Result<Option<Previous>, InjectError> {
-    if let Some(directory) = path.parent()
-        && directory.is_dir()
-    {
-        check_directory(directory)?;
+    if let Some(directory) = path.parent() {
+        if directory.is_dir() {
+            check_directory(directory)?;
+        }
     }
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

@@ -210,7 +210,7 @@ fn alone(config: &Config, until: Instant) -> Result<File, InjectError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(&path)
         .map_err(error("open"))?;
     loop {

@@ -291,13 +291,13 @@ fn prefix(subnet: &str, address: IpAddr) -> Option<u8> {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
     };
-    if address.is_ipv4()
-        && let Ok(mask) = subnet.parse::<Ipv4Addr>()
-    {
-        let bits = mask.to_bits();
-        let ones = bits.leading_ones();
-        let contiguous = bits.count_ones() == ones && ones > 0;
-        return u8::try_from(ones).ok().filter(|_| contiguous);
+    if address.is_ipv4() {
+        if let Ok(mask) = subnet.parse::<Ipv4Addr>() {
+            let bits = mask.to_bits();
+            let ones = bits.leading_ones();
+            let contiguous = bits.count_ones() == ones && ones > 0;
+            return u8::try_from(ones).ok().filter(|_| contiguous);
+        }
     }
     let digits = subnet.strip_prefix('/').unwrap_or(subnet);
     // A sign would be parsed, too.

@@ -84,7 +84,9 @@ pub(super) fn parse(note: &[u8]) -> Option<UndoLog> {
         if !path.is_absolute() {
             return None;
         }
-        let args: Option<Vec<&str>> = fields.map(|field| str::from_utf8(field).ok()).collect();
+        let args: Option<Vec<&str>> = fields
+            .map(|field| std::str::from_utf8(field).ok())
+            .collect();
         let args = args?;
         match kind {
             BEFORE => pending.before.push(Step::of(path, &args).optional()),

@@ -36,19 +36,20 @@ pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
         }
     }
     for message in messages {
-        if message.kind == libc::RTM_NEWADDR
-            && let Some((index, address)) = address(&message.body)
-            && let Some(interface) = interfaces.get_mut(&index)
-        {
-            interface.addresses.push(address);
+        if message.kind == libc::RTM_NEWADDR {
+            if let Some((index, address)) = address(&message.body) {
+                if let Some(interface) = interfaces.get_mut(&index) {
+                    interface.addresses.push(address);
+                }
+            }
         }
     }
     hops.sort_by_key(|hop: &Hop| hop.metric);
     for hop in hops {
-        if let Some(interface) = interfaces.get_mut(&hop.interface)
-            && !interface.gateways.contains(&hop.gateway)
-        {
-            interface.gateways.push(hop.gateway);
+        if let Some(interface) = interfaces.get_mut(&hop.interface) {
+            if !interface.gateways.contains(&hop.gateway) {
+                interface.gateways.push(hop.gateway);
+            }
         }
     }
     interfaces.into_values().collect()
@@ -75,7 +76,7 @@ fn interface(link: &[u8]) -> Option<Interface> {
             _ => {}
         }
     }
-    let has = |flag: i32| header.flags & flag.cast_unsigned() != 0;
+    let has = |flag: i32| header.flags & flag as u32 != 0;
     Some(Interface {
         index: header.index,
         name: name?,

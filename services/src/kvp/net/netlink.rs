@@ -45,7 +45,7 @@ pub(super) fn dump() -> io::Result<Vec<Message>> {
         header: LinkHeader::default(),
         length: 8,
         kind: libc::IFLA_EXT_MASK,
-        mask: libc::RTEXT_FILTER_SKIP_STATS.cast_unsigned(),
+        mask: libc::RTEXT_FILTER_SKIP_STATS as u32,
     };
     let question = |kind, body: &[u8]| Message {
         kind,

@@ -63,18 +63,17 @@ impl Contents<'_> {
 
     /// The first record with this key.
     pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, RawRecord)>, PoolError> {
-        if let Some(CachedIndex { snapshot, index }) = &*self.index
-            && snapshot.settled
-            && snapshot.stamp == self.snapshot.stamp
-        {
-            for number in index.candidates(key) {
-                if let Some(raw) = self.at(number)?
-                    && raw.key() == key
-                {
-                    return Ok(Some((number, raw)));
+        if let Some(CachedIndex { snapshot, index }) = &*self.index {
+            if snapshot.settled && snapshot.stamp == self.snapshot.stamp {
+                for number in index.candidates(key) {
+                    if let Some(raw) = self.at(number)? {
+                        if raw.key() == key {
+                            return Ok(Some((number, raw)));
+                        }
+                    }
                 }
+                return Ok(None);
             }
-            return Ok(None);
         }
         // One that is out of date is not kept beside the new one.
         *self.index = None;
@@ -132,12 +131,12 @@ impl Contents<'_> {
     pub(super) fn undo(&mut self, change: &Change) -> Result<(), PoolError> {
         let Some(written) = &change.written else {
             let gone = change.before.first();
-            if let Some(raw) = gone
-                && self.find(raw.key())?.is_none()
-            {
-                *self.index = None;
-                for raw in &change.before {
-                    self.append(raw)?;
+            if let Some(raw) = gone {
+                if self.find(raw.key())?.is_none() {
+                    *self.index = None;
+                    for raw in &change.before {
+                        self.append(raw)?;
+                    }
                 }
             }
             return Ok(());

@@ -137,15 +137,15 @@ impl PoolFile {
     }
 
     fn create(&mut self) -> Result<(), PoolError> {
-        if let Some(directory) = self.path.parent()
-            && !directory.exists()
-        {
-            trusted::make(directory, DIRECTORY_MODE)
-                // Whatever the umask is: other programs are to read the pools.
-                .and_then(|made| {
-                    File::from(made).set_permissions(Permissions::from_mode(DIRECTORY_MODE))
-                })
-                .map_err(PoolError::file("create the directory", directory))?;
+        if let Some(directory) = self.path.parent() {
+            if !directory.exists() {
+                trusted::make(directory, DIRECTORY_MODE)
+                    // Whatever the umask is: other programs are to read the pools.
+                    .and_then(|made| {
+                        File::from(made).set_permissions(Permissions::from_mode(DIRECTORY_MODE))
+                    })
+                    .map_err(PoolError::file("create the directory", directory))?;
+            }
         }
         check_trusted(&self.path)?;
         let mode = self.mode.unwrap_or(MODE);

@@ -178,7 +178,7 @@ pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let opened = File::options()
         .read(true)
         .write(true)
-        .custom_flags(flags.bits().cast_signed())
+        .custom_flags(flags.bits() as i32)
         .open(path);
     match opened {
         Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
@@ -203,7 +203,7 @@ fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
     let fits = header.magic == MAGIC
         && header.mark <= CUT
         && (header.inode.get(), header.born.get()) == (inode, born)
-        && header.offset.get().is_multiple_of(RECORD_LEN)
+        && header.offset.get() % RECORD_LEN == 0
         && header.end() < header.size.get()
         && header.size.get() <= MAX_SIZE
         && len - HEADER_LEN == header.tail.get()

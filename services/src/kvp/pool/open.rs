@@ -40,7 +40,7 @@ impl OpenFile {
             .read(true)
             .write(writable)
             // Whatever stands there, opening it does not wait.
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
             .open(path);
         let file = match opened {
             Ok(file) => file,

@@ -154,7 +154,7 @@ pub(super) fn read(pool: &File, path: &Path) -> io::Result<Option<Redo>> {
     let fits = redo.magic == MAGIC
         && redo.checksum.get() == redo.checksum()
         && (redo.inode.get(), redo.born.get()) == journal::identity(pool)?
-        && offset.is_multiple_of(RECORD_LEN)
+        && offset % RECORD_LEN == 0
         && offset < MAX_SIZE
         && offset <= size.next_multiple_of(RECORD_LEN);
     if !fits {

@@ -357,11 +357,11 @@ impl Freezer {
                     break;
                 }
             };
-            if let Some(held) = self.held.get_mut(index)
-                && held.thawed.is_err()
-            {
-                held.thawed = Ok(was);
-                thawed.push(held.noted());
+            if let Some(held) = self.held.get_mut(index) {
+                if held.thawed.is_err() {
+                    held.thawed = Ok(was);
+                    thawed.push(held.noted());
+                }
             }
         }
         if self.held.iter().all(|held| held.thawed.is_ok()) {
@@ -469,11 +469,11 @@ impl Freezer {
                     continue;
                 }
             };
-            if let Some(held) = self.held.get_mut(index)
-                && held.waits()
-            {
-                held.thawed = thawed;
-                left -= 1;
+            if let Some(held) = self.held.get_mut(index) {
+                if held.waits() {
+                    held.thawed = thawed;
+                    left -= 1;
+                }
             }
         }
         true

@@ -243,10 +243,10 @@ impl Guard<'_> {
                 }
             }
             Order::Thaw => {
-                if self.phase == Phase::Ready
-                    && let Some(threads) = &self.threads
-                {
-                    threads.take_for_frozen(|_| false);
+                if self.phase == Phase::Ready {
+                    if let Some(threads) = &self.threads {
+                        threads.take_for_frozen(|_| false);
+                    }
                 }
                 self.told.fill(false);
                 self.thaw(true);
@@ -349,15 +349,14 @@ impl Guard<'_> {
                 if freezing.is_some_and(|(_, took)| took >= HURRY) {
                     self.calm();
                 }
-                if let Some((index, took)) = freezing
-                    && took >= PATIENCE
-                    && waits != Some(index)
-                {
-                    self.phase = Phase::Freezing {
-                        until,
-                        waits: Some(index),
-                    };
-                    self.tell(Report::Waits(index));
+                if let Some((index, took)) = freezing {
+                    if took >= PATIENCE && waits != Some(index) {
+                        self.phase = Phase::Freezing {
+                            until,
+                            waits: Some(index),
+                        };
+                        self.tell(Report::Waits(index));
+                    }
                 }
                 self.look_at_the_clock(until, now);
             }
@@ -407,12 +406,13 @@ impl Guard<'_> {
             return;
         };
         threads.each(|index, state| {
-            if let Some(told) = told.get_mut(index)
-                && !*told
-                && let Some(report) = report(index, state)
-            {
-                *told = true;
-                outbox.extend_from_slice(&report.encode());
+            if let Some(told) = told.get_mut(index) {
+                if !*told {
+                    if let Some(report) = report(index, state) {
+                        *told = true;
+                        outbox.extend_from_slice(&report.encode());
+                    }
+                }
             }
         });
     }
@@ -456,9 +456,10 @@ impl Guard<'_> {
         }
         let mut again = Instant::now() + AGAIN;
         let mut tries = LAST_TRIES;
-        while tries > 0
-            && let Some(threads) = self.threads.as_mut().filter(|it| !it.all_thawed())
-        {
+        while tries > 0 {
+            let Some(threads) = self.threads.as_mut().filter(|it| !it.all_thawed()) else {
+                return;
+            };
             let at_work = threads.at_work();
             let soon = Instant::now() + LOOK;
             let until = match threads.any_to_try() {

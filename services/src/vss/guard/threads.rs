@@ -455,10 +455,12 @@ impl Shared {
 
     /// Thaws what no other thread is at, from the last to the first.
     fn thaw_each<'a>(&'a self, mut progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {
-        while progress.task == Task::Thaw
-            && let Some(index) = progress.each.iter().rposition(|it| *it == State::Frozen)
-            && let Some(descriptor) = self.held.get(index)
-        {
+        while progress.task == Task::Thaw {
+            let frozen = progress.each.iter().rposition(|it| *it == State::Frozen);
+            let Some((index, descriptor)) = frozen.and_then(|at| Some((at, self.held.get(at)?)))
+            else {
+                break;
+            };
             if let Some(its) = progress.each.get_mut(index) {
                 *its = State::Thawing;
             }

@@ -1,6 +1,5 @@
 //! Why applications were not brought to rest.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -46,10 +45,10 @@ pub enum HookError {
     },
 
     /// A hook was run, or was to be run, and did not succeed.
-    #[error("hook {} failed at {action}", hook.display())]
+    #[error("hook {hook} failed at {action}")]
     Failed {
         /// Its name.
-        hook: OsString,
+        hook: String,
         /// What it was run with.
         action: &'static str,
         /// What happened, and what it said.

@@ -217,7 +217,7 @@ impl PendingHooks {
                         path.display()
                     );
                     runs.push(HookRun {
-                        name: program::name(&path).display().to_string(),
+                        name: program::name(&path).into_owned(),
                         action: "thaw",
                         took: started.elapsed(),
                         failure: Some(

@@ -1,5 +1,6 @@
 //! One hook: what it is told, and what becomes of what it says.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -122,7 +123,7 @@ impl Hook<'_> {
             self.run_program(&program, action, config, (started, deadline), stop)
         });
         let run = HookRun {
-            name: name(self.path).display().to_string(),
+            name: name(self.path).into_owned(),
             action,
             took: started.elapsed(),
             failure: result.as_ref().err().map(|error| display_chain(error)),
@@ -157,14 +158,14 @@ impl Hook<'_> {
                 output.success(program)
             })
             .map_err(|source| HookError::Failed {
-                hook: name(self.path).to_owned(),
+                hook: name(self.path).into_owned(),
                 action,
                 source,
             })?;
         info!(
             self.log,
             "hook {}: done with {} in {:.3} s",
-            name(self.path).display(),
+            name(self.path),
             action,
             started.elapsed().as_secs_f64()
         );
@@ -183,18 +184,18 @@ impl Hook<'_> {
                 // Whatever the hook passes on must not look like a record of ours.
                 let line = line.replace(char::is_control, " ");
                 let line: String = line.chars().take(MAX_LINE).collect();
-                info!(self.log, #PROGRAM_OUTPUT, "hook {}: {}", name.display(), line);
+                info!(self.log, #PROGRAM_OUTPUT, "hook {}: {}", name, line);
             }
             if lines.next().is_some() {
-                info!(self.log, #PROGRAM_OUTPUT, "hook {}: more lines, left out", name.display());
+                info!(self.log, #PROGRAM_OUTPUT, "hook {}: more lines, left out", name);
             }
         }
     }
 }
 
 /// What a hook is called.
-pub(super) fn name(path: &Path) -> &OsStr {
-    path.file_name().unwrap_or_default()
+pub(super) fn name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 #[cfg(test)]

@@ -82,12 +82,12 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
         .flat_map(|hook| [(Some(hook.clone()), hook), (real(hook), hook)])
         .collect();
     for number in processes::numbers(Path::new("/proc"))? {
-        let Some(pid) = Pid::from_raw(number.cast_signed()) else {
+        let Some(pid) = Pid::from_raw(number as i32) else {
             continue;
         };
         let directory = PathBuf::from(format!("/proc/{number}"));
         let own = fs::metadata(&directory).is_ok_and(|it| it.uid() == geteuid().as_raw());
-        let leads = || Stat::of(number).is_some_and(|it| it.group.cast_unsigned() == number);
+        let leads = || Stat::of(number).is_some_and(|it| it.group as u32 == number);
         if !own || !leads() {
             continue;
         }

@@ -91,12 +91,12 @@ impl<P: Protocol> Subject<P> {
         work: impl FnOnce(&mut ServiceHost<P>) -> Result<T>,
     ) -> Result<Result<T, String>> {
         let outcome = work(self.host()?);
-        if outcome.is_err()
-            && let Some(open) = self.open.take()
-        {
-            open.device.rescind()?;
-            if self.machine.is_running() {
-                self.machine.kill()?;
+        if outcome.is_err() {
+            if let Some(open) = self.open.take() {
+                open.device.rescind()?;
+                if self.machine.is_running() {
+                    self.machine.kill()?;
+                }
             }
         }
         Ok(outcome.map_err(|error| format!("{}: {error:#}", self.name)))

@@ -130,7 +130,7 @@ impl HostSide {
         set(host, self.pool, &key(round), &value(round))?;
         if let Some(old) = round.checked_sub(DELETED_AFTER) {
             expect_got(host, self.pool, &key(old), &value(old))?;
-            if !old.is_multiple_of(KEPT) {
+            if old % KEPT != 0 {
                 let what = format!("a DELETE of {:?}", key(old));
                 expect(host.delete(self.pool, &key(old))?, Status::OK, &what)?;
             }
@@ -145,7 +145,7 @@ impl HostSide {
             self.count
         );
         self.count = count;
-        if round.is_multiple_of(LISTED_EVERY) {
+        if round % LISTED_EVERY == 0 {
             self.list(host)?;
         }
         Ok(())
@@ -189,7 +189,7 @@ impl HostSide {
         let path = stage.pool(self.pool);
         let content = stage.files().read(&path)?;
         ensure!(
-            content.len().is_multiple_of(pool::RECORD),
+            content.len() % pool::RECORD == 0,
             "expected whole records in {}; it has {} bytes",
             path.display(),
             content.len()
@@ -220,7 +220,7 @@ impl HostSide {
             &pool::record(COUNT.as_bytes(), (2 * COUNTS).to_string().as_bytes()),
         )?;
         let kept: Vec<u8> = (0..rounds)
-            .filter(|number| number + DELETED_AFTER >= rounds || number.is_multiple_of(KEPT))
+            .filter(|number| number + DELETED_AFTER >= rounds || number % KEPT == 0)
             .flat_map(|number| pool::record(key(number).as_bytes(), value(number).as_bytes()))
             .collect();
         take("the host", &kept)?;

@@ -68,8 +68,9 @@ pub fn parse(message: &[u8]) -> Option<Lease> {
         };
         options = rest;
         if code == DNS {
-            let (servers, _) = value.as_chunks::<4>();
-            dns.extend(servers.iter().map(|octets| IpAddr::from(*octets)));
+            let servers = value.chunks_exact(4);
+            let servers = servers.filter_map(|octets| <[u8; 4]>::try_from(octets).ok());
+            dns.extend(servers.map(IpAddr::from));
         }
     }
     Some(Lease {

@@ -122,15 +122,12 @@ impl Layout {
     /// all.
     pub(super) fn files(&self) -> Vec<String> {
         let points = self.points();
-        let chosen = [
-            points.first(),
-            points.get(points.len() / 2),
-            points.last(),
-            Some(&"/root".to_owned()),
-        ];
+        let middle = points.get(points.len() / 2);
+        let chosen = [points.first(), middle, points.last()].map(|point| point.map(String::as_str));
         let mut files: Vec<_> = chosen
             .into_iter()
             .flatten()
+            .chain(["/root"])
             .map(|point| format!("{point}/application"))
             .collect();
         files.dedup();
