@@ -86,6 +86,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// A guest machine around a program.
 pub struct BlackBox {
     command: Vec<String>,
+    environment: &'static [(&'static str, &'static str)],
     process: Option<Process>,
     offered: Vec<Arc<Offered>>,
     driver_masks: bool,
@@ -197,6 +198,7 @@ impl BlackBox {
     ) -> Self {
         Self {
             command,
+            environment: &[],
             process: None,
             offered: Vec::new(),
             driver_masks: false,
@@ -242,6 +244,11 @@ impl BlackBox {
     /// that are offered from now on.
     pub fn set_driver_masks(&mut self, masks: bool) {
         self.driver_masks = masks;
+    }
+
+    /// Variables in the program's environment, from its next start on.
+    pub fn set_environment(&mut self, variables: &'static [(&'static str, &'static str)]) {
+        self.environment = variables;
     }
 
     /// How the program has ended, if it was started and has.
@@ -358,7 +365,7 @@ impl Machine for BlackBox {
             let path = self.directory.path().join(CONFIGURATION);
             command.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
         }
-        let process = Process::start(&self.guest.namespace, &command, output)?;
+        let process = Process::start(&self.guest.namespace, &command, self.environment, output)?;
         self.process = Some(process);
         Ok(())
     }

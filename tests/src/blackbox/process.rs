@@ -33,8 +33,14 @@ struct End {
 }
 
 impl Process {
-    /// Starts `words` in `namespace`, its output going to `output`.
-    pub(super) fn start(namespace: &Namespace, words: &[String], output: fs::File) -> Result<Self> {
+    /// Starts `words` in `namespace`, with these variables in its environment and its
+    /// output going to `output`.
+    pub(super) fn start(
+        namespace: &Namespace,
+        words: &[String],
+        environment: &[(&str, &str)],
+        output: fs::File,
+    ) -> Result<Self> {
         let (program, arguments) = words.split_first().context("the command is empty")?;
         let program = program.clone();
         // The guest does not outlive its host, whatever ends it.
@@ -43,6 +49,7 @@ impl Process {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(&program)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("the program's output")?)
             .stderr(output);

@@ -1,7 +1,7 @@
 //! The machine with the agent, and what else happens on it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -208,21 +208,29 @@ pub(super) fn clear(directory: &Path) -> std::io::Result<()> {
 }
 
 /// All that is below a directory, with what is in files; links are not followed.
+/// Leaves out what is removed meanwhile.
 pub(super) fn tree(directory: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    fn there<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
     let mut found = Vec::new();
     let mut left = vec![directory.to_owned()];
     while let Some(next) = left.pop() {
-        for entry in fs::read_dir(&next)? {
+        for entry in there(fs::read_dir(&next), &next)?.into_iter().flatten() {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
             let content = match kind.is_file() {
-                true => fs::read(&path)?,
-                false => Vec::new(),
+                true => there(fs::read(&path), &path)?,
+                false => Some(Vec::new()),
             };
             if kind.is_dir() {
                 left.push(path.clone());
             }
-            found.push((path, content));
+            found.extend(content.map(|content| (path, content)));
         }
     }
     found.sort();

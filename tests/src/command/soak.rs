@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hyperv_sim::blackbox;
 use hyperv_sim::soak::{self, Lap, Options};
 
 #[derive(Debug, Args)]
@@ -22,7 +21,7 @@ pub(crate) struct Arguments {
     /// Requests for keys and values.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     requests: u64,
-    /// Changes of the configuration.
+    /// Changes of the configuration, and steps of the wall clock.
     #[arg(long, value_name = "N", default_value_t = 30)]
     reloads: u64,
     /// Parts that all of it is done in, and measured after.
@@ -31,7 +30,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(reason) = blackbox::root_unavailable() {
+    if let Some(reason) = soak::unavailable() {
         println!("skipped: {reason}");
         return Ok(match std::env::var_os("CI") {
             Some(_) => ExitCode::FAILURE,

@@ -1,13 +1,15 @@
 //! Hours of a machine's life in minutes: devices come and go, backups are made, keys
-//! are set and got, the configuration is read again, again and again; and what the
-//! agent holds stays the same.
+//! are set and got, the configuration is read again, the wall clock steps, memory is
+//! taken back, again and again; and what the agent holds stays the same.
 //!
 //! All of it happens to an unmodified program in a root of its own, with file systems
 //! of its own to freeze. The work is done in laps; after each the program holds what
 //! `held` looks at, and that is compared with what it held after the first ones.
 
+mod clock;
 mod held;
 mod line;
+mod pressure;
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +18,16 @@ use hyperv_vmbus::ic::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::blackbox::BlackBox;
+use crate::blackbox::{self, BlackBox};
 use crate::fcopy::{CHUNK, Fcopy, Operation as Copy, Start};
 use crate::kvp::Kvp;
 use crate::port::Machine as _;
 use crate::vss::Vss;
 use crate::wait::until;
+use clock::Clock;
 pub use held::Holding;
 use line::Line;
+use pressure::MemoryCgroup;
 
 /// What is done, all in all.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +38,7 @@ pub struct Options {
     pub freezes: u64,
     /// Requests for keys and values.
     pub requests: u64,
-    /// The configuration is changed and read again.
+    /// The configuration is changed and read again, and the wall clock steps.
     pub reloads: u64,
     /// Parts that all of it is done in, and measured after.
     pub laps: u64,
@@ -70,6 +74,11 @@ const WRITE: &str = "for name in one two; do echo written >/mnt/$name/file; done
 
 /// Where the host copies to.
 const COPIES: &str = "/run/scenarios";
+
+/// Why it cannot be done here, if so.
+pub fn unavailable() -> Option<String> {
+    blackbox::root_unavailable().or_else(clock::unavailable)
+}
 
 /// Does all of it, and tells what the program holds after each lap.
 ///
@@ -127,11 +136,15 @@ pub struct Lap {
 }
 
 struct Soak {
+    // Before the cgroup: that can be removed once there is no process in it.
     machine: BlackBox,
+    cgroup: Option<MemoryCgroup>,
+    clock: Clock,
     copies: Line<Fcopy>,
     pairs: Line<Kvp>,
     backups: Line<Vss>,
     toggles: u64,
+    freezes: u64,
     reloads: u64,
 }
 
@@ -144,18 +157,27 @@ impl Soak {
             .create_directories(COPIES.as_ref())
             .context(COPIES)?;
         machine.files().write(CONFIGURATION.as_ref(), b"")?;
+        let clock = Clock::new(machine.files())?;
+        machine.set_environment(clock::ENVIRONMENT);
         let mut soak = Self {
             copies: Line::offered(&mut machine, 1)?,
             pairs: Line::offered(&mut machine, 2)?,
             backups: Line::offered(&mut machine, 3)?,
             machine,
+            cgroup: MemoryCgroup::new(),
+            clock,
             toggles: 0,
+            freezes: 0,
             reloads: 0,
         };
         soak.machine.start()?;
+        if let (Some(cgroup), Some(pid)) = (&soak.cgroup, soak.machine.pid()) {
+            cgroup.add(pid)?;
+        }
         soak.copies.connect()?;
         soak.pairs.connect()?;
         soak.backups.connect()?;
+        Clock::expect_started_by(&*soak.machine.volumes()?)?;
         Ok(soak)
     }
 
@@ -195,10 +217,21 @@ impl Soak {
         }
     }
 
+    /// A backup. In every other one memory is taken back while the file systems are
+    /// frozen, the program's own among them.
     fn back_up(&mut self) -> Result<()> {
+        self.freezes += 1;
         let host = self.backups.host()?;
         expect(host.freeze()?, "a FREEZE")?;
+        if self.freezes % 2 == 0 {
+            self.reclaim()?;
+        }
+        let host = self.backups.host()?;
         expect(host.thaw()?, "a THAW")
+    }
+
+    fn reclaim(&self) -> Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), MemoryCgroup::reclaim)
     }
 
     /// Four requests.
@@ -218,6 +251,8 @@ impl Soak {
 
     fn reload(&mut self) -> Result<()> {
         self.reloads += 1;
+        self.clock.step()?;
+        self.reclaim()?;
         let value = self.reloads.to_string();
         let text = format!("[kvp.publish]\nsoak = \"{value}\"\n");
         let files = self.machine.files();
