@@ -1,9 +1,9 @@
-//! Why an IP configuration is not in use, in words for the administrator and as
-//! a status for the host.
+//! Errors of IP configurations, for the log and as a status for the host.
 
 use std::io;
 use std::path::PathBuf;
 
+use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::parse::Invalid;
@@ -11,146 +11,145 @@ use crate::error_chain::display_chain;
 use crate::subprocess::RunError;
 use crate::trusted::Refusal;
 
-/// Why an IP configuration is not in use.
+/// Why an IP configuration is not in effect.
 #[derive(Debug, thiserror::Error)]
 pub enum InjectError {
-    /// The configuration says that the host's are refused.
-    #[error("the configuration refuses IP configurations of the host (backend = \"off\")")]
+    /// The agent's configuration refuses IP configurations.
+    #[error("the configuration refuses IP configurations from the host (backend = \"off\")")]
     Off,
 
-    /// A value is not what it should be. Nothing was changed.
+    /// A value is not valid. Nothing was changed.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 
     /// The host does not name a network device of this guest.
-    #[error("no network interface has the device {0:?}")]
-    NoInterface(String),
+    #[error("no network interface belongs to device {0}")]
+    NoInterface(Guid),
 
-    /// The kernel did not say what interfaces there are.
+    /// The kernel did not list the interfaces.
     #[error("cannot list the network interfaces")]
     Interfaces(#[source] io::Error),
 
-    /// The interface's name cannot be written into every manager's files.
+    /// The interface's name cannot be written into the files of network managers.
     #[error(
-        "the interface name {0:?} has other letters than A-Z, a-z, 0-9, `.`, `_` and `-`; rename \
+        "interface name {0:?} has characters other than A-Z, a-z, 0-9, `.`, `_` and `-`; rename \
          the interface"
     )]
     InterfaceName(String),
 
     /// The interface belongs to a bond, a bridge or the like, which would lose it.
-    #[error("{interface} is part of another interface, {master}, and has no addresses of its own")]
+    #[error("{interface} is a port of {master} and has no addresses of its own")]
     Enslaved {
-        /// Its name.
+        /// The interface.
         interface: String,
-        /// What it is part of.
+        /// The bond or bridge.
         master: String,
     },
 
-    /// None of the managers that are known runs on the machine.
+    /// No known network manager runs on the machine.
     #[error(
-        "neither netplan, NetworkManager, systemd-networkd, ifcfg files nor ifupdown is in charge \
-         of {0}; name one in the configuration (backend)"
+        "neither netplan, NetworkManager, systemd-networkd, ifcfg files nor ifupdown manages {0}; \
+         name one in the configuration (backend)"
     )]
     NoManager(String),
 
-    /// The manager cannot have this configuration from the agent.
+    /// The network manager cannot apply this configuration.
     #[error("{manager} cannot be used: {why}")]
     Unsupported {
-        /// Which manager.
+        /// The network manager.
         manager: &'static str,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
 
-    /// A manager's program is missing.
-    #[error("the program {0} is not installed, or not in /usr/sbin, /usr/bin, /sbin or /bin")]
+    /// A program of the network manager is missing.
+    #[error("program `{0}` not found in /usr/sbin, /usr/bin, /sbin or /bin")]
     NoProgram(&'static str),
 
     /// A call on a file failed.
     #[error("cannot {doing} {}", path.display())]
     File {
-        /// What was to be done.
+        /// The call, as a verb.
         doing: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 
-    /// Others could have put there what would be read, replaced or run.
-    #[error("{} is not used", path.display())]
+    /// Another user than root could change what would be read, replaced or run.
+    #[error("refusing to use {}", path.display())]
     Untrusted {
         /// The file, program or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: Refusal,
     },
 
-    /// Another IP configuration is still being set or taken back.
-    #[error("another IP configuration is still being applied or taken back")]
+    /// Another IP configuration is still being applied or rolled back.
+    #[error("another IP configuration is still being applied or rolled back")]
     Busy,
 
-    /// The host was told that it failed, as it took too long.
+    /// The host was told of a failure, since it took too long.
     #[error("the host no longer waits for it")]
     Late,
 
-    /// What would be replaced is no file.
+    /// The file that would be replaced is a directory, a link or the like, or too long.
     #[error("{} is not a regular file and will not be replaced", .0.display())]
     NotAFile(PathBuf),
 
-    /// A program could not be run, failed, or was not done in time.
+    /// A program could not be run, failed, or did not end in time.
     #[error(transparent)]
     Run(#[from] RunError),
 
-    /// A manager's program said that it refuses the new file.
-    #[error("{program} refuses the configuration, saying {said:?}")]
-    Refused {
-        /// Which program.
+    /// A program of the network manager printed that it rejects the new file.
+    #[error("{program} rejected the configuration, saying {said:?}")]
+    Rejected {
+        /// The program.
         program: String,
-        /// What it said.
+        /// The line that it printed.
         said: String,
     },
 
-    /// All programs succeeded, and the interface is not as it was to be.
+    /// All programs succeeded, but the interface lacks addresses.
     #[error(
-        "{interface} did not get {absent}; does another file of its configuration come before \
-         the agent's?"
+        "{interface} did not get {absent}; does another file take precedence over the agent's?"
     )]
     NotInEffect {
-        /// Which interface.
+        /// The interface.
         interface: String,
-        /// The addresses that it does not have.
+        /// The addresses that it lacks.
         absent: String,
     },
 
-    /// The new configuration was written and taken back.
-    #[error("{manager} did not take the configuration, and the previous one is back")]
+    /// The configuration failed and was rolled back.
+    #[error("{manager} did not apply the configuration; rolled back to the previous one")]
     RolledBack {
-        /// Which manager.
+        /// The network manager.
         manager: &'static str,
-        /// Why.
+        /// The cause.
         source: Box<InjectError>,
     },
 
-    /// The new configuration was written and could not be taken back fully.
+    /// The configuration failed, and so did the rollback.
     #[error(
-        "{manager} did not take the configuration, and the previous one could not be brought back \
-         ({}); what its files held is below {}", display_chain(.undoing), kept.display()
+        "{manager} did not apply the configuration, and the rollback to the previous one failed \
+         ({}); copies of its files are in {}", display_chain(.rollback), backups.display()
     )]
     RollbackFailed {
-        /// Which manager.
+        /// The network manager.
         manager: &'static str,
-        /// Why.
+        /// The cause.
         source: Box<InjectError>,
-        /// Why the previous one is not back.
-        undoing: Box<InjectError>,
-        /// Where the previous files are.
-        kept: PathBuf,
+        /// Why the rollback failed.
+        rollback: Box<InjectError>,
+        /// The directory of the previous files.
+        backups: PathBuf,
     },
 }
 
 impl InjectError {
-    /// Whether the host was told of a failure before it was done, and it was taken back.
+    /// Returns whether the host was told of a failure before the configuration was in effect.
     pub(in crate::kvp) fn is_late(&self) -> bool {
         match self {
             Self::Late => true,
@@ -159,7 +158,7 @@ impl InjectError {
         }
     }
 
-    /// What the host is told. The one place where that is decided.
+    /// Returns the status for the host.
     pub fn status(&self) -> Status {
         match self {
             Self::Invalid(_) => Status::INVALID_ARGUMENT,
@@ -176,7 +175,7 @@ impl InjectError {
             | Self::Late
             | Self::NotAFile(_)
             | Self::Run(_)
-            | Self::Refused { .. }
+            | Self::Rejected { .. }
             | Self::NotInEffect { .. }
             | Self::RolledBack { .. }
             | Self::RollbackFailed { .. } => Status::FAIL,

@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole, and put back when that was for nothing.
+//! Replaces files atomically, and restores the previous ones.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -9,49 +9,54 @@ use super::error::InjectError;
 use super::plan::NewFile;
 use crate::trusted;
 
-/// Bytes that a file which is replaced may have.
-const MAX_PREVIOUS: u64 = 1 << 20;
+/// Longest file that is replaced, in bytes.
+const MAX_LEN: u64 = 1 << 20;
 
-const DEFAULT_MODE: u32 = 0o644;
+/// Permission bits of a new file, unless the plan says otherwise.
+const FILE_MODE: u32 = 0o644;
 
-/// Permission bits of a directory that is made.
+/// Permission bits of a new directory.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// Files that are replaced, in order.
+/// Permission bits of the directories of copies.
+const COPIES_MODE: u32 = 0o700;
+
+/// What the files of a transaction were before it.
 pub(super) struct Backups<'a> {
     root: &'a Path,
-    /// Copies of what is replaced lie below it, for the administrator and for an
-    /// agent that finds the work half done.
-    kept: &'a Path,
-    files: Vec<Kept>,
+    /// The directory of copies on disk, for the administrator and for an agent that finds an
+    /// undo log.
+    copies: &'a Path,
+    files: Vec<Backup>,
 }
 
-struct Kept {
+struct Backup {
     path: PathBuf,
-    previous: Option<Previous>,
+    /// `None` if there was no file.
+    previous: Option<Content>,
     replaced: bool,
 }
 
-struct Previous {
+struct Content {
     bytes: Vec<u8>,
     mode: u32,
     owner: (u32, u32),
 }
 
 impl<'a> Backups<'a> {
-    pub(super) fn new(root: &'a Path, kept: &'a Path) -> Self {
+    pub(super) fn new(root: &'a Path, copies: &'a Path) -> Self {
         Self {
             root,
-            kept,
+            copies,
             files: Vec::new(),
         }
     }
 
-    /// Keeps a copy of what stands at the path now.
-    pub(super) fn keep(&mut self, path: &Path) -> Result<(), InjectError> {
-        let previous = previous(path)?;
+    /// Reads the file at `path` and copies it.
+    pub(super) fn add(&mut self, path: &Path) -> Result<(), InjectError> {
+        let previous = read(path)?;
         self.copy(path, previous.as_ref())?;
-        self.files.push(Kept {
+        self.files.push(Backup {
             path: path.to_owned(),
             previous,
             replaced: false,
@@ -59,109 +64,98 @@ impl<'a> Backups<'a> {
         Ok(())
     }
 
-    /// The files of which copies are kept, and whether there was one.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (&Path, bool)> {
+    /// Returns the paths that were added, and whether there was a file.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (&Path, bool)> {
         let files = self.files.iter();
         files.map(|file| (file.path.as_path(), file.previous.is_some()))
     }
 
-    /// Puts a file in place of one that was kept, whole or not at all, and on its
-    /// disk.
-    pub(super) fn write(&mut self, new: &NewFile) -> Result<(), InjectError> {
+    /// Replaces one of the files that were added, atomically and durably.
+    pub(super) fn replace(&mut self, new: &NewFile) -> Result<(), InjectError> {
         let mut files = self.files.iter_mut();
-        let Some(kept) = files.find(|file| file.path == new.path) else {
+        let Some(backup) = files.find(|file| file.path == new.path) else {
             return Err(InjectError::NotAFile(new.path.clone()));
         };
-        let previous = kept.previous.as_ref();
+        let previous = backup.previous.as_ref();
         let mode = new.mode.or(previous.map(|previous| previous.mode));
-        // A file of our own is root's; one that we change stays its owner's.
+        // A file of the agent's own belongs to root; another keeps its owner.
         let owner = match new.mode {
             Some(_) => None,
             None => previous.map(|previous| previous.owner),
         };
-        put(
-            &new.path,
-            new.text.as_bytes(),
-            mode.unwrap_or(DEFAULT_MODE),
-            owner,
-        )?;
-        kept.replaced = true;
+        let bytes = new.text.as_bytes();
+        write(&new.path, bytes, mode.unwrap_or(FILE_MODE), owner)?;
+        backup.replaced = true;
         Ok(())
     }
 
-    /// Puts back what was there, last first. Every file is tried.
+    /// Restores the files that were replaced, last first. An error does not keep it from
+    /// restoring the others.
     pub(super) fn restore(&mut self) -> Result<(), InjectError> {
         let mut result = Ok(());
-        while let Some(Kept {
-            path,
-            previous,
-            replaced,
-        }) = self.files.pop()
-        {
-            if replaced {
-                result = result.and(bring_back(&path, previous));
+        while let Some(file) = self.files.pop() {
+            if file.replaced {
+                result = result.and(restore(&file.path, file.previous));
             }
         }
         result
     }
 
-    /// Puts back what an agent before had replaced, of which it kept a copy if
-    /// there was anything.
+    /// Restores a file from the copy on disk, or removes it if it did not exist before.
     pub(super) fn restore_from_copy(&self, path: &Path, existed: bool) -> Result<(), InjectError> {
         let copy = self.copy_of(path);
-        let kept = match existed {
+        let previous = match existed {
             true => Some(
-                previous(&copy)?
-                    .ok_or_else(|| error("read", &copy)(io::ErrorKind::NotFound.into()))?,
+                read(&copy)?.ok_or_else(|| error("read", &copy)(io::ErrorKind::NotFound.into()))?,
             ),
             false => None,
         };
-        bring_back(path, kept)
+        restore(path, previous)
     }
 
     fn copy_of(&self, path: &Path) -> PathBuf {
         let inside = path
             .strip_prefix(self.root)
             .or_else(|_| path.strip_prefix("/"));
-        self.kept.join(inside.unwrap_or(path))
+        self.copies.join(inside.unwrap_or(path))
     }
 
-    fn copy(&self, path: &Path, previous: Option<&Previous>) -> Result<(), InjectError> {
+    fn copy(&self, path: &Path, previous: Option<&Content>) -> Result<(), InjectError> {
         let copy = self.copy_of(path);
-        if let Some(Previous { bytes, mode, owner }) = previous {
-            if let Some(directory) = copy.parent() {
-                let mut builder = DirBuilder::new();
-                builder
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(directory)
-                    .map_err(error("make the directory", directory))?;
-            }
-            return put(&copy, bytes, *mode, Some(*owner));
+        let Some(Content { bytes, mode, owner }) = previous else {
+            return remove(&copy);
+        };
+        if let Some(directory) = copy.parent() {
+            let mut builder = DirBuilder::new();
+            builder
+                .recursive(true)
+                .mode(COPIES_MODE)
+                .create(directory)
+                .map_err(error("make the directory", directory))?;
         }
-        match fs::remove_file(&copy) {
-            Err(cause)
-                if cause.kind() != io::ErrorKind::NotFound
-                    && cause.kind() != io::ErrorKind::NotADirectory =>
-            {
-                Err(error("remove", &copy)(cause))
-            }
-            _ => Ok(()),
-        }
+        write(&copy, bytes, *mode, Some(*owner))
     }
 }
 
-fn bring_back(path: &Path, previous: Option<Previous>) -> Result<(), InjectError> {
-    if let Some(Previous { bytes, mode, owner }) = previous {
-        return put(path, &bytes, mode, Some(owner));
+fn restore(path: &Path, previous: Option<Content>) -> Result<(), InjectError> {
+    match previous {
+        Some(Content { bytes, mode, owner }) => write(path, &bytes, mode, Some(owner)),
+        None => remove(path),
     }
+}
+
+/// Removes a file, which need not exist.
+pub(super) fn remove(path: &Path) -> Result<(), InjectError> {
+    use io::ErrorKind::{NotADirectory, NotFound};
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(error("remove", path)(cause)),
+        Err(cause) if !matches!(cause.kind(), NotFound | NotADirectory) => {
+            Err(error("remove", path)(cause))
+        }
         _ => Ok(()),
     }
 }
 
-/// What makes a failed call on `path` an error.
+/// Returns a function that makes an [`InjectError`] of a failed call on `path`.
 pub(super) fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
     let path = path.to_owned();
     move |source| InjectError::File {
@@ -171,45 +165,42 @@ pub(super) fn error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> I
     }
 }
 
-/// Whether nobody else can put files into this directory: what stands there is read and
-/// replaced as root's, and root's programs go by it.
+/// Checks that only root can put files into this directory: root's programs act on what is
+/// there.
 fn check_directory(directory: &Path) -> Result<(), InjectError> {
-    let refused = |source| InjectError::Untrusted {
+    let untrusted = |source| InjectError::Untrusted {
         path: directory.to_owned(),
         source,
     };
-    trusted::trusted(directory).map(drop).map_err(refused)
+    trusted::trusted(directory).map(drop).map_err(untrusted)
 }
 
-/// What stands at the path now.
-fn previous(path: &Path) -> Result<Option<Previous>, InjectError> {
-    if let Some(directory) = path.parent() {
-        if directory.is_dir() {
-            check_directory(directory)?;
-        }
+fn read(path: &Path) -> Result<Option<Content>, InjectError> {
+    if let Some(directory) = path.parent().filter(|directory| directory.is_dir()) {
+        check_directory(directory)?;
     }
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(error("look at", path)(cause)),
+        Err(cause) => return Err(error("read", path)(cause)),
     };
-    if !metadata.is_file() || metadata.len() > MAX_PREVIOUS {
+    if !metadata.is_file() || metadata.len() > MAX_LEN {
         return Err(InjectError::NotAFile(path.to_owned()));
     }
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_PREVIOUS + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut bytes))
         .map_err(error("read", path))?;
-    Ok(Some(Previous {
+    Ok(Some(Content {
         bytes,
         mode: metadata.permissions().mode() & 0o7777,
         owner: (metadata.uid(), metadata.gid()),
     }))
 }
 
-/// Puts a file in place by way of a hidden one beside it, which every manager
+/// Writes a file atomically, by way of a hidden one beside it, which every network manager
 /// ignores.
-pub(super) fn put(
+pub(super) fn write(
     path: &Path,
     bytes: &[u8],
     mode: u32,
@@ -234,7 +225,7 @@ pub(super) fn put(
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    // What a killed agent left would be in the way.
+    // A killed agent may have left one.
     let _ = fs::remove_file(path);
     let mut file = File::options()
         .write(true)
@@ -273,9 +264,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_restored_is_as_it_was() {
+    fn restored_files_are_as_they_were() {
         let root = tempfile::tempdir().unwrap();
-        let (root, kept) = (root.path(), root.path().join("kept"));
+        let (root, copies) = (root.path(), root.path().join("copies"));
         let (old, fresh, changed) = (
             root.join("etc/old"),
             root.join("etc/d/fresh"),
@@ -287,20 +278,20 @@ mod tests {
         fs::set_permissions(&old, Permissions::from_mode(0o604)).unwrap();
         fs::set_permissions(&changed, Permissions::from_mode(0o606)).unwrap();
 
-        let mut replaced = Backups::new(root, &kept);
+        let mut backups = Backups::new(root, &copies);
         for path in [&old, &fresh, &changed] {
-            replaced.keep(path).unwrap();
+            backups.add(path).unwrap();
         }
-        replaced
-            .write(&new(old.clone(), "new", Some(0o600)))
+        backups
+            .replace(&new(old.clone(), "new", Some(0o600)))
             .unwrap();
-        replaced
-            .write(&new(fresh.clone(), "new", Some(0o640)))
+        backups
+            .replace(&new(fresh.clone(), "new", Some(0o640)))
             .unwrap();
-        replaced.write(&new(changed.clone(), "new", None)).unwrap();
-        // The same file again: what was there at first counts.
-        replaced
-            .write(&new(old.clone(), "newer", Some(0o600)))
+        backups.replace(&new(changed.clone(), "new", None)).unwrap();
+        // The same file again: the first content is restored.
+        backups
+            .replace(&new(old.clone(), "newer", Some(0o600)))
             .unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "newer");
         assert_eq!(
@@ -308,12 +299,12 @@ mod tests {
             (0o600, 0o640, 0o606)
         );
         assert_eq!(
-            fs::read_to_string(kept.join("etc/changed")).unwrap(),
+            fs::read_to_string(copies.join("etc/changed")).unwrap(),
             "changed"
         );
-        assert_eq!(mode(&kept), 0o700);
+        assert_eq!(mode(&copies), 0o700);
 
-        replaced.restore().unwrap();
+        backups.restore().unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "old");
         assert_eq!(fs::read_to_string(&changed).unwrap(), "changed");
         assert_eq!((mode(&old), mode(&changed)), (0o604, 0o606));
@@ -322,54 +313,54 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_copy_of_long_ago_does_not_stay() {
+    fn a_stale_copy_is_removed() {
         let root = tempfile::tempdir().unwrap();
-        let (root, kept) = (root.path(), root.path().join("kept"));
-        fs::create_dir(&kept).unwrap();
-        fs::write(kept.join("f"), "stale").unwrap();
-        let mut replaced = Backups::new(root, &kept);
-        replaced.keep(&root.join("f")).unwrap();
-        replaced.write(&new(root.join("f"), "new", None)).unwrap();
-        assert!(!kept.join("f").exists());
-        assert_eq!(mode(&root.join("f")), DEFAULT_MODE);
+        let (root, copies) = (root.path(), root.path().join("copies"));
+        fs::create_dir(&copies).unwrap();
+        fs::write(copies.join("f"), "stale").unwrap();
+        let mut backups = Backups::new(root, &copies);
+        backups.add(&root.join("f")).unwrap();
+        backups.replace(&new(root.join("f"), "new", None)).unwrap();
+        assert!(!copies.join("f").exists());
+        assert_eq!(mode(&root.join("f")), FILE_MODE);
     }
 
     #[test]
-    fn what_is_no_file_is_left_alone() {
+    fn only_regular_files_are_replaced() {
         let place = tempfile::tempdir().unwrap();
         let root = &place.path().join("root");
         fs::create_dir(root).unwrap();
         let link = root.join("link");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        let kept = root.join("kept");
-        let mut replaced = Backups::new(root, &kept);
+        let copies = root.join("copies");
+        let mut backups = Backups::new(root, &copies);
         for path in [link.clone(), root.to_owned()] {
-            let error = replaced.keep(&path).unwrap_err();
+            let error = backups.add(&path).unwrap_err();
             assert!(matches!(error, InjectError::NotAFile(_)), "{error}");
-            // What was not kept is not replaced.
-            replaced.write(&new(path, "new", None)).unwrap_err();
+            // A file that was not added is not replaced.
+            backups.replace(&new(path, "new", None)).unwrap_err();
         }
         assert!(link.is_symlink());
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_leaves_nothing() {
+    fn a_failed_write_leaves_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        // The directory's place is taken by a file.
+        // A file is where the directory should be.
         fs::write(root.join("etc"), "").unwrap();
-        let kept = root.join("kept");
-        let mut replaced = Backups::new(root, &kept);
-        assert!(replaced.keep(&root.join("etc/f")).is_err());
+        let copies = root.join("copies");
+        let mut backups = Backups::new(root, &copies);
+        assert!(backups.add(&root.join("etc/f")).is_err());
         fs::remove_file(root.join("etc")).unwrap();
-        replaced.keep(&root.join("etc/f")).unwrap();
+        backups.add(&root.join("etc/f")).unwrap();
         fs::write(root.join("etc"), "").unwrap();
         assert!(
-            replaced
-                .write(&new(root.join("etc/f"), "new", None))
+            backups
+                .replace(&new(root.join("etc/f"), "new", None))
                 .is_err()
         );
-        replaced.restore().unwrap();
+        backups.restore().unwrap();
         assert_eq!(names(root), ["etc"]);
     }
 }

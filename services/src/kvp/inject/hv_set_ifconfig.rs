@@ -1,5 +1,5 @@
-//! The two files in which the stock daemon notes a configuration, for the
-//! scripts of a site. Protocol section 7.
+//! The two files of the stock daemon with a configuration, and `hv_set_ifconfig`, a script of the
+//! site that applies them. Protocol section 7.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,9 @@ use super::plan::{Context, NewFile, Plan, Step, is_executable};
 use super::target::Target;
 use crate::kvp::scripts;
 
-/// The text of `ifcfg-<interface>`.
+const NAME: &str = "hv_set_ifconfig";
+
+/// Renders `ifcfg-<interface>`.
 pub(super) fn render_ifcfg(target: &Target, settings: &Settings) -> String {
     let mut text = String::new();
     let mut set = |key: String, value: String| {
@@ -61,7 +63,7 @@ pub(super) fn render_ifcfg(target: &Target, settings: &Settings) -> String {
     text
 }
 
-/// The first of a kind has no number.
+/// Returns the suffix of a key: the first has none.
 fn numbered(before: &str, number: u32) -> String {
     match number {
         0 => String::new(),
@@ -69,12 +71,12 @@ fn numbered(before: &str, number: u32) -> String {
     }
 }
 
-/// All eight groups of four digits.
+/// Formats all eight groups with four digits.
 fn in_full(ip: Ipv6Addr) -> String {
     joined(ip.segments().map(|group| format!("{group:04x}")), ":")
 }
 
-/// The text of `<interface>.nmconnection`.
+/// Renders `<interface>.nmconnection`.
 pub(super) fn render_keyfile(target: &Target, settings: &Settings) -> String {
     let mut text = format!("[connection]\ninterface-name={}\n", target.name);
     if let Some(mac) = target.mac() {
@@ -102,8 +104,8 @@ pub(super) fn render_keyfile(target: &Target, settings: &Settings) -> String {
         line("dns", dns(true)),
     ];
     section("ipv4", method, rest);
-    // The stock daemon has the method of IPv4 here as well; without an address,
-    // NetworkManager does not take it.
+    // The stock daemon writes the method of IPv4 here. NetworkManager rejects `manual` without an
+    // address.
     let method = if settings.v6.is_empty() {
         "auto"
     } else {
@@ -125,7 +127,7 @@ fn line<T: std::fmt::Display>(key: &str, values: impl IntoIterator<Item = T>) ->
     }
 }
 
-/// Both files.
+/// Returns both files.
 pub(super) fn files(context: &Context<'_>) -> [NewFile; 2] {
     let (target, settings) = (context.target, context.settings);
     let directory = &context.config.directory;
@@ -143,31 +145,29 @@ pub(super) fn files(context: &Context<'_>) -> [NewFile; 2] {
     ]
 }
 
-/// What runs the site's script on the files, where the configuration says that
-/// scripts are run and there is one.
-pub(super) fn script(context: &Context<'_>) -> Result<Option<Plan>, InjectError> {
+/// Returns the plan that runs the script on the files, if the configuration names a directory of
+/// scripts and it has this one.
+pub(super) fn plan(context: &Context<'_>) -> Result<Option<Plan>, InjectError> {
     let Some(directory) = &context.config.network.scripts else {
         return Ok(None);
     };
-    let script = directory.join("hv_set_ifconfig");
+    let script = directory.join(NAME);
     if !is_executable(&script) {
         return Ok(None);
     }
-    let script = scripts::trusted(directory, "hv_set_ifconfig").map_err(|source| {
-        InjectError::Untrusted {
-            path: script,
-            source,
-        }
+    let script = scripts::trusted(directory, NAME).map_err(|source| InjectError::Untrusted {
+        path: script,
+        source,
     })?;
     let paths = files(context).map(|file| file.path.display().to_string());
-    let again = paths.iter().all(|path| std::path::Path::new(path).exists());
-    let step = Step::of(script, &paths.each_ref().map(String::as_str));
+    let existed = paths.iter().all(|path| std::path::Path::new(path).exists());
+    let step = Step::new(script, &paths.each_ref().map(String::as_str));
     Ok(Some(Plan {
-        manager: "hv_set_ifconfig",
-        before: Vec::new(),
+        manager: NAME,
+        stop: Vec::new(),
         files: Vec::new(),
-        // The script has made of the previous files what it does.
-        revert: again.then(|| step.clone()).into_iter().collect(),
+        // Without previous files there is nothing to run it on.
+        revert: existed.then(|| step.clone()).into_iter().collect(),
         apply: vec![step],
         stable_for: Duration::ZERO,
     }))

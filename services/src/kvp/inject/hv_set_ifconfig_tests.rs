@@ -25,7 +25,7 @@ fn settings(dhcp: bool) -> Settings {
 }
 
 #[test]
-fn ifcfg() {
+fn ifcfg_is_like_the_stock_daemons() {
     let full = |group: &str| format!("{group}:0000:0000:0000:0000:0000:0000:");
     assert_eq!(
         render_ifcfg(&target(), &settings(false)),
@@ -50,7 +50,7 @@ fn ifcfg() {
 }
 
 #[test]
-fn keyfile() {
+fn keyfile_is_like_the_stock_daemons() {
     assert_eq!(
         render_keyfile(&target(), &settings(false)),
         "[connection]\ninterface-name=eth0\n\n[ethernet]\nmac-address=00:15:5D:01:02:FE\n\n\
@@ -67,7 +67,7 @@ fn keyfile() {
 }
 
 #[test]
-fn masks() {
+fn masks_are_made_from_prefix_lengths() {
     for (prefix, mask) in [(1, "128.0.0.0"), (32, "255.255.255.255")] {
         let settings = Settings {
             v4: vec![([10, 0, 0, 5].into(), prefix)],

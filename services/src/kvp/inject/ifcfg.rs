@@ -1,28 +1,23 @@
-//! `ifcfg` files: `/etc/sysconfig/network-scripts` of Red Hat, applied through
-//! NetworkManager where that runs, and `/etc/sysconfig/network` of SUSE, applied
-//! through wicked.
+//! `ifcfg` files: `/etc/sysconfig/network-scripts` of Red Hat, for NetworkManager where it runs or
+//! else the network scripts, and `/etc/sysconfig/network` of SUSE, for wicked.
 //!
-//! The interface's file has a name that is not ours to choose, and is replaced
-//! as a whole.
+//! There is one file an interface, whose name is given; the agent replaces all of it.
 
 use std::fmt::Write;
 use std::fs;
 use std::time::Duration;
 
 use super::error::InjectError;
-use super::networkmanager;
 use super::parse::{Settings, joined};
-use super::plan::{Context, NewFile, Plan};
+use super::plan::{Context, HEADER, NewFile, Plan};
 use super::target::Target;
+use super::{files, networkmanager};
 
 const MANAGER: &str = "ifcfg";
 
-const HEADING: &str =
-    "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n";
-
-/// The text of Red Hat's `ifcfg` file.
+/// Renders the `ifcfg` file of Red Hat.
 pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
-    let mut text = String::from(HEADING);
+    let mut text = String::from(HEADER);
     let mut set = |key: &str, value: &str| {
         let _ = writeln!(text, "{key}={value}");
     };
@@ -34,7 +29,7 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     }
     set("TYPE", "Ethernet");
     set("ONBOOT", "yes");
-    // NetworkManager may know other connections for the interface.
+    // NetworkManager may have other connections for the interface.
     set(
         "AUTOCONNECT_PRIORITY",
         &networkmanager::PRIORITY.to_string(),
@@ -67,18 +62,17 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     text
 }
 
-/// The text of SUSE's `ifcfg` file.
+/// Renders the `ifcfg` file of SUSE.
 pub(super) fn render_suse(settings: &Settings) -> String {
     let protocol = if settings.dhcp4 { "dhcp4" } else { "static" };
-    let mut text = format!("{HEADING}STARTMODE='auto'\nBOOTPROTO='{protocol}'\n");
+    let mut text = format!("{HEADER}STARTMODE='auto'\nBOOTPROTO='{protocol}'\n");
     for (number, (ip, prefix)) in (0..).zip(settings.addresses()) {
         let _ = writeln!(text, "IPADDR_{number}='{ip}/{prefix}'");
     }
     text
 }
 
-/// The text of SUSE's `ifroute` file: its default routes give way to ours, the
-/// others stay.
+/// Renders the `ifroute` file of SUSE: `previous` with its default routes replaced.
 pub(super) fn render_suse_routes(target: &Target, settings: &Settings, previous: &str) -> String {
     let mut text = String::new();
     let is_default = |line: &&str| {
@@ -88,7 +82,7 @@ pub(super) fn render_suse_routes(target: &Target, settings: &Settings, previous:
     for line in previous.lines().filter(|line| !is_default(line)) {
         let _ = writeln!(text, "{line}");
     }
-    for route in settings.routes4().chain(settings.routes6()) {
+    for route in settings.routes() {
         let metric = route
             .metric
             .map(|metric| format!(" metric {metric}"))
@@ -98,7 +92,6 @@ pub(super) fn render_suse_routes(target: &Target, settings: &Settings, previous:
     text
 }
 
-/// What the distribution's programs are asked to do.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     match is_suse(context) {
         true => plan_suse(context),
@@ -111,38 +104,27 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
     if settings.gateways4.len() > 1 || settings.gateways6.len() > 1 {
         return Err(InjectError::Unsupported {
             manager: MANAGER,
-            why: "its files have room for one gateway of each family".to_owned(),
+            why: "its files hold one gateway of each family".to_owned(),
         });
     }
     let path = context.path(&format!(
         "etc/sysconfig/network-scripts/ifcfg-{}",
         target.name
     ));
-    let (before, apply, revert) = if context.path("run/NetworkManager").exists() {
-        let load = context
-            .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
-            .fails_on("Could not load");
-        let reload = context.step("nmcli", &["connection", "reload"])?;
-        let uuid = target.uuid().to_string();
+    let (stop, apply, revert) = if context.path("run/NetworkManager").exists() {
         (
             Vec::new(),
-            [load]
-                .into_iter()
-                .chain(networkmanager::up(context, &["uuid", &uuid])?)
-                .collect(),
-            [reload]
-                .into_iter()
-                .chain(networkmanager::previous(context)?)
-                .collect(),
+            networkmanager::apply(context, &path)?,
+            networkmanager::revert(context)?,
         )
     } else {
         let ifup = vec![context.step("ifup", &[&target.name])?];
-        let ifdown = context.step("ifdown", &[&target.name])?.optional();
+        let ifdown = context.step("ifdown", &[&target.name])?.may_fail();
         (vec![ifdown], ifup.clone(), ifup)
     };
     Ok(Plan {
         manager: MANAGER,
-        before,
+        stop,
         files: vec![NewFile {
             path,
             text: render_red_hat(target, settings),
@@ -171,7 +153,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
         },
     ];
     let mut steps = Vec::new();
-    // An interface has no DNS servers of its own here.
+    // DNS servers belong to the machine, not to an interface.
     if !settings.dns.is_empty() {
         files.push(suse_dns(context)?);
         steps.push(context.step("netconfig", &["update", "-f"])?);
@@ -179,7 +161,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
     steps.push(context.step("wicked", &["ifreload", &target.name])?);
     Ok(Plan {
         manager: MANAGER,
-        before: Vec::new(),
+        stop: Vec::new(),
         files,
         apply: steps.clone(),
         revert: steps,
@@ -190,11 +172,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
 fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
     const KEY: &str = "NETCONFIG_DNS_STATIC_SERVERS=";
     let path = context.path("etc/sysconfig/network/config");
-    let text = fs::read_to_string(&path).map_err(|source| InjectError::File {
-        doing: "read",
-        path: path.clone(),
-        source,
-    })?;
+    let text = fs::read_to_string(&path).map_err(files::error("read", &path))?;
     let others = text
         .lines()
         .filter(|line| !line.trim_start().starts_with(KEY))
@@ -207,13 +185,13 @@ fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
     })
 }
 
-/// SUSE has a directory where Red Hat has a file.
+/// Returns whether this is a directory, as on SUSE; Red Hat has a file there.
 fn is_suse(context: &Context<'_>) -> bool {
     context.path("etc/sysconfig/network").is_dir()
 }
 
-/// Whether such files may be in charge of the interface: there are some, and
-/// what reads them is there.
+/// Returns whether `ifcfg` files may configure the interface: there is a directory of them, and
+/// the program that reads them.
 pub(super) fn manages(context: &Context<'_>) -> bool {
     match is_suse(context) {
         true => context.program("wicked").is_ok(),

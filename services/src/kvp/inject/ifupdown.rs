@@ -1,11 +1,10 @@
-//! ifupdown: a file of our own in `/etc/network/interfaces.d`.
+//! ifupdown: a file in `/etc/network/interfaces.d`.
 //!
-//! Stanzas of one interface in several files add up, and Debian's installer and
-//! cloud-init both write some. Ours therefore describes a logical interface, and
-//! a mapping has ifupdown take that one wherever it would take the interface:
-//! what the other files say of it stays there and is out of force. The mapping's
-//! program is `grep`, which prints the one line it is given because it contains
-//! the interface's name.
+//! Stanzas for one interface in several files add up, and Debian's installer and cloud-init both
+//! write some. The agent's file therefore defines a logical interface, and maps the interface to
+//! it: the stanzas of other files stay there without effect. The script of the mapping is `grep`:
+//! ifupdown passes it the interface's name as argument and the line of `map` as input, and `grep`
+//! prints the line because the logical name contains the interface's.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,25 +12,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::InjectError;
+use super::files;
 use super::parse::{Route, Settings, joined};
-use super::plan::{Context, NewFile, Plan};
+use super::plan::{Context, HEADER, NewFile, Plan};
 use super::target::Target;
 
 const MANAGER: &str = "ifupdown";
 
-/// The file's text. `grep` is that program's path.
+/// Renders the file. `grep` is the path of that program.
 pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String {
     let (name, logical) = (&target.name, target.stem());
     let mut text = format!(
-        "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n\
-         # Stanzas of {name} elsewhere are out of force while this file is here.\n\
+        "{HEADER}\
+         # Stanzas for {name} in other files have no effect while this file exists.\n\
          auto {name}\n\
          mapping {name}\n    script {grep}\n    map {logical}\n"
     );
     let mut dns = joined(&settings.dns, " ");
     let mut stanza = |family: &str, lines: &[String]| {
         let _ = writeln!(text, "\niface {logical} {family}");
-        // Once is enough, and the first stanza is the one that is always there.
+        // Once is enough, in the first stanza.
         let dns = std::mem::take(&mut dns);
         let dns = (!dns.is_empty()).then(|| format!("dns-nameservers {dns}"));
         for line in lines.iter().chain(&dns) {
@@ -60,7 +60,7 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
                 "autoconf 1".to_owned(),
                 "accept_ra 1".to_owned(),
             ];
-            // A stanza each would wait for each address to be found unique.
+            // With a stanza each, duplicate address detection would delay each in turn.
             lines.extend(
                 further
                     .iter()
@@ -73,7 +73,7 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
     text
 }
 
-/// Where the gateway is, ifupdown's own `gateway` leaves unchecked as well.
+/// Always `onlink`: ifupdown does not check where the gateway is either.
 fn up_route(ip: &str, route: Route) -> String {
     let metric = route
         .metric
@@ -85,7 +85,6 @@ fn up_route(ip: &str, route: Route) -> String {
     )
 }
 
-/// What ifupdown is asked to do.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let unsupported = |why: &str| InjectError::Unsupported {
@@ -95,13 +94,13 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let ifup = context.step("ifup", &[&target.name])?;
     let ifdown = context
         .step("ifdown", &["--force", &target.name])?
-        .optional();
+        .may_fail();
     let grep = context.program("grep")?;
-    // A link to these belongs to another program of that name.
+    // Other programs install their `ifup` as a link to one of these.
     let real = fs::canonicalize(context.program("ifup")?).unwrap_or_default();
     if real.ends_with("busybox") || real.ends_with("ifupdown") {
         return Err(unsupported(
-            "its ifup is that of BusyBox, ifupdown2 or ifupdown-ng, which have no mappings",
+            "its ifup belongs to BusyBox, ifupdown2 or ifupdown-ng, which have no mappings",
         ));
     }
     let path = own_file(context).ok_or_else(|| {
@@ -112,14 +111,13 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     })?;
     let mut files = vec![NewFile {
         path,
-        // In a mapping, the program stands as the machine itself sees it.
         text: render(target, context.settings, &path_without_root(context, grep)),
         mode: Some(0o644),
     }];
     files.extend(resolv_conf(context)?);
     Ok(Plan {
         manager: MANAGER,
-        before: vec![ifdown],
+        stop: vec![ifdown],
         files,
         apply: vec![ifup.clone()],
         revert: vec![ifup],
@@ -134,7 +132,7 @@ fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
     }
 }
 
-/// The path of our file, named so that `/etc/network/interfaces` has it read.
+/// Returns the path of the agent's file, with a name that `/etc/network/interfaces` includes.
 fn own_file(context: &Context<'_>) -> Option<PathBuf> {
     let directory = context.path("etc/network/interfaces.d");
     let stem = context.target.stem();
@@ -147,7 +145,7 @@ fn own_file(context: &Context<'_>) -> Option<PathBuf> {
             .unwrap_or(pattern)
             .strip_prefix("interfaces.d")?;
         let ending = match (keyword, inside) {
-            // These names must have no other letters.
+            // ifupdown skips names with a dot in these directories.
             ("source-directory", "" | "/" | "/*") if !stem.contains('.') => "",
             ("source", _) => inside.strip_prefix("/*")?,
             _ => return None,
@@ -160,9 +158,8 @@ fn own_file(context: &Context<'_>) -> Option<PathBuf> {
     })
 }
 
-/// Without a program that takes `dns-nameservers` from ifupdown, the servers go
-/// into `/etc/resolv.conf`, unless that is a link and thus somebody else's. With
-/// DHCP its client writes that file.
+/// Returns the new `/etc/resolv.conf` for a machine without a program that takes `dns-nameservers`
+/// from ifupdown. A link belongs to another program, and with DHCP its client writes the file.
 fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
     let path = context.path("etc/resolv.conf");
     let settings = context.settings;
@@ -176,13 +173,7 @@ fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(source) => {
-            return Err(InjectError::File {
-                doing: "read",
-                path,
-                source,
-            });
-        }
+        Err(cause) => return Err(files::error("read", &path)(cause)),
     };
     let others = text
         .lines()
@@ -196,7 +187,7 @@ fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
     }))
 }
 
-/// Whether it may be in charge of the interface: it is there.
+/// Returns whether ifupdown may be in charge of the interface: it is installed.
 pub(super) fn manages(context: &Context<'_>) -> bool {
     context.path("etc/network/interfaces").exists() && context.program("ifup").is_ok()
 }

@@ -45,13 +45,13 @@ impl Machine {
             config: &self.config,
             target: &self.target,
             settings: &self.settings,
-            until: Instant::now(),
+            deadline: Instant::now(),
         }
     }
 }
 
 #[test]
-fn the_file_has_a_name_that_is_read() {
+fn the_file_has_a_name_that_is_included() {
     for (interfaces, name) in [
         (
             "source /etc/network/interfaces.d/*\n",
@@ -86,7 +86,7 @@ fn the_file_has_a_name_that_is_read() {
 }
 
 #[test]
-fn dns_servers_go_where_they_are_read() {
+fn dns_servers_go_into_resolv_conf() {
     let machine = machine();
     let path = machine.root.path().join("etc/resolv.conf");
     fs::write(
@@ -107,7 +107,7 @@ fn dns_servers_go_where_they_are_read() {
 }
 
 #[test]
-fn other_programs_of_that_name_are_not_taken_for_it() {
+fn busybox_is_not_taken_for_ifupdown() {
     let machine = machine();
     let (root, bin) = (machine.root.path(), machine.root.path().join("usr/bin"));
     fs::write(

@@ -1,20 +1,20 @@
-//! Every manager that Debian has, in namespaces of its own: what is set is what
-//! the kernel has then, and nothing of what other files gave the interface.
+//! Every network manager of Debian, in namespaces: afterwards the kernel has what the host set,
+//! and nothing that other files gave the interface.
 //!
-//! A test runs itself again inside the namespaces, which `INSIDE` says.
+//! A test runs itself again inside the namespaces, where `INSIDE` is set.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use slog::{Drain, OwnedKVList, Record, o};
+use slog::o;
 
 use super::*;
 use crate::kvp::ip_info;
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
+use crate::kvp::test_log::Lines;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -28,7 +28,7 @@ fn test(manager: &str, name: &str) {
     }
 }
 
-/// Says why the namespaces cannot be had.
+/// Runs the test in namespaces, or returns why there are none.
 fn outside(manager: &str, name: &str) -> Result<(), String> {
     hyperv_needs::namespaces(&["--mount", "--net"])?;
     let root = hyperv_needs::fetched("network-managers")?;
@@ -80,7 +80,7 @@ fn output(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `ip` says of eth0.
+/// Reads eth0 by `ip`.
 fn interfaces() -> io::Result<Vec<Interface>> {
     let text = output(
         "ip",
@@ -110,7 +110,7 @@ fn interfaces() -> io::Result<Vec<Interface>> {
     }])
 }
 
-/// The addresses that no router announced.
+/// Returns the addresses that no router announced.
 fn addresses() -> Vec<String> {
     let interfaces = interfaces().unwrap();
     let addresses = &interfaces[0].addresses;
@@ -123,12 +123,12 @@ fn addresses() -> Vec<String> {
     texts
 }
 
-/// Whether this is an address of SLAAC.
+/// Returns whether this is an address of SLAAC.
 fn announced(address: &Address) -> bool {
     address.ip.to_string().starts_with("fd99:")
 }
 
-/// Gateways of the default routes, in order.
+/// Returns the gateways of the default routes, in order.
 fn gateways(family: &str) -> Vec<String> {
     let text = output("ip", &[family, "route", "show", "default", "dev", "eth0"]);
     let words = |line: &str| {
@@ -137,19 +137,6 @@ fn gateways(family: &str) -> Vec<String> {
             .collect::<Vec<_>>()
     };
     text.lines().map(|line| words(line)[2].clone()).collect()
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<String>>);
-
-impl Drain for Lines {
-    type Ok = ();
-    type Err = slog::Never;
-
-    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
-        *self.0.lock().unwrap() = record.msg().to_string();
-        Ok(())
-    }
 }
 
 fn config() -> Config {
@@ -163,8 +150,8 @@ fn config() -> Config {
     }
 }
 
-/// Expects that the host is told at once what it set, aside from what routers
-/// announce and from link-local addresses.
+/// Asserts that the host reads back what it set, except for link-local addresses and those that
+/// routers announce.
 #[track_caller]
 fn assert_got(set: &IpInfo) {
     let log = Logger::root(slog::Discard, o!());
@@ -189,24 +176,24 @@ fn assert_got(set: &IpInfo) {
     assert_eq!(got.dns, set.dns, "{got:?}");
 }
 
-/// Sets the configuration on what runs here, and gives the line that is logged.
+/// Sets the configuration, and returns the line that is logged.
 fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
-    let machine = Machine {
+    let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
         interfaces: &net::interfaces,
     };
     let config = config();
     let lines = Lines::default();
-    let log = Logger::root(lines.clone().ignore_res(), o!());
-    set_on(
-        &machine,
+    let log = Logger::root(lines.clone(), o!());
+    set_with(
+        &kernel,
         &config,
         info,
         Instant::now() + time,
         &|| true,
         &log,
     )?;
-    let line = lines.0.lock().unwrap().clone();
+    let line = lines.0.lock().unwrap().pop().unwrap();
     eprintln!("{line}");
     Ok(line)
 }
@@ -245,8 +232,7 @@ fn inside(manager: &str) {
 
     eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
 
-    // Fewer addresses, and gateways in the order of preference, of which one is
-    // in no subnet.
+    // Fewer addresses, and gateways in order of preference, one of them in no subnet.
     let other = info(
         "10.0.0.7",
         "255.255.255.0",
@@ -259,29 +245,28 @@ fn inside(manager: &str) {
     assert_eq!(addresses(), ["10.0.0.7/24"]);
     eventually(|| gateways("-4") == ["10.0.0.1", "172.16.0.1"]);
 
-    // The same again, after somebody took the address away.
+    // The same again, after somebody removed the address.
     output("ip", &["address", "del", "10.0.0.7/24", "dev", "eth0"]);
     assert_eq!(addresses(), [""; 0]);
     set(&other, LONG).unwrap();
     assert_got(&other);
     assert_eq!(addresses(), ["10.0.0.7/24"]);
 
-    // Something of the administrator's own that makes all fail: what was in force
-    // before is in force then.
+    // A file of the administrator makes it fail: it is rolled back.
     if let Some(Problem {
         path,
         text,
         mode,
-        says,
-        then,
+        message,
+        address,
     }) = problem(manager)
     {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let error = set(&mixed, Duration::from_secs(20)).unwrap_err();
         let words = crate::error_chain::display_chain(&error);
-        assert!(words.contains(says), "{words}");
-        eventually(|| addresses() == [then]);
+        assert!(words.contains(message), "{words}");
+        eventually(|| addresses() == [address]);
         fs::remove_file(path).unwrap();
     }
 
@@ -301,7 +286,7 @@ fn inside(manager: &str) {
         ..dhcp
     });
 
-    // The lease is given up.
+    // The lease is released.
     set(&other, LONG).unwrap();
     assert_got(&other);
     assert_eq!(addresses(), ["10.0.0.7/24"]);
@@ -310,7 +295,7 @@ fn inside(manager: &str) {
     }
 }
 
-/// The interface here has no address that is a device's own.
+/// In the namespaces the interface has no permanent address.
 fn netplan_takes_an_ethernet_address() {
     let target = Target {
         name: "eth0".to_owned(),
@@ -344,14 +329,15 @@ fn netplan_takes_an_ethernet_address() {
     }
 }
 
-/// A file by which a configuration with 10.0.0.5 fails.
+/// A file that makes a configuration with 10.0.0.5 fail.
 struct Problem {
     path: &'static str,
     text: &'static str,
     mode: u32,
-    says: &'static str,
-    /// The address that the interface has then.
-    then: &'static str,
+    /// Part of the error message.
+    message: &'static str,
+    /// The address after the rollback.
+    address: &'static str,
 }
 
 fn problem(manager: &str) -> Option<Problem> {
@@ -360,23 +346,23 @@ fn problem(manager: &str) -> Option<Problem> {
             path: "/etc/netplan/60-broken.yaml",
             text: "network: [",
             mode: 0o600,
-            says: "/etc/netplan/60-broken.yaml",
-            then: "10.0.0.7/24",
+            message: "/etc/netplan/60-broken.yaml",
+            address: "10.0.0.7/24",
         }),
-        // It comes before the agent's.
+        // It takes precedence over the agent's.
         "networkd" => Some(Problem {
             path: "/etc/systemd/network/00-first.network",
             text: "[Match]\nName=eth0\n[Network]\nAddress=192.168.9.9/24\n",
             mode: 0o644,
-            says: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
-            then: "192.168.9.9/24",
+            message: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
+            address: "192.168.9.9/24",
         }),
         "ifupdown" => Some(Problem {
             path: "/etc/network/if-up.d/problem",
             text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo problem >&2; exit 1 ;; esac\n",
             mode: 0o755,
-            says: "problem",
-            then: "10.0.0.7/24",
+            message: "problem",
+            address: "10.0.0.7/24",
         }),
         _ => None,
     }
@@ -397,7 +383,7 @@ fn dns(manager: &str) -> String {
     }
 }
 
-/// Managers work on for a while.
+/// Waits, since network managers continue for a while.
 fn eventually(condition: impl Fn() -> bool) {
     let end = Instant::now() + LONG;
     while !condition() {
@@ -409,7 +395,7 @@ fn eventually(condition: impl Fn() -> bool) {
                     "ip address; ip route; ip -6 route; cat /etc/resolv.conf",
                 ],
             );
-            panic!("what was waited for did not come:\n{state}");
+            panic!("the condition does not come true:\n{state}");
         }
         thread::sleep(Duration::from_millis(50));
     }

@@ -1,13 +1,12 @@
-//! The host gives an interface an IP configuration (SET_IP_INFO). Protocol
+//! Applies the IP configuration that the host sets for an interface (SET_IP_INFO). Protocol
 //! section 7.
 //!
-//! [`parse`] makes typed values of what the host sent, before anything else is
-//! done. `choose` has the manager that is in charge of the interface say in a
-//! `plan` which file it needs and which programs make it take that file; `apply`
-//! carries the plan out and, where that fails, puts the previous `files` back
-//! and has the manager take those; where the agent ends before that, the next one
-//! does so by a note of what was `pending`. `settle` waits for the interface to be as it
-//! is to be, so that the host, when it asks next, is told what it set.
+//! [`parse`] turns the host's texts into typed values before anything else is done. `choose`
+//! finds the network manager in charge of the interface, which makes a `plan`: the files to write
+//! and the programs to run. `transaction` applies the plan. If that fails, it restores the
+//! previous `files` and has the network manager load those. If the agent ends in between, the
+//! next one rolls back the IP configuration by the `undo_log`. `verify` waits until the interface
+//! has its addresses, so that the host reads back what it has set.
 
 use std::fs::{self, File};
 use std::io;
@@ -48,12 +47,10 @@ mod transaction;
 mod undo_log;
 mod verify;
 
-/// Between two looks whether another is done.
-const PAUSE: Duration = Duration::from_millis(20);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Writes the configuration and applies it, or leaves things as they were.
-/// Everything is done, or undone, by `deadline`. What is done stays if `stays`, which
-/// is asked then, says so, and is undone otherwise.
+/// Applies an IP configuration, or leaves the previous one in effect; both by `deadline`. Where
+/// `confirm`, which is called last, returns `false`, the configuration is rolled back.
 ///
 /// # Errors
 ///
@@ -62,28 +59,28 @@ pub fn set(
     config: &Config,
     info: &IpInfo,
     deadline: Instant,
-    stays: &dyn Fn() -> bool,
+    confirm: &dyn Fn() -> bool,
     log: &Logger,
 ) -> Result<(), InjectError> {
-    let machine = Machine {
+    let kernel = Kernel {
         interface_by_device: &|device| net::interface_by_device(&config.environment.root, device),
         interfaces: &net::interfaces,
     };
-    set_on(&machine, config, info, deadline, stays, log)
+    set_with(&kernel, config, info, deadline, confirm, log)
 }
 
-/// What the kernel says of interfaces.
-struct Machine<'a> {
+/// Looks up network interfaces; tests have their own.
+struct Kernel<'a> {
     interface_by_device: &'a dyn Fn(Guid) -> Option<String>,
     interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
 }
 
-fn set_on(
-    machine: &Machine<'_>,
+fn set_with(
+    kernel: &Kernel<'_>,
     config: &Config,
     info: &IpInfo,
     deadline: Instant,
-    stays: &dyn Fn() -> bool,
+    confirm: &dyn Fn() -> bool,
     log: &Logger,
 ) -> Result<(), InjectError> {
     if config.network.backend == Backend::Off {
@@ -91,116 +88,115 @@ fn set_on(
     }
     let device = parse::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
-    let _alone = alone(config, transaction::apply_deadline(deadline))?;
-    let (target, before) = target(machine, config, device)?;
-    let until = transaction::apply_deadline(deadline);
+    let _lock = lock(config, transaction::apply_deadline(deadline))?;
+    let (target, before) = find_target(kernel, config, device)?;
+    let apply_deadline = transaction::apply_deadline(deadline);
     let context = Context {
         config,
         target: &target,
         settings: &settings,
-        until,
+        deadline: apply_deadline,
     };
-    let script = hv_set_ifconfig::script(&context)?;
+    let script = hv_set_ifconfig::plan(&context)?;
     let is_script = script.is_some();
     let mut plan = match script {
         Some(plan) => plan,
         None => choose::plan(&context)?,
     };
     plan.files.splice(..0, hv_set_ifconfig::files(&context));
-    let seen = || {
-        // What the script of a site does is its own affair, and without a carrier
-        // managers put things off.
+    let verify = || {
+        // A script may do anything, and without a carrier network managers postpone addresses.
         let required = !is_script && context.has_carrier();
-        verify::verify(
+        let differences = verify::verify(
             &before,
             &settings,
             required,
             plan.stable_for,
-            until,
-            machine.interfaces,
-        )
-        .and_then(|differences| match stays() {
+            apply_deadline,
+            kernel.interfaces,
+        )?;
+        match confirm() {
             true => Ok(differences),
             false => Err(InjectError::Late),
-        })
+        }
     };
-    let differences = transaction::apply(&plan, &paths(config), until, deadline, seen)?;
+    let differences = transaction::apply(&plan, &paths(config), apply_deadline, deadline, verify)?;
     info!(
         log,
-        "{}: IP configuration of the host applied through {}: {}{}",
+        "{}: applied the host's IP configuration with {}: {}{}",
         target.name,
         plan.manager,
-        settings.in_words(),
-        differences.in_words()
+        settings,
+        differences
     );
     Ok(())
 }
 
-/// Takes back a configuration in the middle of which an agent ended, by
-/// `deadline`. To be called before the first is set.
+/// Rolls back the IP configuration that an agent was applying when it ended, by `deadline`. To be
+/// called before the first [`set`].
 pub fn recover(config: &Config, deadline: Instant, log: &Logger) {
     let paths = paths(config);
-    let why = "the agent had ended before an IP configuration of the host was in force";
-    undo(config, &paths, &paths.note, why, deadline, log);
+    let why = "the agent ended while it applied an IP configuration of the host";
+    rollback_logged(config, &paths, &paths.undo_log, why, deadline, log);
 }
 
-/// Takes back the configuration that was set last, by `deadline`: the host was told
-/// that it failed.
+/// Rolls back the IP configuration that was applied last, by `deadline`: the host was told that
+/// it failed.
 pub(super) fn rollback(config: &Config, deadline: Instant, log: &Logger) {
     let paths = paths(config);
-    let why = "the kernel did not take the answer to an IP configuration of the host";
-    undo(config, &paths, &paths.applied, why, deadline, log);
+    let why = "the kernel did not take the reply to an IP configuration of the host";
+    rollback_logged(config, &paths, &paths.applied, why, deadline, log);
 }
 
-fn undo(
+fn rollback_logged(
     config: &Config,
     paths: &Paths<'_>,
-    note: &Path,
+    undo_log: &Path,
     why: &str,
     deadline: Instant,
     log: &Logger,
 ) {
-    if !note.exists() {
+    if !undo_log.exists() {
         return;
     }
-    // Its author may still be at work: a service that was dropped ends what it
-    // does.
-    let undone = alone(config, deadline).and_then(|_alone| {
-        let Some(bytes) = super::files::bytes(note) else {
+    // A service that was dropped may still be applying or rolling back.
+    let rolled_back = lock(config, deadline).and_then(|_lock| {
+        let Some(bytes) = super::files::bytes(undo_log) else {
             return Ok(false);
         };
-        let pending = undo_log::parse(&bytes);
-        let undone = match &pending {
-            Some(pending) => transaction::rollback(pending, paths, deadline),
+        let steps = undo_log::parse(&bytes);
+        let result = match &steps {
+            Some(steps) => transaction::rollback(steps, paths, deadline),
             None => Ok(()),
         };
-        undo_log::remove(note)?;
-        undone.map(|()| pending.is_some())
+        files::remove(undo_log)?;
+        result.map(|()| steps.is_some())
     });
-    match undone {
-        Ok(true) => warn!(log, "{}: the previous one is back", why),
+    match rolled_back {
+        Ok(true) => warn!(log, "{}; rolled back to the previous one", why),
         Ok(false) => {}
         Err(error) => warn!(
             log,
-            "{}, and the previous one could not be brought back ({}); what its files held is below {}",
+            "{}; cannot roll back to the previous one: {}; copies of its files are in {}",
             why,
             display_chain(&error),
-            paths.kept.display()
+            paths.backups.display()
         ),
     }
 }
 
 fn paths(config: &Config) -> Paths<'_> {
+    let directory = &config.environment.state_dir;
     Paths {
         root: &config.environment.root,
-        kept: config.environment.state_dir.join("network"),
-        note: config.environment.state_dir.join("network-pending"),
-        applied: config.environment.state_dir.join("network-applied"),
+        backups: directory.join("network"),
+        undo_log: directory.join("network-pending"),
+        applied: directory.join("network-applied"),
     }
 }
 
-/// Waits until nobody else sets or recovers, and keeps others out meanwhile.
-fn alone(config: &Config, until: Instant) -> Result<File, InjectError> {
+/// Takes the lock that whoever sets or rolls back holds.
+fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
     let directory = &config.environment.state_dir;
     let path = directory.join("network-lock");
     let error = |doing| files::error(doing, &path);
@@ -216,25 +212,27 @@ fn alone(config: &Config, until: Instant) -> Result<File, InjectError> {
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
-            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < until => thread::sleep(PAUSE),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                thread::sleep(LOCK_POLL_INTERVAL);
+            }
             Err(Errno::AGAIN | Errno::INTR) => return Err(InjectError::Busy),
             Err(cause) => return Err(error("lock")(cause.into())),
         }
     }
 }
 
-/// The interface that is meant, and what the kernel says of it.
-fn target(
-    machine: &Machine<'_>,
+/// Finds the interface of a device.
+fn find_target(
+    kernel: &Kernel<'_>,
     config: &Config,
     device: Guid,
 ) -> Result<(Target, Interface), InjectError> {
-    let none = || InjectError::NoInterface(device.to_string());
-    let name = (machine.interface_by_device)(device).ok_or_else(none)?;
+    let none = || InjectError::NoInterface(device);
+    let name = (kernel.interface_by_device)(device).ok_or_else(none)?;
     if !target::is_plain(&name) {
         return Err(InjectError::InterfaceName(name));
     }
-    let interfaces = (machine.interfaces)().map_err(InjectError::Interfaces)?;
+    let interfaces = (kernel.interfaces)().map_err(InjectError::Interfaces)?;
     let interface = interfaces
         .iter()
         .find(|interface| interface.name == name)
@@ -262,8 +260,8 @@ fn target(
     Ok((target, interface))
 }
 
-/// What is written for an interface of that name, by every manager's back-end.
-/// The name has letters, digits, `.`, `_` and `-` only.
+/// Renders the files of every network manager for an interface, whose name has letters, digits,
+/// `.`, `_` and `-` only. For fuzzing.
 pub fn renderings(
     name: &str,
     mac: Option<[u8; 6]>,

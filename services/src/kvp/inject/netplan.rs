@@ -1,40 +1,36 @@
-//! Netplan: a file of our own in `/etc/netplan`.
+//! Netplan: a file in `/etc/netplan`.
 //!
-//! Netplan merges what several files say of one definition, and appends lists:
-//! no later file can take an address away that cloud-init's file gives to
-//! `eth0`. So the interface gets a second definition, whose name starts with a
-//! digit: of the files that netplan then makes for systemd-networkd, the one
-//! that sorts first is in force, as a whole; of the connections for
-//! NetworkManager, the one of the highest priority is. What else the other
-//! files say (names given to devices, other interfaces) stays in force.
+//! Netplan merges definitions of the same name from several files, and concatenates lists: no
+//! later file can remove an address that cloud-init's file gives to `eth0`. The agent's file
+//! therefore has a second definition for the interface. Its name starts with a digit: of the files
+//! that netplan generates for systemd-networkd, only the first by name takes effect. Of the
+//! connections that it generates for NetworkManager, the one with the highest priority does. The
+//! rest of the other files (names of devices, other interfaces) stays in effect.
 
 use std::fmt::Write;
+use std::fs;
 use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
-use super::plan::{Context, NewFile, Plan};
+use super::plan::{Context, HEADER, NewFile, Plan};
 use super::target::Target;
 use super::{networkd, networkmanager};
 
-/// Who brings about what netplan says.
+/// The program that netplan generates files for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Renderer {
     Networkd,
     NetworkManager,
 }
 
-/// The name of our definition.
 fn definition(target: &Target) -> String {
     format!("0-{}", target.stem())
 }
 
-/// The file's text.
+/// Renders the file.
 pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -> String {
-    let mut text = String::from(
-        "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n\
-         network:\n  version: 2\n  ethernets:\n",
-    );
+    let mut text = format!("{HEADER}network:\n  version: 2\n  ethernets:\n");
     let mut line = |indent: usize, content: &str| {
         let _ = writeln!(text, "{:indent$}{content}", "");
     };
@@ -87,14 +83,13 @@ pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -
             10,
             &format!("connection.autoconnect-priority: \"{priority}\""),
         );
-        // It would switch SLAAC off for static addresses.
+        // With static addresses, netplan would switch SLAAC off.
         line(10, "ipv6.method: \"auto\"");
     }
     text
 }
 
-/// What netplan is asked to do. `netplan apply` would do more, such as to bring
-/// interfaces down.
+/// Plans without `netplan apply`, which would do more, such as to bring interfaces down.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let renderer = match networkmanager::manages(context) {
@@ -108,13 +103,12 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             (steps.clone(), steps, networkd::STABLE_FOR)
         }
         Renderer::NetworkManager => {
-            let reload = context.step("nmcli", &["connection", "reload"])?;
+            let reload = networkmanager::reload(context)?;
             let id = format!("netplan-{}", definition(target));
             let up = networkmanager::up(context, &["id", &id])?;
-            let previous = networkmanager::previous(context)?;
             (
-                [reload.clone()].into_iter().chain(up).collect(),
-                [reload].into_iter().chain(previous).collect(),
+                [reload].into_iter().chain(up).collect(),
+                networkmanager::revert(context)?,
                 Duration::ZERO,
             )
         }
@@ -122,7 +116,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let with = |steps| [vec![generate.clone()], steps].concat();
     Ok(Plan {
         manager: "netplan",
-        before: Vec::new(),
+        stop: Vec::new(),
         files: vec![NewFile {
             path: context.path(&format!("etc/netplan/90-{}.yaml", target.stem())),
             text: render(target, context.settings, renderer),
@@ -132,4 +126,17 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         revert: with(revert),
         stable_for,
     })
+}
+
+/// Returns whether netplan has a file to read: many machines have netplan without any.
+pub(super) fn manages(context: &Context<'_>) -> bool {
+    context.program("netplan").is_ok()
+        && fs::read_dir(context.path("etc/netplan")).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|ending| ending == "yaml")
+            })
+        })
 }

@@ -1,23 +1,19 @@
-//! systemd-networkd: a file of our own in `/etc/systemd/network`, which sorts
-//! before those of administrators and of netplan: the first that matches an
-//! interface is in force, as a whole.
+//! systemd-networkd: a file in `/etc/systemd/network` whose name sorts before those of
+//! administrators and of netplan. Of the files that match an interface only the first takes
+//! effect.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::Settings;
-use super::plan::{Context, NewFile, Plan, Step};
+use super::plan::{Context, HEADER, NewFile, Plan, Step};
 use super::target::Target;
 use crate::kvp::files;
 
-/// The file's text.
+/// Renders the file.
 pub(super) fn render(target: &Target, settings: &Settings) -> String {
-    let mut text = format!(
-        "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n\
-         [Match]\nName={}\n",
-        target.name
-    );
+    let mut text = format!("{HEADER}[Match]\nName={}\n", target.name);
     let mut line = |content: String| {
         let _ = writeln!(text, "{content}");
     };
@@ -34,7 +30,7 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
     for ip in &settings.dns {
         line(format!("DNS={ip}"));
     }
-    for route in settings.routes4().chain(settings.routes6()) {
+    for route in settings.routes() {
         line(format!("\n[Route]\nGateway={}", route.gateway));
         if route.on_link {
             line("GatewayOnLink=yes".to_owned());
@@ -46,23 +42,21 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
     text
 }
 
-/// It takes its configuration off an interface before it puts the new one on.
+/// systemd-networkd removes the previous configuration before it applies the new one.
 pub(super) const STABLE_FOR: Duration = Duration::from_millis(500);
 
-/// Has files read again. An interface whose file was written anew is configured
-/// anew by that, even if the text is the same; to ask for that once more would
-/// take off what was just put on.
+/// Reloads all files. This alone reconfigures an interface whose file was replaced, even if the
+/// text is the same; `networkctl reconfigure` would remove the new addresses again.
 pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
     context.step("networkctl", &["reload"])
 }
 
-/// What systemd-networkd is asked to do.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let steps = vec![reload(context)?];
     Ok(Plan {
         manager: "systemd-networkd",
-        before: Vec::new(),
+        stop: Vec::new(),
         files: vec![NewFile {
             path: context.path(&format!("etc/systemd/network/05-{}.network", target.stem())),
             text: render(target, context.settings),
@@ -74,7 +68,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     })
 }
 
-/// Whether it is in charge of the interface.
+/// Returns whether systemd-networkd is in charge of the interface.
 pub(super) fn manages(context: &Context<'_>) -> bool {
     let link = context.path(&format!("run/systemd/netif/links/{}", context.target.index));
     context.path("run/systemd/netif/state").exists()

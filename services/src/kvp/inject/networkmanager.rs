@@ -1,23 +1,22 @@
-//! NetworkManager: a key file of our own, with a priority above every other
-//! connection's.
+//! NetworkManager: a key file with the highest priority of all connections.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Route, Settings, joined};
-use super::plan::{Context, NewFile, Plan, Step};
+use super::plan::{Context, HEADER, NewFile, Plan, Step};
 use super::target::Target;
 use crate::kvp::files;
 
-/// The highest priority of a connection that there is.
+/// The highest `autoconnect-priority` that NetworkManager accepts.
 pub(super) const PRIORITY: u32 = 999;
 
-/// The file's text.
+/// Renders the file.
 pub(super) fn render(target: &Target, settings: &Settings) -> String {
     let mut text = format!(
-        "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n\
-         [connection]\nid={}\nuuid={}\ntype=ethernet\ninterface-name={}\nautoconnect=true\n\
+        "{HEADER}[connection]\nid={}\nuuid={}\ntype=ethernet\ninterface-name={}\nautoconnect=true\n\
          autoconnect-priority={PRIORITY}\n",
         target.stem(),
         target.uuid(),
@@ -70,7 +69,7 @@ fn section(
     method: &str,
     addresses: &[String],
     routes: impl Iterator<Item = Route>,
-    everywhere: &str,
+    destination: &str,
     dns: &str,
 ) {
     let mut line = |content: String| {
@@ -80,14 +79,14 @@ fn section(
     for (number, address) in (1..).zip(addresses) {
         line(format!("address{number}={address}"));
     }
-    // A route rather than `gateway`, which needs a static address.
+    // A route, since `gateway` needs a static address.
     for (number, route) in (1..).zip(routes) {
         let metric = route
             .metric
             .map(|metric| format!(",{metric}"))
             .unwrap_or_default();
         line(format!(
-            "route{number}={everywhere},{}{metric}",
+            "route{number}={destination},{}{metric}",
             route.gateway
         ));
         if route.on_link {
@@ -99,26 +98,17 @@ fn section(
     }
 }
 
-/// What NetworkManager is asked to do.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let path = context.path(&format!(
         "etc/NetworkManager/system-connections/{}.nmconnection",
         target.stem()
     ));
-    let uuid = target.uuid().to_string();
-    let load = context
-        .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
-        .fails_on("Could not load");
-    let reload = context.step("nmcli", &["connection", "reload"])?;
     Ok(Plan {
         manager: "NetworkManager",
-        before: Vec::new(),
-        apply: [load]
-            .into_iter()
-            .chain(up(context, &["uuid", &uuid])?)
-            .collect(),
-        revert: [reload].into_iter().chain(previous(context)?).collect(),
+        stop: Vec::new(),
+        apply: apply(context, &path)?,
+        revert: revert(context)?,
         files: vec![NewFile {
             path,
             text: render(target, context.settings),
@@ -128,9 +118,30 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     })
 }
 
-/// Brings a connection up. Without a carrier it cannot be, and NetworkManager
-/// takes the one of the highest priority as soon as there is one. A DHCP server
-/// is not waited for: it may come later.
+/// Loads the file of the agent's connection, and brings the connection up.
+pub(super) fn apply(context: &Context<'_>, path: &Path) -> Result<Vec<Step>, InjectError> {
+    let load = context
+        .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
+        .fails_on("Could not load");
+    let uuid = context.target.uuid().to_string();
+    let up = up(context, &["uuid", &uuid])?;
+    Ok([load].into_iter().chain(up).collect())
+}
+
+/// Reloads all files, and brings the connection up that is active now.
+pub(super) fn revert(context: &Context<'_>) -> Result<Vec<Step>, InjectError> {
+    let reload = reload(context)?;
+    Ok([reload].into_iter().chain(previous(context)?).collect())
+}
+
+/// Reloads all files.
+pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
+    context.step("nmcli", &["connection", "reload"])
+}
+
+/// Brings a connection up. Without a carrier that would fail; NetworkManager activates the
+/// connection of the highest priority as soon as there is one. It does not wait for a DHCP server,
+/// which may answer later.
 pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
     if !context.has_carrier() {
@@ -138,7 +149,7 @@ pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, 
     }
     let wait = match context.settings.dhcp4 {
         true => 0,
-        false => context.seconds(),
+        false => context.seconds_left(),
     };
     let wait = wait.to_string();
     let args = [
@@ -150,11 +161,11 @@ pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, 
     context.step("nmcli", &args).map(Some)
 }
 
-/// Brings the connection up again that is in use now, if there is one.
-pub(super) fn previous(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
+/// Brings the connection up that is active now, if there is one.
+fn previous(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
     let args = ["--get-values", "GENERAL.CON-UUID", "device", "show", target];
-    let output = context.step("nmcli", &args)?.run(context.until)?;
+    let output = context.step("nmcli", &args)?.run(context.deadline)?;
     let said = String::from_utf8_lossy(&output.stdout);
     let uuid = said.trim();
     let is_uuid = uuid.len() == 36
@@ -177,7 +188,7 @@ pub(super) fn previous(context: &Context<'_>) -> Result<Option<Step>, InjectErro
     context.step("nmcli", &args).map(Some)
 }
 
-/// Whether it is in charge of the interface.
+/// Returns whether NetworkManager is in charge of the interface.
 pub(super) fn manages(context: &Context<'_>) -> bool {
     let device = context.path(&format!(
         "run/NetworkManager/devices/{}",

@@ -1,84 +1,83 @@
-//! What the host sends, as typed values: nothing else of it goes any further.
-//! Protocol section 7.
+//! Parses the IP configuration that the host sends. The rest of the agent sees the typed values
+//! only. Protocol section 7.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyperv_vmbus::Guid;
 
 use crate::kvp::request::{Family, IpInfo};
 
-/// Elements that a list may have.
+/// Longest list, in elements.
 const MAX_ELEMENTS: usize = 64;
 
-/// Metric of a family's second default route; each further one has one more.
-/// Every manager gives the first one less.
+/// Metric of a family's second default route; each further one has one more. Every network
+/// manager gives the first one a lower metric.
 const FURTHER_METRIC: u32 = 1025;
 
-/// Why a value is not what it should be.
+/// An IP configuration of the host that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The interface is not named by a GUID.
-    #[error("{0:?} is not the GUID of a device")]
+    #[error("invalid device {0:?}: expected a GUID")]
     Device(String),
-    /// The family has bits that mean nothing.
-    #[error("there is no address family {0}")]
+    /// The family has unknown bits.
+    #[error("invalid address family {0}")]
     Family(u8),
     /// Not an IP address.
-    #[error("{0:?} is not an IP address")]
+    #[error("invalid IP address {0:?}")]
     Address(String),
-    /// An IP address that a machine cannot have.
-    #[error("{0} is not an address that {1} can have")]
+    /// An IP address that no machine can have.
+    #[error("{0} cannot be the address of {1}")]
     NotUnicast(IpAddr, &'static str),
-    /// An address is in its list more than once.
-    #[error("the address {0} is there twice")]
-    Twice(IpAddr),
+    /// A list has an address more than once.
+    #[error("duplicate address {0}")]
+    Duplicate(IpAddr),
     /// Not a subnet of the address's family.
-    #[error("{subnet:?} is neither a mask nor a prefix length that {address} can have")]
+    #[error("invalid subnet {subnet:?} of {address}: expected a mask or a prefix length")]
     Subnet {
-        /// What should say which subnet it is in.
+        /// The text that should be a subnet.
         subnet: String,
-        /// Whose.
+        /// The address in the subnet.
         address: IpAddr,
     },
-    /// Addresses and subnets do not go together.
-    #[error("there are {addresses} addresses and {subnets} subnets")]
+    /// The lists of addresses and subnets are not of the same length.
+    #[error("{addresses} addresses, but {subnets} subnets")]
     Counts {
-        /// How many addresses.
+        /// The number of addresses.
         addresses: usize,
-        /// How many subnets.
+        /// The number of subnets.
         subnets: usize,
     },
     /// A list is longer than any interface needs.
     #[error("a list has more than {MAX_ELEMENTS} elements")]
     TooMany,
-    /// A gateway or a DNS server that could not be reached.
-    #[error("{0} cannot be used, since the interface would have no address of its family")]
+    /// A gateway or a DNS server of a family in which the interface has no address.
+    #[error("{0} is unreachable: the interface would have no address of its family")]
     Unreachable(IpAddr),
-    /// The interface would be left without a configuration.
-    #[error("there is neither an address nor DHCP")]
+    /// The interface would have no configuration.
+    #[error("neither an address nor DHCP")]
     Nothing,
 }
 
-/// The IP configuration that an interface is to have. IPv6 addresses are in
-/// addition to what routers announce: SLAAC stays on.
+/// The IP configuration of an interface. SLAAC is always on: IPv6 addresses are in addition to
+/// those that routers announce.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// IPv4 is configured by DHCP.
+    /// DHCP configures IPv4.
     pub dhcp4: bool,
-    /// Static IPv4 addresses, with the length of the subnet's prefix; none with
-    /// DHCP.
+    /// Static IPv4 addresses and the prefix lengths of their subnets; none with DHCP.
     pub v4: Vec<(Ipv4Addr, u8)>,
-    /// Static IPv6 addresses, with the length of the subnet's prefix.
+    /// Static IPv6 addresses and the prefix lengths of their subnets.
     pub v6: Vec<(Ipv6Addr, u8)>,
     /// IPv4 gateways, preferred first; none with DHCP.
     pub gateways4: Vec<Ipv4Addr>,
     /// IPv6 gateways, preferred first.
     pub gateways6: Vec<Ipv6Addr>,
-    /// DNS servers, preferred first. With DHCP, they come before its own.
+    /// DNS servers, preferred first. With DHCP, they come before those of the lease.
     pub dns: Vec<IpAddr>,
-    /// IPv4 addresses and gateways that the host named although it asks for
-    /// DHCP, as one does that changes but that in what it was told last.
+    /// IPv4 addresses and gateways that the host sent although it wants DHCP. A host does that
+    /// if it reads the configuration and changes nothing but DHCP.
     pub left_to_dhcp: Vec<Ipv4Addr>,
 }
 
@@ -88,15 +87,15 @@ pub(super) struct Route {
     pub(super) gateway: IpAddr,
     /// The gateway is in none of the interface's subnets.
     pub(super) on_link: bool,
-    /// `None` for a family's first: what the manager gives by itself.
+    /// `None` for the first of a family: the network manager's default.
     pub(super) metric: Option<u32>,
 }
 
 impl Settings {
-    /// Parses what the host wants.
+    /// Parses a message of the host.
     ///
-    /// Addresses are told apart by themselves, as the stock daemon does: the
-    /// family matters only where there is none, for IPv6 alone then means SLAAC.
+    /// As in the stock daemon, the text of an address tells its family. The message's own
+    /// family matters only without addresses: IPv6 alone then means SLAAC.
     ///
     /// # Errors
     ///
@@ -124,7 +123,7 @@ impl Settings {
                 address: ip,
             })?;
             if settings.has(ip) {
-                return Err(Invalid::Twice(ip));
+                return Err(Invalid::Duplicate(ip));
             }
             match ip {
                 IpAddr::V4(ip) => settings.v4.push((ip, prefix)),
@@ -169,46 +168,53 @@ impl Settings {
         Ok(())
     }
 
-    /// The static addresses of both families.
+    /// Returns the static addresses of both families.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
         let v4 = self.v4.iter().map(|&(ip, prefix)| (ip.into(), prefix));
         v4.chain(self.v6.iter().map(|&(ip, prefix)| (ip.into(), prefix)))
     }
 
-    /// The IPv4 default routes, preferred first.
+    /// Returns the default routes of both families, preferred first.
+    pub(super) fn routes(&self) -> impl Iterator<Item = Route> {
+        self.routes4().chain(self.routes6())
+    }
+
+    /// Returns the IPv4 default routes, preferred first.
     pub(super) fn routes4(&self) -> impl Iterator<Item = Route> {
         (0..).zip(&self.gateways4).map(|(place, &gateway)| Route {
             gateway: gateway.into(),
             on_link: !self.v4.iter().any(|&(ip, prefix)| {
-                let apart = ip.to_bits() ^ gateway.to_bits();
-                apart.leading_zeros() >= u32::from(prefix)
+                let difference = ip.to_bits() ^ gateway.to_bits();
+                difference.leading_zeros() >= u32::from(prefix)
             }),
             metric: metric(place),
         })
     }
 
-    /// The IPv6 default routes, preferred first.
+    /// Returns the IPv6 default routes, preferred first.
     pub(super) fn routes6(&self) -> impl Iterator<Item = Route> {
         (0..).zip(&self.gateways6).map(|(place, &gateway)| Route {
             gateway: gateway.into(),
             on_link: !gateway.is_unicast_link_local()
                 && !self.v6.iter().any(|&(ip, prefix)| {
-                    let apart = ip.to_bits() ^ gateway.to_bits();
-                    apart.leading_zeros() >= u32::from(prefix)
+                    let difference = ip.to_bits() ^ gateway.to_bits();
+                    difference.leading_zeros() >= u32::from(prefix)
                 }),
             metric: metric(place),
         })
     }
+}
 
-    /// What the configuration is, for the log.
-    pub(super) fn in_words(&self) -> String {
+/// One line for the log.
+impl Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if self.dhcp4 {
             parts.push("IPv4 by DHCP".to_owned());
         }
         if !self.left_to_dhcp.is_empty() {
-            let left = joined(&self.left_to_dhcp, " ");
-            parts.push(format!("which leaves out the host's {left}"));
+            let ignored = joined(&self.left_to_dhcp, " ");
+            parts.push(format!("ignoring the host's {ignored}"));
         }
         parts.extend(
             self.addresses()
@@ -217,10 +223,12 @@ impl Settings {
         if self.v6.is_empty() {
             parts.push("IPv6 by SLAAC".to_owned());
         }
-        let gateways = self.routes4().chain(self.routes6());
-        parts.extend(gateways.map(|route| format!("gateway {}", route.gateway)));
+        parts.extend(
+            self.routes()
+                .map(|route| format!("gateway {}", route.gateway)),
+        );
         parts.extend(self.dns.iter().map(|ip| format!("DNS {ip}")));
-        parts.join(", ")
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -228,24 +236,24 @@ fn metric(place: u32) -> Option<u32> {
     place.checked_sub(1).map(|further| FURTHER_METRIC + further)
 }
 
-/// The items, with `separator` between them.
+/// Joins the items with `separator`.
 pub(super) fn joined<T: Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     items.join(separator)
 }
 
-/// The GUID by which the host names an interface's device.
+/// Parses the GUID by which the host names an interface's VMBus device.
 ///
 /// # Errors
 ///
-/// Where it is none.
+/// [`Invalid::Device`] if it is not a GUID.
 pub fn device(adapter: &str) -> Result<Guid, Invalid> {
     adapter
         .parse()
         .map_err(|_| Invalid::Device(adapter.to_owned()))
 }
 
-/// The elements between the `;` of a list; empty ones at its end do not count.
+/// Splits a list at `;`, without empty elements at its end.
 fn list(text: &str) -> Result<Vec<&str>, Invalid> {
     let text = text.trim_end_matches([';', ' ']);
     if text.is_empty() {
@@ -262,7 +270,7 @@ fn list(text: &str) -> Result<Vec<&str>, Invalid> {
     }
 }
 
-/// The address, where it is one that a machine can have on a network.
+/// Parses an address that a machine can have on a network.
 fn unicast(text: &str, what: &'static str) -> Result<IpAddr, Invalid> {
     let ip: IpAddr = text
         .parse()
@@ -285,7 +293,7 @@ fn unicast(text: &str, what: &'static str) -> Result<IpAddr, Invalid> {
     }
 }
 
-/// The prefix length that `/n`, `n` or, for IPv4, a mask stands for.
+/// Parses `/n`, `n` or, for IPv4, a mask into a prefix length.
 fn prefix(subnet: &str, address: IpAddr) -> Option<u8> {
     let longest = match address {
         IpAddr::V4(_) => 32,
@@ -300,7 +308,7 @@ fn prefix(subnet: &str, address: IpAddr) -> Option<u8> {
         }
     }
     let digits = subnet.strip_prefix('/').unwrap_or(subnet);
-    // A sign would be parsed, too.
+    // `parse` accepts a sign as well.
     digits
         .bytes()
         .all(|byte| byte.is_ascii_digit())

@@ -19,7 +19,7 @@ fn parse(addresses: &str, subnets: &str) -> Result<Settings, Invalid> {
 }
 
 #[test]
-fn everything_at_once() {
+fn a_full_configuration_is_parsed() {
     let settings = Settings::parse(&IpInfo {
         gateways: "10.0.0.1;fe80::1".to_owned(),
         dns: "10.0.0.2; fd00::53;".to_owned(),
@@ -44,14 +44,14 @@ fn everything_at_once() {
     assert_eq!(settings.gateways6, ["fe80::1".parse::<Ipv6Addr>().unwrap()]);
     assert_eq!(joined(&settings.dns, " "), "10.0.0.2 fd00::53");
     assert_eq!(
-        settings.in_words(),
+        settings.to_string(),
         "10.0.0.5/24, 192.168.1.9/16, fd00::5/64, fe80::2/128, gateway 10.0.0.1, gateway \
          fe80::1, DNS 10.0.0.2, DNS fd00::53"
     );
 }
 
 #[test]
-fn with_dhcp_ipv4_is_parsed_and_left_out() {
+fn with_dhcp_ipv4_addresses_are_checked_and_ignored() {
     let info = IpInfo {
         dhcp: true,
         gateways: "10.0.0.1;fe80::1".to_owned(),
@@ -71,15 +71,14 @@ fn with_dhcp_ipv4_is_parsed_and_left_out() {
 }
 
 #[test]
-fn routes_know_their_place() {
+fn routes_have_metrics_and_on_link() {
     let info = IpInfo {
         gateways: "10.0.1.1;10.0.0.1;fe80::1;fd01::1;fd00::1".to_owned(),
         ..info("10.0.0.5;fd00::5", "/24;/64")
     };
     let settings = Settings::parse(&info).unwrap();
     let routes: Vec<_> = settings
-        .routes4()
-        .chain(settings.routes6())
+        .routes()
         .map(|route| (route.on_link, route.metric))
         .collect();
     assert_eq!(
@@ -95,7 +94,7 @@ fn routes_know_their_place() {
 }
 
 #[test]
-fn addresses_that_no_interface_can_have() {
+fn other_than_unicast_addresses_are_invalid() {
     for (address, subnet) in [
         ("0.0.0.0", "/8"),
         ("0.1.2.3", "/8"),
@@ -121,7 +120,7 @@ fn addresses_that_no_interface_can_have() {
 }
 
 #[test]
-fn texts_that_are_no_addresses() {
+fn other_texts_than_addresses_are_invalid() {
     for address in [
         "10.0.0",
         "10.0.0.05",
@@ -147,7 +146,7 @@ fn texts_that_are_no_addresses() {
 }
 
 #[test]
-fn subnets() {
+fn subnets_are_masks_or_prefix_lengths() {
     for (address, subnet, prefix) in [
         ("10.0.0.5", "255.255.255.255", Some(32)),
         ("10.0.0.5", "128.0.0.0", Some(1)),
@@ -175,7 +174,7 @@ fn subnets() {
 }
 
 #[test]
-fn what_does_not_go_together() {
+fn contradictions_are_invalid() {
     assert!(matches!(
         parse("10.0.0.5;10.0.0.6", "/8"),
         Err(Invalid::Counts { .. })
@@ -183,7 +182,7 @@ fn what_does_not_go_together() {
     assert!(matches!(parse("", "/8"), Err(Invalid::Counts { .. })));
     assert!(matches!(
         parse("10.0.0.5;10.0.0.5", "/8;/9"),
-        Err(Invalid::Twice(_))
+        Err(Invalid::Duplicate(_))
     ));
     let many = |count| vec!["10.0.0.1"; count].join(";");
     assert_eq!(
@@ -231,16 +230,16 @@ fn what_does_not_go_together() {
             ..info(" ", "")
         })
     };
-    // It would take IPv4 from the interface, which nobody asked for.
+    // It would remove IPv4 from the interface, which nobody asked for.
     for with_v4 in [Family::V4, Family::BOTH, Family(0)] {
         assert_eq!(family(with_v4).unwrap_err(), Invalid::Nothing);
     }
-    // IPv6 without an address is SLAAC.
+    // IPv6 without an address means SLAAC.
     assert_eq!(family(Family::V6).unwrap(), Settings::default());
 }
 
 #[test]
-fn an_address_is_told_by_itself_whatever_the_family_says() {
+fn the_text_of_an_address_tells_its_family() {
     let info = IpInfo {
         family: Family::V4,
         ..info("fd00::5", "/64")
@@ -263,7 +262,7 @@ fn a_device_is_a_guid_in_either_case() {
     }
 }
 
-/// What the host would send for these settings.
+/// Returns the message for these settings.
 fn sent(settings: &Settings) -> IpInfo {
     IpInfo {
         adapter: String::new(),
@@ -274,13 +273,7 @@ fn sent(settings: &Settings) -> IpInfo {
             settings.addresses().map(|(_, prefix)| format!("/{prefix}")),
             ";",
         ),
-        gateways: joined(
-            settings
-                .routes4()
-                .chain(settings.routes6())
-                .map(|route| route.gateway),
-            ";",
-        ),
+        gateways: joined(settings.routes().map(|route| route.gateway), ";"),
         dns: joined(&settings.dns, ";"),
     }
 }
@@ -306,7 +299,7 @@ fn almost_subnets() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_parsed_or_refused(
+    fn no_text_panics(
         texts in proptest::array::uniform5(any::<String>()), family in 0..8u8, dhcp: bool
     ) {
         let [adapter, addresses, subnets, gateways, dns] = texts;
@@ -318,7 +311,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_accepted_is_addresses_and_nothing_else(
+    fn accepted_settings_contain_addresses_only(
         addresses in almost_a_list(), subnets in almost_subnets(),
         gateways in almost_a_list(), dns in almost_a_list(), dhcp: bool
     ) {

@@ -1,4 +1,4 @@
-//! What a manager needs for a configuration to be in use: files and programs.
+//! What applies a configuration: files to write and programs to run.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,58 +11,62 @@ use super::target::Target;
 use crate::kvp::config::Config;
 use crate::subprocess::{Output, run};
 
-const DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
+/// Where programs are looked for, below the root.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 
-/// Everything that a manager is asked to do, decided before anything is done.
+/// The first line of every file of the agent's own.
+pub(super) const HEADER: &str =
+    "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n";
+
+/// How a network manager applies a configuration, decided before anything is done.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// What the manager is called.
+    /// The network manager's name, for messages.
     pub(super) manager: &'static str,
-    /// Run while the previous files are in place, and before they are put back.
-    pub(super) before: Vec<Step>,
-    /// What is written then.
+    /// Run before the files are replaced, and again before a rollback restores them.
+    pub(super) stop: Vec<Step>,
+    /// The files to write.
     pub(super) files: Vec<NewFile>,
-    /// Run when the new files are in place.
+    /// Run when the files are written.
     pub(super) apply: Vec<Step>,
-    /// Run when the previous files are back.
+    /// Run when a rollback has restored the previous files.
     pub(super) revert: Vec<Step>,
-    /// For how long the interface has to be as it is to be: the manager may not
-    /// have begun when its programs are done. Zero where these wait for it.
+    /// How long the interface has to keep its settings. Not zero for a network manager whose
+    /// programs return before it begins.
     pub(super) stable_for: Duration,
 }
 
-/// A file as it is to be.
+/// A file to write.
 #[derive(Debug)]
 pub(super) struct NewFile {
     pub(super) path: PathBuf,
     pub(super) text: String,
-    /// Permission bits; `None` keeps the previous file's, or is 0644.
+    /// Permission bits; `None` keeps those of the previous file, or is 0644.
     pub(super) mode: Option<u32>,
 }
 
-/// A program that is run.
+/// A program to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
     program: PathBuf,
     args: Vec<String>,
-    /// What the program prints where it refuses the files although its status
-    /// does not say so.
-    refusal: Option<&'static str>,
+    /// A line of standard error with this text is a failure, whatever the exit status.
+    error_text: Option<&'static str>,
     /// A failure does not matter.
-    optional: bool,
+    may_fail: bool,
 }
 
-/// What a back-end plans with.
+/// What a network manager's plan is made from.
 pub(super) struct Context<'a> {
     pub(super) config: &'a Config,
     pub(super) target: &'a Target,
     pub(super) settings: &'a Settings,
-    /// When the configuration is to be in use.
-    pub(super) until: Instant,
+    /// When the configuration has to be in effect.
+    pub(super) deadline: Instant,
 }
 
 impl Context<'_> {
-    /// A path of the machine.
+    /// Returns a path below the root.
     pub(super) fn path(&self, path: &str) -> PathBuf {
         self.config
             .environment
@@ -70,71 +74,63 @@ impl Context<'_> {
             .join(path.trim_start_matches('/'))
     }
 
-    /// Where a program is.
+    /// Finds a program.
     pub(super) fn program(&self, name: &'static str) -> Result<PathBuf, InjectError> {
-        DIRECTORIES
+        PROGRAM_DIRECTORIES
             .iter()
             .map(|directory| self.path(directory).join(name))
             .find(|path| is_executable(path))
             .ok_or(InjectError::NoProgram(name))
     }
 
-    /// A program and its arguments.
+    /// Finds the program of a step.
     pub(super) fn step(&self, name: &'static str, args: &[&str]) -> Result<Step, InjectError> {
-        Ok(Step {
-            program: self.program(name)?,
-            args: args.iter().copied().map(str::to_owned).collect(),
-            refusal: None,
-            optional: false,
-        })
+        Ok(Step::new(self.program(name)?, args))
     }
 
-    /// Whether the interface has a carrier, or may have one once it is up.
+    /// Returns `false` if the interface is up and has no carrier.
     pub(super) fn has_carrier(&self) -> bool {
         let carrier = self.path(&format!("sys/class/net/{}/carrier", self.target.name));
         !fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0")
     }
 
-    /// Whole seconds that a program may be told to wait, at least one.
-    pub(super) fn seconds(&self) -> u64 {
-        let left = self.until.saturating_duration_since(Instant::now());
+    /// Returns how many seconds a program may wait, at least one.
+    pub(super) fn seconds_left(&self) -> u64 {
+        let left = self.deadline.saturating_duration_since(Instant::now());
         left.saturating_sub(Duration::from_secs(1)).as_secs().max(1)
     }
 }
 
 impl Step {
-    /// The program's failure does not matter.
-    pub(super) fn optional(self) -> Self {
-        Self {
-            optional: true,
-            ..self
-        }
-    }
-
-    /// The program prints this where it refuses the files.
-    pub(super) fn fails_on(self, said: &'static str) -> Self {
-        Self {
-            refusal: Some(said),
-            ..self
-        }
-    }
-
-    /// A program at this path.
-    pub(super) fn of(program: PathBuf, args: &[&str]) -> Self {
+    pub(super) fn new(program: PathBuf, args: &[&str]) -> Self {
         Self {
             program,
             args: args.iter().copied().map(str::to_owned).collect(),
-            refusal: None,
-            optional: false,
+            error_text: None,
+            may_fail: false,
         }
     }
 
-    /// Which program.
+    /// Ignores a failure of the program.
+    pub(super) fn may_fail(self) -> Self {
+        Self {
+            may_fail: true,
+            ..self
+        }
+    }
+
+    /// Takes a line of standard error with this text for a failure.
+    pub(super) fn fails_on(self, error_text: &'static str) -> Self {
+        Self {
+            error_text: Some(error_text),
+            ..self
+        }
+    }
+
     pub(super) fn program(&self) -> &Path {
         &self.program
     }
 
-    /// Its arguments.
     pub(super) fn args(&self) -> &[String] {
         &self.args
     }
@@ -143,17 +139,18 @@ impl Step {
     ///
     /// # Errors
     ///
-    /// Where it is not done in time, or fails and that matters.
+    /// [`InjectError::Run`] if it does not succeed by `deadline`, [`InjectError::Rejected`] if it
+    /// prints its error text.
     pub(super) fn run(&self, deadline: Instant) -> Result<Output, InjectError> {
         let args: Vec<&OsStr> = self.args.iter().map(OsStr::new).collect();
         let mut output = run(&self.program, &args, &[], deadline, None)?;
-        if !self.optional {
+        if !self.may_fail {
             output = output.success(&self.program)?;
         }
-        if let Some(refusal) = self.refusal {
+        if let Some(error_text) = self.error_text {
             let said = String::from_utf8_lossy(&output.stderr);
-            if let Some(line) = said.lines().find(|line| line.contains(refusal)) {
-                return Err(InjectError::Refused {
+            if let Some(line) = said.lines().find(|line| line.contains(error_text)) {
+                return Err(InjectError::Rejected {
                     program: self.program.display().to_string(),
                     said: line.chars().take(300).collect(),
                 });
@@ -163,7 +160,7 @@ impl Step {
     }
 }
 
-/// Whether this is a file that may be run.
+/// Returns whether this is a file that may be run.
 pub(super) fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }

@@ -1,42 +1,39 @@
-//! The interface that is configured, and what the managers' files call it.
+//! The interface to configure, and the names for it in the files of network managers.
 
 use hyperv_vmbus::Guid;
 
 /// An interface of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Its name: letters, digits, `.`, `_` and `-` only.
+    /// Letters, digits, `.`, `_` and `-` only.
     pub(super) name: String,
-    /// Its Ethernet address.
     pub(super) mac: Option<[u8; 6]>,
-    /// The address is the device's own, and nobody set another.
+    /// Nobody has replaced the Ethernet address of the device.
     pub(super) permanent: bool,
-    /// The kernel's number of it.
     pub(super) index: u32,
-    /// Its VMBus device.
+    /// The VMBus device.
     pub(super) device: Guid,
 }
 
 impl Target {
-    /// The Ethernet address in lower case, with colons.
+    /// Returns the Ethernet address in lower case, with colons.
     pub(super) fn mac(&self) -> Option<String> {
         let [a, b, c, d, e, f] = self.mac?;
         Some(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
     }
 
-    /// The Ethernet address for managers that compare it with the device's own.
+    /// Returns the Ethernet address for network managers that compare it with the permanent one.
     pub(super) fn permanent_mac(&self) -> Option<String> {
         self.mac().filter(|_| self.permanent)
     }
 
-    /// The stem of the names of files and connections of our own.
+    /// Returns the stem of the names of the agent's files and connections.
     pub(super) fn stem(&self) -> String {
         format!("hyperv-agent-{}", self.name)
     }
 
-    /// A UUID that this interface always has, and no other: NetworkManager knows
-    /// connections by them. It is the device's, marked as version 8 (RFC 9562),
-    /// which is for such.
+    /// Returns the UUID of the agent's NetworkManager connection for this interface. It is made
+    /// from the device's GUID, and of version 8, which RFC 9562 reserves for such uses.
     pub(super) fn uuid(&self) -> Guid {
         const SALT: u128 = 0x6879_7065_7276_0000_0000_6167_656e_7400;
         const VERSION: u128 = 0xf << 76;
@@ -46,7 +43,7 @@ impl Target {
     }
 }
 
-/// Whether a name can be written into every manager's files as it is.
+/// Returns whether a name can be written into the files of every network manager as it is.
 pub(super) fn is_plain(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(plain)
@@ -74,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_names() {
+    fn plain_names_have_nothing_to_escape() {
         for name in ["eth0", "enP1s1", "eth0.100", "a-b_c"] {
             assert!(is_plain(name), "{name}");
         }

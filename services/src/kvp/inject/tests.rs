@@ -16,10 +16,10 @@ use crate::kvp::test_log::Lines;
 
 const DEVICE: &str = "f8615163-0000-1000-2000-00155d010203";
 
-/// Far more than is needed where nothing hangs.
+/// More than enough if nothing hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What the host sends for 10.0.0.5 and fd00::5.
+/// Returns the message of the host for 10.0.0.5 and fd00::5.
 fn info() -> IpInfo {
     IpInfo {
         adapter: format!("{{{}}}", DEVICE.to_uppercase()),
@@ -52,7 +52,7 @@ fn interface() -> Interface {
     }
 }
 
-/// A machine below a directory, whose programs note how they are called.
+/// A machine below a directory, whose programs log their calls.
 struct Guest {
     root: TempDir,
     config: Config,
@@ -90,7 +90,7 @@ impl Guest {
         fs::create_dir_all(&directory).unwrap();
         let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/fake-tool");
         for name in tools {
-            // No link: a working copy may be one that others can write to.
+            // No link: others may be able to write to the working copy.
             fs::copy(&tool, directory.join(name)).unwrap();
         }
     }
@@ -110,7 +110,7 @@ impl Guest {
         fs::read_to_string(self.path(path)).ok()
     }
 
-    /// The calls so far, with what is below the root as the machine sees it.
+    /// Returns the calls so far, with paths as the machine sees them.
     fn calls(&self) -> Vec<String> {
         let root = self.root.path().to_str().unwrap();
         let calls = self.read("log").unwrap_or_default().replace(root, "");
@@ -118,7 +118,7 @@ impl Guest {
     }
 
     fn set(&self, info: &IpInfo, time: Duration) -> Result<(), InjectError> {
-        let machine = Machine {
+        let kernel = Kernel {
             interface_by_device: &|device| {
                 assert_eq!(device.to_string(), DEVICE);
                 self.name.map(str::to_owned)
@@ -126,8 +126,8 @@ impl Guest {
             interfaces: &|| Ok(self.interfaces.clone()),
         };
         let log = Logger::root(self.log.clone(), o!());
-        set_on(
-            &machine,
+        set_with(
+            &kernel,
             &self.config,
             info,
             Instant::now() + time,
@@ -137,21 +137,21 @@ impl Guest {
     }
 }
 
-/// A back-end as the tests see it.
+/// A network manager, and how the tests know it.
 struct Case {
     backend: Backend,
     manager: &'static str,
     tools: &'static [&'static str],
-    /// What is on the machine.
+    /// Files that it has on the machine.
     machine: &'static [(&'static str, &'static str)],
     file: &'static str,
     mode: u32,
-    /// The calls that put a configuration in force, once planned.
+    /// The calls that apply a configuration.
     applied: &'static [&'static str],
-    /// The calls that bring the previous one back.
+    /// The calls of a rollback.
     reverted: &'static [&'static str],
-    /// Which program does not take the new file.
-    refuses: &'static str,
+    /// The program that can reject the new file.
+    rejects: &'static str,
 }
 
 const QUERY: &str = "nmcli --get-values GENERAL.CON-UUID device show eth0";
@@ -167,7 +167,7 @@ fn cases() -> Vec<Case> {
             mode: 0o600,
             applied: &["netplan generate", "networkctl reload"],
             reverted: &["netplan generate", "networkctl reload"],
-            refuses: "netplan",
+            rejects: "netplan",
         },
         Case {
             backend: Backend::Networkd,
@@ -181,7 +181,7 @@ fn cases() -> Vec<Case> {
             mode: 0o644,
             applied: &["networkctl reload"],
             reverted: &["networkctl reload"],
-            refuses: "networkctl",
+            rejects: "networkctl",
         },
         Case {
             backend: Backend::NetworkManager,
@@ -198,7 +198,7 @@ fn cases() -> Vec<Case> {
                 "nmcli connection reload",
                 "nmcli --wait N connection up uuid 11111111-2222-3333-4444-555555555555 ifname eth0",
             ],
-            refuses: "nmcli",
+            rejects: "nmcli",
         },
         Case {
             backend: Backend::Ifcfg,
@@ -212,7 +212,7 @@ fn cases() -> Vec<Case> {
             mode: 0o644,
             applied: &["ifdown eth0", "ifup eth0"],
             reverted: &["ifdown eth0", "ifup eth0"],
-            refuses: "ifup",
+            rejects: "ifup",
         },
         Case {
             backend: Backend::Ifcfg,
@@ -226,7 +226,7 @@ fn cases() -> Vec<Case> {
             mode: 0o644,
             applied: &["netconfig update -f", "wicked ifreload eth0"],
             reverted: &["netconfig update -f", "wicked ifreload eth0"],
-            refuses: "wicked",
+            rejects: "wicked",
         },
         Case {
             backend: Backend::Ifupdown,
@@ -240,7 +240,7 @@ fn cases() -> Vec<Case> {
             mode: 0o644,
             applied: &["ifdown --force eth0", "ifup eth0"],
             reverted: &["ifdown --force eth0", "ifup eth0"],
-            refuses: "ifup",
+            rejects: "ifup",
         },
     ]
 }
@@ -258,8 +258,8 @@ impl Case {
         guest
     }
 
-    /// The calls of a guest without the question that a plan may need, and with
-    /// what differs from run to run in general terms.
+    /// Returns the calls of a guest without queries, and with placeholders for what differs from
+    /// run to run.
     fn calls(guest: &Guest) -> Vec<String> {
         let general = |call: String| {
             let mut words: Vec<&str> = call.split(' ').collect();
@@ -272,14 +272,14 @@ impl Case {
         calls.map(general).collect()
     }
 
-    /// The program does this while the new file is in place.
-    fn refuse(&self, guest: &Guest, how: &str) {
+    /// Has the program run `how` while the new file is in place.
+    fn reject(&self, guest: &Guest, how: &str) {
         let behaviour = guest.read("behaviour").unwrap();
-        let refusal = format!(
+        let rejection = format!(
             "case \"$name $*\" in\n*CON-UUID*) ;;\n{}*) if grep -q 10.0.0.5 \"$root/{}\"; then {how}; fi ;;\nesac\n",
-            self.refuses, self.file
+            self.rejects, self.file
         );
-        guest.write("behaviour", &(behaviour + &refusal));
+        guest.write("behaviour", &(behaviour + &rejection));
     }
 }
 
@@ -295,7 +295,7 @@ fn uuid() -> String {
 }
 
 #[test]
-fn what_runs_on_the_machine_is_found_and_given_its_file() {
+fn the_manager_in_charge_is_found_and_gets_its_file() {
     for case in cases() {
         let guest = case.guest(Backend::Auto);
         guest.set(&info(), LONG).unwrap();
@@ -313,19 +313,19 @@ fn what_runs_on_the_machine_is_found_and_given_its_file() {
         assert_eq!(
             *guest.log.0.lock().unwrap(),
             [format!(
-                "INFO eth0: IP configuration of the host applied through {}: 10.0.0.5/24, \
+                "INFO eth0: applied the host's IP configuration with {}: 10.0.0.5/24, \
                  fd00::5/64, gateway 10.0.0.1, DNS 1.1.1.1",
                 case.manager
             )]
         );
-        // The same again: an administrator may have changed things by hand.
+        // The same configuration is applied again: an administrator may have changed something.
         guest.set(&info(), LONG).unwrap();
         assert_eq!(Case::calls(&guest), [case.applied, case.applied].concat());
     }
 }
 
 #[test]
-fn the_configuration_says_what_is_used() {
+fn the_configured_backend_is_used() {
     for case in cases() {
         let guest = case.guest(case.backend);
         guest.set(&info(), LONG).unwrap();
@@ -333,7 +333,7 @@ fn the_configuration_says_what_is_used() {
     }
 }
 
-/// Everything below the machine's own directories.
+/// Returns the files below etc and var.
 fn tree(guest: &Guest) -> Vec<(std::path::PathBuf, String)> {
     let mut found = Vec::new();
     let mut todo = vec![guest.path("etc"), guest.path("var")];
@@ -350,20 +350,20 @@ fn tree(guest: &Guest) -> Vec<(std::path::PathBuf, String)> {
 }
 
 #[test]
-fn a_manager_that_fails_gets_its_previous_file_back() {
+fn a_failure_is_rolled_back() {
     for case in cases() {
         for previous in [None, Some("previous\n")] {
             let guest = case.guest(Backend::Auto);
             if let Some(previous) = previous {
                 guest.write(case.file, previous);
             }
-            case.refuse(&guest, "echo noise >&2; echo no such thing >&2; exit 4");
+            case.reject(&guest, "echo noise >&2; echo no such thing >&2; exit 4");
             let before = tree(&guest);
             let error = guest.set(&info(), LONG).unwrap_err();
             assert_eq!(tree(&guest), before, "{}", case.manager);
             assert_eq!(guest.read(case.file).as_deref(), previous);
             let words = display_chain(&error);
-            assert!(words.contains("the previous one is back"), "{words}");
+            assert!(words.contains("rolled back to the previous one"), "{words}");
             assert!(
                 words.contains("saying \"noise / no such thing\""),
                 "{words}"
@@ -377,16 +377,16 @@ fn a_manager_that_fails_gets_its_previous_file_back() {
 }
 
 #[test]
-fn a_manager_that_hangs_gets_its_previous_file_back() {
+fn a_manager_that_hangs_is_rolled_back() {
     fn check(case: &Case) {
         let guest = case.guest(Backend::Auto);
         guest.write(case.file, "previous\n");
-        case.refuse(&guest, "sleep 1000");
+        case.reject(&guest, "sleep 1000");
         let before = tree(&guest);
         let error = guest.set(&info(), Duration::from_secs(4)).unwrap_err();
         assert_eq!(tree(&guest), before, "{}", case.manager);
         let words = display_chain(&error);
-        assert!(words.contains("the previous one is back"), "{words}");
+        assert!(words.contains("rolled back to the previous one"), "{words}");
         assert!(
             words.contains("was not done in time and was killed"),
             "{words}"
@@ -407,14 +407,17 @@ fn owned(words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_manager_that_takes_neither_is_said_to_and_the_files_are_back_all_the_same() {
+fn a_failed_rollback_restores_the_files_and_is_reported() {
     let case = &cases()[1];
     let guest = case.guest(Backend::Auto);
     guest.write(case.file, "previous\n");
     guest.write("behaviour", "echo broken >&2; exit 1");
     let error = guest.set(&info(), LONG).unwrap_err();
     let words = display_chain(&error);
-    assert!(words.contains("could not be brought back"), "{words}");
+    assert!(
+        words.contains("the rollback to the previous one failed"),
+        "{words}"
+    );
     assert!(
         words.contains(guest.path("state/network").to_str().unwrap()),
         "{words}"
@@ -427,7 +430,7 @@ fn a_manager_that_takes_neither_is_said_to_and_the_files_are_back_all_the_same()
 }
 
 #[test]
-fn nmcli_refuses_a_file_without_a_failure() {
+fn nmcli_rejects_a_file_with_exit_status_0() {
     let case = &cases()[2];
     let guest = case.guest(Backend::Auto);
     let behaviour = guest.read("behaviour").unwrap();
@@ -437,21 +440,21 @@ fn nmcli_refuses_a_file_without_a_failure() {
     );
     let words = display_chain(&guest.set(&info(), LONG).unwrap_err());
     assert!(
-        words.contains("refuses the configuration, saying \"Could not load file 'x'\""),
+        words.contains("rejected the configuration, saying \"Could not load file 'x'\""),
         "{words}"
     );
     assert_eq!(guest.read(case.file), None);
 }
 
 #[test]
-fn networkmanager_is_not_asked_for_the_impossible() {
+fn networkmanager_waits_for_neither_carrier_nor_dhcp_server() {
     let case = &cases()[2];
     let guest = case.guest(Backend::Auto);
-    // Without a carrier nothing comes up.
+    // Without a carrier no connection comes up.
     guest.write("sys/class/net/eth0/carrier", "0\n");
     guest.set(&info(), LONG).unwrap();
     assert_eq!(Case::calls(&guest), case.applied[..1]);
-    // A DHCP server may come later.
+    // A DHCP server may answer later.
     guest.write("sys/class/net/eth0/carrier", "1\n");
     guest
         .set(
@@ -470,7 +473,7 @@ fn networkmanager_is_not_asked_for_the_impossible() {
 }
 
 #[test]
-fn netplan_has_networkmanager_bring_it_about_where_that_is_in_charge() {
+fn netplan_renders_for_networkmanager_where_that_is_in_charge() {
     let guest = Guest::new(Backend::Auto, &["netplan", "nmcli"]);
     guest.write("etc/netplan/01-network-manager-all.yaml", "");
     guest.write("run/NetworkManager/devices/2", "[device]\nmanaged=true\n");
@@ -489,7 +492,7 @@ fn netplan_has_networkmanager_bring_it_about_where_that_is_in_charge() {
 }
 
 #[test]
-fn a_manager_that_is_not_in_charge_is_passed_over() {
+fn a_manager_that_is_not_in_charge_is_skipped() {
     let all = [
         "netplan",
         "nmcli",
@@ -517,7 +520,7 @@ fn a_manager_that_is_not_in_charge_is_passed_over() {
 }
 
 #[test]
-fn what_is_refused_changes_nothing() {
+fn an_invalid_configuration_changes_nothing() {
     let case = &cases()[1];
     let guest = |change: fn(&mut Guest)| {
         let mut guest = case.guest(Backend::Auto);
@@ -585,7 +588,7 @@ fn what_is_refused_changes_nothing() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_leaves_the_manager_alone() {
+fn no_program_runs_if_a_file_cannot_be_written() {
     let case = &cases()[1];
     let guest = case.guest(Backend::Auto);
     guest.write("etc/systemd", "a file where a directory should be");
@@ -597,7 +600,7 @@ fn a_file_that_cannot_be_written_leaves_the_manager_alone() {
 }
 
 #[test]
-fn addresses_that_do_not_come_are_said_to_be_missing() {
+fn missing_addresses_are_logged() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.interfaces[0].addresses[1].tentative = true;
     guest.set(&info(), LONG).unwrap();
@@ -609,7 +612,7 @@ fn addresses_that_do_not_come_are_said_to_be_missing() {
 }
 
 #[test]
-fn a_configuration_that_is_not_in_force_is_taken_back() {
+fn a_configuration_that_is_not_in_effect_is_rolled_back() {
     let case = &cases()[1];
     let guest = |address: &str| {
         let mut guest = case.guest(Backend::Auto);
@@ -622,13 +625,13 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
     let before = tree(&elsewhere);
     let words = display_chain(&elsewhere.set(&info(), short).unwrap_err());
     assert!(words.contains("eth0 did not get 10.0.0.5;"), "{words}");
-    assert!(words.contains("the previous one is back"), "{words}");
+    assert!(words.contains("rolled back to the previous one"), "{words}");
     assert_eq!(tree(&elsewhere), before);
     assert_eq!(
         Case::calls(&elsewhere),
         [case.applied, case.reverted].concat()
     );
-    // Without a carrier nothing comes, and a script may put things off.
+    // Without a carrier, and with a script, addresses may come later.
     let unplugged = guest("10.0.0.9");
     unplugged.write("sys/class/net/eth0/carrier", "0\n");
     unplugged.set(&info(), short).unwrap();
@@ -638,21 +641,21 @@ fn a_configuration_that_is_not_in_force_is_taken_back() {
     scripted.set(&info(), short).unwrap();
 }
 
-/// The agent ends when it looks whether the configuration is in force.
+/// Lets the agent end when it verifies the configuration.
 fn end_midway(guest: &Guest) {
-    let looks = std::cell::Cell::new(0);
-    let machine = Machine {
+    let calls = std::cell::Cell::new(0);
+    let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
         interfaces: &|| {
-            looks.set(looks.get() + 1);
-            assert!(looks.get() == 1, "the agent ends here");
+            calls.set(calls.get() + 1);
+            assert!(calls.get() == 1, "the agent ends here");
             Ok(guest.interfaces.clone())
         },
     };
     let log = Logger::root(guest.log.clone(), o!());
     let deadline = Instant::now() + LONG;
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        set_on(&machine, &guest.config, &info(), deadline, &|| true, &log)
+        set_with(&kernel, &guest.config, &info(), deadline, &|| true, &log)
     }))
     .unwrap_err();
 }
@@ -663,7 +666,7 @@ fn recover_now(guest: &Guest) {
 }
 
 #[test]
-fn what_an_agent_left_half_done_is_taken_back_by_the_next() {
+fn the_next_agent_rolls_back_what_one_left_half_done() {
     for case in cases() {
         for previous in [None, Some("previous\n")] {
             let guest = case.guest(Backend::Auto);
@@ -684,7 +687,7 @@ fn what_an_agent_left_half_done_is_taken_back_by_the_next() {
             let calls = Case::calls(&guest);
             assert_eq!(calls, [case.applied, case.reverted].concat());
             let log = guest.log.0.lock().unwrap().join("\n");
-            assert!(log.ends_with("the previous one is back"), "{log}");
+            assert!(log.ends_with("rolled back to the previous one"), "{log}");
             // Once is enough.
             recover_now(&guest);
             assert_eq!(Case::calls(&guest), calls);
@@ -693,7 +696,7 @@ fn what_an_agent_left_half_done_is_taken_back_by_the_next() {
 }
 
 #[test]
-fn what_was_done_or_taken_back_stays() {
+fn nothing_is_rolled_back_twice_or_after_it_was_applied() {
     let case = &cases()[1];
     let guest = case.guest(Backend::Auto);
     recover_now(&guest);
@@ -704,7 +707,7 @@ fn what_was_done_or_taken_back_stays() {
     assert_eq!(tree(&guest), after);
     assert_eq!(Case::calls(&guest), case.applied);
 
-    case.refuse(&guest, "exit 4");
+    case.reject(&guest, "exit 4");
     let other = IpInfo {
         dns: "1.1.1.2".to_owned(),
         ..info()
@@ -715,7 +718,7 @@ fn what_was_done_or_taken_back_stays() {
     assert_eq!(tree(&guest), after);
     assert_eq!(guest.calls(), calls);
 
-    // A note that is none.
+    // An incomplete undo log.
     guest.write("state/network-pending", "replaced\0/etc/passwd\n");
     recover_now(&guest);
     assert_eq!(tree(&guest), after);
@@ -724,7 +727,7 @@ fn what_was_done_or_taken_back_stays() {
 }
 
 #[test]
-fn what_cannot_be_taken_back_is_said_to_the_administrator() {
+fn a_failed_recovery_is_logged() {
     let case = &cases()[1];
     let guest = case.guest(Backend::Auto);
     guest.write(case.file, "previous\n");
@@ -734,18 +737,18 @@ fn what_cannot_be_taken_back_is_said_to_the_administrator() {
     assert_eq!(guest.read(case.file).unwrap(), "previous\n");
     let log = guest.log.0.lock().unwrap().join("\n");
     assert!(log.contains("saying \"broken\""), "{log}");
-    let kept = guest.path("state/network");
+    let backups = guest.path("state/network");
     assert!(
-        log.ends_with(&format!("is below {}", kept.display())),
+        log.ends_with(&format!("are in {}", backups.display())),
         "{log}"
     );
 }
 
 #[test]
-fn a_sites_script_takes_the_place_of_a_manager() {
+fn a_script_of_the_site_replaces_the_manager() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.config.network.scripts = Some(guest.path("usr/bin"));
-    // None is there: what is built in is used.
+    // Without a script, the network manager is used.
     guest.set(&info(), LONG).unwrap();
     assert_eq!(guest.calls().len(), 1);
     guest.install(&["hv_set_ifconfig"]);
@@ -753,7 +756,7 @@ fn a_sites_script_takes_the_place_of_a_manager() {
     let call = "hv_set_ifconfig /var/lib/hyperv/ifcfg-eth0 /var/lib/hyperv/eth0.nmconnection";
     assert_eq!(guest.calls()[1..], [call]);
 
-    // It fails: its files are back, and it is run on those.
+    // It fails: its previous files are restored, and it is run on those.
     let previous = tree(&guest);
     guest.write(
         "behaviour",
@@ -812,7 +815,7 @@ fn red_hat_files_are_loaded_where_networkmanager_runs() {
 }
 
 #[test]
-fn managers_that_want_the_devices_own_address_are_not_given_another() {
+fn only_a_permanent_mac_address_is_matched() {
     for case in cases() {
         let guest = case.guest(Backend::Auto);
         guest.set(&info(), LONG).unwrap();
@@ -820,33 +823,32 @@ fn managers_that_want_the_devices_own_address_are_not_given_another() {
             let text = guest.read(case.file).unwrap().to_lowercase();
             text.contains("00:15:5d:01:02:03")
         };
-        // systemd-networkd compares with the one in use.
+        // systemd-networkd compares with the current one.
         assert_eq!(has_mac(&guest), case.backend == Backend::Networkd);
         guest.write("sys/class/net/eth0/addr_assign_type", "0\n");
         guest.set(&info(), LONG).unwrap();
-        let by_name = case.refuses == "wicked" || case.backend == Backend::Ifupdown;
+        let by_name = case.rejects == "wicked" || case.backend == Backend::Ifupdown;
         assert_eq!(has_mac(&guest), !by_name, "{}", case.manager);
     }
 }
 
 #[test]
-fn what_the_host_no_longer_waits_for_is_taken_back() {
+fn what_the_host_no_longer_waits_for_is_rolled_back() {
     fn check(case: &Case) {
         let guest = case.guest(Backend::Auto);
         guest.write(case.file, "previous\n");
         let before = tree(&guest);
-        let machine = Machine {
+        let kernel = Kernel {
             interface_by_device: &|_| Some("eth0".to_owned()),
             interfaces: &|| Ok(guest.interfaces.clone()),
         };
         let log = Logger::root(guest.log.clone(), o!());
         let deadline = Instant::now() + Duration::from_secs(4);
-        // All the time that it had is over by then.
-        let stays = || {
+        let confirm = || {
             thread::sleep(deadline.saturating_duration_since(Instant::now()));
             false
         };
-        let late = set_on(&machine, &guest.config, &info(), deadline, &stays, &log);
+        let late = set_with(&kernel, &guest.config, &info(), deadline, &confirm, &log);
         assert!(late.unwrap_err().is_late(), "{}", case.manager);
         assert_eq!(tree(&guest), before, "{}", case.manager);
         assert_eq!(Case::calls(&guest), [case.applied, case.reverted].concat());
@@ -860,7 +862,7 @@ fn what_the_host_no_longer_waits_for_is_taken_back() {
 }
 
 #[test]
-fn what_the_kernel_did_not_take_the_answer_to_is_taken_back() {
+fn what_the_kernel_did_not_take_the_reply_to_is_rolled_back() {
     for case in cases() {
         let guest = case.guest(Backend::Auto);
         guest.write(case.file, "previous\n");
@@ -877,7 +879,7 @@ fn what_the_kernel_did_not_take_the_answer_to_is_taken_back() {
 }
 
 #[test]
-fn what_others_can_have_planted_is_neither_replaced_nor_run() {
+fn what_other_users_can_write_is_neither_replaced_nor_run() {
     let case = &cases()[1];
     let open_to_all = |path: &Path| {
         fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).unwrap();
@@ -891,14 +893,14 @@ fn what_others_can_have_planted_is_neither_replaced_nor_run() {
         assert_eq!(tree(guest), before);
         assert_eq!(guest.calls(), [""; 0]);
     };
-    // The manager's directory, that of the notes, and that of the pools.
+    // The directories of the manager, of the state and of the pools.
     for directory in ["etc/systemd/network", "state", "var/lib/hyperv"] {
         let guest = case.guest(Backend::Auto);
         fs::create_dir_all(guest.path(directory)).unwrap();
         open_to_all(&guest.path(directory));
         refused(&guest);
     }
-    // A script that anybody may write to, and one in such a directory.
+    // A script that anybody can write, and one in a directory that anybody can write.
     for place in ["scripts/hv_set_ifconfig", "scripts"] {
         let mut guest = case.guest(Backend::Auto);
         guest.write(
@@ -917,16 +919,16 @@ fn what_others_can_have_planted_is_neither_replaced_nor_run() {
 }
 
 #[test]
-fn a_note_in_a_directory_of_others_is_not_followed() {
+fn an_undo_log_that_others_can_write_is_ignored() {
     let guest = cases()[1].guest(Backend::Auto);
     let (victim, ran) = (guest.path("etc/victim"), guest.path("ran"));
     guest.write("etc/victim", "root's");
-    let note = format!(
+    let undo_log = format!(
         "new\0{}\nrevert\0/usr/bin/touch\0{}\nend",
         victim.display(),
         ran.display()
     );
-    guest.write("state/network-pending", &note);
+    guest.write("state/network-pending", &undo_log);
     fs::set_permissions(guest.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
     recover_now(&guest);
     assert!(victim.exists() && !ran.exists());

@@ -1,135 +1,152 @@
-//! Carries a plan out, or leaves things as they were.
+//! Applies a plan as a transaction: afterwards either the new configuration or the previous one
+//! is in effect.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::InjectError;
-use super::files::Backups;
+use super::files::{self, Backups};
 use super::plan::{Plan, Step};
 use super::undo_log::{self, UndoLog};
 
-/// What is kept of the time for bringing the previous configuration back; half
-/// of the time where there is less than twice that.
-const RESERVE: Duration = Duration::from_secs(8);
+/// Time reserved for a rollback, or half of the time where less than twice that is left.
+const ROLLBACK_TIME: Duration = Duration::from_secs(8);
 
-/// When a configuration has to be in use for there to be time to take it back.
+/// Returns when a configuration has to be in effect so that there is time for a rollback.
 pub(super) fn apply_deadline(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     deadline
-        .checked_sub(RESERVE.min(left / 2))
+        .checked_sub(ROLLBACK_TIME.min(left / 2))
         .unwrap_or(deadline)
 }
 
-/// Where things are that outlive the agent.
+/// Where a transaction reads and writes files.
 pub(super) struct Paths<'a> {
     /// What stands for `/`.
     pub(super) root: &'a Path,
-    /// Copies of what is replaced.
-    pub(super) kept: PathBuf,
-    /// The note of what is being done.
-    pub(super) note: PathBuf,
-    /// The same note when it is done.
+    /// The directory of the copies of replaced files.
+    pub(super) backups: PathBuf,
+    /// The undo log of the transaction under way.
+    pub(super) undo_log: PathBuf,
+    /// The undo log of the transaction that was applied last.
     pub(super) applied: PathBuf,
 }
 
-/// Carries the plan out by `until`, or brings back what was there by `deadline`.
-/// What comes of it is for `seen` to tell.
+/// Applies the plan by `apply_deadline` and returns what `verify` does, or rolls back by
+/// `deadline`.
+///
+/// # Errors
+///
+/// The cause where nothing reached the network manager; [`InjectError::RolledBack`] or
+/// [`InjectError::RollbackFailed`] where something did.
 pub(super) fn apply<T>(
     plan: &Plan,
     paths: &Paths<'_>,
-    until: Instant,
+    apply_deadline: Instant,
     deadline: Instant,
-    seen: impl FnOnce() -> Result<T, InjectError>,
+    verify: impl FnOnce() -> Result<T, InjectError>,
 ) -> Result<T, InjectError> {
-    let mut files = Backups::new(paths.root, &paths.kept);
-    for file in &plan.files {
-        files.keep(&file.path)?;
+    let mut transaction = Transaction::begin(plan, paths)?;
+    let result = transaction.apply(apply_deadline).and_then(|()| verify());
+    match result {
+        Ok(verified) => {
+            undo_log::keep(&paths.undo_log, &paths.applied)?;
+            Ok(verified)
+        }
+        Err(cause) => {
+            let error = transaction.rollback(cause, paths, deadline);
+            files::remove(&paths.undo_log)?;
+            Err(error)
+        }
     }
-    undo_log::write(&paths.note, plan, &files)?;
-    let done = forward_or_back(plan, files, &paths.kept, until, deadline, seen);
-    match done {
-        Ok(_) => undo_log::keep_applied(&paths.note, &paths.applied)?,
-        // There is nothing left to take back.
-        Err(_) => undo_log::remove(&paths.note)?,
-    }
-    done
 }
 
-/// Takes back what an agent that ended left half done.
+/// Rolls back the transaction of an agent that ended before it could.
 pub(super) fn rollback(
-    pending: &UndoLog,
+    undo_log: &UndoLog,
     paths: &Paths<'_>,
     deadline: Instant,
 ) -> Result<(), InjectError> {
-    let files = Backups::new(paths.root, &paths.kept);
-    let left = deadline.saturating_duration_since(Instant::now());
-    run_all(&pending.before, Instant::now() + left / 2)?;
+    let backups = Backups::new(paths.root, &paths.backups);
+    run_all(&undo_log.stop, half_way_to(deadline))?;
     let mut result = Ok(());
-    for (path, existed) in pending.files.iter().rev() {
-        result = result.and(files.restore_from_copy(path, *existed));
+    for (path, existed) in undo_log.files.iter().rev() {
+        result = result.and(backups.restore_from_copy(path, *existed));
     }
     result?;
-    run_all(&pending.revert, deadline)
+    run_all(&undo_log.revert, deadline)
 }
 
-fn forward_or_back<T>(
-    plan: &Plan,
-    mut files: Backups<'_>,
-    kept: &Path,
-    until: Instant,
-    deadline: Instant,
-    seen: impl FnOnce() -> Result<T, InjectError>,
-) -> Result<T, InjectError> {
-    let mut touched = false;
-    let cause = match forward(plan, &mut files, &mut touched, until).and_then(|()| seen()) {
-        Ok(seen) => return Ok(seen),
-        Err(cause) => cause,
-    };
-    // What is noticed too late is taken back all the same.
-    let deadline = match cause {
-        InjectError::Late => deadline.max(Instant::now() + 2 * RESERVE),
-        _ => deadline,
-    };
-    let undone = match touched {
-        true => back(plan, &mut files, deadline),
-        false => files.restore(),
-    };
-    match undone {
-        Ok(()) if !touched => Err(cause),
-        Ok(()) => Err(InjectError::RolledBack {
-            manager: plan.manager,
-            source: Box::new(cause),
-        }),
-        Err(undoing) => Err(InjectError::RollbackFailed {
-            manager: plan.manager,
-            source: Box::new(cause),
-            undoing: Box::new(undoing),
-            kept: PathBuf::from(kept),
-        }),
+struct Transaction<'a> {
+    plan: &'a Plan,
+    backups: Backups<'a>,
+    /// The network manager may have seen something of the new configuration.
+    touched: bool,
+}
+
+impl<'a> Transaction<'a> {
+    /// Copies the files that the plan replaces, and writes the undo log.
+    fn begin(plan: &'a Plan, paths: &'a Paths<'_>) -> Result<Self, InjectError> {
+        let mut backups = Backups::new(paths.root, &paths.backups);
+        for file in &plan.files {
+            backups.add(&file.path)?;
+        }
+        undo_log::write(&paths.undo_log, plan, &backups)?;
+        Ok(Self {
+            plan,
+            backups,
+            touched: false,
+        })
+    }
+
+    fn apply(&mut self, deadline: Instant) -> Result<(), InjectError> {
+        self.touched = !self.plan.stop.is_empty();
+        run_all(&self.plan.stop, deadline)?;
+        for file in &self.plan.files {
+            self.backups.replace(file)?;
+        }
+        self.touched = true;
+        run_all(&self.plan.apply, deadline)
+    }
+
+    /// Brings the previous configuration back, and returns what the transaction failed with.
+    fn rollback(mut self, cause: InjectError, paths: &Paths<'_>, deadline: Instant) -> InjectError {
+        // Where the time is over already, the rollback takes more.
+        let deadline = match cause {
+            InjectError::Late => deadline.max(Instant::now() + 2 * ROLLBACK_TIME),
+            _ => deadline,
+        };
+        let manager = self.plan.manager;
+        match self.restore(deadline) {
+            Ok(()) if !self.touched => cause,
+            Ok(()) => InjectError::RolledBack {
+                manager,
+                source: Box::new(cause),
+            },
+            Err(rollback) => InjectError::RollbackFailed {
+                manager,
+                source: Box::new(cause),
+                rollback: Box::new(rollback),
+                backups: paths.backups.clone(),
+            },
+        }
+    }
+
+    fn restore(&mut self, deadline: Instant) -> Result<(), InjectError> {
+        if !self.touched {
+            return self.backups.restore();
+        }
+        // Whether or not this succeeds, the files have to be restored.
+        let stopped = run_all(&self.plan.stop, half_way_to(deadline));
+        self.backups.restore()?;
+        run_all(&self.plan.revert, deadline)?;
+        stopped
     }
 }
 
-/// `touched` once the manager was told of anything.
-fn forward(
-    plan: &Plan,
-    files: &mut Backups<'_>,
-    touched: &mut bool,
-    until: Instant,
-) -> Result<(), InjectError> {
-    *touched = !plan.before.is_empty();
-    run_all(&plan.before, until)?;
-    plan.files.iter().try_for_each(|file| files.write(file))?;
-    *touched = true;
-    run_all(&plan.apply, until)
-}
-
-fn back(plan: &Plan, files: &mut Backups<'_>, deadline: Instant) -> Result<(), InjectError> {
-    // Whatever became of these: the files have to be put back.
-    let left = deadline.saturating_duration_since(Instant::now());
-    let stopped = run_all(&plan.before, Instant::now() + left / 2);
-    files.restore()?;
-    run_all(&plan.revert, deadline)?;
-    stopped
+fn half_way_to(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
 }
 
 fn run_all(steps: &[Step], deadline: Instant) -> Result<(), InjectError> {

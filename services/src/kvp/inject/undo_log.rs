@@ -1,9 +1,7 @@
-//! A note of the configuration that is being put in force. Where the agent ends
-//! in the middle of that, the next one takes the configuration back: the host was
-//! not told that it is in force.
+//! The undo log of a transaction. If the agent ends before it has replied to the host, the next
+//! one rolls back the IP configuration by what the log says.
 
 use std::fs;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -11,37 +9,37 @@ use super::error::InjectError;
 use super::files::{self, Backups};
 use super::plan::{Plan, Step};
 
-/// What the note says.
-#[derive(Debug, PartialEq, Eq)]
+/// How to undo a transaction.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct UndoLog {
-    /// Run before the previous files are put back.
-    pub(super) before: Vec<Step>,
+    /// Run before the previous files are restored.
+    pub(super) stop: Vec<Step>,
     /// The files, and whether there were previous ones.
     pub(super) files: Vec<(PathBuf, bool)>,
-    /// Run when the previous files are back.
+    /// Run when the previous files are restored.
     pub(super) revert: Vec<Step>,
 }
 
-// What a line is about. Its fields follow, each after a NUL, which no path and
-// no argument has.
-const BEFORE: &[u8] = b"before";
+// The first field of a line. Before each further one is a NUL, which neither paths nor
+// arguments contain.
+const STOP: &[u8] = b"before";
 const REPLACED: &[u8] = b"replaced";
 const NEW: &[u8] = b"new";
 const REVERT: &[u8] = b"revert";
-/// The last line: the note is whole.
+/// The last line of a complete log.
 const END: &[u8] = b"end";
 
-/// Notes the plan, once copies are kept of what it replaces.
-pub(super) fn write(path: &Path, plan: &Plan, replaced: &Backups<'_>) -> Result<(), InjectError> {
+/// Writes the undo log of a plan whose files are backed up.
+pub(super) fn write(path: &Path, plan: &Plan, backups: &Backups<'_>) -> Result<(), InjectError> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
-    lines.extend(plan.before.iter().map(|step| step_line(BEFORE, step)));
-    for (path, existed) in replaced.kept() {
+    lines.extend(plan.stop.iter().map(|step| step_line(STOP, step)));
+    for (path, existed) in backups.paths() {
         let kind = if existed { REPLACED } else { NEW };
         lines.push([kind, path.as_os_str().as_bytes()].join(&0));
     }
     lines.extend(plan.revert.iter().map(|step| step_line(REVERT, step)));
     lines.push(END.to_vec());
-    files::put(path, &lines.join(&b'\n'), 0o600, None)
+    files::write(path, &lines.join(&b'\n'), 0o600, None)
 }
 
 fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
@@ -51,29 +49,16 @@ fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
     fields.join(&0)
 }
 
-/// Keeps the note of what is in force now, in case that it has to be taken back.
-pub(super) fn keep_applied(note: &Path, applied: &Path) -> Result<(), InjectError> {
-    fs::rename(note, applied).map_err(files::error("rename", note))
+/// Keeps the undo log of a transaction that was applied, in case the host does not get the
+/// reply.
+pub(super) fn keep(undo_log: &Path, applied: &Path) -> Result<(), InjectError> {
+    fs::rename(undo_log, applied).map_err(files::error("rename", undo_log))
 }
 
-/// Removes the note; there may be none.
-pub(super) fn remove(path: &Path) -> Result<(), InjectError> {
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            Err(files::error("remove", path)(cause))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Reads a note; `None` of what is none.
-pub(super) fn parse(note: &[u8]) -> Option<UndoLog> {
-    let mut pending = UndoLog {
-        before: Vec::new(),
-        files: Vec::new(),
-        revert: Vec::new(),
-    };
-    let mut lines = note.split(|&byte| byte == b'\n');
+/// Parses an undo log; `None` if it is not a complete one.
+pub(super) fn parse(bytes: &[u8]) -> Option<UndoLog> {
+    let mut undo_log = UndoLog::default();
+    let mut lines = bytes.split(|&byte| byte == b'\n');
     if lines.next_back()? != END {
         return None;
     }
@@ -89,14 +74,14 @@ pub(super) fn parse(note: &[u8]) -> Option<UndoLog> {
             .collect();
         let args = args?;
         match kind {
-            BEFORE => pending.before.push(Step::of(path, &args).optional()),
-            REVERT => pending.revert.push(Step::of(path, &args)),
-            REPLACED => pending.files.push((path, true)),
-            NEW => pending.files.push((path, false)),
+            STOP => undo_log.stop.push(Step::new(path, &args).may_fail()),
+            REVERT => undo_log.revert.push(Step::new(path, &args)),
+            REPLACED => undo_log.files.push((path, true)),
+            NEW => undo_log.files.push((path, false)),
             _ => return None,
         }
     }
-    Some(pending)
+    Some(undo_log)
 }
 
 #[cfg(test)]
@@ -106,18 +91,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_whole_note_is_one() {
-        let note =
+    fn only_a_complete_undo_log_is_read() {
+        let bytes =
             b"before\0/bin/ifdown\0eth0\nreplaced\0/etc/a b\nnew\0/etc/c\nrevert\0/bin/ifup\nend";
-        let pending = parse(note).unwrap();
+        let undo_log = parse(bytes).unwrap();
         assert_eq!(
-            pending.files,
+            undo_log.files,
             [("/etc/a b".into(), true), ("/etc/c".into(), false)]
         );
-        assert_eq!(pending.before[0].args(), ["eth0"]);
-        assert_eq!(pending.revert[0].program(), Path::new("/bin/ifup"));
-        for len in 0..note.len() {
-            assert_eq!(parse(&note[..len]), None);
+        assert_eq!(undo_log.stop[0].args(), ["eth0"]);
+        assert_eq!(undo_log.revert[0].program(), Path::new("/bin/ifup"));
+        for len in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..len]), None);
         }
         for wrong in ["other\0/x\nend", "new\0x\nend", "new\nend", "\nend"] {
             assert_eq!(parse(wrong.as_bytes()), None, "{wrong:?}");

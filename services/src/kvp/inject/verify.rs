@@ -1,6 +1,7 @@
-//! Waits for a configuration to be seen: managers work on when their programs
-//! are done, and those can succeed where another file has precedence.
+//! Waits until the kernel shows a configuration on the interface. Network managers continue after
+//! their programs have returned, and these succeed even if another file takes precedence.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::thread;
@@ -10,64 +11,63 @@ use super::error::InjectError;
 use super::parse::{Settings, joined};
 use crate::kvp::net::Interface;
 
-/// Longest wait for all to be well: an IPv6 address takes some two seconds to be
-/// found unique.
+/// Longest wait for everything but required addresses: duplicate address detection of IPv6 takes
+/// some two seconds.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How an interface differs from what it is to be.
+/// How an interface differs from its settings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
     /// Addresses that the interface does not have.
     absent: Vec<IpAddr>,
-    /// Those, the ones that are not usable, and gateways without a route.
+    /// Absent and tentative addresses, and gateways without a route.
     missing: Vec<IpAddr>,
-    /// Addresses and gateways of the configuration before.
-    left: Vec<IpAddr>,
+    /// Addresses and gateways of the previous configuration.
+    stale: Vec<IpAddr>,
+}
+
+/// For the log: empty if there are none.
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, ips) in [
+            ("not on the interface yet", &self.missing),
+            ("still on the interface", &self.stale),
+        ] {
+            if !ips.is_empty() {
+                write!(f, " ({what}: {})", joined(ips, ", "))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Differences {
-    /// For the log; nothing where there are none.
-    pub(super) fn in_words(&self) -> String {
-        let part = |what: &str, ips: &[IpAddr]| match ips {
-            [] => String::new(),
-            ips => format!(" ({what}: {})", joined(ips, ", ")),
-        };
-        part("not on the interface yet", &self.missing)
-            + &part("still on the interface", &self.left)
-    }
-
-    fn of(settings: &Settings, before: &Interface, now: &Interface) -> Self {
+    fn new(settings: &Settings, before: &Interface, now: &Interface) -> Self {
         let wanted: Vec<IpAddr> = settings.addresses().map(|(ip, _)| ip).collect();
-        let routes = settings.routes4().chain(settings.routes6());
-        let gateways: Vec<IpAddr> = routes.map(|route| route.gateway).collect();
+        let gateways: Vec<IpAddr> = settings.routes().map(|route| route.gateway).collect();
         let has = |ip: &IpAddr| now.addresses.iter().any(|address| address.ip == *ip);
-        let usable = |ip: &IpAddr| {
-            let mut own = now.addresses.iter();
-            own.any(|address| address.ip == *ip && !address.tentative)
+        let is_usable = |ip: &IpAddr| {
+            let mut addresses = now.addresses.iter();
+            addresses.any(|address| address.ip == *ip && !address.tentative)
         };
         let absent = wanted.iter().filter(|ip| !has(ip));
-        let addresses = wanted.iter().filter(|ip| !usable(ip));
-        let missing = addresses.chain(
-            gateways
-                .iter()
-                .filter(|gateway| !now.gateways.contains(gateway)),
-        );
-        // A lease of DHCP may be the one before, and routers go on announcing.
-        let stays = |ip: IpAddr| ip.is_ipv6() || settings.dhcp4;
-        let others = before.addresses.iter().filter(|address| {
-            let expected = wanted.contains(&address.ip) || address.dynamic && stays(address.ip);
+        let unusable = wanted.iter().filter(|ip| !is_usable(ip));
+        let unrouted = gateways.iter().filter(|ip| !now.gateways.contains(ip));
+        // DHCP may lease the same address again, and routers continue to announce theirs.
+        let may_stay = |ip: IpAddr| ip.is_ipv6() || settings.dhcp4;
+        let addresses = before.addresses.iter().filter(|address| {
+            let expected = wanted.contains(&address.ip) || address.dynamic && may_stay(address.ip);
             !expected && !address.is_link_local() && has(&address.ip)
         });
         let routes = before.gateways.iter().filter(|gateway| {
-            !gateways.contains(gateway) && !stays(**gateway) && now.gateways.contains(gateway)
+            !gateways.contains(gateway) && !may_stay(**gateway) && now.gateways.contains(gateway)
         });
         Self {
             absent: absent.copied().collect(),
-            missing: missing.copied().collect(),
-            left: others
+            missing: unusable.chain(unrouted).copied().collect(),
+            stale: addresses
                 .map(|address| address.ip)
                 .chain(routes.copied())
                 .collect(),
@@ -75,48 +75,48 @@ impl Differences {
     }
 }
 
-/// Waits a while for the interface to be as it is to be, and to stay so for
-/// `stable_for`; until `until` for its addresses, where these are required. Says how it
-/// differs all the same. `before` is what it was.
+/// Waits until the interface has its settings and keeps them for `stable_for`, at most for
+/// [`LONGEST`]; for addresses that are `required`, until `deadline`. Returns the differences that
+/// remain. `before` is the interface before the change.
 ///
 /// # Errors
 ///
-/// [`InjectError::NotInEffect`] where required addresses did not come.
+/// [`InjectError::NotInEffect`] if required addresses are absent.
 pub(super) fn verify(
     before: &Interface,
     settings: &Settings,
     required: bool,
     stable_for: Duration,
-    until: Instant,
+    deadline: Instant,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,
 ) -> Result<Differences, InjectError> {
-    let end = until.min(Instant::now() + LONGEST);
-    let mut well_since = None;
+    let end = deadline.min(Instant::now() + LONGEST);
+    let mut same_since = None;
     loop {
-        let now = interfaces().unwrap_or_default();
-        let now = now.iter().find(|now| now.name == before.name);
-        // An interface that is not there now has nothing.
-        let nothing = Interface {
+        let interfaces = interfaces().unwrap_or_default();
+        let now = interfaces.iter().find(|now| now.name == before.name);
+        // An interface that is gone has no addresses.
+        let empty = Interface {
             addresses: Vec::new(),
             gateways: Vec::new(),
             ..before.clone()
         };
-        let found = Differences::of(settings, before, now.unwrap_or(&nothing));
+        let differences = Differences::new(settings, before, now.unwrap_or(&empty));
         let time = Instant::now();
-        let well = now.is_some() && found == Differences::default();
-        well_since = well.then_some(well_since.unwrap_or(time));
-        let stayed = well_since.is_some_and(|since| time.duration_since(since) >= stable_for);
-        let enough = found.absent.is_empty() || !required;
-        if stayed || enough && time >= end {
-            return Ok(found);
+        let same = now.is_some() && differences == Differences::default();
+        same_since = same.then_some(same_since.unwrap_or(time));
+        let stable = same_since.is_some_and(|since| time.duration_since(since) >= stable_for);
+        let enough = differences.absent.is_empty() || !required;
+        if stable || enough && time >= end {
+            return Ok(differences);
         }
-        if time >= until {
+        if time >= deadline {
             return Err(InjectError::NotInEffect {
                 interface: before.name.clone(),
-                absent: joined(found.absent, ", "),
+                absent: joined(differences.absent, ", "),
             });
         }
-        thread::sleep(PAUSE);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -126,8 +126,7 @@ mod tests {
     use crate::kvp::net::Address;
     use crate::kvp::request::{Family, IpInfo};
 
-    /// An interface with these addresses, `?` before a tentative one and `~`
-    /// before one with an end.
+    /// An interface with these addresses: `?` marks a tentative one, `~` a dynamic one.
     fn interface(addresses: &[&str], gateways: &[&str]) -> Interface {
         let address = |text: &&str| Address {
             ip: text.trim_start_matches(['?', '~']).parse().unwrap(),
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_left_differs() {
+    fn missing_and_stale_addresses_differ() {
         let fixed = settings(false, "10.0.0.5;fd00::5", "/24;/64", "10.0.0.1");
         let by_dhcp = settings(true, "fd00::5", "/64", "");
         let before = interface(
@@ -189,7 +188,7 @@ mod tests {
                 &["10.0.0.1", "10.0.0.254"],
                 " (still on the interface: 10.0.0.9, 10.0.0.8, fd00::9, 10.0.0.254)",
             ),
-            // Of routers, of the link, and of somebody who came meanwhile.
+            // Announced by routers, link-local, or added by somebody else meanwhile.
             (
                 &fixed,
                 &["10.0.0.5", "fd00::5", "~fd99::9", "fe80::9", "10.7.7.7"],
@@ -210,29 +209,29 @@ mod tests {
             ),
         ] {
             let now = interface(addresses, gateways);
-            let found = Differences::of(settings, &before, &now).in_words();
+            let found = Differences::new(settings, &before, &now).to_string();
             assert_eq!(found, words, "{addresses:?} {gateways:?}");
         }
     }
 
     #[test]
-    fn what_comes_later_is_waited_for() {
+    fn verify_waits_for_stable_settings() {
         let fixed = settings(false, "10.0.0.5", "/24", "10.0.0.1");
         let before = interface(&["10.0.0.9"], &["10.0.0.254"]);
-        let looks = std::cell::Cell::new(0);
+        let calls = std::cell::Cell::new(0);
         let interfaces = || {
-            looks.set(looks.get() + 1);
-            match looks.get() {
+            calls.set(calls.get() + 1);
+            match calls.get() {
                 1 => Err(io::ErrorKind::TimedOut.into()),
                 2 => Ok(vec![before.clone()]),
                 3 => Ok(vec![interface(&["10.0.0.5", "10.0.0.9"], &["10.0.0.1"])]),
-                // A moment of having it is not enough.
+                // It has to be stable.
                 5 => Ok(vec![interface(&[], &[])]),
                 _ => Ok(vec![interface(&["10.0.0.5"], &["10.0.0.1"])]),
             }
         };
         let long = Instant::now() + Duration::from_secs(60);
-        let found = verify(&before, &fixed, true, PAUSE, long, &interfaces).unwrap();
-        assert_eq!((found, looks.get()), (Differences::default(), 7));
+        let found = verify(&before, &fixed, true, POLL_INTERVAL, long, &interfaces).unwrap();
+        assert_eq!((found, calls.get()), (Differences::default(), 7));
     }
 }
