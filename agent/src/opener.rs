@@ -99,12 +99,7 @@ impl Opener for KernelOpener {
             }
             DeviceNode::HvUtil { node } => {
                 opening.state.waits_for("the kernel");
-                let hvutil = &entry.hvutil;
-                Ok(Box::new(HvUtilChannel::open(
-                    node,
-                    hvutil.registration,
-                    hvutil.message_len,
-                )?))
+                Ok(Box::new(HvUtilChannel::open(node, &entry.hvutil)?))
             }
         }
     }

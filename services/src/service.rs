@@ -4,8 +4,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyperv_vmbus::Guid;
+use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
+use hyperv_vmbus::{Encoding, Guid};
 use slog::Logger;
 
 use crate::backup::LastBackup;
@@ -29,33 +30,13 @@ pub struct Entry {
     pub frameworks: &'static [Version],
     /// Message versions it speaks, preferred first.
     pub versions: &'static [Version],
-    /// Its character device.
+    /// The character device that carries it where the kernel's `hv_utils` has the
+    /// VMBus device.
     pub hvutil: HvUtil,
     /// Whether it runs unless switched off.
     pub default: bool,
     /// Makes the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
-}
-
-/// The character device that carries a service where the kernel's `hv_utils`
-/// has the VMBus device. Protocol sections 1 and 6.
-#[derive(Debug)]
-pub struct HvUtil {
-    /// Name under `/dev`.
-    pub node: &'static str,
-    /// What is written to register.
-    pub registration: &'static [u8],
-    /// Bytes of the longest message the kernel sends.
-    pub message_len: usize,
-}
-
-/// What a service leaves of a request that came over a character device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// Bytes of the reply.
-    pub len: usize,
-    /// The status that is in it.
-    pub status: Status,
 }
 
 /// An integration service behind one open device.
@@ -64,17 +45,13 @@ pub struct Answer {
 /// thread: it may wait for a disk or a network file system. It is made anew
 /// each time its device is opened; dropping it abandons what was under way.
 ///
-/// A request comes in by the method of its transport; both decode into the same
-/// request and run the same logic.
+/// It knows nothing of how a message travels: `hyperv_vmbus` takes the headers off,
+/// and puts the status where the host, or the kernel, reads it.
 pub trait Service: Send {
-    /// One request over a ring: `body` is what follows the
-    /// integration-component header. What the service leaves in `body` goes
-    /// back to the host, with the status given here.
-    fn handle_uio(&mut self, body: &mut [u8]) -> Status;
-
-    /// One request over a character device: the first `len` bytes of `buffer`.
-    /// The reply, with its status, is left at the start of `buffer`.
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer;
+    /// Handles one request. `body` is what follows the integration-component header
+    /// on a ring, and the whole message on a character device; it is the body of
+    /// the reply afterwards.
+    fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status;
 
     /// The kernel did not take the reply to the last request over a character device:
     /// by then it had told the host that the request failed, or the device is gone.

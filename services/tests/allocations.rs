@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use hyperv_services::{Config, fcopy, registry};
+use hyperv_vmbus::Encoding;
 use hyperv_vmbus::ic::Status;
 use slog::{Discard, Logger, o};
 
@@ -42,7 +43,7 @@ fn writes_in_order_allocate_nothing() {
     name(&mut start, directory.path().to_str().unwrap());
     start.extend(0u32.to_le_bytes());
     start.extend((WRITES as u64 * CHUNK as u64).to_le_bytes());
-    assert_eq!(service.handle_uio(&mut start), Status::OK);
+    assert_eq!(service.handle(Encoding::Utf16, &mut start), Status::OK);
 
     let mut write = header(1);
     write.extend([0; 4]);
@@ -56,11 +57,11 @@ fn writes_in_order_allocate_nothing() {
                 .get_mut(40..48)
                 .unwrap()
                 .copy_from_slice(&offset.to_le_bytes());
-            assert_eq!(service.handle_uio(&mut write), Status::OK);
+            assert_eq!(service.handle(Encoding::Utf16, &mut write), Status::OK);
         }
     });
     assert_eq!(counted.count_total, 0);
-    assert_eq!(service.handle_uio(&mut header(2)), Status::OK);
+    assert_eq!(service.handle(Encoding::Utf16, &mut header(2)), Status::OK);
     let size = std::fs::metadata(directory.path().join("file"))
         .unwrap()
         .len();

@@ -6,46 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
+use crate::message::{Message, Reply};
 use crate::ring::RingError;
-
-/// Which way messages travel. It decides how a service reads them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// VMBus rings mapped through UIO: messages carry the integration-component
-    /// header, and versions are negotiated by the agent. Protocol sections 2
-    /// to 4.
-    Uio,
-    /// A `/dev/vmbus/hv_*` character device: the kernel negotiates and strips
-    /// the header. Protocol section 6.
-    HvUtil,
-}
-
-/// What [`Channel::recv`] put into the buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    /// Where it lies in the buffer: from `start`, `len` bytes.
-    pub start: usize,
-    /// Bytes of the message.
-    pub len: usize,
-    /// What it is.
-    pub kind: MessageKind,
-    /// The packet's transaction id; the reply carries it back. Zero on a
-    /// character device.
-    pub transaction: u64,
-}
-
-/// What kind of message came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageKind {
-    /// A request, to be answered.
-    Request,
-    /// The kernel's answer to the registration on a character device; it is not
-    /// answered.
-    Registered,
-    /// A packet of a type that carries no request (the number is the packet's
-    /// type); it is not answered.
-    Other(u16),
-}
 
 /// Whether a reply went out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,9 +74,6 @@ pub trait Channel: Send {
     /// The descriptor that becomes readable when the host sends.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
-    /// Which transport this is.
-    fn transport(&self) -> Transport;
-
     /// Bytes a buffer must have to hold every message.
     fn buffer_len(&self) -> usize;
 
@@ -124,14 +83,14 @@ pub trait Channel: Send {
     /// # Errors
     ///
     /// Any [`ChannelError`] but [`ChannelError::ReplyRefused`].
-    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError>;
+    fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError>;
 
-    /// Sends `reply` to the request that had this `transaction`.
+    /// Sends a reply.
     ///
     /// # Errors
     ///
     /// Any [`ChannelError`].
-    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError>;
+    fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError>;
 
     /// Asks for an interrupt at the next message, and looks once more: `true`
     /// where a message is there already, so that waiting would be wrong.

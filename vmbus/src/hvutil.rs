@@ -13,13 +13,28 @@ use std::path::Path;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport, io_error};
+use crate::channel::{Channel, ChannelError, Sent, io_error};
+use crate::message::{Message, Reply, ReplyLayout, Request};
+
+/// A service's character device. Protocol sections 1 and 6.
+#[derive(Debug, Clone, Copy)]
+pub struct HvUtil {
+    /// Name under `/dev`.
+    pub node: &'static str,
+    /// What is written to register.
+    pub registration: &'static [u8],
+    /// Bytes of the longest message that the kernel sends.
+    pub message_len: usize,
+    /// What a reply consists of.
+    pub reply: ReplyLayout,
+}
 
 /// An open `/dev/vmbus/hv_*` device.
 #[derive(Debug)]
 pub struct HvUtilChannel {
     device: File,
     message_len: usize,
+    reply: ReplyLayout,
     registered: bool,
     /// The device was looked at since the last wake-up. The kernel has at most
     /// one message, and each makes the descriptor readable anew.
@@ -29,24 +44,18 @@ pub struct HvUtilChannel {
 impl HvUtilChannel {
     /// Opens the device and registers with the kernel.
     ///
-    /// `message_len` is the length in bytes of the longest message.
-    ///
     /// # Errors
     ///
     /// [`ChannelError::Io`]; its source is `EBUSY` where another program has the
     /// device.
-    pub fn open(
-        path: &Path,
-        registration: &[u8],
-        message_len: usize,
-    ) -> Result<Self, ChannelError> {
+    pub fn open(path: &Path, hvutil: &HvUtil) -> Result<Self, ChannelError> {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(io_error("open"))?;
-        Self::new(device.into(), registration, message_len)
+        Self::new(device.into(), hvutil)
     }
 
     /// Registers with the kernel on a device that is open already.
@@ -54,18 +63,15 @@ impl HvUtilChannel {
     /// # Errors
     ///
     /// Any [`ChannelError`] that the registration's write gives.
-    pub fn new(
-        device: OwnedFd,
-        registration: &[u8],
-        message_len: usize,
-    ) -> Result<Self, ChannelError> {
+    pub fn new(device: OwnedFd, hvutil: &HvUtil) -> Result<Self, ChannelError> {
         let mut channel = Self {
             device: device.into(),
-            message_len,
+            message_len: hvutil.message_len,
+            reply: hvutil.reply,
             registered: false,
             looked: false,
         };
-        channel.write(registration)?;
+        channel.write(hvutil.registration)?;
         Ok(channel)
     }
 
@@ -93,15 +99,11 @@ impl Channel for HvUtilChannel {
         self.device.as_fd()
     }
 
-    fn transport(&self) -> Transport {
-        Transport::HvUtil
-    }
-
     fn buffer_len(&self) -> usize {
         self.message_len
     }
 
-    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
+    fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
         if self.looked {
             return Ok(None);
         }
@@ -123,22 +125,17 @@ impl Channel for HvUtilChannel {
                 Err(error) => return Err(io_error("read")(error)),
             }
         };
-        let kind = if self.registered {
-            MessageKind::Request
-        } else {
-            self.registered = true;
-            MessageKind::Registered
-        };
-        Ok(Some(Message {
-            start: 0,
-            len,
-            kind,
-            transaction: 0,
-        }))
+        if self.registered {
+            let request = Request::on_device(buffer, len, self.reply);
+            return Ok(Some(Message::Request(request)));
+        }
+        self.registered = true;
+        let answer = buffer.get(..len).unwrap_or_default();
+        Ok(Some(Message::Registered(answer)))
     }
 
-    fn send(&mut self, _transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
-        self.write(reply)?;
+    fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
+        self.write(reply.payload)?;
         Ok(Sent::Done)
     }
 
@@ -161,8 +158,14 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
+    use crate::ic::Status;
 
-    const REGISTRATION: &[u8] = &[1, 0, 0, 0];
+    const HVUTIL: HvUtil = HvUtil {
+        node: "vmbus/hv_test",
+        registration: &[1, 0, 0, 0],
+        message_len: 64,
+        reply: ReplyLayout::Status,
+    };
 
     /// The device as the agent has it, and the kernel's end.
     fn device() -> (HvUtilChannel, File) {
@@ -173,44 +176,41 @@ mod tests {
             SockFlag::SOCK_NONBLOCK,
         )
         .unwrap();
-        let channel = HvUtilChannel::new(ours, REGISTRATION, 64).unwrap();
+        let channel = HvUtilChannel::new(ours, &HVUTIL).unwrap();
         let mut kernel = File::from(kernels);
         let mut written = [0; 16];
         assert_eq!(kernel.read(&mut written).unwrap(), 4);
-        assert_eq!(&written[..4], REGISTRATION);
+        assert_eq!(&written[..4], HVUTIL.registration);
         (channel, kernel)
     }
 
-    fn recv(channel: &mut HvUtilChannel, buffer: &mut [u8]) -> Option<(MessageKind, usize)> {
+    /// Looks for a message as after a wake-up.
+    fn recv<'a>(channel: &mut HvUtilChannel, buffer: &'a mut [u8]) -> Option<Message<'a>> {
         channel.arm();
-        let message = channel.recv(buffer).unwrap()?;
-        assert!(
-            channel.recv(buffer).unwrap().is_none(),
-            "one look a wake-up"
-        );
-        Some((message.kind, message.len))
+        let message = channel.recv(buffer).unwrap();
+        let again = channel.recv(&mut []).unwrap();
+        assert!(again.is_none(), "one look a wake-up");
+        message
     }
 
     #[test]
     fn the_first_message_answers_the_registration_and_the_rest_are_requests() {
         let (mut channel, mut kernel) = device();
         let mut buffer = [0; 64];
-        assert_eq!(recv(&mut channel, &mut buffer), None);
+        assert!(recv(&mut channel, &mut buffer).is_none());
         kernel.write_all(&[9, 0, 0, 0]).unwrap();
-        assert_eq!(
-            recv(&mut channel, &mut buffer),
-            Some((MessageKind::Registered, 4))
-        );
+        let message = recv(&mut channel, &mut buffer);
+        assert!(matches!(message, Some(Message::Registered(&[9, 0, 0, 0]))));
         kernel.write_all(b"request").unwrap();
-        assert_eq!(
-            recv(&mut channel, &mut buffer),
-            Some((MessageKind::Request, 7))
-        );
-        assert_eq!(&buffer[..7], b"request");
-        assert_eq!(channel.send(0, b"reply").unwrap(), Sent::Done);
+        let Some(Message::Request(mut request)) = recv(&mut channel, &mut buffer) else {
+            panic!("not a request");
+        };
+        assert_eq!(request.body(), b"request");
+        let reply = request.reply(Status::FAIL);
+        assert_eq!(channel.send(reply).unwrap(), Sent::Done);
         let mut reply = [0; 16];
-        assert_eq!(kernel.read(&mut reply).unwrap(), 5);
-        assert_eq!(&reply[..5], b"reply");
+        assert_eq!(kernel.read(&mut reply).unwrap(), 4);
+        assert_eq!(reply[..4], Status::FAIL.0.to_le_bytes());
     }
 
     #[test]
@@ -221,6 +221,10 @@ mod tests {
             channel.recv(&mut [0; 64]),
             Err(ChannelError::Gone)
         ));
-        assert!(channel.send(0, b"reply").is_err());
+        let reply = Reply {
+            transaction: 0,
+            payload: b"reply",
+        };
+        assert!(channel.send(reply).is_err());
     }
 }

@@ -11,9 +11,11 @@ pub mod guid;
 pub mod hvutil;
 pub mod ic;
 pub mod mapping;
+pub mod message;
 pub mod packet;
 pub mod ring;
 pub mod uio;
 
-pub use channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
+pub use channel::{Channel, ChannelError, Sent};
 pub use guid::Guid;
+pub use message::{Encoding, Message, Reply, Request};

@@ -42,6 +42,17 @@ pub struct Header {
     pub transaction: u64,
 }
 
+/// A packet that was copied out of a ring.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// Packet type.
+    pub kind: u16,
+    /// Ties a reply to its request.
+    pub transaction: u64,
+    /// What follows the packet's header, padded to whole words.
+    pub payload: &'a mut [u8],
+}
+
 /// A packet header whose lengths contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a packet states {total_len} bytes in all with a header of {header_len}")]

@@ -9,9 +9,10 @@ use std::path::Path;
 
 use nix::libc;
 
-use crate::channel::{Channel, ChannelError, Message, MessageKind, Sent, Transport, io_error};
+use crate::channel::{Channel, ChannelError, Sent, io_error};
 use crate::mapping::{MappedRing, MappedRings};
-use crate::packet;
+use crate::message::{Message, Reply};
+use crate::packet::Packet;
 use crate::ring::{Reader, RingMemory, Writer, Written};
 
 /// How a channel is told of the host's doings, and tells the host of its own.
@@ -121,6 +122,65 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
         })
     }
 
+    /// Takes the next packet into `buffer`, which has at least
+    /// [`buffer_len`](Channel::buffer_len) bytes; `None` where there is none.
+    ///
+    /// This is for devices that are no integration services: the payload is
+    /// whatever the host sent. [`Channel::recv`] reads it as a message.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Corrupt`] where the ring is not in order, otherwise what
+    /// signalling the host gives.
+    pub fn recv_packet<'a>(
+        &mut self,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<Packet<'a>>, ChannelError> {
+        let Some(received) = self.reader.recv(buffer)? else {
+            return Ok(None);
+        };
+        // Not with the reply: what answers the message may wait, and a reply that
+        // finds no room waits until the host reads, which the host does not as
+        // long as it waits for room itself.
+        if received.signal {
+            self.signal()?;
+        }
+        let header = received.header;
+        Ok(Some(Packet {
+            kind: header.kind,
+            transaction: header.transaction,
+            payload: buffer
+                .get_mut(header.header_len..header.total_len)
+                .unwrap_or_default(),
+        }))
+    }
+
+    /// Sends an in-band packet.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Corrupt`] where the ring is not in order or could never
+    /// hold the packet, otherwise what signalling the host gives.
+    pub fn send_packet(&mut self, transaction: u64, payload: &[u8]) -> Result<Sent, ChannelError> {
+        let mut written = self.writer.send(transaction, payload)?;
+        if written == Written::Full {
+            // The host may signal room as it signals packets: unmasked only.
+            self.reader.arm();
+            written = self.writer.send(transaction, payload)?;
+        }
+        match written {
+            Written::Done { signal } => {
+                if signal {
+                    self.signal()?;
+                }
+                Ok(Sent::Done)
+            }
+            Written::Full => Ok(Sent::Full {
+                announced: self.reader.writer_signals_room(),
+            }),
+        }
+    }
+
     /// Signals the host. The device unmasks the interrupt on the way; it is
     /// masked again, for the channel says itself when it wants one.
     fn signal(&mut self) -> Result<(), ChannelError> {
@@ -137,54 +197,16 @@ impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
         self.doorbell.as_fd()
     }
 
-    fn transport(&self) -> Transport {
-        Transport::Uio
-    }
-
     fn buffer_len(&self) -> usize {
         self.buffer_len
     }
 
-    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
-        let Some(received) = self.reader.recv(buffer)? else {
-            return Ok(None);
-        };
-        // Not with the reply: what answers the message may wait, and a reply that
-        // finds no room waits until the host reads, which the host does not as
-        // long as it waits for room itself.
-        if received.signal {
-            self.signal()?;
-        }
-        let header = received.header;
-        Ok(Some(Message {
-            start: header.header_len,
-            len: header.total_len - header.header_len,
-            kind: match header.kind {
-                packet::IN_BAND => MessageKind::Request,
-                kind => MessageKind::Other(kind),
-            },
-            transaction: header.transaction,
-        }))
+    fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
+        Ok(self.recv_packet(buffer)?.map(Message::from_packet))
     }
 
-    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
-        let mut written = self.writer.send(transaction, reply)?;
-        if written == Written::Full {
-            // The host may signal room as it signals packets: unmasked only.
-            self.reader.arm();
-            written = self.writer.send(transaction, reply)?;
-        }
-        match written {
-            Written::Done { signal } => {
-                if signal {
-                    self.signal()?;
-                }
-                Ok(Sent::Done)
-            }
-            Written::Full => Ok(Sent::Full {
-                announced: self.reader.writer_signals_room(),
-            }),
-        }
+    fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
+        self.send_packet(reply.transaction, reply.payload)
     }
 
     fn arm(&mut self) -> bool {

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use hyperv_vmbus::mapping::{MappedRing, MappedRings};
+use hyperv_vmbus::packet::IN_BAND;
 use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, Reader, RingMemory, Word, Writer, Written};
 use hyperv_vmbus::uio::{Doorbell, UioChannel};
-use hyperv_vmbus::{Channel, ChannelError, MessageKind, Sent, Transport};
+use hyperv_vmbus::{Channel, ChannelError, Message, Sent};
 use nix::errno::Errno;
 use proptest::prelude::*;
 
@@ -105,7 +106,6 @@ fn messages_cross_rings_of_every_size_and_page() {
     for page in [4 * KIB, 16 * KIB, 64 * KIB] {
         for data in [12 * KIB, 16 * KIB, 64 * KIB, 2048 * KIB] {
             let (mut channel, mut host) = channel(page + data, page);
-            assert_eq!(channel.transport(), Transport::Uio);
             assert_eq!(channel.buffer_len(), data);
             let mut buffer = vec![0; channel.buffer_len()];
             let mut reply = vec![0; data];
@@ -114,16 +114,16 @@ fn messages_cross_rings_of_every_size_and_page() {
                 let request = vec![transaction as u8 + 1; 6 * KIB];
                 let written = host.writer.send(transaction, &request).unwrap();
                 assert_eq!(written, Written::Done { signal: true });
-                let message = channel.recv(&mut buffer).unwrap().unwrap();
-                assert_eq!(message.kind, MessageKind::Request);
-                assert_eq!(message.transaction, transaction);
-                let body = &buffer[message.start..message.start + message.len];
-                assert_eq!(body, request);
-                assert_eq!(channel.send(transaction, body).unwrap(), Sent::Done);
+                let packet = channel.recv_packet(&mut buffer).unwrap().unwrap();
+                assert_eq!(packet.kind, IN_BAND);
+                assert_eq!(packet.transaction, transaction);
+                assert_eq!(packet.payload, request);
+                let sent = channel.send_packet(transaction, packet.payload);
+                assert_eq!(sent.unwrap(), Sent::Done);
                 let received = host.reader.recv(&mut reply).unwrap().unwrap();
                 assert_eq!(received.header.transaction, transaction);
                 assert_eq!(reply[16..received.header.total_len], request);
-                assert!(channel.recv(&mut buffer).unwrap().is_none());
+                assert!(channel.recv_packet(&mut buffer).unwrap().is_none());
                 assert!(!channel.arm());
             }
             assert_eq!(host.signals(), 40, "one signal a reply");
@@ -134,20 +134,20 @@ fn messages_cross_rings_of_every_size_and_page() {
 #[test]
 fn a_host_that_still_reads_or_masks_is_not_signalled() {
     let (mut channel, host) = small();
-    assert_eq!(channel.send(1, &[0; 64]).unwrap(), Sent::Done);
-    assert_eq!(channel.send(2, &[0; 64]).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(1, &[0; 64]).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(2, &[0; 64]).unwrap(), Sent::Done);
     assert_eq!(host.signals(), 1, "the ring was not empty the second time");
 
     let (mut channel, host) = small();
     host.outgoing.store(Word::InterruptMask, 1);
-    assert_eq!(channel.send(1, &[0; 64]).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(1, &[0; 64]).unwrap(), Sent::Done);
     assert_eq!(host.signals(), 0);
 }
 
 #[test]
 fn interrupts_are_masked_at_work_and_unmasked_before_waiting() {
     let (mut channel, mut host) = small();
-    assert_eq!(channel.send(1, &[0; 64]).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(1, &[0; 64]).unwrap(), Sent::Done);
     assert_eq!(host.incoming.load(Word::InterruptMask), 1);
     let written = host.writer.send(2, &[0; 64]).unwrap();
     assert_eq!(written, Written::Done { signal: false });
@@ -160,10 +160,10 @@ fn interrupts_are_masked_at_work_and_unmasked_before_waiting() {
 fn a_full_outgoing_ring_is_back_pressure() {
     let (mut channel, mut host) = small();
     let reply = [7; 6 * KIB];
-    assert_eq!(channel.send(1, &reply).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(1, &reply).unwrap(), Sent::Done);
     host.incoming.store(Word::InterruptMask, 1);
     let full = Sent::Full { announced: true };
-    assert_eq!(channel.send(2, &reply).unwrap(), full);
+    assert_eq!(channel.send_packet(2, &reply).unwrap(), full);
     assert_ne!(host.outgoing.load(Word::PendingSendSize), 0);
     assert_eq!(
         host.incoming.load(Word::InterruptMask),
@@ -173,7 +173,7 @@ fn a_full_outgoing_ring_is_back_pressure() {
     let mut buffer = vec![0; 12 * KIB];
     let received = host.reader.recv(&mut buffer).unwrap().unwrap();
     assert!(received.signal, "the host has to say that there is room");
-    assert_eq!(channel.send(2, &reply).unwrap(), Sent::Done);
+    assert_eq!(channel.send_packet(2, &reply).unwrap(), Sent::Done);
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn whether_the_host_signals_room_stands_in_the_ring_that_the_guest_reads() {
         let (mut channel, host) = small();
         host.incoming.store(Word::FeatureBits, incoming);
         host.outgoing.store(Word::FeatureBits, outgoing);
-        assert_eq!(channel.send(1, &[0; 6 * KIB]).unwrap(), Sent::Done);
-        let full = channel.send(2, &[0; 6 * KIB]).unwrap();
+        assert_eq!(channel.send_packet(1, &[0; 6 * KIB]).unwrap(), Sent::Done);
+        let full = channel.send_packet(2, &[0; 6 * KIB]).unwrap();
         assert_eq!(full, Sent::Full { announced });
     }
 }
@@ -194,19 +194,17 @@ fn a_host_that_waits_for_room_is_signalled_before_its_message_is_answered() {
     let mut buffer = vec![0; channel.buffer_len()];
     let _ = host.writer.send(1, &[0; 6 * KIB]).unwrap();
     assert_eq!(host.writer.send(2, &[0; 6 * KIB]).unwrap(), Written::Full);
-    let message = channel.recv(&mut buffer).unwrap().unwrap();
+    let packet = channel.recv_packet(&mut buffer).unwrap().unwrap();
     assert_eq!(host.signals(), 1);
     assert_eq!(
         host.incoming.load(Word::InterruptMask),
         1,
         "the driver unmasks on the way"
     );
-    assert_eq!(
-        channel.send(message.transaction, &buffer[..64]).unwrap(),
-        Sent::Done
-    );
+    let sent = channel.send_packet(packet.transaction, &packet.payload[..64]);
+    assert_eq!(sent.unwrap(), Sent::Done);
     assert_eq!(host.signals(), 2, "the reply is one more thing to say");
-    assert!(channel.recv(&mut buffer).unwrap().is_none());
+    assert!(channel.recv_packet(&mut buffer).unwrap().is_none());
     assert_eq!(host.signals(), 2);
 }
 
@@ -220,7 +218,7 @@ fn packets_of_other_types_are_told_apart() {
     host.incoming.copy_in(0, &first);
     let mut buffer = vec![0; channel.buffer_len()];
     let message = channel.recv(&mut buffer).unwrap().unwrap();
-    assert_eq!(message.kind, MessageKind::Other(11));
+    assert!(matches!(message, Message::Other(11)));
 }
 
 #[test]
@@ -234,7 +232,10 @@ fn a_device_that_went_away_is_told_from_other_failures() {
         host.bell.fail_with(errno);
         assert!(matches!(channel.acknowledge(), Err(ChannelError::Gone)));
     }
-    assert!(matches!(channel.send(1, &[0; 64]), Err(ChannelError::Gone)));
+    assert!(matches!(
+        channel.send_packet(1, &[0; 64]),
+        Err(ChannelError::Gone)
+    ));
     host.bell.fail_with(Errno::EPERM);
     let error = channel.acknowledge().unwrap_err();
     assert!(matches!(error, ChannelError::Io { .. }), "{error}");
@@ -246,7 +247,7 @@ fn a_corrupt_ring_is_reported() {
     host.incoming.store(Word::WriteIndex, 12 * 1024);
     let mut buffer = vec![0; channel.buffer_len()];
     assert!(channel.arm(), "an index out of range is worth a look");
-    let error = channel.recv(&mut buffer).unwrap_err();
+    let error = channel.recv_packet(&mut buffer).unwrap_err();
     assert!(matches!(error, ChannelError::Corrupt(_)), "{error}");
 }
 
@@ -280,9 +281,9 @@ fn no_message_allocates() {
     let counted = allocation_counter::measure(|| {
         for transaction in 0..1000 {
             let _ = host.writer.send(transaction, &request).unwrap();
-            let message = channel.recv(&mut buffer).unwrap().unwrap();
-            let body = &buffer[message.start..message.start + message.len];
-            assert_eq!(channel.send(transaction, body).unwrap(), Sent::Done);
+            let packet = channel.recv_packet(&mut buffer).unwrap().unwrap();
+            let sent = channel.send_packet(transaction, packet.payload);
+            assert_eq!(sent.unwrap(), Sent::Done);
             assert!(!channel.arm());
             host.reader.recv(&mut reply).unwrap().unwrap();
         }
@@ -371,12 +372,12 @@ impl World {
     fn guest(&mut self) -> bool {
         let mut buffer = vec![0; self.channel.buffer_len()];
         let Some(transaction) = self.in_hand else {
-            let message = self.channel.recv(&mut buffer).unwrap();
-            self.in_hand = message.map(|message| message.transaction);
-            return message.is_none() && !self.channel.arm();
+            let packet = self.channel.recv_packet(&mut buffer).unwrap();
+            self.in_hand = packet.map(|packet| packet.transaction);
+            return self.in_hand.is_none() && !self.channel.arm();
         };
         let reply = vec![0; self.len];
-        let sent = self.channel.send(transaction, &reply).unwrap();
+        let sent = self.channel.send_packet(transaction, &reply).unwrap();
         if sent == Sent::Done {
             self.in_hand = None;
         }

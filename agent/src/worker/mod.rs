@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use hyperv_services::service::Entry;
 use hyperv_services::service::Service;
-use hyperv_vmbus::ic::{self, IcError, MessageType, Negotiated, Status};
-use hyperv_vmbus::{Channel, ChannelError, Message, MessageKind, Sent, Transport};
+use hyperv_vmbus::ic::{IcError, Negotiated, Status};
+use hyperv_vmbus::{Channel, ChannelError, Encoding, Message, Reply, Request, Sent};
 use mio::{Registry, Token};
 use slog::{Logger, debug, info, warn};
 
@@ -106,7 +106,6 @@ impl Endpoint {
         control.state.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
         let mut worker = Worker {
-            buffer: vec![0; channel.buffer_len()],
             entry: self.entry,
             node: self.device.node(),
             service,
@@ -134,8 +133,6 @@ struct Worker<'a> {
     channel: Box<dyn Channel>,
     control: &'a Control,
     waiting: WorkerPoll,
-    /// A message is copied here, answered in place, and sent from here.
-    buffer: Vec<u8>,
     negotiated: Option<Negotiated>,
     health: &'a mut Health,
     stats: Arc<ServiceStats>,
@@ -145,15 +142,17 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// Serves until it is told to stop.
     fn serve(&mut self) -> Result<(), ChannelError> {
+        // A message is copied here, answered in place, and sent from here.
+        let mut buffer = vec![0; self.channel.buffer_len()];
         self.waiting.register(&*self.channel, false)?;
         // The first look needs no wake-up: the host may have been quicker.
         let mut busy_poll = BusyPoll::new();
         let mut config = None;
         while !self.control.stopping() {
             let mut came = false;
-            while let Some(message) = self.channel.recv(&mut self.buffer)? {
+            while let Some(message) = self.channel.recv(&mut buffer)? {
                 came = true;
-                self.answer(message)?;
+                self.handle(message)?;
                 // A host that always sends keeps nobody else waiting.
                 if self.control.stopping() || self.control.has_new_config() {
                     break;
@@ -241,49 +240,57 @@ impl Worker<'_> {
         info!(self.log, "new configuration in use");
     }
 
-    /// Carries one message to its reply.
-    fn answer(&mut self, message: Message) -> Result<(), ChannelError> {
-        let end = message.start + message.len;
-        match (message.kind, self.channel.transport()) {
-            (MessageKind::Other(kind), _) => {
-                debug!(self.log, "a packet of type {} is passed over", kind);
-                Ok(())
+    /// Handles one message, and sends its reply.
+    fn handle(&mut self, message: Message<'_>) -> Result<(), ChannelError> {
+        match message {
+            Message::Request(request) => self.handle_request(request),
+            Message::Negotiation(negotiation) => {
+                let (outcome, reply) =
+                    negotiation.answer(self.entry.frameworks, self.entry.versions);
+                self.negotiated(outcome);
+                self.send(reply)
             }
-            (MessageKind::Registered, _) => {
-                let answer = self.buffer.get(message.start..end).unwrap_or_default();
+            Message::Malformed { error, reply } => {
+                self.begin_request();
+                match reply {
+                    Some(_) => warn!(self.log, "malformed message: {}", error),
+                    None => warn!(self.log, "a message has no place for an answer: {}", error),
+                }
+                self.end_request(Status::INVALID_ARGUMENT);
+                reply.map_or(Ok(()), |reply| self.send(reply))
+            }
+            Message::Registered(answer) => {
                 self.service.registered(answer);
                 debug!(self.log, "registered with the kernel");
                 Ok(())
             }
-            (MessageKind::Request, Transport::HvUtil) => {
-                self.begin_request();
-                let answer = self.service.handle_hvutil(&mut self.buffer, message.len);
-                self.end_request(answer.status);
-                let sent = self.send(message.transaction, 0, answer.len);
-                if sent.is_err() {
-                    self.service.unanswered();
-                }
-                sent
-            }
-            (MessageKind::Request, Transport::Uio) => {
-                let body = self.buffer.get(message.start..end).unwrap_or_default();
-                let status = match ic::decode(body) {
-                    Ok(MessageType::NEGOTIATE) => self.negotiate(message.start, end),
-                    decoded => {
-                        self.begin_request();
-                        let status = self.handle_uio(decoded, message.start, end);
-                        self.end_request(status.unwrap_or(Status::INVALID_ARGUMENT));
-                        let Some(status) = status else {
-                            return Ok(());
-                        };
-                        status
-                    }
-                };
-                let body = self.buffer.get_mut(message.start..end).unwrap_or_default();
-                ic::encode_reply(body, status);
-                self.send(message.transaction, message.start, end)
+            Message::Other(kind) => {
+                debug!(self.log, "a packet of type {} is passed over", kind);
+                Ok(())
             }
         }
+    }
+
+    fn handle_request(&mut self, mut request: Request<'_>) -> Result<(), ChannelError> {
+        self.begin_request();
+        let encoding = request.encoding();
+        let status = match request.message_type() {
+            Some(kind) if kind != self.entry.message_type => {
+                warn!(
+                    self.log,
+                    "a message of type {} is not for this service", kind.0
+                );
+                Status::NOT_SUPPORTED
+            }
+            _ => self.service.handle(encoding, request.body()),
+        };
+        self.end_request(status);
+        let sent = self.send(request.reply(status));
+        // The host learns from the kernel that its request failed.
+        if sent.is_err() && encoding == Encoding::Utf8 {
+            self.service.unanswered();
+        }
+        sent
     }
 
     fn begin_request(&self) {
@@ -297,40 +304,8 @@ impl Worker<'_> {
         self.stats.outcome(status);
     }
 
-    /// Carries out a request over a ring; `None` where it cannot be answered.
-    fn handle_uio(
-        &mut self,
-        decoded: Result<MessageType, IcError>,
-        start: usize,
-        end: usize,
-    ) -> Option<Status> {
-        let body = self.buffer.get_mut(start..end).unwrap_or_default();
-        match decoded {
-            Ok(kind) if kind == self.entry.message_type => {
-                let request = body.get_mut(ic::HEADER_LEN..).unwrap_or_default();
-                Some(self.service.handle_uio(request))
-            }
-            Ok(MessageType(kind)) => {
-                warn!(
-                    self.log,
-                    "a message of type {} is not for this service", kind
-                );
-                Some(Status::NOT_SUPPORTED)
-            }
-            Err(error @ IcError::NoHeader { .. }) => {
-                warn!(self.log, "a message has no place for an answer: {}", error);
-                None
-            }
-            Err(error) => {
-                warn!(self.log, "malformed message: {}", error);
-                Some(Status::INVALID_ARGUMENT)
-            }
-        }
-    }
-
-    fn negotiate(&mut self, start: usize, end: usize) -> Status {
-        let message = self.buffer.get_mut(start..end).unwrap_or_default();
-        match ic::negotiate(message, self.entry.frameworks, self.entry.versions) {
+    fn negotiated(&mut self, outcome: Result<Option<Negotiated>, IcError>) {
+        match outcome {
             Ok(Some(negotiated)) => {
                 info!(
                     self.log,
@@ -341,30 +316,19 @@ impl Worker<'_> {
                 self.negotiated = Some(negotiated);
                 self.control.state.negotiated(negotiated);
                 self.service.negotiated(negotiated);
-                Status::OK
             }
-            Ok(None) => {
-                warn!(
-                    self.log,
-                    "the host offers no version that this service speaks"
-                );
-                Status::FAIL
-            }
-            Err(error) => {
-                warn!(self.log, "malformed negotiation: {}", error);
-                Status::INVALID_ARGUMENT
-            }
+            Ok(None) => warn!(
+                self.log,
+                "the host offers no version that this service speaks"
+            ),
+            Err(error) => warn!(self.log, "malformed negotiation: {}", error),
         }
     }
 
-    /// Sends what lies in the buffer, when there is room for it.
-    fn send(&mut self, transaction: u64, start: usize, end: usize) -> Result<(), ChannelError> {
+    /// Sends a reply, when there is room for it.
+    fn send(&mut self, reply: Reply<'_>) -> Result<(), ChannelError> {
         let mut full = FullRingBackoff::new();
-        loop {
-            let reply = self.buffer.get(start..end).unwrap_or_default();
-            let Sent::Full { announced } = self.channel.send(transaction, reply)? else {
-                break;
-            };
+        while let Sent::Full { announced } = self.channel.send(reply)? {
             if self.control.stopping() {
                 return Ok(());
             }

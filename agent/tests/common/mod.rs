@@ -10,8 +10,8 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,12 +30,14 @@ use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 use hyperv_services::command::{Client, Command};
 use hyperv_services::progress::{Operation, OperationGuard, Progress};
-use hyperv_services::service::{Answer, Service};
-use hyperv_services::service::{Entry, HvUtil};
+use hyperv_services::service::{Entry, Service};
 use hyperv_vmbus::discovery::Roots;
-use hyperv_vmbus::hvutil::HvUtilChannel;
+use hyperv_vmbus::hvutil::{HvUtil, HvUtilChannel};
 use hyperv_vmbus::ic::{MessageType, Status, Version};
-use hyperv_vmbus::{Channel, ChannelError, Guid, Message, Sent, Transport};
+use hyperv_vmbus::message::ReplyLayout;
+use hyperv_vmbus::packet::{IN_BAND, Packet};
+use hyperv_vmbus::{Channel, ChannelError, Encoding, Guid, Message, Reply, Sent};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o, warn};
 
@@ -43,6 +45,9 @@ use slog::{Drain, Logger, Never, OwnedKVList, Record, o, warn};
 pub const LONG: Duration = Duration::from_secs(20);
 
 pub const REGISTRATION: &[u8] = b"register";
+
+/// Bytes of the shortest request.
+const REQUEST_LEN: usize = 8;
 
 /// A service that answers with the mode its configuration has, and that panics,
 /// hangs, fails or works when it is asked to.
@@ -82,13 +87,13 @@ pub static RELEASE: AtomicBool = AtomicBool::new(false);
 pub static HANGS: AtomicBool = AtomicBool::new(false);
 
 impl Service for Probe {
-    fn handle_uio(&mut self, _body: &mut [u8]) -> Status {
-        Status::FAIL
-    }
-
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
+    fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
+        if encoding == Encoding::Utf16 {
+            return Status::FAIL;
+        }
         let mut status = Status::OK;
-        match &buffer[..len] {
+        let end = body.iter().position(|byte| *byte == 0);
+        match &body[..end.unwrap_or(body.len())] {
             b"panic" => panic!("asked to"),
             b"hang" => {
                 HANGS.store(true, Ordering::Relaxed);
@@ -120,8 +125,8 @@ impl Service for Probe {
             b"finish" => self.operation = None,
             _ => {}
         }
-        buffer[..4].copy_from_slice(&self.mode.to_le_bytes());
-        Answer { len: 4, status }
+        body[4..8].copy_from_slice(&self.mode.to_le_bytes());
+        status
     }
 
     fn progress(&self) -> Option<Arc<Progress>> {
@@ -169,6 +174,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
             node,
             registration: REGISTRATION,
             message_len: 64,
+            reply: ReplyLayout::StatusInBody,
         },
         default: true,
         make: |config, log| {
@@ -203,8 +209,8 @@ impl Opened {
     /// Sends a request and gives the reply: the mode of the configuration.
     pub fn call(&mut self, request: &[u8]) -> u32 {
         let reply = self.exchange(request);
-        assert_eq!(reply.len(), 4, "no reply");
-        u32::from_le_bytes(*reply.first_chunk().unwrap())
+        assert_eq!(reply.len(), REQUEST_LEN, "no reply");
+        u32::from_le_bytes(*reply.last_chunk().unwrap())
     }
 
     /// Sends a message and gives the reply, whatever it is.
@@ -215,8 +221,11 @@ impl Opened {
         reply[..len].to_vec()
     }
 
-    pub fn send(&mut self, request: &[u8]) {
-        self.kernel.write_all(request).unwrap();
+    /// Sends a message, padded so that its reply has room for a status and a mode.
+    pub fn send(&mut self, message: &[u8]) {
+        let mut message = message.to_vec();
+        message.resize(message.len().max(REQUEST_LEN), 0);
+        self.kernel.write_all(&message).unwrap();
     }
 
     /// Waits until the agent has closed the device.
@@ -229,40 +238,50 @@ impl Opened {
     }
 }
 
-/// A channel whose messages carry the headers that they have over a ring.
-struct AsRing(HvUtilChannel);
+/// A channel that carries each packet of a ring as one record of a socket.
+struct Ring(File);
 
-impl Channel for AsRing {
+impl Channel for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    fn transport(&self) -> Transport {
-        Transport::Uio
-    }
-
     fn buffer_len(&self) -> usize {
-        self.0.buffer_len()
+        64
     }
 
-    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
-        self.0.recv(buffer)
+    fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
+        let len = match self.0.read(buffer) {
+            Ok(0) => return Err(ChannelError::Gone),
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(source) => {
+                let call = "read";
+                return Err(ChannelError::Io { call, source });
+            }
+        };
+        Ok(Some(Message::from_packet(Packet {
+            kind: IN_BAND,
+            transaction: 0,
+            payload: &mut buffer[..len],
+        })))
     }
 
-    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
-        self.0.send(transaction, reply)
+    fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
+        self.0.write_all(reply.payload).unwrap();
+        Ok(Sent::Done)
     }
 
     fn arm(&mut self) -> bool {
-        self.0.arm()
+        false
     }
 
     fn pending(&mut self) -> bool {
-        self.0.pending()
+        false
     }
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {
-        self.0.acknowledge()
+        Ok(())
     }
 }
 
@@ -297,7 +316,12 @@ impl Opener for TestOpener {
             SockFlag::SOCK_CLOEXEC,
         )
         .unwrap();
-        let channel = HvUtilChannel::new(guest, REGISTRATION, entry.hvutil.message_len)?;
+        let channel: Box<dyn Channel> = if entry.name == RING.name {
+            fcntl(&guest, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+            Box::new(Ring(guest.into()))
+        } else {
+            Box::new(HvUtilChannel::new(guest, &entry.hvutil)?)
+        };
         let mut kernel = File::from(kernel);
         nix::sys::socket::setsockopt(
             &kernel,
@@ -305,19 +329,18 @@ impl Opener for TestOpener {
             &nix::sys::time::TimeVal::new(20, 0),
         )
         .unwrap();
-        let mut registration = [0; 64];
-        let len = kernel.read(&mut registration).unwrap();
-        assert_eq!(&registration[..len], REGISTRATION);
-        kernel.write_all(b"registered").unwrap();
+        if entry.name != RING.name {
+            let mut registration = [0; 64];
+            let len = kernel.read(&mut registration).unwrap();
+            assert_eq!(&registration[..len], REGISTRATION);
+            kernel.write_all(b"registered").unwrap();
+        }
         let opened = Opened {
             service: entry.name,
             kernel,
         };
         self.opened.lock().unwrap().send(opened).unwrap();
-        if entry.name == RING.name {
-            return Ok(Box::new(AsRing(channel)));
-        }
-        Ok(Box::new(channel))
+        Ok(channel)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copying files from the host into the guest. Protocol section 5.
 //!
-//! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
+//! The way of a request: [`request`] decodes it, and the `name`s in it;
 //! START resolves the `target` (`confine` goes to its directory, past each `entry` that
 //! the rules of `owners` let pass; `directories` makes what is missing), `transfer`
 //! keeps the state of the one copy there is, `staging` holds its file until it is whole
@@ -13,18 +13,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyperv_vmbus::Guid;
+use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
+use hyperv_vmbus::message::ReplyLayout;
+use hyperv_vmbus::{Encoding, Guid};
 
 use slog::{Logger, info, warn};
 
 pub use self::config::Config;
 use self::error::Error;
-use self::request::{Malformed, Request, Start};
+use self::request::{Request, Start};
 use self::transfer::{Finished, Transfer};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
-use crate::service::{Answer, Entry, HvUtil, Service};
+use crate::service::{Entry, Service};
 
 pub mod config;
 mod confine;
@@ -32,16 +34,15 @@ mod directories;
 mod entry;
 mod error;
 mod extents;
-pub mod hvutil;
 mod journal;
 mod metadata;
+mod name;
 mod owners;
 pub mod request;
 mod room;
 mod staging;
 mod target;
 mod transfer;
-pub mod uio;
 
 /// The service's entry in the registry.
 pub static ENTRY: Entry = Entry {
@@ -58,6 +59,7 @@ pub static ENTRY: Entry = Entry {
         // the host made it, and the kernel takes 8 KiB. A read for less fails with
         // `EINVAL` again and again.
         message_len: 8192,
+        reply: ReplyLayout::Status,
     },
     default: true,
     make: |config, log| Box::new(FileCopy::new(&config.fcopy, log)),
@@ -90,22 +92,14 @@ impl FileCopy {
         }
     }
 
-    fn handle(&mut self, request: Result<Request<'_>, Malformed>) -> Status {
-        let result = match request {
-            Ok(Request::Start(start)) => self.start(&start),
-            Ok(Request::Write { offset, data }) => self.write(offset, data),
-            Ok(Request::Complete) => self.complete(),
-            Ok(Request::Cancel) => {
+    fn execute(&mut self, request: Request<'_>) -> Result<(), Error> {
+        match request {
+            Request::Start(start) => self.start(&start),
+            Request::Write { offset, data } => self.write(offset, data),
+            Request::Complete => self.complete(),
+            Request::Cancel => {
                 self.cancel("the host cancelled it");
                 Ok(())
-            }
-            Err(malformed) => Err(Error::from(malformed)),
-        };
-        match result {
-            Ok(()) => Status::OK,
-            Err(error) => {
-                self.fail(&error);
-                error.status()
             }
         }
     }
@@ -243,15 +237,17 @@ impl Drop for FileCopy {
 }
 
 impl Service for FileCopy {
-    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
-        self.handle(uio::decode(body))
-    }
-
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
-        let message = buffer.get(..len).unwrap_or(buffer);
-        let status = self.handle(hvutil::decode(message));
-        let len = hvutil::encode_reply(buffer, status);
-        Answer { len, status }
+    fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
+        let result = request::decode(encoding, body)
+            .map_err(Error::from)
+            .and_then(|request| self.execute(request));
+        match result {
+            Ok(()) => Status::OK,
+            Err(error) => {
+                self.fail(&error);
+                error.status()
+            }
+        }
     }
 
     fn negotiated(&mut self, _versions: Negotiated) {

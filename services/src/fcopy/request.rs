@@ -1,17 +1,13 @@
-//! What the host asks for, the same over both transports, and the layout that
-//! both share. Protocol section 5.
-//!
-//! The transports differ only in how a name is written; [`super::uio`] and
-//! [`super::hvutil`] each bring that, and hand out [`Request`].
+//! What the host asks for. Protocol section 5.
 
+use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
+use super::name::{self, BadName, NAME_LEN};
+
 /// Bytes of data that one WRITE carries at most.
 pub const MAX_DATA: usize = 6144;
-
-/// Bytes of a name's field: 260 UTF-16 units.
-pub const NAME_LEN: usize = 520;
 
 const START: u32 = 0;
 const WRITE: u32 = 1;
@@ -119,18 +115,13 @@ pub enum Malformed {
     NotUnicode(&'static str),
 }
 
-/// Why a name's field could not be read.
-pub(super) enum BadName {
-    Unterminated,
-    NotUnicode,
-}
-
-/// Decodes a message whose names `name` can read. Allocates for the names of a
-/// START only.
-pub(super) fn decode(
-    message: &[u8],
-    name: fn(&[u8; NAME_LEN]) -> Result<String, BadName>,
-) -> Result<Request<'_>, Malformed> {
+/// Decodes the body of a message; what follows the fields of its operation is
+/// padding. Allocates for the names of a START only.
+///
+/// # Errors
+///
+/// Any [`Malformed`].
+pub fn decode(encoding: Encoding, message: &[u8]) -> Result<Request<'_>, Malformed> {
     let short = |fields: usize| Malformed::Short {
         len: message.len(),
         needed: size_of::<Header>() + fields,
@@ -141,7 +132,7 @@ pub(super) fn decode(
             let (fields, _) =
                 StartFields::ref_from_prefix(rest).map_err(|_| short(size_of::<StartFields>()))?;
             let read = |field, what| {
-                name(field).map_err(|bad| match bad {
+                name::read(encoding, field).map_err(|bad| match bad {
                     BadName::Unterminated => Malformed::Unterminated(what),
                     BadName::NotUnicode => Malformed::NotUnicode(what),
                 })
@@ -181,7 +172,7 @@ pub(super) fn decode(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
-    //! An encoder of our own for the tests of both transports, and what they
+    //! An encoder of our own for the tests of both encodings, and what they
     //! have in common.
 
     use super::*;
@@ -217,10 +208,6 @@ pub(super) mod tests {
         message
     }
 
-    fn no_name(_: &[u8; NAME_LEN]) -> Result<String, BadName> {
-        Ok(String::new())
-    }
-
     #[test]
     fn flags_and_size() {
         for (flags, overwrite, create_path) in [
@@ -230,7 +217,7 @@ pub(super) mod tests {
             (0xffff_ffff, true, true),
         ] {
             let message = start(b"", b"", flags, u64::MAX);
-            let Ok(Request::Start(start)) = decode(&message, no_name) else {
+            let Ok(Request::Start(start)) = decode(Encoding::Utf8, &message) else {
                 panic!("not a START");
             };
             assert_eq!(
@@ -248,23 +235,23 @@ pub(super) mod tests {
             offset: 7,
             data: b"abc",
         };
-        assert_eq!(decode(&message, no_name), Ok(wanted));
+        assert_eq!(decode(Encoding::Utf8, &message), Ok(wanted));
         let full = write(0, 6144, &[1; 6144]);
-        assert!(decode(&full, no_name).is_ok());
+        assert!(decode(Encoding::Utf8, &full).is_ok());
     }
 
     #[test]
     fn a_size_that_lies() {
         assert_eq!(
-            decode(&write(0, 6145, &[1; 7000]), no_name),
+            decode(Encoding::Utf8, &write(0, 6145, &[1; 7000])),
             Err(Malformed::DataSize(6145))
         );
         assert_eq!(
-            decode(&write(0, u32::MAX, &[1; 7000]), no_name),
+            decode(Encoding::Utf8, &write(0, u32::MAX, &[1; 7000])),
             Err(Malformed::DataSize(u32::MAX))
         );
         assert_eq!(
-            decode(&write(0, 4, b"abc"), no_name),
+            decode(Encoding::Utf8, &write(0, 4, b"abc")),
             Err(Malformed::DataBeyondMessage {
                 stated: 4,
                 carried: 3
@@ -280,10 +267,14 @@ pub(super) mod tests {
             header(2),
             header(3),
         ] {
-            assert!(decode(&whole, no_name).is_ok());
+            assert!(decode(Encoding::Utf8, &whole).is_ok());
             for len in 0..whole.len() {
                 let cut = whole.get(..len).unwrap();
-                assert!(decode(cut, no_name).is_err(), "{len} of {}", whole.len());
+                assert!(
+                    decode(Encoding::Utf8, cut).is_err(),
+                    "{len} of {}",
+                    whole.len()
+                );
             }
         }
     }
@@ -293,7 +284,7 @@ pub(super) mod tests {
         for operation in [4, 5, 0x100, u32::MAX] {
             let message = header(operation);
             assert_eq!(
-                decode(&message, no_name),
+                decode(Encoding::Utf8, &message),
                 Err(Malformed::Operation(operation))
             );
         }

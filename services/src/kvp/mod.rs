@@ -1,9 +1,9 @@
 //! Key-value pairs and IP configuration. Protocol section 7.
 //!
-//! The way of a request: [`uio`] or [`hvutil`] decodes it into a [`request`];
+//! The way of a request: [`wire`] decodes it, in either `encoding`, into a [`request`];
 //! `executor` carries it to the `logic` on a thread of its own and answers in
-//! time whatever that thread waits for, and the transport encodes the reply over
-//! the request. [`Access`] refuses what the host may not ask for. [`pool`] has the files that the host
+//! time whatever that thread waits for, and [`wire`] encodes the reply over the
+//! request. [`Access`] refuses what the host may not ask for. [`pool`] has the files that the host
 //! and the guest write to, [`facts`] what is computed for the host, [`net`] the
 //! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
 //! [`inject`] writes what the host wants of it. `files` reads what belongs to
@@ -13,8 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperv_vmbus::Guid;
+use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
+use hyperv_vmbus::message::ReplyLayout;
+use hyperv_vmbus::{Encoding, Guid};
 use slog::{Logger, debug, warn};
 
 pub use self::config::{Access, Backend, Config, Network};
@@ -22,20 +24,20 @@ use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
 use self::request::{Reply, Request};
-use self::wire::{Malformed, TooLong};
+use self::wire::Malformed;
 use crate::error_chain::display_chain;
 use crate::progress::Progress;
-use crate::service::{Answer, Entry, HvUtil, Service};
+use crate::service::{Entry, Service};
 
 mod access;
 pub mod assignments;
 mod cancel;
 pub mod config;
+mod encoding;
 mod error;
 mod executor;
 pub mod facts;
 mod files;
-pub mod hvutil;
 pub mod inject;
 pub mod ip_info;
 mod logic;
@@ -47,7 +49,6 @@ mod scripts;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod test_log;
-pub mod uio;
 pub mod wire;
 
 /// Bytes of every message on the character device.
@@ -73,6 +74,7 @@ pub static ENTRY: Entry = Entry {
         node: "vmbus/hv_kvp",
         registration: &REGISTRATION,
         message_len: MESSAGE_LEN,
+        reply: ReplyLayout::StatusInBody,
     },
     default: true,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
@@ -111,19 +113,16 @@ impl KeyValue {
         }
     }
 
-    fn handle(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
+    fn execute(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
         self.executed = request.is_ok();
         self.executor.execute(request?, REPLY_TIMEOUT)
     }
+}
 
-    /// The status of what came of a request. `message` gets the reply.
-    fn status(
-        &mut self,
-        outcome: Result<Reply, Error>,
-        message: &mut [u8],
-        encode: fn(&mut [u8], &Reply) -> Result<(), TooLong>,
-    ) -> Status {
-        let error = match outcome.and_then(|reply| Ok(encode(message, &reply)?)) {
+impl Service for KeyValue {
+    fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
+        let outcome = self.execute(wire::decode(encoding, body));
+        let error = match outcome.and_then(|reply| Ok(wire::encode(encoding, body, &reply)?)) {
             Ok(()) => {
                 self.timeout_logged = false;
                 return Status::OK;
@@ -139,22 +138,6 @@ impl KeyValue {
         self.timeout_logged = late;
         error.status()
     }
-}
-
-impl Service for KeyValue {
-    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
-        let outcome = self.handle(uio::decode(body));
-        self.status(outcome, body, uio::encode)
-    }
-
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
-        let message = buffer.get_mut(..len).unwrap_or_default();
-        let outcome = self.handle(hvutil::decode(message));
-        let status = self.status(outcome, message, hvutil::encode);
-        hvutil::encode_status(message, status);
-        let len = message.len();
-        Answer { len, status }
-    }
 
     fn progress(&self) -> Option<Arc<Progress>> {
         Some(Arc::clone(&self.progress))
@@ -168,7 +151,7 @@ impl Service for KeyValue {
     }
 
     fn registered(&mut self, answer: &[u8]) {
-        if let Some(version) = hvutil::driver_version(answer) {
+        if let Some(version) = wire::driver_version(answer) {
             self.executor.submit(Job::DriverVersion(version));
         }
     }
@@ -205,13 +188,13 @@ mod tests {
         };
         let get = || Ok(Request::Get { pool, key: key() });
         let first = Reply::Value("first".to_owned());
-        service.handle(set("first")).unwrap();
-        service.handle_hvutil(&mut [0xff; MESSAGE_LEN], 8);
+        service.execute(set("first")).unwrap();
+        service.handle(Encoding::Utf8, &mut [0xff; 8]);
         service.unanswered();
-        assert_eq!(service.handle(get()).unwrap(), first);
+        assert_eq!(service.execute(get()).unwrap(), first);
 
-        service.handle(set("second")).unwrap();
+        service.execute(set("second")).unwrap();
         service.unanswered();
-        assert_eq!(service.handle(get()).unwrap(), first);
+        assert_eq!(service.execute(get()).unwrap(), first);
     }
 }

@@ -1,10 +1,10 @@
-//! The layout of a message, which both transports share; they differ in how a
-//! string is written and in where an IP configuration begins. Protocol
-//! section 7.
+//! The layout of a message, in either encoding. Protocol section 7.
 
+use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::encoding::{Form, NotUnicode, Utf8, Utf16};
 use super::request::{Family, IpInfo, PoolId, Reply, Request};
 
 /// UTF-16 units of a key that the host takes, NUL aside.
@@ -109,34 +109,38 @@ pub enum Malformed {
 #[error("the {0} is too long for a reply")]
 pub struct TooLong(pub &'static str);
 
-/// A string that is not Unicode.
-pub(super) struct NotUnicode;
-
-/// How a transport writes.
-pub(super) trait Encoding {
-    /// Where an IP configuration begins in the message.
-    const IP_INFO_AT: usize;
-
-    /// Whether numbers come as such, and not as strings.
-    const HAS_NUMBERS: bool;
-
-    /// Where the fields begin among which the answer to a GET has its value.
-    const GET_VALUE_AT: usize;
-
-    /// Whether a string can have this many bytes.
-    fn is_valid_size(size: usize) -> bool;
-
-    /// The string at the start of `field`, which ends with the first NUL or
-    /// with the field.
-    fn read(field: &[u8]) -> Result<String, NotUnicode>;
-
-    /// Writes the string with a NUL, if there is room, and says how many bytes
-    /// that makes. The rest of the field is zeroed.
-    fn write(text: &str, field: &mut [u8]) -> Option<u32>;
+/// Decodes the body of a message.
+///
+/// # Errors
+///
+/// Any [`Malformed`].
+pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Request, Malformed> {
+    match encoding {
+        Encoding::Utf16 => decode_as::<Utf16>(body),
+        Encoding::Utf8 => decode_as::<Utf8>(body),
+    }
 }
 
-/// Decodes one message.
-pub(super) fn decode<E: Encoding>(message: &[u8]) -> Result<Request, Malformed> {
+/// Writes a reply over the body of the request that it answers.
+///
+/// # Errors
+///
+/// [`TooLong`] where the reply has no room in there.
+pub fn encode(encoding: Encoding, body: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
+    match encoding {
+        Encoding::Utf16 => encode_as::<Utf16>(body, reply),
+        Encoding::Utf8 => encode_as::<Utf8>(body, reply),
+    }
+}
+
+/// Reads the version of the kernel's driver in its answer to the registration.
+pub fn driver_version(answer: &[u8]) -> Option<String> {
+    let version = Utf8::read(answer.get(4..)?).ok()?;
+    let plain = |letter: char| letter.is_ascii_graphic() || letter == ' ';
+    (!version.is_empty() && version.chars().all(plain)).then_some(version)
+}
+
+fn decode_as<E: Form>(message: &[u8]) -> Result<Request, Malformed> {
     let header: &Header = fields(message, 0)?;
     let pool = || PoolId::new(header.pool).ok_or(Malformed::Pool(header.pool));
     match header.operation {
@@ -186,8 +190,7 @@ pub(super) fn decode<E: Encoding>(message: &[u8]) -> Result<Request, Malformed> 
     }
 }
 
-/// Writes a reply over the message that it answers.
-pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
+fn encode_as<E: Form>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
     let no_room = TooLong("message");
     match reply {
         Reply::Done => Ok(()),
@@ -220,7 +223,7 @@ pub(super) fn encode<E: Encoding>(message: &mut [u8], reply: &Reply) -> Result<(
     }
 }
 
-fn write_value<E: Encoding>(fields: &mut ValueFields, value: &str) -> Result<(), TooLong> {
+fn write_value<E: Form>(fields: &mut ValueFields, value: &str) -> Result<(), TooLong> {
     let value = truncate(value, VALUE_UNITS, VALUE_LEN - 1);
     let size = E::write(value, &mut fields.value).ok_or(TooLong("value"))?;
     fields.kind.set(STRING);
@@ -259,11 +262,11 @@ fn fields_mut<T: FromBytes + IntoBytes + KnownLayout + Unaligned>(
     T::mut_from_prefix(rest).ok().map(|(fields, _)| fields)
 }
 
-fn key<E: Encoding>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {
+fn key<E: Form>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {
     sized_string::<E>("key", field, size.get())
 }
 
-fn value<E: Encoding>(fields: &ValueFields) -> Result<String, Malformed> {
+fn value<E: Form>(fields: &ValueFields) -> Result<String, Malformed> {
     let (kind, size) = (fields.kind.get(), fields.value_size.get());
     if !E::HAS_NUMBERS || kind == STRING {
         return sized_string::<E>("value", &fields.value, size);
@@ -279,11 +282,7 @@ fn value<E: Encoding>(fields: &ValueFields) -> Result<String, Malformed> {
 }
 
 /// A string whose size the message states.
-fn sized_string<E: Encoding>(
-    name: &'static str,
-    field: &[u8],
-    size: u32,
-) -> Result<String, Malformed> {
+fn sized_string<E: Form>(name: &'static str, field: &[u8], size: u32) -> Result<String, Malformed> {
     let wrong = Malformed::Size { field: name, size };
     let size = usize::try_from(size)
         .ok()
@@ -292,7 +291,7 @@ fn sized_string<E: Encoding>(
     string::<E>(name, stated)
 }
 
-fn string<E: Encoding>(name: &'static str, field: &[u8]) -> Result<String, Malformed> {
+fn string<E: Form>(name: &'static str, field: &[u8]) -> Result<String, Malformed> {
     E::read(field).map_err(|NotUnicode| Malformed::NotUnicode(name))
 }
 
@@ -306,18 +305,12 @@ fn string<E: Encoding>(name: &'static str, field: &[u8]) -> Result<String, Malfo
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{hvutil, uio};
     use super::*;
 
-    type Decode = fn(&[u8]) -> Result<Request, Malformed>;
-    type Encode = fn(&mut [u8], &Reply) -> Result<(), TooLong>;
     type Write = fn(&str) -> Vec<u8>;
 
-    /// A transport, and how a test writes a string for it.
-    const TRANSPORTS: [(Decode, Encode, Write); 2] = [
-        (uio::decode, uio::encode, utf16),
-        (hvutil::decode, hvutil::encode, utf8),
-    ];
+    /// An encoding, and how a test writes a string in it.
+    const ENCODINGS: [(Encoding, Write); 2] = [(Encoding::Utf16, utf16), (Encoding::Utf8, utf8)];
 
     fn utf16(text: &str) -> Vec<u8> {
         let units = text.encode_utf16().chain([0]);
@@ -366,46 +359,46 @@ mod tests {
         #[test]
         fn what_was_encoded_is_decoded(key in text(120), value in text(500), number in 0..5u8, index: u32) {
             let pool = PoolId::new(number).unwrap();
-            for (decode, _, write) in TRANSPORTS {
+            for (encoding, write) in ENCODINGS {
                 let (wire_key, wire_value) = (write(&key), write(&value));
                 let mut message = set(STRING, &wire_key, &wire_value);
                 message[1] = number;
                 let wanted = Request::Set { pool, key: key.clone(), value: value.clone() };
-                prop_assert_eq!(decode(&message), Ok(wanted));
+                prop_assert_eq!(decode(encoding, &message), Ok(wanted));
                 message[0] = GET;
-                prop_assert_eq!(decode(&message), Ok(Request::Get { pool, key: key.clone() }));
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::Get { pool, key: key.clone() }));
                 let mut message = vec![DELETE, number, 0, 0];
                 message.extend((wire_key.len() as u32).to_le_bytes());
                 message.extend(field(&wire_key, 512));
-                prop_assert_eq!(decode(&message), Ok(Request::Delete { pool, key: key.clone() }));
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::Delete { pool, key: key.clone() }));
                 let mut message = vec![ENUMERATE, number, 0, 0];
                 message.extend(index.to_le_bytes());
                 message.resize(8 + 2572, 0xee);
-                prop_assert_eq!(decode(&message), Ok(Request::Enumerate { pool, index }));
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::Enumerate { pool, index }));
             }
         }
 
         #[test]
         fn a_reply_is_read_as_it_was_meant(key in text(120), value in text(500), noise: u8) {
-            for (decode, encode, _) in TRANSPORTS {
+            for (encoding, _) in ENCODINGS {
                 let mut message = vec![noise; 8 + 2572];
                 message[..4].copy_from_slice(&[ENUMERATE, 0, 0, 0]);
                 let item = Reply::Item { key: key.clone(), value: value.clone() };
-                encode(&mut message, &item).unwrap();
+                encode(encoding, &mut message, &item).unwrap();
                 // The fields of a SET are those of an item without its index.
                 let mut echo = vec![SET, 0, 0, 0];
                 echo.extend(&message[8..]);
                 let wanted = Request::Set { pool: PoolId::External, key: key.clone(), value: value.clone() };
-                prop_assert_eq!(decode(&echo), Ok(wanted));
+                prop_assert_eq!(decode(encoding, &echo), Ok(wanted));
                 prop_assert_eq!(&echo[4..8], [1, 0, 0, 0]);
             }
         }
 
         #[test]
         fn the_answer_to_a_get_has_its_value_where_each_host_looks(value in text(400)) {
-            for ((_, encode, write), at) in TRANSPORTS.into_iter().zip([528, 532]) {
+            for ((encoding, write), at) in ENCODINGS.into_iter().zip([528, 532]) {
                 let mut message = vec![0xee; 7432];
-                encode(&mut message, &Reply::Value(value.clone())).unwrap();
+                encode(encoding, &mut message, &Reply::Value(value.clone())).unwrap();
                 prop_assert_eq!(&message[..4], [0xee; 4]);
                 let written = write(&value);
                 prop_assert_eq!(&message[at..at + written.len()], &written[..]);
@@ -417,7 +410,7 @@ mod tests {
             adapter in text(60), lists in proptest::array::uniform4(text(200)),
             family in 0..4u8, dhcp: bool,
         ) {
-            for (at, (decode, encode, write)) in [2, 4].into_iter().zip(TRANSPORTS) {
+            for (at, (encoding, write)) in [2, 4].into_iter().zip(ENCODINGS) {
                 let written: Vec<_> = std::iter::once(&adapter).chain(&lists).map(|text| write(text)).collect();
                 let texts = std::array::from_fn(|index| written[index].as_slice());
                 let message = ip_message(at, texts, family, dhcp.into());
@@ -425,15 +418,15 @@ mod tests {
                 let info = IpInfo {
                     adapter: adapter.clone(), family: Family(family), dhcp, addresses, subnets, gateways, dns,
                 };
-                prop_assert_eq!(decode(&message), Ok(Request::SetIpInfo(info.clone())));
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::SetIpInfo(info.clone())));
                 let mut asked = message;
                 asked[0] = GET_IP_INFO;
                 asked[at + 256..].fill(0xee);
                 let wanted = Request::GetIpInfo { adapter: adapter.clone(), family: Family(0xee) };
-                prop_assert_eq!(decode(&asked), Ok(wanted));
-                encode(&mut asked, &Reply::IpInfo(info.clone())).unwrap();
+                prop_assert_eq!(decode(encoding, &asked), Ok(wanted));
+                encode(encoding, &mut asked, &Reply::IpInfo(info.clone())).unwrap();
                 asked[0] = SET_IP_INFO;
-                prop_assert_eq!(decode(&asked), Ok(Request::SetIpInfo(info)));
+                prop_assert_eq!(decode(encoding, &asked), Ok(Request::SetIpInfo(info)));
             }
         }
 
@@ -442,12 +435,12 @@ mod tests {
             let mut message = vec![operation];
             message.extend(bytes);
             message.resize(len, fill);
-            for (decode, encode, _) in TRANSPORTS {
-                let _ = decode(&message);
-                let _ = encode(&mut message.clone(), &Reply::Value(value.clone()));
-                let _ = encode(&mut message.clone(), &Reply::Item { key: value.clone(), value: value.clone() });
+            for (encoding, _) in ENCODINGS {
+                let _ = decode(encoding, &message);
+                let _ = encode(encoding, &mut message.clone(), &Reply::Value(value.clone()));
+                let _ = encode(encoding, &mut message.clone(), &Reply::Item { key: value.clone(), value: value.clone() });
                 let info = IpInfo { addresses: value.clone(), ..IpInfo::default() };
-                let _ = encode(&mut message.clone(), &Reply::IpInfo(info));
+                let _ = encode(encoding, &mut message.clone(), &Reply::IpInfo(info));
             }
         }
 
@@ -472,7 +465,7 @@ mod tests {
             (11, 0xfedc_ba98_7654_3210u64.to_string()),
         ] {
             let Ok(Request::Set { value: came, .. }) =
-                uio::decode(&set(kind, &utf16("k"), &number))
+                decode(Encoding::Utf16, &set(kind, &utf16("k"), &number))
             else {
                 panic!("type {kind}");
             };
@@ -480,7 +473,10 @@ mod tests {
         }
         for kind in [0, 2, 3, 7, u32::MAX] {
             let message = set(kind, &utf16("k"), &number);
-            assert_eq!(uio::decode(&message), Err(Malformed::ValueType(kind)));
+            assert_eq!(
+                decode(Encoding::Utf16, &message),
+                Err(Malformed::ValueType(kind))
+            );
         }
     }
 
@@ -494,13 +490,19 @@ mod tests {
             for size in sizes {
                 let mut message = good.clone();
                 message[at..at + 4].copy_from_slice(&size.to_le_bytes());
-                assert_eq!(uio::decode(&message), Err(Malformed::Size { field, size }));
+                assert_eq!(
+                    decode(Encoding::Utf16, &message),
+                    Err(Malformed::Size { field, size })
+                );
             }
         }
         let mut long = set(STRING, &utf8("key"), &utf8("value"));
         long[8..12].copy_from_slice(&513u32.to_le_bytes());
         let (field, size) = ("key", 513);
-        assert_eq!(hvutil::decode(&long), Err(Malformed::Size { field, size }));
+        assert_eq!(
+            decode(Encoding::Utf8, &long),
+            Err(Malformed::Size { field, size })
+        );
     }
 
     #[test]
@@ -508,7 +510,7 @@ mod tests {
         let mut message = set(STRING, &utf16("key\0more"), &utf16("value"));
         // Without its NUL: some hosts do not count it.
         message[12..16].copy_from_slice(&8u32.to_le_bytes());
-        let Ok(Request::Set { key, value, .. }) = uio::decode(&message) else {
+        let Ok(Request::Set { key, value, .. }) = decode(Encoding::Utf16, &message) else {
             panic!("refused");
         };
         assert_eq!((key.as_str(), value.as_str()), ("key", "valu"));
@@ -518,36 +520,48 @@ mod tests {
     fn what_is_not_unicode_is_refused() {
         let lone = [0x00, 0xd8, 0, 0];
         let message = set(STRING, &lone, &utf16("value"));
-        assert_eq!(uio::decode(&message), Err(Malformed::NotUnicode("key")));
+        assert_eq!(
+            decode(Encoding::Utf16, &message),
+            Err(Malformed::NotUnicode("key"))
+        );
         let message = set(STRING, &utf16("key"), &lone);
-        assert_eq!(uio::decode(&message), Err(Malformed::NotUnicode("value")));
+        assert_eq!(
+            decode(Encoding::Utf16, &message),
+            Err(Malformed::NotUnicode("value"))
+        );
         let message = set(STRING, b"\xff\0", b"value\0");
-        assert_eq!(hvutil::decode(&message), Err(Malformed::NotUnicode("key")));
+        assert_eq!(
+            decode(Encoding::Utf8, &message),
+            Err(Malformed::NotUnicode("key"))
+        );
     }
 
     #[test]
     fn what_is_no_message_is_refused() {
-        for (decode, _, _) in TRANSPORTS {
-            assert_eq!(decode(&[]), Err(Malformed::TooShort { len: 0 }));
-            assert_eq!(decode(&[6, 0, 0, 0]), Err(Malformed::Operation(6)));
+        for (encoding, _) in ENCODINGS {
+            assert_eq!(decode(encoding, &[]), Err(Malformed::TooShort { len: 0 }));
+            assert_eq!(
+                decode(encoding, &[6, 0, 0, 0]),
+                Err(Malformed::Operation(6))
+            );
             for operation in 0..=5 {
                 let len = 500;
                 let mut message = vec![0; len];
                 message[0] = operation;
-                assert_eq!(decode(&message), Err(Malformed::TooShort { len }));
+                assert_eq!(decode(encoding, &message), Err(Malformed::TooShort { len }));
             }
             let mut message = set(STRING, b"k\0", b"v\0");
             message[1] = 5;
-            assert_eq!(decode(&message), Err(Malformed::Pool(5)));
+            assert_eq!(decode(encoding, &message), Err(Malformed::Pool(5)));
         }
     }
 
     #[test]
     fn the_longest_strings_of_a_reply() {
-        for (_, encode, _) in TRANSPORTS {
+        for (encoding, _) in ENCODINGS {
             let mut message = vec![0; 8 + 2572];
             let (key, value) = ("k".repeat(300), "v".repeat(2047));
-            encode(&mut message, &Reply::Item { key, value }).unwrap();
+            encode(encoding, &mut message, &Reply::Item { key, value }).unwrap();
             let size = |at: usize| u32::from_le_bytes(message[at..at + 4].try_into().unwrap());
             let units = |at| match message[21] {
                 0 => size(at) / 2,
@@ -558,20 +572,13 @@ mod tests {
     }
 
     #[test]
-    fn the_status_stands_where_the_kernel_reads_it() {
-        let mut message = [0xee; 8];
-        hvutil::encode_status(&mut message, hyperv_vmbus::ic::Status::GUID_NOT_FOUND);
-        assert_eq!(message, [0x02, 0x10, 0x04, 0x80, 0xee, 0xee, 0xee, 0xee]);
-    }
-
-    #[test]
     fn the_drivers_version_is_what_it_says() {
         let answer = |version: &[u8]| [&[100, 0, 0, 0][..], version, &[0; 100]].concat();
-        let version = hvutil::driver_version(&answer(b"3.1"));
+        let version = driver_version(&answer(b"3.1"));
         assert_eq!(version.as_deref(), Some("3.1"));
         for none in [&b""[..], b"3.1\n", b"\xff"] {
-            assert_eq!(hvutil::driver_version(&answer(none)), None);
+            assert_eq!(driver_version(&answer(none)), None);
         }
-        assert_eq!(hvutil::driver_version(&[100]), None);
+        assert_eq!(driver_version(&[100]), None);
     }
 }

@@ -19,8 +19,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyperv_vmbus::Guid;
+use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
+use hyperv_vmbus::message::ReplyLayout;
+use hyperv_vmbus::{Encoding, Guid};
 use slog::{Logger, debug, error, info, warn};
 
 use self::blocking::Lookups;
@@ -41,7 +43,7 @@ use crate::backup::{HookRun, Kind, LastBackup, Outcome};
 use crate::command::{Client, Command};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, OperationGuard, Progress};
-use crate::service::{Answer, Entry, HvUtil, Service};
+use crate::service::{Entry, Service};
 use crate::stop::Stop;
 
 pub mod block_devices;
@@ -86,6 +88,7 @@ pub static ENTRY: Entry = Entry {
         node: "vmbus/hv_vss",
         registration: &[OP_REGISTER, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         message_len: MESSAGE_LEN,
+        reply: ReplyLayout::StatusInBody,
     },
     default: true,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
@@ -267,27 +270,6 @@ impl Vss {
         match self.left.frozen.first() {
             None => Ok(()),
             Some(noted) => Err(Error::StillFrozen(noted.mount_point.clone())),
-        }
-    }
-
-    fn handle(&mut self, message: &mut [u8]) -> Status {
-        let request = match wire::decode(message) {
-            Ok(request) => request,
-            Err(malformed) => {
-                warn!(self.log, "request refused: {}", malformed);
-                return malformed.status();
-            }
-        };
-        match self.carry_out(request) {
-            Ok(()) => {
-                wire::encode(request, message);
-                Status::OK
-            }
-            Err(error) => {
-                // The end of the backup has told of it.
-                debug!(self.log, "request refused: {}", display_chain(&error));
-                error.status()
-            }
         }
     }
 
@@ -700,16 +682,26 @@ fn waits<'a>(
 }
 
 impl Service for Vss {
-    fn handle_uio(&mut self, body: &mut [u8]) -> Status {
-        self.handle(body)
-    }
-
-    fn handle_hvutil(&mut self, buffer: &mut [u8], len: usize) -> Answer {
-        let message = buffer.get_mut(..len).unwrap_or_default();
-        let status = self.handle(message);
-        wire::encode_status(message, status);
-        let len = message.len();
-        Answer { len, status }
+    /// Its messages have no strings: they look the same in either encoding.
+    fn handle(&mut self, _: Encoding, body: &mut [u8]) -> Status {
+        let request = match wire::decode(body) {
+            Ok(request) => request,
+            Err(malformed) => {
+                warn!(self.log, "request refused: {}", malformed);
+                return malformed.status();
+            }
+        };
+        match self.carry_out(request) {
+            Ok(()) => {
+                wire::encode(request, body);
+                Status::OK
+            }
+            Err(error) => {
+                // The end of the backup has told of it.
+                debug!(self.log, "request refused: {}", display_chain(&error));
+                error.status()
+            }
+        }
     }
 
     fn busy(&self) -> bool {

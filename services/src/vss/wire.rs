@@ -1,4 +1,4 @@
-//! Requests, which look the same over both transports, and their replies.
+//! Requests, which look the same in both encodings, and their replies.
 //! Protocol section 8.
 
 use hyperv_vmbus::ic::Status;
@@ -52,8 +52,7 @@ impl Malformed {
     }
 }
 
-/// Decodes a message: over a ring, what follows the integration-component
-/// header. Some are far longer than what is looked at here.
+/// Decodes the body of a message. Some are far longer than what is looked at here.
 ///
 /// # Errors
 ///
@@ -88,14 +87,6 @@ pub fn encode(request: Request, message: &mut [u8]) {
     let field = message.get_mut(FLAGS_AT..).unwrap_or_default();
     if let Some(field) = field.first_chunk_mut() {
         *field = flags.to_le_bytes();
-    }
-}
-
-/// Over the character device, writes the status over the request's first four
-/// bytes. Protocol section 8.
-pub fn encode_status(message: &mut [u8], status: Status) {
-    if let Some(first) = message.first_chunk_mut() {
-        *first = status.0.to_le_bytes();
     }
 }
 
@@ -158,7 +149,6 @@ mod tests {
                 prop_assert_eq!(decode(&message), Ok(request));
             }
             prop_assert_eq!(message.len(), before.len());
-            encode_status(&mut message, Status::FAIL);
         }
     }
 }

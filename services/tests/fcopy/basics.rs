@@ -6,12 +6,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use hyperv_services::progress::Operation;
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{BOTH, Guest, OVERWRITE, Transport, data, header};
+use crate::guest::{BOTH, Encoding, Guest, OVERWRITE, data, header};
 
 #[test]
 fn a_file_arrives() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         let data = data(100_000);
         guest.copy("file", 0, &data);
         assert_eq!(fs::read(guest.path("file")).unwrap(), data);
@@ -22,7 +22,7 @@ fn a_file_arrives() {
 #[test]
 fn a_large_file_arrives_with_and_without_sync() {
     for sync in [true, false] {
-        let mut guest = Guest::with(Transport::Uio, |config, _| config.sync = sync);
+        let mut guest = Guest::with(Encoding::Utf16, |config, _| config.sync = sync);
         let data = data(20 << 20);
         guest.copy("file", 0, &data);
         assert!(fs::read(guest.path("file")).unwrap() == data);
@@ -31,8 +31,8 @@ fn a_large_file_arrives_with_and_without_sync() {
 
 #[test]
 fn an_empty_file_arrives() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         guest.copy("file", 0, b"");
         assert_eq!(fs::metadata(guest.path("file")).unwrap().len(), 0);
     }
@@ -60,7 +60,7 @@ fn a_new_file_has_mode_0744() {
 
 #[test]
 fn a_new_file_has_the_configured_mode() {
-    let mut guest = Guest::with(Transport::Uio, |config, _| config.mode = 0o622);
+    let mut guest = Guest::with(Encoding::Utf16, |config, _| config.mode = 0o622);
     guest.copy("new", 0, b"x");
     guest.copy("with-flag", OVERWRITE, b"x");
     for name in ["new", "with-flag"] {
@@ -134,7 +134,7 @@ fn another_size_than_announced_is_logged() {
 #[test]
 fn sizes_and_offsets_that_lie() {
     let long = vec![7; 7000];
-    for transport in BOTH {
+    for encoding in BOTH {
         for (offset, size, data) in [
             (0, 6145, &long[..]),
             (0, u32::MAX, &long),
@@ -143,7 +143,7 @@ fn sizes_and_offsets_that_lie() {
             (u64::MAX - 1, 6144, &long[..6144]),
             (i64::MAX as u64, 1, b"x"),
         ] {
-            let mut guest = Guest::with(transport, |_, _| {});
+            let mut guest = Guest::with(encoding, |_, _| {});
             assert_eq!(guest.start("file", 0, 5), Status::OK);
             let status = guest.write_stating(offset, size, data);
             assert_eq!(status, Status::INVALID_ARGUMENT, "{offset} {size}");
@@ -158,7 +158,7 @@ fn sizes_and_offsets_that_lie() {
 
 #[test]
 fn a_write_may_be_cut_to_its_data() {
-    let mut guest = Guest::with(Transport::HvUtil, |_, _| {});
+    let mut guest = Guest::with(Encoding::Utf8, |_, _| {});
     assert_eq!(guest.start("file", 0, 1), Status::OK);
     assert_eq!(guest.write(0, b"x"), Status::OK);
     assert_eq!(guest.write(1, b""), Status::OK);
@@ -167,8 +167,8 @@ fn a_write_may_be_cut_to_its_data() {
 
 #[test]
 fn messages_that_are_too_short_or_mean_nothing() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         for len in [0, 1, 35] {
             assert_eq!(guest.send(&vec![0; len]), Status::INVALID_ARGUMENT);
         }
@@ -180,17 +180,9 @@ fn messages_that_are_too_short_or_mean_nothing() {
 }
 
 #[test]
-fn the_character_device_is_never_overrun() {
-    let mut guest = Guest::new();
-    assert_eq!(guest.service.handle_hvutil(&mut [], 0).len, 0);
-    assert_eq!(guest.service.handle_hvutil(&mut [0; 3], 3).len, 0);
-    assert_eq!(guest.service.handle_hvutil(&mut [0; 4], 1000).len, 4);
-}
-
-#[test]
 fn a_copy_shows_how_far_it_is() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         let progress = guest.service.progress().unwrap();
         assert_eq!(progress.snapshot(), None);
         assert_eq!(guest.start("file", 0, 6), Status::OK);

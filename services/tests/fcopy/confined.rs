@@ -5,11 +5,11 @@ use std::os::unix::fs::symlink;
 
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{CREATE_PATH, Guest, OVERWRITE, Transport, names};
+use crate::guest::{CREATE_PATH, Encoding, Guest, OVERWRITE, names};
 
 /// Two allowed directories, `in` and `also/in`, and `out` beside them.
 fn guest() -> Guest {
-    let guest = Guest::with(Transport::Uio, |config, base| {
+    let guest = Guest::with(Encoding::Utf16, |config, base| {
         config.directories = vec![base.join("in"), base.join("also/in")];
     });
     for directory in ["in/deep", "also/in", "out", "inside"] {
@@ -72,7 +72,7 @@ fn outside() {
 
 #[test]
 fn nothing_is_allowed_by_an_empty_list() {
-    let mut guest = Guest::with(Transport::Uio, |config, _| config.directories.clear());
+    let mut guest = Guest::with(Encoding::Utf16, |config, _| config.directories.clear());
     assert_eq!(guest.start("f", 0, 1), Status::FAIL);
     assert!(guest.names().is_empty());
 }

@@ -1,4 +1,4 @@
-//! A guest with the service in it, and the host's side of both transports.
+//! A guest with the service in it, and the host's side of both encodings.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use hyperv_services::service::Service;
 use hyperv_services::{Config, fcopy, registry};
+pub use hyperv_vmbus::Encoding;
 use hyperv_vmbus::ic::Status;
 use rustix::fs::Mode;
 use slog::{Drain, Key, Logger, OwnedKVList, Record, Serializer, o};
@@ -17,13 +18,7 @@ use crate::apart;
 pub const OVERWRITE: u32 = 1;
 pub const CREATE_PATH: u32 = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    Uio,
-    HvUtil,
-}
-
-pub const BOTH: [Transport; 2] = [Transport::Uio, Transport::HvUtil];
+pub const BOTH: [Encoding; 2] = [Encoding::Utf16, Encoding::Utf8];
 
 /// The service, a directory to copy into, and the service's log.
 pub struct Guest {
@@ -31,18 +26,18 @@ pub struct Guest {
     pub directory: TempDir,
     pub config: fcopy::Config,
     pub log: Log,
-    transport: Transport,
+    encoding: Encoding,
     _state: TempDir,
 }
 
 impl Guest {
     pub fn new() -> Self {
-        Self::with(Transport::Uio, |_, _| {})
+        Self::with(Encoding::Utf16, |_, _| {})
     }
 
     /// A guest whose configuration `configure` changes; it is also given the
     /// directory to copy into.
-    pub fn with(transport: Transport, configure: impl FnOnce(&mut fcopy::Config, &Path)) -> Self {
+    pub fn with(encoding: Encoding, configure: impl FnOnce(&mut fcopy::Config, &Path)) -> Self {
         // Modes must come out right whatever the agent was started with.
         rustix::process::umask(Mode::from_raw_mode(0o077));
         let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -60,7 +55,7 @@ impl Guest {
             directory,
             config,
             log,
-            transport,
+            encoding,
             _state: state,
         }
     }
@@ -86,9 +81,9 @@ impl Guest {
     }
 
     pub fn start_in(&mut self, directory: &str, name: &str, flags: u32, size: u64) -> Status {
-        let field = |name: &str| match self.transport {
-            Transport::Uio => name.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-            Transport::HvUtil => name.as_bytes().to_vec(),
+        let field = |name: &str| match self.encoding {
+            Encoding::Utf16 => name.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            Encoding::Utf8 => name.as_bytes().to_vec(),
         };
         let (name, directory) = (field(name), field(directory));
         self.start_raw(&directory, &name, flags, size)
@@ -151,23 +146,13 @@ impl Guest {
         assert_eq!(self.complete(), Status::OK, "{}", self.log.text());
     }
 
-    /// Sends any message, as its transport carries it.
+    /// Sends any message, padded as a ring pads it.
     pub fn send(&mut self, message: &[u8]) -> Status {
-        match self.transport {
-            Transport::Uio => {
-                let mut body = message.to_vec();
-                body.resize(message.len().next_multiple_of(8), 0);
-                self.service.handle_uio(&mut body)
-            }
-            Transport::HvUtil => {
-                let mut buffer = vec![0xee; message.len().max(8192)];
-                buffer[..message.len()].copy_from_slice(message);
-                let answer = self.service.handle_hvutil(&mut buffer, message.len());
-                let status = u32::from_le_bytes(buffer[..answer.len].try_into().unwrap());
-                assert_eq!(answer.status, Status(status));
-                answer.status
-            }
+        let mut body = message.to_vec();
+        if self.encoding == Encoding::Utf16 {
+            body.resize(message.len().next_multiple_of(8), 0);
         }
+        self.service.handle(self.encoding, &mut body)
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use hyperv_services::{Config, fcopy};
 use hyperv_vmbus::ic::{Negotiated, Status, Version};
 
-use crate::guest::{BOTH, CREATE_PATH, Guest, OVERWRITE, Transport, header, names};
+use crate::guest::{BOTH, CREATE_PATH, Encoding, Guest, OVERWRITE, header, names};
 
 /// A guest in the middle of a copy that also made directories.
-fn copying(transport: Transport) -> Guest {
-    let mut guest = Guest::with(transport, |_, _| {});
+fn copying(encoding: Encoding) -> Guest {
+    let mut guest = Guest::with(encoding, |_, _| {});
     let deep = guest.path("a/b").to_str().unwrap().to_owned();
     assert_eq!(
         guest.start_in(&deep, "file", CREATE_PATH, 100_000),
@@ -33,8 +33,8 @@ fn assert_no_trace(guest: &Guest) {
 
 #[test]
 fn cancelled() {
-    for transport in BOTH {
-        let mut guest = copying(transport);
+    for encoding in BOTH {
+        let mut guest = copying(encoding);
         assert_eq!(guest.cancel(), Status::OK);
         assert!(!guest.service.busy());
         assert_no_trace(&guest);
@@ -46,7 +46,7 @@ fn cancelled() {
 
 #[test]
 fn another_start() {
-    let mut guest = copying(Transport::Uio);
+    let mut guest = copying(Encoding::Utf16);
     assert_eq!(guest.start("other", 0, 1), Status::OK);
     assert_no_trace(&guest);
     assert_eq!(guest.write(0, b"x"), Status::OK);
@@ -56,7 +56,7 @@ fn another_start() {
 
 #[test]
 fn another_start_that_is_refused() {
-    let mut guest = copying(Transport::Uio);
+    let mut guest = copying(Encoding::Utf16);
     assert_eq!(guest.start("..", 0, 1), Status::INVALID_ARGUMENT);
     assert!(!guest.service.busy());
     assert_no_trace(&guest);
@@ -65,8 +65,8 @@ fn another_start_that_is_refused() {
 #[test]
 fn a_malformed_message() {
     // It may have been a part of the file.
-    for transport in BOTH {
-        let mut guest = copying(transport);
+    for encoding in BOTH {
+        let mut guest = copying(encoding);
         assert_eq!(guest.send(&[1, 0, 0, 0]), Status::INVALID_ARGUMENT);
         assert_no_trace(&guest);
         assert_eq!(guest.complete(), Status::FAIL);
@@ -75,7 +75,7 @@ fn a_malformed_message() {
 
 #[test]
 fn the_device_goes_away() {
-    let mut guest = copying(Transport::Uio);
+    let mut guest = copying(Encoding::Utf16);
     guest.reopen();
     assert_no_trace(&guest);
     assert!(!guest.service.busy());
@@ -85,11 +85,11 @@ fn the_device_goes_away() {
 
 #[test]
 fn a_panic() {
-    let guest = copying(Transport::Uio);
+    let guest = copying(Encoding::Utf16);
     let (directory, state) = (guest.directory, guest.config.environment.state_dir);
     let mut service = guest.service;
     let panicked = catch_unwind(AssertUnwindSafe(move || {
-        service.handle_uio(&mut []);
+        service.handle(Encoding::Utf16, &mut []);
         drop(service);
         panic!("on purpose");
     }));
@@ -100,7 +100,7 @@ fn a_panic() {
 
 #[test]
 fn a_new_negotiation() {
-    let mut guest = copying(Transport::Uio);
+    let mut guest = copying(Encoding::Utf16);
     let version = Version::new(1, 1);
     let negotiated = Negotiated {
         framework: version,
@@ -150,7 +150,7 @@ fn a_copy_that_stalls() {
 /// Whether a copy that is under way goes on with a new configuration.
 #[track_caller]
 fn goes_on(change: impl FnOnce(&mut fcopy::Config, &Path)) -> Guest {
-    let mut guest = Guest::with(Transport::Uio, |config, base| {
+    let mut guest = Guest::with(Encoding::Utf16, |config, base| {
         fs::create_dir_all(base.join("in/deep")).unwrap();
         fs::create_dir_all(base.join("out")).unwrap();
         config.directories = vec![base.to_owned()];
@@ -236,8 +236,8 @@ fn a_new_configuration_of_other_services_ends_no_copy() {
 
 #[test]
 fn nothing_in_progress() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         assert!(!guest.service.busy());
         assert_eq!(guest.cancel(), Status::OK);
         assert_eq!(guest.complete(), Status::FAIL);
@@ -257,7 +257,7 @@ fn the_agent_is_killed() {
     const VICTIM: &str = "HYPERV_FCOPY_TEST_VICTIM";
     if let Some(base) = std::env::var_os(VICTIM) {
         let base = Path::new(&base);
-        let mut guest = Guest::with(Transport::Uio, |config, _| {
+        let mut guest = Guest::with(Encoding::Utf16, |config, _| {
             config.environment.state_dir = base.join("state/new");
         });
         let deep = base.join("there/a/b").to_str().unwrap().to_owned();
@@ -280,7 +280,7 @@ fn the_agent_is_killed() {
     assert_eq!(names(&base.path().join("there/a")), ["b"], "{output:?}");
     assert!(names(&base.path().join("there/a/b")).is_empty());
 
-    let guest = Guest::with(Transport::Uio, |config, _| {
+    let guest = Guest::with(Encoding::Utf16, |config, _| {
         config.environment.state_dir = base.path().join("state/new");
     });
     assert!(
@@ -296,7 +296,7 @@ fn the_agent_is_killed() {
 
 #[test]
 fn a_start_in_the_middle_of_nothing_but_its_header() {
-    let mut guest = copying(Transport::Uio);
+    let mut guest = copying(Encoding::Utf16);
     assert_eq!(guest.send(&header(0)), Status::INVALID_ARGUMENT);
     assert_no_trace(&guest);
 }

@@ -16,8 +16,8 @@ fn read(guest: &Guest, name: &str) -> String {
 
 #[test]
 fn not_without_the_flag() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         fs::write(guest.path("file"), "old").unwrap();
         fs::create_dir(guest.path("directory")).unwrap();
         symlink("nowhere", guest.path("dangling")).unwrap();

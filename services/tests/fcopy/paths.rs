@@ -6,12 +6,12 @@ use std::path::Path;
 
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{BOTH, CREATE_PATH, Guest, OVERWRITE, Transport, names};
+use crate::guest::{BOTH, CREATE_PATH, Encoding, Guest, OVERWRITE, names};
 
 #[test]
 fn names_in_full_unicode() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         for name in [
             "Grüße.txt",
             "文件",
@@ -39,7 +39,7 @@ fn names_in_full_unicode() {
 #[test]
 fn names_that_are_not_unicode() {
     let mut uio = Guest::new();
-    let mut hvutil = Guest::with(Transport::HvUtil, |_, _| {});
+    let mut hvutil = Guest::with(Encoding::Utf8, |_, _| {});
     for bytes in [
         &[0x00, 0xd8][..],
         &[0x00, 0xdc],
@@ -89,8 +89,8 @@ fn file_names_that_are_not_one_component() {
 
 #[test]
 fn paths_of_windows_are_refused_and_make_nothing() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         let base = guest.directory.path().to_str().unwrap().to_owned();
         for (directory, name) in [
             ("C:\\tmp", "f"),

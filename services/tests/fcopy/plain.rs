@@ -17,7 +17,7 @@ use fuser::{
 use hyperv_needs::skip;
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{Guest, OVERWRITE, Transport, data, in_own_mounts, names};
+use crate::guest::{Encoding, Guest, OVERWRITE, data, in_own_mounts, names};
 
 /// What it lacks besides.
 #[derive(Clone, Copy)]
@@ -286,7 +286,7 @@ fn on_plain(name: &str, test: fn(&mut Guest, Kind, &Mutex<Inside>)) {
         return;
     }
     for kind in [Kind::Fat, Kind::Old] {
-        let mut guest = Guest::with(Transport::Uio, |_, _| {});
+        let mut guest = Guest::with(Encoding::Utf16, |_, _| {});
         let inside = Arc::default();
         let plain = Plain {
             kind,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hyperv_needs::skip;
 use hyperv_vmbus::ic::Status;
 
-use crate::guest::{CREATE_PATH, Guest, OVERWRITE, Transport, is_root, names};
+use crate::guest::{CREATE_PATH, Encoding, Guest, OVERWRITE, is_root, names};
 
 const BOB: u32 = 4_000_001;
 const EVE: u32 = 4_000_002;
@@ -19,7 +19,7 @@ fn guest(mode: u32) -> Option<Guest> {
         skip("giving a file to another user needs root");
         return None;
     }
-    let guest = Guest::with(Transport::Uio, |config, _| config.mode = 0o600);
+    let guest = Guest::with(Encoding::Utf16, |config, _| config.mode = 0o600);
     set_mode(guest.directory.path(), 0o755);
     for (name, mode, owner) in [("drop", mode, 0), ("home", 0o755, BOB), ("root", 0o700, 0)] {
         fs::create_dir(guest.path(name)).unwrap();
@@ -316,7 +316,7 @@ fn the_allowed_directory_itself_is_looked_at() {
     let Some(guest) = guest(0o1777) else { return };
     link("../root", &guest.path("drop/in"), BOB);
     let allowed = guest.path("drop/in");
-    let mut confined = Guest::with(Transport::Uio, |config, _| {
+    let mut confined = Guest::with(Encoding::Utf16, |config, _| {
         config.directories = vec![allowed.clone()];
     });
     let allowed = allowed.to_str().unwrap();

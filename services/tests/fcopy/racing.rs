@@ -20,7 +20,7 @@ use hyperv_vmbus::ic::Status;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, mknodat, renameat_with};
 
-use crate::guest::{CREATE_PATH, Guest, OVERWRITE, Transport, is_root, names};
+use crate::guest::{CREATE_PATH, Encoding, Guest, OVERWRITE, is_root, names};
 
 const BOB: u32 = 4_000_001;
 
@@ -220,7 +220,7 @@ fn a_user_who_changes_all_that_he_can_meanwhile() {
     if !is_root() {
         return skip("acting as another user needs root");
     }
-    let mut guest = Guest::with(Transport::Uio, |config, base| {
+    let mut guest = Guest::with(Encoding::Utf16, |config, base| {
         config.directories = vec![base.join("in")];
         config.mode = 0o600;
         config.sync = false;

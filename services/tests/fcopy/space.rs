@@ -6,11 +6,11 @@ use hyperv_vmbus::ic::Status;
 use rustix::fs::statvfs;
 
 use crate::apart::program;
-use crate::guest::{BOTH, CREATE_PATH, Guest, Mounted, OVERWRITE, Transport, data, in_own_mounts};
+use crate::guest::{BOTH, CREATE_PATH, Encoding, Guest, Mounted, OVERWRITE, data, in_own_mounts};
 
 #[test]
 fn a_size_limit() {
-    let mut guest = Guest::with(Transport::Uio, |config, _| config.max_size = Some(10));
+    let mut guest = Guest::with(Encoding::Utf16, |config, _| config.max_size = Some(10));
     guest.copy("fits", 0, b"0123456789");
     assert_eq!(guest.start("announced", 0, 11), Status::INVALID_ARGUMENT);
     guest.log.assert_says("over the configured limit of 10");
@@ -22,8 +22,8 @@ fn a_size_limit() {
 
 #[test]
 fn sizes_that_no_file_has() {
-    for transport in BOTH {
-        let mut guest = Guest::with(transport, |_, _| {});
+    for encoding in BOTH {
+        let mut guest = Guest::with(encoding, |_, _| {});
         for size in [u64::MAX, 1 << 63] {
             assert_eq!(
                 guest.start("file", CREATE_PATH, size),
@@ -118,7 +118,7 @@ fn the_last_of_a_disk_stays_free() {
         (Some(5 << 20), 5 << 20),
         (Some(0), 0),
     ] {
-        let mut guest = Guest::with(Transport::Uio, |config, _| {
+        let mut guest = Guest::with(Encoding::Utf16, |config, _| {
             config.keep_free = keep_free;
             // The thread that sets the disk to work may have the file for longer.
             config.sync = false;
@@ -156,7 +156,7 @@ fn what_is_reserved_for_root_is_not_used() {
     if !in_own_mounts("space::what_is_reserved_for_root_is_not_used") {
         return;
     }
-    let mut guest = Guest::with(Transport::Uio, |config, _| config.keep_free = Some(0));
+    let mut guest = Guest::with(Encoding::Utf16, |config, _| config.keep_free = Some(0));
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(16 << 20).unwrap();
     // Half of it is root's.

@@ -21,6 +21,7 @@ use hyperv_services::vss::guard::{Guard, GuardError, GuardState};
 use hyperv_services::vss::open::{Opened, open};
 use hyperv_services::vss::plan;
 use hyperv_services::vss::{Config, Processes, Vss, state_file};
+use hyperv_vmbus::Encoding;
 use hyperv_vmbus::ic::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -144,7 +145,7 @@ fn processes(start_guard: StartGuard) -> Processes {
 fn ask(service: &mut Vss, operation: u8) -> Status {
     let mut body = [0; 12];
     body[0] = operation;
-    service.handle_uio(&mut body)
+    service.handle(Encoding::Utf16, &mut body)
 }
 
 #[test]

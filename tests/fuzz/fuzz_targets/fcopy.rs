@@ -7,6 +7,7 @@ use std::fs;
 
 use arbitrary::Arbitrary;
 use hyperv_services::{Config, fcopy, registry};
+use hyperv_vmbus::Encoding;
 use libfuzzer_sys::fuzz_target;
 use slog::{Discard, Logger, o};
 
@@ -96,7 +97,7 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Cancel => header(3),
             Step::Raw(message) => message,
         };
-        service.handle_uio(&mut message);
+        service.handle(Encoding::Utf16, &mut message);
     }
     drop(service);
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);

@@ -56,12 +56,9 @@ fn echo(path: &str, ring_len: usize) -> Result<()> {
     let mut events = Events::with_capacity(4);
     loop {
         let mut received = false;
-        while let Some(message) = channel.recv(&mut buffer)? {
+        while let Some(packet) = channel.recv_packet(&mut buffer)? {
             received = true;
-            let payload = buffer
-                .get(message.start..message.start + message.len)
-                .context("a message outside of its buffer")?;
-            let sent = channel.send(message.transaction, payload)?;
+            let sent = channel.send_packet(packet.transaction, packet.payload)?;
             assert_eq!(sent, hyperv_vmbus::Sent::Done);
         }
         // Before the look at the ring that `arm` takes: an interrupt that is

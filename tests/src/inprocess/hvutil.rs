@@ -7,10 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use hyperv_services::service::HvUtil;
-use hyperv_vmbus::channel::{Message, Sent};
-use hyperv_vmbus::hvutil::HvUtilChannel;
-use hyperv_vmbus::{Channel, ChannelError, Transport};
+use hyperv_vmbus::hvutil::{HvUtil, HvUtilChannel};
+use hyperv_vmbus::{Channel, ChannelError, Message, Reply, Sent};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -63,15 +61,11 @@ impl Channel for Watched {
         self.channel.as_fd()
     }
 
-    fn transport(&self) -> Transport {
-        self.channel.transport()
-    }
-
     fn buffer_len(&self) -> usize {
         self.channel.buffer_len()
     }
 
-    fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Message>, ChannelError> {
+    fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
         let message = self.channel.recv(buffer)?;
         if message.is_some() {
             self.shared.change(|state| state.unread = false);
@@ -79,11 +73,11 @@ impl Channel for Watched {
         Ok(message)
     }
 
-    fn send(&mut self, transaction: u64, reply: &[u8]) -> Result<Sent, ChannelError> {
+    fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
         if self.shared.state().refuses {
             return Err(ChannelError::ReplyRefused);
         }
-        self.channel.send(transaction, reply)
+        self.channel.send(reply)
     }
 
     fn arm(&mut self) -> bool {
@@ -202,7 +196,7 @@ pub(super) fn open(service: &HvUtil) -> Result<(Box<dyn Channel>, KernelEnd), Ch
     })?;
     let shared = Arc::new(Shared::default());
     let channel = Watched {
-        channel: HvUtilChannel::new(guest, service.registration, service.message_len)?,
+        channel: HvUtilChannel::new(guest, service)?,
         shared: Arc::clone(&shared),
     };
     let kernel = KernelEnd {

@@ -70,14 +70,14 @@ fn answer(mut channel: UioChannel<Bell, Arc<Memory>>, signalled: &Notify) {
     let mut buffer = vec![0; channel.buffer_len()];
     let mut answered = 0;
     while answered < REQUESTS {
-        let Some(message) = channel.recv(&mut buffer).unwrap() else {
+        let Some(packet) = channel.recv_packet(&mut buffer).unwrap() else {
             if !channel.arm() {
                 signalled.wait();
             }
             continue;
         };
-        let reply = &buffer[message.start..message.start + message.len];
-        while channel.send(message.transaction, reply).unwrap() != Sent::Done {
+        let (transaction, reply) = (packet.transaction, packet.payload);
+        while channel.send_packet(transaction, reply).unwrap() != Sent::Done {
             signalled.wait();
         }
         answered += 1;

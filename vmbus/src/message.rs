@@ -1,0 +1,343 @@
+//! Messages of an integration service, and their replies, as either transport
+//! frames them. Protocol sections 4 and 6.
+//!
+//! A [`Channel`](crate::Channel) receives a [`Message`]; whoever handles it sees
+//! the *body* alone: over a ring what follows the integration-component header, on
+//! a character device everything. The reply is made in place, where the body lies.
+
+use crate::ic::{self, HEADER_LEN, IcError, MessageType, Negotiated, Status, Version};
+use crate::packet::{IN_BAND, Packet};
+
+/// How the body of a message is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// As the host writes it, with strings in UTF-16: what a ring carries.
+    Utf16,
+    /// As the kernel's `hv_utils` writes it anew, with strings in UTF-8: what a
+    /// character device carries.
+    Utf8,
+}
+
+/// What a reply on a character device consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyLayout {
+    /// The status alone, in four bytes.
+    Status,
+    /// The body, its first four bytes replaced by the status.
+    StatusInBody,
+}
+
+/// A message in the buffer into which it was received.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// The host offers versions. Only rings carry this: `hv_utils` negotiates by
+    /// itself.
+    Negotiation(Negotiation<'a>),
+    /// A request to a service.
+    Request(Request<'a>),
+    /// A message whose headers contradict its length.
+    Malformed {
+        /// What is wrong with it.
+        error: IcError,
+        /// The reply that declines it; `None` if it has no room for one.
+        reply: Option<Reply<'a>>,
+    },
+    /// The kernel's answer to the registration on a character device. It is not
+    /// replied to.
+    Registered(&'a [u8]),
+    /// A packet of this type, which carries no message. It is not replied to.
+    Other(u16),
+}
+
+impl<'a> Message<'a> {
+    /// Reads the integration-component header of a packet.
+    pub fn from_packet(packet: Packet<'a>) -> Self {
+        let Packet {
+            kind,
+            transaction,
+            payload,
+        } = packet;
+        if kind != IN_BAND {
+            return Self::Other(kind);
+        }
+        match ic::decode(payload) {
+            Ok(MessageType::NEGOTIATE) => Self::Negotiation(Negotiation {
+                transaction,
+                payload,
+            }),
+            Ok(message_type) => Self::Request(Request {
+                transaction,
+                framing: Framing::Ring(message_type),
+                body: payload.len().min(HEADER_LEN)..payload.len(),
+                buffer: payload,
+            }),
+            Err(error @ IcError::NoHeader { .. }) => Self::Malformed { error, reply: None },
+            Err(error) => {
+                ic::encode_reply(payload, Status::INVALID_ARGUMENT);
+                let reply = Reply {
+                    transaction,
+                    payload,
+                };
+                Self::Malformed {
+                    error,
+                    reply: Some(reply),
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    /// Over a ring, with the type in the integration-component header.
+    Ring(MessageType),
+    /// On a character device.
+    Device(ReplyLayout),
+}
+
+/// A request to a service.
+#[derive(Debug)]
+pub struct Request<'a> {
+    transaction: u64,
+    framing: Framing,
+    /// Where the message starts, and a reply.
+    buffer: &'a mut [u8],
+    /// Where the body lies in there.
+    body: std::ops::Range<usize>,
+}
+
+impl<'a> Request<'a> {
+    /// A request of `len` bytes that a character device left at the start of
+    /// `buffer`.
+    pub(crate) fn on_device(buffer: &'a mut [u8], len: usize, layout: ReplyLayout) -> Self {
+        Self {
+            transaction: 0,
+            framing: Framing::Device(layout),
+            body: 0..len.min(buffer.len()),
+            buffer,
+        }
+    }
+
+    /// Returns the type in the message's header; `None` on a character device,
+    /// which carries the requests of one service only.
+    pub fn message_type(&self) -> Option<MessageType> {
+        match self.framing {
+            Framing::Ring(message_type) => Some(message_type),
+            Framing::Device(_) => None,
+        }
+    }
+
+    /// Returns how the body is written.
+    pub fn encoding(&self) -> Encoding {
+        match self.framing {
+            Framing::Ring(_) => Encoding::Utf16,
+            Framing::Device(_) => Encoding::Utf8,
+        }
+    }
+
+    /// Returns the body. What is in there afterwards is the body of the reply.
+    pub fn body(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.body.clone()).unwrap_or_default()
+    }
+
+    /// Turns the request into its reply, in place.
+    pub fn reply(self, status: Status) -> Reply<'a> {
+        let Self {
+            transaction,
+            framing,
+            buffer,
+            body,
+        } = self;
+        let len = match framing {
+            Framing::Ring(_) => {
+                ic::encode_reply(buffer, status);
+                buffer.len()
+            }
+            // It may be longer than the request.
+            Framing::Device(ReplyLayout::Status) => write_status(buffer, status),
+            Framing::Device(ReplyLayout::StatusInBody) => {
+                let end = body.end;
+                write_status(buffer.get_mut(body).unwrap_or_default(), status);
+                end
+            }
+        };
+        Reply {
+            transaction,
+            payload: buffer.get(..len).unwrap_or_default(),
+        }
+    }
+}
+
+/// Writes the status to the start of `place`, and returns its length; 0 where
+/// `place` has no room for it.
+fn write_status(place: &mut [u8], status: Status) -> usize {
+    place.first_chunk_mut().map_or(0, |first| {
+        *first = status.0.to_le_bytes();
+        first.len()
+    })
+}
+
+/// An offer of versions.
+#[derive(Debug)]
+pub struct Negotiation<'a> {
+    transaction: u64,
+    payload: &'a mut [u8],
+}
+
+impl<'a> Negotiation<'a> {
+    /// Chooses the first of `frameworks` and the first of `versions` that the host
+    /// offers, and makes the reply, which is a failure where the outcome is not
+    /// `Ok(Some(_))`. See [`ic::negotiate`] for the outcome.
+    pub fn answer(
+        self,
+        frameworks: &[Version],
+        versions: &[Version],
+    ) -> (Result<Option<Negotiated>, IcError>, Reply<'a>) {
+        let outcome = ic::negotiate(self.payload, frameworks, versions);
+        let status = match outcome {
+            Ok(Some(_)) => Status::OK,
+            Ok(None) => Status::FAIL,
+            Err(_) => Status::INVALID_ARGUMENT,
+        };
+        ic::encode_reply(self.payload, status);
+        let reply = Reply {
+            transaction: self.transaction,
+            payload: self.payload,
+        };
+        (outcome, reply)
+    }
+}
+
+/// A reply, ready to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply<'a> {
+    /// The transaction id of the request. Zero on a character device.
+    pub transaction: u64,
+    /// All of the reply, headers included.
+    pub payload: &'a [u8],
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn on_device(buffer: &mut [u8], len: usize, layout: ReplyLayout, status: Status) -> &[u8] {
+        Request::on_device(buffer, len, layout)
+            .reply(status)
+            .payload
+    }
+
+    #[test]
+    fn a_reply_of_a_device_can_be_the_status_alone() {
+        let status = [0x70, 0x00, 0x07, 0x80];
+        for len in [0, 3, 4, 8, 1000] {
+            let mut buffer = [0xee; 8];
+            let reply = on_device(&mut buffer, len, ReplyLayout::Status, Status::DISK_FULL);
+            assert_eq!(reply, status);
+            assert_eq!(buffer[4..], [0xee; 4]);
+        }
+        for len in [0, 3] {
+            let mut buffer = vec![0; len];
+            let reply = on_device(&mut buffer, len, ReplyLayout::Status, Status::OK);
+            assert_eq!(reply, []);
+        }
+    }
+
+    #[test]
+    fn a_reply_of_a_device_can_be_the_body_behind_the_status() {
+        let mut buffer = [0xee; 8];
+        let mut request = Request::on_device(&mut buffer, 6, ReplyLayout::StatusInBody);
+        assert_eq!(request.encoding(), Encoding::Utf8);
+        assert_eq!(request.message_type(), None);
+        assert_eq!(request.body(), [0xee; 6]);
+        request.body()[5] = 7;
+        let reply = request.reply(Status::GUID_NOT_FOUND);
+        assert_eq!(reply.payload, [0x02, 0x10, 0x04, 0x80, 0xee, 7]);
+        let mut short = [0xee; 8];
+        let reply = on_device(&mut short, 3, ReplyLayout::StatusInBody, Status::OK);
+        assert_eq!(reply, [0xee; 3], "there is no room for a status");
+    }
+
+    /// A packet's payload with a message of this type, of which the header states
+    /// `size` bytes.
+    fn payload(message_type: MessageType, size: u16, body: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0; HEADER_LEN];
+        payload[12..14].copy_from_slice(&message_type.0.to_le_bytes());
+        payload[18..20].copy_from_slice(&size.to_le_bytes());
+        payload.extend(body);
+        payload
+    }
+
+    fn packet(payload: &mut [u8]) -> Packet<'_> {
+        Packet {
+            kind: IN_BAND,
+            transaction: 5,
+            payload,
+        }
+    }
+
+    #[test]
+    fn a_request_over_a_ring_is_answered_in_its_header() {
+        let mut payload = payload(MessageType::KVP, 3, b"abc");
+        let Message::Request(mut request) = Message::from_packet(packet(&mut payload)) else {
+            panic!("not a request");
+        };
+        assert_eq!(request.encoding(), Encoding::Utf16);
+        assert_eq!(request.message_type(), Some(MessageType::KVP));
+        assert_eq!(request.body(), b"abc");
+        request.body()[0] = b'x';
+        let reply = request.reply(Status::DISK_FULL);
+        assert_eq!(reply.transaction, 5);
+        assert_eq!(reply.payload[20..24], Status::DISK_FULL.0.to_le_bytes());
+        assert_eq!(reply.payload[HEADER_LEN..], *b"xbc");
+    }
+
+    #[test]
+    fn a_malformed_message_is_declined_where_it_has_room_for_a_status() {
+        let mut lies = payload(MessageType::KVP, 4, b"abc");
+        let Message::Malformed {
+            error: IcError::SizeBeyondPacket { .. },
+            reply: Some(reply),
+        } = Message::from_packet(packet(&mut lies))
+        else {
+            panic!("not malformed");
+        };
+        let status = Status::INVALID_ARGUMENT.0.to_le_bytes();
+        assert_eq!(reply.payload[20..24], status);
+        let mut short = [0; HEADER_LEN - 1];
+        assert!(matches!(
+            Message::from_packet(packet(&mut short)),
+            Message::Malformed { reply: None, .. }
+        ));
+    }
+
+    #[test]
+    fn a_negotiation_is_answered_with_its_outcome() {
+        let ours = [Version::new(3, 0)];
+        let offer = [1, 0, 1, 0, 0, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0];
+        for (offer, status) in [
+            (&offer[..], Status::OK),
+            (&[0; 8], Status::FAIL),
+            (&[9; 8], Status::INVALID_ARGUMENT),
+        ] {
+            let mut payload = payload(MessageType::NEGOTIATE, 8, offer);
+            let Message::Negotiation(negotiation) = Message::from_packet(packet(&mut payload))
+            else {
+                panic!("not a negotiation");
+            };
+            let (outcome, reply) = negotiation.answer(&ours, &ours);
+            assert_eq!(matches!(outcome, Ok(Some(_))), status == Status::OK);
+            assert_eq!(reply.payload[20..24], status.0.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn a_packet_of_another_type_is_no_message() {
+        let packet = Packet {
+            kind: 11,
+            ..packet(&mut [])
+        };
+        assert!(matches!(Message::from_packet(packet), Message::Other(11)));
+    }
+}
