@@ -16,6 +16,7 @@ pub mod service;
 pub mod stop;
 mod subprocess;
 pub mod sys;
+pub mod timeouts;
 pub mod trusted;
 pub mod vss;
 

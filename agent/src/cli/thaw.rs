@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
+use hyperv_services::timeouts;
 use hyperv_services::vss;
 use hyperv_services::vss::freeze::{self, Freezer};
 use hyperv_services::vss::guard::Guard;
-use hyperv_services::vss::hooks::{self, EndReason, PendingHooks};
+use hyperv_services::vss::hooks::{EndReason, PendingHooks};
 use hyperv_services::vss::recover;
 use hyperv_services::vss::state_file::{self, FreezeRecord, FrozenFileSystem};
 use slog::{Level, warn};
@@ -126,7 +127,11 @@ fn end_hooks(
     }
     let ran = PendingHooks::from_paths(&config.hooks, record.hooks);
     ran.kill_stale(&log.logger);
-    ran.run_post_thaw(EndReason::Interrupted, hooks::AFTER, &log.logger);
+    ran.run_post_thaw(
+        EndReason::Interrupted,
+        timeouts::THAW_AND_HOOKS,
+        &log.logger,
+    );
     let record = FreezeRecord {
         frozen: left,
         guard: record.guard,

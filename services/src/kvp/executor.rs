@@ -9,9 +9,7 @@ use std::time::Duration;
 use super::cancel::CancelToken;
 use super::error::Error;
 use super::request::{Reply, Request};
-
-/// How long the outcome may take of what is done.
-const OUTCOME_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::timeouts::KVP_LAST_RESULT;
 
 /// What the thread is told.
 pub(super) enum Job {
@@ -81,7 +79,7 @@ impl Executor {
         }
         // What was done at the last moment has its outcome here at once.
         if !token.cancel() {
-            if let Some(outcome) = self.outcome(&CancelToken::new(OUTCOME_TIMEOUT)) {
+            if let Some(outcome) = self.outcome(&CancelToken::new(KVP_LAST_RESULT)) {
                 return outcome;
             }
         }

@@ -15,13 +15,7 @@ use super::request::{PoolId, Reply, Request};
 use super::{inject, ip_info, publish};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
-
-/// How long an IP configuration may take to be in use, or undone.
-const INJECT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What of that must be left for it to be begun: with less, managers would be stopped
-/// in the middle of their work.
-const MIN_INJECT_TIME: Duration = Duration::from_secs(10);
+use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
 
 /// After what time it is tried again to publish what the configuration says.
 const PUBLISH_RETRY: Duration = Duration::from_secs(60);
@@ -58,7 +52,7 @@ impl Logic {
             config,
         };
         logic.publish();
-        inject::recover(&logic.config, Instant::now() + INJECT_TIMEOUT, &logic.log);
+        inject::recover(&logic.config, Instant::now() + IP_CONFIGURATION, &logic.log);
         logic
     }
 
@@ -132,7 +126,7 @@ impl Logic {
     /// answer.
     fn rollback(&mut self) {
         if self.network_changed {
-            inject::rollback(&self.config, Instant::now() + INJECT_TIMEOUT, &self.log);
+            inject::rollback(&self.config, Instant::now() + IP_CONFIGURATION, &self.log);
         }
         match self.pools.rollback() {
             Ok(false) => {}
@@ -198,10 +192,10 @@ impl Logic {
                 let _operation = self.progress.begin(Operation::Configuring {
                     adapter: info.adapter.clone(),
                 });
-                if token.remaining() < MIN_INJECT_TIME {
+                if token.remaining() < IP_CONFIGURATION_MIN {
                     return Err(Error::Cancelled);
                 }
-                let deadline = token.deadline().min(Instant::now() + INJECT_TIMEOUT);
+                let deadline = token.deadline().min(Instant::now() + IP_CONFIGURATION);
                 inject::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
                 self.network_changed = true;
                 Ok(Reply::Done)
@@ -302,7 +296,7 @@ mod tests {
         };
         ask(set("k", "new"), Duration::ZERO).unwrap_err();
         let info = super::super::request::IpInfo::default();
-        let refused = ask(Request::SetIpInfo(info), MIN_INJECT_TIME / 2);
+        let refused = ask(Request::SetIpInfo(info), IP_CONFIGURATION_MIN / 2);
         assert!(matches!(refused, Err(Error::Cancelled)), "{refused:?}");
         let got = ask(get("k"), LONG);
         assert!(matches!(got, Err(Error::NoKey)), "{got:?}");

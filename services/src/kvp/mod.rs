@@ -11,7 +11,6 @@
 //! common.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
@@ -28,6 +27,7 @@ use self::wire::Malformed;
 use crate::error_chain::display_chain;
 use crate::progress::Progress;
 use crate::service::{Entry, Service};
+use crate::timeouts::KVP_REPLY;
 
 mod access;
 pub mod assignments;
@@ -80,10 +80,6 @@ pub static ENTRY: Entry = Entry {
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 
-/// How long a request may take until the host is answered. The kernel waits for
-/// 30 seconds. Protocol section 6.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(25);
-
 struct KeyValue {
     executor: Executor,
     progress: Arc<Progress>,
@@ -115,7 +111,7 @@ impl KeyValue {
 
     fn execute(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
         self.executed = request.is_ok();
-        self.executor.execute(request?, REPLY_TIMEOUT)
+        self.executor.execute(request?, KVP_REPLY)
     }
 }
 

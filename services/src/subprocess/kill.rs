@@ -12,9 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::wait::{Stream, wait};
 use crate::processes::{self, Stat};
-
-/// How long a killed program may take to be gone before it is left to a thread.
-const GRACE: Duration = Duration::from_millis(500);
+use crate::timeouts::KILL;
 
 /// Kills the child with all it started, and reaps it.
 ///
@@ -41,7 +39,7 @@ pub(super) fn kill(child: Child, streams: &[Stream]) {
     for pid in stopped {
         let _ = kill_process(pid, Signal::KILL);
     }
-    reap(child, GRACE);
+    reap(child, KILL);
 }
 
 /// Waits for a child that is about to end; where it does not within `patience`, it

@@ -16,15 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::stop::Stop;
-
-/// How long one look-up may take.
-const EACH: Duration = Duration::from_secs(2);
-
-/// How long those may take together that somebody waits for.
-const TOGETHER: Duration = Duration::from_secs(10);
-
-/// How long one is waited for when that is over.
-const LEAST: Duration = Duration::from_millis(100);
+use crate::timeouts::{LOOKUP, LOOKUP_LATE, LOOKUPS};
 
 /// How many may be left behind before no other is begun.
 const MOST_LEFT: usize = 64;
@@ -94,7 +86,7 @@ pub(super) struct Job<T> {
 impl Lookups {
     pub(super) fn new() -> Self {
         Self {
-            until: Instant::now() + TOGETHER,
+            until: Instant::now() + LOOKUPS,
         }
     }
 
@@ -110,7 +102,7 @@ impl Lookups {
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotResponding> {
         let left = self.until.saturating_duration_since(Instant::now());
-        let until = Instant::now() + left.clamp(LEAST, EACH);
+        let until = Instant::now() + left.clamp(LOOKUP_LATE, LOOKUP);
         match Job::begin(path, look)?.wait(until, None) {
             Ok(outcome) => Ok(outcome),
             Err(JobError::NotResponding(silent)) => Err(silent),

@@ -29,7 +29,7 @@ use self::blocking::Lookups;
 pub use self::config::{Config, Patterns};
 use self::device_number::DeviceNumber;
 use self::error::{Error, Inconsistent};
-use self::freeze::{Action, FreezeError, Freezer, SOON, StartGuard, THAWING, Thawed};
+use self::freeze::{Action, FreezeError, Freezer, StartGuard, Thawed};
 use self::guard::{Guard, GuardState};
 use self::hooks::{EndReason, HookStep, PendingHooks};
 use self::plan::UnmatchedPattern;
@@ -45,6 +45,9 @@ use crate::error_chain::display_chain;
 use crate::progress::{Operation, OperationGuard, Progress};
 use crate::service::{Entry, Service};
 use crate::stop::Stop;
+use crate::timeouts::{
+    FREEZE_START, HOOKS_BEFORE_FREEZE, THAW, THAW_AND_HOOKS, THAW_AND_HOOKS_AT_EXIT, THAW_BRIEF,
+};
 
 pub mod block_devices;
 mod blocking;
@@ -93,15 +96,6 @@ pub static ENTRY: Entry = Entry {
     default: true,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
-
-/// How long hooks may take before a freeze: the kernel gives it 15 minutes.
-/// Protocol section 6.
-const BEFORE: Duration = Duration::from_secs(12 * 60);
-
-/// How long after the request the first file system is frozen at the latest:
-/// freezing takes up to a minute, and to undo it half of one; the host must not have
-/// given up.
-const LATEST: Duration = Duration::from_secs(13 * 60);
 
 /// What the service has other processes do, since the kernel may not come back from
 /// it: a process with a thread that waits there does not end.
@@ -191,7 +185,7 @@ impl Vss {
                 return;
             }
         };
-        let by = Instant::now() + hooks::AFTER;
+        let by = Instant::now() + THAW_AND_HOOKS;
         self.spoiled = Some(Inconsistent::Restarted);
         let was_frozen = note.frozen.len();
         if note != FreezeRecord::default() {
@@ -283,7 +277,7 @@ impl Vss {
 
     fn freeze(&mut self) -> Result<(), Error> {
         let began = Instant::now();
-        let by = began + hooks::AFTER;
+        let by = began + THAW_AND_HOOKS;
         self.end_earlier(by);
         self.end_rehearsal_for_host(by);
         if self.freezer.is_frozen() {
@@ -337,10 +331,10 @@ impl Vss {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         let runs = RefCell::default();
-        let ran = self.run_hooks(began + BEFORE, stop, &runs);
+        let ran = self.run_hooks(began + HOOKS_BEFORE_FREEZE, stop, &runs);
         self.report.hooks(runs.take());
         let ran = ran?;
-        let latest = (Instant::now() + self.config.prepare_limit).min(began + LATEST);
+        let latest = (Instant::now() + self.config.prepare_limit).min(began + FREEZE_START);
         let frozen = match kind {
             Kind::HooksOnly => Ok(()),
             Kind::Backup | Kind::Rehearsal => self.freeze_file_systems(&ran, latest, stop),
@@ -350,12 +344,12 @@ impl Vss {
             let time = match error {
                 // Thawing has taken what it may.
                 Error::Freeze(FreezeError::Stopped) if self.freezer.stuck().next().is_some() => {
-                    hooks::AT_THE_END - SOON
+                    THAW_AND_HOOKS_AT_EXIT - THAW_BRIEF
                 }
                 Error::Freeze(FreezeError::Stopped) | Error::Prepare(PrepareError::Stopped) => {
-                    hooks::AT_THE_END
+                    THAW_AND_HOOKS_AT_EXIT
                 }
-                _ => hooks::AFTER,
+                _ => THAW_AND_HOOKS,
             };
             self.complain();
             self.end_hooks(EndReason::FreezeFailed, Instant::now() + time);
@@ -472,7 +466,7 @@ impl Vss {
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
-        let by = Instant::now() + hooks::AFTER;
+        let by = Instant::now() + THAW_AND_HOOKS;
         // It may have been thawed for another reason at this moment.
         self.end_earlier(by);
         self.end_rehearsal_for_host(by);
@@ -489,8 +483,8 @@ impl Vss {
     fn thaw_all(&mut self, by: Instant) -> Result<(), Error> {
         // What was thawed before has had its time.
         let limit = match self.freezer.is_frozen() {
-            true => THAWING,
-            false => SOON,
+            true => THAW,
+            false => THAW_BRIEF,
         };
         let thawed = self.end_freeze(EndReason::Thawed, by, limit);
         if let Some((path, why)) = self.freezer.stuck().next() {
@@ -565,7 +559,7 @@ impl Vss {
         warn!(self.log, "{}", why);
         let outcome = Outcome::Inconsistent(why.to_string());
         self.spoiled = Some(why);
-        self.end_freeze(end, by, SOON);
+        self.end_freeze(end, by, THAW_BRIEF);
         self.report.end(outcome, &self.log);
         self.note_stuck();
     }
@@ -734,14 +728,14 @@ impl Service for Vss {
     }
 
     fn woken(&mut self) {
-        self.end_earlier(Instant::now() + hooks::AFTER);
+        self.end_earlier(Instant::now() + THAW_AND_HOOKS);
     }
 }
 
 impl Drop for Vss {
     fn drop(&mut self) {
         if self.freezer.is_frozen() || self.rehearsal.is_some() {
-            let by = Instant::now() + hooks::AT_THE_END;
+            let by = Instant::now() + THAW_AND_HOOKS_AT_EXIT;
             self.spoil(Inconsistent::Restarted, EndReason::Interrupted, by);
         }
     }

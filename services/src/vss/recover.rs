@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::blocking::Lookups;
 use super::config::{Config, Patterns};
 use super::file_system::FileSystem;
-use super::freeze::{Freezer, OnWait, THAWING, ThawAttempt};
+use super::freeze::{Freezer, OnWait, ThawAttempt};
 use super::open::{Opened, open_within};
 use super::plan::{self, PlanError};
 use super::rcu_expedited;
@@ -22,6 +22,7 @@ use super::state_file::{FreezeRecord, FrozenFileSystem};
 use super::sysfs::under;
 use crate::error_chain::display_chain;
 use crate::sys;
+use crate::timeouts::THAW;
 
 /// Those file systems of `note` that are mounted, in the order in which they were
 /// frozen.
@@ -111,7 +112,7 @@ pub fn thaw(
         .filter(noted)
         .filter_map(|opened| Some((opened.device, opened.fd.try_clone().ok()?)))
         .collect();
-    let mut tried = freezer.thaw_found(found, THAWING, waits);
+    let mut tried = freezer.thaw_found(found, THAW, waits);
     if let Some(before) = before.filter(|&pid| hangs(pid)) {
         let mut late = Vec::new();
         for (device, descriptor) in copies {

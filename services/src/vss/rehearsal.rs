@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use super::Vss;
 use super::error::{Error, Inconsistent};
-use super::freeze::SOON;
-use super::hooks::{self, EndReason};
+use super::hooks::EndReason;
 use super::watch::{CLIENT, HOST, Rehearsal, STOP, TIMER, Watch};
 use crate::backup::{Kind, Outcome};
 use crate::command::{Client, Rehearse};
 use crate::error_chain::display_chain;
 use crate::service::Service;
+use crate::timeouts::{THAW_AND_HOOKS, THAW_BRIEF};
 
 impl Vss {
     /// Begins a rehearsal; `host` is readable when the host says something.
@@ -83,7 +83,7 @@ impl Vss {
             }
             Err(errno) => {
                 let why = format!("cannot watch for its end: {errno}");
-                let by = Instant::now() + hooks::AFTER;
+                let by = Instant::now() + THAW_AND_HOOKS;
                 self.end_rehearsed(client, Some(why), EndReason::Interrupted, by);
             }
         }
@@ -124,7 +124,7 @@ impl Vss {
         end: EndReason,
         by: Instant,
     ) {
-        let thawed = self.end_freeze(end, by, SOON);
+        let thawed = self.end_freeze(end, by, THAW_BRIEF);
         let stuck = self.freezer.stuck().next();
         let stuck = stuck.map(|(path, why)| Error::NotThawed { path, why });
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());

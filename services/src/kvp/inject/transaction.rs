@@ -2,21 +2,19 @@
 //! is in effect.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::error::InjectError;
 use super::files::{self, Backups};
 use super::plan::{Plan, Step};
 use super::undo_log::{self, UndoLog};
-
-/// Time reserved for a rollback, or half of the time where less than twice that is left.
-const ROLLBACK_TIME: Duration = Duration::from_secs(8);
+use crate::timeouts::IP_ROLLBACK;
 
 /// Returns when a configuration has to be in effect so that there is time for a rollback.
 pub(super) fn apply_deadline(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     deadline
-        .checked_sub(ROLLBACK_TIME.min(left / 2))
+        .checked_sub(IP_ROLLBACK.min(left / 2))
         .unwrap_or(deadline)
 }
 
@@ -113,7 +111,7 @@ impl<'a> Transaction<'a> {
     fn rollback(mut self, cause: InjectError, paths: &Paths<'_>, deadline: Instant) -> InjectError {
         // Where the time is over already, the rollback takes more.
         let deadline = match cause {
-            InjectError::Late => deadline.max(Instant::now() + 2 * ROLLBACK_TIME),
+            InjectError::Late => deadline.max(Instant::now() + 2 * IP_ROLLBACK),
             _ => deadline,
         };
         let manager = self.plan.manager;

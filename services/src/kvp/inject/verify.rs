@@ -10,10 +10,7 @@ use std::time::{Duration, Instant};
 use super::error::InjectError;
 use super::parse::{Settings, joined};
 use crate::kvp::net::Interface;
-
-/// Longest wait for everything but required addresses: duplicate address detection of IPv6 takes
-/// some two seconds.
-const LONGEST: Duration = Duration::from_secs(4);
+use crate::timeouts::IP_VERIFY;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -90,7 +87,7 @@ pub(super) fn verify(
     deadline: Instant,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,
 ) -> Result<Differences, InjectError> {
-    let end = deadline.min(Instant::now() + LONGEST);
+    let end = deadline.min(Instant::now() + IP_VERIFY);
     let mut same_since = None;
     loop {
         let interfaces = interfaces().unwrap_or_default();

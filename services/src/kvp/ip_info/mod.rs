@@ -7,21 +7,19 @@
 //! them.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slog::Logger;
 
 use super::config::Config;
 use super::net;
 use super::request::{Family, IpInfo};
+use crate::timeouts::IP_SCRIPTS;
 
 mod adapter;
 mod lists;
 pub mod managers;
 mod scripts;
-
-/// How long scripts may take together.
-const SCRIPTS: Duration = Duration::from_secs(8);
 
 /// Why the host is told nothing.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +56,7 @@ pub fn get(
 
     let (mut dhcp, mut dns) = (None, None);
     if let Some(directory) = &config.network.scripts {
-        let deadline = Instant::now() + SCRIPTS;
+        let deadline = Instant::now() + IP_SCRIPTS;
         dhcp = scripts::dhcp(directory, &interface.name, deadline, log);
         dns = scripts::dns(directory, &interface.name, deadline, log);
     }

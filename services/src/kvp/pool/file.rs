@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use super::contents::{CachedIndex, Contents};
 use super::error::PoolError;
 use super::index::{Snapshot, Stamp};
-use super::lock::{Access, LOCK_TIMEOUT, Lock};
+use super::lock::{Access, Lock};
 use super::open::{OpenFile, check_trusted};
 use super::record::{MAX_SIZE, RECORD_LEN};
 use super::redo::{self, Redo};
 use super::{holder, journal};
 use crate::kvp::cancel::CancelToken;
+use crate::timeouts::{POOL_LOCK, POOL_READ_LOCKED, POOL_STABLE};
 use crate::trusted;
 
 /// Mode of a pool file that is created.
@@ -24,13 +25,6 @@ const MODE: u32 = 0o644;
 
 /// Mode of the directory if it is created.
 const DIRECTORY_MODE: u32 = 0o755;
-
-/// How long a locked file must be unchanged before it is read without the lock: a
-/// program that writes a record does not pause in the middle of it.
-const STABLE_FOR: Duration = Duration::from_secs(1);
-
-/// How long to wait for that.
-const STABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often a locked file is checked for changes.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -174,7 +168,7 @@ impl PoolFile {
         let deadline = match (access, self.contended) {
             // An earlier operation waited in vain.
             (Access::Shared, Some(_)) => started,
-            _ => earliest(started + LOCK_TIMEOUT, token),
+            _ => earliest(started + POOL_LOCK, token),
         };
         loop {
             let Some(open) = self.opened(access)? else {
@@ -210,7 +204,7 @@ impl PoolFile {
                     self.open = Some(open);
                 }
             }
-            if started.elapsed() >= LOCK_TIMEOUT {
+            if started.elapsed() >= POOL_LOCK {
                 return Err(PoolError::Changing(self.path.clone()));
             }
         }
@@ -229,7 +223,7 @@ impl PoolFile {
         started: Instant,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<Option<T>, PoolError> {
-        let deadline = earliest(Instant::now() + STABLE_TIMEOUT, token);
+        let deadline = earliest(Instant::now() + POOL_READ_LOCKED, token);
         loop {
             if let Some(snapshot) = self.snapshot(&open)? {
                 if let Some(done) = self.read_stable(&open, snapshot, &operation)? {
@@ -295,7 +289,7 @@ impl PoolFile {
         let now = Instant::now();
         match self.contended {
             Some(contended) if contended.stamp == snapshot.stamp => {
-                snapshot.settled && now.duration_since(contended.since) >= STABLE_FOR
+                snapshot.settled && now.duration_since(contended.since) >= POOL_STABLE
             }
             _ => {
                 self.contended = Some(Unchanged {

@@ -18,9 +18,6 @@ use rustix::io::Errno;
 
 use super::error::PoolError;
 
-/// How long to wait for a lock. The host waits longer for its reply.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-
 const MIN_PAUSE: Duration = Duration::from_micros(100);
 const MAX_PAUSE: Duration = Duration::from_millis(1);
 

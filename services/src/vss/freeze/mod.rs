@@ -22,23 +22,10 @@ use super::open::Opened;
 use super::rcu_expedited;
 use super::state_file::FrozenFileSystem;
 use crate::sys;
+use crate::timeouts::{FREEZE, FREEZE_REPORT, THAW_BRIEF};
 
 mod error;
 mod outcome;
-
-/// How long freezing may take: it can wait for a file system that is frozen
-/// already, in ways that the plan knows nothing of.
-pub(super) const FREEZING: Duration = Duration::from_secs(60);
-
-/// How much later the guard may say that this was too long.
-const SLACK: Duration = Duration::from_secs(2);
-
-/// How long a thaw may take that the host has asked for: the kernel gives it 30 s.
-/// Protocol section 6.
-pub const THAWING: Duration = Duration::from_secs(10);
-
-/// How long one that has to be over soon.
-pub(super) const SOON: Duration = Duration::from_secs(3);
 
 /// How long it may take before it is said which file system is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -191,7 +178,7 @@ impl Freezer {
     ///
     /// [`FreezeError::Stuck`] where something stays frozen.
     pub fn end_earlier(&mut self, waits: OnWait<'_>) -> Result<(), FreezeError> {
-        self.thaw(SOON, waits);
+        self.thaw(THAW_BRIEF, waits);
         match self.stuck().next() {
             None => Ok(()),
             Some((path, why)) => Err(FreezeError::Stuck { path, why }),
@@ -231,10 +218,10 @@ impl Freezer {
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let began = Instant::now();
         self.since = Some(began);
-        match self.ask_to_freeze(limit.min(FREEZING), stop, waits) {
+        match self.ask_to_freeze(limit.min(FREEZE), stop, waits) {
             Ok(()) => Ok(self.summary(began.elapsed())),
             Err(error) => {
-                self.thaw(SOON, waits);
+                self.thaw(THAW_BRIEF, waits);
                 Err(error)
             }
         }
@@ -281,7 +268,7 @@ impl Freezer {
         let Some(guard) = &mut self.guard else {
             return Err(FreezeError::GuardGone);
         };
-        let deadline = Instant::now() + limit + SLACK;
+        let deadline = Instant::now() + limit + FREEZE_REPORT;
         let mut waited_for = None;
         let mut refused = Ok(());
         guard.freeze();
@@ -621,7 +608,7 @@ impl Drop for Freezer {
     /// What could not be thawed before is the guard's affair.
     fn drop(&mut self) {
         if self.since.is_some() {
-            self.thaw(SOON, &mut |_, _| ());
+            self.thaw(THAW_BRIEF, &mut |_, _| ());
         }
     }
 }
@@ -682,7 +669,7 @@ mod tests {
                 .freeze(Vec::new(), LONG, later(), None, &mut nothing_waits)
                 .unwrap();
             assert!(freezer.is_frozen());
-            assert_eq!(freezer.thaw(SOON, &mut nothing_waits).thawed, 0);
+            assert_eq!(freezer.thaw(THAW_BRIEF, &mut nothing_waits).thawed, 0);
             assert!(!freezer.is_frozen());
         }
     }
@@ -744,7 +731,7 @@ mod tests {
             .unwrap();
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut waited = Vec::new();
-        let thawed = freezer.thaw(SOON, &mut |action, path| {
+        let thawed = freezer.thaw(THAW_BRIEF, &mut |action, path| {
             waited.push((action, path.to_owned()));
         });
         assert_eq!(waited, [(Action::Thaw, PathBuf::from("/2"))]);
@@ -785,7 +772,7 @@ mod tests {
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut freezer = Freezer::new(start);
         let mut waited = 0;
-        let tried = freezer.thaw_found(opened, SOON, &mut |_, _| waited += 1);
+        let tried = freezer.thaw_found(opened, THAW_BRIEF, &mut |_, _| waited += 1);
         let tried: Vec<_> = tried
             .into_iter()
             .map(|tried| (tried.mount_point, tried.outcome))

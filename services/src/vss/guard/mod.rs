@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 pub(super) use self::message::Report;
 use self::message::{MOST_AT_ONCE, Order};
+use crate::timeouts::GUARD_EXIT;
 use crate::{subprocess, sys};
 
 #[cfg(test)]
@@ -37,10 +38,6 @@ pub const ARGUMENT: &str = "vss-guard";
 
 /// How long the guard may take to answer: it has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long it may take to end by itself where all is thawed. The agent has 0.7 s to
-/// end where nothing waits for it.
-const LAST: Duration = Duration::from_millis(300);
 
 /// How often it is looked at whether a guard that says nothing is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -296,7 +293,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if let Some(process) = self.process.take() {
-            subprocess::reap(process, LAST);
+            subprocess::reap(process, GUARD_EXIT);
         }
     }
 }

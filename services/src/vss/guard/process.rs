@@ -26,7 +26,8 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use super::message::{Order, Report};
 use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
 use crate::sys;
-use crate::vss::freeze::{self, FREEZING};
+use crate::timeouts::FREEZE;
+use crate::vss::freeze;
 use crate::vss::rcu_expedited::{self, ExpeditedRcu};
 
 /// How often it is looked at what freezes or thaws.
@@ -286,7 +287,7 @@ impl Guard<'_> {
             threads.freeze();
         }
         self.phase = Phase::Freezing {
-            until: Instant::now().checked_add(self.limit.min(FREEZING)),
+            until: Instant::now().checked_add(self.limit.min(FREEZE)),
             waits: None,
         };
     }

@@ -17,6 +17,7 @@ use slog::{Logger, info, warn};
 use self::program::{Hook, Occasion};
 use crate::backup::HookRun;
 use crate::error_chain::display_chain;
+use crate::timeouts::{HOOKS_KILL, HOOKS_SIDE_BY_SIDE, THAW_AND_HOOKS, THAW_AND_HOOKS_AT_EXIT};
 
 pub mod config;
 mod error;
@@ -29,21 +30,6 @@ pub use config::{Config, OnFailure};
 pub use error::HookError;
 pub use find::{Found, find};
 pub use program::EndReason;
-
-/// How long a thaw and the hooks after it may take together: the kernel gives a thaw
-/// 30 seconds.
-pub const AFTER: Duration = Duration::from_secs(26);
-
-/// How long they may where the service itself ends, which has to be done within the
-/// supervisor's limit of eight seconds.
-pub(super) const AT_THE_END: Duration = Duration::from_secs(7);
-
-/// How much of that is for all that are left then, which are run side by side: an
-/// application must not stay at rest because another one's hook hangs.
-const LEAST: Duration = Duration::from_secs(5);
-
-/// How much of it is for those that are killed then to be gone.
-const KILLED: Duration = Duration::from_secs(1);
 
 /// Runs all hooks with `freeze`, in the order of their names.
 ///
@@ -109,7 +95,11 @@ pub fn run_pre_freeze(
             note(HookStep::Starts(&ran.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
-            let time = if error.stopped() { AT_THE_END } else { AFTER };
+            let time = if error.stopped() {
+                THAW_AND_HOOKS_AT_EXIT
+            } else {
+                THAW_AND_HOOKS
+            };
             for run in ran.run_post_thaw(EndReason::FreezeFailed, time, log) {
                 note(HookStep::Ended(run));
             }
@@ -168,8 +158,8 @@ impl PendingHooks {
     /// came of each.
     pub fn run_post_thaw(self, end: EndReason, time: Duration, log: &Logger) -> Vec<HookRun> {
         let began = Instant::now();
-        let killed = began + time.saturating_sub(KILLED);
-        let deadline = began + time.saturating_sub(KILLED + LEAST);
+        let killed = began + time.saturating_sub(HOOKS_KILL);
+        let deadline = began + time.saturating_sub(HOOKS_KILL + HOOKS_SIDE_BY_SIDE);
         let mut runs = Vec::new();
         let mut begun = Vec::new();
         for path in self.paths.into_iter().rev() {

@@ -7,7 +7,7 @@
 //! is device mapper, a disk of that does not answer, too.
 
 use anyhow::{Context, Result, bail, ensure};
-use hyperv_services::vss::freeze::THAWING;
+use hyperv_services::timeouts::THAW;
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
@@ -243,7 +243,7 @@ impl Stuck {
             bail!("expected the hook to be told of one thaw; it was told {told:?}");
         };
         let seconds: u64 = seconds.parse()?;
-        let limit = THAW_LIMIT - THAWING.as_secs();
+        let limit = THAW_LIMIT - THAW.as_secs();
         ensure!(
             seconds < limit,
             "expected the hook to have less than the {limit} s that are left; it has {seconds} s"
