@@ -102,7 +102,6 @@ impl Drop for ControlSocket {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Read;
 

@@ -118,7 +118,6 @@ fn is_same(one: &Statx, other: &Statx) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Read;
     use std::process::{Child, Command, Stdio};

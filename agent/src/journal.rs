@@ -186,7 +186,6 @@ fn name(key: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use std::os::unix::fs::symlink;
 

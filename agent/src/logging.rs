@@ -49,7 +49,7 @@ impl Threshold {
     /// Logs from `level` on.
     pub fn set(&self, level: Level) {
         // Levels are the numbers from 1 to 6.
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(clippy::cast_possible_truncation)]
         self.0.store(level.as_usize() as u8, Ordering::Relaxed);
     }
 

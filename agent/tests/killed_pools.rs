@@ -4,12 +4,7 @@
 //!
 //! SOAK_SECONDS says how long (15 s otherwise), CHAOS_SEED which choices are made again.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! What a local user asks of a running agent, through its real poll loop and its
 //! request socket.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! What a running agent tells of itself, through its real poll loop and its
 //! control socket.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

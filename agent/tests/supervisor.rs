@@ -1,7 +1,5 @@
 //! The supervisor through its real poll loop, on made-up devices.
 
-#![allow(clippy::unwrap_used)]
-
 mod common;
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! A service switched on and off again and again. In a process of its own, to
 //! count what it leaves behind.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used)]
 
 mod common;
 

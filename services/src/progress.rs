@@ -113,7 +113,6 @@ impl Drop for OperationGuard {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! What is asked of the kernel and of the C library by calls that no crate wraps, or
 //! not as safe ones.
-#![allow(unsafe_code)]
+#![expect(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -210,7 +210,6 @@ fn file(line: &str) -> Option<(usize, usize)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::File;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,7 +1,5 @@
 //! What a WRITE costs in memory: nothing.
 
-#![allow(clippy::unwrap_used)]
-
 use hyperv_services::{Config, fcopy, registry};
 use hyperv_vmbus::Encoding;
 use hyperv_vmbus::ic::Status;

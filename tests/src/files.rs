@@ -45,7 +45,7 @@ pub struct Facts {
 }
 
 /// The files of a guest. Every call fails where the operation does.
-#[allow(clippy::missing_errors_doc)]
+#[expect(clippy::missing_errors_doc)]
 pub trait Files: Send + Sync {
     /// Facts of what is there; `None` where nothing is.
     fn facts(&self, path: &Path) -> Result<Option<Facts>>;

@@ -1,7 +1,7 @@
 //! The shipped binary in a guest of its own: what the scenarios do not look at,
 //! as they are for any program.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

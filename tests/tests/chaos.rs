@@ -1,7 +1,5 @@
 //! A short chaos, by the command that plays it for longer.
 
-#![allow(clippy::unwrap_used)]
-
 use std::process::Command;
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the documents and comments refer to exists: sections of
 //! `docs/protocol.md`, files, and headings of documents.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

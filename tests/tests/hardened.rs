@@ -1,7 +1,7 @@
 //! `packaging/examples/hardened.toml`: what it says the host cannot do, the shipped
 //! binary refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![expect(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! No circle of imports among the files of a crate: each file can be read after
 //! those that it uses.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

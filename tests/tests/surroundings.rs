@@ -1,7 +1,7 @@
 //! The shipped binary among other programs: who else has its device, how it was
 //! started, and what the programs that it starts find of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![expect(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -333,7 +333,7 @@ fn choose(ours: &[Version], offered: &[WireVersion]) -> Option<Version> {
 }
 
 #[cfg(test)]
-#[allow(clippy::cast_possible_truncation)]
+#[expect(clippy::cast_possible_truncation)]
 mod tests {
     use proptest::prelude::*;
 

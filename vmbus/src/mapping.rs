@@ -1,7 +1,7 @@
 //! The rings as they lie in memory shared with the host: the one home of
 //! `unsafe` in this crate.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

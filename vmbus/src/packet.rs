@@ -105,7 +105,7 @@ impl Header {
 
     /// Writes the header; lengths are cut to the fields' sixteen bits of words,
     /// which [`Header::in_band`] and [`Header::decode`] have made sure of.
-    #[allow(clippy::cast_possible_truncation)]
+    #[expect(clippy::cast_possible_truncation)]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         zerocopy::transmute!(WireHeader {
             kind: self.kind.into(),

@@ -1,11 +1,7 @@
 //! The UIO channel over rings in a file, against a host that holds the other
 //! ends.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation
-)]
+#![expect(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::fs::File;
 use std::io;

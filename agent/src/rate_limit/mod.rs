@@ -245,9 +245,5 @@ impl Drain for RateLimitedDrain {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation
-)]
+#[expect(clippy::cast_possible_truncation)]
 mod tests;

@@ -358,7 +358,6 @@ impl Worker<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::panic, clippy::unwrap_used)]
 mod tests {
     use hyperv_services::fcopy;
     use hyperv_vmbus::discovery::Roots;

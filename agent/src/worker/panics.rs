@@ -48,7 +48,6 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::panic)]
 mod tests {
     use std::thread;
 

@@ -1,7 +1,7 @@
 //! The command line of the binary, as a person types it. What needs a host is
 //! tested in `tests/`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used)]
 
 mod kvp;
 mod output;

@@ -1,8 +1,8 @@
 //! A supervisor on made-up devices: nodes in a temporary directory, opened as
 //! socket pairs whose other ends the test holds.
 
-#![allow(dead_code, unreachable_pub)]
-#![allow(
+#![expect(dead_code, unreachable_pub)]
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -45,7 +45,6 @@ fn utf8(field: &[u8; NAME_LEN]) -> Result<String, BadName> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -170,7 +170,6 @@ pub fn decode(encoding: Encoding, message: &[u8]) -> Result<Request<'_>, Malform
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     //! An encoder of our own for the tests of both encodings, and what they
     //! have in common.

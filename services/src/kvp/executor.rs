@@ -114,7 +114,6 @@ impl Executor {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::sync::mpsc::sync_channel;
 

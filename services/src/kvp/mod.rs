@@ -47,7 +47,6 @@ mod publish;
 pub mod request;
 mod scripts;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod test_log;
 pub mod wire;
 
@@ -154,7 +153,6 @@ impl Service for KeyValue {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::kvp::request::PoolId;

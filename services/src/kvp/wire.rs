@@ -296,12 +296,7 @@ fn string<E: Form>(name: &'static str, field: &[u8]) -> Result<String, Malformed
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation
-)]
+#[expect(clippy::cast_possible_truncation)]
 mod tests {
     use proptest::prelude::*;
 

@@ -69,7 +69,6 @@ fn in_order(root: &Path) -> io::Result<Vec<u32>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::fs::symlink;
 

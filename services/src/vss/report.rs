@@ -174,7 +174,6 @@ impl Display for Words<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Mutex;
     use std::time::Duration;

@@ -91,7 +91,6 @@ pub fn encode(request: Request, message: &mut [u8]) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,9 +1,8 @@
 //! The file-copy service as a channel's worker drives it: requests in, statuses
 //! out, and what becomes of the file.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     unreachable_pub,
     reason = "this is a test from end to end"

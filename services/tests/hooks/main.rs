@@ -1,9 +1,8 @@
 //! The administrator's hooks: which are run, in which order, and what becomes of
 //! those that fail.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     unreachable_pub,
     reason = "this is a test from end to end"

@@ -1,10 +1,9 @@
 //! What the KVP service sees of the network: interfaces made for the purpose in
 //! a network namespace of the test's own.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::indexing_slicing,
     unreachable_pub,
     reason = "this is a test from end to end"
 )]

@@ -1,7 +1,7 @@
 //! The VSS service on real file systems, made for the purpose in a root of the
 //! test's own.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -52,7 +52,7 @@ impl Random {
     /// # Panics
     ///
     /// Where there are none.
-    #[allow(clippy::indexing_slicing)]
+    #[expect(clippy::indexing_slicing)]
     pub fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.index(of.len())]
     }

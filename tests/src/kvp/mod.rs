@@ -104,7 +104,7 @@ pub type Answer<T> = std::result::Result<T, Status>;
 
 /// Every call fails where the guest does not answer as it should; that it
 /// declines is an answer.
-#[allow(clippy::missing_errors_doc)]
+#[expect(clippy::missing_errors_doc)]
 impl ServiceHost<Kvp> {
     /// The value of a key.
     pub fn get(&mut self, pool: u8, key: &str) -> Result<Answer<String>> {

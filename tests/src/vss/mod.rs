@@ -73,7 +73,7 @@ pub type Flags = std::result::Result<u32, Status>;
 
 /// Every call fails where the guest does not answer as it should; that it
 /// declines is an answer.
-#[allow(clippy::missing_errors_doc)]
+#[expect(clippy::missing_errors_doc)]
 impl ServiceHost<Vss> {
     /// Asks whether the guest can be backed up while it runs.
     pub fn hot_backup(&mut self) -> Result<Flags> {

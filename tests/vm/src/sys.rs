@@ -1,6 +1,6 @@
 //! What KVM needs that the compiler cannot check, and nothing else: the only
 //! unsafe code of the monitor.
-#![allow(unsafe_code)]
+#![expect(unsafe_code)]
 
 use std::io;
 
@@ -14,7 +14,6 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 use vmm_sys_util::ioctl_iowr_nr;
 
 mod number {
-    #![allow(missing_docs)]
     use super::{KVMIO, ioctl_iowr_nr, kvm_cpuid2};
     ioctl_iowr_nr!(KVM_GET_SUPPORTED_HV_CPUID, KVMIO, 0xc1, kvm_cpuid2);
 }

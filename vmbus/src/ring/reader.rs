@@ -149,7 +149,7 @@ impl<M: RingMemory> Reader<M> {
         }
         // A slice within the ring is shorter than the ring, whose length is a
         // `u32`.
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(clippy::cast_possible_truncation)]
         advance(offset, to.len() as u32, data_len)
     }
 }

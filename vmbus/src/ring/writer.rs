@@ -112,7 +112,7 @@ impl<M: RingMemory> Writer<M> {
             None => self.memory.copy_in(offset, from),
         }
         // A packet is shorter than the ring, whose length is a `u32`.
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(clippy::cast_possible_truncation)]
         advance(offset, from.len() as u32, data_len)
     }
 }

@@ -264,7 +264,6 @@ fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Write;
 

@@ -87,7 +87,7 @@ fn attempt(file: &File, access: Access) -> Result<(), Errno> {
 }
 
 /// Locks or unlocks the whole file, however long it grows.
-#[allow(clippy::cast_possible_truncation)] // Of constants between 0 and 2.
+#[expect(clippy::cast_possible_truncation)] // Of constants between 0 and 2.
 fn record_lock(file: &File, kind: i32) -> Result<(), Errno> {
     let lock = libc::flock {
         l_type: kind as libc::c_short,

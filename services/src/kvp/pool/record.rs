@@ -125,7 +125,6 @@ fn fill(field: &mut [u8], text: &str) -> Result<(), FieldError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -614,7 +614,6 @@ impl Drop for Freezer {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::LazyLock;

@@ -26,7 +26,6 @@ use crate::timeouts::GUARD_EXIT;
 use crate::{subprocess, sys};
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 pub(super) mod fake;
 mod message;
 pub mod process;
@@ -299,7 +298,6 @@ impl Drop for Guard {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::{self, File};
     use std::path::PathBuf;

@@ -112,7 +112,6 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};

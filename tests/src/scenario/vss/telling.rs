@@ -1,7 +1,7 @@
 //! What is told of backups.
 
 // What is not there in a JSON value is null.
-#![allow(clippy::indexing_slicing)]
+#![expect(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

@@ -20,7 +20,7 @@ pub struct Numbered<T> {
 
 /// What the helper is to do.
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[expect(missing_docs)]
 pub enum Request {
     /// Nothing, but answer with the kernel's release.
     Hello,
@@ -92,7 +92,7 @@ pub enum Request {
 
 /// What the helper answers.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[expect(missing_docs)]
 pub enum Reply {
     Done,
     Failed(String),

@@ -1,5 +1,4 @@
 //! A guest that is nothing but its pages.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 use std::thread;

@@ -16,7 +16,7 @@ pub const SYNIC_TYPE: u32 = 1;
 #[repr(transparent)]
 pub struct Kind(pub u32);
 
-#[allow(missing_docs)]
+#[expect(missing_docs)]
 impl Kind {
     pub const OFFER: Self = Self(1);
     pub const RESCIND: Self = Self(2);

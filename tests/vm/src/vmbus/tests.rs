@@ -1,7 +1,7 @@
 //! The protocol against a guest that behaves as a kernel does, over plain
 //! memory: no processor is needed.
 
-#![allow(clippy::cast_possible_truncation)]
+#![expect(clippy::cast_possible_truncation)]
 
 mod guest;
 
