@@ -1,6 +1,6 @@
 //! The kernel's network interfaces, by netlink and sysfs.
 //!
-//! `netlink` asks the kernel for `message`s, `assemble` makes interfaces of
+//! `netlink` asks the kernel for `message`s, `decode` makes interfaces of
 //! them, `device` tells which belong to VMBus devices.
 
 use std::io;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 pub use self::device::{interface_by_device, vmbus_device};
 
-mod assemble;
+mod decode;
 mod device;
 mod message;
 mod netlink;
@@ -59,7 +59,7 @@ pub struct Address {
 /// Where netlink does not answer, or not within two seconds.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
     let answers = netlink::dump()?;
-    Ok(assemble::interfaces(&answers))
+    Ok(decode::interfaces(&answers))
 }
 
 impl Address {
