@@ -1,4 +1,4 @@
-//! Makes interfaces of the kernel's messages.
+//! Decodes interfaces from the kernel's messages.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,20 +7,20 @@ use netlink_packet_core::{parse_ip, parse_string, parse_u32};
 use nix::libc;
 use zerocopy::FromBytes;
 
-use super::message::{AddressHeader, HopHeader, LinkHeader, Message, RouteHeader, attributes};
+use super::message::{AddressHeader, LinkHeader, Message, NextHopHeader, RouteHeader, attributes};
 use super::{Address, Interface};
 
-/// A gateway of a default route.
-struct Hop {
+/// A next hop of a default route.
+struct NextHop {
     metric: u32,
     interface: u32,
     gateway: IpAddr,
 }
 
-/// `RTA_VIA`, which not every C library knows.
+/// `RTA_VIA`, which the headers of some C libraries lack.
 const RTA_VIA: u16 = 18;
 
-/// The interfaces that the messages speak of, by index.
+/// Returns the interfaces in the messages, by index.
 pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
     let mut interfaces = BTreeMap::new();
     let mut hops = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
                     interfaces.insert(interface.index, interface);
                 }
             }
-            libc::RTM_NEWROUTE => hops.extend(default_hops(&message.body)),
+            libc::RTM_NEWROUTE => hops.extend(default_next_hops(&message.body)),
             _ => {}
         }
     }
@@ -44,7 +44,7 @@ pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
             }
         }
     }
-    hops.sort_by_key(|hop: &Hop| hop.metric);
+    hops.sort_by_key(|hop: &NextHop| hop.metric);
     for hop in hops {
         if let Some(interface) = interfaces.get_mut(&hop.interface) {
             if !interface.gateways.contains(&hop.gateway) {
@@ -64,7 +64,7 @@ fn interface(link: &[u8]) -> Option<Interface> {
     for (attribute, value) in attributes(rest) {
         match attribute {
             libc::IFLA_IFNAME => name = parse_string(value).ok(),
-            libc::IFLA_ADDRESS if header.layer == libc::ARPHRD_ETHER => {
+            libc::IFLA_ADDRESS if header.hardware == libc::ARPHRD_ETHER => {
                 mac = value.try_into().ok();
             }
             libc::IFLA_MASTER => master = parse_u32(value).ok().filter(|index| *index != 0),
@@ -90,7 +90,7 @@ fn interface(link: &[u8]) -> Option<Interface> {
     })
 }
 
-/// An address, and the index of its interface.
+/// Decodes an address and the index of its interface.
 fn address(message: &[u8]) -> Option<(u32, Address)> {
     let (header, rest) = AddressHeader::read_from_prefix(message).ok()?;
     let mut address = None;
@@ -104,33 +104,33 @@ fn address(message: &[u8]) -> Option<(u32, Address)> {
     }
     let has = |flag: u32| u32::from(header.flags) & flag != 0;
     let address = Address {
-        // On a point-to-point link the other one is the peer's.
+        // On a point-to-point link, `IFA_ADDRESS` is the peer's.
         ip: local.or(address)?,
         prefix: header.prefix,
         dynamic: !has(libc::IFA_F_PERMANENT),
-        // An optimistic address is used while it is being checked.
+        // An optimistic address is in use during duplicate address detection.
         tentative: has(libc::IFA_F_DADFAILED)
             || has(libc::IFA_F_TENTATIVE) && !has(libc::IFA_F_OPTIMISTIC),
     };
     Some((header.index, address))
 }
 
-/// The gateways of this route; none if it is not a default route of the main
-/// table.
-fn default_hops(route: &[u8]) -> Vec<Hop> {
+/// Returns the next hops of a route that have a gateway; none if it is not a default route of the
+/// main table.
+fn default_next_hops(route: &[u8]) -> Vec<NextHop> {
     let Ok((header, rest)) = RouteHeader::read_from_prefix(route) else {
         return Vec::new();
     };
     let mut table = u32::from(header.table);
     let mut metric = 0;
     let mut own = (None, None);
-    let mut several = &[][..];
+    let mut multipath = &[][..];
     for (attribute, value) in attributes(rest) {
         match attribute {
             libc::RTA_TABLE => table = parse_u32(value).unwrap_or(table),
             libc::RTA_PRIORITY => metric = parse_u32(value).unwrap_or(metric),
             libc::RTA_OIF => own.0 = parse_u32(value).ok(),
-            libc::RTA_MULTIPATH => several = value,
+            libc::RTA_MULTIPATH => multipath = value,
             other => own.1 = own.1.or_else(|| gateway(other, value)),
         }
     }
@@ -144,9 +144,9 @@ fn default_hops(route: &[u8]) -> Vec<Hop> {
         return Vec::new();
     }
     std::iter::once(own)
-        .chain(ways(several))
+        .chain(next_hops(multipath))
         .filter_map(|(interface, gateway)| {
-            Some(Hop {
+            Some(NextHop {
                 metric,
                 interface: interface?,
                 gateway: gateway?,
@@ -155,12 +155,12 @@ fn default_hops(route: &[u8]) -> Vec<Hop> {
         .collect()
 }
 
-/// Interface and gateway of each of a route's several ways.
-fn ways(mut rest: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<IpAddr>)> {
+/// Returns the interface and gateway of each next hop of a multipath route.
+fn next_hops(mut rest: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<IpAddr>)> {
     std::iter::from_fn(move || {
-        let (header, _) = HopHeader::read_from_prefix(rest).ok()?;
+        let (header, _) = NextHopHeader::read_from_prefix(rest).ok()?;
         let length = usize::from(header.length);
-        let own = rest.get(size_of::<HopHeader>()..length)?;
+        let own = rest.get(size_of::<NextHopHeader>()..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         let gateway = attributes(own).find_map(|(attribute, value)| gateway(attribute, value));
         Some((Some(header.index), gateway))
@@ -170,7 +170,7 @@ fn ways(mut rest: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<IpAddr>)> 
 fn gateway(attribute: u16, value: &[u8]) -> Option<IpAddr> {
     match attribute {
         libc::RTA_GATEWAY => parse_ip(value).ok(),
-        // Behind the family.
+        // After the family.
         RTA_VIA => parse_ip(value.get(2..)?).ok(),
         _ => None,
     }
@@ -193,7 +193,7 @@ mod tests {
 
     const MAC: [u8; 6] = [0x00, 0x15, 0x5d, 1, 2, 3];
 
-    /// As the kernel would write it, by other hands than ours.
+    /// Encodes a message with another implementation.
     fn encoded(message: &RouteNetlinkMessage) -> Message {
         let mut body = vec![0; message.buffer_len()];
         message.serialize(&mut body);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_what_its_attributes_say() {
+    fn a_link_has_its_attributes() {
         let mut lo = LinkMessage::default();
         lo.header.index = 1;
         lo.header.link_layer_type = LinkLayerType::Loopback;
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_machines_own_and_not_its_peers() {
+    fn an_address_is_local_and_not_the_peers() {
         let permanent = AddressHeaderFlags::Permanent;
         let messages = [
             link(2, "ppp0", &[]),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_tell_what_an_address_is_good_for() {
+    fn flags_make_an_address_dynamic_or_tentative() {
         use AddressHeaderFlags as Flags;
         let cases = [
             (Flags::Permanent, false, false),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn gateways_come_by_metric() {
+    fn gateways_are_sorted_by_metric() {
         let oif = RouteAttribute::Oif(2);
         let via = RouteVia::Inet6("fe80::1".parse().unwrap());
         let mut hop = RouteNextHop::default();
@@ -368,12 +368,12 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_message_hides_nothing_else() {
-        let mut torn = link(2, "eth0", &[LinkAttribute::Controller(7)]);
-        torn.body.truncate(torn.body.len() - 1);
+    fn a_truncated_message_is_skipped() {
+        let mut truncated = link(2, "eth0", &[LinkAttribute::Controller(7)]);
+        truncated.body.truncate(truncated.body.len() - 1);
         let mut nothing = link(3, "eth1", &[]);
         nothing.body.truncate(10);
-        let found = interfaces(&[torn, nothing, link(4, "eth2", &[])]);
+        let found = interfaces(&[truncated, nothing, link(4, "eth2", &[])]);
         let found: Vec<_> = found
             .iter()
             .map(|interface| (interface.index, interface.master))
@@ -390,15 +390,16 @@ mod tests {
                 libc::RTM_NEWROUTE,
             ]),
             mut body: Vec<u8>,
-            several in prop::collection::vec(0..16u8, 0..64),
+            multipath in prop::collection::vec(0..16u8, 0..64),
         ) {
             let link = link(2, "eth0", &[]);
             let _ = interfaces(&[link.clone(), Message { kind, body: body.clone() }]);
-            // Small numbers are lengths and kinds that occur.
+            // Small numbers are valid lengths and kinds.
             body.resize(12, 0);
-            body.extend_from_slice(&several);
+            body.extend_from_slice(&multipath);
             let _ = interfaces(&[link, Message { kind, body }]);
-            prop_assert!(ways(&several).count() <= several.len() / size_of::<HopHeader>());
+            let most = multipath.len() / size_of::<NextHopHeader>();
+            prop_assert!(next_hops(&multipath).count() <= most);
         }
     }
 }

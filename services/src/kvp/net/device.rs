@@ -1,19 +1,18 @@
-//! Which VMBus device an interface belongs to, from sysfs.
+//! Finds the VMBus devices of interfaces, and the other way round, in sysfs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use hyperv_vmbus::Guid;
 
-/// The instance GUID of the VMBus device that the interface of this name belongs
-/// to; `None` where it belongs to none. `root` stands for `/`.
+/// Returns the instance GUID of an interface's VMBus device, if it has one. `root` stands for `/`.
 pub fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
     let file = class(root).join(interface).join("device/device_id");
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// The name of the interface whose VMBus device has this instance GUID. `root`
-/// stands for `/`.
+/// Returns the name of the interface whose VMBus device has this instance GUID. `root` stands for
+/// `/`.
 pub fn interface_by_device(root: &Path, guid: Guid) -> Option<String> {
     fs::read_dir(class(root))
         .ok()?
@@ -34,7 +33,7 @@ mod tests {
 
     const GUID: Guid = Guid::from_u128(0xf8615163_df3e_46c5_913f_f2d2f965ed0e);
 
-    /// `/sys` as the kernel lays it out: links all the way.
+    /// Makes the links of `/sys` as the kernel does.
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let sys = root.path().join("sys");

@@ -1,6 +1,5 @@
-//! The kernel's messages as they come: a header for each kind, and attributes
-//! behind it. Only few of the many matter here, and those are read where they
-//! are needed.
+//! Messages of rtnetlink as raw bytes: a header for each kind, and attributes, of which the decoder
+//! reads the few that matter.
 
 use netlink_packet_core::{
     DecodeError, NLA_HEADER_SIZE, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
@@ -8,10 +7,10 @@ use netlink_packet_core::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A message without netlink's own header.
+/// A message without the netlink header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
-    /// What it is about, as `RTM_NEWLINK`.
+    /// The message type, such as `RTM_NEWLINK`.
     pub(super) kind: u16,
     pub(super) body: Vec<u8>,
 }
@@ -41,20 +40,20 @@ impl NetlinkSerializable for Message {
     }
 }
 
-/// `ifinfomsg`, of an interface.
+/// `ifinfomsg`: an interface.
 #[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct LinkHeader {
     family: u8,
     padding: u8,
-    /// What its addresses are, as `ARPHRD_ETHER`.
-    pub(super) layer: u16,
+    /// The hardware type, such as `ARPHRD_ETHER`.
+    pub(super) hardware: u16,
     pub(super) index: u32,
     pub(super) flags: u32,
     change: u32,
 }
 
-/// `ifaddrmsg`, of an address.
+/// `ifaddrmsg`: an address.
 #[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct AddressHeader {
@@ -62,11 +61,10 @@ pub(super) struct AddressHeader {
     pub(super) prefix: u8,
     pub(super) flags: u8,
     scope: u8,
-    /// Of its interface.
     pub(super) index: u32,
 }
 
-/// `rtmsg`, of a route.
+/// `rtmsg`: a route.
 #[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct RouteHeader {
@@ -77,24 +75,23 @@ pub(super) struct RouteHeader {
     pub(super) table: u8,
     protocol: u8,
     scope: u8,
-    /// What becomes of packets, as `RTN_UNICAST`.
+    /// The route type, such as `RTN_UNICAST`.
     pub(super) kind: u8,
     pub(super) flags: u32,
 }
 
-/// `rtnexthop`, of one of a route's several ways.
+/// `rtnexthop`: a next hop of a multipath route.
 #[derive(Debug, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct HopHeader {
-    /// Bytes of it and its attributes.
+pub(super) struct NextHopHeader {
+    /// Length of this header and its attributes, in bytes.
     pub(super) length: u16,
     flags: u8,
     hops: u8,
-    /// Of the interface.
     pub(super) index: u32,
 }
 
-/// The attributes in these bytes, by kind, up to the first that is torn.
+/// Returns the kind and value of each attribute, up to the first that is truncated.
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(|attribute| {
         let attribute = attribute.ok()?;

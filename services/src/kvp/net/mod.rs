@@ -1,7 +1,7 @@
-//! The kernel's network interfaces, by netlink and sysfs.
+//! Lists the network interfaces, by netlink and sysfs.
 //!
-//! `netlink` asks the kernel for `message`s, `decode` makes interfaces of
-//! them, `device` tells which belong to VMBus devices.
+//! `netlink` requests `message`s from the kernel, `decode` turns them into interfaces, `device`
+//! finds the VMBus devices of interfaces.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,54 +16,50 @@ mod netlink;
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its index.
+    /// Interface index.
     pub index: u32,
-    /// Its name.
+    /// Interface name.
     pub name: String,
-    /// Its Ethernet address.
+    /// Ethernet address.
     pub mac: Option<[u8; 6]>,
-    /// Whether it is switched on.
+    /// `IFF_UP` is set.
     pub up: bool,
-    /// Whether it is a loopback.
+    /// `IFF_LOOPBACK` is set.
     pub loopback: bool,
-    /// Index of the interface that it is part of, as a VF is of its netvsc
-    /// interface.
+    /// Index of the bond, the bridge or, for a VF, the netvsc interface above it.
     pub master: Option<u32>,
-    /// What kind of virtual interface it is, such as `bridge`; `None` for a
-    /// device's own.
+    /// Kind of a virtual interface, such as `bridge`; `None` for a hardware device.
     pub kind: Option<String>,
-    /// Its addresses, in the kernel's order.
+    /// Addresses, in the kernel's order.
     pub addresses: Vec<Address>,
-    /// Gateways of its default routes in the main table, those of the lowest
-    /// metric first.
+    /// Gateways of the default routes in the main table, by metric.
     pub gateways: Vec<IpAddr>,
 }
 
 /// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// The address.
+    /// The IP address.
     pub ip: IpAddr,
-    /// Bits of its subnet.
+    /// Prefix length of the subnet.
     pub prefix: u8,
-    /// It has an end, as a lease of DHCP or an address of SLAAC has.
+    /// It expires, as those of DHCP and SLAAC do.
     pub dynamic: bool,
-    /// It is not usable yet: duplicate address detection runs or failed.
+    /// It is not usable: duplicate address detection is running or has failed.
     pub tentative: bool,
 }
 
-/// Every interface, by index.
+/// Returns all interfaces, by index.
 ///
 /// # Errors
 ///
-/// Where netlink does not answer, or not within two seconds.
+/// Any error of netlink; `TimedOut` if the kernel does not reply within two seconds.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
-    let answers = netlink::dump()?;
-    Ok(decode::interfaces(&answers))
+    Ok(decode::interfaces(&netlink::dump()?))
 }
 
 impl Address {
-    /// Whether it is good only on its own link.
+    /// Returns whether the address is valid only on its link.
     pub fn is_link_local(&self) -> bool {
         match self.ip {
             IpAddr::V4(ip) => ip.is_link_local(),

@@ -1,4 +1,4 @@
-//! Asks the kernel for its links, addresses and routes.
+//! Requests the links, addresses and routes from the kernel.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,55 +19,55 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::message::{AddressHeader, LinkHeader, Message, RouteHeader};
 
-/// The kernel answers in microseconds, unless somebody holds its lock.
-const LIMIT: Duration = Duration::from_secs(2);
+/// The kernel replies in microseconds, unless somebody holds the rtnetlink lock.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tables that change all the time would be asked for again for ever.
-const TRIES: u32 = 5;
+/// A dump that keeps changing is taken as it is after so many requests.
+const MAX_TRIES: u32 = 5;
 
-/// Bytes of the largest part of an answer that the kernel makes.
-const BUFFER: usize = 32 << 10;
+/// Longest datagram of a dump, in bytes.
+const BUFFER_LEN: usize = 32 << 10;
 
-/// Asks for links without their counters.
+/// Requests links without their statistics.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct LinksQuestion {
+struct LinksRequest {
     header: LinkHeader,
-    /// Of the attribute.
+    /// Length of the attribute, in bytes.
     length: u16,
     kind: u16,
     mask: u32,
 }
 
-/// Every link, address and route, in the kernel's order.
+/// Returns all links, addresses and routes, in the kernel's order.
 pub(super) fn dump() -> io::Result<Vec<Message>> {
-    let links = LinksQuestion {
+    let links = LinksRequest {
         header: LinkHeader::default(),
         length: 8,
         kind: libc::IFLA_EXT_MASK,
         mask: libc::RTEXT_FILTER_SKIP_STATS as u32,
     };
-    let question = |kind, body: &[u8]| Message {
+    let request = |kind, body: &[u8]| Message {
         kind,
         body: body.to_vec(),
     };
-    let questions = [
-        question(libc::RTM_GETLINK, links.as_bytes()),
-        question(libc::RTM_GETADDR, AddressHeader::default().as_bytes()),
-        question(libc::RTM_GETROUTE, RouteHeader::default().as_bytes()),
+    let requests = [
+        request(libc::RTM_GETLINK, links.as_bytes()),
+        request(libc::RTM_GETADDR, AddressHeader::default().as_bytes()),
+        request(libc::RTM_GETROUTE, RouteHeader::default().as_bytes()),
     ];
-    let mut socket = Socket::open(Instant::now() + LIMIT)?;
-    let mut answers = Vec::new();
-    for question in questions {
-        for left in (0..TRIES).rev() {
-            let answer = socket.ask(question.clone())?;
-            if answer.whole || left == 0 {
-                answers.extend(answer.messages);
+    let mut socket = Socket::open(Instant::now() + TIMEOUT)?;
+    let mut messages = Vec::new();
+    for request in requests {
+        for left in (0..MAX_TRIES).rev() {
+            let reply = socket.dump(request.clone())?;
+            if reply.consistent || left == 0 {
+                messages.extend(reply.messages);
                 break;
             }
         }
     }
-    Ok(answers)
+    Ok(messages)
 }
 
 struct Socket {
@@ -77,42 +77,42 @@ struct Socket {
     deadline: Instant,
 }
 
-struct Answer {
+struct Reply {
     messages: Vec<Message>,
-    /// Nothing changed while the kernel went through its tables.
-    whole: bool,
+    /// Nothing changed during the dump.
+    consistent: bool,
 }
 
 impl Socket {
     fn open(deadline: Instant) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
-        // No protocol is protocol 0: NETLINK_ROUTE.
+        // No protocol means protocol 0, which is NETLINK_ROUTE.
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        // A connected socket takes messages of nobody but the kernel.
+        // A connected socket receives messages from the kernel only.
         connect(&fd, &SocketAddrNetlink::new(0, 0))?;
-        set_socket_timeout(&fd, Timeout::Recv, Some(LIMIT))?;
+        set_socket_timeout(&fd, Timeout::Recv, Some(TIMEOUT))?;
         Ok(Self {
             fd,
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; BUFFER_LEN],
             sequence: 0,
             deadline,
         })
     }
 
-    fn ask(&mut self, question: Message) -> io::Result<Answer> {
+    fn dump(&mut self, request: Message) -> io::Result<Reply> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         header.sequence_number = self.sequence;
-        let mut question = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
-        question.finalize();
-        let mut bytes = vec![0; question.buffer_len()];
-        question.serialize(&mut bytes);
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
         retry_on_intr(|| send(&self.fd, &bytes, SendFlags::empty()))?;
 
-        let mut answer = Answer {
+        let mut reply = Reply {
             messages: Vec::new(),
-            whole: true,
+            consistent: true,
         };
         while Instant::now() < self.deadline {
             let received = retry_on_intr(|| recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC));
@@ -121,33 +121,35 @@ impl Socket {
                 Err(Errno::AGAIN) => break,
                 Err(error) => return Err(error.into()),
             };
-            let Some(part) = self.buffer.get(..len) else {
-                return Err(invalid(format!("a part of {len} bytes")));
+            let Some(datagram) = self.buffer.get(..len) else {
+                return Err(invalid(format!("a datagram of {len} bytes")));
             };
-            if take(part, self.sequence, &mut answer)? {
-                return Ok(answer);
+            if read(datagram, self.sequence, &mut reply)? {
+                return Ok(reply);
             }
         }
         Err(io::Error::from(io::ErrorKind::TimedOut))
     }
 }
 
-/// Takes the messages of one part of an answer; `true` after the last one.
-fn take(mut part: &[u8], sequence: u32, answer: &mut Answer) -> io::Result<bool> {
-    while !part.is_empty() {
+/// Reads the messages of one datagram; returns `true` after the last one of the reply.
+fn read(mut datagram: &[u8], sequence: u32, reply: &mut Reply) -> io::Result<bool> {
+    while !datagram.is_empty() {
         let message =
-            NetlinkBuffer::new_checked(part).map_err(|error| invalid(error.to_string()))?;
+            NetlinkBuffer::new_checked(datagram).map_err(|error| invalid(error.to_string()))?;
         let length = message.length() as usize;
         if message.sequence_number() == sequence {
-            answer.whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-            match NetlinkMessage::deserialize(part).map(|message| message.payload) {
-                Ok(NetlinkPayload::InnerMessage(message)) => answer.messages.push(message),
+            reply.consistent &= message.flags() & NLM_F_DUMP_INTR == 0;
+            match NetlinkMessage::deserialize(datagram).map(|message| message.payload) {
+                Ok(NetlinkPayload::InnerMessage(message)) => reply.messages.push(message),
                 Ok(NetlinkPayload::Done(_)) => return Ok(true),
                 Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
                 Ok(_) | Err(_) => {}
             }
         }
-        part = part.get(length.next_multiple_of(4)..).unwrap_or_default();
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     Ok(false)
 }
@@ -155,7 +157,7 @@ fn take(mut part: &[u8], sequence: u32, answer: &mut Answer) -> io::Result<bool>
 fn invalid(what: String) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("the kernel's answer over netlink cannot be read: {what}"),
+        format!("invalid netlink reply: {what}"),
     )
 }
 
@@ -194,66 +196,66 @@ mod tests {
         message(done, SEQUENCE, 0)
     }
 
-    fn answer() -> Answer {
-        Answer {
+    fn reply() -> Reply {
+        Reply {
             messages: Vec::new(),
-            whole: true,
+            consistent: true,
         }
     }
 
     #[test]
-    fn an_answer_goes_on_until_it_is_done() {
-        let mut answer = answer();
-        let part = [
+    fn a_reply_has_several_datagrams() {
+        let mut reply = reply();
+        let datagram = [
             message(about("a"), SEQUENCE, 0),
             message(about("bcd"), SEQUENCE, 0),
         ]
         .concat();
-        assert!(!take(&part, SEQUENCE, &mut answer).unwrap());
-        let part = [message(about("e"), SEQUENCE, 0), done()].concat();
-        assert!(take(&part, SEQUENCE, &mut answer).unwrap());
-        assert_eq!(answer.messages.len(), 3);
-        assert!(answer.whole);
+        assert!(!read(&datagram, SEQUENCE, &mut reply).unwrap());
+        let datagram = [message(about("e"), SEQUENCE, 0), done()].concat();
+        assert!(read(&datagram, SEQUENCE, &mut reply).unwrap());
+        assert_eq!(reply.messages.len(), 3);
+        assert!(reply.consistent);
     }
 
     #[test]
-    fn an_interrupted_answer_is_not_whole() {
-        let mut answer = answer();
-        let part = message(about("a"), SEQUENCE, NLM_F_DUMP_INTR);
-        take(&part, SEQUENCE, &mut answer).unwrap();
-        assert!(take(&done(), SEQUENCE, &mut answer).unwrap());
-        assert!(!answer.whole);
+    fn an_interrupted_dump_is_not_consistent() {
+        let mut reply = reply();
+        let datagram = message(about("a"), SEQUENCE, NLM_F_DUMP_INTR);
+        read(&datagram, SEQUENCE, &mut reply).unwrap();
+        assert!(read(&done(), SEQUENCE, &mut reply).unwrap());
+        assert!(!reply.consistent);
     }
 
     #[test]
-    fn the_answer_to_another_question_is_passed_over() {
-        let mut answer = answer();
-        assert!(!take(&done(), SEQUENCE + 1, &mut answer).unwrap());
-        let part = message(about("a"), SEQUENCE - 1, NLM_F_DUMP_INTR);
-        take(&part, SEQUENCE, &mut answer).unwrap();
-        assert!(answer.messages.is_empty() && answer.whole);
+    fn the_reply_to_another_request_is_skipped() {
+        let mut reply = reply();
+        assert!(!read(&done(), SEQUENCE + 1, &mut reply).unwrap());
+        let datagram = message(about("a"), SEQUENCE - 1, NLM_F_DUMP_INTR);
+        read(&datagram, SEQUENCE, &mut reply).unwrap();
+        assert!(reply.messages.is_empty() && reply.consistent);
     }
 
     #[test]
-    fn the_kernels_error_is_told() {
+    fn an_error_of_the_kernel_is_returned() {
         let mut error = ErrorMessage::default();
         error.code = std::num::NonZero::new(-13);
-        let part = message(NetlinkPayload::Error(error), SEQUENCE, 0);
-        let error = take(&part, SEQUENCE, &mut answer()).unwrap_err();
+        let datagram = message(NetlinkPayload::Error(error), SEQUENCE, 0);
+        let error = read(&datagram, SEQUENCE, &mut reply()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]
-    fn a_torn_message_is_an_error() {
-        let part = message(about("name"), SEQUENCE, 0);
-        let error = take(&part[..part.len() - 1], SEQUENCE, &mut answer()).unwrap_err();
+    fn a_truncated_message_is_an_error() {
+        let datagram = message(about("name"), SEQUENCE, 0);
+        let error = read(&datagram[..datagram.len() - 1], SEQUENCE, &mut reply()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = take(&bytes, SEQUENCE, &mut answer());
+            let _ = read(&bytes, SEQUENCE, &mut reply());
         }
     }
 }
