@@ -19,9 +19,9 @@ pub enum Sent {
     /// there is room: wait for the descriptor, for a limited time, and send
     /// again.
     Full {
-        /// The host says that it interrupts then. Otherwise it does not, and the
-        /// ring is to be looked at again by itself.
-        announced: bool,
+        /// The host says that it signals when it has made room. A host that does not
+        /// say so sends no signal: try again after a pause.
+        host_signals_room: bool,
     },
 }
 

@@ -1,6 +1,13 @@
-//! What the classes of VMBus devices are called, for listings.
+//! Device classes, and their names for listings. Protocol section 1.
 
 use crate::Guid;
+
+/// Key-value pairs and IP configuration.
+pub const KVP: Guid = Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6);
+/// Volume snapshots.
+pub const VSS: Guid = Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440);
+/// File copy.
+pub const FILE_COPY: Guid = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
 
 const NAMES: [(u128, &str); 19] = [
     (0xf8615163_df3e_46c5_913f_f2d2f965ed0e, "network adapter"),
@@ -19,18 +26,9 @@ const NAMES: [(u128, &str); 19] = [
         0x9527e630_d0ae_497b_adce_e80ab0175caf,
         "time synchronisation",
     ),
-    (
-        0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6,
-        "key-value exchange (KVP)",
-    ),
-    (
-        0x35fa2e29_ea23_4236_96ae_3a6ebacba440,
-        "volume snapshots (VSS)",
-    ),
-    (
-        0x34d14be3_dee4_41c8_9ae7_6b174977c192,
-        "file copy (guest services)",
-    ),
+    (KVP.to_u128(), "key-value exchange (KVP)"),
+    (VSS.to_u128(), "volume snapshots (VSS)"),
+    (FILE_COPY.to_u128(), "file copy (guest services)"),
     (0x525074dc_8985_46e2_8057_a307dc18a502, "dynamic memory"),
     (0x44c4f61d_4444_4400_9d52_802e27ede19f, "PCI pass-through"),
     (0x8c2eaf3d_32a7_4b09_ab99_bd1f1c86b501, "NetworkDirect"),
@@ -39,7 +37,7 @@ const NAMES: [(u128, &str); 19] = [
     (0x276aacf4_ac15_426c_98dd_7521ad3f01fe, "remote desktop"),
 ];
 
-/// What devices of this class are, in words; `None` for a class unknown here.
+/// Returns the name of a class; `None` if it is not known here.
 pub fn name(class: Guid) -> Option<&'static str> {
     NAMES
         .iter()

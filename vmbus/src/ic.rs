@@ -86,14 +86,8 @@ pub struct MessageType(pub u16);
 impl MessageType {
     /// Version negotiation, common to all services.
     pub const NEGOTIATE: Self = Self(0);
-    /// Heartbeat.
-    pub const HEARTBEAT: Self = Self(1);
     /// Key-value pairs and IP configuration.
     pub const KVP: Self = Self(2);
-    /// Shutdown.
-    pub const SHUTDOWN: Self = Self(3);
-    /// Time synchronisation.
-    pub const TIME_SYNC: Self = Self(4);
     /// Volume snapshots.
     pub const VSS: Self = Self(5);
     /// File copy.
@@ -121,10 +115,6 @@ impl Status {
     pub const ALREADY_EXISTS: Self = Self(0x8007_0050);
     /// No room for the file.
     pub const DISK_FULL: Self = Self(0x8007_0070);
-    /// The machine is locked.
-    pub const MACHINE_LOCKED: Self = Self(0x8007_04F7);
-    /// The device is not connected.
-    pub const DEVICE_NOT_CONNECTED: Self = Self(0x8007_048F);
 }
 
 impl fmt::Display for Status {
@@ -138,8 +128,6 @@ impl fmt::Display for Status {
             Self::GUID_NOT_FOUND => "GUID not found",
             Self::ALREADY_EXISTS => "already exists",
             Self::DISK_FULL => "disk full",
-            Self::MACHINE_LOCKED => "machine locked",
-            Self::DEVICE_NOT_CONNECTED => "device not connected",
             Self(code) => return write!(f, "{code:#010x}"),
         };
         f.write_str(words)

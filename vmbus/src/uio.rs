@@ -176,7 +176,7 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
                 Ok(Sent::Done)
             }
             Written::Full => Ok(Sent::Full {
-                announced: self.reader.writer_signals_room(),
+                host_signals_room: self.reader.writer_signals_room(),
             }),
         }
     }

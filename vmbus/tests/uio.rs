@@ -158,7 +158,9 @@ fn a_full_outgoing_ring_is_back_pressure() {
     let reply = [7; 6 * KIB];
     assert_eq!(channel.send_packet(1, &reply).unwrap(), Sent::Done);
     host.incoming.store(Word::InterruptMask, 1);
-    let full = Sent::Full { announced: true };
+    let full = Sent::Full {
+        host_signals_room: true,
+    };
     assert_eq!(channel.send_packet(2, &reply).unwrap(), full);
     assert_ne!(host.outgoing.load(Word::PendingSendSize), 0);
     assert_eq!(
@@ -174,13 +176,13 @@ fn a_full_outgoing_ring_is_back_pressure() {
 
 #[test]
 fn whether_the_host_signals_room_stands_in_the_ring_that_the_guest_reads() {
-    for (incoming, outgoing, announced) in [(1, 0, true), (0, 1, false)] {
+    for (incoming, outgoing, host_signals_room) in [(1, 0, true), (0, 1, false)] {
         let (mut channel, host) = small();
         host.incoming.store(Word::FeatureBits, incoming);
         host.outgoing.store(Word::FeatureBits, outgoing);
         assert_eq!(channel.send_packet(1, &[0; 6 * KIB]).unwrap(), Sent::Done);
         let full = channel.send_packet(2, &[0; 6 * KIB]).unwrap();
-        assert_eq!(full, Sent::Full { announced });
+        assert_eq!(full, Sent::Full { host_signals_room });
     }
 }
 

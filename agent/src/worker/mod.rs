@@ -328,7 +328,7 @@ impl Worker<'_> {
     /// Sends a reply, when there is room for it.
     fn send(&mut self, reply: Reply<'_>) -> Result<(), ChannelError> {
         let mut full = FullRingBackoff::new();
-        while let Sent::Full { announced } = self.channel.send(reply)? {
+        while let Sent::Full { host_signals_room } = self.channel.send(reply)? {
             if self.control.stopping() {
                 return Ok(());
             }
@@ -341,7 +341,7 @@ impl Worker<'_> {
                 );
             }
             self.waiting.register(&*self.channel, true)?;
-            self.wait(Some(full.pause(announced)))?;
+            self.wait(Some(full.pause(host_signals_room)))?;
             // A ring in memory does not show that the device went away.
             self.channel.acknowledge()?;
         }

@@ -167,8 +167,8 @@ impl FullRingBackoff {
 
     /// How long to wait before the next look, where no interrupt comes. A host
     /// that announces room interrupts, and is not trusted to.
-    pub(crate) fn pause(&mut self, announced: bool) -> Duration {
-        if announced {
+    pub(crate) fn pause(&mut self, host_signals_room: bool) -> Duration {
+        if host_signals_room {
             return LONGEST_DELAY;
         }
         let pause = self.pause;

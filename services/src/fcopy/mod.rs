@@ -16,7 +16,7 @@ use std::time::Instant;
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
 use hyperv_vmbus::message::ReplyLayout;
-use hyperv_vmbus::{Encoding, Guid};
+use hyperv_vmbus::{Encoding, classes};
 
 use slog::{Logger, info, warn};
 
@@ -48,7 +48,7 @@ mod transfer;
 pub static ENTRY: Entry = Entry {
     name: "fcopy",
     summary: "file copy from the host (Copy-VMFile)",
-    class: Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192),
+    class: classes::FILE_COPY,
     message_type: MessageType::FILE_COPY,
     frameworks: &[Version::new(3, 0)],
     versions: &[Version::new(1, 1)],

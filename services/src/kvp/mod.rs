@@ -15,7 +15,7 @@ use std::sync::Arc;
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use hyperv_vmbus::message::ReplyLayout;
-use hyperv_vmbus::{Encoding, Guid};
+use hyperv_vmbus::{Encoding, classes};
 use slog::{Logger, debug, warn};
 
 pub use self::config::{Access, Backend, Config, Network};
@@ -65,7 +65,7 @@ static REGISTRATION: [u8; MESSAGE_LEN] = {
 pub static ENTRY: Entry = Entry {
     name: "kvp",
     summary: "key-value pairs and IP configuration",
-    class: Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6),
+    class: classes::KVP,
     message_type: MessageType::KVP,
     frameworks: &[Version::new(3, 0), Version::new(1, 0)],
     versions: &[Version::new(4, 0), Version::new(3, 0), Version::new(1, 0)],

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Status, Version};
 use hyperv_vmbus::message::ReplyLayout;
-use hyperv_vmbus::{Encoding, Guid};
+use hyperv_vmbus::{Encoding, classes};
 use slog::{Logger, debug, error, info, warn};
 
 use self::blocking::Lookups;
@@ -83,7 +83,7 @@ const OP_REGISTER: u8 = 129;
 pub static ENTRY: Entry = Entry {
     name: "vss",
     summary: "freezing file systems for backups",
-    class: Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440),
+    class: classes::VSS,
     message_type: MessageType::VSS,
     frameworks: &[Version::new(3, 0)],
     versions: &[Version::new(5, 0)],
