@@ -1,4 +1,4 @@
-//! What is done with a pool file while it is locked.
+//! Operations on the records of a locked pool file.
 
 use std::fs::File;
 use std::io;
@@ -13,36 +13,36 @@ use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, RawRecord, Record};
 use super::redo::{self, Redo};
 use super::{disk, journal};
 
-/// Records that are read at a time: less than 32 KiB.
+/// Records per read: less than 32 KiB.
 const CHUNK: usize = 12;
 
-/// An index, and the file's state that it was made of.
+/// An index, and the state of the file that it was built from.
 #[derive(Debug)]
 pub(super) struct CachedIndex {
     snapshot: Snapshot,
     index: Index,
 }
 
-/// What a change did: enough to undo it.
+/// Describes a change so that it can be undone.
 #[derive(Debug)]
 pub(super) struct Change {
-    /// The record that is there now; `None` where records were deleted.
+    /// The record that was written; `None` if records were deleted.
     written: Option<Box<RawRecord>>,
-    /// The record whose value it took, or those that were deleted.
+    /// The record with the old value, or those that were deleted.
     before: Vec<RawRecord>,
 }
 
-/// A pool file that is locked. A torn record at its end counts as one, as if
-/// NULs followed.
+/// A locked pool file. An incomplete record at its end counts as one that is padded with
+/// NULs.
 #[derive(Debug)]
 pub(super) struct Contents<'a> {
     pub(super) file: &'a File,
     pub(super) path: &'a Path,
     pub(super) journal: &'a Path,
-    /// Bytes that count: what stands behind them is not looked at.
+    /// Size of the content; bytes after it are ignored.
     pub(super) size: u64,
     pub(super) snapshot: Snapshot,
-    /// What is left of operations before.
+    /// The index that an earlier operation built.
     pub(super) index: &'a mut Option<CachedIndex>,
     /// A record that a killed program left in the journal; it is read as if it were in
     /// the file.
@@ -50,7 +50,7 @@ pub(super) struct Contents<'a> {
 }
 
 impl Contents<'_> {
-    /// The record at this position; `None` past the end.
+    /// Returns the record at this position; `None` past the end.
     pub(super) fn at(&self, number: u32) -> Result<Option<RawRecord>, PoolError> {
         let offset = u64::from(number) * RECORD_LEN;
         if offset >= self.size {
@@ -61,7 +61,7 @@ impl Contents<'_> {
         Ok((len > 0).then_some(raw))
     }
 
-    /// The first record with this key.
+    /// Finds the first record with this key.
     pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, RawRecord)>, PoolError> {
         if let Some(CachedIndex { snapshot, index }) = &*self.index {
             if snapshot.settled && snapshot.stamp == self.snapshot.stamp {
@@ -75,10 +75,10 @@ impl Contents<'_> {
                 return Ok(None);
             }
         }
-        // One that is out of date is not kept beside the new one.
+        // Frees the outdated index before building another.
         *self.index = None;
         let records = self.size.div_ceil(RECORD_LEN);
-        let mut index = Index::with_room(usize::try_from(records).unwrap_or_default());
+        let mut index = Index::with_capacity(usize::try_from(records).unwrap_or_default());
         let mut found = None;
         self.each(|number, raw| {
             index.push(raw.key(), number);
@@ -92,21 +92,21 @@ impl Contents<'_> {
         Ok(found)
     }
 
-    /// Every record, in order.
+    /// Returns all records in order.
     pub(super) fn list(&self) -> Result<Vec<Record>, PoolError> {
         let mut records = Vec::new();
         self.each(|_, raw| records.push(raw.decode()))?;
         Ok(records)
     }
 
-    /// Gives the first record with the key of `new` its value, or appends `new`.
+    /// Sets the value of the first record with the key of `new`, or appends `new`.
     pub(super) fn set(&mut self, new: &RawRecord) -> Result<Change, PoolError> {
         let found = self.find(new.key())?;
         let change = Change {
             written: Some(Box::new(*new)),
             before: found.iter().map(|(_, raw)| *raw).collect(),
         };
-        // What is written is not in the index until all went well.
+        // There is no index until the write succeeded.
         let indexed = self.index.take();
         let number = match found {
             Some((number, _)) => {
@@ -116,22 +116,21 @@ impl Contents<'_> {
             None => self.append(new)?,
         };
         if let Some(CachedIndex { mut index, .. }) = indexed {
-            // Nobody else writes while the lock is held, so the index is right
-            // for what the file has become.
+            // Nobody else writes while this holds the lock, so the index fits the
+            // file as it is now.
             index.add(new.key(), number);
             let (snapshot, _) = Snapshot::take(|| self.file.metadata())
-                .map_err(PoolError::file("look at", self.path))?;
+                .map_err(PoolError::file("stat", self.path))?;
             *self.index = Some(CachedIndex { snapshot, index });
         }
         Ok(change)
     }
 
-    /// Makes a change as if it had never been, where nobody has changed the same record
-    /// since. What was deleted comes back at the end.
+    /// Undoes a change unless the same record was changed since. Deleted records are
+    /// appended at the end.
     pub(super) fn undo(&mut self, change: &Change) -> Result<(), PoolError> {
         let Some(written) = &change.written else {
-            let gone = change.before.first();
-            if let Some(raw) = gone {
+            if let Some(raw) = change.before.first() {
                 if self.find(raw.key())?.is_none() {
                     *self.index = None;
                     for raw in &change.before {
@@ -155,9 +154,9 @@ impl Contents<'_> {
 
     fn write_value(&self, number: u32, raw: &RawRecord) -> Result<(), PoolError> {
         let offset = u64::from(number) * RECORD_LEN;
-        // Of the key, what stands there: others may have left anything behind its NUL.
-        let there = self.at(number)?.unwrap_or(RawRecord::ZERO);
-        let record = there.with_value_of(raw);
+        // Keeps the bytes of the key: other programs may have left anything after its NUL.
+        let current = self.at(number)?.unwrap_or(RawRecord::ZERO);
+        let record = current.with_value_of(raw);
         redo::write(self.file, self.path, self.journal, offset, &record, KEY_LEN)
     }
 
@@ -171,16 +170,16 @@ impl Contents<'_> {
                 limit: MAX_SIZE,
             });
         };
-        // Behind a torn record, the file system puts zeros up to here.
+        // After an incomplete record, the file system fills the gap with zeros.
         redo::write(self.file, self.path, self.journal, end, new, 0).inspect_err(|_| {
-            // A full disk may have had room for a part.
+            // A full disk may have taken a part of it.
             let _ = disk::resize(self.file, self.size);
         })?;
         self.size = end + RECORD_LEN;
         Ok(number)
     }
 
-    /// Removes every record with this key; `None` where there was none.
+    /// Deletes every record with this key; returns `None` if there was none.
     pub(super) fn delete(&mut self, key: &[u8]) -> Result<Option<Change>, PoolError> {
         if self.find(key)?.is_none() {
             return Ok(None);
@@ -205,7 +204,7 @@ impl Contents<'_> {
             .filter(|range| !range.is_empty())
             .collect();
         if kept.is_empty() {
-            disk::resize(self.file, offset).map_err(PoolError::file("shorten", self.path))?;
+            disk::resize(self.file, offset).map_err(PoolError::file("truncate", self.path))?;
         } else {
             journal::rewrite(self.file, self.path, self.journal, offset, self.size, &kept)?;
         }
@@ -217,13 +216,14 @@ impl Contents<'_> {
         }))
     }
 
-    /// Reads whole records; says how many bytes there are of them.
+    /// Reads records at `offset`; returns the number of bytes.
     fn read(&self, bytes: &mut [u8], offset: u64) -> Result<usize, PoolError> {
         let len = read(self.file, bytes, offset).map_err(PoolError::file("read", self.path))?;
         let end = self.redo.and_then(|redo| redo.apply(bytes, offset));
         Ok(end.map_or(len, |end| end.max(len)))
     }
 
+    /// Calls `take` with the number of each record and the record, in order.
     fn each(&self, mut take: impl FnMut(u32, &RawRecord)) -> Result<(), PoolError> {
         let mut chunk = vec![RawRecord::ZERO; CHUNK];
         let mut numbers = 0..;
@@ -249,7 +249,7 @@ impl Contents<'_> {
     }
 }
 
-/// Fills `bytes`, or less where the file ends; says how much.
+/// Fills `bytes` up to the end of the file; returns the number of bytes.
 fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut len = 0;
     while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
@@ -276,9 +276,9 @@ mod tests {
         file.write_all(raw.as_bytes()).unwrap();
         let (now, _) = Snapshot::take(|| file.metadata()).unwrap();
         for (settled, found) in [(true, false), (false, true)] {
-            // The index of a file without records that looked like this one.
+            // An empty index with the stamp of this file.
             let snapshot = Snapshot { settled, ..now };
-            let index = Index::with_room(0);
+            let index = Index::with_capacity(0);
             let mut contents = Contents {
                 file: &file,
                 path: Path::new("pool"),

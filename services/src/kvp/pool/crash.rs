@@ -1,17 +1,17 @@
-//! Stops the writer of this thread at a chosen step, as a crash would.
+//! Fault injection: stops the writer of this thread at a chosen step, as a crash would.
 
 use std::cell::RefCell;
 use std::io;
 
-/// One step: where it writes, and how many bytes.
+/// Offset and length of a write.
 pub(super) type Step = (u64, usize);
 
 #[derive(Default)]
 struct Plan {
     taken: Vec<Step>,
-    /// Steps that are still taken, and bytes of the one after them.
+    /// Steps that succeed, and bytes of the next one.
     stop: Option<(usize, usize)>,
-    /// What is called when so many steps were taken.
+    /// A function to call before this step.
     call: Option<(usize, Box<dyn FnOnce()>)>,
 }
 
@@ -19,7 +19,7 @@ thread_local! {
     static PLAN: RefCell<Plan> = RefCell::default();
 }
 
-/// From now on, takes `steps` steps and `cut` bytes of the next, then none.
+/// Lets `steps` steps succeed and `cut` bytes of the next, then fails all.
 pub(super) fn stop_after(steps: usize, cut: usize) {
     PLAN.with_borrow_mut(|plan| {
         *plan = Plan {
@@ -30,7 +30,7 @@ pub(super) fn stop_after(steps: usize, cut: usize) {
     });
 }
 
-/// From now on takes every step, and calls this before one of them.
+/// Lets every step succeed, and calls this before one of them.
 pub(super) fn call_at(step: usize, call: impl FnOnce() + 'static) {
     PLAN.with_borrow_mut(|plan| {
         *plan = Plan {
@@ -40,7 +40,7 @@ pub(super) fn call_at(step: usize, call: impl FnOnce() + 'static) {
     });
 }
 
-/// From now on takes every step; says which were taken since the last call.
+/// Lets every step succeed; returns those since the last call.
 pub(super) fn run() -> Vec<Step> {
     PLAN.take().taken
 }

@@ -1,4 +1,4 @@
-//! The steps by which files change: tests stop the writer at each.
+//! All operations that change files, so that tests can stop the writer at each.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,7 +22,7 @@ pub(super) fn resize(file: &File, size: u64) -> io::Result<()> {
     file.set_len(size)
 }
 
-/// Makes an empty file in place of what may be there.
+/// Creates an empty file, replacing what is there.
 pub(super) fn create(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(test)]
     crash::step(0, 0, |_| Ok(()))?;

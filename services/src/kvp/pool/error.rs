@@ -9,83 +9,85 @@ use crate::trusted::Refusal;
 /// Why a pool cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    /// A call on the file failed.
+    /// A system call on the file failed.
     #[error("cannot {doing} {}", path.display())]
     File {
-        /// What was to be done.
+        /// The operation, in words that follow "cannot".
         doing: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the call.
         source: io::Error,
     },
-    /// Another program did not give the file back in time. Nothing was changed.
+    /// Another program kept the file locked. Nothing was changed.
     #[error(
         "{} has been locked for {:.0} s by {holder}; nothing was read or changed",
         path.display(), waited.as_secs_f64()
     )]
     Locked {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// How long the operation waited.
         waited: Duration,
-        /// By whom, as far as that can be told.
+        /// The program that holds the lock, if it can be found out.
         holder: String,
     },
-    /// Others put one file after another in its place.
-    #[error("{} is replaced again and again, and was not read", .0.display())]
+    /// Another program keeps replacing the file.
+    #[error("{} keeps being replaced by another program", .0.display())]
     Changing(PathBuf),
-    /// The request's time was over before this was done. Nothing was changed, or it was
-    /// changed back.
-    #[error("the time for changing {} was over; it is as before", .0.display())]
+    /// The request was cancelled. Nothing was changed, or the change was undone.
+    #[error("the request timed out; {} is unchanged", .0.display())]
     Cancelled(PathBuf),
-    /// Others could have put there what stands in the pool's place.
-    #[error("{} is not used as a pool", path.display())]
+    /// A user other than root could have put the file there.
+    #[error("refusing to use {} as a pool", path.display())]
     Untrusted {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: Refusal,
     },
-    /// What stands in the pool's place is no file of records.
-    #[error("{} is no regular file; move it away", .0.display())]
+    /// The path names something else than a regular file.
+    #[error("{} is not a regular file; move it away", .0.display())]
     NotAFile(PathBuf),
-    /// The file is far larger than any pool is.
-    #[error("{} has {size} bytes, no more than {limit} are read; move it away", path.display())]
+    /// The file is far larger than any pool.
+    #[error(
+        "{} is too large: {size} bytes, at most {limit} are supported; move it away",
+        path.display()
+    )]
     TooLarge {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its size in bytes.
         size: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// A key without a character.
+    /// The key is empty.
     #[error("the key is empty")]
     EmptyKey,
-    /// A key that a record has no room for.
-    #[error("a key of {len} bytes in UTF-8 is too long, a record has room for {limit}")]
+    /// The key does not fit a record.
+    #[error("the key is too long: {len} bytes in UTF-8, at most {limit} fit a record")]
     KeyTooLong {
         /// Its length in bytes.
         len: usize,
-        /// How long it may be.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A value that a record has no room for.
-    #[error("a value of {len} bytes in UTF-8 is too long, a record has room for {limit}")]
+    /// The value does not fit a record.
+    #[error("the value is too long: {len} bytes in UTF-8, at most {limit} fit a record")]
     ValueTooLong {
         /// Its length in bytes.
         len: usize,
-        /// How long it may be.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A NUL, which would end the text in the file.
-    #[error("the {0} has a NUL character in it")]
+    /// The key or value contains a NUL, which would end it in the file.
+    #[error("the {0} contains a NUL character")]
     Nul(&'static str),
 }
 
 impl PoolError {
-    /// What makes a failed call on `path` one of these.
+    /// Returns a function that makes an error of a failed call on `path`.
     pub(super) fn file(
         doing: &'static str,
         path: impl Into<PathBuf>,

@@ -1,5 +1,5 @@
-//! Who has a pool locked, as far as `/proc` tells: a warning that names the process
-//! can be acted on.
+//! Finds out from `/proc` which process holds the lock on a pool, so that a warning can
+//! name it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,30 +14,30 @@ use super::lock::Access;
 use crate::kvp::files;
 use crate::processes;
 
-/// Bytes of `/proc/locks` that are read: anybody can make it long.
+/// Bytes that are read of `/proc/locks`: any user can make it long.
 const MAX_LOCKS: u64 = 1 << 20;
 
-/// How long is looked for the processes that have the file open, where the kernel does
-/// not say which of them has it locked.
+/// How long to search for processes that have the file open if the kernel does not tell
+/// which of them holds the lock.
 const SEARCH: Duration = Duration::from_millis(200);
 
-/// Processes that are named.
+/// Processes named in a message.
 const MAX_NAMED: usize = 3;
 
-/// What is said where nobody was found.
+/// Describes a holder that was not found.
 const UNKNOWN: &str = "another program (`lslocks` may tell which)";
 
-/// Whoever keeps `file` from being locked for `access`, in words.
+/// Describes the processes that keep `file` from being locked for `access`.
 pub(super) fn describe(file: &File, access: Access) -> String {
     let Ok(metadata) = file.metadata() else {
         return UNKNOWN.to_owned();
     };
     let (device, inode) = (metadata.dev(), metadata.ino());
-    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let mut pids = lock_holders(&text(Path::new("/proc/locks")), &place, access);
+    let id = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let mut pids = lock_holders(&text(Path::new("/proc/locks")), &id, access);
     let named = match pids.is_empty() {
         true => "",
-        // A lock of an open file description is nobody's in particular.
+        // A lock of an open file description belongs to no process in particular.
         false if pids.contains(&None) => "one of those that have it open: ",
         false => "",
     };
@@ -57,23 +57,23 @@ pub(super) fn describe(file: &File, access: Access) -> String {
     }
 }
 
-/// The processes with a lock on the file at `place` that is in the way; `None` for one
-/// whose process the kernel does not tell.
-fn lock_holders(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
+/// Returns the processes whose lock on the file conflicts with `access`; `None` stands for
+/// a lock of which the kernel does not tell the process. `file` is as in `/proc/locks`.
+fn lock_holders(locks: &str, file: &str, access: Access) -> Vec<Option<u32>> {
     let held = |exactly: bool| {
-        let inode = place.rsplit(':').next().unwrap_or_default();
+        let inode = file.rsplit(':').next().unwrap_or_default();
         let mut pids: Vec<Option<u32>> = Vec::new();
         for line in locks.lines() {
             let fields: Vec<_> = line.split_whitespace().collect();
-            let [_, family, _, kind, pid, at, ..] = fields[..] else {
+            let [_, family, _, kind, pid, id, ..] = fields[..] else {
                 continue;
             };
-            let here = match exactly {
-                true => at == place,
-                false => at.rsplit(':').next() == Some(inode),
+            let same = match exactly {
+                true => id == file,
+                false => id.rsplit(':').next() == Some(inode),
             };
-            // Those with an arrow wait for a lock, too.
-            if here && family != "->" && (access == Access::Exclusive || kind == "WRITE") {
+            // An arrow marks a process that waits for the lock.
+            if same && family != "->" && (access == Access::Exclusive || kind == "WRITE") {
                 let pid = pid.parse().ok();
                 if !pids.contains(&pid) {
                     pids.push(pid);
@@ -82,15 +82,15 @@ fn lock_holders(locks: &str, place: &str, access: Access) -> Vec<Option<u32>> {
         }
         pids
     };
-    // The device is that of the file system, which on btrfs is not the file's.
+    // The device is that of the file system, which on btrfs differs from the file's.
     match held(true) {
         pids if pids.is_empty() => held(false),
         pids => pids,
     }
 }
 
-/// Other processes that have the file open. Nothing of theirs is opened or looked up:
-/// one of their files may be on a file system that does not answer.
+/// Returns other processes that have the file open. Compares link texts only: looking up
+/// their files could hang in a file system that does not answer.
 fn other_openers(file: &File) -> Vec<u32> {
     let end = Instant::now() + SEARCH;
     let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else {
@@ -100,13 +100,13 @@ fn other_openers(file: &File) -> Vec<u32> {
     let others = processes::numbers(Path::new("/proc")).into_iter().flatten();
     for pid in others.filter(|pid| *pid != std::process::id()) {
         let fds = fs::read_dir(format!("/proc/{pid}/fd"));
-        let has_it = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|link| link == path);
+        let is_same = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|link| link == path);
         let mut fds = fds
             .into_iter()
             .flatten()
             .flatten()
             .take_while(|_| Instant::now() < end);
-        if fds.any(has_it) {
+        if fds.any(is_same) {
             pids.push(pid);
         }
         if Instant::now() >= end {
@@ -116,7 +116,7 @@ fn other_openers(file: &File) -> Vec<u32> {
     pids
 }
 
-/// Number, program and user of a process.
+/// Describes a process by its number, program and user.
 fn name(pid: u32) -> String {
     let status = text(Path::new(&format!("/proc/{pid}/status")));
     let field = |name: &str| {
@@ -143,7 +143,7 @@ fn name(pid: u32) -> String {
     )
 }
 
-/// A file of `/proc`, which has no size.
+/// Reads a file of `/proc`; returns nothing if that fails.
 fn text(path: &Path) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_LOCKS).read_to_end(&mut bytes));

@@ -1,4 +1,4 @@
-//! Where in a pool file a key is, and whether that is still true.
+//! An index of the keys in a pool file, and whether it is still valid.
 
 use std::fs::Metadata;
 use std::hash::{BuildHasher, RandomState};
@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A file's state, as far as it shows from outside: two that are equal mean the
-/// same content only if the first was [`settled`](Self::settled).
+/// The metadata that change with a file's content. Equal stamps mean equal content only
+/// if the first was [`settled`](Snapshot::settled).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -17,20 +17,20 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-/// A [`Stamp`], and whether every later change gives another.
+/// A [`Stamp`], and whether every later change results in another one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Snapshot {
     pub(super) stamp: Stamp,
-    /// File systems take their time from a clock with ticks of several
-    /// milliseconds, so two changes in one tick look the same. A change before
-    /// the current tick is told from all that follow. So is one with a time
-    /// that this clock has not reached yet: it was taken from the fine clock,
-    /// as kernels from 6.13 on do for a change after a look at the file.
+    /// File systems take time stamps from a clock with ticks of several milliseconds, so
+    /// two changes in one tick look the same. A change before the current tick differs
+    /// from all later ones. So does one with a time that this clock has not reached yet:
+    /// it is from the fine-grained clock, which kernels from 6.13 on use for a change
+    /// after a stat.
     pub(super) settled: bool,
 }
 
 impl Snapshot {
-    /// Looks at a file through `stat`.
+    /// Takes a snapshot of the file that `stat` returns the metadata of.
     pub(super) fn take<E>(
         stat: impl FnOnce() -> Result<Metadata, E>,
     ) -> Result<(Self, Metadata), E> {
@@ -59,26 +59,24 @@ fn coarse_clock() -> (i64, i64) {
     (now.tv_sec, now.tv_nsec)
 }
 
-/// Where a key can be, by its hash: eight bytes a record, and useless to a host
-/// that would like keys to collide.
+/// Maps hashes of keys to records, with eight bytes per record. The hash is seeded, so
+/// the host cannot make keys collide.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Hash and number of each record, sorted.
+    /// Hash and number of each record, sorted once all are there.
     records: Vec<(u32, u32)>,
     hasher: RandomState,
 }
 
 impl Index {
-    /// An index of nothing, with room for so many records.
-    pub(super) fn with_room(records: usize) -> Self {
+    pub(super) fn with_capacity(records: usize) -> Self {
         Self {
             records: Vec::with_capacity(records),
             hasher: RandomState::new(),
         }
     }
 
-    /// Notes a record without sorting it in: for many at once, with `sort`
-    /// behind them.
+    /// Adds a record at the end; the caller sorts after the last one.
     pub(super) fn push(&mut self, key: &[u8], record: u32) {
         let hash = self.hash(key);
         self.records.push((hash, record));
@@ -88,7 +86,7 @@ impl Index {
         self.records.sort_unstable();
     }
 
-    /// Notes that a record with this key is there, if that is not known.
+    /// Inserts a record unless it is there already.
     pub(super) fn add(&mut self, key: &[u8], record: u32) {
         let entry = (self.hash(key), record);
         if let Err(place) = self.records.binary_search(&entry) {
@@ -96,8 +94,7 @@ impl Index {
         }
     }
 
-    /// The records that can have this key, in order: hardly ever others than
-    /// those that do.
+    /// Returns the records that may have this key, in order. Hash collisions are rare.
     pub(super) fn candidates(&self, key: &[u8]) -> impl Iterator<Item = u32> {
         let hash = self.hash(key);
         let first = self.records.partition_point(|entry| entry.0 < hash);
@@ -132,7 +129,7 @@ mod tests {
 
     #[test]
     fn records_of_a_key_are_found_in_order() {
-        let mut index = Index::with_room(0);
+        let mut index = Index::with_capacity(0);
         for (key, record) in [(b"a", 5), (b"b", 2), (b"a", 3)] {
             index.push(key, record);
         }

@@ -1,21 +1,20 @@
-//! Taking records out of the middle of a pool file so that a crash at any point
-//! loses none of the others.
+//! Removes records from the middle of a pool file such that a crash at any point loses
+//! none of the others.
 //!
-//! The file is changed in place: others hold locks on it, and would go on
-//! writing to one that was replaced. What is to follow the gap, the tail, goes
-//! into a journal beside the pool first, synced and then renamed to its name:
-//! it is whole or not there. Then
+//! The file is changed in place: programs that hold locks on it would continue to write
+//! to a replaced one. The records that follow the gap, the tail, are written to a journal
+//! beside the pool first, which is synced and then renamed into place, so that it is
+//! complete or absent. Then
 //!
-//! 1. the tail is written to the pool, and zeros behind it up to the old end,
-//! 2. the journal is marked [`CUT`],
-//! 3. the pool is cut behind the tail,
+//! 1. the tail is written to the pool, with zeros after it up to the old end,
+//! 2. the journal is marked [`TRUNCATE`],
+//! 3. the pool is truncated after the tail,
 //! 4. the journal is removed.
 //!
-//! Whoever locks the pool next and finds a journal begins again at its mark.
-//! Meanwhile a program that knows of no journal may have appended records. Up
-//! to the mark they stand behind the old end. After it they do, if zeros
-//! precede them, which no record consists of, and otherwise the pool was cut
-//! before.
+//! The next program that locks the pool and finds a journal continues at its mark.
+//! Meanwhile a program that does not know the journal may have appended records. Before
+//! the mark is set they follow the old end. Afterwards they do if zeros precede them, as
+//! no record consists of zeros; otherwise the pool was truncated before.
 
 use std::fs::File;
 use std::io;
@@ -36,38 +35,38 @@ use super::record::{MAX_SIZE, RECORD_LEN};
 
 const MAGIC: [u8; 8] = *b"KVPtail1";
 
-/// The pool still has its old size.
+/// The tail is yet to be written.
 const MOVE: u8 = 0;
 
-/// Tail and zeros are in the pool; it was cut, or is about to be.
-const CUT: u8 = 1;
+/// Tail and zeros are in the pool, which is yet to be truncated, or was already.
+const TRUNCATE: u8 = 1;
 
-/// Where the mark stands in the header.
+/// Offset of the mark in the header.
 const MARK: u64 = 8;
 
-/// Bytes that are copied at a time.
+/// Bytes per copy.
 const CHUNK: usize = 128 << 10;
 
-/// What a journal begins with; the tail follows.
+/// The header of a journal; the tail follows.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Header {
     magic: [u8; 8],
     mark: u8,
     reserved: [u8; 3],
-    /// Of the tail and then this header without mark and checksum.
+    /// Of the tail and this header, with mark and checksum zero.
     checksum: U32,
-    /// Of the pool, to tell it from one that was put in its place. The device
-    /// would not do: its number may change when the machine starts again.
+    /// Inode of the pool, to detect that it was replaced. The device is not used: its
+    /// number may change at a reboot.
     inode: U64,
-    /// When the pool was made, in nanoseconds: numbers of inodes are used
-    /// again. 0 where the file system does not say.
+    /// When the pool was created, in nanoseconds, because inode numbers are reused. 0 if
+    /// the file system does not tell.
     born: U64,
-    /// Where in the pool the tail goes.
+    /// Offset of the tail in the pool.
     offset: U64,
-    /// The pool's old size.
+    /// Old size of the pool.
     size: U64,
-    /// Bytes of the tail.
+    /// Size of the tail in bytes.
     tail: U64,
 }
 
@@ -91,8 +90,8 @@ impl Header {
     }
 }
 
-/// Makes the pool's bytes from `offset` on, up to its end at `size`, those of
-/// the `kept` ranges. The caller holds the exclusive lock.
+/// Replaces the pool's content from `offset` to its end at `size` with the `kept` ranges.
+/// The caller holds the exclusive lock.
 pub(super) fn rewrite(
     pool: &File,
     pool_path: &Path,
@@ -106,12 +105,14 @@ pub(super) fn rewrite(
     finish(pool, path, file, header).map_err(PoolError::file("change", pool_path))
 }
 
-/// Ends what a crash interrupted. A journal that does not fit the pool is
-/// removed. The caller holds the exclusive lock.
+/// Completes what a crash interrupted. Removes a journal that does not belong to the
+/// pool. The caller holds the exclusive lock.
 pub(super) fn recover(pool: &File, pool_path: &Path, path: &Path) -> Result<(), PoolError> {
     match read(pool, path) {
-        Ok(Some((file, header))) => finish(pool, path, file, header)
-            .map_err(PoolError::file("end an interrupted change of", pool_path)),
+        Ok(Some((file, header))) => finish(pool, path, file, header).map_err(PoolError::file(
+            "complete an interrupted change of",
+            pool_path,
+        )),
         Ok(None) => disk::remove(path).map_err(PoolError::file("remove", path)),
         Err(error) => Err(PoolError::file("read", path)(error)),
     }
@@ -172,7 +173,7 @@ fn write_whole(
     Ok((file, header))
 }
 
-/// Opens a journal; `None` of what can be none.
+/// Opens a journal; returns `None` if it is not a regular file.
 pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = File::options()
@@ -182,13 +183,13 @@ pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
         .open(path);
     match opened {
         Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
-        // A link is none of ours.
+        // A symbolic link.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The journal, if it belongs to this pool and is what was written.
+/// Reads the header; returns `None` if the journal is damaged or of another pool.
 fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
     let Some(file) = open(path)? else {
         return Ok(None);
@@ -201,14 +202,14 @@ fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
     file.read_exact_at(header.as_mut_bytes(), 0)?;
     let (inode, born) = identity(pool)?;
     let fits = header.magic == MAGIC
-        && header.mark <= CUT
+        && header.mark <= TRUNCATE
         && (header.inode.get(), header.born.get()) == (inode, born)
         && header.offset.get() % RECORD_LEN == 0
         && header.end() < header.size.get()
         && header.size.get() <= MAX_SIZE
         && len - HEADER_LEN == header.tail.get()
-        // Somebody else began the pool anew.
-        && (header.mark == CUT || pool.metadata()?.len() >= header.size.get());
+        // Otherwise another program truncated the pool.
+        && (header.mark == TRUNCATE || pool.metadata()?.len() >= header.size.get());
     if !fits {
         return Ok(None);
     }
@@ -220,7 +221,7 @@ fn read(pool: &File, path: &Path) -> io::Result<Option<(File, Header)>> {
     Ok((header.checksum(hasher) == header.checksum.get()).then_some((file, header)))
 }
 
-/// Takes the steps from the journal's mark on.
+/// Performs the steps from the journal's mark on.
 fn finish(pool: &File, path: &Path, mut file: File, mut header: Header) -> io::Result<()> {
     loop {
         let (end, size) = (header.end(), header.size.get());
@@ -234,7 +235,7 @@ fn finish(pool: &File, path: &Path, mut file: File, mut header: Header) -> io::R
                 disk::write(pool, bytes, at)
             })?;
             pool.sync_all()?;
-            disk::write(&file, &[CUT], MARK)?;
+            disk::write(&file, &[TRUNCATE], MARK)?;
             file.sync_all()?;
         }
         let now = pool.metadata()?.len();
@@ -245,12 +246,12 @@ fn finish(pool: &File, path: &Path, mut file: File, mut header: Header) -> io::R
             disk::resize(pool, end)?;
             break;
         }
-        // Others appended: what they did moves down the same way.
+        // Moves down what other programs appended in the same way.
         (file, header) = write(pool, path, end, now, std::slice::from_ref(&(size..now)))?;
     }
     pool.sync_all()?;
     disk::remove(path)?;
-    // Otherwise a power cut could bring the journal back to a pool that was
+    // Otherwise the journal could reappear after a power cut, beside a pool that was
     // changed since.
     sync_directory(path)
 }
@@ -264,7 +265,7 @@ fn is_zero(pool: &File, range: Range<u64>) -> io::Result<bool> {
     Ok(blank)
 }
 
-/// Reads a range of a file, part by part with where each begins.
+/// Calls `take` with each part of a range of a file and the part's offset.
 fn each_chunk(
     file: &File,
     range: Range<u64>,
@@ -282,7 +283,7 @@ fn each_chunk(
     Ok(())
 }
 
-/// What tells a pool from one that is put in its place: its inode, and when it was made.
+/// Returns inode and time of creation of a pool, which identify it.
 pub(super) fn identity(pool: &File) -> io::Result<(u64, u64)> {
     let metadata = pool.metadata()?;
     let born = metadata.created().ok();

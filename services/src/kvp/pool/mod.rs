@@ -1,15 +1,14 @@
-//! Pool files: records of a key and a value, shared with whoever else reads and
-//! writes them. Protocol section 7.
+//! Pool files: records of a key and a value, which other programs read and write too.
+//! Protocol section 7.
 //!
-//! An operation goes to the pool's `file`, which is opened, locked (`lock`) and
-//! made sure to be the one that the path names; a `journal` that a crash left
-//! is taken to its end. What is then done with the `contents` uses an `index`
-//! to find keys, reads a `record`, writes one with `redo` so that it is old or new
-//! whenever the program is killed, and changes files through `disk`.
-//! Nothing is kept of a value: what others wrote is seen by the next operation.
+//! `file` opens and locks (`lock`) the pool's file, checks that the path still names it,
+//! and completes what a crash interrupted. The operation then works on the `contents`:
+//! `index` finds keys, `redo` writes one `record` such that a killed program leaves the
+//! old or the new one, `journal` removes records. All changes go through `disk`. No value
+//! is cached: an operation sees what other programs wrote before it.
 //!
-//! Keys are compared byte by byte. A record whose key is no UTF-8 is listed, but
-//! no text finds it, so nobody changes or removes it by mistake.
+//! Keys are compared byte by byte. A record whose key is not UTF-8 is listed, but no text
+//! matches it, so nobody changes or deletes it by mistake.
 
 use std::path::Path;
 
@@ -37,23 +36,23 @@ mod redo;
 #[cfg(test)]
 mod tests;
 
-/// The pools in one directory. A file that is missing reads as an empty pool,
-/// and is made when something is written to it.
+/// The pools in one directory. A missing file reads as an empty pool and is created by
+/// the first write.
 ///
-/// Each operation locks its file, for reading or for writing, and waits at most
-/// 5 s for others that have it locked. Then nothing is written; but what is in the
-/// file is read without a lock, as anybody who may read the file may lock it.
+/// Each operation locks its file, and waits at most 5 s while other programs hold the
+/// lock. After that a write fails, but a read continues without the lock, because
+/// anybody who may read the file may lock it.
 #[derive(Debug)]
 pub struct Pools {
     files: [PoolFile; PoolId::ALL.len()],
-    /// The time of the request that operations are for.
+    /// Cancels the request that the operations are for.
     token: Option<CancelToken>,
-    /// What the last of them changed.
+    /// What the last operation changed, for a rollback.
     last_change: Option<(PoolId, Change)>,
 }
 
 impl Pools {
-    /// The pools in this directory, which need not exist yet.
+    /// Uses the pools in this directory, which need not exist yet.
     pub fn new(directory: &Path) -> Self {
         Self {
             files: PoolId::ALL.map(|pool| PoolFile::new(directory, &format!(".kvp_pool_{pool}"))),
@@ -62,9 +61,8 @@ impl Pools {
         }
     }
 
-    /// The same, whose files are to have these permission bits: those that are made,
-    /// and those that are there when they are opened. `None` makes files with 0644
-    /// and leaves the others as they are.
+    /// Sets the mode of the files: new ones are created with it, and existing ones get it
+    /// when they are opened. `None` creates files with 0644 and leaves existing ones.
     #[must_use]
     pub fn with_mode(mut self, mode: Option<u32>) -> Self {
         if let Some(mode) = mode {
@@ -73,12 +71,11 @@ impl Pools {
         self
     }
 
-    /// Gives the files that are there the permission bits that they are to have. All
-    /// are tried.
+    /// Applies the configured mode to all files that exist.
     ///
     /// # Errors
     ///
-    /// Any [`PoolError`] of a file that is not used or cannot be changed.
+    /// The first [`PoolError`], after trying every file.
     pub fn apply_mode(&self) -> Result<(), PoolError> {
         let mut result = Ok(());
         for file in &self.files {
@@ -87,8 +84,8 @@ impl Pools {
         result
     }
 
-    /// What the administrator should know of the operations since it was last asked for:
-    /// which file others keep locked, and who.
+    /// Takes the warnings for the administrator since the last call: which file another
+    /// program keeps locked, and which program that is.
     pub fn take_warnings(&mut self) -> Vec<String> {
         self.files
             .iter_mut()
@@ -96,22 +93,22 @@ impl Pools {
             .collect()
     }
 
-    /// For operations of a request: what is changed after its end is changed back.
+    /// Starts operations of a request; what they change after it is cancelled is undone.
     pub(super) fn for_request(&mut self, token: &CancelToken) -> &mut Self {
         self.token = Some(token.clone());
         self.last_change = None;
         self
     }
 
-    /// For operations that are of no request.
+    /// Starts operations that do not belong to a request.
     pub(super) fn without_token(&mut self) -> &mut Self {
         self.token = None;
         self.last_change = None;
         self
     }
 
-    /// Takes back what the last operation changed, where nobody has changed it since;
-    /// says whether there was anything.
+    /// Undoes what the last operation changed, unless another program changed it since.
+    /// Returns whether there was a change.
     pub(super) fn rollback(&mut self) -> Result<bool, PoolError> {
         self.token = None;
         let Some((pool, change)) = self.last_change.take() else {
@@ -122,12 +119,11 @@ impl Pools {
         Ok(true)
     }
 
-    /// The value of the first record with this key.
+    /// Returns the value of the first record with this key.
     ///
     /// # Errors
     ///
-    /// [`PoolError::File`], [`PoolError::Locked`], [`PoolError::Changing`],
-    /// [`PoolError::Untrusted`], [`PoolError::NotAFile`] or [`PoolError::TooLarge`].
+    /// Any [`PoolError`] about the file, not those about a key or value.
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
         let token = self.token.clone();
         let found = self
@@ -136,12 +132,11 @@ impl Pools {
         Ok(found.flatten().map(|(_, raw)| raw.decode().value))
     }
 
-    /// Gives the first record with this key a new value, or appends a record.
+    /// Sets the value of the first record with this key, or appends a record.
     ///
     /// # Errors
     ///
-    /// Any [`PoolError`]; of a key or value that does not fit, nothing is
-    /// written.
+    /// Any [`PoolError`]. A key or value that does not fit is never truncated.
     pub fn set(&mut self, pool: PoolId, key: &str, value: &str) -> Result<(), PoolError> {
         let new = RawRecord::new(key, value)?;
         let token = self.token.clone();
@@ -156,13 +151,13 @@ impl Pools {
         Ok(())
     }
 
-    /// Removes every record with this key, and says whether there was one. The
-    /// others keep their order.
+    /// Deletes every record with this key and returns whether there was one. The others
+    /// keep their order.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Self::get); [`PoolError::EmptyKey`], so that records whose
-    /// key was lost stay.
+    /// As for [`get`](Self::get), and [`PoolError::EmptyKey`]: records that lost their key
+    /// are kept.
     pub fn delete(&mut self, pool: PoolId, key: &str) -> Result<bool, PoolError> {
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
@@ -179,7 +174,7 @@ impl Pools {
         Ok(self.last_change.is_some())
     }
 
-    /// The record at this position; `None` past the end.
+    /// Returns the record at this position; `None` past the end.
     ///
     /// # Errors
     ///
@@ -192,7 +187,7 @@ impl Pools {
         Ok(found.flatten().map(|raw| raw.decode()))
     }
 
-    /// Every record, in order, as they were at one moment.
+    /// Returns all records in order, a consistent snapshot.
     ///
     /// # Errors
     ///
@@ -217,8 +212,8 @@ impl Pools {
     }
 }
 
-/// Settles that a change stays, or undoes it where nobody waits for it any more. The
-/// file is still locked.
+/// Commits the change, or undoes it if the request was cancelled. The file is still
+/// locked.
 fn commit_or_undo(
     contents: &mut Contents<'_>,
     change: &Change,

@@ -1,4 +1,4 @@
-//! A pool's file, opened where root alone can have put it there.
+//! Opens a pool's file if only root can have put it there.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
@@ -11,7 +11,7 @@ use super::error::PoolError;
 use super::lock::Access;
 use crate::trusted::trusted_directory_of;
 
-/// A file that is open, and which it is.
+/// An open file with its identity.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) file: File,
@@ -20,7 +20,7 @@ pub(super) struct OpenFile {
     inode: u64,
 }
 
-/// Whether nobody else could have put there what stands at the path.
+/// Checks that only root can have put a file at this path.
 pub(super) fn check_trusted(path: &Path) -> Result<(), PoolError> {
     trusted_directory_of(path).map_err(|source| PoolError::Untrusted {
         path: path.to_owned(),
@@ -30,7 +30,7 @@ pub(super) fn check_trusted(path: &Path) -> Result<(), PoolError> {
 
 impl OpenFile {
     pub(super) fn new(path: &Path, access: Access) -> Result<Option<Self>, PoolError> {
-        // Looked at before it is opened: to open some devices does something.
+        // Checked before it is opened: opening some devices has effects.
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
@@ -39,7 +39,7 @@ impl OpenFile {
         let opened = File::options()
             .read(true)
             .write(writable)
-            // Whatever stands there, opening it does not wait.
+            // Does not block on a FIFO or a device.
             .custom_flags(OFlags::NONBLOCK.bits() as i32)
             .open(path);
         let file = match opened {
@@ -47,7 +47,7 @@ impl OpenFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(PoolError::file("open", path)(error)),
         };
-        let metadata = file.metadata().map_err(PoolError::file("look at", path))?;
+        let metadata = file.metadata().map_err(PoolError::file("stat", path))?;
         if !metadata.is_file() {
             return Err(PoolError::NotAFile(path.to_owned()));
         }
@@ -59,7 +59,7 @@ impl OpenFile {
         }))
     }
 
-    /// Gives the file these permission bits, where any are wanted.
+    /// Sets the mode of the file unless it is `None`.
     pub(super) fn apply_mode(&self, mode: Option<u32>) -> io::Result<()> {
         let now = self.file.metadata()?.mode() & 0o7777;
         match mode {
@@ -68,6 +68,7 @@ impl OpenFile {
         }
     }
 
+    /// Whether the metadata are of this file.
     pub(super) fn is(&self, metadata: &Metadata) -> bool {
         (self.device, self.inode) == (metadata.dev(), metadata.ino())
     }

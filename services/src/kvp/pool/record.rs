@@ -1,14 +1,13 @@
-//! One record as it stands in a pool file. Protocol section 7.
+//! The format of a record in a pool file. Protocol section 7.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::PoolError;
 
-/// Bytes of the largest file that is read: some 100,000 records.
+/// Size of the largest accepted pool in bytes: some 100,000 records.
 pub(super) const MAX_SIZE: u64 = 256 << 20;
 
-/// A key and its value, as the host is told of them: bytes in the file that are
-/// not UTF-8 are replaced.
+/// A key and its value as the host sees them: bytes that are not UTF-8 are replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The key.
@@ -17,17 +16,17 @@ pub struct Record {
     pub value: String,
 }
 
-/// Bytes of the field that has the key.
+/// Size of the key field in bytes.
 pub(super) const KEY_LEN: usize = 512;
 
-/// Bytes of the field that has the value.
+/// Size of the value field in bytes.
 pub(super) const VALUE_LEN: usize = 2048;
 
-/// Bytes of a record.
+/// Size of a record in bytes.
 pub(super) const RECORD_LEN: u64 = (KEY_LEN + VALUE_LEN) as u64;
 
-/// A record's bytes: UTF-8, ended by a NUL, by custom padded with more. Others
-/// leave out the NUL where a field is full, and leave anything behind it.
+/// The bytes of a record: UTF-8, terminated and usually padded with NULs. Other programs
+/// omit the NUL if a field is full, and leave any bytes after it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
@@ -40,17 +39,17 @@ pub(super) struct RawRecord {
 const _: () = assert!(size_of::<RawRecord>() as u64 == RECORD_LEN);
 
 impl RawRecord {
-    /// Nothing but NULs.
+    /// All bytes zero.
     pub(super) const ZERO: Self = Self {
         key: [0; KEY_LEN],
         value: [0; VALUE_LEN],
     };
 
-    /// A record to be written.
+    /// Encodes a record.
     ///
     /// # Errors
     ///
-    /// What has no room in it is refused, never cut.
+    /// A [`PoolError`] about the key or value; they are never truncated.
     pub(super) fn new(key: &str, value: &str) -> Result<Self, PoolError> {
         let mut raw = Self::ZERO;
         if key.is_empty() {
@@ -67,22 +66,22 @@ impl RawRecord {
         Ok(raw)
     }
 
-    /// The key, without what stands behind its end.
+    /// Returns the bytes of the key up to its NUL.
     pub(super) fn key(&self) -> &[u8] {
         text(&self.key)
     }
 
-    /// The value, without what stands behind its end.
+    /// Returns the bytes of the value up to its NUL.
     pub(super) fn value(&self) -> &[u8] {
         text(&self.value)
     }
 
-    /// The whole field of the value.
+    /// Returns the whole value field.
     pub(super) fn value_field(&self) -> &[u8] {
         &self.value
     }
 
-    /// This record's key field with the other's value field.
+    /// Returns this record with the value of another.
     pub(super) fn with_value_of(&self, other: &Self) -> Self {
         Self {
             key: self.key,
@@ -90,7 +89,7 @@ impl RawRecord {
         }
     }
 
-    /// What the host is told of it.
+    /// Returns the record as the host sees it.
     pub(super) fn decode(&self) -> Record {
         Record {
             key: String::from_utf8_lossy(self.key()).into_owned(),
@@ -112,7 +111,7 @@ fn fill(field: &mut [u8], text: &str) -> Result<(), FieldError> {
     if text.contains('\0') {
         return Err(FieldError::Nul);
     }
-    // The last byte stays a NUL: there are readers that rely on it.
+    // The last byte stays a NUL: some readers rely on it.
     let limit = field.len() - 1;
     match field.get_mut(..text.len()) {
         Some(start) if text.len() <= limit => start.copy_from_slice(text.as_bytes()),
