@@ -1,11 +1,11 @@
-//! What the host may ask for, where the configuration narrows it.
+//! Checks requests against the configured access.
 
 use super::config::Access;
 use super::error::Error;
 use super::request::Request;
 
 impl Access {
-    /// Refuses what the host may not do.
+    /// Refuses a request that the configuration does not allow.
     pub(super) fn check(&self, request: &Request) -> Result<(), Error> {
         match request {
             Request::Set { pool, .. } | Request::Delete { pool, .. }
@@ -13,7 +13,7 @@ impl Access {
             {
                 Err(Error::NotWritable(*pool))
             }
-            Request::GetIpInfo { .. } if !self.ip_info => Err(Error::IpInfoOff),
+            Request::GetIpInfo { .. } if !self.ip_info => Err(Error::IpInfoDisabled),
             _ => Ok(()),
         }
     }
@@ -79,7 +79,7 @@ mod tests {
         };
         assert!(matches!(
             access.check(&get_ip_info()),
-            Err(Error::IpInfoOff)
+            Err(Error::IpInfoDisabled)
         ));
         for request in PoolId::ALL.into_iter().flat_map(requests) {
             access.check(&request).unwrap();

@@ -1,7 +1,7 @@
-//! Files of `KEY=value` lines that a shell could read: os-release, the state
-//! files of systemd, `ifcfg` files.
+//! Parses files of `KEY=value` lines in shell syntax: os-release, the state files of
+//! systemd, `ifcfg` files.
 
-/// The assignments in the text, in order. Lines that are none are left out.
+/// Returns the assignments in order; skips other lines.
 pub fn parse(text: &str) -> impl Iterator<Item = (&str, String)> {
     text.lines().filter_map(|line| {
         let (key, value) = line.trim().split_once('=')?;
@@ -10,7 +10,7 @@ pub fn parse(text: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// The value of the last assignment to this key, which is the one that counts.
+/// Returns the value of the last assignment to this key, which is the effective one.
 pub(super) fn last(text: &str, key: &str) -> Option<String> {
     parse(text)
         .filter(|(name, _)| *name == key)
@@ -18,8 +18,7 @@ pub(super) fn last(text: &str, key: &str) -> Option<String> {
         .map(|(_, value)| value)
 }
 
-/// Takes quotes and backslashes off as a shell does. A quote that is never
-/// closed ends with the line: it must not swallow the lines that follow.
+/// Removes quotes and backslashes as a shell does. An unclosed quote ends with the line.
 fn unquote(text: &str) -> String {
     let mut value = String::new();
     let mut quote = None;

@@ -1,21 +1,21 @@
-//! The time that a request has, and who has the last word on it.
+//! Cancels requests that time out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// Somebody waits, and it is not done.
+/// The request is being executed.
 const OPEN: u8 = 0;
 
-/// It was done, and what it changed stays.
+/// The request is done; its changes stay.
 const COMMITTED: u8 = 1;
 
-/// The host was told that it failed, or is about to be.
+/// The host gets a failure; the changes of the request must be undone.
 const CANCELLED: u8 = 2;
 
-/// The time of one request, from its arrival on. Who carries it out and who answers
-/// the host share it: either it is [committed](Self::commit) or [cancelled](Self::cancel),
-/// never both, so that the host is not told of a failure while the change stays.
+/// A cancellation token with a deadline. The thread that executes a request and the one
+/// that replies to the host share it: the request is either [committed](Self::commit) or
+/// [cancelled](Self::cancel), never both, so no change stays that the host saw fail.
 #[derive(Debug, Clone)]
 pub(super) struct CancelToken {
     deadline: Instant,
@@ -23,42 +23,40 @@ pub(super) struct CancelToken {
 }
 
 impl CancelToken {
-    /// A request that arrived now.
-    pub(super) fn new(time: Duration) -> Self {
+    /// Starts the time of a request.
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
-            deadline: Instant::now() + time,
+            deadline: Instant::now() + timeout,
             state: Arc::new(AtomicU8::new(OPEN)),
         }
     }
 
-    /// When its time is over.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Time that is left.
+    /// Returns the time until the deadline.
     pub(super) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Whether nothing more is to be begun for it.
+    /// Whether the request was cancelled or its deadline has passed.
     pub(super) fn is_expired(&self) -> bool {
         self.is_cancelled() || self.remaining().is_zero()
     }
 
-    /// Whether the host was told that it failed, whatever comes of it.
+    /// Whether the host got a failure already.
     pub(super) fn is_cancelled(&self) -> bool {
         self.state.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// Settles that what was done stays. `false` where it was given up before: then it
-    /// is to be undone.
+    /// Commits the request. Returns `false` if it was cancelled: the caller must undo it.
     #[must_use]
     pub(super) fn commit(&self) -> bool {
         self.decide(COMMITTED)
     }
 
-    /// Settles that nothing of it stays. `false` where it was done before.
+    /// Cancels the request. Returns `false` if it was committed before.
     #[must_use]
     pub(super) fn cancel(&self) -> bool {
         self.decide(CANCELLED)
@@ -77,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_word_counts() {
+    fn the_first_decision_is_final() {
         for (first, second) in [
             (
                 CancelToken::commit as fn(&CancelToken) -> bool,

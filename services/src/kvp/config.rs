@@ -1,4 +1,4 @@
-//! What key-value pairs and IP configurations are configured with.
+//! The configuration of the service.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use super::facts::keys::KEYS;
 use super::request::PoolId;
 use crate::environment::Environment;
 
-/// What the service is configured with.
+/// The configuration of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the pool files are, and where IP configurations are noted.
+    /// Directory of the pool files and of the files for `hv_set_ifconfig`.
     pub directory: PathBuf,
-    /// Globs (`*` and `?`) of interface names whose addresses are not told the
-    /// host among the guest's facts.
+    /// Globs (`*` and `?`) of interface names whose addresses are left out of the
+    /// guest's facts.
     pub ignored_interfaces: Vec<String>,
-    /// Keys and values that the guest publishes in pool 1, in order of keys.
+    /// Keys and values that the guest publishes in pool 1.
     pub publish: BTreeMap<String, String>,
-    /// Permission bits of pool files, also of those that are there; `None`: new ones
-    /// are made with 0644, and others keep theirs.
+    /// Mode of new and existing pool files. `None` creates new ones with 0644 and leaves
+    /// existing ones.
     pub mode: Option<u32>,
     /// What the host may read and write.
     pub access: Access,
@@ -47,21 +47,21 @@ impl Default for Config {
 /// How IP configurations are read and written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
-    /// What writes them.
+    /// The backend that writes them.
     pub backend: Backend,
-    /// Directory of the distribution's helper scripts `hv_get_dns_info`,
-    /// `hv_get_dhcp_info` and `hv_set_ifconfig`; those that are there are run in
-    /// place of what is built in. `None`: none is run.
+    /// Directory of the distribution's scripts `hv_get_dns_info`, `hv_get_dhcp_info` and
+    /// `hv_set_ifconfig`. Those that exist are run instead of the built-in code; `None`
+    /// runs none.
     pub scripts: Option<PathBuf>,
 }
 
-/// What writes IP configurations.
+/// The backends that write IP configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// What runs on the machine.
+    /// The network manager that runs on the machine.
     #[default]
     Auto,
-    /// Nothing: the host's IP configurations are refused.
+    /// None: the host cannot set IP configurations.
     Off,
     /// Netplan.
     Netplan,
@@ -75,16 +75,15 @@ pub enum Backend {
     Ifcfg,
 }
 
-/// What the host may read and write. By default everything; that an interface
-/// gets an IP configuration is [`Backend::Off`]'s affair.
+/// What the host may read and write. By default everything; [`Backend::Off`] refuses IP
+/// configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// Pools in which the host may set and delete keys.
     pub writable_pools: Vec<PoolId>,
-    /// Keys of the guest's facts, of [`KEYS`]; the host is told an empty
-    /// value of each other one.
+    /// Facts that the host may read, of [`KEYS`]; the others have an empty value.
     pub facts: Vec<&'static str>,
-    /// Whether the host is told the IP configuration of an interface.
+    /// Whether the host may read the IP configuration of an interface.
     pub ip_info: bool,
 }
 

@@ -1,5 +1,4 @@
-//! Why a request fails, in words for the administrator and as a status for the
-//! host.
+//! Why a request fails: a message for the administrator and a status for the host.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -17,17 +16,17 @@ pub(super) enum Error {
     #[error(transparent)]
     Malformed(#[from] Malformed),
 
-    #[error("no record has that key")]
+    #[error("no such key")]
     NoKey,
 
-    #[error("there is nothing at that position")]
+    #[error("no record at this index")]
     NoItem,
 
-    #[error("the configuration lets the host write no keys of pool {0} (writable-pools)")]
+    #[error("the host may not write to pool {0} (see writable-pools in the configuration)")]
     NotWritable(PoolId),
 
-    #[error("the configuration keeps IP configurations from the host (ip-info = false)")]
-    IpInfoOff,
+    #[error("the host may not read IP configurations (ip-info = false in the configuration)")]
+    IpInfoDisabled,
 
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -42,18 +41,18 @@ pub(super) enum Error {
     TooLong(#[from] TooLong),
 
     #[error(
-        "a request is not done after {} s; is a file system frozen or gone? What it may still \
-         change is taken back, and until then no other request is begun",
+        "the request timed out after {} s; is a file system frozen or not responding? \
+         What it may still change is rolled back, and no other request is executed before that",
         .0.as_secs()
     )]
     TimedOut(Duration),
 
-    #[error("its time was over before it could be begun")]
+    #[error("the request timed out before it was executed")]
     Cancelled,
 }
 
 impl Error {
-    /// What the host is told. The one place where that is decided.
+    /// Returns the status of the reply.
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Malformed(_)
@@ -63,8 +62,8 @@ impl Error {
                 | PoolError::ValueTooLong { .. }
                 | PoolError::Nul(_),
             ) => Status::INVALID_ARGUMENT,
-            Self::NotWritable(_) | Self::IpInfoOff => Status::NOT_SUPPORTED,
-            // What the stock daemon says of a key that is not there, too.
+            Self::NotWritable(_) | Self::IpInfoDisabled => Status::NOT_SUPPORTED,
+            // As the stock daemon replies for a missing key.
             Self::NoKey | Self::NoItem => Status::NO_MORE_ITEMS,
             Self::Pool(PoolError::File { source, .. }) => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::DISK_FULL,
@@ -87,13 +86,13 @@ impl Error {
         }
     }
 
-    /// Whether the request's time was over, so that nothing came of it.
+    /// Whether the request was cancelled before it had an effect.
     pub(super) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled | Self::Pool(PoolError::Cancelled(_)))
             || matches!(self, Self::Inject(error) if error.is_late())
     }
 
-    /// Whether it is an answer like any other, and nothing to log.
+    /// Whether it is a normal result, which needs no warning.
     pub(super) fn is_expected(&self) -> bool {
         matches!(self, Self::NoKey | Self::NoItem)
     }

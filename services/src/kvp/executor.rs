@@ -1,5 +1,5 @@
-//! Carries requests out on a thread of its own, so that the host is answered in
-//! time whatever that thread waits for: a disk, a lock, a program.
+//! Executes requests on a separate thread, so that the host gets a reply in time whatever
+//! that thread waits for: a disk, a lock, a program.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,34 +11,34 @@ use super::error::Error;
 use super::request::{Reply, Request};
 use crate::timeouts::KVP_LAST_RESULT;
 
-/// What the thread is told.
+/// The jobs of the thread.
 pub(super) enum Job {
-    /// The kernel's driver has this version.
+    /// Sets the version of the kernel's driver.
     DriverVersion(String),
-    /// The host wants something, and waits so long for it.
+    /// Executes a request of the host.
     Request(Request, CancelToken),
-    /// The host was told that the last request failed.
+    /// Undoes the last request: the host got a failure for it.
     Rollback,
 }
 
 type Outcome = Result<Reply, Error>;
 
-/// The thread, and what it has not finished.
+/// The thread with the channels to it.
 pub(super) struct Executor {
     jobs: Sender<Job>,
     outcomes: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
-    /// A request that was given up is still being carried out.
+    /// The thread still executes a cancelled request.
     overdue: bool,
 }
 
 impl Executor {
-    /// Starts the thread with what `make` makes there: a function that carries
-    /// out jobs, and gives an outcome for each request.
+    /// Starts the thread. `make` runs on it and returns the function that executes jobs,
+    /// which returns an outcome for each request.
     ///
     /// # Panics
     ///
-    /// Where there is no thread to be had: the service is made anew later.
+    /// If the thread cannot be started: the supervisor restarts the service later.
     pub(super) fn start<F>(make: impl FnOnce() -> F + Send + 'static) -> Self
     where
         F: FnMut(Job) -> Option<Outcome>,
@@ -51,12 +51,14 @@ impl Executor {
                 let mut execute = make();
                 for job in todo {
                     if let Some(outcome) = execute(job) {
-                        // Nobody waits for it where the service was dropped.
+                        // Nobody receives it after the service was dropped.
                         let _ = done.send(outcome);
                     }
                 }
             })
-            .unwrap_or_else(|error| resume_unwind(Box::new(format!("no thread: {error}"))));
+            .unwrap_or_else(|error| {
+                resume_unwind(Box::new(format!("cannot start a thread: {error}")))
+            });
         Self {
             jobs,
             outcomes,
@@ -65,36 +67,36 @@ impl Executor {
         }
     }
 
-    /// Carries a request out within `time`. What is not done by then may go on, to be
-    /// undone; until it has ended no other is begun.
-    pub(super) fn execute(&mut self, request: Request, time: Duration) -> Outcome {
-        let token = CancelToken::new(time);
+    /// Executes a request. One that takes longer than `timeout` is cancelled; the thread
+    /// undoes it, and executes no other request before that.
+    pub(super) fn execute(&mut self, request: Request, timeout: Duration) -> Outcome {
+        let token = CancelToken::new(timeout);
         if self.overdue {
-            let _ = self.outcome(&token).ok_or(Error::TimedOut(time))?;
+            let _ = self.outcome(&token).ok_or(Error::TimedOut(timeout))?;
             self.overdue = false;
         }
         self.submit(Job::Request(request, token.clone()));
         if let Some(outcome) = self.outcome(&token) {
             return outcome;
         }
-        // What was done at the last moment has its outcome here at once.
+        // A request that was committed just now has its outcome here at once.
         if !token.cancel() {
             if let Some(outcome) = self.outcome(&CancelToken::new(KVP_LAST_RESULT)) {
                 return outcome;
             }
         }
         self.overdue = true;
-        Err(Error::TimedOut(time))
+        Err(Error::TimedOut(timeout))
     }
 
-    /// Gives the thread a job, without waiting for what comes of it.
+    /// Queues a job without waiting for it.
     pub(super) fn submit(&mut self, job: Job) {
         if self.jobs.send(job).is_err() {
             self.propagate_panic();
         }
     }
 
-    /// What came of a request; `None` where that is not known in time.
+    /// Waits for the outcome of a request; returns `None` at the deadline.
     fn outcome(&mut self, token: &CancelToken) -> Option<Outcome> {
         match self.outcomes.recv_timeout(token.remaining()) {
             Ok(outcome) => Some(outcome),
@@ -103,12 +105,12 @@ impl Executor {
         }
     }
 
-    /// The thread ends before its service only by a panic: that is the
-    /// service's, and makes it anew.
+    /// Resumes the panic of the thread, which ends before the service only by one, so
+    /// that the supervisor restarts the service.
     fn propagate_panic(&mut self) -> ! {
         match self.thread.take().map(JoinHandle::join) {
             Some(Err(panic)) => resume_unwind(panic),
-            _ => resume_unwind(Box::new("the thread of the service is gone")),
+            _ => resume_unwind(Box::new("the thread of the service has ended")),
         }
     }
 }
@@ -149,7 +151,7 @@ mod tests {
         });
         let late = executor.execute(enumerate(0), Duration::ZERO);
         assert!(matches!(late, Err(Error::TimedOut(_))));
-        // It is not done yet: the next is refused, and not begun.
+        // It is not done yet: the next is refused, and not executed.
         let refused = executor.execute(enumerate(1), Duration::ZERO);
         assert!(matches!(refused, Err(Error::TimedOut(_))));
         go_on.send(()).unwrap();

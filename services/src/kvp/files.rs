@@ -7,16 +7,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Bytes that are read of a file; what follows is ignored. Lease files can be
-/// long.
+/// Bytes that are read of a file; the rest is ignored. Lease files can be long.
 const MAX_LEN: u64 = 1 << 20;
 
-/// Files of a directory that are looked at.
+/// Files of a directory that are read.
 const MAX_FILES: usize = 1000;
 
-/// What is in a regular file; `None` where it cannot be read.
+/// Reads a regular file; returns `None` if that fails.
 pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
-    // A FIFO in its place must not hold up the request.
+    // A FIFO at this path must not block the request.
     let file = File::options()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
@@ -30,18 +29,18 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
     Some(content)
 }
 
-/// The text in a regular file; what is not UTF-8 is replaced.
+/// Reads a regular file as text; bytes that are not UTF-8 are replaced.
 pub(super) fn text(path: &Path) -> Option<String> {
     let content = bytes(path)?;
     Some(String::from_utf8_lossy(&content).into_owned())
 }
 
-/// An absolute path of the machine, where `root` stands for `/`.
+/// Returns the absolute `path` below `root`.
 pub(super) fn under(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// What is in a directory, in order of names; nothing if there is none.
+/// Returns the paths of the directory's entries in order; none if it does not exist.
 pub(super) fn in_directory(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.take(MAX_FILES).map(|entry| entry.path()).collect();
@@ -54,15 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_so_much_of_a_file_is_read() {
+    fn a_long_file_is_read_up_to_the_limit() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("large");
         fs::write(&path, vec![b'x'; 2_000_000]).unwrap();
-        assert_eq!(text(&path).unwrap().len(), 1 << 20);
+        assert_eq!(text(&path).unwrap().len() as u64, MAX_LEN);
     }
 
     #[test]
-    fn what_is_no_file_has_no_text() {
+    fn only_regular_files_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         let mode = rustix::fs::Mode::RWXU;

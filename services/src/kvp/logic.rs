@@ -1,4 +1,4 @@
-//! What each request does.
+//! Dispatches requests to the pools, the facts and the network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
 
-/// After what time it is tried again to publish what the configuration says.
+/// When to retry publishing the configured keys.
 const PUBLISH_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) struct Logic {
@@ -25,16 +25,16 @@ pub(super) struct Logic {
     pools: Pools,
     facts: Facts,
     progress: Arc<Progress>,
-    /// When it was last tried in vain to publish what the configuration says.
+    /// When publishing the configured keys failed.
     publish_failed: Option<Instant>,
-    /// The last request that was carried out changed the IP configuration.
+    /// The last request changed the IP configuration.
     network_changed: bool,
     log: Logger,
 }
 
 impl Logic {
-    /// Publishes what the configuration says, and takes back an IP configuration
-    /// that is half in force.
+    /// Publishes the configured keys, and rolls back an IP configuration that a killed
+    /// program left half applied.
     pub(super) fn new(config: Config, log: Logger, progress: Arc<Progress>) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
         if config.mode.is_some() {
@@ -56,7 +56,7 @@ impl Logic {
         logic
     }
 
-    /// Carries out one job; a request has an outcome.
+    /// Executes a job; returns the outcome of a request.
     pub(super) fn execute(&mut self, job: Job) -> Option<Result<Reply, Error>> {
         match job {
             Job::DriverVersion(version) => {
@@ -84,8 +84,8 @@ impl Logic {
             true => Err(Error::Cancelled),
             false => self.dispatch(request, token),
         };
-        for notice in self.pools.take_warnings() {
-            warn!(self.log, "{}", notice);
+        for warning in self.pools.take_warnings() {
+            warn!(self.log, "{}", warning);
         }
         if let Err(error) = &outcome {
             self.log_failure_after_timeout(error, token);
@@ -93,18 +93,18 @@ impl Logic {
         outcome
     }
 
-    /// Tells why a request failed for which the host has its answer: nobody else does.
+    /// Logs why a request failed after the host got its reply: nobody else does.
     fn log_failure_after_timeout(&self, error: &Error, token: &CancelToken) {
         if error.is_cancelled() {
             info!(
                 self.log,
-                "a request that had failed for the host by then was not carried out: {}",
+                "a request timed out and was not executed: {}",
                 display_chain(error)
             );
         } else if token.is_cancelled() && !error.is_expected() {
             warn!(
                 self.log,
-                "a request that had failed for the host by then: {}",
+                "a request failed after it had timed out: {}",
                 display_chain(error)
             );
         }
@@ -116,14 +116,14 @@ impl Logic {
         if let Err(error) = published {
             warn!(
                 self.log,
-                "cannot publish all that the configuration says, and will try again: {}",
+                "cannot publish all configured keys, will retry: {}",
                 display_chain(&error)
             );
         }
     }
 
-    /// The host was told that the last request failed: the kernel did not take the
-    /// answer.
+    /// Undoes the last request: the kernel did not accept the reply, and reported a
+    /// failure to the host.
     fn rollback(&mut self) {
         if self.network_changed {
             inject::rollback(&self.config, Instant::now() + IP_CONFIGURATION, &self.log);
@@ -132,13 +132,12 @@ impl Logic {
             Ok(false) => {}
             Ok(true) => warn!(
                 self.log,
-                "the kernel did not take the answer to a request, and has told the host that it \
-                 failed: what it changed in a pool was changed back"
+                "the kernel refused the reply to a request and reported a failure to the host: \
+                 the change to a pool was rolled back"
             ),
             Err(error) => warn!(
                 self.log,
-                "what a request changed could not be changed back, although the host was told \
-                 that it failed: {}",
+                "cannot roll back a change to a pool, although the host got a failure: {}",
                 display_chain(&error)
             ),
         }
@@ -161,14 +160,14 @@ impl Logic {
             }
             Request::Set { pool, key, value } => {
                 pools.set(pool, &key, &value)?;
-                debug!(self.log, "pool {}: {:?} is now {:?}", pool, key, value);
+                debug!(self.log, "pool {}: set {:?} to {:?}", pool, key, value);
                 Ok(Reply::Done)
             }
             Request::Delete { pool, key } => {
                 if !pools.delete(pool, &key)? {
                     return Err(Error::NoKey);
                 }
-                debug!(self.log, "pool {}: {:?} is gone", pool, key);
+                debug!(self.log, "pool {}: deleted {:?}", pool, key);
                 Ok(Reply::Done)
             }
             Request::Enumerate { pool, index } => {
@@ -214,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_left_half_done_is_taken_back_at_the_start() {
+    fn a_half_applied_ip_configuration_is_rolled_back_at_the_start() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let new = root.path().join("new");
@@ -226,6 +225,7 @@ mod tests {
         Logic::new(config, log, Arc::default());
         assert!(!new.exists());
     }
+
     fn config(root: &Path) -> Config {
         Config {
             directory: root.join("pools"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_was_told_has_failed_is_not_done_later() {
+    fn a_request_that_timed_out_is_not_executed_later() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let mut executor = executor(&config);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_whose_time_is_over_has_no_effect() {
+    fn a_request_past_its_deadline_has_no_effect() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let log = Logger::root(slog::Discard, slog::o!());
@@ -301,16 +301,16 @@ mod tests {
         assert!(matches!(got, Err(Error::NoKey)), "{got:?}");
     }
 
-    /// What came of it, such as a change that could not be undone, is not in the answer.
+    /// Its outcome, such as a failed rollback, is not in the reply.
     #[test]
-    fn of_a_request_that_was_given_up_it_is_told_how_it_failed() {
+    fn the_failure_of_a_cancelled_request_is_logged() {
         let root = tempfile::tempdir().unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
         let logic = Logic::new(config(root.path()), log, Arc::default());
         let busy = || Error::Inject(inject::InjectError::Busy);
         let token = CancelToken::new(LONG);
-        // The host is yet to be told of this one.
+        // The host gets this failure itself.
         logic.log_failure_after_timeout(&busy(), &token);
         assert!(token.cancel());
         logic.log_failure_after_timeout(&Error::NoKey, &token);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_did_not_take_the_answer_to_is_changed_back() {
+    fn a_request_whose_reply_was_refused_is_rolled_back() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let mut executor = executor(&config);
@@ -334,14 +334,14 @@ mod tests {
         executor.submit(Job::Rollback);
         let got = executor.execute(get("k"), LONG).unwrap();
         assert_eq!(got, Reply::Value("old".to_owned()));
-        // Only the last request is meant.
+        // Only the last request is rolled back.
         executor.submit(Job::Rollback);
         let got = executor.execute(get("k"), LONG).unwrap();
         assert_eq!(got, Reply::Value("old".to_owned()));
     }
 
     #[test]
-    fn what_could_not_be_published_is_published_later() {
+    fn publishing_is_retried_after_a_failure() {
         let root = tempfile::tempdir().unwrap();
         let config = Config {
             publish: [("Role".to_owned(), "web".to_owned())].into(),

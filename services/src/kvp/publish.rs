@@ -1,6 +1,5 @@
-//! Keys that the configuration publishes in pool 1. Which they were last is
-//! noted, so that one which the configuration no longer has goes from the pool,
-//! and one that others put there stays.
+//! Publishes the configured keys in pool 1. A state file records them, so that a key that
+//! is no longer configured is deleted, and keys of other programs are kept.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -11,11 +10,11 @@ use super::pool::{PoolError, Pools};
 use super::request::PoolId;
 use crate::trusted::make_state_directory;
 
-/// Why not all could be published.
+/// Why not all keys were published.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PublishError {
     #[error("cannot {doing} {}", path.display())]
-    Note {
+    StateFile {
         doing: &'static str,
         path: PathBuf,
         source: io::Error,
@@ -24,34 +23,34 @@ pub(super) enum PublishError {
     Pool(#[from] PoolError),
 }
 
-/// Puts into pool 1 what the configuration says, and removes what it said
-/// before.
+/// Sets the configured keys in pool 1 and deletes those that are no longer configured.
 pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishError> {
     let path = config.environment.state_dir.join("kvp-published");
-    let note = |doing, source| PublishError::Note {
+    let failed = |doing, source| PublishError::StateFile {
         doing,
         path: path.clone(),
         source,
     };
-    // What others could have written there would name keys to delete.
+    // A state file of another user could name any key to delete.
     if config.environment.state_dir.exists() {
-        make_state_directory(&config.environment.state_dir).map_err(|error| note("read", error))?;
+        make_state_directory(&config.environment.state_dir)
+            .map_err(|error| failed("read", error))?;
     }
     let before = match fs::read_to_string(&path) {
         Ok(before) => before,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(note("read", error)),
+        Err(error) => return Err(failed("read", error)),
     };
     let dropped: Vec<&str> = before
         .lines()
         .filter(|key| !config.publish.contains_key(*key))
         .collect();
     let keys: String = config.publish.keys().flat_map(|key| [key, "\n"]).collect();
-    // Noted first, and both the old and the new: a key is never forgotten,
-    // wherever this ends.
+    // Records old and new keys before changing the pool, so that none is forgotten
+    // if this is interrupted.
     if keys != before {
         let both: String = dropped.iter().flat_map(|key| [key, "\n"]).collect();
-        write(&path, &(both + &keys)).map_err(|error| note("write", error))?;
+        write(&path, &(both + &keys)).map_err(|error| failed("write", error))?;
     }
     for key in &dropped {
         pools.delete(PoolId::Guest, key)?;
@@ -62,12 +61,12 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
         }
     }
     if !dropped.is_empty() {
-        write(&path, &keys).map_err(|error| note("write", error))?;
+        write(&path, &keys).map_err(|error| failed("write", error))?;
     }
     Ok(())
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file atomically.
 fn write(path: &Path, content: &str) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     make_state_directory(parent)?;
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_configured_goes_and_the_rest_stays() {
+    fn a_key_that_is_no_longer_configured_is_deleted() {
         let directory = tempfile::tempdir().unwrap();
         let first = config(&directory, &[("a", "1"), ("b", "2")]);
         let mut pools = Pools::new(&first.directory);
@@ -138,12 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_not_forgotten_where_the_pool_could_not_be_changed() {
+    fn a_key_is_not_forgotten_if_the_pool_cannot_be_changed() {
         let directory = tempfile::tempdir().unwrap();
         let first = config(&directory, &[("a", "1")]);
         update(&first, &mut Pools::new(&first.directory)).unwrap();
         let second = config(&directory, &[("b", "2")]);
-        // A pool that is no file.
+        // A directory in place of the pool.
         let elsewhere = directory.path().join("elsewhere");
         fs::create_dir_all(elsewhere.join(".kvp_pool_1")).unwrap();
         update(&second, &mut Pools::new(&elsewhere)).unwrap_err();
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_in_a_directory_of_others_deletes_nothing() {
+    fn a_state_file_in_a_directory_of_other_users_deletes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(&directory, &[]);
         let mut pools = Pools::new(&config.directory);

@@ -1,4 +1,4 @@
-//! What the host asks, and what it is answered, whichever way it came.
+//! Requests and replies, independent of the transport.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::str::FromStr;
 /// A pool of keys and values. Protocol section 7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoolId {
-    /// 0: the host writes, the guest reads.
+    /// 0: written by the host's administrator.
     External,
-    /// 1: the guest writes, the host reads.
+    /// 1: written by the guest.
     Guest,
-    /// 2: what is computed for the host.
+    /// 2: the guest's facts, computed at each request.
     Auto,
     /// 3: the host's own facts.
     AutoExternal,
-    /// 4.
+    /// 4: not used by any known host.
     AutoInternal,
 }
 
@@ -28,17 +28,17 @@ impl PoolId {
         Self::AutoInternal,
     ];
 
-    /// The pool of that number.
+    /// Returns the pool with this number.
     pub fn new(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Its number.
+    /// Returns the number of the pool.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// What people call it.
+    /// Returns the name of the pool for users.
     pub fn name(self) -> &'static str {
         match self {
             Self::External => "external",
@@ -50,7 +50,7 @@ impl PoolId {
     }
 }
 
-/// A text that is neither the number of a pool nor its name.
+/// The text is neither the number nor the name of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected 0 to 4, or one of {}", PoolId::ALL.map(PoolId::name).join(", "))]
 pub struct UnknownPool;
@@ -58,7 +58,7 @@ pub struct UnknownPool;
 impl FromStr for PoolId {
     type Err = UnknownPool;
 
-    /// The pool with this number or name.
+    /// Parses the number or the name of a pool.
     fn from_str(text: &str) -> Result<Self, UnknownPool> {
         Self::ALL
             .into_iter()
@@ -73,7 +73,7 @@ impl fmt::Display for PoolId {
     }
 }
 
-/// Which addresses the host asks for or sets: bit 0 for IPv4, bit 1 for IPv6.
+/// The address families of a request: bit 0 for IPv4, bit 1 for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Family(pub u8);
 
@@ -85,32 +85,30 @@ impl Family {
     /// Both.
     pub const BOTH: Self = Self(3);
 
-    /// Whether IPv4 is in it.
+    /// Whether IPv4 is included.
     pub fn has_v4(self) -> bool {
         self.0 & Self::V4.0 != 0
     }
 
-    /// Whether IPv6 is in it.
+    /// Whether IPv6 is included.
     pub fn has_v6(self) -> bool {
         self.0 & Self::V6.0 != 0
     }
 }
 
-/// The IP configuration of one interface, as it travels: lists are joined with
-/// `;`.
+/// The IP configuration of an interface as in the messages: lists are joined with `;`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpInfo {
-    /// The interface: its MAC address where the host asks, the GUID of its
-    /// VMBus device where the host sets.
+    /// The interface: its MAC address if the host reads the configuration, the GUID of
+    /// its VMBus device if the host sets it.
     pub adapter: String,
-    /// Families that it is about.
+    /// Families of the addresses.
     pub family: Family,
     /// Whether IPv4 is configured by DHCP.
     pub dhcp: bool,
     /// Addresses, without prefix lengths.
     pub addresses: String,
-    /// Subnets, one for each address: masks for IPv4, `/` and prefix length for
-    /// IPv6.
+    /// One subnet for each address: a mask for IPv4, `/` and the prefix length for IPv6.
     pub subnets: String,
     /// Default gateways.
     pub gateways: String,
@@ -118,64 +116,64 @@ pub struct IpInfo {
     pub dns: String,
 }
 
-/// What the host asks.
+/// A request of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// The value of a key.
+    /// Returns the value of a key.
     Get {
-        /// In which pool.
+        /// The pool.
         pool: PoolId,
-        /// Which.
+        /// The key.
         key: String,
     },
-    /// A key gets a value.
+    /// Sets the value of a key.
     Set {
-        /// In which pool.
+        /// The pool.
         pool: PoolId,
-        /// Which.
+        /// The key.
         key: String,
-        /// Numbers are in decimal.
+        /// The value; numbers are in decimal.
         value: String,
     },
-    /// A key goes.
+    /// Deletes a key.
     Delete {
-        /// From which pool.
+        /// The pool.
         pool: PoolId,
-        /// Which.
+        /// The key.
         key: String,
     },
-    /// One key and its value, by position.
+    /// Returns the record at an index.
     Enumerate {
-        /// Of which pool.
+        /// The pool.
         pool: PoolId,
-        /// From 0.
+        /// The index, from 0.
         index: u32,
     },
-    /// The IP configuration of an interface.
+    /// Returns the IP configuration of an interface.
     GetIpInfo {
-        /// Its MAC address.
+        /// MAC address of the interface.
         adapter: String,
-        /// Families that are asked for.
+        /// Families of the addresses to return.
         family: Family,
     },
-    /// An interface gets an IP configuration.
+    /// Sets the IP configuration of an interface.
     SetIpInfo(IpInfo),
 }
 
-/// What the host is answered where all went well.
+/// The reply to a successful request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing but that it is done.
+    /// No data.
     Done,
-    /// The value that was asked for.
+    /// The value of the key.
     Value(String),
-    /// What stands at the position.
+    /// The record at the index.
     Item {
         /// The key.
         key: String,
-        /// Its value.
+        /// The value.
         value: String,
     },
-    /// The interface's configuration.
+    /// The IP configuration of the interface.
     IpInfo(IpInfo),
 }

@@ -1,16 +1,16 @@
-//! The scripts of a distribution or a site (`hv_get_dns_info`, `hv_get_dhcp_info`,
-//! `hv_set_ifconfig`): they are run as root, so root alone may have put them there.
+//! The scripts of a distribution or a site: `hv_get_dns_info`, `hv_get_dhcp_info` and
+//! `hv_set_ifconfig`. They run as root, so only root may have put them there.
 
 use std::path::{Path, PathBuf};
 
 use crate::trusted::{self, Refusal};
 
-/// The script's path, where it may be run. It keeps its name, by which some programs
-/// tell what they are to do; a link to it is root's own.
+/// Returns the path of the script if it may be run. The last component stays, even if it
+/// is a link: some programs decide by that name what to do.
 ///
 /// # Errors
 ///
-/// Any [`Refusal`].
+/// [`Refusal`] if a user other than root could have put it there.
 pub(super) fn trusted(directory: &Path, name: &str) -> Result<PathBuf, Refusal> {
     let script = trusted::trusted(directory)?.join(name);
     trusted::trusted(&script)?;

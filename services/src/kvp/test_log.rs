@@ -1,4 +1,4 @@
-//! A log that tests look at.
+//! A log that tests read.
 
 use std::sync::{Arc, Mutex};
 

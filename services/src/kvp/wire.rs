@@ -1,4 +1,4 @@
-//! The layout of a message, in either encoding. Protocol section 7.
+//! The layout of a message in either encoding. Protocol section 7.
 
 use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
@@ -7,10 +7,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::encoding::{Form, NotUnicode, Utf8, Utf16};
 use super::request::{Family, IpInfo, PoolId, Reply, Request};
 
-/// UTF-16 units of a key that the host takes, NUL aside.
+/// Length of the longest key that the host accepts, in UTF-16 units without the NUL.
 pub const KEY_UNITS: usize = 254;
 
-/// UTF-16 units of a value that the host takes, NUL aside.
+/// Length of the longest value that the host accepts, in UTF-16 units without the NUL.
 pub const VALUE_UNITS: usize = 1022;
 
 const KEY_LEN: usize = 512;
@@ -73,38 +73,38 @@ struct IpFields {
 
 const _: () = assert!(size_of::<IpFields>() == 7426);
 
-/// Why a message is none that can be answered.
+/// Why a message cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Not all of the fields of its operation are there.
-    #[error("a message of {len} bytes ends before its fields do")]
+    /// The message is shorter than the fields of its operation.
+    #[error("the message of {len} bytes is too short for its operation")]
     TooShort {
-        /// Bytes of the message.
+        /// Size of the message in bytes.
         len: usize,
     },
-    /// No operation of this service.
-    #[error("there is no operation {0}")]
+    /// The operation is unknown.
+    #[error("unknown operation {0}")]
     Operation(u8),
-    /// No pool.
-    #[error("there is no pool {0}")]
+    /// There is no such pool.
+    #[error("unknown pool {0}")]
     Pool(u8),
-    /// A value of a type that is not known.
-    #[error("there is no value type {0}")]
+    /// The type of the value is unknown.
+    #[error("unknown value type {0}")]
     ValueType(u32),
-    /// A size that does not fit its field, or its type.
-    #[error("the {field} is said to have {size} bytes")]
+    /// A size is larger than its field, or no multiple of the size of a unit.
+    #[error("invalid size of the {field}: {size} bytes")]
     Size {
-        /// Of what.
+        /// The field.
         field: &'static str,
-        /// What the message says.
+        /// The size in the message.
         size: u32,
     },
-    /// A string that is not Unicode.
-    #[error("the {0} is not Unicode")]
+    /// A string is not valid Unicode.
+    #[error("the {0} is not valid Unicode")]
     NotUnicode(&'static str),
 }
 
-/// A reply that the message has no room for.
+/// The reply does not fit the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the {0} is too long for a reply")]
 pub struct TooLong(pub &'static str);
@@ -113,7 +113,7 @@ pub struct TooLong(pub &'static str);
 ///
 /// # Errors
 ///
-/// Any [`Malformed`].
+/// [`Malformed`] if the body is no valid request.
 pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Request, Malformed> {
     match encoding {
         Encoding::Utf16 => decode_as::<Utf16>(body),
@@ -121,11 +121,11 @@ pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Request, Malformed> {
     }
 }
 
-/// Writes a reply over the body of the request that it answers.
+/// Encodes the reply in place of its request.
 ///
 /// # Errors
 ///
-/// [`TooLong`] where the reply has no room in there.
+/// [`TooLong`] if the reply does not fit the body.
 pub fn encode(encoding: Encoding, body: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
     match encoding {
         Encoding::Utf16 => encode_as::<Utf16>(body, reply),
@@ -133,7 +133,7 @@ pub fn encode(encoding: Encoding, body: &mut [u8], reply: &Reply) -> Result<(), 
     }
 }
 
-/// Reads the version of the kernel's driver in its answer to the registration.
+/// Reads the version of the kernel's driver from the reply to the registration.
 pub fn driver_version(answer: &[u8]) -> Option<String> {
     let version = Utf8::read(answer.get(4..)?).ok()?;
     let plain = |letter: char| letter.is_ascii_graphic() || letter == ' ';
@@ -231,9 +231,9 @@ fn write_value<E: Form>(fields: &mut ValueFields, value: &str) -> Result<(), Too
     Ok(())
 }
 
-/// As much of the text as has at most so many UTF-16 units and bytes. Other
-/// programs' records can hold more than a host takes: an enumeration that
-/// failed there would hide all the records behind.
+/// Truncates the text to this many UTF-16 units and bytes. Records of other programs can
+/// be longer than the host accepts, and an enumeration that fails there would hide all
+/// later records.
 pub(super) fn truncate(text: &str, max_units: usize, max_bytes: usize) -> &str {
     let mut units = 0;
     let end = text.char_indices().find_map(|(at, letter)| {
@@ -271,8 +271,8 @@ fn value<E: Form>(fields: &ValueFields) -> Result<String, Malformed> {
     if !E::HAS_NUMBERS || kind == STRING {
         return sized_string::<E>("value", &fields.value, size);
     }
-    // A number's size is in its type; like the kernel's own reading of these
-    // messages this one does not look at what else is said of it.
+    // The type implies the size of a number; like the kernel, this ignores the size
+    // field.
     let number = U64::read_from_prefix(&fields.value).map_or(0, |(number, _)| number.get());
     match kind {
         4 => Ok((number & u64::from(u32::MAX)).to_string()),
@@ -281,7 +281,7 @@ fn value<E: Form>(fields: &ValueFields) -> Result<String, Malformed> {
     }
 }
 
-/// A string whose size the message states.
+/// Reads a string whose size is in the message.
 fn sized_string<E: Form>(name: &'static str, field: &[u8], size: u32) -> Result<String, Malformed> {
     let wrong = Malformed::Size { field: name, size };
     let size = usize::try_from(size)
