@@ -318,7 +318,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of keys that are there twice the first counts, and both go";
         "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "what another program appends or rewrites is there at once";
         "kvp-peers" KVP_BOTH kvp::peers::at_once, own_process => PYTHON: "cloud-init, programs with POSIX locks and the host write at once, and nothing is lost or torn";
-        "kvp-locked" KVP_BOTH kvp::files::locked => HERE: "a pool that another program keeps locked is read all the same, nothing is written to it, and the log names the program";
+        "kvp-locked" KVP_BOTH kvp::files::locked => HERE: "a pool that another program keeps locked is read without the lock, nothing is written to it, and the log names the program";
         "kvp-file-removed" KVP_BOTH kvp::files::removed: "a file that somebody removed is empty, and made again";
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";
         "kvp-facts" KVP_BOTH kvp::facts::facts: "the guest's ten facts, in order, as its files have them, and no more";
