@@ -18,6 +18,7 @@ mod subprocess;
 pub mod sys;
 pub mod timeouts;
 pub mod trusted;
+pub mod values;
 pub mod vss;
 
 pub use config::Config;

@@ -3,28 +3,38 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use super::facts::keys::KEYS;
 use super::request::PoolId;
 use crate::environment::Environment;
+use crate::values;
 
 /// The configuration of the service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// Directory of the pool files and of the files for `hv_set_ifconfig`.
+    #[serde(deserialize_with = "values::directory")]
     pub directory: PathBuf,
     /// Globs (`*` and `?`) of interface names whose addresses are left out of the
     /// guest's facts.
+    #[serde(deserialize_with = "values::interfaces")]
     pub ignored_interfaces: Vec<String>,
     /// Keys and values that the guest publishes in pool 1.
+    #[serde(deserialize_with = "values::pairs")]
     pub publish: BTreeMap<String, String>,
     /// Mode of new and existing pool files. `None` creates new ones with 0644 and leaves
     /// existing ones.
+    #[serde(deserialize_with = "values::pool_mode")]
     pub mode: Option<u32>,
     /// What the host may read and write.
+    #[serde(rename = "host")]
     pub access: Access,
     /// How IP configurations are read and written.
     pub network: Network,
     /// The directories of the machine.
+    #[serde(skip)]
     pub environment: Environment,
 }
 
@@ -45,18 +55,21 @@ impl Default for Config {
 }
 
 /// How IP configurations are read and written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Network {
     /// The backend that writes them.
     pub backend: Backend,
     /// Directory of the distribution's scripts `hv_get_dns_info`, `hv_get_dhcp_info` and
     /// `hv_set_ifconfig`. Those that exist are run instead of the built-in code; `None`
     /// runs none.
+    #[serde(deserialize_with = "values::optional_directory")]
     pub scripts: Option<PathBuf>,
 }
 
 /// The backends that write IP configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// The network manager that runs on the machine.
     #[default]
@@ -77,11 +90,14 @@ pub enum Backend {
 
 /// What the host may read and write. By default everything; [`Backend::Off`] refuses IP
 /// configurations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Access {
     /// Pools in which the host may set and delete keys.
+    #[serde(deserialize_with = "values::pools")]
     pub writable_pools: Vec<PoolId>,
     /// Facts that the host may read, of [`KEYS`]; the others have an empty value.
+    #[serde(deserialize_with = "values::facts")]
     pub facts: Vec<&'static str>,
     /// Whether the host may read the IP configuration of an interface.
     pub ip_info: bool,

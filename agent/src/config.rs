@@ -5,16 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hyperv_services::{Config as ServiceConfig, Environment, fcopy, kvp, vss};
+use hyperv_services::registry::{self, SERVICES};
+use hyperv_services::{Config as ServiceConfig, Environment, fcopy, kvp, values, vss};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
-use self::values::{
-    BackendName, Device, Directories, Directory, FactKey, Glob, Key, Mode, MountPoint,
-    OnFailureName, Pool, PoolMode, Seconds, ServiceName, Size, Type, Value,
-};
 use crate::logging::LogLevel;
-
-mod values;
 
 /// Where the configuration is looked for, unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/hyperv-agent/config.toml";
@@ -55,121 +51,38 @@ pub enum ConfigError {
     },
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct File {
     log_level: Option<LogLevel>,
     bind_uio: Option<bool>,
-    state_directory: Option<Directory>,
-    runtime_directory: Option<Directory>,
+    #[serde(default, deserialize_with = "values::optional_directory")]
+    state_directory: Option<PathBuf>,
+    #[serde(default, deserialize_with = "values::optional_directory")]
+    runtime_directory: Option<PathBuf>,
     #[serde(default)]
     services: BTreeMap<ServiceName, bool>,
     #[serde(default)]
-    fcopy: Fcopy,
+    fcopy: fcopy::Config,
     #[serde(default)]
-    kvp: Kvp,
+    kvp: kvp::Config,
     #[serde(default)]
-    vss: Vss,
+    vss: vss::Config,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Fcopy {
-    directories: Option<Directories>,
-    mode: Option<Mode>,
-    max_size: Option<Size>,
-    keep_free: Option<Size>,
-    idle_limit: Option<Seconds>,
-    sync: Option<bool>,
-}
+/// A service's name that is in the registry.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ServiceName(&'static str);
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Kvp {
-    directory: Option<Directory>,
-    mode: Option<PoolMode>,
-    ignored_interfaces: Option<Vec<Glob>>,
-    #[serde(default)]
-    publish: BTreeMap<Key, Value>,
-    #[serde(default)]
-    host: Host,
-    #[serde(default)]
-    network: Network,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Host {
-    writable_pools: Option<Vec<Pool>>,
-    facts: Option<Vec<FactKey>>,
-    ip_info: Option<bool>,
-}
-
-impl From<Host> for kvp::Access {
-    fn from(host: Host) -> Self {
-        let defaults = Self::default();
-        Self {
-            writable_pools: match host.writable_pools {
-                Some(pools) => pools.into_iter().map(|pool| pool.0).collect(),
-                None => defaults.writable_pools,
-            },
-            facts: match host.facts {
-                Some(keys) => keys.into_iter().map(|key| key.0).collect(),
-                None => defaults.facts,
-            },
-            ip_info: host.ip_info.unwrap_or(defaults.ip_info),
-        }
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        let entry = registry::by_name(&name).ok_or_else(|| {
+            let names = SERVICES.map(|entry| entry.name).join(", ");
+            D::Error::custom(format!("unknown service `{name}`: expected one of {names}"))
+        })?;
+        Ok(Self(entry.name))
     }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Network {
-    backend: Option<BackendName>,
-    scripts: Option<Directory>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Vss {
-    time_limit: Option<Seconds>,
-    prepare_limit: Option<Seconds>,
-    other_namespaces: Option<bool>,
-    #[serde(default)]
-    include: Patterns,
-    #[serde(default)]
-    exclude: Patterns,
-    #[serde(default)]
-    hooks: Hooks,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Patterns {
-    #[serde(default)]
-    mount_points: Vec<MountPoint>,
-    #[serde(default)]
-    types: Vec<Type>,
-    #[serde(default)]
-    devices: Vec<Device>,
-}
-
-impl From<Patterns> for vss::Patterns {
-    fn from(patterns: Patterns) -> Self {
-        Self {
-            mount_points: patterns.mount_points.into_iter().map(|it| it.0).collect(),
-            types: patterns.types.into_iter().map(|it| it.0).collect(),
-            devices: patterns.devices.into_iter().map(|it| it.0).collect(),
-        }
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Hooks {
-    directory: Option<Directory>,
-    time_limit: Option<Seconds>,
-    on_failure: Option<OnFailureName>,
 }
 
 /// Reads the configuration at `path`; where there is none and none was asked
@@ -197,103 +110,26 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
 }
 
 fn parse(text: &str) -> Result<Config, toml::de::Error> {
-    let file: File = toml::from_str(text)?;
+    let mut file: File = toml::from_str(text)?;
     let defaults = Environment::default();
     let environment = Environment {
         root: defaults.root,
-        state_dir: file
-            .state_directory
-            .map_or(defaults.state_dir, |directory| directory.0),
-        runtime_dir: file
-            .runtime_directory
-            .map_or(defaults.runtime_dir, |directory| directory.0),
+        state_dir: file.state_directory.unwrap_or(defaults.state_dir),
+        runtime_dir: file.runtime_directory.unwrap_or(defaults.runtime_dir),
     };
-    let defaults = fcopy::Config::default();
-    let fcopy = fcopy::Config {
-        directories: match file.fcopy.directories {
-            Some(Directories(directories)) => directories,
-            None => defaults.directories,
-        },
-        mode: file.fcopy.mode.map_or(defaults.mode, |mode| mode.0),
-        max_size: file.fcopy.max_size.map(|size| size.0),
-        keep_free: file.fcopy.keep_free.map(|size| size.0),
-        idle_limit: file
-            .fcopy
-            .idle_limit
-            .map_or(defaults.idle_limit, |seconds| seconds.0),
-        sync: file.fcopy.sync.unwrap_or(defaults.sync),
-        environment: environment.clone(),
+    file.vss.hooks.freeze_limit = file.vss.time_limit;
+    let service = ServiceConfig {
+        fcopy: file.fcopy,
+        kvp: file.kvp,
+        vss: file.vss,
     };
-    let defaults = kvp::Config::default();
-    let kvp = kvp::Config {
-        directory: file
-            .kvp
-            .directory
-            .map_or(defaults.directory, |directory| directory.0),
-        ignored_interfaces: match file.kvp.ignored_interfaces {
-            Some(globs) => globs.into_iter().map(|glob| glob.0).collect(),
-            None => defaults.ignored_interfaces,
-        },
-        publish: file
-            .kvp
-            .publish
-            .into_iter()
-            .map(|(key, value)| (key.0, value.0))
-            .collect(),
-        mode: file.kvp.mode.map(|mode| mode.0),
-        access: file.kvp.host.into(),
-        network: kvp::Network {
-            backend: file
-                .kvp
-                .network
-                .backend
-                .map_or(defaults.network.backend, |name| name.0),
-            scripts: file.kvp.network.scripts.map(|directory| directory.0),
-        },
-        environment: environment.clone(),
-    };
-    let defaults = vss::Config::default();
-    let time_limit = file
-        .vss
-        .time_limit
-        .map_or(defaults.time_limit, |seconds| seconds.0);
-    let hooks = file.vss.hooks;
-    let vss = vss::Config {
-        include: file.vss.include.into(),
-        exclude: file.vss.exclude.into(),
-        other_namespaces: file
-            .vss
-            .other_namespaces
-            .unwrap_or(defaults.other_namespaces),
-        time_limit,
-        prepare_limit: file
-            .vss
-            .prepare_limit
-            .map_or(defaults.prepare_limit, |seconds| seconds.0),
-        hooks: vss::hooks::Config {
-            directory: hooks
-                .directory
-                .map_or(defaults.hooks.directory, |directory| directory.0),
-            time_limit: hooks
-                .time_limit
-                .map_or(defaults.hooks.time_limit, |seconds| seconds.0),
-            on_failure: hooks
-                .on_failure
-                .map_or(defaults.hooks.on_failure, |name| name.0),
-            freeze_limit: time_limit,
-        },
-        environment: environment.clone(),
-    };
+    let services = file.services.into_iter();
     Ok(Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
         bind_uio: file.bind_uio.unwrap_or(true),
+        services: services.map(|(name, on)| (name.0, on)).collect(),
+        service: service.in_environment(&environment),
         environment,
-        services: file
-            .services
-            .into_iter()
-            .map(|(name, on)| (name.0, on))
-            .collect(),
-        service: ServiceConfig { fcopy, kvp, vss },
     })
 }
 
@@ -302,7 +138,6 @@ mod tests {
     use std::time::Duration;
 
     use hyperv_services::kvp::request::PoolId;
-    use hyperv_services::registry::SERVICES;
 
     use super::*;
 
@@ -316,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_installed_configuration_states_the_defaults() {
-        let installed = include_str!("../../../packaging/config.toml");
+        let installed = include_str!("../../packaging/config.toml");
         let read = |text: &str| {
             let mut config = parse(text).unwrap();
             for (name, on) in std::mem::take(&mut config.services) {
@@ -545,7 +380,7 @@ mod tests {
             (
                 "[vss.hooks]\non-failure = \"no\"",
                 2,
-                "`no`: expected `stop` or",
+                "unknown variant `no`, expected `stop` or `go-on`",
             ),
             (
                 "[fcopy]\ndirectories = [\"srv\"]",
@@ -590,8 +425,8 @@ mod tests {
             (
                 "[kvp.network]\nbackend = \"wicked\"",
                 2,
-                "unknown backend `wicked`: expected one of auto, off, netplan, networkd, \
-                 networkmanager, ifupdown, ifcfg",
+                "unknown variant `wicked`, expected one of `auto`, `off`, `netplan`, `networkd`, \
+                 `networkmanager`, `ifupdown`, `ifcfg`",
             ),
             (
                 "[kvp.host]\nwritable-pools = [\"host\"]",
