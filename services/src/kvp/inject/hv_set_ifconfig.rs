@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Settings, joined};
@@ -131,17 +130,11 @@ fn line<T: std::fmt::Display>(key: &str, values: impl IntoIterator<Item = T>) ->
 pub(super) fn files(context: &Context<'_>) -> [NewFile; 2] {
     let (target, settings) = (context.target, context.settings);
     let directory = &context.config.directory;
+    let ifcfg = directory.join(format!("ifcfg-{}", target.name));
+    let keyfile = directory.join(format!("{}.nmconnection", target.name));
     [
-        NewFile {
-            path: directory.join(format!("ifcfg-{}", target.name)),
-            text: render_ifcfg(target, settings),
-            mode: Some(0o644),
-        },
-        NewFile {
-            path: directory.join(format!("{}.nmconnection", target.name)),
-            text: render_keyfile(target, settings),
-            mode: Some(0o600),
-        },
+        NewFile::new(ifcfg, render_ifcfg(target, settings), 0o644),
+        NewFile::new(keyfile, render_keyfile(target, settings), 0o600),
     ]
 }
 
@@ -162,15 +155,9 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Option<Plan>, InjectError> {
     let paths = files(context).map(|file| file.path.display().to_string());
     let existed = paths.iter().all(|path| std::path::Path::new(path).exists());
     let step = Step::new(script, &paths.each_ref().map(String::as_str));
-    Ok(Some(Plan {
-        manager: NAME,
-        stop: Vec::new(),
-        files: Vec::new(),
-        // Without previous files there is nothing to run it on.
-        revert: existed.then(|| step.clone()).into_iter().collect(),
-        apply: vec![step],
-        stable_for: Duration::ZERO,
-    }))
+    // Without previous files there is nothing to revert to.
+    let revert = existed.then(|| step.clone()).into_iter().collect();
+    Ok(Some(Plan::new(NAME, Vec::new(), vec![step], revert)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::time::Duration;
 
 use super::error::InjectError;
 use super::parse::{Settings, joined};
@@ -83,10 +82,7 @@ pub(super) fn render_suse_routes(target: &Target, settings: &Settings, previous:
         let _ = writeln!(text, "{line}");
     }
     for route in settings.routes() {
-        let metric = route
-            .metric
-            .map(|metric| format!(" metric {metric}"))
-            .unwrap_or_default();
+        let metric = route.metric_after(" metric ");
         let _ = writeln!(text, "default {} - {}{metric}", route.gateway, target.name);
     }
     text
@@ -122,17 +118,10 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
         let ifdown = context.step("ifdown", &[&target.name])?.may_fail();
         (vec![ifdown], ifup.clone(), ifup)
     };
+    let files = vec![NewFile::new(path, render_red_hat(target, settings), 0o644)];
     Ok(Plan {
-        manager: MANAGER,
         stop,
-        files: vec![NewFile {
-            path,
-            text: render_red_hat(target, settings),
-            mode: Some(0o644),
-        }],
-        apply,
-        revert,
-        stable_for: Duration::ZERO,
+        ..Plan::new(MANAGER, files, apply, revert)
     })
 }
 
@@ -140,17 +129,14 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
     let (target, settings) = (context.target, context.settings);
     let routes = context.path(&format!("etc/sysconfig/network/ifroute-{}", target.name));
     let previous = fs::read_to_string(&routes).unwrap_or_default();
+    let path = context.path(&format!("etc/sysconfig/network/ifcfg-{}", target.name));
     let mut files = vec![
-        NewFile {
-            path: context.path(&format!("etc/sysconfig/network/ifcfg-{}", target.name)),
-            text: render_suse(settings),
-            mode: Some(0o644),
-        },
-        NewFile {
-            path: routes,
-            text: render_suse_routes(target, settings, &previous),
-            mode: Some(0o644),
-        },
+        NewFile::new(path, render_suse(settings), 0o644),
+        NewFile::new(
+            routes,
+            render_suse_routes(target, settings, &previous),
+            0o644,
+        ),
     ];
     let mut steps = Vec::new();
     // DNS servers belong to the machine, not to an interface.
@@ -159,14 +145,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
         steps.push(context.step("netconfig", &["update", "-f"])?);
     }
     steps.push(context.step("wicked", &["ifreload", &target.name])?);
-    Ok(Plan {
-        manager: MANAGER,
-        stop: Vec::new(),
-        files,
-        apply: steps.clone(),
-        revert: steps,
-        stable_for: Duration::ZERO,
-    })
+    Ok(Plan::new(MANAGER, files, steps.clone(), steps))
 }
 
 fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {

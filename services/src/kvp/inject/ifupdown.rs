@@ -9,7 +9,6 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::error::InjectError;
 use super::files;
@@ -75,14 +74,8 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
 
 /// Always `onlink`: ifupdown does not check where the gateway is either.
 fn up_route(ip: &str, route: Route) -> String {
-    let metric = route
-        .metric
-        .map(|metric| format!(" metric {metric}"))
-        .unwrap_or_default();
-    format!(
-        "up {ip} route add default via {} dev $IFACE onlink{metric}",
-        route.gateway
-    )
+    let (gateway, metric) = (route.gateway, route.metric_after(" metric "));
+    format!("up {ip} route add default via {gateway} dev $IFACE onlink{metric}")
 }
 
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
@@ -109,19 +102,12 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
              `source /etc/network/interfaces.d/*`",
         )
     })?;
-    let mut files = vec![NewFile {
-        path,
-        text: render(target, context.settings, &path_without_root(context, grep)),
-        mode: Some(0o644),
-    }];
+    let text = render(target, context.settings, &path_without_root(context, grep));
+    let mut files = vec![NewFile::new(path, text, 0o644)];
     files.extend(resolv_conf(context)?);
     Ok(Plan {
-        manager: MANAGER,
         stop: vec![ifdown],
-        files,
-        apply: vec![ifup.clone()],
-        revert: vec![ifup],
-        stable_for: Duration::ZERO,
+        ..Plan::new(MANAGER, files, vec![ifup.clone()], vec![ifup])
     })
 }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::error::InjectError;
-use super::parse::{Route, Settings, joined};
+use super::parse::{Settings, joined};
 use super::plan::{Context, HEADER, NewFile, Plan};
 use super::target::Target;
 use super::{networkd, networkmanager};
@@ -53,15 +53,11 @@ pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -
     for (ip, prefix) in settings.addresses() {
         line(8, &format!("- \"{ip}/{prefix}\""));
     }
-    let to = |to, routes: Vec<Route>| routes.into_iter().map(move |route| (to, route));
-    let routes: Vec<_> = to("0.0.0.0/0", settings.routes4().collect())
-        .chain(to("::/0", settings.routes6().collect()))
-        .collect();
-    if !routes.is_empty() {
+    if settings.routes().next().is_some() {
         line(6, "routes:");
     }
-    for (to, route) in routes {
-        line(8, &format!("- to: \"{to}\""));
+    for route in settings.routes() {
+        line(8, &format!("- to: \"{}\"", route.destination()));
         line(10, &format!("via: \"{}\"", route.gateway));
         if route.on_link {
             line(10, "on-link: true");
@@ -114,17 +110,12 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         }
     };
     let with = |steps| [vec![generate.clone()], steps].concat();
+    let path = context.path(&format!("etc/netplan/90-{}.yaml", target.stem()));
+    let text = render(target, context.settings, renderer);
+    let files = vec![NewFile::new(path, text, 0o600)];
     Ok(Plan {
-        manager: "netplan",
-        stop: Vec::new(),
-        files: vec![NewFile {
-            path: context.path(&format!("etc/netplan/90-{}.yaml", target.stem())),
-            text: render(target, context.settings, renderer),
-            mode: Some(0o600),
-        }],
-        apply: with(apply),
-        revert: with(revert),
         stable_for,
+        ..Plan::new("netplan", files, with(apply), with(revert))
     })
 }
 

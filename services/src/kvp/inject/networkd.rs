@@ -45,7 +45,7 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
 /// systemd-networkd removes the previous configuration before it applies the new one.
 pub(super) const STABLE_FOR: Duration = Duration::from_millis(500);
 
-/// Reloads all files. This alone reconfigures an interface whose file was replaced, even if the
+/// Returns the step that reloads all files. This alone reconfigures an interface whose file was replaced, even if the
 /// text is the same; `networkctl reconfigure` would remove the new addresses again.
 pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
     context.step("networkctl", &["reload"])
@@ -54,17 +54,11 @@ pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let steps = vec![reload(context)?];
+    let path = context.path(&format!("etc/systemd/network/05-{}.network", target.stem()));
+    let files = vec![NewFile::new(path, render(target, context.settings), 0o644)];
     Ok(Plan {
-        manager: "systemd-networkd",
-        stop: Vec::new(),
-        files: vec![NewFile {
-            path: context.path(&format!("etc/systemd/network/05-{}.network", target.stem())),
-            text: render(target, context.settings),
-            mode: Some(0o644),
-        }],
-        apply: steps.clone(),
-        revert: steps,
         stable_for: STABLE_FOR,
+        ..Plan::new("systemd-networkd", files, steps.clone(), steps)
     })
 }
 

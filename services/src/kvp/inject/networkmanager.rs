@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use super::error::InjectError;
-use super::parse::{Route, Settings, joined};
+use super::parse::{Settings, joined};
 use super::plan::{Context, HEADER, NewFile, Plan, Step};
 use super::target::Target;
 use crate::kvp::files;
@@ -25,66 +24,32 @@ pub(super) fn render(target: &Target, settings: &Settings) -> String {
     if let Some(mac) = target.permanent_mac() {
         let _ = write!(text, "\n[ethernet]\nmac-address={mac}\n");
     }
-    let method = match (settings.dhcp4, settings.v4.is_empty()) {
-        (true, _) => "auto",
-        (false, false) => "manual",
-        (false, true) => "disabled",
-    };
-    let addresses: Vec<_> = settings
-        .v4
-        .iter()
-        .map(|(ip, prefix)| format!("{ip}/{prefix}"))
-        .collect();
-    let dns = joined(settings.dns.iter().filter(|ip| ip.is_ipv4()), ";");
-    section(
-        &mut text,
-        "ipv4",
-        method,
-        &addresses,
-        settings.routes4(),
-        "0.0.0.0/0",
-        &dns,
-    );
-    let addresses: Vec<_> = settings
-        .v6
-        .iter()
-        .map(|(ip, prefix)| format!("{ip}/{prefix}"))
-        .collect();
-    let dns = joined(settings.dns.iter().filter(|ip| ip.is_ipv6()), ";");
-    section(
-        &mut text,
-        "ipv6",
-        "auto",
-        &addresses,
-        settings.routes6(),
-        "::/0",
-        &dns,
-    );
+    section(&mut text, settings, true);
+    section(&mut text, settings, false);
     text
 }
 
-fn section(
-    text: &mut String,
-    name: &str,
-    method: &str,
-    addresses: &[String],
-    routes: impl Iterator<Item = Route>,
-    destination: &str,
-    dns: &str,
-) {
+fn section(text: &mut String, settings: &Settings, v4: bool) {
     let mut line = |content: String| {
         let _ = writeln!(text, "{content}");
     };
+    let (name, method) = match (v4, settings.dhcp4, settings.v4.is_empty()) {
+        (true, true, _) => ("ipv4", "auto"),
+        (true, false, false) => ("ipv4", "manual"),
+        (true, false, true) => ("ipv4", "disabled"),
+        (false, ..) => ("ipv6", "auto"),
+    };
     line(format!("\n[{name}]\nmethod={method}"));
-    for (number, address) in (1..).zip(addresses) {
-        line(format!("address{number}={address}"));
+    let addresses = settings.addresses().filter(|(ip, _)| ip.is_ipv4() == v4);
+    for (number, (ip, prefix)) in (1..).zip(addresses) {
+        line(format!("address{number}={ip}/{prefix}"));
     }
     // A route, since `gateway` needs a static address.
+    let routes = settings
+        .routes()
+        .filter(|route| route.gateway.is_ipv4() == v4);
     for (number, route) in (1..).zip(routes) {
-        let metric = route
-            .metric
-            .map(|metric| format!(",{metric}"))
-            .unwrap_or_default();
+        let (destination, metric) = (route.destination(), route.metric_after(","));
         line(format!(
             "route{number}={destination},{}{metric}",
             route.gateway
@@ -93,6 +58,7 @@ fn section(
             line(format!("route{number}_options=onlink=true"));
         }
     }
+    let dns = joined(settings.dns.iter().filter(|ip| ip.is_ipv4() == v4), ";");
     if !dns.is_empty() {
         line(format!("dns={dns};"));
     }
@@ -104,21 +70,12 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
         "etc/NetworkManager/system-connections/{}.nmconnection",
         target.stem()
     ));
-    Ok(Plan {
-        manager: "NetworkManager",
-        stop: Vec::new(),
-        apply: apply(context, &path)?,
-        revert: revert(context)?,
-        files: vec![NewFile {
-            path,
-            text: render(target, context.settings),
-            mode: Some(0o600),
-        }],
-        stable_for: Duration::ZERO,
-    })
+    let (apply, revert) = (apply(context, &path)?, revert(context)?);
+    let files = vec![NewFile::new(path, render(target, context.settings), 0o600)];
+    Ok(Plan::new("NetworkManager", files, apply, revert))
 }
 
-/// Loads the file of the agent's connection, and brings the connection up.
+/// Returns the steps that load the agent's connection and bring it up.
 pub(super) fn apply(context: &Context<'_>, path: &Path) -> Result<Vec<Step>, InjectError> {
     let load = context
         .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
@@ -128,20 +85,20 @@ pub(super) fn apply(context: &Context<'_>, path: &Path) -> Result<Vec<Step>, Inj
     Ok([load].into_iter().chain(up).collect())
 }
 
-/// Reloads all files, and brings the connection up that is active now.
+/// Returns the steps that reload all files and bring up the connection that is active now.
 pub(super) fn revert(context: &Context<'_>) -> Result<Vec<Step>, InjectError> {
     let reload = reload(context)?;
-    Ok([reload].into_iter().chain(previous(context)?).collect())
+    Ok([reload].into_iter().chain(active_up(context)?).collect())
 }
 
-/// Reloads all files.
+/// Returns the step that reloads all files.
 pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
     context.step("nmcli", &["connection", "reload"])
 }
 
-/// Brings a connection up. Without a carrier that would fail; NetworkManager activates the
-/// connection of the highest priority as soon as there is one. It does not wait for a DHCP server,
-/// which may answer later.
+/// Returns the step that brings a connection up; none without a carrier: it would fail, and
+/// NetworkManager activates the connection of the highest priority as soon as there is one. The
+/// step does not wait for a DHCP server, which may answer later.
 pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
     if !context.has_carrier() {
@@ -161,8 +118,8 @@ pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, 
     context.step("nmcli", &args).map(Some)
 }
 
-/// Brings the connection up that is active now, if there is one.
-fn previous(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
+/// Returns the step that brings up the connection that is active now, if there is one.
+fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
     let args = ["--get-values", "GENERAL.CON-UUID", "device", "show", target];
     let output = context.step("nmcli", &args)?.run(context.deadline)?;

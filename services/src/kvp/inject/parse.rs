@@ -91,6 +91,23 @@ pub(super) struct Route {
     pub(super) metric: Option<u32>,
 }
 
+impl Route {
+    /// Returns the destination: everything of the family.
+    pub(super) fn destination(&self) -> &'static str {
+        match self.gateway {
+            IpAddr::V4(_) => "0.0.0.0/0",
+            IpAddr::V6(_) => "::/0",
+        }
+    }
+
+    /// Returns the metric with `before` in front of it, if there is one.
+    pub(super) fn metric_after(&self, before: &str) -> String {
+        self.metric
+            .map(|metric| format!("{before}{metric}"))
+            .unwrap_or_default()
+    }
+}
+
 impl Settings {
     /// Parses a message of the host.
     ///

@@ -36,6 +36,25 @@ pub(super) struct Plan {
     pub(super) stable_for: Duration,
 }
 
+impl Plan {
+    /// Returns a plan that stops nothing first, and whose programs wait for the network manager.
+    pub(super) fn new(
+        manager: &'static str,
+        files: Vec<NewFile>,
+        apply: Vec<Step>,
+        revert: Vec<Step>,
+    ) -> Self {
+        Self {
+            manager,
+            stop: Vec::new(),
+            files,
+            apply,
+            revert,
+            stable_for: Duration::ZERO,
+        }
+    }
+}
+
 /// A file to write.
 #[derive(Debug)]
 pub(super) struct NewFile {
@@ -43,6 +62,16 @@ pub(super) struct NewFile {
     pub(super) text: String,
     /// Permission bits; `None` keeps those of the previous file, or is 0644.
     pub(super) mode: Option<u32>,
+}
+
+impl NewFile {
+    pub(super) fn new(path: PathBuf, text: String, mode: u32) -> Self {
+        Self {
+            path,
+            text,
+            mode: Some(mode),
+        }
+    }
 }
 
 /// A program to run.
