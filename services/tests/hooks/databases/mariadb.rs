@@ -48,7 +48,7 @@ pub(super) fn test() {
     run_pre_freeze(&config, soon(), None, |_| (), &logger)
         .unwrap()
         .run_post_thaw(EndReason::Thawed, LONG, &logger);
-    assert_eq!(log.lines()[0], "INFO hook 90-mariadb: no server runs");
+    assert_eq!(log.lines()[0], "INFO hook 90-mariadb: no server is running");
     assert_no_warning(&log);
 
     let server = Server::start();
@@ -121,7 +121,7 @@ pub(super) fn test() {
     config.time_limit = Duration::from_secs(6);
     let slow = Slow::start(ENDLESS);
     let error = in_words(&run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
-    assert!(error.contains("no lock was to be had"), "{error}");
+    assert!(error.contains("cannot get the lock"), "{error}");
     assert!(error.contains("Lock wait timeout exceeded"), "{error}");
     assert_released();
     writer.await_more(3);

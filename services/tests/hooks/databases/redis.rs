@@ -29,7 +29,7 @@ pub(super) fn test() {
     let config = hooks("80-redis", &text);
 
     let log = run(&config);
-    assert_eq!(log.lines()[0], "INFO hook 80-redis: no server runs");
+    assert_eq!(log.lines()[0], "INFO hook 80-redis: no server is running");
 
     // Without the hook, what was not saved is lost.
     let snapshots = ["--save", "3600 1000000"];
@@ -45,9 +45,14 @@ pub(super) fn test() {
     assert_eq!(ask(&["GET", "n"]), "", "the test would not see a loss");
     drop(server);
 
-    every_write_is_there(&disk, &config, &snapshots, "snapshot saved, writes wait");
+    every_write_is_there(&disk, &config, &snapshots, "snapshot saved, writes paused");
     let appends = ["--appendonly", "yes", "--appendfsync", "everysec"];
-    every_write_is_there(&disk, &config, &appends, "all is in the file, writes wait");
+    every_write_is_there(
+        &disk,
+        &config,
+        &appends,
+        "append-only file written, writes paused",
+    );
 
     others_let_it_go_on(&config);
     what_cannot_be_saved_stops_the_freeze(&config);
@@ -55,12 +60,12 @@ pub(super) fn test() {
     // By choice.
     let server = Server::start(&["--save", ""]);
     let log = run(&config);
-    let line = "INFO hook 80-redis: the server keeps nothing on a disk";
+    let line = "INFO hook 80-redis: the server has no persistence, nothing to do";
     assert_eq!(log.lines()[0], line);
     drop(server);
     let server = Server::start(&["--replicaof", "192.0.2.1 6379"]);
     let log = run(&config);
-    let line = "INFO hook 80-redis: a replica, left alone";
+    let line = "INFO hook 80-redis: the server is a replica, nothing to do";
     assert_eq!(log.lines()[0], line);
     drop(server);
 }
