@@ -60,7 +60,7 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
     vss.call(b"work");
     let why = refusal(&guest.requests(), NOW);
     assert!(
-        why.starts_with("a backup of the host is under way"),
+        why.starts_with("a backup of the host is in progress"),
         "{why}"
     );
     vss.call(b"finish");

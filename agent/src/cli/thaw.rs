@@ -74,7 +74,7 @@ impl Thaw {
         let waits = &mut |action, path: &Path| {
             warn!(log.logger, "waiting for {} to {}", path.display(), action);
         };
-        if let Err(error) = freeze::allow_descriptors() {
+        if let Err(error) = freeze::raise_file_limit() {
             warn!(
                 log.logger,
                 "cannot raise the limit of open files: {}", error

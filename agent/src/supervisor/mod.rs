@@ -373,8 +373,8 @@ impl Supervisor {
         let slots: Vec<_> = slots.filter(|(key, _)| key.service == name).collect();
         if self.standalone.is_some() || slots.iter().any(|(_, slot)| slot.operation().is_some()) {
             client.refuse(
-                "a backup of the host is under way, or another rehearsal: try again when it is \
-                 over",
+                "a backup of the host is in progress, or another rehearsal: try again when it has \
+                 ended",
             );
             return;
         }

@@ -96,14 +96,14 @@ impl Lookups {
     /// # Errors
     ///
     /// Where it takes too long, or somebody else waits there already.
-    pub(super) fn look<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         path: &Path,
-        look: impl FnOnce() -> T + Send + 'static,
+        action: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotResponding> {
         let left = self.until.saturating_duration_since(Instant::now());
         let until = Instant::now() + left.clamp(LOOKUP_LATE, LOOKUP);
-        match Job::begin(path, look)?.wait(until, None) {
+        match Job::begin(path, action)?.wait(until, None) {
             Ok(outcome) => Ok(outcome),
             Err(JobError::NotResponding(silent)) => Err(silent),
             // Nobody can.
@@ -295,7 +295,7 @@ mod tests {
     fn what_answers_in_time_is_given_back() {
         let lookups = Lookups::new();
         let look = || at("/fine/too".as_ref()).map(|()| 7);
-        assert_eq!(lookups.look("/fine".as_ref(), look), Ok(Ok(7)));
+        assert_eq!(lookups.run("/fine".as_ref(), look), Ok(Ok(7)));
         // Nothing is limited on a thread that may wait.
         at("/fine".as_ref()).unwrap();
     }

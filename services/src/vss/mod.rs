@@ -1,17 +1,20 @@
 //! Freezing file systems for backups. Protocol section 8.
 //!
-//! The way of a FREEZE: [`wire`] decodes it; [`hooks`] lets the applications
-//! come to rest; [`plan`] says which of the machine's `mounts` are frozen and in
-//! which order, by what lies on what ([`stack`]); [`open`] gets a descriptor of
-//! each; the [`state_file`] notes them; the [`guard`], a process of its own, gets a
-//! copy of each descriptor; and then [`freeze`] has it do nothing but one call for
-//! each, in `haste`. A THAW goes back the same way. Whatever else ends a freeze
-//! is in `Vss::spoil` and in the end of a [`Vss`]: then the THAW that the host
-//! still sends is answered with a failure, as its backup is not consistent. What is
-//! known of a backup is in its `report`; a `rehearsal` is one that an administrator
-//! asks for.
+//! A FREEZE takes these steps:
+//!
+//! 1. [`wire`] decodes the message.
+//! 2. [`hooks`] quiesce the applications.
+//! 3. [`plan`] reads [`mountinfo`] and decides which file systems are frozen, and the
+//!    freeze order, by the [`block_devices`] that they are on.
+//! 4. [`prepare`] opens each ([`open`]) and writes its dirty pages out.
+//! 5. The [`state_file`] records them.
+//! 6. [`freeze`] hands the descriptors to the [`guard`], a watchdog process, which makes
+//!    one `FIFREEZE` call for each, with [`rcu_expedited`] set.
+//!
+//! A THAW reverses that. Anything else that ends a freeze goes through `Vss::abort`: the
+//! host's THAW then fails, since its backup is not consistent. A `report` collects what
+//! is known of a backup; a `rehearsal` is one that an administrator asks for.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,17 +32,17 @@ use self::blocking::Lookups;
 pub use self::config::{Config, Patterns};
 use self::device_number::DeviceNumber;
 use self::error::{Error, Inconsistent};
-use self::freeze::{Action, FreezeError, Freezer, StartGuard, Thawed};
+use self::freeze::{Action, FreezeError, FreezeSummary, Freezer, StartGuard, Thawed};
 use self::guard::{Guard, GuardState};
 use self::hooks::{EndReason, HookStep, PendingHooks};
-use self::plan::UnmatchedPattern;
+use self::plan::{Plan, UnmatchedPattern};
 use self::prepare::PrepareError;
-use self::report::Report;
+use self::report::{Report, Reports};
 use self::state_file::{FreezeRecord, FrozenFileSystem};
 use self::watch::Rehearsal;
 use self::wire::Request;
 use self::write_out::WriteOut;
-use crate::backup::{HookRun, Kind, LastBackup, Outcome};
+use crate::backup::{Kind, LastBackup, Outcome};
 use crate::command::{Client, Command};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, OperationGuard, Progress};
@@ -97,13 +100,13 @@ pub static ENTRY: Entry = Entry {
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
 
-/// What the service has other processes do, since the kernel may not come back from
-/// it: a process with a thread that waits there does not end.
+/// Calls into the kernel that may never return, each made by a process of its own: a
+/// process with a thread that hangs in the kernel cannot end.
 #[derive(Debug, Clone, Copy)]
 pub struct Processes {
-    /// Starts the one that freezes and thaws.
+    /// Starts the guard, which freezes and thaws.
     pub start_guard: StartGuard,
-    /// Writes a file system out.
+    /// Writes the dirty pages of a file system to its disk.
     pub write_out: WriteOut,
 }
 
@@ -120,49 +123,67 @@ pub struct Vss {
     config: Config,
     freezer: Freezer,
     write_out: WriteOut,
-    /// The hooks that wait for the thaw.
-    hooks: Option<PendingHooks>,
-    /// What an agent before this one may have left frozen, and this one could not
-    /// try to thaw.
-    left: FreezeRecord,
-    /// Patterns that mean nothing, and were told of.
-    told: HashSet<UnmatchedPattern>,
-    /// What the next THAW is answered.
-    spoiled: Option<Inconsistent>,
-    /// Whether it was said that the guard's memory is not locked.
-    told_of_memory: bool,
-    report: Report,
-    rehearsal: Option<Rehearsal>,
+    state: State,
+    /// Why the backup that the host is about to finish is not consistent: its next THAW
+    /// fails with this.
+    inconsistent: Option<Inconsistent>,
+    /// What an earlier agent left frozen, and this one could not thaw yet.
+    leftover: FreezeRecord,
+    /// Patterns without a match that were logged.
+    warned_patterns: HashSet<UnmatchedPattern>,
+    /// Whether it was logged that the guard's memory is not locked.
+    warned_unlocked: bool,
+    /// Whether it was logged that there are too many mount namespaces.
+    warned_namespaces: bool,
+    reports: Reports,
     progress: Arc<Progress>,
-    operation: Option<OperationGuard>,
     stop: Option<Arc<Stop>>,
     log: Logger,
 }
 
+/// The state of a backup. A freeze in progress is none of them: the request that begins it
+/// also ends it, with one of these.
+#[derive(Default)]
+enum State {
+    /// Nothing is frozen.
+    #[default]
+    Idle,
+    /// File systems are frozen for the host.
+    Frozen(Freeze),
+    /// An administrator rehearses a backup: file systems are frozen, or, with the hooks
+    /// only, applications are quiesced.
+    Rehearsing(Freeze, Rehearsal),
+}
+
+/// A freeze that succeeded and has to be ended.
+struct Freeze {
+    report: Report,
+    hooks: PendingHooks,
+    operation: OperationGuard,
+}
+
 impl Vss {
-    /// The service, with a guard at hand. What an earlier agent has left frozen
-    /// is thawed.
+    /// Starts a guard, and thaws what an earlier agent left frozen.
     pub fn new(config: &Config, log: &Logger, processes: Processes) -> Self {
         let stop = Stop::new()
-            .inspect_err(|error| warn!(log, "no hook can be cut short at the end: {}", error));
+            .inspect_err(|error| warn!(log, "cannot interrupt hooks at the end: {}", error));
         let mut vss = Self {
             config: config.clone(),
             freezer: Freezer::new(processes.start_guard),
             write_out: processes.write_out,
-            hooks: None,
-            left: FreezeRecord::default(),
-            told: HashSet::new(),
-            spoiled: None,
-            told_of_memory: false,
-            report: Report::default(),
-            rehearsal: None,
+            state: State::Idle,
+            inconsistent: None,
+            leftover: FreezeRecord::default(),
+            warned_patterns: HashSet::new(),
+            warned_unlocked: false,
+            warned_namespaces: false,
+            reports: Reports::default(),
             progress: Arc::default(),
-            operation: None,
             stop: stop.ok().map(Arc::new),
             log: log.clone(),
         };
-        if let Err(error) = freeze::allow_descriptors() {
-            warn!(log, "the number of open files stays limited: {}", error);
+        if let Err(error) = freeze::raise_file_limit() {
+            warn!(log, "cannot raise the limit of open files: {}", error);
         }
         if let Err(error) = vss.freezer.prepare() {
             warn!(vss.log, "{}", display_chain(&error));
@@ -171,103 +192,108 @@ impl Vss {
         vss
     }
 
-    /// Ends what the note tells of an agent before this one.
+    /// Ends the freeze of an earlier agent, if that left a record of one.
     fn recover(&mut self) {
-        let mut note = match self.runtime(state_file::read) {
-            Ok(Some(note)) => note,
+        let mut record = match self.in_runtime_directory(state_file::read) {
+            Ok(Some(record)) => record,
             Ok(None) => return,
             Err(error) => {
                 let directory = self.config.environment.runtime_dir.display();
                 warn!(
                     self.log,
-                    "cannot read in {} what may be frozen: {}", directory, error
+                    "cannot read the record of frozen file systems in {}: {}", directory, error
                 );
                 return;
             }
         };
-        let by = Instant::now() + THAW_AND_HOOKS;
-        self.spoiled = Some(Inconsistent::Restarted);
-        let was_frozen = note.frozen.len();
-        if note != FreezeRecord::default() {
-            self.report.begin(match note.rehearsal {
+        let deadline = Instant::now() + THAW_AND_HOOKS;
+        self.inconsistent = Some(Inconsistent::Restarted);
+        let was_frozen = record.frozen.len();
+        let report = (record != FreezeRecord::default()).then(|| {
+            let kind = match record.rehearsal {
                 true => Kind::Rehearsal,
                 false => Kind::Backup,
-            });
-            self.report.found(was_frozen);
-        }
-        let hooks = std::mem::take(&mut note.hooks);
-        match recover::reset_rcu_expedited(&self.config.environment.root, &note) {
-            Ok(None) => note.rcu_expedited = false,
-            Ok(Some(switch)) => {
-                note.rcu_expedited = false;
+            };
+            Report::recovered(kind, was_frozen)
+        });
+        match recover::reset_rcu_expedited(&self.config.environment.root, &record) {
+            Ok(switch) => {
+                record.rcu_expedited = false;
+                if let Some(switch) = switch {
+                    let switch = switch.display();
+                    warn!(
+                        self.log,
+                        "{} was still 1 after a freeze: reset to 0", switch
+                    );
+                }
+            }
+            // It stays in the record.
+            Err((switch, error)) => {
+                let switch = switch.display();
                 warn!(
                     self.log,
-                    "{} was still 1 after a freeze, and is 0 again",
-                    switch.display()
+                    "cannot reset {} to 0 after a freeze: {}", switch, error
                 );
             }
-            // It stays noted.
-            Err((switch, error)) => warn!(
-                self.log,
-                "{} is still 1 after a freeze and cannot be made 0: {}",
-                switch.display(),
-                error
-            ),
         }
-        self.left = note;
-        if let Err(error) = self.thaw_left() {
+        let hooks = std::mem::take(&mut record.hooks);
+        let hooks = PendingHooks::from_paths(&self.config.hooks, hooks);
+        self.leftover = record;
+        if let Err(error) = self.thaw_leftover() {
             error!(self.log, "{}", display_chain(&error));
         }
-        let ran = PendingHooks::from_paths(&self.config.hooks, hooks);
-        ran.kill_stale(&self.log);
-        self.hooks = Some(ran);
-        self.end_hooks(EndReason::AgentRestarted, by);
-        let why = Inconsistent::Restarted.to_string();
-        let outcome = match was_frozen {
-            0 => Outcome::Failed(why),
-            _ => Outcome::Inconsistent(why),
-        };
-        self.report.end(outcome, &self.log);
-        self.note(&self.left);
+        hooks.kill_stale(&self.log);
+        let time = deadline.saturating_duration_since(Instant::now());
+        let runs = hooks.run_post_thaw(EndReason::AgentRestarted, time, &self.log);
+        if let Some(mut report) = report {
+            report.add_hooks(runs);
+            let why = Inconsistent::Restarted.to_string();
+            let outcome = match was_frozen {
+                0 => Outcome::Failed(why),
+                _ => Outcome::Inconsistent(why),
+            };
+            self.reports.end(report, outcome, &self.log);
+        }
+        self.write_record(&self.leftover);
     }
 
-    /// Thaws what an agent before this one has left frozen; what cannot be thawed
-    /// is left to be tried again.
-    fn thaw_left(&mut self) -> Result<(), Error> {
-        if !self.left.frozen.is_empty() {
-            let found = recover::recorded(&self.config, &self.left)?;
-            let waits = &mut waits(&self.log, self.operation.as_ref());
-            let (root, note) = (&self.config.environment.root, &self.left);
-            let tried = recover::thaw(&mut self.freezer, &found, root, note, waits);
-            self.left.frozen.clear();
-            for tried in tried.into_iter().rev() {
-                match tried.outcome {
+    /// Thaws what an earlier agent left frozen. What cannot be thawed stays in
+    /// `leftover` for the next try.
+    fn thaw_leftover(&mut self) -> Result<(), Error> {
+        if !self.leftover.frozen.is_empty() {
+            let found = recover::recorded(&self.config, &self.leftover)?;
+            let on_wait = &mut log_wait(&self.log, None);
+            let (root, record) = (&self.config.environment.root, &self.leftover);
+            let attempts = recover::thaw(&mut self.freezer, &found, root, record, on_wait);
+            self.leftover.frozen.clear();
+            for attempt in attempts.into_iter().rev() {
+                let mount_point = &attempt.mount_point;
+                match attempt.outcome {
                     Ok(true) => warn!(
                         self.log,
-                        "the file system at {:?} was still frozen, and is thawed",
-                        tried.mount_point
+                        "the file system at {:?} was still frozen: thawed", mount_point
                     ),
                     Ok(false) => {}
                     Err(error) => {
                         error!(
                             self.log,
-                            "cannot thaw the file system at {:?}: {}", tried.mount_point, error
+                            "cannot thaw the file system at {:?}: {}", mount_point, error
                         );
-                        self.left.frozen.push(FrozenFileSystem {
-                            device: tried.device,
-                            mount_point: tried.mount_point,
+                        self.leftover.frozen.push(FrozenFileSystem {
+                            device: attempt.device,
+                            mount_point: attempt.mount_point,
                         });
                     }
                 }
             }
         }
-        match self.left.frozen.first() {
+        match self.leftover.frozen.first() {
             None => Ok(()),
-            Some(noted) => Err(Error::StillFrozen(noted.mount_point.clone())),
+            Some(frozen) => Err(Error::StillFrozen(frozen.mount_point.clone())),
         }
     }
 
-    fn carry_out(&mut self, request: Request) -> Result<(), Error> {
+    fn execute(&mut self, request: Request) -> Result<(), Error> {
         match request {
             Request::HotBackup | Request::DmInfo | Request::Step => Ok(()),
             Request::Freeze => self.freeze(),
@@ -277,72 +303,59 @@ impl Vss {
 
     fn freeze(&mut self) -> Result<(), Error> {
         let began = Instant::now();
-        let by = began + THAW_AND_HOOKS;
-        self.end_earlier(by);
-        self.end_rehearsal_for_host(by);
-        if self.freezer.is_frozen() {
-            // The same freeze serves: what is on the disks is still consistent.
+        let deadline = began + THAW_AND_HOOKS;
+        self.handle_events(deadline);
+        self.end_rehearsal_for_host(deadline);
+        if matches!(self.state, State::Frozen(_)) {
+            // The disks have been consistent since then.
             debug!(self.log, "frozen already");
             return Ok(());
         }
-        self.report.begin(Kind::Backup);
         let stop = self.stop.clone();
         let stop = stop.as_ref().map(|stop| stop.as_fd());
-        let frozen = self.freeze_all(Kind::Backup, began, stop);
-        if let Err(error) = &frozen {
-            self.report
-                .end(Outcome::Failed(display_chain(error)), &self.log);
+        let mut report = Report::new(Kind::Backup);
+        match self.quiesce(&mut report, began, stop) {
+            Ok((hooks, operation)) => {
+                self.state = State::Frozen(Freeze {
+                    report,
+                    hooks,
+                    operation,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                let outcome = Outcome::Failed(display_chain(&error));
+                self.reports.end(report, outcome, &self.log);
+                Err(error)
+            }
         }
-        frozen
     }
 
-    /// Lets applications come to rest, and freezes file systems, as was asked for when it
-    /// `began`; `stop` is readable where that is to be cut short.
-    fn freeze_all(
+    /// Quiesces applications by their hooks and freezes file systems. `began` is the time
+    /// of the request; `stop` interrupts it when readable.
+    fn quiesce(
         &mut self,
-        kind: Kind,
+        report: &mut Report,
         began: Instant,
         stop: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Error> {
-        self.freezer
-            .end_earlier(&mut waits(&self.log, self.operation.as_ref()))?;
-        self.thaw_left()?;
-        if kind == Kind::Backup {
-            self.spoiled = None;
+    ) -> Result<(PendingHooks, OperationGuard), Error> {
+        self.freezer.thaw_stuck(&mut log_wait(&self.log, None))?;
+        self.thaw_leftover()?;
+        if report.kind() == Kind::Backup {
+            self.inconsistent = None;
         }
-        self.operation = Some(self.progress.begin(Operation::Freezing));
-        self.rest_and_freeze(kind, began, stop)
-            .inspect_err(|_| self.operation = None)?;
-        let (file_systems, mount_points) = self.report.what_is_frozen();
-        if let Some(operation) = &self.operation {
-            operation.change_to(Operation::Frozen {
-                file_systems,
-                mount_points,
-                rehearsal: kind != Kind::Backup,
-            });
-        }
-        Ok(())
-    }
-
-    fn rest_and_freeze(
-        &mut self,
-        kind: Kind,
-        began: Instant,
-        stop: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Error> {
-        let runs = RefCell::default();
-        let ran = self.run_hooks(began + HOOKS_BEFORE_FREEZE, stop, &runs);
-        self.report.hooks(runs.take());
-        let ran = ran?;
+        let operation = self.progress.begin(Operation::Freezing);
+        let hooks = self.run_pre_freeze(report, began + HOOKS_BEFORE_FREEZE, stop)?;
         let latest = (Instant::now() + self.config.prepare_limit).min(began + FREEZE_START);
-        let frozen = match kind {
+        let frozen = match report.kind() {
             Kind::HooksOnly => Ok(()),
-            Kind::Backup | Kind::Rehearsal => self.freeze_file_systems(&ran, latest, stop),
+            Kind::Backup | Kind::Rehearsal => {
+                self.freeze_file_systems(report, &hooks, &operation, latest, stop)
+            }
         };
-        self.hooks = Some(ran);
-        if let Err(error) = &frozen {
-            let time = match error {
-                // Thawing has taken what it may.
+        if let Err(error) = frozen {
+            let time = match &error {
+                // The thaw has used up its time.
                 Error::Freeze(FreezeError::Stopped) if self.freezer.stuck().next().is_some() => {
                     THAW_AND_HOOKS_AT_EXIT - THAW_BRIEF
                 }
@@ -351,47 +364,59 @@ impl Vss {
                 }
                 _ => THAW_AND_HOOKS,
             };
-            self.complain();
-            self.end_hooks(EndReason::FreezeFailed, Instant::now() + time);
-            self.note_stuck();
+            self.log_stuck();
+            report.add_hooks(hooks.run_post_thaw(EndReason::FreezeFailed, time, &self.log));
+            self.record_stuck();
+            return Err(error);
         }
-        frozen
+        operation.change_to(Operation::Frozen {
+            file_systems: report.file_systems(),
+            mount_points: report.mount_points().to_vec(),
+            rehearsal: report.is_rehearsal(),
+        });
+        Ok((hooks, operation))
     }
 
-    /// Lets applications come to rest; what came of each hook is added to `runs`.
-    fn run_hooks(
+    fn run_pre_freeze(
         &self,
+        report: &mut Report,
         deadline: Instant,
         stop: Option<BorrowedFd<'_>>,
-        runs: &RefCell<Vec<HookRun>>,
     ) -> Result<PendingHooks, Error> {
-        let note = |step: HookStep<'_>| match step {
-            HookStep::Starts(hooks) => self.note(&FreezeRecord {
+        let rehearsal = report.is_rehearsal();
+        let on_step = |step: HookStep<'_>| match step {
+            HookStep::Starts(hooks) => self.write_record(&FreezeRecord {
                 hooks: hooks.to_vec(),
-                rehearsal: self.report.is_rehearsal(),
+                rehearsal,
                 ..FreezeRecord::default()
             }),
-            HookStep::Ended(run) => runs.borrow_mut().push(run),
+            HookStep::Ended(run) => report.add_hooks([run]),
         };
-        let ran = hooks::run_pre_freeze(&self.config.hooks, deadline, stop, note, &self.log)
-            .inspect_err(|_| self.forget_unless_spoiled())?;
-        Ok(ran)
+        let hooks = hooks::run_pre_freeze(&self.config.hooks, deadline, stop, on_step, &self.log)
+            .inspect_err(|_| self.clear_record())?;
+        Ok(hooks)
     }
 
     fn freeze_file_systems(
         &mut self,
-        ran: &PendingHooks,
+        report: &mut Report,
+        hooks: &PendingHooks,
+        operation: &OperationGuard,
         latest: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         let mut prepared = prepare::plan_and_open(&self.config)?;
-        for unmatched in prepared.plan.unmatched.drain(..) {
-            if !self.told.contains(&unmatched) {
-                warn!(self.log, "{}", unmatched);
-                self.told.insert(unmatched);
+        for pattern in prepared.plan.unmatched.drain(..) {
+            if !self.warned_patterns.contains(&pattern) {
+                warn!(self.log, "{}", pattern);
+                self.warned_patterns.insert(pattern);
             }
         }
         let plan = &prepared.plan;
+        if plan.namespaces_cut && !self.warned_namespaces {
+            self.warned_namespaces = true;
+            warn!(self.log, "{}", Plan::NAMESPACES_CUT);
+        }
         for left_out in &plan.left_out {
             let (point, reason) = (left_out.file_system.mount_point(), &left_out.reason);
             match reason.is_fault() {
@@ -399,16 +424,14 @@ impl Vss {
                 false => debug!(self.log, "{:?} is left out: {}", point, reason),
             }
         }
-        let notes = self.config.environment.runtime_dir.as_path();
-        if let Ok(device) = self.runtime(DeviceNumber::of) {
-            if plan.freeze.iter().any(|it| it.device == device) {
-                warn!(
-                    self.log,
-                    "{} is on a file system that is about to be frozen: an agent that is killed \
-                     meanwhile cannot be started again; set runtime-directory to one in memory",
-                    notes.display()
-                );
-            }
+        let device = self.in_runtime_directory(DeviceNumber::of).ok();
+        if plan.freeze.iter().any(|it| Some(it.device) == device) {
+            warn!(
+                self.log,
+                "{} is on a file system that is about to be frozen: if the agent is killed \
+                 meanwhile, it cannot be started again; set runtime-directory to one in memory",
+                self.config.environment.runtime_dir.display()
+            );
         }
         for gone in &prepared.gone {
             debug!(self.log, "{}", gone);
@@ -420,41 +443,47 @@ impl Vss {
             }
             warn!(self.log, "there is no file system to freeze");
         }
-        self.note(&FreezeRecord {
+        self.write_record(&FreezeRecord {
             frozen: prepared.opened.iter().map(FrozenFileSystem::from).collect(),
-            guard: self.freezer.guard(),
-            hooks: ran.paths().to_vec(),
-            rehearsal: self.report.is_rehearsal(),
+            guard: self.freezer.guard_pid(),
+            hooks: hooks.paths().to_vec(),
+            rehearsal: report.is_rehearsal(),
             rcu_expedited: recover::can_expedite_rcu(&self.config.environment.root),
         });
         prepared.write_out(self.write_out, latest, stop)?;
-        let mount_points = report::mount_points(&prepared.opened);
+        let mount_points = prepared.opened.iter().map(|it| it.mount_point.clone());
+        let mount_points = mount_points.collect();
         let summary = self.freezer.freeze(
             prepared.opened,
             self.config.time_limit,
             latest,
             stop,
-            &mut waits(&self.log, self.operation.as_ref()),
+            &mut log_wait(&self.log, Some(operation)),
         )?;
-        self.report.frozen(mount_points, &summary);
-        if let Some(errno) = summary.not_locked {
-            if !std::mem::replace(&mut self.told_of_memory, true) {
-                warn!(
-                    self.log,
-                    "the guard's memory is not locked ({}), so that it may have to wait for a disk \
-                 while file systems are frozen: that takes CAP_IPC_LOCK, or LimitMEMLOCK=infinity",
-                    errno
-                );
-            }
+        report.set_frozen(mount_points, &summary);
+        self.log_frozen(&summary);
+        Ok(())
+    }
+
+    fn log_frozen(&mut self, summary: &FreezeSummary) {
+        let unlocked = summary.not_locked.filter(|_| !self.warned_unlocked);
+        if let Some(errno) = unlocked {
+            self.warned_unlocked = true;
+            warn!(
+                self.log,
+                "cannot lock the guard's memory ({}), so it may wait for a disk while file systems \
+                 are frozen; grant CAP_IPC_LOCK or set LimitMEMLOCK=infinity",
+                errno
+            );
         }
         for path in &summary.frozen_before {
             info!(
                 self.log,
-                "the file system at {:?} was frozen already by somebody else", path
+                "the file system at {:?} was already frozen by another program", path
             );
         }
-        for left_out in &summary.left_out {
-            warn!(self.log, "{}", left_out);
+        for skipped in &summary.skipped {
+            warn!(self.log, "{}", skipped);
         }
         info!(
             self.log,
@@ -462,63 +491,62 @@ impl Vss {
             summary.frozen,
             summary.took.as_secs_f64() * 1000.0
         );
-        Ok(())
     }
 
     fn thaw(&mut self) -> Result<(), Error> {
-        let by = Instant::now() + THAW_AND_HOOKS;
-        // It may have been thawed for another reason at this moment.
-        self.end_earlier(by);
-        self.end_rehearsal_for_host(by);
-        let thawed = self.thaw_all(by);
-        let outcome = match &thawed {
+        let deadline = Instant::now() + THAW_AND_HOOKS;
+        // The time limit may have come just before this request.
+        self.handle_events(deadline);
+        self.end_rehearsal_for_host(deadline);
+        let State::Frozen(freeze) = std::mem::take(&mut self.state) else {
+            // The guard has tried long enough to thaw what is stuck.
+            let thawed = self.thaw_file_systems(THAW_BRIEF, None);
+            return self.thaw_result(thawed);
+        };
+        let (thawed, report) = self.end_freeze(freeze, EndReason::Thawed, deadline, THAW);
+        let result = self.thaw_result(thawed);
+        let outcome = match &result {
             Ok(()) => Outcome::Consistent,
             Err(error) => Outcome::Inconsistent(display_chain(error)),
         };
-        self.report.end(outcome, &self.log);
-        thawed
+        self.reports.end(report, outcome, &self.log);
+        result
     }
 
-    /// Thaws what is frozen, as the host asked for.
-    fn thaw_all(&mut self, by: Instant) -> Result<(), Error> {
-        // What was thawed before has had its time.
-        let limit = match self.freezer.is_frozen() {
-            true => THAW,
-            false => THAW_BRIEF,
-        };
-        let thawed = self.end_freeze(EndReason::Thawed, by, limit);
+    /// Returns the answer to the host's THAW.
+    fn thaw_result(&mut self, thawed: Thawed) -> Result<(), Error> {
         if let Some((path, why)) = self.freezer.stuck().next() {
-            if self.left.frozen.is_empty() {
+            if self.leftover.frozen.is_empty() {
                 // The hooks have run.
-                self.note_stuck();
+                self.record_stuck();
             }
             return Err(Error::NotThawed { path, why });
         }
-        self.thaw_left()?;
-        self.forget();
+        self.thaw_leftover()?;
+        self.remove_record();
         let early = Some(thawed.early).filter(|paths| !paths.is_empty());
-        match self.spoiled.take().or(early.map(Inconsistent::Early)) {
-            Some(spoiled) => Err(spoiled.into()),
+        match self.inconsistent.take().or(early.map(Inconsistent::Early)) {
+            Some(inconsistent) => Err(inconsistent.into()),
             None => Ok(()),
         }
     }
 
-    /// Ends a freeze that is over before the host asks for it, if one is; is back `by`
-    /// then.
-    fn end_earlier(&mut self, by: Instant) {
-        self.rehearsal_woken(by);
+    /// Handles what the guard and the client of a rehearsal report: either may end a
+    /// freeze before the host asks for its thaw. Returns by `deadline`.
+    fn handle_events(&mut self, deadline: Instant) {
+        self.handle_rehearsal_events(deadline);
         if !self.freezer.is_frozen() {
-            self.thawed_late();
+            self.handle_late_thaws();
             return;
         }
-        match self.freezer.news() {
-            GuardState::None => {}
+        match self.freezer.guard_state() {
+            GuardState::Running => {}
             GuardState::TimeLimit => {
                 let why = Inconsistent::TimeLimit(self.config.time_limit);
-                self.spoil(why, EndReason::TimeLimit, by);
+                self.abort(why, EndReason::TimeLimit, deadline);
             }
             GuardState::Gone => {
-                self.spoil(Inconsistent::GuardGone, EndReason::Interrupted, by);
+                self.abort(Inconsistent::GuardGone, EndReason::Interrupted, deadline);
                 if let Err(error) = self.freezer.prepare() {
                     warn!(self.log, "{}", display_chain(&error));
                 }
@@ -526,51 +554,69 @@ impl Vss {
         }
     }
 
-    /// Takes note of what got stuck and is thawed now.
-    fn thawed_late(&mut self) {
-        let thawed = self.freezer.thawed_late();
-        for noted in &thawed {
+    /// Removes from the record what was stuck and is thawed now.
+    fn handle_late_thaws(&mut self) {
+        let thawed = self.freezer.late_thaws();
+        for frozen in &thawed {
             info!(
                 self.log,
-                "the file system at {:?} is thawed by now", noted.mount_point
+                "the file system at {:?} is thawed now", frozen.mount_point
             );
         }
         if !thawed.is_empty() {
-            self.left.frozen.retain(|left| !thawed.contains(left));
-            if self.left.frozen.is_empty() {
-                self.note_stuck();
+            self.leftover.frozen.retain(|left| !thawed.contains(left));
+            if self.leftover.frozen.is_empty() {
+                self.record_stuck();
             }
         }
     }
 
-    /// Ends a freeze before the host asks for it.
-    fn spoil(&mut self, why: Inconsistent, end: EndReason, by: Instant) {
-        if self.rehearsal.is_some() {
+    /// Ends a freeze before the host asks for its thaw.
+    fn abort(&mut self, why: Inconsistent, end: EndReason, deadline: Instant) {
+        if matches!(self.state, State::Rehearsing(..)) {
             let why = match why {
                 Inconsistent::TimeLimit(limit) => format!(
-                    "file systems were frozen for as long as they may, {} s, so all was thawed",
+                    "the time limit of {} s was reached, so everything was thawed",
                     limit.as_secs()
                 ),
                 why => why.to_string(),
             };
-            self.end_rehearsal(Some(why), end, by);
-            return;
+            self.end_rehearsal(Some(why), end, deadline);
+        } else if let State::Frozen(freeze) = std::mem::take(&mut self.state) {
+            warn!(self.log, "{}", why);
+            let outcome = Outcome::Inconsistent(why.to_string());
+            self.inconsistent = Some(why);
+            let (_, report) = self.end_freeze(freeze, end, deadline, THAW_BRIEF);
+            self.reports.end(report, outcome, &self.log);
+            self.record_stuck();
         }
-        warn!(self.log, "{}", why);
-        let outcome = Outcome::Inconsistent(why.to_string());
-        self.spoiled = Some(why);
-        self.end_freeze(end, by, THAW_BRIEF);
-        self.report.end(outcome, &self.log);
-        self.note_stuck();
     }
 
-    /// Thaws what is frozen, for which it waits as long as `limit`, and lets the
-    /// applications go on; is back `by` then.
-    fn end_freeze(&mut self, end: EndReason, by: Instant, limit: Duration) -> Thawed {
+    /// Thaws, waiting for `limit` at most, and runs the hooks with `thaw`. Returns by
+    /// `deadline`.
+    fn end_freeze(
+        &mut self,
+        freeze: Freeze,
+        end: EndReason,
+        deadline: Instant,
+        limit: Duration,
+    ) -> (Thawed, Report) {
+        let Freeze {
+            mut report,
+            hooks,
+            operation,
+        } = freeze;
+        let thawed = self.thaw_file_systems(limit, Some(&operation));
+        report.set_thawed(&thawed);
+        let time = deadline.saturating_duration_since(Instant::now());
+        report.add_hooks(hooks.run_post_thaw(end, time, &self.log));
+        (thawed, report)
+    }
+
+    fn thaw_file_systems(&mut self, limit: Duration, operation: Option<&OperationGuard>) -> Thawed {
         let thawed = self
             .freezer
-            .thaw(limit, &mut waits(&self.log, self.operation.as_ref()));
-        self.report.thawed(&thawed);
+            .thaw(limit, &mut log_wait(&self.log, operation));
         if thawed.thawed > 0 {
             info!(
                 self.log,
@@ -579,14 +625,11 @@ impl Vss {
                 thawed.after.as_secs_f64()
             );
         }
-        self.complain();
-        self.end_hooks(end, by);
-        self.operation = None;
+        self.log_stuck();
         thawed
     }
 
-    /// Says what could not be thawed.
-    fn complain(&self) {
+    fn log_stuck(&self) {
         for (path, why) in self.freezer.stuck() {
             error!(
                 self.log,
@@ -595,72 +638,67 @@ impl Vss {
         }
     }
 
-    fn end_hooks(&mut self, end: EndReason, by: Instant) {
-        if let Some(ran) = self.hooks.take() {
-            let time = by.saturating_duration_since(Instant::now());
-            let runs = ran.run_post_thaw(end, time, &self.log);
-            self.report.hooks(runs);
-        }
-    }
-
-    /// Notes what could not be thawed, for an agent that is started after this one.
-    fn note_stuck(&self) {
+    /// Records what could not be thawed, for an agent that is started after this one.
+    fn record_stuck(&self) {
         let stuck: Vec<_> = self.freezer.not_thawed().collect();
         match stuck.is_empty() {
-            true => self.forget_unless_spoiled(),
-            false => self.note(&FreezeRecord {
+            true => self.clear_record(),
+            false => self.write_record(&FreezeRecord {
                 frozen: stuck,
-                guard: self.freezer.guard(),
+                guard: self.freezer.guard_pid(),
                 ..FreezeRecord::default()
             }),
         }
     }
 
-    /// Notes what is frozen. Without the note a restarted agent knows less; the
-    /// guard thaws all the same.
-    fn note(&self, note: &FreezeRecord) {
-        let note = note.clone();
-        if let Err(error) = self.runtime(move |directory| state_file::write(directory, &note)) {
+    /// Writes the record for an agent that is started after this one. Should that fail,
+    /// the guard still thaws.
+    fn write_record(&self, record: &FreezeRecord) {
+        let record = record.clone();
+        let write = move |directory: &Path| state_file::write(directory, &record);
+        if let Err(error) = self.in_runtime_directory(write) {
             let directory = self.config.environment.runtime_dir.display();
             warn!(
                 self.log,
-                "cannot note in {} what is frozen: {}", directory, error
+                "cannot write the record of frozen file systems in {}: {}", directory, error
             );
         }
     }
 
-    /// Nothing is frozen any more; what the host's next THAW is answered stays noted.
-    fn forget_unless_spoiled(&self) {
-        match self.spoiled {
-            None => self.forget(),
-            Some(_) => self.note(&FreezeRecord::default()),
+    /// Removes the record, or empties it while the host's next THAW has to fail.
+    fn clear_record(&self) {
+        match self.inconsistent {
+            None => self.remove_record(),
+            Some(_) => self.write_record(&FreezeRecord::default()),
         }
     }
 
-    fn forget(&self) {
-        if let Err(error) = self.runtime(state_file::remove) {
+    fn remove_record(&self) {
+        if let Err(error) = self.in_runtime_directory(state_file::remove) {
             let directory = self.config.environment.runtime_dir.display();
             warn!(
                 self.log,
-                "cannot remove the note of what is frozen from {}: {}", directory, error
+                "cannot remove the record of frozen file systems in {}: {}", directory, error
             );
         }
     }
 
-    /// Does something with the runtime directory, which may be anywhere.
-    fn runtime<T: Send + 'static>(
+    /// Calls `action` with the runtime directory, which may be on a disk that hangs, and
+    /// waits for a limited time.
+    fn in_runtime_directory<T: Send + 'static>(
         &self,
         action: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let directory = self.config.environment.runtime_dir.clone();
-        let look = move || action(&directory);
-        let outcome = Lookups::new().look(&self.config.environment.runtime_dir, look);
-        outcome.unwrap_or_else(|no_answer| Err(io::Error::new(io::ErrorKind::TimedOut, no_answer)))
+        let action = move || action(&directory);
+        let outcome = Lookups::new().run(&self.config.environment.runtime_dir, action);
+        outcome.unwrap_or_else(|error| Err(io::Error::new(io::ErrorKind::TimedOut, error)))
     }
 }
 
-/// Says in the log and in the status which file system is waited for.
-fn waits<'a>(
+/// Returns a callback that shows in the log and in the status which file system a freeze
+/// or thaw waits for.
+fn log_wait<'a>(
     log: &'a Logger,
     operation: Option<&'a OperationGuard>,
 ) -> impl FnMut(Action, &Path) + 'a {
@@ -676,7 +714,7 @@ fn waits<'a>(
 }
 
 impl Service for Vss {
-    /// Its messages have no strings: they look the same in either encoding.
+    /// The messages of VSS have no strings, so both encodings are the same.
     fn handle(&mut self, _: Encoding, body: &mut [u8]) -> Status {
         let request = match wire::decode(body) {
             Ok(request) => request,
@@ -685,13 +723,13 @@ impl Service for Vss {
                 return malformed.status();
             }
         };
-        match self.carry_out(request) {
+        match self.execute(request) {
             Ok(()) => {
                 wire::encode(request, body);
                 Status::OK
             }
             Err(error) => {
-                // The end of the backup has told of it.
+                // The report of the backup has logged it.
                 debug!(self.log, "request refused: {}", display_chain(&error));
                 error.status()
             }
@@ -699,7 +737,7 @@ impl Service for Vss {
     }
 
     fn busy(&self) -> bool {
-        self.freezer.is_frozen() || self.rehearsal.is_some()
+        !matches!(self.state, State::Idle)
     }
 
     fn stop(&self) -> Option<Arc<Stop>> {
@@ -711,13 +749,13 @@ impl Service for Vss {
     }
 
     fn keep_in(&mut self, last: &Arc<LastBackup>) {
-        self.report.keep_in(last);
+        self.reports.keep_in(last);
     }
 
     fn watched(&self) -> Option<BorrowedFd<'_>> {
-        match &self.rehearsal {
-            Some(rehearsal) => Some(rehearsal.watched()),
-            None => self.freezer.watched().map(AsFd::as_fd),
+        match &self.state {
+            State::Rehearsing(_, rehearsal) => Some(rehearsal.watched()),
+            State::Idle | State::Frozen(_) => self.freezer.watched().map(AsFd::as_fd),
         }
     }
 
@@ -728,15 +766,13 @@ impl Service for Vss {
     }
 
     fn woken(&mut self) {
-        self.end_earlier(Instant::now() + THAW_AND_HOOKS);
+        self.handle_events(Instant::now() + THAW_AND_HOOKS);
     }
 }
 
 impl Drop for Vss {
     fn drop(&mut self) {
-        if self.freezer.is_frozen() || self.rehearsal.is_some() {
-            let by = Instant::now() + THAW_AND_HOOKS_AT_EXIT;
-            self.spoil(Inconsistent::Restarted, EndReason::Interrupted, by);
-        }
+        let deadline = Instant::now() + THAW_AND_HOOKS_AT_EXIT;
+        self.abort(Inconsistent::Restarted, EndReason::Interrupted, deadline);
     }
 }

@@ -1,5 +1,5 @@
-//! What is mounted in other mount namespaces: those of containers, and of services
-//! with an image of their own. Each is seen by one process that is in it.
+//! Other mount namespaces: those of containers, and of services with an image of their
+//! own. Each is seen through one process that is in it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,61 +9,69 @@ use std::path::{Path, PathBuf};
 use super::mountinfo::{self, MountInfo};
 use crate::processes;
 
-/// How many processes are looked at, and how many namespaces.
-const MOST_PROCESSES: usize = 1 << 15;
-const MOST_NAMESPACES: usize = 512;
+/// How many processes are looked at.
+const MAX_PROCESSES: usize = 1 << 15;
 
-/// What one process has mounted, by paths in its root.
+/// How many mount namespaces are looked at.
+const MAX_NAMESPACES: usize = 512;
+
+/// A mount namespace.
 pub(super) struct Namespace {
+    /// A process in it.
     pub(super) process: u32,
+    /// Its mounts, by paths below the root of that process.
     pub(super) mounted: Vec<MountInfo>,
 }
 
-/// Calls `each` with the mount namespaces beside this process' own, as far as it is let
-/// to them. Who is not in that of the machine's first process is kept apart on purpose,
-/// and is told of none. There may be a lot in each: an ordinary user can make some of
-/// his own.
-pub(super) fn namespaces(root: &Path, mut each: impl FnMut(Namespace)) {
+/// Calls `action` with each mount namespace but this process' own, as far as the kernel
+/// allows. Returns whether there are more than [`MAX_NAMESPACES`]: an ordinary user can
+/// make a lot of them.
+///
+/// An agent outside of the first process' mount namespace is isolated on purpose, and sees
+/// no other one.
+pub(super) fn for_each(root: &Path, mut action: impl FnMut(Namespace)) -> bool {
     let of = |process: &str| fs::read_link(root.join("proc").join(process).join("ns/mnt"));
     let Ok(own) = of("self") else {
-        return;
+        return false;
     };
     if of("1").ok().as_ref() != Some(&own) {
-        return;
+        return false;
     }
     let mut seen = HashSet::from([own]);
     for process in in_order(root).unwrap_or_default() {
-        if seen.len() > MOST_NAMESPACES {
-            break;
-        }
         let Ok(namespace) = of(&process.to_string()) else {
             continue;
         };
-        // Where it cannot be read, another process may tell.
-        if !seen.contains(&namespace) {
-            if let Ok(mounted) = mounted(root, process) {
-                seen.insert(namespace);
-                each(Namespace { process, mounted });
-            }
+        if seen.contains(&namespace) {
+            continue;
+        }
+        if seen.len() > MAX_NAMESPACES {
+            return true;
+        }
+        // If this process' list cannot be read, that of another one in there may.
+        if let Ok(mounted) = mounted(root, process) {
+            seen.insert(namespace);
+            action(Namespace { process, mounted });
         }
     }
+    false
 }
 
-/// What a process has mounted.
+/// Reads the mounts of a process.
 pub(super) fn mounted(root: &Path, process: u32) -> io::Result<Vec<MountInfo>> {
     let list = fs::read(root.join(format!("proc/{process}/mountinfo")))?;
     Ok(mountinfo::parse(&list))
 }
 
-/// Where the root of a process is.
+/// Returns the path of the root of a process.
 pub(super) fn root_of(process: u32) -> PathBuf {
     format!("/proc/{process}/root").into()
 }
 
-/// The processes there are, those first that were likely started first.
+/// Returns the processes, likely in the order in which they were started.
 fn in_order(root: &Path) -> io::Result<Vec<u32>> {
     let numbers = processes::numbers(&root.join("proc"))?;
-    let mut numbers: Vec<u32> = numbers.take(MOST_PROCESSES).collect();
+    let mut numbers: Vec<u32> = numbers.take(MAX_PROCESSES).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -85,7 +93,7 @@ mod tests {
 
     fn found(root: &Path) -> Vec<(u32, usize)> {
         let mut found = Vec::new();
-        namespaces(root, |it| found.push((it.process, it.mounted.len())));
+        assert!(!for_each(root, |it| found.push((it.process, it.mounted.len()))));
         found
     }
 
@@ -111,9 +119,27 @@ mod tests {
         fs::create_dir(root.join("proc/77")).unwrap();
         assert_eq!(found(root), [(7, 1), (300, 2)]);
 
-        // An agent that is kept apart.
+        // An agent that is isolated.
         fs::remove_dir_all(root.join("proc/self")).unwrap();
         process(root, "self", "6", Some(list));
         assert_eq!(found(root), []);
+    }
+
+    #[test]
+    fn more_namespaces_than_are_looked_at_are_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for name in ["self", "1"] {
+            process(root, name, "own", Some(""));
+        }
+        for number in 0..MAX_NAMESPACES {
+            let number = (number + 10).to_string();
+            process(root, &number, &number, Some(""));
+        }
+        let mut count = 0;
+        assert!(!for_each(root, |_| count += 1));
+        assert_eq!(count, MAX_NAMESPACES);
+        process(root, "2", "2", Some(""));
+        assert!(for_each(root, |_| ()));
     }
 }

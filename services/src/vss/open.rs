@@ -110,7 +110,7 @@ pub(super) fn open_within(
         let (point, device, root) = (mount.point.clone(), file_system.device, root.to_owned());
         let is_hidden = mount.hidden_under.is_some();
         let process = mount.process;
-        let opened = lookups.look(&mount.point, move || match (process, is_hidden) {
+        let opened = lookups.run(&mount.point, move || match (process, is_hidden) {
             (None, false) => {
                 let place = rustix::fs::open(under(&root, &point), LOOK, Mode::empty())?;
                 open_if(device, &place, &root.join(mountinfo::LIST))

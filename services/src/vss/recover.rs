@@ -105,7 +105,7 @@ pub fn thaw(
             }),
         }
     }
-    let before = note.guard.filter(|&pid| Some(pid) != freezer.guard());
+    let before = note.guard.filter(|&pid| Some(pid) != freezer.guard_pid());
     let noted = |opened: &&Opened| note.frozen.iter().any(|it| it.device == opened.device);
     let copies: Vec<_> = found
         .iter()

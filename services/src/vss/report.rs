@@ -1,6 +1,5 @@
-//! What is known of the backup that is under way, and how its end is told: one
-//! log line with fields that monitoring can match, and the record that `status`
-//! shows.
+//! The report of a backup: what is known of it while it is in progress, the log line
+//! with fields for monitoring at its end, and the record that `status` shows.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -10,37 +9,16 @@ use std::time::SystemTime;
 use slog::{Logger, info, warn};
 
 use super::freeze::{FreezeSummary, Thawed};
-use super::open::Opened;
 use crate::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 
-/// The backup that is under way, if one is, and the last one.
+/// Logs the reports of backups that have ended, and keeps the last one.
 #[derive(Default)]
-pub(super) struct Report {
-    underway: Option<Backup>,
+pub(super) struct Reports {
     last: Arc<LastBackup>,
 }
 
-impl Report {
-    /// A backup begins.
-    pub(super) fn begin(&mut self, kind: Kind) {
-        self.underway = Some(Backup {
-            kind,
-            began: SystemTime::now(),
-            frozen_for: None,
-            file_systems: 0,
-            mount_points: Vec::new(),
-            hooks: Vec::new(),
-            outcome: Outcome::Consistent,
-        });
-    }
-
-    /// Whether that is a rehearsal.
-    pub(super) fn is_rehearsal(&self) -> bool {
-        let backup = self.underway.as_ref();
-        backup.is_some_and(|it| it.kind != Kind::Backup)
-    }
-
-    /// The last backup is kept there from now on.
+impl Reports {
+    /// Keeps the last backup in `last` from now on.
     pub(super) fn keep_in(&mut self, last: &Arc<LastBackup>) {
         if let Some(backup) = self.last.get() {
             last.set(backup);
@@ -48,72 +26,87 @@ impl Report {
         self.last = Arc::clone(last);
     }
 
-    /// Hooks have run.
-    pub(super) fn hooks(&mut self, runs: Vec<HookRun>) {
-        if let Some(backup) = &mut self.underway {
-            backup.hooks.extend(runs);
-        }
-    }
-
-    /// File systems were found frozen that an agent before this one has left.
-    pub(super) fn found(&mut self, file_systems: usize) {
-        if let Some(backup) = &mut self.underway {
-            backup.file_systems = file_systems;
-        }
-    }
-
-    /// File systems are frozen, those of `mount_points` but for what `summary` says
-    /// of them.
-    pub(super) fn frozen(&mut self, mount_points: Vec<PathBuf>, summary: &FreezeSummary) {
-        if let Some(backup) = &mut self.underway {
-            let left_out = summary.left_out.iter().map(|it| &it.mount_point);
-            let others: Vec<_> = summary.frozen_before.iter().chain(left_out).collect();
-            let ours = |path: &PathBuf| !others.contains(&path);
-            backup.file_systems = summary.frozen;
-            backup.mount_points = mount_points
-                .into_iter()
-                .filter(ours)
-                .take(MOUNT_POINTS)
-                .collect();
-        }
-    }
-
-    /// They are thawed.
-    pub(super) fn thawed(&mut self, thawed: &Thawed) {
-        if let Some(backup) = &mut self.underway {
-            if backup.file_systems > 0 {
-                backup.frozen_for.get_or_insert(thawed.after);
-            }
-        }
-    }
-
-    /// How many file systems are frozen, and where the first of them are mounted.
-    pub(super) fn what_is_frozen(&self) -> (usize, Vec<PathBuf>) {
-        let backup = self.underway.as_ref();
-        backup
-            .map(|it| (it.file_systems, it.mount_points.clone()))
-            .unwrap_or_default()
-    }
-
-    /// The backup is over, if one was under way: it is logged and kept, and given
-    /// back.
-    pub(super) fn end(&mut self, outcome: Outcome, log: &Logger) -> Option<Backup> {
-        let mut backup = self.underway.take()?;
+    /// Logs and keeps the report of a backup that has ended.
+    pub(super) fn end(&self, report: Report, outcome: Outcome, log: &Logger) -> Backup {
+        let Report(mut backup) = report;
         backup.outcome = outcome;
-        tell(&backup, log);
+        log_end(&backup, log);
         self.last.set(backup.clone());
-        Some(backup)
+        backup
     }
 }
 
-/// Where file systems are mounted that are about to be frozen.
-pub(super) fn mount_points(opened: &[Opened]) -> Vec<PathBuf> {
-    let points = opened.iter().map(|opened| opened.mount_point.clone());
-    points.collect()
+/// What is known of a backup that is in progress.
+pub(super) struct Report(Backup);
+
+impl Report {
+    /// Returns the report of a backup that begins now.
+    pub(super) fn new(kind: Kind) -> Self {
+        Self(Backup {
+            kind,
+            began: SystemTime::now(),
+            frozen_for: None,
+            file_systems: 0,
+            mount_points: Vec::new(),
+            hooks: Vec::new(),
+            outcome: Outcome::Consistent,
+        })
+    }
+
+    /// Returns the report of a backup that an earlier agent left behind, with so many
+    /// file systems frozen.
+    pub(super) fn recovered(kind: Kind, file_systems: usize) -> Self {
+        let Self(backup) = Self::new(kind);
+        Self(Backup {
+            file_systems,
+            ..backup
+        })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub(super) fn is_rehearsal(&self) -> bool {
+        self.0.kind != Kind::Backup
+    }
+
+    /// Returns the number of file systems that were frozen.
+    pub(super) fn file_systems(&self) -> usize {
+        self.0.file_systems
+    }
+
+    /// Returns where the first of them are mounted.
+    pub(super) fn mount_points(&self) -> &[PathBuf] {
+        &self.0.mount_points
+    }
+
+    pub(super) fn add_hooks(&mut self, runs: impl IntoIterator<Item = HookRun>) {
+        self.0.hooks.extend(runs);
+    }
+
+    /// Takes over which of the file systems at `mount_points` were frozen.
+    pub(super) fn set_frozen(&mut self, mount_points: Vec<PathBuf>, summary: &FreezeSummary) {
+        let skipped = summary.skipped.iter().map(|it| &it.mount_point);
+        let others: Vec<_> = summary.frozen_before.iter().chain(skipped).collect();
+        self.0.file_systems = summary.frozen;
+        self.0.mount_points = mount_points
+            .into_iter()
+            .filter(|path| !others.contains(&path))
+            .take(MOUNT_POINTS)
+            .collect();
+    }
+
+    /// Takes over how long they were frozen.
+    pub(super) fn set_thawed(&mut self, thawed: &Thawed) {
+        if self.0.file_systems > 0 {
+            self.0.frozen_for.get_or_insert(thawed.after);
+        }
+    }
 }
 
 /// Logs the end of a backup.
-fn tell(backup: &Backup, log: &Logger) {
+fn log_end(backup: &Backup, log: &Logger) {
     let event = match backup.kind {
         Kind::Backup => "backup",
         Kind::Rehearsal | Kind::HooksOnly => "rehearsal",
@@ -133,16 +126,16 @@ fn tell(backup: &Backup, log: &Logger) {
         "HYPERV_HOOKS_FAILED" => backup.hooks_failed(),
     );
     if backup.outcome == Outcome::Consistent && backup.hooks_failed() == 0 {
-        info!(log, "{}: {}", event, Words(backup); fields);
+        info!(log, "{}: {}", event, Line(backup); fields);
     } else {
-        warn!(log, "{}: {}", event, Words(backup); fields);
+        warn!(log, "{}: {}", event, Line(backup); fields);
     }
 }
 
-/// A backup in a line.
-struct Words<'a>(&'a Backup);
+/// A backup as one line of text.
+struct Line<'a>(&'a Backup);
 
-impl Display for Words<'_> {
+impl Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(backup) = self;
         let consistent = backup.outcome == Outcome::Consistent;
@@ -181,7 +174,7 @@ mod tests {
     use rustix::io::Errno;
     use slog::{Drain, Key, Level, Never, OwnedKVList, Record, Serializer, o};
 
-    use super::super::freeze::LeftOut;
+    use super::super::freeze::Skipped;
     use super::*;
 
     /// The records as they are logged: level, text and fields.
@@ -226,15 +219,15 @@ mod tests {
         }
     }
 
-    fn summary(frozen: usize, left_out: &[&str]) -> FreezeSummary {
-        let left_out = left_out.iter().map(|path| LeftOut {
+    fn summary(frozen: usize, skipped: &[&str]) -> FreezeSummary {
+        let skipped = skipped.iter().map(|path| Skipped {
             mount_point: path.into(),
             errno: Errno::OPNOTSUPP,
         });
         FreezeSummary {
             frozen,
             frozen_before: Vec::new(),
-            left_out: left_out.collect(),
+            skipped: skipped.collect(),
             took: Duration::ZERO,
             not_locked: None,
         }
@@ -252,32 +245,30 @@ mod tests {
     fn the_end_of_a_backup_is_one_line_with_fields() {
         let lines = Log::default();
         let log = Logger::root(lines.clone(), o!());
-        let mut report = Report::default();
-        assert_eq!(report.end(Outcome::Consistent, &log), None);
+        let reports = Reports::default();
 
-        report.begin(Kind::Backup);
-        report.hooks(vec![hook("1", "freeze", None), hook("2", "freeze", None)]);
+        let mut report = Report::new(Kind::Backup);
+        report.add_hooks([hook("1", "freeze", None), hook("2", "freeze", None)]);
         let points = ["/", "/srv", "/fat"].map(PathBuf::from).to_vec();
-        report.frozen(points, &summary(2, &["/fat"]));
-        assert_eq!(report.what_is_frozen().1, ["/", "/srv"].map(PathBuf::from));
-        report.thawed(&thawed(Duration::from_micros(1_234_567)));
+        report.set_frozen(points, &summary(2, &["/fat"]));
+        assert_eq!(report.mount_points(), ["/", "/srv"].map(PathBuf::from));
+        report.set_thawed(&thawed(Duration::from_micros(1_234_567)));
         // Nothing is left to thaw.
-        report.thawed(&thawed(Duration::ZERO));
-        report.hooks(vec![hook("2", "thaw", None), hook("1", "thaw", None)]);
-        let ended = report.end(Outcome::Consistent, &log).unwrap();
+        report.set_thawed(&thawed(Duration::ZERO));
+        report.add_hooks([hook("2", "thaw", None), hook("1", "thaw", None)]);
+        let ended = reports.end(report, Outcome::Consistent, &log);
         assert_eq!(ended.frozen_for, Some(Duration::from_micros(1_234_567)));
         assert_eq!(ended.hooks.len(), 4);
 
-        report.begin(Kind::Rehearsal);
-        report.hooks(vec![hook("1", "freeze", Some("busy"))]);
-        report.end(Outcome::Failed("hook 1 failed".to_owned()), &log);
+        let mut report = Report::new(Kind::Rehearsal);
+        report.add_hooks([hook("1", "freeze", Some("busy"))]);
+        reports.end(report, Outcome::Failed("hook 1 failed".to_owned()), &log);
 
-        report.begin(Kind::Backup);
-        report.frozen(vec!["/".into()], &summary(1, &[]));
-        report.end(Outcome::Inconsistent("too late".to_owned()), &log);
+        let mut report = Report::new(Kind::Backup);
+        report.set_frozen(vec!["/".into()], &summary(1, &[]));
+        reports.end(report, Outcome::Inconsistent("too late".to_owned()), &log);
 
-        report.begin(Kind::Backup);
-        report.end(Outcome::Consistent, &log);
+        reports.end(Report::new(Kind::Backup), Outcome::Consistent, &log);
 
         let expected = [
             "backup: consistent, file systems 2, frozen for 1.235 s, hooks 2 [EVENT=backup \
@@ -294,15 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_found_before_it_was_told_where_to_keep_it_is_kept() {
+    fn a_backup_that_ended_before_keep_in_is_kept() {
         let log = Logger::root(slog::Discard, o!());
-        let mut report = Report::default();
-        report.begin(Kind::Backup);
-        let found = report.end(Outcome::Consistent, &log);
+        let mut reports = Reports::default();
+        let found = reports.end(Report::new(Kind::Backup), Outcome::Consistent, &log);
         let last = Arc::new(LastBackup::default());
-        report.keep_in(&last);
-        assert_eq!(last.get(), found);
-        Report::default().keep_in(&last);
-        assert_eq!(last.get(), found);
+        reports.keep_in(&last);
+        assert_eq!(last.get(), Some(found.clone()));
+        Reports::default().keep_in(&last);
+        assert_eq!(last.get(), Some(found));
     }
 }

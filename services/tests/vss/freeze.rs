@@ -14,7 +14,7 @@ use std::{fs, io, mem};
 use hyperv_services::service::Service;
 use hyperv_services::sys;
 use hyperv_services::vss::device_number::DeviceNumber;
-use hyperv_services::vss::freeze::{Action, FreezeError, Freezer, LeftOut, NotThawed, StartGuard};
+use hyperv_services::vss::freeze::{Action, FreezeError, Freezer, NotThawed, Skipped, StartGuard};
 use hyperv_services::vss::guard::process::{self, Context};
 use hyperv_services::vss::guard::threads::{FileSystemCalls, Kernel};
 use hyperv_services::vss::guard::{Guard, GuardError, GuardState};
@@ -192,11 +192,11 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
             let mut freezer = Freezer::new(guard);
             let summary = freeze(&mut freezer, file_systems).unwrap();
             assert_eq!(summary.frozen, 2);
-            let left_out = LeftOut {
+            let skipped = Skipped {
                 mount_point: "/run".into(),
                 errno: Errno::OPNOTSUPP,
             };
-            assert_eq!(summary.left_out, [left_out]);
+            assert_eq!(summary.skipped, [skipped]);
             assert_eq!(frozen(), [true, true]);
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (2, 0));
@@ -276,12 +276,12 @@ fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
             let mut freezer = Freezer::new(guard);
             let summary = freeze(&mut freezer, file_systems).unwrap();
             // Which of them the kernel still freezes depends on its version.
-            for left_out in &summary.left_out {
-                assert_eq!(left_out.mount_point, Path::new("/down"));
+            for skipped in &summary.skipped {
+                assert_eq!(skipped.mount_point, Path::new("/down"));
                 let expected = [Errno::SHUTDOWN, Errno::ROFS];
-                assert!(expected.contains(&left_out.errno), "{left_out:?}");
+                assert!(expected.contains(&skipped.errno), "{skipped:?}");
             }
-            assert_eq!(summary.frozen + summary.left_out.len(), 4);
+            assert_eq!(summary.frozen + summary.skipped.len(), 4);
             assert_eq!(frozen(), [true, true]);
             freezer.thaw(LONG, &mut unexpected);
             assert_eq!(frozen(), [false, false]);
@@ -328,7 +328,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             agent.hold(&borrowed, Duration::from_secs(1)).unwrap();
             agent.freeze();
-            while agent.news() != GuardState::TimeLimit {
+            while agent.state() != GuardState::TimeLimit {
                 let flags = rustix::event::PollFlags::IN;
                 let mut wait = [rustix::event::PollFd::new(&agent, flags)];
                 rustix::event::poll(&mut wait, None).unwrap();
@@ -374,7 +374,7 @@ fn without_its_guard_the_agent_thaws() {
             POWERLESS.store(true, Ordering::SeqCst);
             let socket = SOCKET.lock().unwrap().take().unwrap();
             socket.shutdown(std::net::Shutdown::Both).unwrap();
-            assert_eq!(freezer.news(), GuardState::Gone);
+            assert_eq!(freezer.guard_state(), GuardState::Gone);
             let thawed = freezer.thaw(LONG, &mut unexpected);
             assert_eq!((thawed.thawed, thawed.early.len()), (1, 0));
             assert_eq!(frozen(), [false, true]);

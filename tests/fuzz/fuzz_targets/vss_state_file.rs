@@ -1,4 +1,4 @@
-//! The note of what is frozen, which an agent finds that is started after another.
+//! The record of frozen file systems that an earlier agent left.
 
 #![no_main]
 

@@ -169,7 +169,7 @@ impl Guest {
         let note = "! cat /run/hyperv-agent/vss-frozen 2>/dev/null";
         self.shelf
             .script(note, &[])
-            .context("the note of what is frozen is still there")?;
+            .context("the record of frozen file systems is still there")?;
         let mounted = self.shelf.script("cat /proc/self/mountinfo", &[])?;
         ensure!(
             mounted == self.mounted,

@@ -250,6 +250,9 @@ fn text(plan: &Plan) -> String {
         text += &format!("\nOn no block device: {}\n", types.join(", "));
     }
     text += &layers::disks(plan);
+    if plan.namespaces_cut {
+        text += &format!("\nWarning: {}.\n", Plan::NAMESPACES_CUT);
+    }
     for unmatched in &plan.unmatched {
         text += &format!("\nWarning: {}.\n", escaped(&unmatched.to_string()));
     }
@@ -377,6 +380,7 @@ mod tests {
                 list: "mount-points",
                 pattern: "/x\u{1b}".into(),
             }],
+            namespaces_cut: false,
         }
     }
 

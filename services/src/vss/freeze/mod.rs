@@ -14,7 +14,7 @@ use rustix::process::{
 };
 
 pub use self::error::{FreezeError, NotThawed};
-pub use self::outcome::{FreezeSummary, LeftOut, ThawAttempt, Thawed};
+pub use self::outcome::{FreezeSummary, Skipped, ThawAttempt, Thawed};
 use super::device_number::DeviceNumber;
 use super::guard::threads::{self, Kernel, ThreadPool};
 use super::guard::{Guard, GuardError, GuardEvent, GuardState, Report};
@@ -43,7 +43,7 @@ const FILES: u64 = 1 << 16;
 /// # Errors
 ///
 /// Where the kernel refuses it.
-pub fn allow_descriptors() -> Result<(), Errno> {
+pub fn raise_file_limit() -> Result<(), Errno> {
     let mut files = getrlimit(Resource::Nofile);
     let wanted = files.maximum.map_or(FILES, |most| most.min(FILES));
     files.current = files.current.map(|current| current.max(wanted));
@@ -108,7 +108,7 @@ enum State {
     /// By somebody else.
     FrozenBefore,
     /// It could not be frozen, and is not.
-    LeftOut(Errno),
+    Skipped(Errno),
 }
 
 /// What a file system was that is not frozen any more.
@@ -144,7 +144,9 @@ impl Freezer {
     }
 
     fn ready_guard(&mut self) -> Result<&mut Guard, GuardError> {
-        let well = self.guard.take_if(|guard| guard.news() != GuardState::Gone);
+        let well = self
+            .guard
+            .take_if(|guard| guard.state() != GuardState::Gone);
         let guard = match well {
             Some(guard) => guard,
             None => (self.start_guard)()?,
@@ -158,7 +160,7 @@ impl Freezer {
     }
 
     /// The number of the guard's process.
-    pub fn guard(&self) -> Option<u32> {
+    pub fn guard_pid(&self) -> Option<u32> {
         self.guard.as_ref().and_then(Guard::process)
     }
 
@@ -168,8 +170,8 @@ impl Freezer {
     }
 
     /// What the guard has to say.
-    pub fn news(&mut self) -> GuardState {
-        self.guard.as_mut().map_or(GuardState::Gone, Guard::news)
+    pub fn guard_state(&mut self) -> GuardState {
+        self.guard.as_mut().map_or(GuardState::Gone, Guard::state)
     }
 
     /// Thaws what an earlier freeze has left.
@@ -177,7 +179,7 @@ impl Freezer {
     /// # Errors
     ///
     /// [`FreezeError::Stuck`] where something stays frozen.
-    pub fn end_earlier(&mut self, waits: OnWait<'_>) -> Result<(), FreezeError> {
+    pub fn thaw_stuck(&mut self, waits: OnWait<'_>) -> Result<(), FreezeError> {
         self.thaw(THAW_BRIEF, waits);
         match self.stuck().next() {
             None => Ok(()),
@@ -204,7 +206,7 @@ impl Freezer {
         if self.since.is_some() {
             return Err(FreezeError::Frozen);
         }
-        self.end_earlier(waits)?;
+        self.thaw_stuck(waits)?;
         self.hold(file_systems);
         if let Err(error) = self.hand_over(limit) {
             self.let_go();
@@ -290,7 +292,7 @@ impl Freezer {
                     };
                     held.state = match source {
                         Errno::BUSY => State::FrozenBefore,
-                        _ => State::LeftOut(source),
+                        _ => State::Skipped(source),
                     };
                     if !threads::goes_on(source) {
                         let path = held.mount_point.clone();
@@ -325,7 +327,7 @@ impl Freezer {
 
     /// Those that were stuck and are thawed by now, as far as the guard has said so.
     /// They are held no longer when all are: then they can be unmounted.
-    pub(super) fn thawed_late(&mut self) -> Vec<FrozenFileSystem> {
+    pub(super) fn late_thaws(&mut self) -> Vec<FrozenFileSystem> {
         let mut thawed = Vec::new();
         if self.held.is_empty() {
             return thawed;
@@ -362,8 +364,8 @@ impl Freezer {
             let its = self.held.iter().filter(move |held| held.state == state);
             its.map(|held| held.mount_point.clone())
         };
-        let left_out = self.held.iter().filter_map(|held| match held.state {
-            State::LeftOut(errno) => Some(LeftOut {
+        let skipped = self.held.iter().filter_map(|held| match held.state {
+            State::Skipped(errno) => Some(Skipped {
                 mount_point: held.mount_point.clone(),
                 errno,
             }),
@@ -373,7 +375,7 @@ impl Freezer {
         FreezeSummary {
             frozen: paths(State::Ours).count(),
             frozen_before: paths(State::FrozenBefore).collect(),
-            left_out: left_out.collect(),
+            skipped: skipped.collect(),
             took,
             not_locked: locked.err(),
         }
@@ -709,7 +711,7 @@ mod tests {
         assert_eq!((path, why), ("/1".into(), NotThawed::Waits));
         // As soon as it goes on it is thawed, and all works.
         FAKE.change(&files[1], |it| it.freeze_hangs = false);
-        freezer.end_earlier(&mut nothing_waits).unwrap();
+        freezer.thaw_stuck(&mut nothing_waits).unwrap();
         let (again, files) = file_systems(1, directory.path());
         let summary = freezer
             .freeze(again, LONG, later(), None, &mut nothing_waits)

@@ -10,7 +10,7 @@ use crate::vss::device_number::DeviceNumber;
 
 /// A file system that is not frozen, and stands in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct Skipped {
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// What the kernel said. `ESHUTDOWN` stands for whatever it says of a file
@@ -18,7 +18,7 @@ pub struct LeftOut {
     pub errno: Errno,
 }
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.errno {
             Errno::OPNOTSUPP => "it cannot be frozen",
@@ -39,7 +39,7 @@ pub struct FreezeSummary {
     /// Where those are mounted that somebody else had frozen before.
     pub frozen_before: Vec<PathBuf>,
     /// Those that could not be frozen, and need not be.
-    pub left_out: Vec<LeftOut>,
+    pub skipped: Vec<Skipped>,
     /// From the first freeze to the last.
     pub took: Duration,
     /// Why the guard's memory is not locked, where it is not: what it needs may have

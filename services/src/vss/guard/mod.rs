@@ -63,8 +63,8 @@ pub struct GuardError {
 /// What the guard has to say that was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardState {
-    /// Nothing.
-    None,
+    /// It runs.
+    Running,
     /// The time was over, and it thaws.
     TimeLimit,
     /// It is gone.
@@ -195,12 +195,12 @@ impl Guard {
     }
 
     /// What it has to say; it is not waited for.
-    pub fn news(&mut self) -> GuardState {
+    pub fn state(&mut self) -> GuardState {
         loop {
             match self.next(Instant::now(), None) {
                 GuardEvent::Report(Report::TimeLimit) => return GuardState::TimeLimit,
                 GuardEvent::Report(_) => {}
-                GuardEvent::Nothing | GuardEvent::Stopped => return GuardState::None,
+                GuardEvent::Nothing | GuardEvent::Stopped => return GuardState::Running,
                 GuardEvent::Gone => return GuardState::Gone,
             }
         }
@@ -542,7 +542,7 @@ mod tests {
         stage.wait_frozen(1, false);
         // That is no answer to anything later.
         stage.hold(LONG);
-        assert_eq!(stage.guard.news(), GuardState::None);
+        assert_eq!(stage.guard.state(), GuardState::Running);
         stage.guard.freeze();
         stage.reports(Report::Frozen);
         assert_eq!(stage.frozen(), [true; 2]);
@@ -679,7 +679,7 @@ mod tests {
     fn one_that_is_gone_shows() {
         let (ours, its) = UnixStream::pair().unwrap();
         let mut guard = Guard::at(ours).unwrap();
-        assert_eq!(guard.news(), GuardState::None);
+        assert_eq!(guard.state(), GuardState::Running);
         drop(its);
         assert_eq!(guard.next(Instant::now() + LONG, None), GuardEvent::Gone);
         let error = guard.hold(&[], LONG).unwrap_err();

@@ -90,7 +90,7 @@ pub fn main() -> io::Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
     // It is handed one for each file system.
-    let _ = freeze::allow_descriptors();
+    let _ = freeze::raise_file_limit();
     sys::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     let context = Context {

@@ -49,7 +49,7 @@ pub fn run_pre_freeze(
     config: &Config,
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
-    note: impl Fn(HookStep<'_>),
+    mut on_step: impl FnMut(HookStep<'_>),
     log: &Logger,
 ) -> Result<PendingHooks, HookError> {
     let stops = config.on_failure == OnFailure::Stop;
@@ -79,20 +79,20 @@ pub fn run_pre_freeze(
     let mut ran = PendingHooks::from_paths(config, Vec::new());
     for path in paths {
         ran.paths.push(path.clone());
-        note(HookStep::Starts(&ran.paths));
+        on_step(HookStep::Starts(&ran.paths));
         let hook = Hook {
             path: &path,
             occasion: Occasion::Freeze,
             log,
         };
         let (result, run) = hook.run(config, deadline, stop);
-        note(HookStep::Ended(run));
+        on_step(HookStep::Ended(run));
         let Err(error) = result else {
             continue;
         };
         if !error.started() {
             ran.paths.pop();
-            note(HookStep::Starts(&ran.paths));
+            on_step(HookStep::Starts(&ran.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
             let time = if error.stopped() {
@@ -101,7 +101,7 @@ pub fn run_pre_freeze(
                 THAW_AND_HOOKS
             };
             for run in ran.run_post_thaw(EndReason::FreezeFailed, time, log) {
-                note(HookStep::Ended(run));
+                on_step(HookStep::Ended(run));
             }
             return Err(error);
         }

@@ -25,7 +25,7 @@ pub(super) fn kill(hooks: &[PathBuf], log: &Logger) {
     let wanted = hooks.to_vec();
     // What a process was started with is in its memory, which may be on a disk that
     // does not answer.
-    let found = Lookups::new().look(Path::new("/proc"), move || find(&wanted));
+    let found = Lookups::new().run(Path::new("/proc"), move || find(&wanted));
     let found = found.unwrap_or_else(|no_answer| Err(io::Error::other(no_answer)));
     let found = found.unwrap_or_else(|error| {
         warn!(

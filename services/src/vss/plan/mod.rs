@@ -35,6 +35,8 @@ pub struct Plan {
     pub left_out: Vec<LeftOut>,
     /// Patterns of the configuration that mean nothing that is mounted.
     pub unmatched: Vec<UnmatchedPattern>,
+    /// Whether there are more mount namespaces than are looked at.
+    pub namespaces_cut: bool,
 }
 
 /// A file system that is not frozen.
@@ -100,7 +102,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let own: HashSet<_> = mounted.iter().map(|it| it.device).collect();
     let mut groups = Groups::default();
     groups.add(mounted, None, |_| true);
-    mount_namespaces::namespaces(root, |Namespace { process, mounted }| {
+    plan.namespaces_cut = mount_namespaces::for_each(root, |Namespace { process, mounted }| {
         // What is in memory or lies on others there is the container's affair.
         groups.add(mounted, Some(process), |it| {
             !own.contains(&it.device) && filter.rejects_type(&it.kind).is_none()
@@ -138,7 +140,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         } else if reason.is_none() {
             let place = file_system.nodes.first().cloned();
             let place = place.unwrap_or_else(|| file_system.source.clone().into());
-            match lookups.look(&place, describe) {
+            match lookups.run(&place, describe) {
                 Ok(described) => {
                     described.put_into(&mut file_system);
                     reason = filter.rejects(&file_system);
@@ -178,6 +180,10 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
 }
 
 impl Plan {
+    /// The warning if `namespaces_cut` is set.
+    pub const NAMESPACES_CUT: &str = "there are too many mount namespaces to look at all: file \
+                                      systems that only the others have are not frozen";
+
     /// The file system with this number, whether it is frozen or not.
     pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
         self.all().find(|it| it.device == device)

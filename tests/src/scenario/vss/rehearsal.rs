@@ -169,7 +169,7 @@ pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
     let (shelf, points) = two(stage)?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    expect_refused(&shelf, "a backup of the host is under way")?;
+    expect_refused(&shelf, "a backup of the host is in progress")?;
     shelf.expect_frozen(&points, "after a rehearsal was refused")?;
     thaw(&mut host)?;
 
@@ -206,7 +206,7 @@ pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
         Ok(shelf.script(&format!("[ -e {NOTES}/hung ]"), &[]).ok())
     })?;
     round(&shelf, &points, &mut host)?;
-    expect_ended(&shelf, "failed", "the host has asked for something")?;
+    expect_ended(&shelf, "failed", "the host sent a request")?;
     stage.expect_working(&mut host)
 }
 
@@ -226,7 +226,7 @@ pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
 
     hold(&shelf, &points)?;
     shelf.wait_thawed(&points, "after the time limit")?;
-    expect_ended(&shelf, "inconsistent", "for as long as they may, 10 s")?;
+    expect_ended(&shelf, "inconsistent", "the time limit of 10 s was reached")?;
     // None of that was a backup of the host.
     thaw(&mut host)?;
 

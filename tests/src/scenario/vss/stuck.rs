@@ -165,7 +165,7 @@ impl Stuck {
     fn goes_on_told(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         self.expect_refused()?;
         self.go_on()?;
-        self.wait_logged(stage, "is thawed by now")?;
+        self.wait_logged(stage, "is thawed now")?;
         let script = r#"! ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q -e "-> $0\$""#;
         for point in [&self.well, &self.hangs] {
             until(SETTLE_TIME, &format!("nobody to hold {point}"), || {
