@@ -1,33 +1,32 @@
-//! In what messages differ by their encoding: how a string is written, and where an IP
-//! configuration begins. Protocol section 7.
+//! How messages differ by encoding: in their strings and in some offsets. Protocol
+//! section 7.
 
-/// A string that is not Unicode.
+/// A string is not valid Unicode.
 pub(super) struct NotUnicode;
 
-/// A form of the messages.
+/// The form of messages in one encoding.
 pub(super) trait Form {
-    /// Where an IP configuration begins in the message.
+    /// Offset of an IP configuration in the message.
     const IP_INFO_AT: usize;
 
-    /// Whether numbers come as such, and not as strings.
+    /// Whether values can be binary numbers, and not strings only.
     const HAS_NUMBERS: bool;
 
-    /// Where the fields begin among which the answer to a GET has its value.
+    /// Offset of the fields that hold the value in the reply to a GET.
     const GET_VALUE_AT: usize;
 
-    /// Whether a string can have this many bytes.
+    /// Whether a string can have this size in bytes.
     fn is_valid_size(size: usize) -> bool;
 
-    /// The string at the start of `field`, which ends with the first NUL or
-    /// with the field.
+    /// Reads the string at the start of `field`, up to the first NUL or the end.
     fn read(field: &[u8]) -> Result<String, NotUnicode>;
 
-    /// Writes the string with a NUL, if there is room, and says how many bytes
-    /// that makes. The rest of the field is zeroed.
+    /// Writes the string with a NUL and zeros the rest of the field. Returns the size
+    /// with the NUL in bytes, or `None` if it does not fit.
     fn write(text: &str, field: &mut [u8]) -> Option<u32>;
 }
 
-/// As the host writes them.
+/// The host's messages.
 pub(super) struct Utf16;
 
 impl Form for Utf16 {
@@ -62,15 +61,15 @@ impl Form for Utf16 {
     }
 }
 
-/// As `hv_utils` writes them.
+/// The messages of `hv_utils`.
 pub(super) struct Utf8;
 
 impl Form for Utf8 {
     const IP_INFO_AT: usize = 4;
-    /// The kernel writes them out in decimal, and leaves the type away.
+    /// The kernel converts numbers to decimal and omits the type.
     const HAS_NUMBERS: bool = false;
-    /// The kernel takes the value of every answer from where an ENUMERATE has
-    /// it, four bytes behind where it asked for it.
+    /// The kernel reads the value of every reply at its offset in an ENUMERATE, four bytes
+    /// after that in a GET.
     const GET_VALUE_AT: usize = 8;
 
     fn is_valid_size(_: usize) -> bool {

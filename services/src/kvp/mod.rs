@@ -1,14 +1,14 @@
 //! Key-value pairs and IP configuration. Protocol section 7.
 //!
-//! The way of a request: [`wire`] decodes it, in either `encoding`, into a [`request`];
-//! `executor` carries it to the `logic` on a thread of its own and answers in
-//! time whatever that thread waits for, and [`wire`] encodes the reply over the
-//! request. [`Access`] refuses what the host may not ask for. [`pool`] has the files that the host
-//! and the guest write to, [`facts`] what is computed for the host, [`net`] the
-//! kernel's interfaces, [`ip_info`] what the host is told of one of them, and
-//! [`inject`] writes what the host wants of it. `files` reads what belongs to
-//! other programs; [`assignments`] is the form that several of them have in
-//! common.
+//! [`wire`] decodes a message, in either `encoding`, into a [`request`]. `executor` hands
+//! it to a separate thread, where `logic` checks it against [`Access`] and dispatches it;
+//! a request that takes too long is cancelled (`cancel`), so the host always gets a reply
+//! in time. [`wire`] encodes the reply in place of the request.
+//!
+//! [`pool`] holds the keys that host and guest write, [`facts`] computes those of the
+//! guest, and `publish` keeps the configured ones in a pool. [`ip_info`] reads the IP
+//! configuration of an interface and [`inject`] writes it; [`net`] lists the interfaces.
+//! `files`, [`assignments`] and `scripts` handle files of other programs.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ mod scripts;
 mod test_log;
 pub mod wire;
 
-/// Bytes of every message on the character device.
+/// Size of every message on the character device in bytes.
 const MESSAGE_LEN: usize = 7432;
 
 const OP_REGISTER: u8 = 100;
@@ -83,26 +83,26 @@ struct KeyValue {
     executor: Executor,
     progress: Arc<Progress>,
     log: Logger,
-    /// A request is late, and that was said: those that have to wait for it do
-    /// not fill the log.
+    /// The timeout of the current request was logged; those of requests that wait for it
+    /// are not.
     timeout_logged: bool,
-    /// The last message was a request, and went to the executor.
+    /// The last message was a valid request, which the executor got.
     executed: bool,
 }
 
 impl KeyValue {
     fn new(config: &Config, log: &Logger) -> Self {
         let progress = Arc::<Progress>::default();
-        let (its_config, its_log, its_progress) =
-            (config.clone(), log.clone(), Arc::clone(&progress));
+        let log = log.clone();
+        let args = (config.clone(), log.clone(), Arc::clone(&progress));
         let executor = Executor::start(move || {
-            let mut logic = Logic::new(its_config, its_log, its_progress);
+            let mut logic = Logic::new(args.0, args.1, args.2);
             move |job| logic.execute(job)
         });
         Self {
             executor,
             progress,
-            log: log.clone(),
+            log,
             timeout_logged: false,
             executed: false,
         }
@@ -124,13 +124,13 @@ impl Service for KeyValue {
             }
             Err(error) => error,
         };
-        let late = matches!(error, Error::TimedOut(_));
-        if error.is_expected() || late && self.timeout_logged {
+        let timed_out = matches!(error, Error::TimedOut(_));
+        if error.is_expected() || timed_out && self.timeout_logged {
             debug!(self.log, "request refused: {}", display_chain(&error));
         } else {
             warn!(self.log, "request refused: {}", display_chain(&error));
         }
-        self.timeout_logged = late;
+        self.timeout_logged = timed_out;
         error.status()
     }
 
@@ -139,7 +139,7 @@ impl Service for KeyValue {
     }
 
     fn unanswered(&mut self) {
-        // Else the one before was the last, and the host has its answer.
+        // Otherwise the last request is an earlier one, and the host got its reply.
         if self.executed {
             self.executor.submit(Job::Rollback);
         }
@@ -158,7 +158,7 @@ mod tests {
     use crate::kvp::request::PoolId;
 
     #[test]
-    fn a_message_that_was_no_request_has_nothing_taken_back() {
+    fn an_invalid_message_rolls_nothing_back() {
         let root = tempfile::tempdir().unwrap();
         let config = Config {
             directory: root.path().join("pools"),

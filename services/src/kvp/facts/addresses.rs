@@ -1,4 +1,4 @@
-//! The machine's addresses, in one value.
+//! The machine's addresses in one value.
 
 use std::net::IpAddr;
 
@@ -7,21 +7,19 @@ use wildmatch::WildMatch;
 use crate::kvp::net::Interface;
 use crate::kvp::wire::VALUE_UNITS;
 
-/// Whose addresses somebody means who asks for the machine's, the likeliest
-/// first.
+/// How likely the addresses of an interface are the wanted ones, most likely first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// On the way out of the machine, or given by this host.
+    /// It has a gateway, or is a device of the host.
     Main,
     Hardware,
-    /// Made by software: a bridge, a tunnel.
+    /// Created by software: a bridge, a tunnel.
     Virtual,
 }
 
-/// The addresses of one family, joined with `;`: the machine's own come first,
-/// link-local ones last. Those that the value has no room for are left out, and
-/// those of an interface that is switched off.
-/// `on_vmbus` says whether the interface of that name is the host's.
+/// Joins the addresses of one family with `;`, by [`Rank`] and with link-local ones last.
+/// Leaves out those of interfaces that are down, and those that do not fit the value.
+/// `on_vmbus` returns whether the interface of that name is a VMBus device.
 pub(super) fn list(
     interfaces: &[Interface],
     ignored: &[WildMatch],
@@ -38,20 +36,20 @@ pub(super) fn list(
         {
             continue;
         }
-        let way_out = !interface.gateways.is_empty();
+        let has_gateway = !interface.gateways.is_empty();
         let rank = match &interface.kind {
-            _ if way_out || on_vmbus(name) => Rank::Main,
+            _ if has_gateway || on_vmbus(name) => Rank::Main,
             None => Rank::Hardware,
             Some(_) => Rank::Virtual,
         };
         for address in &interface.addresses {
             if !address.tentative && of_family(&address.ip) {
-                let order = (address.is_link_local(), rank, !way_out);
+                let order = (address.is_link_local(), rank, !has_gateway);
                 found.push((order, address.ip));
             }
         }
     }
-    // Stable: what is alike keeps the kernel's order.
+    // A stable sort: equal ones keep the kernel's order.
     found.sort_by_key(|(order, _)| *order);
     let mut value = String::new();
     for (_, ip) in found {
@@ -66,8 +64,8 @@ pub(super) fn list(
     value
 }
 
-/// Whether another interface has the addresses of this one, as the netvsc
-/// interface has those of its VF. Interfaces of a VRF have their own.
+/// Whether the master of the interface has its addresses, as the netvsc interface has
+/// those of its VF. Interfaces of a VRF have their own.
 fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
     interface.master.is_some_and(|master| {
         !interfaces
@@ -109,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_listed_alone() {
+    fn addresses_of_one_family_are_listed() {
         let both = [interface(2, "eth0", &["10.0.0.1", "fd00::1", "10.0.0.2"])];
         assert_eq!(v4(&both), "10.0.0.1;10.0.0.2");
         assert_eq!(list(&both, &[], |_| false, IpAddr::is_ipv6), "fd00::1");
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_own_addresses_come_first() {
+    fn addresses_are_sorted_by_rank() {
         let mut bridge = interface(2, "br0", &["10.2.0.1"]);
         bridge.kind = Some("bridge".to_owned());
         let hardware = interface(3, "eth1", &["169.254.3.3", "10.3.0.1"]);
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_ends_with_a_whole_address() {
+    fn a_long_list_is_cut_between_addresses() {
         let texts: Vec<_> = (0..200).map(|i| format!("10.100.100.{i}")).collect();
         let texts: Vec<_> = texts.iter().map(String::as_str).collect();
         let value = v4(&[interface(2, "eth0", &texts)]);

@@ -1,9 +1,8 @@
-//! The machine's full name, which the resolver knows and can take its time to
-//! tell.
+//! Looks up the fully qualified domain name of the machine, which may take long.
 //!
-//! A request never waits for it: it has the best name that is known by then,
-//! and starts a look-up on a thread of its own where that is due. There is one
-//! look-up at a time in the process, and none while nobody asks.
+//! A request never waits for it: it gets the best name known so far, and starts a look-up
+//! on a separate thread when one is due. There is at most one look-up at a time in the
+//! process, and none without requests.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -12,21 +11,20 @@ use std::time::{Duration, Instant};
 
 use dns_lookup::{AddrInfoHints, getaddrinfo};
 
-/// For how long an answer is good.
+/// How long a name is valid.
 const REFRESH: Duration = Duration::from_secs(600);
 
-/// When to ask again where there was no answer, as before the network is up.
+/// When to retry a failed look-up, such as one before the network is up.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// `AI_CANONNAME`, which is the same everywhere on Linux.
+/// `AI_CANONNAME`, which is the same on every architecture.
 const CANONICAL_NAME: i32 = 2;
 
-/// `SOCK_STREAM`, so that each address comes only once.
+/// `SOCK_STREAM`, so that each address is returned only once.
 const STREAM: i32 = 1;
 
-/// What this process knows of its machine's name. It outlives a service, which is made
-/// anew whenever its device comes: else each of them would leave a thread behind that
-/// waits for a resolver.
+/// The state of the process. It outlives the service, which is created again for each
+/// opened device: otherwise each would leave behind a thread that waits for the resolver.
 static SHARED_STATE: LazyLock<Arc<Mutex<State>>> = LazyLock::new(Arc::default);
 
 type Resolve = dyn Fn(&str) -> Option<String> + Send + Sync;
@@ -38,18 +36,18 @@ pub(super) struct FullName {
 
 #[derive(Default)]
 struct State {
-    /// A look-up is under way.
+    /// A look-up is running.
     busy: bool,
-    /// The host name that was asked for last.
-    asked: String,
-    /// When to ask for it again.
+    /// The host name of the last look-up.
+    host: String,
+    /// When the next look-up is due.
     due: Option<Instant>,
-    /// The full name of the host name that was asked for last.
-    known: Option<String>,
+    /// The full name for `host`.
+    full_name: Option<String>,
 }
 
 impl FullName {
-    /// Asks the system's resolver.
+    /// Uses the system's resolver.
     pub(super) fn new() -> Self {
         Self {
             state: Arc::clone(&SHARED_STATE),
@@ -64,12 +62,12 @@ impl FullName {
         }
     }
 
-    /// The best name known for the machine of this host name.
+    /// Returns the best name known for this host name.
     pub(super) fn best_known(&self, host: &str, now: Instant) -> String {
         let mut state = lock(&self.state);
-        if state.asked != host && !state.busy {
+        if state.host != host && !state.busy {
             *state = State {
-                asked: host.to_owned(),
+                host: host.to_owned(),
                 ..State::default()
             };
         }
@@ -77,23 +75,22 @@ impl FullName {
             state.busy = self.look_up(host.to_owned());
             state.due = Some(now + RETRY);
         }
-        match &state.known {
-            Some(name) if state.asked == host => name.clone(),
+        match &state.full_name {
+            Some(name) if state.host == host => name.clone(),
             _ => host.to_owned(),
         }
     }
 
-    /// Starts a look-up, unless the machine cannot have another thread.
+    /// Starts a look-up; returns whether a thread could be started.
     fn look_up(&self, host: String) -> bool {
         let (resolve, state) = (Arc::clone(&self.resolve), Arc::clone(&self.state));
-        // The thread is not waited for: it may hang in the resolver for as long
-        // as it likes, and ends with the process.
+        // Nobody joins the thread: it may hang in the resolver until the process ends.
         let look_up = move || {
             let name = resolve(&host).filter(|name| is_full_name(name, &host));
             let mut state = lock(&state);
             state.busy = false;
             if let Some(name) = name {
-                state.known = Some(name);
+                state.full_name = Some(name);
                 state.due = Some(Instant::now() + REFRESH);
             }
         };
@@ -116,8 +113,8 @@ fn canonical_name(host: &str) -> Option<String> {
     first.ok()?.canonname
 }
 
-/// Whether the resolver's answer is a name that tells this machine from others,
-/// and no worse than the host name: `/etc/hosts` may have the short one first.
+/// Whether the name identifies this machine and is no shorter than the host name:
+/// `/etc/hosts` may list the short one first.
 fn is_full_name(name: &str, host: &str) -> bool {
     let plain = |letter: char| !letter.is_control() && !letter.is_whitespace();
     let first = name.split('.').next().unwrap_or_default();
@@ -132,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// A resolver that says what it is asked and waits to be told the answer.
+    /// A resolver that reports each query and waits for its answer from the test.
     struct Resolver {
         asked: Receiver<String>,
         answers: Sender<Option<String>>,
@@ -151,7 +148,7 @@ mod tests {
             (Self { asked, answers }, name)
         }
 
-        /// Answers the look-up that is under way, and waits until that is known.
+        /// Answers the running look-up and waits until the answer is stored.
         fn answer(&self, name: &FullName, answer: Option<&str>) {
             self.answers.send(answer.map(str::to_owned)).unwrap();
             while lock(&name.state).busy {
@@ -165,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_the_resolver() {
+    fn a_request_does_not_wait_for_the_resolver() {
         let (resolver, name) = Resolver::new();
         let now = Instant::now();
         assert_eq!(name.best_known("web", now), "web");
         assert_eq!(resolver.was_asked().as_deref(), Some("web"));
-        // Still nobody answered, and nobody is asked a second time.
+        // While there is no answer, there is no second query.
         assert_eq!(name.best_known("web", now + REFRESH * 2), "web");
         resolver.answer(&name, Some("web.example.org"));
         assert_eq!(name.best_known("web", now), "web.example.org");
@@ -196,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_refreshed_when_it_is_old() {
+    fn an_old_name_is_looked_up_again() {
         let (resolver, name) = Resolver::new();
         name.best_known("web", Instant::now());
         resolver.was_asked();
@@ -206,7 +203,7 @@ mod tests {
         let later = Instant::now() + REFRESH;
         assert_eq!(name.best_known("web", later), "web.old");
         assert!(resolver.was_asked().is_some());
-        // A resolver that fails does not make a name unknown.
+        // A failed look-up does not discard the name.
         resolver.answer(&name, None);
         assert_eq!(name.best_known("web", later), "web.old");
         assert_eq!(name.best_known("web", later + RETRY), "web.old");
@@ -216,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_host_name_is_asked_for_at_once() {
+    fn a_new_host_name_is_looked_up_at_once() {
         let (resolver, name) = Resolver::new();
         let now = Instant::now();
         name.best_known("old", now);
@@ -230,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_name_counts_as_one() {
+    fn an_answer_that_identifies_no_machine_is_ignored() {
         for answer in [
             "",
             "localhost",
@@ -252,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_host_name_gives_way_to_no_shorter_one() {
+    fn a_full_host_name_is_not_replaced_by_a_shorter_one() {
         for (answer, best) in [
             ("web", "web.example.org"),
             ("web.example.net", "web.example.net"),
@@ -267,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_host_name_nobody_is_asked() {
+    fn without_a_host_name_there_is_no_look_up() {
         let (resolver, name) = Resolver::new();
         assert_eq!(name.best_known("", Instant::now()), "");
         assert!(resolver.asked.try_recv().is_err());
     }
 
     #[test]
-    fn the_systems_resolver_tells_canonical_names() {
+    fn the_systems_resolver_returns_canonical_names() {
         assert!(canonical_name("localhost").is_some_and(|name| name.starts_with("localhost")));
         assert_eq!(canonical_name("no\0name"), None);
     }

@@ -1,8 +1,8 @@
-//! The keys of what the guest tells of itself. Protocol section 7.
+//! The keys of the guest's facts. Protocol section 7.
 
 pub(super) const FULL_NAME: &str = "FullyQualifiedDomainName";
 
-/// The keys, by index.
+/// The keys of the facts by index.
 pub const KEYS: [&str; 10] = [
     FULL_NAME,
     "IntegrationServicesVersion",

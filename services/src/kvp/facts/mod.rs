@@ -1,8 +1,7 @@
-//! What the guest tells the host of itself: pool 2. Protocol section 7.
+//! The facts that the guest reports about itself in pool 2. Protocol section 7.
 //!
-//! Everything is looked up when the host asks, so that it is true then; only
-//! the `full_name` comes from a look-up in the background. `os` reads
-//! os-release, `addresses` orders what [`net`] knows.
+//! Each is computed at the request, so it is up to date; only the `full_name` is looked
+//! up in the background. `os` reads os-release, and `addresses` sorts those of [`net`].
 
 use std::ffi::CStr;
 use std::net::IpAddr;
@@ -23,12 +22,12 @@ mod full_name;
 pub mod keys;
 mod os;
 
-/// What `IntegrationServicesVersion` is where no driver said: the version that
-/// the kernel's `hv_utils` gives itself, on every kernel so far. Hosts compare
-/// it, so it is no place for this program's own.
+/// The value of `IntegrationServicesVersion` if the driver did not report one: the version
+/// of `hv_utils` in every kernel so far. Hosts compare it, so it must not be the version
+/// of this program.
 const DRIVER_VERSION: &str = "3.1";
 
-/// The guest's facts.
+/// Computes the guest's facts.
 pub struct Facts {
     root: PathBuf,
     ignored: Vec<WildMatch>,
@@ -38,7 +37,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of this machine.
+    /// Starts the look-up of the full name if the host may read it.
     pub fn new(config: &Config) -> Self {
         let patterns = config.ignored_interfaces.iter();
         let facts = Self {
@@ -48,26 +47,25 @@ impl Facts {
             driver_version: DRIVER_VERSION.to_owned(),
             full_name: FullName::new(),
         };
-        // So that it is known by the time the host asks.
         if facts.exposed.contains(&FULL_NAME) {
             facts.full_name();
         }
         facts
     }
 
-    /// The kernel's driver said which version it has: the value of
-    /// `IntegrationServicesVersion`.
+    /// Sets the version of the kernel's driver: `IntegrationServicesVersion`.
     pub fn set_driver_version(&mut self, version: &str) {
         version.clone_into(&mut self.driver_version);
     }
 
-    /// The key and value at this position, 0 to 9.
+    /// Returns the key and value at this index; `None` past the end.
     pub fn at(&mut self, index: u32) -> Option<(&'static str, String)> {
         let key = KEYS.get(usize::try_from(index).ok()?)?;
         Some((key, self.get(key)?))
     }
 
-    /// The value of this key; empty where the host is not to be told.
+    /// Returns the value of this key, empty if the host may not read it; `None` if it is
+    /// not the key of a fact.
     pub fn get(&mut self, key: &str) -> Option<String> {
         if KEYS.contains(&key) && !self.exposed.contains(&key) {
             return Some(String::new());
@@ -77,30 +75,29 @@ impl Facts {
             "IntegrationServicesVersion" => self.driver_version.clone(),
             "NetworkAddressIPv4" => self.addresses(IpAddr::is_ipv4),
             "NetworkAddressIPv6" => self.addresses(IpAddr::is_ipv6),
-            "OSBuildNumber" => words(uname().release()),
+            "OSBuildNumber" => text(uname().release()),
             "OSName" => os::name(&self.root),
             "OSMajorVersion" => os::version_id(&self.root),
-            // The whole of VERSION_ID is in OSMajorVersion, as the stock daemon
-            // has it. Somebody who joins the two is not to read `22.04.04`.
+            // OSMajorVersion has the whole VERSION_ID, as in the stock daemon. Joining
+            // both must not result in `22.04.04`.
             "OSMinorVersion" => String::new(),
             "OSVersion" => {
-                let release = words(uname().release());
+                let release = text(uname().release());
                 let version = release.split('-').next().unwrap_or_default();
                 version.to_owned()
             }
-            "ProcessorArchitecture" => words(uname().machine()),
+            "ProcessorArchitecture" => text(uname().machine()),
             _ => return None,
         };
         Some(value)
     }
 
     fn full_name(&self) -> String {
-        let host = words(uname().nodename());
+        let host = text(uname().nodename());
         self.full_name.best_known(&host, Instant::now())
     }
 
-    /// Without an answer of the kernel there is no address to tell; the host
-    /// asks again.
+    /// Returns no address if the kernel does not list the interfaces; the host asks again.
     fn addresses(&self, of_family: fn(&IpAddr) -> bool) -> String {
         let interfaces = net::interfaces().unwrap_or_default();
         let on_vmbus = |name: &str| net::vmbus_device(&self.root, name).is_some();
@@ -108,7 +105,7 @@ impl Facts {
     }
 }
 
-fn words(text: &CStr) -> String {
+fn text(text: &CStr) -> String {
     text.to_string_lossy().into_owned()
 }
 
@@ -135,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_ten_by_index_and_by_key() {
+    fn ten_facts_by_index_and_by_key() {
         let (_root, mut facts) = facts();
         for (index, expected) in (0..).zip(KEYS) {
             let (key, value) = facts.at(index).unwrap();
@@ -151,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_and_os_release_are_quoted() {
+    fn facts_are_of_the_kernel_and_os_release() {
         let (root, mut facts) = facts();
         let kernel = |file: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{file}")).unwrap();
@@ -166,14 +163,14 @@ mod tests {
         assert_eq!(get("OSMajorVersion"), "13.1");
         assert_eq!(get("OSMinorVersion"), "");
         assert!(!get("FullyQualifiedDomainName").is_empty());
-        // It is read each time.
+        // It is read at each request.
         fs::write(root.path().join("etc/os-release"), "NAME=Other\n").unwrap();
         assert_eq!(get("OSName"), "Other");
         assert_eq!(get("OSMajorVersion"), "");
     }
 
     #[test]
-    fn a_fact_that_is_kept_back_is_empty_in_its_place() {
+    fn a_fact_that_the_host_may_not_read_is_empty() {
         let (root, _) = facts();
         let config = Config {
             environment: crate::Environment {

@@ -1,21 +1,20 @@
-//! Which operating system this is.
+//! Name and version of the operating system.
 
 use std::path::Path;
 
 use crate::kvp::{assignments, files};
 
-/// NAME of os-release, or what its specification says of a machine that has
-/// none.
+/// Returns NAME of os-release, or the default that its specification names.
 pub(super) fn name(root: &Path) -> String {
     field(root, "NAME").unwrap_or_else(|| "Linux".to_owned())
 }
 
-/// VERSION_ID of os-release; rolling distributions have none.
+/// Returns VERSION_ID of os-release, which rolling distributions do not have.
 pub(super) fn version_id(root: &Path) -> String {
     field(root, "VERSION_ID").unwrap_or_default()
 }
 
-/// A field of the first of the two files that is there.
+/// Reads a field of the first of the two files that exists.
 fn field(root: &Path, key: &str) -> Option<String> {
     let text = ["etc/os-release", "usr/lib/os-release"]
         .iter()

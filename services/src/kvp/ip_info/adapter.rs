@@ -1,9 +1,9 @@
-//! Which interface the host means.
+//! Finds the interface that a request names by its MAC address.
 
 use crate::kvp::net::{Address, Interface};
 
-/// Reads a MAC address: six pairs of hexadecimal digits in either case, with
-/// `:` or `-` between them or nothing.
+/// Parses a MAC address: six pairs of hexadecimal digits in either case, separated by `:`,
+/// `-` or nothing.
 pub(super) fn parse(text: &str) -> Option<[u8; 6]> {
     let text = text.trim();
     let digits = match text.len() {
@@ -26,9 +26,9 @@ pub(super) fn parse(text: &str) -> Option<[u8; 6]> {
     Some(mac)
 }
 
-/// The interface with this MAC address. Several can have one: a netvsc
-/// interface and its VF, a bridge or a bond and what is part of it, a VLAN and
-/// what it is on. The one with the addresses is meant.
+/// Returns the interface with this MAC address. Several can have the same: a netvsc
+/// interface and its VF, a bridge or bond and its ports, a VLAN and its parent. This
+/// prefers the one with the addresses.
 pub(super) fn find(interfaces: &[Interface], mac: [u8; 6]) -> Option<&Interface> {
     interfaces
         .iter()
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_is_written_in_several_ways() {
+    fn a_mac_address_is_parsed_in_several_forms() {
         for text in [
             "00:15:5D:0A:FF:03",
             "00:15:5d:0a:ff:03",
@@ -108,26 +108,26 @@ mod tests {
     }
 
     #[test]
-    fn the_vf_is_not_meant() {
+    fn the_netvsc_interface_comes_before_its_vf() {
         let mut vf = with_address(2, "10.0.0.1");
         vf.master = Some(3);
         assert_found(&[vf.clone(), interface(3)], 3);
         assert_found(&[vf], 2);
-        // Before the two are joined.
+        // Before the VF has its master.
         assert_found(&[interface(2), with_address(3, "10.0.0.1")], 3);
     }
 
     #[test]
-    fn what_the_addresses_are_on_is_meant() {
+    fn the_interface_with_the_addresses_is_found() {
         let mut vlan = with_address(3, "10.0.0.1");
         vlan.kind = Some("vlan".to_owned());
-        // What a VLAN is on has the address of its link.
+        // The parent of a VLAN has a link-local address.
         assert_found(&[with_address(2, "fe80::1"), vlan.clone()], 3);
         assert_found(&[vlan, with_address(4, "10.0.0.1")], 4);
     }
 
     #[test]
-    fn another_mac_is_nobodys() {
+    fn an_unknown_mac_address_finds_nothing() {
         assert!(find(&[interface(2)], [0; 6]).is_none());
         let mut tunnel = interface(2);
         tunnel.mac = None;

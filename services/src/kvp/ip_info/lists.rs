@@ -1,18 +1,18 @@
-//! The lists of a reply, each as long as its field allows and no longer.
+//! Formats the lists of a reply, truncated to the size of their fields.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kvp::net::Address;
 use crate::kvp::request::Family;
 
-/// UTF-16 units of the lists of addresses, subnets and DNS servers, NUL aside.
-/// What is listed is ASCII: a byte is a unit.
+/// Longest list of addresses, subnets or DNS servers in UTF-16 units without the NUL. The
+/// lists are ASCII: a byte is a unit.
 const LONG: usize = 1023;
 
-/// UTF-16 units of the list of gateways, NUL aside.
+/// Longest list of gateways in UTF-16 units without the NUL.
 const SHORT: usize = 511;
 
-/// Addresses and their subnets, in pairs, and which families are among them.
+/// Addresses, their subnets in the same order, and the families of the addresses.
 #[derive(Default)]
 pub(super) struct Addresses {
     pub(super) addresses: String,
@@ -20,7 +20,7 @@ pub(super) struct Addresses {
     pub(super) family: Family,
 }
 
-/// The addresses of the families that are asked for.
+/// Lists the addresses of these families.
 pub(super) fn addresses(addresses: &[Address], family: Family) -> Addresses {
     let mut lists = Addresses::default();
     for address in addresses {
@@ -42,13 +42,12 @@ pub(super) fn addresses(addresses: &[Address], family: Family) -> Addresses {
     lists
 }
 
-/// The gateways of the families that are asked for.
+/// Lists the gateways of these families.
 pub(super) fn gateways(gateways: &[IpAddr], family: Family) -> String {
-    let asked = gateways.iter().filter(|ip| is_of(**ip, family));
-    join(asked, SHORT)
+    join(gateways.iter().filter(|ip| is_of(**ip, family)), SHORT)
 }
 
-/// DNS servers: those of one family answer for the other too.
+/// Lists all DNS servers: those of one family resolve names for both.
 pub(super) fn dns(servers: &[IpAddr]) -> String {
     join(servers.iter(), LONG)
 }
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_stands_for_each_address() {
+    fn each_address_has_a_subnet() {
         let both = [
             address("10.0.0.1", 8),
             address("192.0.2.1", 25),
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_family_is_left_out() {
+    fn addresses_of_the_other_family_are_left_out() {
         let both = [address("10.0.0.1", 8), address("fd00::1", 48)];
         let lists = addresses(&both, Family::V6);
         assert_eq!((&*lists.addresses, &*lists.subnets), ("fd00::1", "/48"));
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn full_lists_stay_pairs_of_whole_elements() {
+    fn full_lists_end_with_a_whole_element() {
         // The masks are longer than the addresses.
         let many = vec![address("10.0.0.1", 32); 200];
         let lists = addresses(&many, Family::BOTH);

@@ -1,10 +1,9 @@
-//! What the host is told of an interface (GET_IP_INFO). Protocol section 7.
+//! Reads the IP configuration of an interface (GET_IP_INFO). Protocol section 7.
 //!
-//! `adapter` finds the interface, the kernel knows its addresses and gateways,
-//! [`managers`] what only those know who configured it: DHCP and DNS. `lists`
-//! writes it all as the reply has room for. `scripts` are those of the
-//! distribution, which take the managers' place where the configuration wants
-//! them.
+//! `adapter` finds the interface. Its addresses and gateways are the kernel's; whether it
+//! uses DHCP and its DNS servers are known to the network managers only ([`managers`]),
+//! or to the distribution's `scripts` if the configuration names them. `lists` formats
+//! the reply.
 
 use std::io;
 use std::time::Instant;
@@ -21,24 +20,24 @@ mod lists;
 pub mod managers;
 mod scripts;
 
-/// Why the host is told nothing.
+/// Why there is no IP configuration to return.
 #[derive(Debug, thiserror::Error)]
 pub enum IpInfoError {
-    /// The kernel did not say what interfaces there are.
+    /// The kernel did not list the interfaces.
     #[error("cannot list the network interfaces")]
     Interfaces(#[source] io::Error),
-    /// The host does not name an interface of this guest.
+    /// No interface has this MAC address.
     #[error("no interface has the MAC address {0:?}")]
     NoInterface(String),
 }
 
-/// The IP configuration of the interface with this MAC address. Addresses, those
-/// of a link among them, and gateways are of the families asked for, or of both
-/// where none is.
+/// Returns the IP configuration of the interface with this MAC address. Addresses,
+/// including link-local ones, and gateways are those of the given families; no family
+/// means both.
 ///
 /// # Errors
 ///
-/// Any [`IpInfoError`].
+/// [`IpInfoError`] if the interfaces cannot be listed, or none has this MAC address.
 pub fn get(
     config: &Config,
     adapter: &str,
@@ -65,7 +64,7 @@ pub fn get(
         dhcp = dhcp.or(known.dhcp);
         dns = dns.or(Some(known.dns));
     }
-    // Where nobody knows: an address with an end is a leased one.
+    // If no manager knows: an address with a lifetime is leased.
     let leased = || {
         let mut addresses = interface.addresses.iter();
         addresses.any(|address| address.dynamic && address.ip.is_ipv4())

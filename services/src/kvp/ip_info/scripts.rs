@@ -1,4 +1,4 @@
-//! The distribution's helper scripts, where the configuration wants them.
+//! Runs the distribution's scripts that report DNS servers and DHCP.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use crate::error_chain::display_chain;
 use crate::kvp::scripts;
 use crate::subprocess::run;
 
-/// The DNS servers that `hv_get_dns_info` writes, one a line; `None` where there
-/// is no such script or it fails.
+/// Returns the DNS servers that `hv_get_dns_info` prints, one per line; `None` if the
+/// script does not exist or fails.
 pub(super) fn dns(
     directory: &Path,
     interface: &str,
@@ -26,8 +26,8 @@ pub(super) fn dns(
     Some(first_words.filter_map(|word| word.parse().ok()).collect())
 }
 
-/// Whether `hv_get_dhcp_info` says that there is DHCP; `None` where there is no
-/// such script or it fails.
+/// Returns whether `hv_get_dhcp_info` reports DHCP; `None` if the script does not exist
+/// or fails.
 pub(super) fn dhcp(
     directory: &Path,
     interface: &str,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_told_the_interface() {
+    fn scripts_get_the_interface_as_argument() {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path();
         script(
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_is_no_help_says_nothing() {
+    fn a_script_that_is_missing_or_fails_returns_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path();
         assert_eq!(dns(here, "eth0", soon(), &log()), None);
@@ -118,8 +118,9 @@ mod tests {
         script(here, "hv_get_dhcp_info", "exec sleep 1000");
         assert_eq!(dhcp(here, "eth0", Instant::now(), &log()), None);
     }
+
     #[test]
-    fn a_script_that_others_could_have_written_is_not_run() {
+    fn a_script_that_other_users_could_have_written_is_not_run() {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path();
         let ran = here.join("ran");

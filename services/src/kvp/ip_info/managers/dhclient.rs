@@ -1,4 +1,4 @@
-//! ISC dhclient: its leases, on whoever's behalf it runs.
+//! ISC dhclient: its leases, whichever manager started it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -12,7 +12,7 @@ const DIRECTORIES: [&str; 3] = ["var/lib/dhcp", "var/lib/dhclient", "var/lib/Net
 /// A lease of an IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The interface that has it.
+    /// The interface that got it.
     pub interface: String,
     /// The address.
     pub address: Ipv4Addr,
@@ -38,10 +38,10 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     })
 }
 
-/// The leases in a file, the newest last.
+/// Parses the leases in a file, the newest last.
 pub fn parse(text: &str) -> Vec<Lease> {
     let mut leases = Vec::new();
-    // The parts of a lease that were seen so far.
+    // The fields of the current lease.
     let mut open = None;
     for line in text.lines() {
         let line = line.trim().trim_end_matches(';');
@@ -105,13 +105,13 @@ mod tests {
             let found = query(root.path(), &eth0(&["192.0.2.1", "10.0.0.7"])).unwrap();
             assert_eq!(found.dhcp, Some(true), "{path}");
             assert_eq!(found.dns, ips(&["10.0.0.2", "10.0.0.3"]));
-            // The address is no more: the lease is left over.
+            // The interface no longer has the address.
             assert_eq!(query(root.path(), &eth0(&["192.0.2.1"])), None);
         }
     }
 
     #[test]
-    fn what_is_no_whole_lease_is_none() {
+    fn an_incomplete_lease_is_ignored() {
         let six = lease("eth0", "10.0.0.7", "10.0.0.1").replace("lease {", "lease6 {");
         assert!(parse(&six).is_empty());
         assert!(parse("lease {\n  fixed-address 10.0.0.7;\n}\n").is_empty());

@@ -1,4 +1,4 @@
-//! dhcpcd: its leases, each the message with which the server gave it.
+//! dhcpcd: its leases, each the message of the server.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -7,10 +7,10 @@ use super::{Settings, in_use};
 use crate::kvp::files;
 use crate::kvp::net::Interface;
 
-/// Where `yiaddr` stands, the address given.
+/// Offset of `yiaddr`, the leased address.
 const ADDRESS_AT: usize = 16;
 
-/// Where options begin, after the magic number that says so.
+/// Offset of the options, which follow a magic number.
 const OPTIONS_AT: usize = 240;
 const MAGIC: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
 
@@ -18,7 +18,7 @@ const PAD: u8 = 0;
 const DNS: u8 = 6;
 const END: u8 = 255;
 
-/// What a lease says.
+/// A lease of an IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The address.
@@ -45,7 +45,8 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     })
 }
 
-/// Reads a message of a DHCP server (RFC 2131, RFC 2132); `None` if it is none.
+/// Parses a message of a DHCP server (RFC 2131, RFC 2132); returns `None` if it is
+/// invalid.
 pub fn parse(message: &[u8]) -> Option<Lease> {
     let (fixed, mut options) = message.split_at_checked(OPTIONS_AT)?;
     if !fixed.ends_with(&MAGIC) {
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_read() {
+    fn a_lease_is_parsed() {
         let options = [
             53, 1, 5, PAD, DNS, 8, 10, 0, 0, 1, 10, 0, 0, 2, END, DNS, 4, 1, 1, 1, 1,
         ];
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_lease_is_read_for_what_it_holds() {
+    fn a_truncated_lease_is_parsed_as_far_as_it_goes() {
         for options in [&[DNS][..], &[DNS, 8, 10, 0], &[DNS, 3, 10, 0, 0], &[]] {
             assert!(parse(&message(options)).unwrap().dns.is_empty());
         }

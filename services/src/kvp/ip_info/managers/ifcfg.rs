@@ -9,10 +9,10 @@ use crate::kvp::{assignments, files};
 
 const DIRECTORIES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];
 
-/// What stands before the name in a file's name.
+/// Prefix of the names of the files.
 const PREFIX: &str = "ifcfg-";
 
-/// DNS servers that a file can name.
+/// Highest number of a `DNS` key.
 const MAX_SERVERS: usize = 16;
 
 pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
@@ -20,14 +20,14 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     Some(parse(&text))
 }
 
-/// The `ifcfg` files: what stands after `ifcfg-` in the name, and the text.
+/// Returns the name after `ifcfg-` and the text of each file.
 pub(super) fn texts(root: &Path) -> impl Iterator<Item = (String, String)> {
     let paths = DIRECTORIES
         .iter()
         .flat_map(|place| files::in_directory(&root.join(place)));
     paths.filter_map(|path| {
         let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.to_owned();
-        // Copies that editors and package managers leave behind.
+        // Backup copies of editors and package managers.
         let is_copy = [
             ".bak", ".orig", ".old", ".rpmnew", ".rpmsave", ".rpmorig", "~",
         ];
@@ -38,8 +38,8 @@ pub(super) fn texts(root: &Path) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Whether the file is for this interface: by the device or the MAC address
-/// that it names, otherwise by its own name.
+/// Whether the file is for this interface: by the device or MAC address in it, or by its
+/// own name if it has neither.
 fn is_for(name: &str, text: &str, interface: &Interface) -> bool {
     if let Some(device) = assignments::last(text, "DEVICE") {
         return device == interface.name;
@@ -50,12 +50,12 @@ fn is_for(name: &str, text: &str, interface: &Interface) -> bool {
     name == interface.name
 }
 
-/// What an `ifcfg` file says.
+/// Parses the settings in an `ifcfg` file.
 pub fn parse(text: &str) -> Settings {
     let protocol = assignments::last(text, "BOOTPROTO").map(|value| value.to_ascii_lowercase());
     let numbered = (1..=MAX_SERVERS).map(|number| format!("DNS{number}"));
     Settings {
-        // SUSE: `dhcp6` is no DHCP of IPv4, `dhcp+autoip` is.
+        // On SUSE, `dhcp6` is not DHCP for IPv4, `dhcp+autoip` is.
         dhcp: protocol
             .map(|value| value == "bootp" || value.starts_with("dhcp") && value != "dhcp6"),
         dns: numbered
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_read() {
+    fn settings_are_parsed() {
         let found = parse("DEVICE=eth0\nBOOTPROTO=none\nDNS2=10.0.0.2\nDNS1=\"10.0.0.1\"\n");
         assert_eq!(found.dhcp, Some(false));
         assert_eq!(found.dns, ips(&["10.0.0.1", "10.0.0.2"]));

@@ -1,4 +1,4 @@
-//! ifupdown: `/etc/network/interfaces` and what it sources.
+//! ifupdown: `/etc/network/interfaces` and the files that it sources.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,35 +9,35 @@ use super::{Settings, servers};
 use crate::kvp::files;
 use crate::kvp::net::Interface;
 
-/// Files and patterns of files that are followed: a file can source itself.
+/// Most sourced files and patterns that are read: a file can source itself.
 const MAX_SOURCED: usize = 200;
 
-/// What a file says, in order.
+/// A relevant line of an `interfaces` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// A method of configuring an interface.
+    /// The start of a stanza.
     Interface {
         /// The interface.
         name: String,
-        /// Whether it is about IPv4, and not IPv6.
+        /// Whether it configures IPv4, and not IPv6.
         is_v4: bool,
         /// The method, such as `dhcp`.
         method: String,
     },
-    /// DNS servers of the interface that was named last.
+    /// DNS servers in the current stanza.
     Dns(String),
-    /// Another file, or a pattern of files.
+    /// A file or pattern to read.
     Source(String),
-    /// A directory whose files are read.
+    /// A directory to read the files of.
     SourceDirectory(String),
 }
 
 pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let logical = logical(root, &interface.name);
     let mut entries = Vec::new();
-    let mut left = MAX_SOURCED;
+    let mut budget = MAX_SOURCED;
     let start = files::under(root, "/etc/network/interfaces");
-    read(root, &start, &mut left, &mut entries);
+    read(root, &start, &mut budget, &mut entries);
 
     let mut found = None;
     let mut inside = false;
@@ -66,8 +66,8 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     found
 }
 
-/// Which stanzas the interface has: its name, unless a mapping had it brought up
-/// by those of another one.
+/// Returns the name of the stanzas that configure the interface: its own, unless a mapping
+/// chose another.
 fn logical(root: &Path, interface: &str) -> String {
     let state = files::text(&files::under(root, "/run/network/ifstate")).unwrap_or_default();
     let brought_up = state.lines().find_map(|line| {
@@ -77,11 +77,11 @@ fn logical(root: &Path, interface: &str) -> String {
     brought_up.unwrap_or_else(|| interface.to_owned())
 }
 
-/// Reads a file with all that it sources.
-fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
+/// Reads a file and, as far as the budget goes, the files that it sources.
+fn read(root: &Path, path: &Path, budget: &mut usize, entries: &mut Vec<Entry>) {
     for entry in parse(&files::text(path).unwrap_or_default()) {
         let sourced = match entry {
-            Entry::Source(_) | Entry::SourceDirectory(_) if !take_one(left) => return,
+            Entry::Source(_) | Entry::SourceDirectory(_) if !take_one(budget) => return,
             Entry::Source(pattern) => matching(root, &pattern),
             Entry::SourceDirectory(directory) => {
                 let mut paths = files::in_directory(&resolve(root, &directory));
@@ -94,22 +94,22 @@ fn read(root: &Path, path: &Path, left: &mut usize, entries: &mut Vec<Entry>) {
             }
         };
         for path in sourced {
-            if !take_one(left) {
+            if !take_one(budget) {
                 return;
             }
-            read(root, &path, left, entries);
+            read(root, &path, budget, entries);
         }
     }
 }
 
-/// Takes one of what is left; `false` where nothing is.
-fn take_one(left: &mut usize) -> bool {
-    let fewer = left.checked_sub(1);
-    *left = fewer.unwrap_or_default();
-    fewer.is_some()
+/// Takes one from the budget; returns `false` if it is used up.
+fn take_one(budget: &mut usize) -> bool {
+    let rest = budget.checked_sub(1);
+    *budget = rest.unwrap_or_default();
+    rest.is_some()
 }
 
-/// The files of a pattern whose last component may have wildcards.
+/// Returns the files that match a pattern with wildcards in its last component.
 fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
     let path = resolve(root, pattern);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
@@ -133,14 +133,14 @@ fn resolve(root: &Path, path: &str) -> PathBuf {
     }
 }
 
-/// Whether ifupdown reads a file of that name in a directory: not what editors
-/// and dpkg leave there.
+/// Whether ifupdown reads a file of that name in a directory: not the backups of editors
+/// and dpkg.
 fn is_plain(name: &OsStr) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.as_encoded_bytes().iter().all(plain)
 }
 
-/// What the text of an `interfaces` file says.
+/// Parses the relevant lines of an `interfaces` file, in order.
 pub fn parse(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     for line in text.replace("\\\n", " ").lines() {
@@ -152,7 +152,7 @@ pub fn parse(text: &str) -> Vec<Entry> {
         match keyword {
             "iface" => {
                 let rest: Vec<_> = words.collect();
-                // With `inherits`, the family stands further on, or nowhere.
+                // With `inherits`, the family follows later or is missing.
                 let family = rest
                     .iter()
                     .position(|word| matches!(*word, "inet" | "inet6"));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn stanzas_of_the_interface_count() {
+    fn the_stanzas_of_the_interface_are_used() {
         let text = "
             # iface eth0 inet dhcp
             auto lo eth0
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn dhcp_of_either_stanza_but_ipv4_only() {
+    fn dhcp_is_that_of_ipv4_in_any_stanza() {
         for (text, expected) in [
             ("iface eth0 inet dhcp", Some(true)),
             ("iface eth0 inet dhcp\niface eth0 inet6 static", Some(true)),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_had_other_stanzas_taken() {
+    fn a_mapping_selects_other_stanzas() {
         let interfaces = "iface eth0 inet dhcp\niface office inet static\n\
                           dns-nameservers 10.0.0.1\n";
         for (state, dhcp, dns) in [

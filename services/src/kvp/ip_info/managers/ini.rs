@@ -1,9 +1,8 @@
-//! Files of `key=value` lines in `[sections]`: systemd's units and
-//! NetworkManager's profiles.
+//! Parses files of `key=value` lines in `[sections]`: units of systemd and profiles of
+//! NetworkManager.
 
-/// The assignments of a section, in order; those of all sections of that name.
-/// Lines that go on in the next are not joined: nothing that is looked for is as
-/// long as that.
+/// Returns the assignments in all sections of that name, in order. Continuation lines are
+/// not joined: no key that is needed is that long.
 pub fn section<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let mut inside = false;
     text.lines().filter_map(move |line| {
@@ -20,7 +19,7 @@ pub fn section<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (&'a st
     })
 }
 
-/// The value of the last assignment to this key of a section.
+/// Returns the value of the last assignment to this key of a section.
 pub(super) fn last<'a>(text: &'a str, name: &'a str, key: &str) -> Option<&'a str> {
     section(text, name)
         .filter(|(found, _)| *found == key)

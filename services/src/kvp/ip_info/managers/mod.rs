@@ -1,11 +1,10 @@
-//! What the machine's network managers know of an interface and the kernel does
-//! not: whether it is configured by DHCP, and its DNS servers.
+//! Reads what network managers know about an interface and the kernel does not: whether
+//! it uses DHCP, and its DNS servers.
 //!
-//! Each is asked by the files it keeps, in `ORDER`: first those that say of
-//! themselves that they run the interface, then configuration files, which can
-//! be left over from another manager, then the leases of plain DHCP clients.
-//! The first to know counts, for each of the two by itself. The DNS servers of
-//! no interface in particular come last.
+//! The files of each manager are read in `ORDER`: first those that state that the manager
+//! controls the interface, then configuration files, which may be left over from another
+//! manager, then the leases of plain DHCP clients. The first result counts, separately
+//! for DHCP and DNS. The DNS servers of the whole machine are the last resort.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -22,17 +21,17 @@ mod networkmanager;
 pub mod resolv_conf;
 mod resolved;
 
-/// What a manager knows of an interface.
+/// What a manager knows about an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// Whether IPv4 is configured by DHCP; `None` where it does not say.
+    /// Whether IPv4 is configured by DHCP; `None` if that is unknown.
     pub dhcp: Option<bool>,
-    /// DNS servers, the first to ask first.
+    /// DNS servers in order of preference.
     pub dns: Vec<IpAddr>,
 }
 
-/// What a manager knows of this interface; `None` if it has nothing to do with
-/// it.
+/// Reads the settings of an interface from the files of one manager; returns `None` if
+/// the manager does not control it.
 type Query = fn(&Path, &Interface) -> Option<Settings>;
 
 const ORDER: [Query; 7] = [
@@ -45,7 +44,7 @@ const ORDER: [Query; 7] = [
     dhcpcd::query,
 ];
 
-/// What the managers together know of this interface. `root` stands for `/`.
+/// Returns what all managers know about the interface. `root` stands for `/`.
 pub(super) fn query(root: &Path, interface: &Interface) -> Settings {
     let mut known = Settings::default();
     for query in ORDER {
@@ -65,8 +64,7 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Settings {
     known
 }
 
-/// A DNS server as managers write one: an address, perhaps with a port, a zone
-/// or, after `#`, a name.
+/// Parses a DNS server: an address, with an optional port, zone or, after `#`, name.
 fn server(text: &str) -> Option<IpAddr> {
     let text = text.split('#').next()?;
     let bare = match text.strip_prefix('[') {
@@ -78,16 +76,16 @@ fn server(text: &str) -> Option<IpAddr> {
     plain.or_else(|| bare.parse().ok().map(|socket: SocketAddr| socket.ip()))
 }
 
-/// The DNS servers in a list with spaces, commas or semicolons in between; what
-/// is none is left out.
+/// Parses a list of DNS servers separated by spaces, commas or semicolons; skips invalid
+/// ones.
 fn servers(text: &str) -> Vec<IpAddr> {
     text.split(|letter: char| letter.is_whitespace() || matches!(letter, ',' | ';'))
         .filter_map(server)
         .collect()
 }
 
-/// Whether the address of a lease is in use: leases stay behind when an
-/// interface is no longer configured by DHCP.
+/// Whether the interface has the address of a lease: the files of leases stay when an
+/// interface no longer uses DHCP.
 fn in_use(address: Ipv4Addr, interface: &Interface) -> bool {
     interface
         .addresses
@@ -97,14 +95,14 @@ fn in_use(address: Ipv4Addr, interface: &Interface) -> bool {
 
 #[cfg(test)]
 pub(super) mod testing {
-    //! A machine's files for the managers' tests.
+    //! Files of a machine for the tests of the managers.
 
     use std::fs;
 
     use super::*;
     use crate::kvp::net::Address;
 
-    /// A directory with these files.
+    /// Creates a directory with these files.
     pub(crate) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -115,7 +113,7 @@ pub(super) mod testing {
         root
     }
 
-    /// Interface 2, `eth0`, with these IPv4 addresses.
+    /// Returns interface 2, `eth0`, with these IPv4 addresses.
     pub(crate) fn eth0(addresses: &[&str]) -> Interface {
         Interface {
             index: 2,
@@ -151,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_written_in_several_ways() {
+    fn a_server_is_parsed_in_several_forms() {
         let cases = [
             ("10.0.0.1", "10.0.0.1"),
             ("10.0.0.1:53", "10.0.0.1"),
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_know_counts_for_each_by_itself() {
+    fn the_first_result_counts_for_each_setting() {
         let scripts = "etc/sysconfig/network-scripts/ifcfg-eth0";
         let mut files = vec![
             ("etc/network/interfaces", "iface eth0 inet dhcp\n"),
@@ -191,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_no_interface_come_last() {
+    fn servers_of_the_machine_come_last() {
         let root = root(&[("etc/resolv.conf", "nameserver 10.0.0.4\n")]);
         let known = query(root.path(), &eth0(&[]));
         assert_eq!(

@@ -1,5 +1,5 @@
-//! systemd-networkd: its state of a link names the `.network` file that the link
-//! is configured by, and the DNS servers that came of it.
+//! systemd-networkd: the state file of a link names the `.network` file that configures
+//! it, and its DNS servers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -9,8 +9,8 @@ use super::{Settings, in_use, ini, servers};
 use crate::kvp::net::Interface;
 use crate::kvp::{assignments, files};
 
-/// Where drop-ins of a `.network` file are; those of a later place replace
-/// those of the same name in an earlier one.
+/// Directories of the drop-ins of a `.network` file. A later one overrides drop-ins of the
+/// same name in an earlier one.
 const DIRECTORIES: [&str; 5] = [
     "lib/systemd/network",
     "usr/lib/systemd/network",
@@ -22,7 +22,7 @@ const DIRECTORIES: [&str; 5] = [
 pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     let index = interface.index;
     let state = files::text(&root.join(format!("run/systemd/netif/links/{index}")))?;
-    // A link that networkd leaves alone has none.
+    // A link that networkd does not manage has none.
     let file = assignments::last(&state, "NETWORK_FILE").filter(|file| !file.is_empty())?;
     let has_lease = || {
         let lease = files::text(&root.join(format!("run/systemd/netif/leases/{index}")));
@@ -35,8 +35,7 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
     })
 }
 
-/// What a `.network` file with its drop-ins says of DHCP; `None` if it cannot be
-/// read.
+/// Whether a `.network` file with its drop-ins enables DHCP; `None` if it cannot be read.
 fn configured(root: &Path, file: &str) -> Option<bool> {
     let main = files::text(&files::under(root, file))?;
     let drop_ins = drop_ins(root, Path::new(file).file_name()?);
@@ -60,8 +59,8 @@ fn drop_ins(root: &Path, name: &OsStr) -> Vec<PathBuf> {
     by_name.into_values().collect()
 }
 
-/// Whether a value of `DHCP=` is about IPv4; `both`, `v4` and `none` are of old
-/// versions.
+/// Whether a value of `DHCP=` enables DHCP for IPv4. Old versions use `both`, `v4` and
+/// `none`.
 fn is_dhcp(value: &str) -> bool {
     let on = ["1", "yes", "y", "true", "t", "on", "ipv4", "both", "v4"];
     on.iter().any(|word| word.eq_ignore_ascii_case(value))
@@ -86,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_the_link_has_the_servers() {
+    fn the_state_file_of_the_link_has_the_servers() {
         let root = root(&[LINK]);
         let settings = query(root.path(), &eth0(&[])).unwrap();
         assert_eq!(settings.dns, ips(&["10.0.0.1", "fe80::1"]));
     }
 
     #[test]
-    fn a_link_of_somebody_else_is_left_to_them() {
+    fn an_unmanaged_link_has_no_settings() {
         let unmanaged = "ADMIN_STATE=unmanaged\nOPER_STATE=routable\n";
         let root = root(&[("run/systemd/netif/links/2", unmanaged)]);
         assert_eq!(query(root.path(), &eth0(&[])), None);
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_file_says_whether_there_is_dhcp() {
+    fn the_network_file_enables_dhcp() {
         for (value, expected) in [
             ("yes", true),
             ("ipv4", true),
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_network_file_a_lease_tells() {
+    fn without_the_network_file_a_lease_means_dhcp() {
         let lease = |address| {
             let text = format!("# This is private data. Do not parse.\nADDRESS={address}\n");
             dhcp(&[("run/systemd/netif/leases/2", text.as_str())])

@@ -1,5 +1,5 @@
-//! NetworkManager: its state of a device names the profile in use, which is a
-//! key file or an `ifcfg` file.
+//! NetworkManager: the state file of a device names the profile in use, which is a key
+//! file or an `ifcfg` file.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::{Settings, ifcfg, in_use, ini, servers};
 use crate::kvp::net::Interface;
 use crate::kvp::{assignments, files};
 
-/// Where key files are.
+/// Directories of the key files.
 const PROFILES: [&str; 3] = [
     "run/NetworkManager/system-connections",
     "etc/NetworkManager/system-connections",
@@ -39,11 +39,11 @@ pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {
 
 struct Profile {
     settings: Settings,
-    /// The DNS servers of a lease are not used.
+    /// The profile ignores the DNS servers of a lease.
     ignore_leased: bool,
 }
 
-/// The profile with this UUID.
+/// Finds the profile with this UUID.
 fn profile(root: &Path, uuid: &str) -> Option<Profile> {
     let key_files = PROFILES
         .iter()
@@ -67,7 +67,7 @@ fn key_file(text: &str) -> Profile {
     let dns = |section| servers(ini::last(text, section, "dns").unwrap_or_default());
     Profile {
         settings: Settings {
-            // What a profile does not say is automatic.
+            // The default method is automatic.
             dhcp: Some(ini::last(text, "ipv4", "method").unwrap_or("auto") == "auto"),
             dns: [dns("ipv4"), dns("ipv6")].concat(),
         },
@@ -75,9 +75,8 @@ fn key_file(text: &str) -> Profile {
     }
 }
 
-/// The DNS servers of a DHCP lease in use; `None` if there is no such lease.
-/// Later versions note them in the state of the device, earlier ones only in the
-/// lease.
+/// Returns the DNS servers of the DHCP lease in use; `None` if there is none. Later
+/// versions write them to the state file of the device, earlier ones to the lease only.
 fn leased(root: &Path, interface: &Interface, state: &str, uuid: &str) -> Option<Vec<IpAddr>> {
     let option = |name: &str| {
         state.lines().find_map(|line| {
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_file_of_the_uuid_counts() {
+    fn the_key_file_with_the_uuid_is_used() {
         let manual = profile(
             "[ipv4]\naddress1=10.0.0.7/24,10.0.0.254\ndns=10.0.0.1;10.0.0.2;\nmethod=manual\n\n\
              [ipv6]\ndns=fd00::1;\nmethod=auto\n",
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_the_device_can_have_the_lease() {
+    fn the_state_file_of_the_device_can_have_the_lease() {
         let state = format!(
             "{}dhcp4.dhcp_lease_time=3600\ndhcp4.domain_name_servers=10.0.0.3 10.0.0.4\n",
             DEVICE.1
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_a_profile_is_left_to_others() {
+    fn a_device_without_a_profile_has_no_settings() {
         let root = root(&[(DEVICE.0, "[device]\nmanaged=false\n"), OTHER]);
         assert_eq!(query(root.path(), &eth0(&[])), None);
         assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);

@@ -1,4 +1,4 @@
-//! The DNS servers of the machine as a whole.
+//! The DNS servers of the whole machine.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::server;
 use crate::kvp::files;
 
-/// `/etc/resolv.conf`, and where the real servers stand if that one names a
-/// server on the machine itself.
+/// `/etc/resolv.conf`, and the files with the upstream servers if that one names a stub
+/// resolver.
 const FILES: [&str; 4] = [
     "etc/resolv.conf",
     "run/systemd/resolve/resolv.conf",
@@ -15,8 +15,7 @@ const FILES: [&str; 4] = [
     "run/NetworkManager/resolv.conf",
 ];
 
-/// The servers of the first file that names one outside the machine. `root`
-/// stands for `/`.
+/// Returns the servers of the first file that names one outside the machine.
 pub(super) fn servers(root: &Path) -> Vec<IpAddr> {
     FILES
         .iter()
@@ -26,8 +25,8 @@ pub(super) fn servers(root: &Path) -> Vec<IpAddr> {
         .unwrap_or_default()
 }
 
-/// The servers in a `resolv.conf` but those on the machine itself, which are of
-/// no use to the host.
+/// Parses the servers in a `resolv.conf`, without those on loopback addresses, which are
+/// of no use to the host.
 pub fn parse(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|line| {
@@ -48,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_read() {
+    fn servers_are_parsed() {
         let text = "# nameserver 10.0.0.9\nsearch example\nnameserver\t10.0.0.1\n\
                     nameserver fe80::1%eth0 # router\nnameserver\nnameservers 10.0.0.8\n\
                     ; nameserver 10.0.0.7\nnameserver ::1\n  nameserver 10.0.0.2\n";
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stub_is_passed_over() {
+    fn a_stub_resolver_is_skipped() {
         let stub = ("etc/resolv.conf", "nameserver 127.0.0.53\noptions edns0\n");
         let manager = ("run/NetworkManager/resolv.conf", "nameserver 10.0.0.2\n");
         let resolved = ("run/systemd/resolve/resolv.conf", "nameserver 10.0.0.1\n");

@@ -1,5 +1,4 @@
-//! systemd-resolved: the DNS servers that others, such as NetworkManager, gave
-//! it for one interface.
+//! systemd-resolved: the DNS servers of one interface, which another manager set.
 
 use std::path::Path;
 
@@ -22,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_of_the_interface_are_known() {
+    fn the_servers_of_the_interface_are_read() {
         let state = "# This is private data. Do not parse.\nLLMNR=yes\n\
                      SERVERS=\"10.0.0.1 [fd00::1]:53#dns.example\"\nDOMAINS=example\n";
         let root = root(&[("run/systemd/resolve/netif/2", state)]);
