@@ -1,5 +1,4 @@
-//! What an open device is to the rest of the agent: a [`Channel`] that takes
-//! messages in and sends replies out, whichever transport is beneath.
+//! [`Channel`], the interface of both transports, and its errors.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,15 +8,14 @@ use nix::errno::Errno;
 use crate::message::{Message, Reply};
 use crate::ring::RingError;
 
-/// Whether a reply went out.
+/// The outcome of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Sent {
-    /// It is on its way.
+    /// The reply is in the ring, or the kernel has it.
     Done,
-    /// The outgoing ring is full. The host has been asked to interrupt when
-    /// there is room: wait for the descriptor, for a limited time, and send
-    /// again.
+    /// The outgoing ring is full, and asks the host to signal when there is room: wait
+    /// for the descriptor, for a limited time, and send again.
     Full {
         /// The host says that it signals when it has made room. A host that does not
         /// say so sends no signal: try again after a pause.
@@ -25,8 +23,8 @@ pub enum Sent {
     },
 }
 
-/// Why a channel is of no more use. Each means: drop it, and open the device
-/// again when it is there.
+/// Why a channel is unusable. After any of these, drop the channel, and open the
+/// device again when it exists.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// The host or the kernel took the device away.
@@ -36,21 +34,21 @@ pub enum ChannelError {
     /// limit or because the guest was suspended meanwhile.
     #[error("the kernel refused the reply: it came too late, or the machine was suspended")]
     ReplyRefused,
-    /// What stands in the ring cannot be.
+    /// An index or a packet in the ring is invalid.
     #[error("the ring is corrupt: {0}")]
     Corrupt(#[from] RingError),
     /// A system call on the device failed.
     #[error("{call} failed: {source}")]
     Io {
-        /// What was being done.
+        /// The call, or its purpose.
         call: &'static str,
-        /// Why it failed.
+        /// The error of the call.
         source: io::Error,
     },
 }
 
-/// What a failed system call on the device means: a device that the host took
-/// away answers everything with `EIO`, and one that the kernel has removed with
+/// Returns a function that converts the error of `call`. Every call on a device that
+/// the host took away fails with `EIO`; on one that the kernel has removed it fails with
 /// `ENODEV`, `ENXIO` or `EBADF`.
 pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelError {
     move |source| match source.raw_os_error().map(Errno::from_raw) {
@@ -59,30 +57,33 @@ pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelE
     }
 }
 
-/// An open device that carries a service's messages.
+/// An open device that carries the messages of an integration service.
 ///
-/// A channel belongs to one thread. None of its methods waits: where there is
-/// nothing to do they say so, and the caller waits for [`Channel::as_fd`] to
-/// become readable, edge-triggered. Whatever the caller waits for, the host has
-/// been signalled all that it waits for itself.
+/// A channel belongs to one thread. None of its methods blocks: the caller waits until
+/// [`Channel::as_fd`] becomes readable, edge-triggered. Before a method returns it has
+/// sent every signal that the host waits for, so the caller may then wait for anything.
 ///
-/// The order that loses no message: [`recv`](Channel::recv) until it gives
-/// `None`; [`acknowledge`](Channel::acknowledge) if at all, for afterwards it
-/// would consume the interrupt that is waited for; [`arm`](Channel::arm); where
-/// that gives `true`, again from the start; otherwise wait for the descriptor.
+/// To lose no message:
+///
+/// 1. Call [`recv`](Channel::recv) until it returns `None`.
+/// 2. After a wake-up that brought no message, call
+///    [`acknowledge`](Channel::acknowledge). Later it would consume the interrupt of the
+///    next message.
+/// 3. Call [`arm`](Channel::arm). If it returns `true`, start again.
+/// 4. Wait for the descriptor.
 pub trait Channel: Send {
-    /// The descriptor that becomes readable when the host sends.
+    /// Returns the descriptor that becomes readable when the host sends.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
-    /// Bytes a buffer must have to hold every message.
+    /// Returns the length in bytes of a buffer that holds every message.
     fn buffer_len(&self) -> usize;
 
-    /// Takes the next message into `buffer`, which has at least
-    /// [`buffer_len`](Channel::buffer_len) bytes; `None` where there is none.
+    /// Receives the next message into `buffer`, which has at least
+    /// [`buffer_len`](Channel::buffer_len) bytes. Returns `None` if there is none.
     ///
     /// # Errors
     ///
-    /// Any [`ChannelError`] but [`ChannelError::ReplyRefused`].
+    /// Any [`ChannelError`] except [`ChannelError::ReplyRefused`].
     fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError>;
 
     /// Sends a reply.
@@ -92,20 +93,20 @@ pub trait Channel: Send {
     /// Any [`ChannelError`].
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError>;
 
-    /// Asks for an interrupt at the next message, and looks once more: `true`
-    /// where a message is there already, so that waiting would be wrong.
+    /// Requests an interrupt at the next message. Returns `true` if a message has arrived
+    /// already, in which case no interrupt may follow.
     fn arm(&mut self) -> bool;
 
-    /// Whether a message is there, without asking for an interrupt: for looking
-    /// again and again during a short bounded time. Always `false` where only
-    /// the descriptor can tell.
+    /// Returns whether a message has arrived, without requesting an interrupt: for busy
+    /// polling. Always `false` on a character device, where only the descriptor can tell.
     fn pending(&mut self) -> bool;
 
-    /// Consumes what made the descriptor readable, after a wake-up that brought
-    /// no message: this is how a device that went away shows itself.
+    /// Consumes the interrupts so far. This detects a device that went away, whose rings
+    /// stay mapped.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Gone`] or [`ChannelError::Io`].
+    /// [`ChannelError::Gone`] if the device went away, [`ChannelError::Io`] if the call
+    /// failed otherwise.
     fn acknowledge(&mut self) -> Result<(), ChannelError>;
 }

@@ -1,4 +1,4 @@
-//! What VMBus devices there are, from sysfs. Protocol section 1.
+//! The VMBus devices in sysfs, and their binding to a driver. Protocol section 1.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,10 +31,10 @@ impl Default for Roots {
     }
 }
 
-/// What `state` says of a device whose channel is open.
+/// `state` of a device whose channel is open.
 const STATE_OPEN: &str = "3";
 
-/// What it says while the channel is being opened.
+/// `state` of a device whose channel is being opened.
 const STATE_OPENING: &str = "1";
 
 /// A VMBus device that the host offers.
@@ -44,13 +44,13 @@ pub struct Device {
     pub instance: Guid,
     /// Class of the device.
     pub class: Guid,
-    /// Name of the driver that holds it.
+    /// Name of its driver, if it has one.
     pub driver: Option<String>,
-    /// Its UIO device, where `uio_hv_generic` holds it.
+    /// Its UIO device, if `uio_hv_generic` is its driver.
     pub uio: Option<Uio>,
-    /// Whether its channel is open; `None` where the kernel does not say.
-    /// `hv_utils` makes its character device before it opens the channel, and
-    /// kernels exist that crash where a program registers in between.
+    /// Whether its channel is open; `None` if the kernel does not say. `hv_utils` creates
+    /// its character device before it opens the channel, and some kernels crash if a
+    /// program registers in between.
     pub open: Option<bool>,
 }
 
@@ -59,43 +59,42 @@ pub struct Device {
 pub struct Uio {
     /// Name of its node under `/dev`, such as `uio0`.
     pub name: String,
-    /// Bytes of each of its two rings, header page included; `None` while the
-    /// kernel has not said so yet. It announces a device before it says, and
-    /// does not announce it again: look once more shortly after.
+    /// Bytes of each of its two rings, header page included; `None` while the attribute is
+    /// missing. The kernel announces a device before it creates the attribute, and sends
+    /// no further uevent: scan again shortly after.
     pub ring_len: Option<usize>,
 }
 
-/// Why devices could not be listed, or one not be bound.
+/// Why devices cannot be listed, or one cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
-    /// The kernel has no VMBus: no Hyper-V guest, or `hv_vmbus` is not loaded.
+    /// The kernel has no VMBus: this is not a Hyper-V guest, or `hv_vmbus` is not loaded.
     #[error("{} does not exist: the kernel has no VMBus", .0.display())]
     NoVmbus(PathBuf),
-    /// The driver that rings are mapped through is not there.
+    /// `uio_hv_generic` is not loaded.
     #[error("{} does not exist: load the module with `modprobe {UIO_DRIVER}`", .0.display())]
     NoUioDriver(PathBuf),
-    /// Something in sysfs could not be read or written.
+    /// A file in sysfs cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What could not be read or written.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the call.
         source: io::Error,
     },
 }
 
-/// Every VMBus device there is, by instance. A device that vanishes meanwhile
-/// is left out.
+/// Returns all VMBus devices, sorted by instance, except those that vanish meanwhile.
 ///
 /// # Errors
 ///
-/// [`DiscoveryError::NoVmbus`] where the kernel has none, otherwise what could
-/// not be read.
+/// [`DiscoveryError::NoVmbus`] if the kernel has no VMBus, [`DiscoveryError::Io`] if a
+/// file cannot be read.
 pub fn devices(roots: &Roots) -> Result<Vec<Device>, DiscoveryError> {
     let directory = roots.sys.join(DEVICES);
     let mut found = Vec::new();
     for name in names(&directory)?.ok_or_else(|| DiscoveryError::NoVmbus(directory.clone()))? {
-        // What is no GUID is no device.
+        // Only a name that is a GUID is a device.
         if let Ok(instance) = name.parse() {
             if let Some(device) = device(roots, &directory.join(&name), instance)? {
                 found.push(device);
@@ -106,9 +105,9 @@ pub fn devices(roots: &Roots) -> Result<Vec<Device>, DiscoveryError> {
     Ok(found)
 }
 
-/// Whether the channel of a UIO device, such as `uio0`, is open or is being opened;
-/// `None` where the kernel does not say. The kernel opens it for the first program that
-/// opens the device, and closes it with the last; kernels before 5.0 have it open always.
+/// Returns whether the channel of a UIO device, such as `uio0`, is open or being opened;
+/// `None` if the kernel does not say. The kernel opens the channel when the first program
+/// opens the device, and closes it with the last; before Linux 5.0 it is always open.
 pub fn is_open(roots: &Roots, uio: &OsStr) -> Option<bool> {
     let device = roots.sys.join("class/uio").join(uio).join("device");
     let state = attribute(&device.join("state")).ok()??;
@@ -122,7 +121,7 @@ fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, 
     let Ok(class) = class.parse() else {
         return Err(DiscoveryError::Io {
             path: path.join("class_id"),
-            source: io::Error::new(ErrorKind::InvalidData, format!("{class:?} is not a GUID")),
+            source: io::Error::new(ErrorKind::InvalidData, format!("invalid GUID {class:?}")),
         });
     };
     let driver = fs::read_link(path.join("driver"))
@@ -159,7 +158,7 @@ fn uio(roots: &Roots, device: &Path) -> Result<Option<Uio>, DiscoveryError> {
                     path: size,
                     source: io::Error::new(
                         ErrorKind::InvalidData,
-                        format!("{text:?} is not a size"),
+                        format!("invalid size {text:?}: expected a number of bytes"),
                     ),
                 });
             }
@@ -175,7 +174,7 @@ fn parse_size(text: &str) -> Option<usize> {
     }
 }
 
-/// Names in a directory; `None` where there is no such directory.
+/// Returns the names in a directory; `None` if it does not exist.
 fn names(directory: &Path) -> Result<Option<Vec<String>>, DiscoveryError> {
     let io = |source| DiscoveryError::Io {
         path: directory.to_owned(),
@@ -193,8 +192,8 @@ fn names(directory: &Path) -> Result<Option<Vec<String>>, DiscoveryError> {
         .map_err(io)
 }
 
-/// Content of an attribute without the line's end; `None` where it has
-/// vanished.
+/// Returns the content of an attribute, without the newline; `None` if it does not
+/// exist.
 fn attribute(path: &Path) -> Result<Option<String>, DiscoveryError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
@@ -211,14 +210,14 @@ fn vanished(error: &io::Error) -> bool {
         || error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENODEV)
 }
 
-/// Gives a device to `uio_hv_generic`: takes it from the driver that has it, if
-/// one does, and tells the UIO driver of the class.
+/// Binds a device to `uio_hv_generic`: unbinds it from its driver, if it has one, and adds
+/// its class to those of the UIO driver.
 ///
 /// # Errors
 ///
-/// [`DiscoveryError::NoUioDriver`] where the module is not loaded, otherwise
-/// what could not be written. The device is given back to the driver it had
-/// where the UIO driver does not take it.
+/// [`DiscoveryError::NoUioDriver`] if the module is not loaded, [`DiscoveryError::Io`] if
+/// a file cannot be written. If the UIO driver does not take the device, it is bound to
+/// its former driver again.
 pub fn bind_to_uio(roots: &Roots, device: &Device) -> Result<(), DiscoveryError> {
     let drivers = roots.sys.join(DRIVERS);
     let uio = drivers.join(UIO_DRIVER);
@@ -232,17 +231,17 @@ pub fn bind_to_uio(roots: &Roots, device: &Device) -> Result<(), DiscoveryError>
     if let Some(driver) = &device.driver {
         write(&drivers.join(driver).join("unbind"), &instance)?;
     }
-    // The kernel binds all devices of a new class that no driver has.
-    let taken = match write(&uio.join("new_id"), &device.class.to_string()) {
+    // The kernel then binds all devices of the class that have no driver.
+    let bound = match write(&uio.join("new_id"), &device.class.to_string()) {
         Err(DiscoveryError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
             write(&uio.join("bind"), &instance)
         }
-        taken => taken,
+        bound => bound,
     };
-    if let (Err(_), Some(driver)) = (&taken, &device.driver) {
+    if let (Err(_), Some(driver)) = (&bound, &device.driver) {
         write(&drivers.join(driver).join("bind"), &instance)?;
     }
-    taken
+    bound
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DiscoveryError> {
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_vmbus_is_named() {
+    fn a_kernel_without_vmbus_is_reported() {
         let roots = Roots {
             sys: "/nonexistent".into(),
             dev: "/nonexistent".into(),
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ring_size_is_read_from_the_kernel() {
+    fn the_size_of_the_rings_is_read_from_sysfs() {
         for (size, ring_len) in [
             ("0x8000\n", 16 << 10),
             ("0x000000000000a000\n", 20 << 10),
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_without_a_driver_and_half_made_ones_are_listed_as_they_are() {
+    fn devices_without_a_driver_and_incomplete_ones_are_listed() {
         let sysfs = Sysfs::new();
         assert_eq!(devices(&sysfs.roots()).unwrap(), []);
         sysfs.fcopy();
@@ -375,13 +374,13 @@ mod tests {
         sysfs.write("class/uio/uio3/maps/map0/size", "many\n");
         let error = devices(&sysfs.roots()).unwrap_err().to_string();
         assert!(
-            error.contains("map0/size: \"many\" is not a size"),
+            error.contains("map0/size: invalid size \"many\""),
             "{error}"
         );
     }
 
     #[test]
-    fn binding_tells_the_uio_driver_of_the_class() {
+    fn binding_adds_the_class_to_the_uio_driver() {
         let sysfs = Sysfs::new();
         let roots = sysfs.roots();
         assert!(matches!(
@@ -404,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_cannot_be_bound_goes_back_to_its_driver() {
+    fn a_device_that_cannot_be_bound_is_bound_to_its_driver_again() {
         let sysfs = Sysfs::new();
         fs::create_dir_all(sysfs.path("bus/vmbus/drivers/uio_hv_generic/new_id")).unwrap();
         sysfs.write("bus/vmbus/drivers/hv_utils/unbind", "");
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_uio_devices_channel_is_open_is_in_its_state() {
+    fn the_state_says_whether_a_channel_is_open() {
         let sysfs = Sysfs::new();
         let roots = Roots {
             sys: sysfs.path(""),

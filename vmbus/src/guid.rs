@@ -3,27 +3,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A GUID, kept in the order in which it is written: `34d14be3-dee4-…` starts
-/// with the byte `0x34`.
+/// A GUID. Its bytes are in the order of its text: `34d14be3-dee4-…` starts with the
+/// byte `0x34`.
 ///
-/// Sysfs writes GUIDs in lower case and in braces; [`FromStr`] takes them with
-/// or without braces and in either case, [`fmt::Display`] writes lower case
-/// without braces.
+/// [`FromStr`] accepts either case, with or without the braces that sysfs writes.
+/// [`fmt::Display`] writes lower case without braces.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid([u8; 16]);
 
-/// The text is not a GUID.
+/// A text is not a GUID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a GUID (expected xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)")]
+#[error("invalid GUID {0:?}: expected xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
 pub struct ParseGuidError(String);
 
 impl Guid {
-    /// A GUID from its number as written, without the dashes.
+    /// Makes a GUID of its digits as one number.
     pub const fn from_u128(value: u128) -> Self {
         Self(value.to_be_bytes())
     }
 
-    /// Its number as written, without the dashes.
+    /// Returns its digits as one number.
     pub const fn to_u128(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
@@ -81,7 +80,7 @@ mod tests {
     const FCOPY: &str = "34d14be3-dee4-41c8-9ae7-6b174977c192";
 
     #[test]
-    fn reads_every_form_that_sysfs_and_people_write() {
+    fn every_form_of_sysfs_and_people_is_parsed() {
         let expected = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
         assert_eq!(FCOPY.parse(), Ok(expected));
         assert_eq!(format!("{{{FCOPY}}}").parse(), Ok(expected));
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_guid() {
+    fn what_is_not_a_guid_is_refused() {
         for text in [
             "",
             "{}",
@@ -101,13 +100,13 @@ mod tests {
             "+4d14be3-dee4-41c8-9ae7-6b174977c192",
             "34d14be3-dee4-41c8-9ae76b-174977c192",
         ] {
-            assert!(text.parse::<Guid>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<Guid>().is_err(), "{text:?} was accepted");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(value: u128) {
+        fn a_displayed_guid_is_parsed(value: u128) {
             let guid = Guid::from_u128(value);
             prop_assert_eq!(guid.to_string().parse(), Ok(guid));
         }

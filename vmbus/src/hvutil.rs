@@ -1,8 +1,8 @@
 //! A channel over a `/dev/vmbus/hv_*` character device. Protocol section 6.
 //!
 //! The kernel's `hv_utils` holds the VMBus device, negotiates with the host and
-//! passes on one message at a time. The agent registers by writing the
-//! service's registration, and the kernel answers with a message of its own.
+//! passes on one message at a time. A program registers by writing a message, and the
+//! kernel answers with one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -21,11 +21,11 @@ use crate::message::{Message, Reply, ReplyLayout, Request};
 pub struct HvUtil {
     /// Name under `/dev`.
     pub node: &'static str,
-    /// What is written to register.
+    /// The message that registers with the kernel.
     pub registration: &'static [u8],
     /// Bytes of the longest message that the kernel sends.
     pub message_len: usize,
-    /// What a reply consists of.
+    /// The layout of its replies.
     pub reply: ReplyLayout,
 }
 
@@ -36,9 +36,9 @@ pub struct HvUtilChannel {
     message_len: usize,
     reply: ReplyLayout,
     registered: bool,
-    /// The device was looked at since the last wake-up. The kernel has at most
-    /// one message, and each makes the descriptor readable anew.
-    looked: bool,
+    /// The device was polled since the last wake-up. The kernel has at most one
+    /// message, and each makes the descriptor readable again.
+    polled: bool,
 }
 
 impl HvUtilChannel {
@@ -46,8 +46,8 @@ impl HvUtilChannel {
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Io`]; its source is `EBUSY` where another program has the
-    /// device.
+    /// [`ChannelError::Io`] if the device cannot be opened or written; its source is
+    /// `EBUSY` if another program has the device open.
     pub fn open(path: &Path, hvutil: &HvUtil) -> Result<Self, ChannelError> {
         let device = OpenOptions::new()
             .read(true)
@@ -62,14 +62,15 @@ impl HvUtilChannel {
     ///
     /// # Errors
     ///
-    /// Any [`ChannelError`] that the registration's write gives.
+    /// [`ChannelError::ReplyRefused`] if the kernel does not take the registration,
+    /// [`ChannelError::Gone`] or [`ChannelError::Io`] if the write fails.
     pub fn new(device: OwnedFd, hvutil: &HvUtil) -> Result<Self, ChannelError> {
         let mut channel = Self {
             device: device.into(),
             message_len: hvutil.message_len,
             reply: hvutil.reply,
             registered: false,
-            looked: false,
+            polled: false,
         };
         channel.write(hvutil.registration)?;
         Ok(channel)
@@ -85,7 +86,7 @@ impl HvUtilChannel {
         })
     }
 
-    /// What `poll` says of the device now, without waiting.
+    /// Returns the device's events, without waiting.
     fn poll(&self) -> Result<PollFlags, ChannelError> {
         let mut polled = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).map_err(|errno| io_error("poll")(errno.into()))?;
@@ -104,10 +105,10 @@ impl Channel for HvUtilChannel {
     }
 
     fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
-        if self.looked {
+        if self.polled {
             return Ok(None);
         }
-        self.looked = true;
+        self.polled = true;
         // A read of an empty device would block, O_NONBLOCK or not.
         let ready = self.poll()?;
         if ready.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
@@ -140,7 +141,7 @@ impl Channel for HvUtilChannel {
     }
 
     fn arm(&mut self) -> bool {
-        self.looked = false;
+        self.polled = false;
         false
     }
 
@@ -167,7 +168,7 @@ mod tests {
         reply: ReplyLayout::Status,
     };
 
-    /// The device as the agent has it, and the kernel's end.
+    /// A device, and the kernel's end of it.
     fn device() -> (HvUtilChannel, File) {
         let (ours, kernels) = socketpair(
             AddressFamily::Unix,
@@ -184,12 +185,12 @@ mod tests {
         (channel, kernel)
     }
 
-    /// Looks for a message as after a wake-up.
+    /// Receives as after a wake-up.
     fn recv<'a>(channel: &mut HvUtilChannel, buffer: &'a mut [u8]) -> Option<Message<'a>> {
         channel.arm();
         let message = channel.recv(buffer).unwrap();
         let again = channel.recv(&mut []).unwrap();
-        assert!(again.is_none(), "one look a wake-up");
+        assert!(again.is_none(), "one read a wake-up");
         message
     }
 

@@ -1,18 +1,17 @@
-//! Integration-component messages: the header that every service shares, status
-//! codes, and version negotiation. Protocol section 4.
+//! Integration-component messages: the header that all services share, status codes,
+//! and version negotiation. Protocol section 4.
 //!
-//! Everything here is a pure function over a message that was already copied
-//! out of shared memory. A message is the payload of one in-band packet: the
-//! pipe header and the component header, [`HEADER_LEN`] bytes together, then
-//! the body. A reply is made in place and has the request's length.
+//! Everything here is a pure function of a message that was copied out of shared
+//! memory. A message is the payload of one in-band packet: the pipe header and the
+//! component header, [`HEADER_LEN`] bytes together, then the body. A reply is built in
+//! place and has the request's length.
 
 use std::fmt;
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Length in bytes of the pipe header and the component header: where the body
-/// starts.
+/// Bytes of the pipe header and the component header. The body follows.
 pub const HEADER_LEN: usize = size_of::<Header>();
 
 /// The most versions, of framework and message together, that a negotiation
@@ -22,11 +21,10 @@ pub const MAX_OFFERED_VERSIONS: usize = 100;
 const FLAG_TRANSACTION: u8 = 1;
 const FLAG_RESPONSE: u8 = 4;
 
-/// Length in bytes of the pipe header.
+/// Bytes of the pipe header.
 const PIPE_LEN: usize = 8;
 
-/// Length in bytes of the component header, which the pipe header's size has in
-/// it.
+/// Bytes of the component header, which the pipe header's size includes.
 const COMPONENT_LEN: usize = HEADER_LEN - PIPE_LEN;
 
 /// Bytes of the body of a negotiation's reply: the counts and one version each.
@@ -52,9 +50,9 @@ struct Header {
 const _: () = assert!(HEADER_LEN == 28);
 
 impl Header {
-    /// Bytes of the body of a message that carries `carried` bytes behind its
-    /// headers: as many as the pipe header states, where they are there. A
-    /// packet is padded, and may be longer than its message.
+    /// Returns the length of the body of a message that has `carried` bytes after its
+    /// headers: as stated in the pipe header, if that many are there. A packet is padded,
+    /// so it may be longer than its message.
     fn body_len(&self, carried: usize) -> usize {
         usize::try_from(self.pipe_size.get())
             .ok()
@@ -79,7 +77,8 @@ struct WireVersion {
     minor: U16,
 }
 
-/// What a message asks for. Values without a name here survive as they came.
+/// The type of a message: the service that it is for, or negotiation. Values without a
+/// name here are kept as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageType(pub u16);
 
@@ -94,26 +93,26 @@ impl MessageType {
     pub const FILE_COPY: Self = Self(7);
 }
 
-/// The outcome of a request, as the host reads it: an HRESULT.
+/// The outcome of a request that the host receives: an HRESULT.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Status(pub u32);
 
 impl Status {
-    /// Done.
+    /// Success.
     pub const OK: Self = Self(0);
-    /// Failed, for a reason that has no code of its own.
+    /// A failure without a code of its own.
     pub const FAIL: Self = Self(0x8000_4005);
-    /// An enumeration is past its end.
+    /// The index of an enumeration is past the end.
     pub const NO_MORE_ITEMS: Self = Self(0x8007_0103);
-    /// The request is known, and not done here.
+    /// The request is not supported.
     pub const NOT_SUPPORTED: Self = Self(0x8007_0032);
-    /// The request is malformed or asks for something that cannot be.
+    /// The request is malformed, or what it requests is invalid.
     pub const INVALID_ARGUMENT: Self = Self(0x8007_0057);
-    /// No device has that GUID.
+    /// No device has the GUID.
     pub const GUID_NOT_FOUND: Self = Self(0x8004_1002);
-    /// The file is there already.
+    /// The file exists.
     pub const ALREADY_EXISTS: Self = Self(0x8007_0050);
-    /// No room for the file.
+    /// The disk has no room.
     pub const DISK_FULL: Self = Self(0x8007_0070);
 }
 
@@ -150,7 +149,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version from its two numbers.
+    /// Returns version `major.minor`.
     pub const fn new(major: u16, minor: u16) -> Self {
         Self { major, minor }
     }
@@ -162,7 +161,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The versions that a negotiation settled on.
+/// The outcome of a negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
     /// Version of the framework.
@@ -171,45 +170,45 @@ pub struct Negotiated {
     pub message: Version,
 }
 
-/// A message that does not hold together.
+/// A message whose headers contradict its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IcError {
-    /// Shorter than the two headers: it cannot even be answered.
+    /// It is shorter than its two headers, so it has no room for a status.
     #[error("the message has {len} bytes, its headers alone take {HEADER_LEN}")]
     NoHeader {
         /// Bytes in the message.
         len: usize,
     },
-    /// The header states a larger body than the packet carries.
+    /// The header states a longer body than the packet carries.
     #[error("the header states a body of {stated} bytes, the packet carries {carried}")]
     SizeBeyondPacket {
         /// Bytes stated in the header.
         stated: usize,
-        /// Bytes in the packet behind the header.
+        /// Bytes in the packet after the headers.
         carried: usize,
     },
-    /// A negotiation that is shorter than the versions it counts.
+    /// A negotiation is too short for the number of versions that it states.
     #[error("a negotiation of {frameworks} + {messages} versions does not fit its {carried} bytes")]
     VersionsBeyondPacket {
-        /// Framework versions counted.
+        /// Framework versions stated.
         frameworks: u16,
-        /// Message versions counted.
+        /// Message versions stated.
         messages: u16,
-        /// Bytes in the packet behind the header.
+        /// Bytes in the packet after the headers.
         carried: usize,
     },
-    /// A negotiation that counts more than [`MAX_OFFERED_VERSIONS`].
+    /// A negotiation states more than [`MAX_OFFERED_VERSIONS`].
     #[error("a negotiation offers {0} versions, more than {MAX_OFFERED_VERSIONS}")]
     TooManyVersions(usize),
 }
 
-/// Checks a message's headers and tells what it asks for.
+/// Checks the headers of a message and returns its type.
 ///
 /// # Errors
 ///
-/// [`IcError::NoHeader`] where there is not even a header to answer to;
-/// [`IcError::SizeBeyondPacket`] where the header states more than there is.
-/// A stated size below the packet's is taken as it is: packets are padded.
+/// [`IcError::NoHeader`] if the message is shorter than its headers;
+/// [`IcError::SizeBeyondPacket`] if a header states more than the packet carries.
+/// Less is no error: packets are padded.
 pub fn decode(message: &[u8]) -> Result<MessageType, IcError> {
     let (header, body) =
         Header::ref_from_prefix(message).map_err(|_| IcError::NoHeader { len: message.len() })?;
@@ -223,12 +222,12 @@ pub fn decode(message: &[u8]) -> Result<MessageType, IcError> {
     Ok(MessageType(header.kind.get()))
 }
 
-/// Turns a request into its reply, in place: status and flags are set, the rest
-/// stays, the length too. A size that the message does not have becomes the one
-/// that it has, in the pipe header and in the component header.
+/// Turns a request into its reply, in place: sets the status and the flags. A stated
+/// size that exceeds the message is replaced by the real one, in the pipe header and in
+/// the component header.
 ///
-/// A message without room for a header is left as it is: it has no place for a
-/// status, and [`decode`] has refused it.
+/// Does nothing to a message that is shorter than its headers, which [`decode`]
+/// refuses.
 pub fn encode_reply(message: &mut [u8], status: Status) {
     if let Ok((header, body)) = Header::mut_from_prefix(message) {
         header.status = status.0.into();
@@ -245,20 +244,16 @@ pub fn encode_reply(message: &mut [u8], status: Status) {
     }
 }
 
-/// Answers a negotiation in place, and tells what was settled: the first of
-/// `frameworks` and the first of `messages` that the host offers, `None` where
-/// one of them has nothing in common with the offer.
+/// Answers a negotiation in place. Chooses the first of `frameworks` and the first of
+/// `messages` that the host offers; returns `None` if the host offers none of either.
 ///
-/// The reply states the size of the counts and one version each, or less where
-/// the message has no room for versions: it offers none then.
-///
-/// The body afterwards is the reply's; the header's status and flags are for
-/// [`encode_reply`].
+/// The reply has the size of the counts and one version each, or less if the offer has
+/// no versions. [`encode_reply`] sets the status and the flags.
 ///
 /// # Errors
 ///
-/// Any [`IcError`] where the counts do not fit the message; nothing is written
-/// then.
+/// Any [`IcError`] if the message does not have as many versions as it states, or has too
+/// many. The message is unchanged then.
 pub fn negotiate(
     message: &mut [u8],
     frameworks: &[Version],
@@ -357,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn our_first_choice_among_what_is_offered_is_taken() {
+    fn the_preferred_version_among_those_offered_is_chosen() {
         let mut message = offer(&[(1, 0), (3, 0)], &[(5, 0), (3, 0), (1, 0)]);
         let len = message.len();
         assert_eq!(decode(&message), Ok(MessageType::NEGOTIATE));
@@ -379,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_common_is_answered_with_no_versions() {
+    fn an_offer_without_a_known_version_is_answered_with_no_versions() {
         for (frameworks, messages) in [
             (&[(3, 0)][..], &[(9, 9)][..]),
             (&[(2, 0)], &[(4, 0)]),
@@ -394,7 +389,7 @@ mod tests {
         }
     }
 
-    /// What a message states: the size in the pipe header, that in the component
+    /// Returns the sizes that a message states in its pipe header and in its component
     /// header.
     fn sizes(message: &[u8]) -> (u32, u16) {
         (
@@ -404,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negotiation_is_answered_with_a_size_that_its_body_has() {
+    fn a_negotiation_is_answered_with_the_size_of_its_body() {
         for (frameworks, messages, size) in [
             (&[][..], &[][..], 8),
             (&[(3, 0)], &[], 12),
@@ -420,7 +415,7 @@ mod tests {
             encode_reply(&mut message, Status::OK);
             assert_eq!(sizes(&message), (piped, size));
         }
-        // One that is refused keeps its size, for that is true.
+        // One that is refused keeps its size, which is right.
         let mut short = message(MessageType::NEGOTIATE, 4);
         short.extend([0; 4]);
         assert!(negotiate(&mut short, FRAMEWORKS, MESSAGES).is_err());
@@ -429,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_does_not_keep_a_size_that_lied() {
+    fn a_reply_corrects_a_wrong_size() {
         for (piped, size, expected) in [
             (60, 40, (60, 40)),
             // Padded, and less than there is.
@@ -455,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_checked_against_the_message() {
+    fn the_number_of_versions_is_checked_against_the_message() {
         let mut short = offer(&[(3, 0)], &[(4, 0)]);
         short.truncate(HEADER_LEN + 12);
         let before = short.clone();
@@ -478,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_size_beyond_the_packet_is_refused_and_below_it_is_taken() {
+    fn a_stated_size_beyond_the_packet_is_refused_and_below_it_is_accepted() {
         let mut message = message(MessageType::FILE_COPY, 8);
         message.extend([0; 8]);
         assert_eq!(decode(&message), Ok(MessageType::FILE_COPY));
@@ -496,15 +491,14 @@ mod tests {
     }
 
     #[test]
-    fn statuses_read_as_words_and_unknown_ones_as_numbers() {
+    fn statuses_are_displayed_in_words_and_unknown_ones_as_numbers() {
         assert_eq!(Status::DISK_FULL.to_string(), "disk full");
         assert_eq!(Status(0x8007_1234).to_string(), "0x80071234");
     }
 
     proptest! {
-        /// Whatever a host sends, the message keeps its length and its reply
-        /// states no more than that, and a version that is settled on was offered
-        /// and is one of ours.
+        /// Whatever a host sends, the reply has the length of the message and states no
+        /// more than that, and the chosen versions were offered and are known.
         #[test]
         fn any_message_is_survived(
             mut message in prop::collection::vec(any::<u8>(), 0..600),

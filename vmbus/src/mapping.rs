@@ -1,5 +1,4 @@
-//! The rings as they lie in memory shared with the host: the one home of
-//! `unsafe` in this crate.
+//! Rings in memory shared with the host. All `unsafe` code of this crate is here.
 
 #![expect(unsafe_code)]
 
@@ -12,18 +11,23 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::ring::{RingMemory, Word};
 
-/// One direction of a mapped pair of rings.
+/// Bytes of a ring's header that are in use, and the least page size.
+const HEADER_LEN: usize = 128;
+
+const _: () = assert!(Word::FeatureBits as usize + size_of::<u32>() <= HEADER_LEN);
+
+/// One ring of a mapped pair.
 #[derive(Debug, Clone)]
 pub struct MappedRing {
     map: Arc<MmapRaw>,
-    /// Where the ring starts in the mapping, in bytes.
+    /// Offset of the ring in the mapping, in bytes.
     start: usize,
-    /// Where its data area starts in the mapping, in bytes.
+    /// Offset of its data area in the mapping, in bytes.
     data: usize,
     data_len: u32,
 }
 
-/// Both directions of a channel, seen from the guest.
+/// Both rings of a channel, named from the guest's side.
 #[derive(Debug)]
 pub struct MappedRings {
     /// Guest to host.
@@ -33,30 +37,29 @@ pub struct MappedRings {
 }
 
 impl MappedRings {
-    /// Maps `2 × ring_len` bytes from the start of `file`: first the outgoing
-    /// ring, then the incoming one. A ring's header takes `page_size` bytes.
+    /// Maps `2 × ring_len` bytes from the start of `file`: the outgoing ring, then the
+    /// incoming one. Each starts with a header of `page_size` bytes.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] where a ring of that length has no room
-    /// for a data area of whole words beside its header, otherwise what `mmap`
-    /// says.
+    /// [`io::ErrorKind::InvalidInput`] if a data area of whole words does not remain of
+    /// such a ring, otherwise the error of `mmap`.
     pub fn map(file: impl AsFd, ring_len: usize, page_size: usize) -> io::Result<Self> {
-        let impossible = || {
+        let invalid = || {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("a ring of {ring_len} bytes cannot be, with pages of {page_size}"),
+                format!("invalid ring size {ring_len} with pages of {page_size} bytes"),
             )
         };
         let data_len = ring_len
             .checked_sub(page_size)
             .and_then(|len| u32::try_from(len).ok())
             .filter(|len| *len > 0 && len % 8 == 0)
-            .ok_or_else(impossible)?;
-        if page_size % 8 != 0 || page_size < 128 {
-            return Err(impossible());
+            .ok_or_else(invalid)?;
+        if page_size % 8 != 0 || page_size < HEADER_LEN {
+            return Err(invalid());
         }
-        let map_len = ring_len.checked_mul(2).ok_or_else(impossible)?;
+        let map_len = ring_len.checked_mul(2).ok_or_else(invalid)?;
         let map = Arc::new(
             MmapOptions::new()
                 .len(map_len)
@@ -78,20 +81,20 @@ impl MappedRings {
 impl MappedRing {
     fn word(&self, word: Word) -> &AtomicU32 {
         // SAFETY: the header page lies within the mapping (`MappedRings::map`
-        // made `start + page_size <= map.len()`, and every `Word` is below 128,
-        // the least page size it takes). `start` is a multiple of 8 in a mapping
+        // made `start + page_size <= map.len()`, and every `Word` is within
+        // `HEADER_LEN`, the least page size it takes). `start` is a multiple of 8 in a mapping
         // that starts on a page, so the word is aligned. The mapping lives as
         // long as `self.map`. Nothing in this process has a reference to that
         // memory other than to atomics.
         unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().add(self.start + word as usize).cast()) }
     }
 
-    /// The words of the data area from `offset` on, `len` bytes of them.
+    /// Returns the words of the data area in `len` bytes from `offset`.
     ///
     /// # Panics
     ///
-    /// Where that is not a range of whole words in the data area, which the
-    /// ring code excludes for whatever the host wrote.
+    /// If these are not whole words in the data area, which the ring code excludes
+    /// whatever the host wrote.
     fn words(&self, offset: u32, len: usize) -> &[AtomicU64] {
         let offset = offset as usize;
         let in_data = offset

@@ -1,9 +1,9 @@
-//! Messages of an integration service, and their replies, as either transport
-//! frames them. Protocol sections 4 and 6.
+//! Messages of an integration service and their replies, and how each transport frames
+//! them. Protocol sections 4 and 6.
 //!
-//! A [`Channel`](crate::Channel) receives a [`Message`]; whoever handles it sees
-//! the *body* alone: over a ring what follows the integration-component header, on
-//! a character device everything. The reply is made in place, where the body lies.
+//! A [`Channel`](crate::Channel) receives a [`Message`]. A service handles the *body* of
+//! its requests: on a ring what follows the integration-component header, on a
+//! character device the whole payload. A reply is built in place.
 
 use crate::ic::{self, HEADER_LEN, IcError, MessageType, Negotiated, Status, Version};
 use crate::packet::{IN_BAND, Packet};
@@ -11,46 +11,45 @@ use crate::packet::{IN_BAND, Packet};
 /// How the body of a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// As the host writes it, with strings in UTF-16: what a ring carries.
+    /// As the host writes it, with strings in UTF-16. Rings carry this.
     Utf16,
-    /// As the kernel's `hv_utils` writes it anew, with strings in UTF-8: what a
-    /// character device carries.
+    /// As the kernel's `hv_utils` rewrites it, with strings in UTF-8. Character devices
+    /// carry this.
     Utf8,
 }
 
-/// What a reply on a character device consists of.
+/// The layout of a reply on a character device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyLayout {
     /// The status alone, in four bytes.
     Status,
-    /// The body, its first four bytes replaced by the status.
+    /// The body, with the status over its first four bytes.
     StatusInBody,
 }
 
 /// A message in the buffer into which it was received.
 #[derive(Debug)]
 pub enum Message<'a> {
-    /// The host offers versions. Only rings carry this: `hv_utils` negotiates by
-    /// itself.
+    /// The host offers versions. Only rings carry this: on a character device the
+    /// kernel negotiates.
     Negotiation(Negotiation<'a>),
     /// A request to a service.
     Request(Request<'a>),
     /// A message whose headers contradict its length.
     Malformed {
-        /// What is wrong with it.
+        /// The contradiction.
         error: IcError,
-        /// The reply that declines it; `None` if it has no room for one.
+        /// The reply that refuses it; `None` if it has no room for a status.
         reply: Option<Reply<'a>>,
     },
-    /// The kernel's answer to the registration on a character device. It is not
-    /// replied to.
+    /// The kernel's answer to the registration on a character device. It needs no reply.
     Registered(&'a [u8]),
-    /// A packet of this type, which carries no message. It is not replied to.
+    /// A packet of this type, which carries no message. It needs no reply.
     Other(u16),
 }
 
 impl<'a> Message<'a> {
-    /// Reads the integration-component header of a packet.
+    /// Decodes the integration-component header of a packet.
     pub fn from_packet(packet: Packet<'a>) -> Self {
         let Packet {
             kind,
@@ -100,15 +99,14 @@ enum Framing {
 pub struct Request<'a> {
     transaction: u64,
     framing: Framing,
-    /// Where the message starts, and a reply.
+    /// The message is at its start, and so is the reply.
     buffer: &'a mut [u8],
-    /// Where the body lies in there.
+    /// The body's place in the buffer.
     body: std::ops::Range<usize>,
 }
 
 impl<'a> Request<'a> {
-    /// A request of `len` bytes that a character device left at the start of
-    /// `buffer`.
+    /// A request of `len` bytes at the start of `buffer`.
     pub(crate) fn on_device(buffer: &'a mut [u8], len: usize, layout: ReplyLayout) -> Self {
         Self {
             transaction: 0,
@@ -135,7 +133,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the body. What is in there afterwards is the body of the reply.
+    /// Returns the body, which becomes that of the reply.
     pub fn body(&mut self) -> &mut [u8] {
         self.buffer.get_mut(self.body.clone()).unwrap_or_default()
     }
@@ -153,7 +151,7 @@ impl<'a> Request<'a> {
                 ic::encode_reply(buffer, status);
                 buffer.len()
             }
-            // It may be longer than the request.
+            // The reply may be longer than the request.
             Framing::Device(ReplyLayout::Status) => write_status(buffer, status),
             Framing::Device(ReplyLayout::StatusInBody) => {
                 let end = body.end;
@@ -168,8 +166,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Writes the status to the start of `place`, and returns its length; 0 where
-/// `place` has no room for it.
+/// Writes the status to the start of `place` and returns its length, or 0 if `place` is
+/// too short.
 fn write_status(place: &mut [u8], status: Status) -> usize {
     place.first_chunk_mut().map_or(0, |first| {
         *first = status.0.to_le_bytes();
@@ -186,8 +184,8 @@ pub struct Negotiation<'a> {
 
 impl<'a> Negotiation<'a> {
     /// Chooses the first of `frameworks` and the first of `versions` that the host
-    /// offers, and makes the reply, which is a failure where the outcome is not
-    /// `Ok(Some(_))`. See [`ic::negotiate`] for the outcome.
+    /// offers, and builds the reply. The reply reports a failure unless the outcome, for
+    /// which see [`ic::negotiate`], is `Ok(Some(_))`.
     pub fn answer(
         self,
         frameworks: &[Version],
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_message_is_declined_where_it_has_room_for_a_status() {
+    fn a_malformed_message_is_refused_if_it_has_room_for_a_status() {
         let mut lies = payload(MessageType::KVP, 4, b"abc");
         let Message::Malformed {
             error: IcError::SizeBeyondPacket { .. },

@@ -1,4 +1,4 @@
-//! The header in front of every packet in a ring. Protocol section 3.
+//! Packets in a ring. Protocol section 3.
 
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -6,11 +6,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Bytes of a packet's header.
 pub const HEADER_LEN: usize = size_of::<WireHeader>();
 
-/// Bytes behind a packet: a word whose upper half is the index at which the
-/// packet starts.
+/// Bytes that follow a packet: a word whose upper half is the index at which the packet
+/// starts.
 pub const TRAILER_LEN: usize = 8;
 
-/// Packet type of in-band data, which is what messages travel in.
+/// Packet type of in-band data, which carries messages.
 pub const IN_BAND: u16 = 6;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -25,20 +25,19 @@ struct WireHeader {
 
 const _: () = assert!(HEADER_LEN == 16);
 
-/// A packet's header, checked in itself: the header is at least
-/// [`HEADER_LEN`] bytes, and the packet is no shorter than its header.
+/// A packet's header whose lengths are consistent: the header has at least
+/// [`HEADER_LEN`] bytes, and the packet is not shorter than its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Packet type.
     pub kind: u16,
-    /// Bytes of the header, further descriptors included: where the payload
-    /// starts.
+    /// Bytes of the header, including further descriptors. The payload follows.
     pub header_len: usize,
     /// Bytes of header and payload together, without the trailer.
     pub total_len: usize,
-    /// Flags; 1 asks for a completion.
+    /// Flags; 1 requests a completion.
     pub flags: u16,
-    /// Ties a reply to its request.
+    /// The transaction id. A reply has that of its request.
     pub transaction: u64,
 }
 
@@ -47,15 +46,15 @@ pub struct Header {
 pub struct Packet<'a> {
     /// Packet type.
     pub kind: u16,
-    /// Ties a reply to its request.
+    /// The transaction id. A reply has that of its request.
     pub transaction: u64,
-    /// What follows the packet's header, padded to whole words.
+    /// The bytes after the header, padded to a multiple of eight.
     pub payload: &'a mut [u8],
 }
 
 /// A packet header whose lengths contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a packet states {total_len} bytes in all with a header of {header_len}")]
+#[error("a packet states a length of {total_len} bytes and a header of {header_len}")]
 pub struct PacketError {
     /// Bytes of the header, as stated.
     pub header_len: usize,
@@ -64,9 +63,8 @@ pub struct PacketError {
 }
 
 impl Header {
-    /// The header of an in-band packet with a payload of `payload_len` bytes,
-    /// which is rounded up to whole words; `None` where the length does not fit
-    /// the header's field.
+    /// Returns the header of an in-band packet with a payload of `payload_len` bytes, padded
+    /// to a multiple of eight; `None` if the length does not fit its field.
     pub fn in_band(payload_len: usize, transaction: u64) -> Option<Self> {
         let total_len = HEADER_LEN + payload_len.checked_next_multiple_of(8)?;
         u16::try_from(total_len / 8).ok()?;
@@ -79,11 +77,11 @@ impl Header {
         })
     }
 
-    /// Reads a header.
+    /// Decodes a header.
     ///
     /// # Errors
     ///
-    /// [`PacketError`] where its lengths cannot be.
+    /// [`PacketError`] if its lengths contradict each other.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, PacketError> {
         let wire: &WireHeader = zerocopy::transmute_ref!(bytes);
         let header_len = usize::from(wire.header_words.get()) * 8;
@@ -103,8 +101,8 @@ impl Header {
         })
     }
 
-    /// Writes the header; lengths are cut to the fields' sixteen bits of words,
-    /// which [`Header::in_band`] and [`Header::decode`] have made sure of.
+    /// Encodes the header. Lengths are truncated to sixteen bits of words;
+    /// [`Header::in_band`] and [`Header::decode`] make none that exceeds them.
     #[expect(clippy::cast_possible_truncation)]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         zerocopy::transmute!(WireHeader {

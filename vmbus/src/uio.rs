@@ -1,4 +1,4 @@
-//! A channel over `/dev/uioN`: rings mapped into the process, with the file as
+//! A channel over `/dev/uioN`: the rings are mapped into the process, and the file is
 //! the doorbell. Protocol sections 2 and 3.
 
 use std::fs::{File, OpenOptions};
@@ -15,24 +15,25 @@ use crate::message::{Message, Reply};
 use crate::packet::Packet;
 use crate::ring::{Reader, RingMemory, Writer, Written};
 
-/// How a channel is told of the host's doings, and tells the host of its own.
+/// The interrupts of a channel, in both directions.
 pub trait Doorbell: Send {
-    /// Becomes readable, edge-triggered, when the host interrupts.
+    /// Returns a descriptor that becomes readable, edge-triggered, when the host
+    /// interrupts.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
     /// Consumes the interrupts so far.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] where there were none; anything else where
-    /// the device is not usable.
+    /// [`io::ErrorKind::WouldBlock`] if there were none; anything else if the device is
+    /// unusable.
     fn acknowledge(&self) -> io::Result<()>;
 
     /// Unmasks the interrupt and signals the host.
     ///
     /// # Errors
     ///
-    /// What the system call says.
+    /// The error of the system call.
     fn signal(&self) -> io::Result<()>;
 }
 
@@ -41,11 +42,11 @@ pub trait Doorbell: Send {
 pub struct UioFile(File);
 
 impl UioFile {
-    /// Opens the device, which opens its channel: the host starts to negotiate.
+    /// Opens the device. The kernel opens the channel, and the host starts to negotiate.
     ///
     /// # Errors
     ///
-    /// What `open` says.
+    /// The error of `open`.
     pub fn open(path: &Path) -> io::Result<Self> {
         OpenOptions::new()
             .read(true)
@@ -73,9 +74,8 @@ impl Doorbell for UioFile {
 
 /// An open channel whose rings are mapped into this process.
 ///
-/// It owes the host nothing between two calls: a receive that makes the room
-/// that the host waits for signals it at once. So the caller may wait for
-/// whatever it likes, and the two sides never wait for each other.
+/// Whatever makes the room that the host waits for signals it before it returns. So the
+/// caller may wait for anything, and the two sides never wait for each other.
 #[derive(Debug)]
 pub struct UioChannel<D, M = MappedRing> {
     doorbell: D,
@@ -85,13 +85,13 @@ pub struct UioChannel<D, M = MappedRing> {
 }
 
 impl UioChannel<UioFile> {
-    /// Opens `/dev/uioN` and maps its rings of `ring_len` bytes each, header
-    /// page included.
+    /// Opens `/dev/uioN` and maps its rings, of `ring_len` bytes each with their header
+    /// page.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Io`] where a system call fails, [`ChannelError::Corrupt`]
-    /// where the rings are not in order.
+    /// [`ChannelError::Gone`] or [`ChannelError::Io`] if a system call fails,
+    /// [`ChannelError::Corrupt`] if an index of a ring is invalid.
     pub fn open(path: &Path, ring_len: usize) -> Result<Self, ChannelError> {
         let file = UioFile::open(path).map_err(io_error("open"))?;
         let rings = MappedRings::map(file.as_fd(), ring_len, page_size()?)
@@ -101,11 +101,11 @@ impl UioChannel<UioFile> {
 }
 
 impl<D: Doorbell> UioChannel<D> {
-    /// A channel over rings that are mapped already.
+    /// Makes a channel of rings that are mapped already.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Corrupt`] where the rings' indices are not in order.
+    /// [`ChannelError::Corrupt`] if an index of a ring is invalid.
     pub fn new(doorbell: D, rings: MappedRings) -> Result<Self, ChannelError> {
         Self::over(doorbell, rings.incoming, rings.outgoing)
     }
@@ -122,16 +122,16 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
         })
     }
 
-    /// Takes the next packet into `buffer`, which has at least
-    /// [`buffer_len`](Channel::buffer_len) bytes; `None` where there is none.
+    /// Receives the next packet into `buffer`, which has at least
+    /// [`buffer_len`](Channel::buffer_len) bytes. Returns `None` if there is none.
     ///
-    /// This is for devices that are no integration services: the payload is
-    /// whatever the host sent. [`Channel::recv`] reads it as a message.
+    /// This is for devices that are not integration services. [`Channel::recv`] decodes
+    /// the payload as a message.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Corrupt`] where the ring is not in order, otherwise what
-    /// signalling the host gives.
+    /// [`ChannelError::Corrupt`] if an index or a packet is invalid,
+    /// [`ChannelError::Gone`] or [`ChannelError::Io`] if the host cannot be signalled.
     pub fn recv_packet<'a>(
         &mut self,
         buffer: &'a mut [u8],
@@ -139,9 +139,8 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
         let Some(received) = self.reader.recv(buffer)? else {
             return Ok(None);
         };
-        // Not with the reply: what answers the message may wait, and a reply that
-        // finds no room waits until the host reads, which the host does not as
-        // long as it waits for room itself.
+        // Not later, with the reply: the handler may wait, and a reply to a full ring
+        // waits until the host reads, which a host that waits for room does not.
         if received.signal {
             self.signal()?;
         }
@@ -159,12 +158,13 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Corrupt`] where the ring is not in order or could never
-    /// hold the packet, otherwise what signalling the host gives.
+    /// [`ChannelError::Corrupt`] if an index is invalid or the packet is longer than the
+    /// ring, [`ChannelError::Gone`] or [`ChannelError::Io`] if the host cannot be
+    /// signalled.
     pub fn send_packet(&mut self, transaction: u64, payload: &[u8]) -> Result<Sent, ChannelError> {
         let mut written = self.writer.send(transaction, payload)?;
         if written == Written::Full {
-            // The host may signal room as it signals packets: unmasked only.
+            // A host may signal room only while packets are unmasked.
             self.reader.arm();
             written = self.writer.send(transaction, payload)?;
         }
@@ -181,8 +181,8 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
         }
     }
 
-    /// Signals the host. The device unmasks the interrupt on the way; it is
-    /// masked again, for the channel says itself when it wants one.
+    /// Signals the host. The driver unmasks the interrupt meanwhile; mask it again, as
+    /// only [`Channel::arm`] requests one.
     fn signal(&mut self) -> Result<(), ChannelError> {
         self.doorbell
             .signal()
@@ -227,13 +227,12 @@ impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
     }
 }
 
-/// Bytes of a system page, which is what a ring's header takes.
+/// Returns the bytes of a system page, which are those of a ring's header.
 fn page_size() -> Result<usize, ChannelError> {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
         .map_err(|errno| io_error("sysconf")(errno.into()))?;
-    usize::try_from(size.unwrap_or_default()).map_err(|_| {
-        io_error("sysconf")(io::Error::other("the system states a negative page size"))
-    })
+    usize::try_from(size.unwrap_or_default())
+        .map_err(|_| io_error("sysconf")(io::Error::other("negative page size")))
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! The UIO channel over rings in a file, against a host that holds the other
-//! ends.
+//! The UIO channel over rings in a file, against a host that has the other ends.
 
 #![expect(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
@@ -19,13 +18,13 @@ use proptest::prelude::*;
 
 const KIB: usize = 1024;
 
-/// A doorbell that counts, and fails as it is told.
+/// A doorbell that counts signals, and fails with a chosen error.
 #[derive(Clone)]
 struct Bell {
     descriptor: Arc<File>,
     incoming: MappedRing,
     signals: Arc<AtomicU32>,
-    /// Errno that every use gives; 0 for none.
+    /// Errno of every call; 0 for none.
     failure: Arc<AtomicI32>,
 }
 
@@ -47,7 +46,7 @@ impl Doorbell for Bell {
     }
     fn signal(&self) -> io::Result<()> {
         self.signals.fetch_add(1, Ordering::Relaxed);
-        // As the driver does.
+        // The driver unmasks the interrupt, too.
         self.incoming.store(Word::InterruptMask, 0);
         self.acknowledge()
     }
@@ -72,7 +71,7 @@ fn channel(ring_len: usize, page_size: usize) -> (UioChannel<Bell>, Host) {
     file.set_len(2 * ring_len as u64).unwrap();
     let guests = MappedRings::map(&file, ring_len, page_size).unwrap();
     let hosts = MappedRings::map(&file, ring_len, page_size).unwrap();
-    // As a kernel and a host leave them.
+    // The kernel and the host both set it.
     for ring in [&hosts.outgoing, &hosts.incoming] {
         ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
     }
@@ -92,7 +91,7 @@ fn channel(ring_len: usize, page_size: usize) -> (UioChannel<Bell>, Host) {
     (UioChannel::new(bell, guests).unwrap(), host)
 }
 
-/// The ring and page size that most tests are content with.
+/// Rings of the usual size.
 fn small() -> (UioChannel<Bell>, Host) {
     channel(16 * KIB, 4 * KIB)
 }
@@ -105,7 +104,7 @@ fn messages_cross_rings_of_every_size_and_page() {
             assert_eq!(channel.buffer_len(), data);
             let mut buffer = vec![0; channel.buffer_len()];
             let mut reply = vec![0; data];
-            // More than once round the smaller rings.
+            // Enough to wrap in the smaller rings.
             for transaction in 0..40 {
                 let request = vec![transaction as u8 + 1; 6 * KIB];
                 let written = host.writer.send(transaction, &request).unwrap();
@@ -141,19 +140,19 @@ fn a_host_that_still_reads_or_masks_is_not_signalled() {
 }
 
 #[test]
-fn interrupts_are_masked_at_work_and_unmasked_before_waiting() {
+fn interrupts_are_masked_except_while_waiting() {
     let (mut channel, mut host) = small();
     assert_eq!(channel.send_packet(1, &[0; 64]).unwrap(), Sent::Done);
     assert_eq!(host.incoming.load(Word::InterruptMask), 1);
     let written = host.writer.send(2, &[0; 64]).unwrap();
     assert_eq!(written, Written::Done { signal: false });
     assert!(channel.pending());
-    assert!(channel.arm(), "what came while masked is seen");
+    assert!(channel.arm(), "a packet that came while masked");
     assert_eq!(host.incoming.load(Word::InterruptMask), 0);
 }
 
 #[test]
-fn a_full_outgoing_ring_is_back_pressure() {
+fn a_full_outgoing_ring_asks_for_a_signal() {
     let (mut channel, mut host) = small();
     let reply = [7; 6 * KIB];
     assert_eq!(channel.send_packet(1, &reply).unwrap(), Sent::Done);
@@ -166,16 +165,16 @@ fn a_full_outgoing_ring_is_back_pressure() {
     assert_eq!(
         host.incoming.load(Word::InterruptMask),
         0,
-        "the host can say that there is room"
+        "the host can signal room"
     );
     let mut buffer = vec![0; 12 * KIB];
     let received = host.reader.recv(&mut buffer).unwrap().unwrap();
-    assert!(received.signal, "the host has to say that there is room");
+    assert!(received.signal, "the host has to signal room");
     assert_eq!(channel.send_packet(2, &reply).unwrap(), Sent::Done);
 }
 
 #[test]
-fn whether_the_host_signals_room_stands_in_the_ring_that_the_guest_reads() {
+fn the_incoming_ring_says_whether_the_host_signals_room() {
     for (incoming, outgoing, host_signals_room) in [(1, 0, true), (0, 1, false)] {
         let (mut channel, host) = small();
         host.incoming.store(Word::FeatureBits, incoming);
@@ -187,7 +186,7 @@ fn whether_the_host_signals_room_stands_in_the_ring_that_the_guest_reads() {
 }
 
 #[test]
-fn a_host_that_waits_for_room_is_signalled_before_its_message_is_answered() {
+fn a_host_that_waits_for_room_is_signalled_before_the_reply() {
     let (mut channel, mut host) = small();
     let mut buffer = vec![0; channel.buffer_len()];
     let _ = host.writer.send(1, &[0; 6 * KIB]).unwrap();
@@ -201,13 +200,13 @@ fn a_host_that_waits_for_room_is_signalled_before_its_message_is_answered() {
     );
     let sent = channel.send_packet(packet.transaction, &packet.payload[..64]);
     assert_eq!(sent.unwrap(), Sent::Done);
-    assert_eq!(host.signals(), 2, "the reply is one more thing to say");
+    assert_eq!(host.signals(), 2, "the reply is signalled, too");
     assert!(channel.recv_packet(&mut buffer).unwrap().is_none());
     assert_eq!(host.signals(), 2);
 }
 
 #[test]
-fn packets_of_other_types_are_told_apart() {
+fn packets_of_other_types_carry_no_message() {
     let (mut channel, mut host) = small();
     let _ = host.writer.send(1, &[0; 16]).unwrap();
     let mut first = [0; 8];
@@ -220,7 +219,7 @@ fn packets_of_other_types_are_told_apart() {
 }
 
 #[test]
-fn a_device_that_went_away_is_told_from_other_failures() {
+fn a_device_that_went_away_differs_from_other_failures() {
     let (mut channel, host) = small();
     for errno in [Errno::EAGAIN, Errno::EINTR] {
         host.bell.fail_with(errno);
@@ -244,13 +243,13 @@ fn a_corrupt_ring_is_reported() {
     let (mut channel, host) = small();
     host.incoming.store(Word::WriteIndex, 12 * 1024);
     let mut buffer = vec![0; channel.buffer_len()];
-    assert!(channel.arm(), "an index out of range is worth a look");
+    assert!(channel.arm(), "an index out of range has to be received");
     let error = channel.recv_packet(&mut buffer).unwrap_err();
     assert!(matches!(error, ChannelError::Corrupt(_)), "{error}");
 }
 
 #[test]
-fn rings_that_cannot_be_are_not_mapped() {
+fn rings_of_an_invalid_size_are_not_mapped() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 * KIB as u64).unwrap();
     for (ring_len, page_size) in [
@@ -289,29 +288,28 @@ fn no_message_allocates() {
     assert_eq!(counted.count_total, 0);
 }
 
-/// Who does something next, where it is not asleep.
+/// A thread of the guest or the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Turn {
     Guest,
-    /// The host's sender; in a host that does one thing after the other, all of
-    /// it.
+    /// The host's sender, or all of a host with one thread.
     Sender,
     Receiver,
 }
 
-/// How a host goes about it.
+/// The behaviour of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Sends everything, and only then looks at replies.
+    /// Sends all requests before it receives a reply.
     SendsFirst,
-    /// Waits for a reply before it sends on whenever this many are in flight.
+    /// Has at most this many requests in flight.
     KeepsInFlight(usize),
-    /// Has a sender and a receiver that know nothing of each other.
-    Apart,
+    /// Sends and receives in two threads.
+    TwoThreads,
 }
 
-/// A guest and a host that sleep until the other signals, one step of either at
-/// a time.
+/// A guest and a host that sleep until the other signals. One step of one thread is made
+/// at a time.
 struct World {
     channel: UioChannel<Bell>,
     host: Host,
@@ -321,16 +319,16 @@ struct World {
     requests: usize,
     sent: usize,
     received: usize,
-    /// The request that the guest answers.
+    /// Transaction of the request that the guest answers.
     in_hand: Option<u64>,
     asleep: Vec<Turn>,
-    heard: u32,
+    signals_seen: u32,
 }
 
 impl World {
     fn turns(&self) -> &'static [Turn] {
         match self.kind {
-            Kind::Apart => &[Turn::Guest, Turn::Sender, Turn::Receiver],
+            Kind::TwoThreads => &[Turn::Guest, Turn::Sender, Turn::Receiver],
             _ => &[Turn::Guest, Turn::Sender],
         }
     }
@@ -344,7 +342,7 @@ impl World {
                     _ => self.requests,
                 };
                 let sends = self.sent < self.requests && self.sent - self.received < limit;
-                if sends || self.kind == Kind::Apart {
+                if sends || self.kind == Kind::TwoThreads {
                     self.send()
                 } else {
                     self.receive()
@@ -355,8 +353,8 @@ impl World {
         if waits {
             self.asleep.push(turn);
         }
-        if self.host.signals() != self.heard {
-            self.heard = self.host.signals();
+        if self.host.signals() != self.signals_seen {
+            self.signals_seen = self.host.signals();
             self.asleep.retain(|turn| *turn == Turn::Guest);
         }
     }
@@ -366,7 +364,7 @@ impl World {
         self.asleep.retain(|turn| *turn != Turn::Guest);
     }
 
-    /// Each of these tells whether there is nothing to do but wait.
+    /// Makes a step. Returns whether the guest has to wait; so do `send` and `receive`.
     fn guest(&mut self) -> bool {
         let mut buffer = vec![0; self.channel.buffer_len()];
         let Some(transaction) = self.in_hand else {
@@ -414,17 +412,17 @@ impl World {
 }
 
 proptest! {
-    /// Whatever order the host sends and receives in, whichever side is quicker,
-    /// whatever the sizes: as long as the host sends no more than both rings and
-    /// the guest hold, it gets every reply, and nobody looks without a signal.
+    /// In whatever order the host sends and receives, whichever side is faster, whatever the
+    /// sizes: if the host sends no more than both rings and the guest hold, it gets every
+    /// reply, and each thread runs only after a signal.
     #[test]
-    fn no_order_of_waits_stands_still(
+    fn no_order_of_sends_and_receives_deadlocks(
         pages in prop_oneof![Just(3usize), Just(4), Just(15), Just(16), Just(511)],
         len in prop_oneof![Just(6220usize), 0usize..6220],
         kind in prop_oneof![
             Just(Kind::SendsFirst),
             (1usize..40).prop_map(Kind::KeepsInFlight),
-            Just(Kind::Apart),
+            Just(Kind::TwoThreads),
         ],
         turns in prop::collection::vec(0usize..3, 1..300),
     ) {
@@ -440,7 +438,7 @@ proptest! {
         let requests = if kind == Kind::SendsFirst { most } else { most + 10 };
         let mut world = World {
             channel, host, kind, len, requests,
-            sent: 0, received: 0, in_hand: None, asleep: Vec::new(), heard: 0,
+            sent: 0, received: 0, in_hand: None, asleep: Vec::new(), signals_seen: 0,
         };
         for turn in turns.into_iter().cycle() {
             if world.received == requests {

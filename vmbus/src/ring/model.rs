@@ -1,6 +1,6 @@
-//! Models of both sides of a ring, each in a thread, over every interleaving
-//! that the memory model allows up to a bound of preemptions. A wake-up too few
-//! leaves a side waiting for ever, which the model reports as a deadlock.
+//! A model of both sides of a ring, each in a thread. It checks every interleaving that
+//! the memory model allows, up to a number of preemptions. A lost wake-up leaves a side
+//! waiting for ever, which the model reports as a deadlock.
 
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::sync::{Arc, Notify};
@@ -11,7 +11,7 @@ use super::{FEATURE_PENDING_SEND_SIZE, Reader, RingMemory, Word, Writer, Written
 /// Bytes of the data area, which has room for one packet of a word.
 const DATA_LEN: u32 = 64;
 
-/// A ring's memory whose header words are the model's.
+/// Ring memory with header words of the model.
 #[derive(Debug)]
 pub(crate) struct Memory {
     write_index: AtomicU32,
@@ -77,7 +77,7 @@ pub(crate) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static
     builder.check(model);
 }
 
-/// Sends a packet as soon as there is room, and waits only to be `signalled`.
+/// Sends a packet as soon as there is room. Waits for `signalled` only.
 pub(crate) fn send(
     writer: &mut Writer<Arc<Memory>>,
     transaction: u64,
@@ -98,8 +98,8 @@ pub(crate) fn send(
     }
 }
 
-/// Receives the packet of this transaction as soon as it is there, and waits
-/// only to be `signalled`.
+/// Receives the packet of this transaction as soon as it is there. Waits for
+/// `signalled` only.
 pub(crate) fn recv(
     reader: &mut Reader<Arc<Memory>>,
     transaction: u64,
@@ -118,8 +118,7 @@ pub(crate) fn recv(
         }
         if !reader.arm() {
             signalled.wait();
-            // As after an interrupt that the driver masks by itself, or a look
-            // in advance.
+            // As after an interrupt, which the driver masks, or busy polling.
             reader.mask();
         }
     }

@@ -14,37 +14,36 @@ pub struct Reader<M> {
     read: u32,
 }
 
-/// A packet that was copied out.
+/// A packet that was copied out of the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// Its header. The packet, header included, is in the first
     /// `header.total_len` bytes of the buffer.
     pub header: Header,
-    /// The other side waits for room and now has it: signal it before anything
-    /// is waited for.
+    /// The writer waited for room and now has it: signal it before waiting for
+    /// anything.
     pub signal: bool,
 }
 
 impl<M: RingMemory> Reader<M> {
-    /// Starts where the ring's read index stands.
+    /// Makes a reader that starts at the ring's read index.
     ///
     /// # Errors
     ///
-    /// [`RingError::Index`] where that is no place in the ring.
+    /// [`RingError::Index`] if that is invalid.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let read = load_index(&memory, Word::ReadIndex)?;
         Ok(Self { memory, read })
     }
 
-    /// Copies the next packet to the start of `buffer`; `None` where the ring
-    /// is empty. A `buffer` as long as the data area holds every packet.
+    /// Copies the next packet to the start of `buffer`. Returns `None` if the ring is
+    /// empty. A `buffer` as long as the data area holds every packet.
     ///
-    /// Each byte is copied out of shared memory once, and only the copy is
-    /// looked at.
+    /// Each byte is copied out of shared memory once, and only the copy is used.
     ///
     /// # Errors
     ///
-    /// A [`RingError`] where indices or lengths cannot be.
+    /// A [`RingError`] if an index or a length is invalid.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, RingError> {
         let data_len = self.memory.data_len();
         let write = load_index(&self.memory, Word::WriteIndex)?;
@@ -79,64 +78,62 @@ impl<M: RingMemory> Reader<M> {
 
         self.read = advance(trailer_at, TRAILER, data_len);
         self.memory.store(Word::ReadIndex, self.read);
-        let signal = self.freed_what_the_writer_waits_for(needed)?;
+        let signal = self.writer_has_its_room(needed)?;
         Ok(Some(Received { header, signal }))
     }
 
-    /// Whether freeing the last `freed` bytes made the room that a waiting
-    /// writer asked for. Only the step across that mark counts, so that the
-    /// writer is signalled once: hosts slow guests down that signal too often.
+    /// Returns whether freeing the last `freed` bytes made the room that the writer waits
+    /// for. Only the step across that mark counts, so that the writer is signalled once:
+    /// hosts throttle guests that signal too often.
     ///
-    /// The mask does not matter here. It is for packets, not for room.
-    fn freed_what_the_writer_waits_for(&self, freed: usize) -> Result<bool, RingError> {
-        // The writer publishes what it waits for and then looks at the read
-        // index; this side published the read index and now looks at what it
-        // waits for. With a fence in between on both sides, one sees the other.
+    /// The interrupt mask does not matter: it is for packets, not for room.
+    fn writer_has_its_room(&self, freed: usize) -> Result<bool, RingError> {
+        // The writer publishes what it waits for and then loads the read index. The
+        // reader has published the read index and now loads what the writer waits for.
+        // With a fence in between on both sides, one of them sees the other's store.
         self.memory.fence();
         let pending = self.memory.load(Word::PendingSendSize);
         if pending == 0 || !self.writer_signals_room() {
             return Ok(false);
         }
-        // The write index anew: with the one from before, room that the writer
-        // has used since would count, and the step across would be missed.
+        // Load the write index again: with the old one, room that the writer has used
+        // since would count, and the step across the mark would be missed.
         let write = load_index(&self.memory, Word::WriteIndex)?;
         let data_len = self.memory.data_len();
         let room = (data_len - distance(self.read, write, data_len)) as usize;
-        // Who asks for more than a ring holds is told when it is empty.
+        // A writer that waits for more than a ring holds is signalled when it is empty.
         let pending = pending.min(data_len - 1) as usize;
         Ok(room > pending && room.saturating_sub(freed) <= pending)
     }
 
-    /// Whether the side that writes this ring has flow control: it says what
-    /// room it waits for here, and signals when it has made room in the other
-    /// ring. Otherwise a full ring is to be looked at again, in both directions.
+    /// Returns whether the writer of this ring has flow control, as
+    /// [`FEATURE_PENDING_SEND_SIZE`] describes. If not, both sides have to retry when a
+    /// ring is full.
     pub fn writer_signals_room(&self) -> bool {
         self.memory.load(Word::FeatureBits) & FEATURE_PENDING_SEND_SIZE != 0
     }
 
-    /// Asks for an interrupt at the next packet and looks once more: `true`
-    /// where there is one already.
+    /// Unmasks the interrupt. Returns `true` if there is a packet already.
     pub fn arm(&mut self) -> bool {
         self.memory.store(Word::InterruptMask, 0);
-        // The writer publishes its index and then looks at the mask. Without
-        // the fence both could miss the other's store, and the packet would lie
-        // there unannounced.
+        // The writer publishes its index and then loads the mask. Without the fence both
+        // sides could miss the other's store, and no interrupt would follow.
         self.memory.fence();
         self.pending()
     }
 
-    /// Asks for no interrupt.
+    /// Masks the interrupt.
     pub fn mask(&mut self) {
         self.memory.store(Word::InterruptMask, 1);
     }
 
-    /// Whether there is something to receive, be it an error.
+    /// Returns whether there is something to receive, which may be an error.
     pub fn pending(&self) -> bool {
         self.memory.load(Word::WriteIndex) != self.read
     }
 
-    /// Copies from `offset` on, going round at the end of the data area, and
-    /// gives the offset behind.
+    /// Copies data from `offset`, wrapping at the end of the data area, and returns the
+    /// offset after it.
     fn copy_out(&self, offset: u32, to: &mut [u8]) -> u32 {
         let data_len = self.memory.data_len();
         let until_wrap = (data_len - offset) as usize;
@@ -147,8 +144,7 @@ impl<M: RingMemory> Reader<M> {
             }
             None => self.memory.copy_out(offset, to),
         }
-        // A slice within the ring is shorter than the ring, whose length is a
-        // `u32`.
+        // The data is shorter than the ring, whose length is a `u32`.
         #[expect(clippy::cast_possible_truncation)]
         advance(offset, to.len() as u32, data_len)
     }

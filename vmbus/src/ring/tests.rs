@@ -1,5 +1,4 @@
-//! Tests of both ends of a ring against each other, and of the reader against a
-//! hostile writer.
+//! Both ends of a ring against each other, and the reader against a hostile writer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ impl Memory {
         })))
     }
 
-    /// Both indices at `start`, as after many rounds.
+    /// Memory with both indices at `start`.
     fn starting_at(data_len: usize, start: u32) -> Self {
         let memory = Self::new(data_len);
         memory.store(Word::ReadIndex, start);
@@ -73,7 +72,7 @@ fn payload_of(received: &Received, buffer: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_packet_lies_in_the_ring_as_the_wire_has_it() {
+fn a_packet_has_its_layout_in_the_ring() {
     let memory = Memory::starting_at(64, 40);
     let (mut writer, _) = memory.ends();
     let written = writer.send(7, b"payload!").unwrap();
@@ -86,7 +85,7 @@ fn a_packet_lies_in_the_ring_as_the_wire_has_it() {
 }
 
 #[test]
-fn only_the_first_packet_into_an_empty_unmasked_ring_is_signalled() {
+fn only_a_packet_into_an_empty_unmasked_ring_is_signalled() {
     let memory = Memory::new(256);
     let (mut writer, mut reader) = memory.ends();
     let mut buffer = [0; 256];
@@ -104,7 +103,7 @@ fn only_the_first_packet_into_an_empty_unmasked_ring_is_signalled() {
 }
 
 #[test]
-fn a_full_ring_is_back_pressure_and_the_reader_says_when_there_is_room() {
+fn the_reader_of_a_full_ring_signals_when_there_is_room() {
     let memory = Memory::new(96);
     let (mut writer, mut reader) = memory.ends();
     let mut buffer = [0; 96];
@@ -133,7 +132,7 @@ fn a_full_ring_is_back_pressure_and_the_reader_says_when_there_is_room() {
 }
 
 #[test]
-fn a_writer_without_flow_control_is_told_apart_and_not_signalled() {
+fn a_writer_without_flow_control_is_not_signalled() {
     let memory = Memory::new(64);
     memory.store(Word::FeatureBits, 0);
     let (mut writer, mut reader) = memory.ends();
@@ -146,10 +145,10 @@ fn a_writer_without_flow_control_is_told_apart_and_not_signalled() {
     assert!(!reader.recv(&mut [0; 64]).unwrap().unwrap().signal);
 }
 
-/// Linux asks for a part of the ring once and for all, others for a quarter of
-/// it or for an empty ring.
+/// Linux always waits for a fixed part of the ring, others for a quarter of it or for an
+/// empty ring.
 #[test]
-fn a_writer_that_asks_for_more_than_it_needs_is_signalled_once() {
+fn a_writer_that_waits_for_more_than_it_needs_is_signalled_once() {
     for (asked, signalled) in [(32, 2), (40, 2), (56, 3), (95, 4), (96, 4), (u32::MAX, 4)] {
         // Four packets of 24 bytes would fill 96.
         let memory = Memory::new(104);
@@ -216,7 +215,7 @@ fn hostile(data_len: usize, read: u32, write: u32, head: [u8; HEADER_LEN]) -> Me
 }
 
 #[test]
-fn each_malformed_ring_is_named() {
+fn each_malformed_ring_is_reported() {
     let header = |header_words: u16, total_words: u16| {
         let mut head = [0; HEADER_LEN];
         head[0] = 6;
@@ -283,7 +282,7 @@ fn each_malformed_ring_is_named() {
 }
 
 #[test]
-fn the_host_moving_our_own_index_changes_nothing() {
+fn a_host_that_changes_the_guests_index_has_no_effect() {
     let memory = Memory::new(128);
     let (mut writer, mut reader) = memory.ends();
     let _ = writer.send(1, b"first...").unwrap();
@@ -297,10 +296,10 @@ fn the_host_moving_our_own_index_changes_nothing() {
 }
 
 proptest! {
-    /// Any sequence of sends and receives, from any start, gives what went in,
-    /// in order, padded to words.
+    /// In any sequence of sends and receives, from any start, packets come out in order and
+    /// padded to words.
     #[test]
-    fn what_goes_in_comes_out_across_every_wrap(
+    fn packets_survive_every_wrap(
         words in 8u32..64,
         start in 0u32..64,
         steps in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..200)), 1..100),
@@ -343,11 +342,10 @@ proptest! {
         }
     }
 
-    /// Whatever stands in shared memory, the reader ends with packets that lie
-    /// within it or with an error, and never receives more than the indices
-    /// allow.
+    /// Whatever is in shared memory, the reader returns packets that lie within it, or an
+    /// error, and never receives more than the indices allow.
     #[test]
-    fn any_content_and_any_indices_are_survived(
+    fn the_reader_survives_any_content_and_any_indices(
         words in 4u32..64,
         read in any::<u32>(),
         write in any::<u32>(),
@@ -356,8 +354,7 @@ proptest! {
         content in prop::collection::vec(prop_oneof![Just(0u8), Just(2), Just(6), any::<u8>()], 512),
     ) {
         let data_len = words * 8;
-        // Half of the cases have indices that are in order, to reach the
-        // packets behind them.
+        // Half of the cases have valid indices, so that packets are reached.
         let place = |index: u32| if near { index % words * 8 } else { index };
         let memory = Memory::new(data_len as usize);
         memory.copy_in(0, &content[..data_len as usize]);

@@ -8,41 +8,39 @@ pub struct Writer<M> {
     write: u32,
 }
 
-/// Whether a packet went into the ring.
+/// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Written {
-    /// It is there.
+    /// The packet is in the ring.
     Done {
-        /// The reader has to be signalled: it had an empty ring and wants to
-        /// be told.
+        /// Signal the reader: the ring was empty, and its interrupt is not masked.
         signal: bool,
     },
-    /// There is no room for it now, and the ring's pending send size says so.
-    /// Whether the reader signals when there is,
-    /// [`Reader::writer_signals_room`](super::Reader::writer_signals_room) of
-    /// the other ring tells.
+    /// The ring has no room for the packet now, and its pending send size says so.
+    /// [`Reader::writer_signals_room`](super::Reader::writer_signals_room) of the other
+    /// ring returns whether the reader signals when it has made room.
     Full,
 }
 
 impl<M: RingMemory> Writer<M> {
-    /// Starts where the ring's write index stands.
+    /// Makes a writer that starts at the ring's write index.
     ///
     /// # Errors
     ///
-    /// [`RingError::Index`] where that is no place in the ring.
+    /// [`RingError::Index`] if that is invalid.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let write = load_index(&memory, Word::WriteIndex)?;
         Ok(Self { memory, write })
     }
 
-    /// Writes an in-band packet. A payload that is no whole number of words is
-    /// padded with zeros.
+    /// Writes an in-band packet. The payload is padded with zeros to a multiple of eight
+    /// bytes.
     ///
     /// # Errors
     ///
-    /// [`RingError::TooLarge`] where the ring could never hold it, and
-    /// [`RingError::Index`] where the reader's index cannot be.
+    /// [`RingError::TooLarge`] if the ring could never hold the packet, and
+    /// [`RingError::Index`] if the reader's index is invalid.
     pub fn send(&mut self, transaction: u64, payload: &[u8]) -> Result<Written, RingError> {
         let data_len = self.memory.data_len();
         let too_large = RingError::TooLarge {
@@ -55,8 +53,8 @@ impl<M: RingMemory> Writer<M> {
             return Err(too_large);
         }
         if !self.has_room(needed)? {
-            // The mirror image of what the reader does after it made room: ask,
-            // fence, look again.
+            // The counterpart of `Reader::writer_has_its_room`: publish, fence, check
+            // again.
             self.memory.store(Word::PendingSendSize, needed);
             self.memory.fence();
             if !self.has_room(needed)? {
@@ -81,8 +79,8 @@ impl<M: RingMemory> Writer<M> {
         self.write = at;
         self.memory.store(Word::WriteIndex, at);
 
-        // The reader clears its mask, or empties the ring, and then looks at the
-        // write index: see `Reader::arm`.
+        // The reader clears its mask, or empties the ring, and then loads the write
+        // index: see `Reader::arm`.
         self.memory.fence();
         let masked = self.memory.load(Word::InterruptMask) != 0;
         let was_empty = self.memory.load(Word::ReadIndex) == start;
@@ -91,16 +89,16 @@ impl<M: RingMemory> Writer<M> {
         })
     }
 
-    /// Whether `needed` bytes fit without filling the ring to its last byte:
-    /// equal indices mean empty.
+    /// Returns whether `needed` bytes fit without filling the ring completely: equal
+    /// indices mean an empty ring.
     fn has_room(&self, needed: u32) -> Result<bool, RingError> {
         let read = load_index(&self.memory, Word::ReadIndex)?;
         let data_len = self.memory.data_len();
         Ok(data_len - distance(read, self.write, data_len) > needed)
     }
 
-    /// Copies to `offset` on, going round at the end of the data area, and
-    /// gives the offset behind.
+    /// Copies data to `offset`, wrapping at the end of the data area, and returns the
+    /// offset after it.
     fn copy_in(&self, offset: u32, from: &[u8]) -> u32 {
         let data_len = self.memory.data_len();
         let until_wrap = (data_len - offset) as usize;

@@ -1,6 +1,5 @@
-//! A channel and its host in two threads, each waiting for nothing but the
-//! other's signal: whatever order the host sends and receives in, neither waits
-//! for ever.
+//! A model of a channel and its host in two threads that wait only for each other's
+//! signals: in whatever order the host sends and receives, neither waits for ever.
 
 use std::fs::File;
 use std::sync::LazyLock;
@@ -11,14 +10,14 @@ use loom::thread;
 use super::*;
 use crate::ring::model::{Memory, check, recv, send};
 
-/// As many as both rings and the guest's hand hold, so that a host may send all
-/// of them before it looks at a reply.
+/// As many as both rings and the guest hold, so that a host may send all of them
+/// before it receives a reply.
 const REQUESTS: usize = 3;
 
-/// The guest's doorbell as `uio_hv_generic` has it.
+/// A doorbell that behaves like `uio_hv_generic`.
 struct Bell {
     incoming: Arc<Memory>,
-    /// All that wait at the host.
+    /// The threads of the host.
     to_host: Vec<Arc<Notify>>,
 }
 
@@ -40,14 +39,14 @@ impl Doorbell for Bell {
     }
 }
 
-/// What the host does next, and waits for.
+/// What the host does next, after waiting if necessary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Send,
     Receive,
 }
 
-/// Every order in which a host may send all requests and receive all replies.
+/// Returns every order in which a host may send all requests and receive all replies.
 fn orders(sent: usize, received: usize) -> Vec<Vec<Step>> {
     let mut orders = Vec::new();
     if sent == REQUESTS && received == REQUESTS {
@@ -84,7 +83,7 @@ fn answer(mut channel: UioChannel<Bell, Arc<Memory>>, signalled: &Notify) {
     }
 }
 
-/// A guest that answers in a thread of its own, and the host's ends.
+/// A guest that answers in its own thread, and the host's ends.
 struct Guest {
     thread: thread::JoinHandle<()>,
     signalled: Arc<Notify>,
@@ -113,7 +112,7 @@ fn guest(to_host: Vec<Arc<Notify>>) -> Guest {
 }
 
 #[test]
-fn a_host_that_does_one_thing_after_the_other_and_its_guest_never_wait_for_each_other() {
+fn a_host_with_one_thread_and_its_guest_never_wait_for_each_other() {
     let orders = orders(0, 0);
     assert_eq!(orders.len(), 5);
     for order in orders {
@@ -139,7 +138,7 @@ fn a_host_that_does_one_thing_after_the_other_and_its_guest_never_wait_for_each_
 }
 
 #[test]
-fn a_host_that_sends_and_receives_apart_and_its_guest_never_wait_for_each_other() {
+fn a_host_with_two_threads_and_its_guest_never_wait_for_each_other() {
     check(1, || {
         let (to_sender, to_receiver) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let guest = guest(vec![to_sender.clone(), to_receiver.clone()]);
