@@ -13,8 +13,7 @@ use crate::trusted::Refusal;
 
 /// Why an IP configuration is not in effect.
 #[derive(Debug, thiserror::Error)]
-pub enum InjectError {
-    /// The agent's configuration refuses IP configurations.
+pub(in crate::kvp) enum InjectError {
     #[error("the configuration refuses IP configurations from the host (backend = \"off\")")]
     Off,
 
@@ -22,11 +21,9 @@ pub enum InjectError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
 
-    /// The host does not name a network device of this guest.
     #[error("no network interface belongs to device {0}")]
     NoInterface(Guid),
 
-    /// The kernel did not list the interfaces.
     #[error("cannot list the network interfaces")]
     Interfaces(#[source] io::Error),
 
@@ -39,14 +36,8 @@ pub enum InjectError {
 
     /// The interface belongs to a bond, a bridge or the like, which would lose it.
     #[error("{interface} is a port of {master} and has no addresses of its own")]
-    Enslaved {
-        /// The interface.
-        interface: String,
-        /// The bond or bridge.
-        master: String,
-    },
+    Enslaved { interface: String, master: String },
 
-    /// No known network manager runs on the machine.
     #[error(
         "neither netplan, NetworkManager, systemd-networkd, ifcfg files nor ifupdown manages {0}; \
          name one in the configuration (backend)"
@@ -55,38 +46,22 @@ pub enum InjectError {
 
     /// The network manager cannot apply this configuration.
     #[error("{manager} cannot be used: {why}")]
-    Unsupported {
-        /// The network manager.
-        manager: &'static str,
-        /// The reason, and what to do.
-        why: String,
-    },
+    Unsupported { manager: &'static str, why: String },
 
-    /// A program of the network manager is missing.
     #[error("program `{0}` not found in /usr/sbin, /usr/bin, /sbin or /bin")]
     NoProgram(&'static str),
 
-    /// A call on a file failed.
     #[error("cannot {doing} {}", path.display())]
     File {
-        /// The call, as a verb.
         doing: &'static str,
-        /// The file.
         path: PathBuf,
-        /// The cause.
         source: io::Error,
     },
 
     /// Another user than root could change what would be read, replaced or run.
     #[error("refusing to use {}", path.display())]
-    Untrusted {
-        /// The file, program or directory.
-        path: PathBuf,
-        /// The cause.
-        source: Refusal,
-    },
+    Untrusted { path: PathBuf, source: Refusal },
 
-    /// Another IP configuration is still being applied or rolled back.
     #[error("another IP configuration is still being applied or rolled back")]
     Busy,
 
@@ -98,52 +73,33 @@ pub enum InjectError {
     #[error("{} is not a regular file and will not be replaced", .0.display())]
     NotAFile(PathBuf),
 
-    /// A program could not be run, failed, or did not end in time.
     #[error(transparent)]
     Run(#[from] RunError),
 
     /// A program of the network manager printed that it rejects the new file.
     #[error("{program} rejected the configuration, saying {said:?}")]
-    Rejected {
-        /// The program.
-        program: String,
-        /// The line that it printed.
-        said: String,
-    },
+    Rejected { program: String, said: String },
 
     /// All programs succeeded, but the interface lacks addresses.
     #[error(
         "{interface} did not get {absent}; does another file take precedence over the agent's?"
     )]
-    NotInEffect {
-        /// The interface.
-        interface: String,
-        /// The addresses that it lacks.
-        absent: String,
-    },
+    NotInEffect { interface: String, absent: String },
 
-    /// The configuration failed and was rolled back.
     #[error("{manager} did not apply the configuration; rolled back to the previous one")]
     RolledBack {
-        /// The network manager.
         manager: &'static str,
-        /// The cause.
         source: Box<InjectError>,
     },
 
-    /// The configuration failed, and so did the rollback.
     #[error(
         "{manager} did not apply the configuration, and the rollback to the previous one failed \
          ({}); copies of its files are in {}", display_chain(.rollback), backups.display()
     )]
     RollbackFailed {
-        /// The network manager.
         manager: &'static str,
-        /// The cause.
         source: Box<InjectError>,
-        /// Why the rollback failed.
         rollback: Box<InjectError>,
-        /// The directory of the previous files.
         backups: PathBuf,
     },
 }
@@ -159,7 +115,7 @@ impl InjectError {
     }
 
     /// Returns the status for the host.
-    pub fn status(&self) -> Status {
+    pub(in crate::kvp) fn status(&self) -> Status {
         match self {
             Self::Invalid(_) => Status::INVALID_ARGUMENT,
             Self::NoInterface(_) => Status::GUID_NOT_FOUND,

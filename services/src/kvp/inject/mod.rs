@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
-pub use self::error::InjectError;
+pub(super) use self::error::InjectError;
 use self::parse::Settings;
 use self::plan::Context;
 use self::target::Target;
@@ -55,7 +55,7 @@ const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 ///
 /// Any [`InjectError`].
-pub fn set(
+pub(super) fn set(
     config: &Config,
     info: &IpInfo,
     deadline: Instant,
@@ -134,7 +134,7 @@ fn set_with(
 
 /// Rolls back the IP configuration that an agent was applying when it ended, by `deadline`. To be
 /// called before the first [`set`].
-pub fn recover(config: &Config, deadline: Instant, log: &Logger) {
+pub(super) fn recover(config: &Config, deadline: Instant, log: &Logger) {
     let paths = paths(config);
     let why = "the agent ended while it applied an IP configuration of the host";
     rollback_logged(config, &paths, &paths.undo_log, why, deadline, log);

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use hyperv_vmbus::Guid;
 
 /// Returns the instance GUID of an interface's VMBus device, if it has one. `root` stands for `/`.
-pub fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
+pub(in crate::kvp) fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
     let file = class(root).join(interface).join("device/device_id");
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Returns the name of the interface whose VMBus device has this instance GUID. `root` stands for
 /// `/`.
-pub fn interface_by_device(root: &Path, guid: Guid) -> Option<String> {
+pub(in crate::kvp) fn interface_by_device(root: &Path, guid: Guid) -> Option<String> {
     fs::read_dir(class(root))
         .ok()?
         .flatten()

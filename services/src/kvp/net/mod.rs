@@ -6,7 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 
-pub use self::device::{interface_by_device, vmbus_device};
+pub(super) use self::device::{interface_by_device, vmbus_device};
 
 mod decode;
 mod device;
