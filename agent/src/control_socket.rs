@@ -1,9 +1,9 @@
-//! The control socket: who connects is told the agent's status, as one JSON
-//! document, and nothing else. Beside it lies the one for [requests](crate::request).
+//! The control socket: each client receives the agent's status as one JSON document.
+//! Beside it is the socket for [requests](crate::request).
 //!
-//! A client costs the loop no wait and no state. The document fits the socket's
-//! buffer, so it is written at once and the connection closed, whether or not
-//! the client ever reads; where it does not fit, the client goes without.
+//! A client costs the loop no wait and no state. The document fits the socket's buffer, so
+//! it is written at once and the connection is closed, whether the client reads or not. A
+//! client whose buffer is too small receives only a part.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -17,10 +17,10 @@ use slog::{Logger, debug, warn};
 /// Name of the control socket in the runtime directory.
 pub const NAME: &str = "control";
 
-/// Clients that are answered before the loop looks at its devices again.
-const AT_ONCE: usize = 16;
+/// Maximum number of clients that are accepted before the loop handles other events.
+const MAX_CLIENTS: usize = 16;
 
-/// A socket that clients can connect to, gone when dropped.
+/// A listening socket, removed when dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -28,13 +28,13 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens at `path`, for this user only: file names in a status are not for
-    /// everybody. What is there already was left by an agent that died: the
-    /// caller has claimed the directory.
+    /// Listens at `path`, for this user only: the status contains file names. It replaces
+    /// a socket that a killed agent has left, as the caller holds the lock of the
+    /// directory.
     ///
     /// # Errors
     ///
-    /// Where there can be no such socket.
+    /// If the old socket cannot be removed, or the new one cannot be created.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -49,30 +49,30 @@ impl ControlSocket {
         Ok(socket)
     }
 
-    /// The descriptor that is readable when a client has connected.
+    /// Returns the descriptor, which is readable when a client has connected.
     pub(crate) fn fd(&self) -> RawFd {
         self.listener.as_raw_fd()
     }
 
-    /// Answers clients that have connected. `true` where there may be more: the
-    /// descriptor will not become readable for those.
-    pub(crate) fn answer(&self, log: &Logger, document: impl Fn() -> Vec<u8>) -> bool {
-        self.each(log, |mut client| {
+    /// Sends the document to each client that has connected. Returns whether there may be
+    /// more clients: the descriptor will not become readable for those.
+    pub(crate) fn send_to_clients(&self, log: &Logger, document: impl Fn() -> Vec<u8>) -> bool {
+        self.for_each_client(log, |mut client| {
             let sent = client
                 .set_nonblocking(true)
                 .and_then(|()| client.write_all(&document()));
             if let Err(error) = sent {
-                debug!(log, "a client did not take the status: {}", error);
+                debug!(log, "cannot send the status to a client: {}", error);
             }
         })
     }
 
-    /// Does something with each client that has connected; `true` as for
-    /// [`ControlSocket::answer`].
-    pub(crate) fn each(&self, log: &Logger, mut each: impl FnMut(UnixStream)) -> bool {
-        for _ in 0..AT_ONCE {
+    /// Calls `handle` for each client that has connected. Returns whether there may be more,
+    /// as [`ControlSocket::send_to_clients`] does.
+    pub(crate) fn for_each_client(&self, log: &Logger, mut handle: impl FnMut(UnixStream)) -> bool {
+        for _ in 0..MAX_CLIENTS {
             match self.listener.accept() {
-                Ok((client, _)) => each(client),
+                Ok((client, _)) => handle(client),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error)
                     if matches!(
@@ -82,7 +82,7 @@ impl ControlSocket {
                 Err(error) => {
                     warn!(
                         log,
-                        "cannot take a client at {}: {}",
+                        "cannot accept a client at {}: {}",
                         self.path.display(),
                         error
                     );
@@ -96,7 +96,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Left behind it would do no harm: nobody answers there.
+        // A socket that stays does no harm.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -115,10 +115,10 @@ mod tests {
         let path = home.path().join(NAME);
         let socket = ControlSocket::bind(&path).unwrap();
         let log = Logger::root(Discard, o!());
-        // No status is as large as the first, none is ever as large as the last.
+        // Each status is smaller than the first; the last one fits no buffer.
         for (len, whole) in [(64 << 10, true), (64 << 20, false)] {
             let mut client = UnixStream::connect(&path).unwrap();
-            assert!(!socket.answer(&log, || vec![b' '; len]));
+            assert!(!socket.send_to_clients(&log, || vec![b' '; len]));
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).unwrap();
             assert_eq!(answer.len() == len, whole, "{len}");

@@ -1,13 +1,12 @@
-//! Which other program has a device open.
+//! Finds the other program that has a device open.
 //!
-//! Descriptors of other programs are told by the text of their links in `/proc`, which
-//! the kernel has at hand: to ask what a descriptor is open on may wait for the server
-//! of a file system that does not answer. Only what is called like the device, and what
-//! is below some `/dev`, is looked at, without asking a server either. In a container
-//! the same device may have another node, so that names are not enough.
+//! The search reads the links in `/proc/PID/fd`, whose text the kernel has in memory. A
+//! `stat` of each descriptor could wait for a file server that does not answer. Only
+//! descriptors with the device's name, or below `/dev`, get a `statx` that asks no server:
+//! a container may have the device under another name.
 //!
-//! As far as can be seen: other users' descriptors by root only, and nothing of what
-//! another PID namespace has.
+//! Only root sees the descriptors of other users, and nobody those of a process in another
+//! PID namespace.
 
 use std::fs;
 use std::path::Path;
@@ -19,27 +18,26 @@ use std::time::{Duration, Instant};
 use hyperv_services::processes;
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
-/// How long is looked for it.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::timeouts::HOLDER_SEARCH;
 
-/// How many searches there may be at a time, with those that were given up.
+/// Maximum number of searches at a time, with those that were given up but still run.
 const MAX_SEARCHES: usize = 8;
 
-/// How many there are.
+/// The number of running searches.
 static SEARCHES: AtomicUsize = AtomicUsize::new(0);
 
-/// It cannot be told in time.
+/// The search did not end in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the search for another program that has it open was not done in time")]
+#[error("the search for another program that has it open timed out")]
 pub(crate) struct SearchTimedOut;
 
-/// The program that has `node` open, in words; `None` where none was seen.
+/// Returns the name and PID of a program that has `node` open; `None` if there is none.
 ///
 /// # Errors
 ///
-/// [`SearchTimedOut`]; the search goes on by itself then.
+/// [`SearchTimedOut`]. The search continues in the background then.
 pub(crate) fn find(node: &Path) -> Result<Option<String>, SearchTimedOut> {
-    find_within(node, SEARCH_TIMEOUT)
+    find_within(node, HOLDER_SEARCH)
 }
 
 fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, SearchTimedOut> {
@@ -47,17 +45,17 @@ fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, SearchTim
     let deadline = Instant::now() + limit;
     let node = node.to_owned();
     let (found, result) = channel();
-    let look = move || {
+    let run = move || {
         let _slot = slot;
-        // Nobody may wait for it any more.
+        // It fails if the caller has given up.
         let _ = found.send(search(&node, deadline));
     };
     let thread = thread::Builder::new().name("holder".to_owned());
-    thread.spawn(look).map_err(|_| SearchTimedOut)?;
+    thread.spawn(run).map_err(|_| SearchTimedOut)?;
     result.recv_timeout(limit).map_err(|_| SearchTimedOut)?
 }
 
-/// One of the searches that there may be.
+/// A running search, one of at most [`MAX_SEARCHES`].
 struct Search;
 
 impl Search {
@@ -101,13 +99,13 @@ fn search(node: &Path, deadline: Instant) -> Result<Option<String>, SearchTimedO
     Ok(None)
 }
 
-/// What the kernel knows of a file without asking whoever serves it.
+/// Returns what the kernel knows of a file, without asking a file server.
 fn stat(path: &Path) -> Option<Statx> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
     statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted).ok()
 }
 
-/// Whether two files are one, or nodes of one character device.
+/// Returns whether two files are the same, or nodes of the same character device.
 fn is_same(one: &Statx, other: &Statx) -> bool {
     let file = |it: &Statx| (it.stx_dev_major, it.stx_dev_minor, it.stx_ino);
     let device = |it: &Statx| {
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_it_open_is_named_and_nobody_with_another_of_that_name() {
+    fn the_program_that_has_the_device_open_is_found_and_not_one_with_another_file_of_that_name() {
         let place = tempfile::tempdir().unwrap();
         let (node, other) = (place.path().join("uio0"), place.path().join("other/uio0"));
         fs::create_dir(other.parent().unwrap()).unwrap();
@@ -179,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn a_search_has_an_end() {
+    fn a_search_ends_at_its_deadline() {
         let node = Path::new("/dev/null");
         assert_eq!(search(node, Instant::now()), Err(SearchTimedOut));
     }
 
-    /// In one test with what searches, for it leaves no search to others.
+    /// Part of the test that searches, as it leaves no search to others.
     fn expect_not_too_many(node: &Path) {
         let all: Vec<_> = std::iter::from_fn(Search::begin)
             .take(MAX_SEARCHES)

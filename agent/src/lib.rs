@@ -21,4 +21,5 @@ mod stats;
 pub mod status;
 pub mod supervisor;
 mod terminal;
+mod timeouts;
 mod worker;

@@ -1,4 +1,4 @@
-//! Where log records go: through a bounded queue to a thread that writes them.
+//! Logging: a bounded queue, and a thread that writes the records to their target.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{Async, AsyncGuard, OverflowStrategy};
@@ -16,12 +15,10 @@ use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
 use crate::fields::WithoutFields;
 use crate::journal::{self, Journal};
 use crate::lines::Lines;
+use crate::timeouts::LOG_FLUSH;
 
-/// Records that may wait for the drain; more are dropped and counted.
-const QUEUE: usize = 256;
-
-/// How long the last records may take at the end.
-const FLUSH_LIMIT: Duration = Duration::from_millis(200);
+/// Capacity of the queue. Further records are dropped and counted.
+const QUEUE_LEN: usize = 256;
 
 const SYSLOG_SOCKET: &str = "/dev/log";
 
@@ -34,21 +31,21 @@ pub enum Target {
     Stderr,
 }
 
-/// The least severe level that is logged; it can be changed while logging.
+/// The least severe level that is logged. It can be changed at run time.
 #[derive(Debug, Clone)]
 pub struct Threshold(Arc<AtomicU8>);
 
 impl Threshold {
-    /// A threshold at `level`.
+    /// Creates a threshold at `level`.
     pub fn new(level: Level) -> Self {
         let threshold = Self(Arc::default());
         threshold.set(level);
         threshold
     }
 
-    /// Logs from `level` on.
+    /// Logs records of `level` and more severe ones from now on.
     pub fn set(&self, level: Level) {
-        // Levels are the numbers from 1 to 6.
+        // Levels are numbers from 1 to 6.
         #[expect(clippy::cast_possible_truncation)]
         self.0.store(level.as_usize() as u8, Ordering::Relaxed);
     }
@@ -58,7 +55,7 @@ impl Threshold {
     }
 }
 
-/// A running log; dropping it writes out what waits, for a short time.
+/// A running log. Dropping it flushes the queue, for a short time.
 pub struct Log {
     /// The root of all loggers.
     pub logger: Logger,
@@ -70,10 +67,10 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// Where the system log is not there.
+    /// If the system log cannot be reached.
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
         let (queue, guard) = match target {
-            // Without the journal's own socket its one for syslog will do.
+            // Without the journal's native socket, its socket for syslog is used.
             Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET))
                 .and_then(|path| Journal::connect(path).ok())
             {
@@ -96,7 +93,7 @@ impl Log {
     }
 }
 
-/// Passes on what the threshold lets pass.
+/// A drain that filters records by level.
 struct ThresholdDrain {
     to: Async,
     threshold: Threshold,
@@ -108,7 +105,7 @@ impl Drain for ThresholdDrain {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         if self.is_enabled(record.level()) {
-            // It fails where the queue is full, which it counts and reports.
+            // It fails if the queue is full. slog_async counts and reports that.
             let _ = self.to.log(record, values);
         }
         Ok(())
@@ -121,7 +118,7 @@ impl Drain for ThresholdDrain {
 
 fn queue(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Async, AsyncGuard) {
     Async::new(drain)
-        .chan_size(QUEUE)
+        .chan_size(QUEUE_LEN)
         .overflow_strategy(OverflowStrategy::DropAndReport)
         .thread_name("log".to_owned())
         .build_with_guard()
@@ -130,18 +127,18 @@ fn queue(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Async, As
 impl Drop for Log {
     fn drop(&mut self) {
         let guard = self.guard.take();
-        // The guard waits for the drain, which may wait for a reader that has
-        // stopped: then the process ends without it.
+        // The guard waits for the log thread, which may wait for a reader that hangs.
+        // Then the process exits without it.
         let (flushed, wait) = channel();
         thread::spawn(move || {
             drop(guard);
             let _ = flushed.send(());
         });
-        let _ = wait.recv_timeout(FLUSH_LIMIT);
+        let _ = wait.recv_timeout(LOG_FLUSH);
     }
 }
 
-/// The system log, found again after its daemon was restarted.
+/// A drain that sends records to syslog, and reconnects to a daemon that was restarted.
 pub(crate) struct Syslog {
     socket: PathBuf,
     stream: Mutex<Streamer3164>,
@@ -156,8 +153,7 @@ impl Syslog {
     fn stream(socket: &PathBuf) -> io::Result<Streamer3164> {
         SyslogBuilder::new()
             .facility(Facility::LOG_DAEMON)
-            // The crate passes on what is at most as severe as this; the
-            // threshold has filtered before.
+            // The crate drops more severe records; the threshold has filtered already.
             .level(Level::Critical)
             .unix(socket)
             .start()
@@ -178,7 +174,7 @@ impl Drain for Syslog {
     }
 }
 
-/// A log level as it is written in configuration and flags.
+/// A log level in the configuration and in flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
@@ -220,6 +216,8 @@ impl fmt::Display for LogLevel {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use slog::{info, warn};
 
     use super::*;
@@ -227,7 +225,7 @@ mod tests {
     use crate::stats::ServiceStats;
 
     #[test]
-    fn fields_come_through_all_that_is_before_the_journal() {
+    fn structured_fields_pass_all_drains_before_the_journal() {
         use std::os::unix::net::UnixDatagram;
 
         let directory = tempfile::tempdir().unwrap();
@@ -249,12 +247,12 @@ mod tests {
         for field in ["HYPERV_EVENT=backup", "HYPERV_SERVICE=vss", "HYPERV_WHY=no"] {
             assert!(text.lines().any(|line| line == field), "{text}");
         }
-        let noted = stats.last_error().map(|(_, text)| text);
-        assert_eq!(noted.as_deref(), Some("failed, why: no"));
+        let last_error = stats.last_error().map(|(_, text)| text);
+        assert_eq!(last_error.as_deref(), Some("failed, why: no"));
     }
 
     #[test]
-    fn a_syslog_daemon_that_was_restarted_is_found_again() {
+    fn syslog_reconnects_to_a_restarted_daemon() {
         use std::os::unix::net::UnixDatagram;
 
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! How other threads reach the supervisor's loop.
+//! The mailbox by which other threads reach the supervisor's loop.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,7 +8,7 @@ use mio::{Token, Waker};
 use crate::request::{Client, Request};
 use crate::worker::exit::WorkerExit;
 
-/// What the loop is told by other threads.
+/// A message to the loop.
 #[derive(Debug)]
 pub(crate) enum Notice {
     WorkerEnded { token: Token, ended: WorkerExit },
@@ -19,7 +19,7 @@ pub(crate) enum Notice {
     Stop,
 }
 
-/// How other threads reach the loop.
+/// Sends messages to the loop.
 #[derive(Debug, Clone)]
 pub struct SupervisorHandle {
     notices: Sender<Notice>,
@@ -27,34 +27,34 @@ pub struct SupervisorHandle {
 }
 
 impl SupervisorHandle {
-    /// Of the loop that takes `notices`, and that `waker` wakes.
+    /// Creates the handle of the loop that receives `notices` and that `waker` wakes.
     pub(crate) fn new(notices: Sender<Notice>, waker: Arc<Waker>) -> Self {
         Self { notices, waker }
     }
 
-    /// Looks for devices, as after a uevent.
+    /// Makes the loop scan for devices, as after a uevent.
     pub fn rescan(&self) {
-        self.tell(Notice::Rescan);
+        self.send(Notice::Rescan);
     }
 
-    /// Reads the settings again and looks for devices, as SIGHUP does.
+    /// Makes the loop reload the settings and scan for devices, as after SIGHUP.
     pub fn reload(&self) {
-        self.tell(Notice::Reload);
+        self.send(Notice::Reload);
     }
 
-    /// Ends the supervisor in an orderly way, as SIGTERM does.
+    /// Ends the supervisor, as SIGTERM does.
     pub fn stop(&self) {
-        self.tell(Notice::Stop);
+        self.send(Notice::Stop);
     }
 
-    /// Lets the loop look at what is due.
+    /// Wakes the loop, which then computes its next deadline.
     pub(crate) fn wake(&self) {
-        // It fails only when the loop is gone.
+        // This fails only if the loop has ended.
         let _ = self.waker.wake();
     }
 
-    pub(crate) fn tell(&self, notice: Notice) {
-        // It fails only when the loop is gone, and with it whom to tell.
+    pub(crate) fn send(&self, notice: Notice) {
+        // This fails only if the loop has ended.
         let _ = self.notices.send(notice);
         self.wake();
     }

@@ -1,4 +1,4 @@
-//! Opening the machine's real devices.
+//! Opens the machine's devices.
 
 use std::path::Path;
 
@@ -14,19 +14,20 @@ use crate::holder;
 use crate::locate::DeviceNode;
 use crate::worker::state::WorkerState;
 
-/// How the opening of a device goes, for the log and the status.
+/// Where the progress of opening a device is published: the log and the worker's state.
 pub struct OpenContext<'a> {
     pub(crate) log: &'a Logger,
     pub(crate) state: &'a WorkerState,
 }
 
-/// Opens a device. The simulated host brings its own.
+/// Opens devices. The simulated host has its own implementation.
 pub trait Opener: Send + Sync {
     /// Opens `device` for the service `entry`.
     ///
     /// # Errors
     ///
-    /// Any [`OpenError`].
+    /// [`OpenError::Held`] if another program has the device, [`OpenError::Channel`] if the
+    /// channel cannot be opened.
     fn open(
         &self,
         device: &DeviceNode,
@@ -38,18 +39,18 @@ pub trait Opener: Send + Sync {
 /// Why a device could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another program serves it.
+    /// Another program has the device open.
     #[error("{holder} has the device open: stop that program, and keep it from starting again")]
     Held {
-        /// Who, in words.
+        /// Name and PID of the program.
         holder: String,
     },
-    /// Opening failed.
+    /// The channel cannot be opened.
     #[error("{source}{hint}")]
     Channel {
-        /// What failed.
+        /// The error.
         source: ChannelError,
-        /// What to do about it, as the rest of the sentence.
+        /// What to do about it: the rest of the sentence.
         hint: &'static str,
     },
 }
@@ -75,10 +76,10 @@ impl From<ChannelError> for OpenError {
     }
 }
 
-/// Opens the kernel's devices.
+/// Opens the devices of the kernel.
 #[derive(Debug)]
 pub struct KernelOpener {
-    /// Where they are.
+    /// Where sysfs and the device nodes are.
     pub roots: Roots,
 }
 
@@ -94,11 +95,11 @@ impl Opener for KernelOpener {
                 self.check_not_open_elsewhere(node, opening)?;
                 opening
                     .state
-                    .waits_for("the kernel and the host to open its channel");
+                    .set_waits_for("the kernel and the host to open its channel");
                 Ok(Box::new(UioChannel::open(node, *ring_len)?))
             }
             DeviceNode::HvUtil { node } => {
-                opening.state.waits_for("the kernel");
+                opening.state.set_waits_for("the kernel");
                 Ok(Box::new(HvUtilChannel::open(node, &entry.hvutil)?))
             }
         }
@@ -106,8 +107,8 @@ impl Opener for KernelOpener {
 }
 
 impl KernelOpener {
-    /// Refuses a UIO device that another program has. The kernel lets any number of
-    /// programs open it, and two that read one ring spoil it for each other.
+    /// Refuses a UIO device that another program has open. The kernel lets any number of
+    /// programs open it, but two readers of one ring lose messages.
     fn check_not_open_elsewhere(
         &self,
         node: &Path,
@@ -119,29 +120,24 @@ impl KernelOpener {
         }
         opening
             .state
-            .waits_for("the search for another program that has it open");
+            .set_waits_for("the search for another program that has it open");
         match holder::find(node) {
             Ok(Some(holder)) => Err(OpenError::Held { holder }),
-            // It may just have been closed.
+            // The program may have closed it just now.
             Ok(None) => {
                 if is_open() == Some(true) {
                     warn!(
                         opening.log,
-                        "the kernel says that {} is open already, and no program is seen that has \
-                         it: if one does, in a container perhaps, stop it: two spoil each other's \
-                         messages",
+                        "{} is open already, but the program that has it open was not found: if \
+                         there is one, perhaps in a container, stop it, as two programs lose each \
+                         other's messages",
                         node.display()
                     );
                 }
                 Ok(())
             }
             Err(error) => {
-                warn!(
-                    opening.log,
-                    "{} is opened all the same: {}",
-                    node.display(),
-                    error
-                );
+                warn!(opening.log, "opening {} although {}", node.display(), error);
                 Ok(())
             }
         }

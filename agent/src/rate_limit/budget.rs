@@ -1,33 +1,33 @@
-//! The bytes that each class of records may have.
+//! The budget in bytes of each class of records.
 
 use std::time::{Duration, Instant};
 
-/// What a record is, so that many of one class leave the others their budget.
+/// The class of a record. Each has its own budget, so that none starves the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// A warning or an error.
     Warning,
-    /// An event, `HYPERV_EVENT`, of something that failed.
+    /// An event (`HYPERV_EVENT`) that reports a failure.
     FailedEvent,
-    /// An event of something that did not.
+    /// Another event.
     Event,
-    /// What was done.
+    /// Level info.
     Notice,
-    /// What a program says that the agent runs.
+    /// The output of a program that the agent runs.
     Output,
-    /// What is logged at the levels debug and trace.
+    /// Levels debug and trace.
     Detail,
 }
 
 pub(super) const CLASSES: usize = 6;
 
-/// Bytes that a class may have at once, and how long it takes to have that again. As
-/// many lines as one looks through by eye.
-const AT_ONCE: u64 = 24 << 10;
-const AT_ONCE_AGAIN: Duration = Duration::from_secs(60);
+/// Capacity of the burst bucket of a class, and the time in which it refills. It is as many
+/// lines as somebody still reads.
+const BURST: u64 = 24 << 10;
+const BURST_REFILL: Duration = Duration::from_secs(60);
 
-/// How long it takes to have again what a class may have in the long run.
-const AGAIN: Duration = Duration::from_secs(4 * 60 * 60);
+/// The time in which the long-term bucket of a class refills.
+const REFILL: Duration = Duration::from_secs(4 * 60 * 60);
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -41,13 +41,13 @@ impl Class {
         Self::Detail,
     ];
 
-    /// Bytes that it may have in the long run, until some are given again.
+    /// Capacity in bytes of the long-term bucket.
     const fn capacity(self) -> u64 {
         match self {
             Self::Warning => 64 << 10,
             Self::FailedEvent => 48 << 10,
             Self::Event => 80 << 10,
-            // A backup with five hooks has a dozen: enough for six of those in an hour.
+            // Enough for six backups in an hour: one with five hooks logs a dozen records.
             Self::Notice => 96 << 10,
             Self::Output => 24 << 10,
             Self::Detail => 32 << 10,
@@ -55,27 +55,27 @@ impl Class {
     }
 }
 
-/// Bytes that all classes take within any 24 hours: what they may have when those begin,
-/// and what is given again meanwhile.
+/// Maximum number of bytes of all classes within any 24 hours: the capacity of their
+/// long-term buckets, and what these refill meanwhile.
 pub(super) const ALL_A_DAY: u64 = {
     let mut bytes = 0;
     let mut rest: &[Class] = &Class::ALL;
     while let [class, others @ ..] = rest {
         let capacity = class.capacity();
-        bytes += capacity + capacity * DAY.as_secs() / AGAIN.as_secs();
+        bytes += capacity + capacity * DAY.as_secs() / REFILL.as_secs();
         rest = others;
     }
     bytes
 };
 
-/// What one class has.
+/// The budget of a class.
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) class: Class,
-    /// Records that found no room.
+    /// Number of suppressed records.
     pub(super) suppressed: u64,
-    at_once: TokenBucket,
-    long_run: TokenBucket,
+    burst: TokenBucket,
+    long_term: TokenBucket,
 }
 
 impl Budget {
@@ -83,39 +83,39 @@ impl Budget {
         Self {
             class,
             suppressed: 0,
-            at_once: TokenBucket::new(AT_ONCE, AT_ONCE_AGAIN, now),
-            long_run: TokenBucket::new(class.capacity(), AGAIN, now),
+            burst: TokenBucket::new(BURST, BURST_REFILL, now),
+            long_term: TokenBucket::new(class.capacity(), REFILL, now),
         }
     }
 
-    /// Takes so many bytes, where there are as many.
+    /// Takes that many bytes from both buckets. Returns `false` if one has fewer.
     pub(super) fn take(&mut self, bytes: u64, now: Instant) -> bool {
-        self.at_once.fill(now);
-        self.long_run.fill(now);
-        let enough = self.at_once.level >= bytes && self.long_run.level >= bytes;
+        self.burst.fill(now);
+        self.long_term.fill(now);
+        let enough = self.burst.level >= bytes && self.long_term.level >= bytes;
         if enough {
-            self.at_once.level -= bytes;
-            self.long_run.level -= bytes;
+            self.burst.level -= bytes;
+            self.long_term.level -= bytes;
         }
         enough
     }
 }
 
-/// Bytes that come again over time.
+/// A token bucket of bytes.
 #[derive(Debug)]
 struct TokenBucket {
     capacity: u64,
-    /// How long it takes to fill when it is empty.
-    fills_in: Duration,
+    /// The time in which an empty bucket refills.
+    refill: Duration,
     level: u64,
     filled: Instant,
 }
 
 impl TokenBucket {
-    fn new(capacity: u64, fills_in: Duration, now: Instant) -> Self {
+    fn new(capacity: u64, refill: Duration, now: Instant) -> Self {
         Self {
             capacity,
-            fills_in,
+            refill,
             level: capacity,
             filled: now,
         }
@@ -123,8 +123,8 @@ impl TokenBucket {
 
     fn fill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.filled);
-        let gained = u128::from(self.capacity) * since.as_millis() / self.fills_in.as_millis();
-        // Less than a byte is not lost, but waits to be one.
+        let gained = u128::from(self.capacity) * since.as_millis() / self.refill.as_millis();
+        // A fraction of a byte is not lost: the time is kept until it is a byte.
         if gained > 0 {
             let gained = u64::try_from(gained).unwrap_or(self.capacity);
             self.level = self.level.saturating_add(gained).min(self.capacity);

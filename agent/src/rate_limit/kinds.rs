@@ -1,39 +1,41 @@
-//! Kinds of records: each is what one place in the code logs.
+//! Kinds of records. A kind is the records that one line of code logs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::truncate::cut;
+use super::truncate::truncate;
 
-/// Kinds that are told apart; more count together.
+/// Maximum number of kinds that are counted separately.
 pub(super) const MAX_KINDS: usize = 64;
 
-/// A record of a kind that was not logged for so long passes.
+/// The first record of a kind passes, and so does one after that much time.
 const FIRST_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Kinds that a summary names, and bytes that it shows of each.
+/// Number of kinds that a summary names.
 const MOST_FREQUENT: usize = 3;
+
+/// Maximum length in bytes of the sample of each.
 const MAX_SAMPLE: usize = 120;
 
-/// Bytes of a summary: numbers have at most 20 digits.
+/// Maximum length of a summary in bytes. Numbers have at most 20 digits.
 pub(super) const MAX_SUMMARY: usize = 120 + MOST_FREQUENT * (MAX_SAMPLE + 30);
 
-/// File and line that log a kind.
+/// File and line that log the records of a kind.
 pub(super) type Site = (&'static str, u32);
 
 #[derive(Debug, Default)]
 pub(super) struct Kinds {
     known: BTreeMap<Site, Kind>,
-    /// Records of other kinds that were suppressed since the last summary.
+    /// Suppressed records of further kinds since the last summary.
     others: u64,
 }
 
 #[derive(Debug, Default)]
 struct Kind {
-    /// When a record of it passed last.
+    /// When its last record passed.
     passed: Option<Instant>,
-    /// Records that were suppressed since the last summary, and the first of them.
+    /// Suppressed records since the last summary, and the text of the first.
     suppressed: u64,
     sample: String,
 }
@@ -46,14 +48,14 @@ impl Kinds {
         Some(self.known.entry(site).or_default())
     }
 
-    /// A record of a kind passes.
+    /// Notes that a record of a kind passes.
     pub(super) fn passed(&mut self, site: Site, now: Instant) {
         if let Some(kind) = self.kind(site) {
             kind.passed = Some(now);
         }
     }
 
-    /// Whether none of that kind passed for a day; then this one counts as passed.
+    /// Returns whether no record of that kind has passed for a day. Then this one passes.
     pub(super) fn is_first(&mut self, site: Site, now: Instant) -> bool {
         let Some(kind) = self.kind(site) else {
             return false;
@@ -66,26 +68,26 @@ impl Kinds {
         true
     }
 
-    /// A record of a kind is suppressed.
+    /// Counts a suppressed record.
     pub(super) fn suppressed(&mut self, site: Site, text: impl FnOnce() -> String) {
         let Some(kind) = self.kind(site) else {
             self.others += 1;
             return;
         };
         if kind.suppressed == 0 {
-            kind.sample = cut(&text(), MAX_SAMPLE).into_owned();
+            kind.sample = truncate(&text(), MAX_SAMPLE).into_owned();
         }
         kind.suppressed += 1;
     }
 
-    /// What was suppressed since the last summary, which was for so long.
+    /// Returns the summary of the suppressed records, over that much time.
     pub(super) fn summary(&mut self, span: Duration) -> String {
         let mut kinds: Vec<_> = self.known.values_mut().collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.suppressed));
         let all = kinds.iter().map(|kind| kind.suppressed).sum::<u64>() + self.others;
         let mut text = format!(
             "{all} messages suppressed in the last {}, most frequent: ",
-            in_words(span)
+            humanize(span)
         );
         let most = kinds.iter().filter(|kind| kind.suppressed > 0);
         for (number, kind) in most.take(MOST_FREQUENT).enumerate() {
@@ -102,8 +104,8 @@ impl Kinds {
     }
 }
 
-/// A time in its largest unit.
-fn in_words(span: Duration) -> String {
+/// Formats a time in its largest unit.
+fn humanize(span: Duration) -> String {
     match span.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),

@@ -1,9 +1,10 @@
-//! How much may be logged: what the host, or a program that the agent runs, can cause
-//! is limited in size and number, for each service and for the agent itself.
+//! The rate limits of the log: the host, or a program that the agent runs, can cause only
+//! so many bytes of log records, for each service and for the agent itself.
 //!
-//! A record is made [`TruncatedRecord`], belongs to a [`Class`], and takes as many bytes from its
-//! class's budget as it costs. What finds no room is counted, and told in a summary after
-//! a while. The limits outlive devices, so that one that is opened again has no new ones.
+//! A record is [truncated](TruncatedRecord), belongs to a [`Class`], and takes its cost in
+//! bytes from the [`Budget`] of its class, which has token buckets. A record that exceeds
+//! the budget is suppressed and counted; a summary reports the count later. The limits
+//! outlive devices, so that a device that is opened again does not get new ones.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -23,22 +24,24 @@ mod budget;
 mod kinds;
 mod truncate;
 
-/// Bytes that a summary costs at most, its text and what surrounds it.
+/// Maximum cost of a summary in bytes.
 const SUMMARY_COST: usize = 1024;
 
-/// When a summary is due: so long after the first record that found no room, but never
-/// sooner than this after the last summary.
+/// How long after the first suppressed record a summary is due.
 const SUMMARY_AFTER: Duration = Duration::from_secs(10);
-const SUMMARY_PAUSE: Duration = Duration::from_secs(60 * 60);
 
-/// Summaries within a day: one at its very beginning and one at its very end among them.
+/// The minimum time between two summaries.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Maximum number of summaries within 24 hours, one at the beginning and one at the end
+/// included.
 const SUMMARIES_A_DAY: u64 = 25;
 
-/// Bytes that pass one limit within any 24 hours.
+/// Maximum number of bytes that pass one limit within any 24 hours.
 const ONE_A_DAY: u64 =
     budget::ALL_A_DAY + MAX_KINDS as u64 * MAX_COST + SUMMARIES_A_DAY * SUMMARY_COST as u64;
 
-/// Bytes that are logged within any 24 hours, of all services and the agent itself.
+/// The same for all services and the agent itself.
 const ALL_A_DAY: u64 = (SERVICES.len() as u64 + 1) * ONE_A_DAY;
 
 const _: () = assert!(
@@ -47,13 +50,13 @@ const _: () = assert!(
 );
 const _: () = assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_COST);
 
-/// A logger may be used where a panic is caught.
+/// Unwind-safe, as loggers are used inside `catch_unwind`.
 type Wake = dyn Fn() + Send + Sync + UnwindSafe + RefUnwindSafe;
 
-/// The limit of one service, or of the agent itself.
+/// The rate limit of a service, or of the agent itself.
 pub(crate) struct RateLimit {
     state: Mutex<State>,
-    /// Called when a summary will be due that was not before.
+    /// Called when a summary becomes scheduled.
     wake: Box<Wake>,
 }
 
@@ -61,19 +64,19 @@ pub(crate) struct RateLimit {
 struct State {
     budgets: [Budget; CLASSES],
     kinds: Kinds,
-    /// The first record that found no room since the last summary.
+    /// When the first record since the last summary was suppressed.
     first_suppressed: Option<Instant>,
     last_summary: Option<Instant>,
 }
 
-/// Records that found no room since the agent started.
+/// Numbers of suppressed records since the agent was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Suppressed {
-    /// All of them.
+    /// All records.
     pub(crate) total: u64,
     /// Warnings and errors among them.
     pub(crate) warnings: u64,
-    /// Events among them; those that tell of a failure are warnings, too.
+    /// Events among them. Events that report a failure are warnings, too.
     pub(crate) events: u64,
 }
 
@@ -87,7 +90,7 @@ impl State {
         }
     }
 
-    /// Whether a record that costs so much may pass.
+    /// Returns whether a record with that cost may pass.
     fn admits(&mut self, class: Class, site: Site, cost: u64, now: Instant) -> bool {
         let budget = self.budgets.iter_mut().find(|budget| budget.class == class);
         let Some(budget) = budget else {
@@ -107,11 +110,11 @@ impl State {
 
     fn summary_due(&self) -> Option<Instant> {
         let after = self.first_suppressed? + SUMMARY_AFTER;
-        let pause = self.last_summary.map(|last| last + SUMMARY_PAUSE);
+        let pause = self.last_summary.map(|last| last + SUMMARY_INTERVAL);
         Some(pause.map_or(after, |pause| pause.max(after)))
     }
 
-    /// What found no room since the last summary.
+    /// Returns the summary of the records that were suppressed since the last one.
     fn summary(&mut self, now: Instant) -> Option<String> {
         let since = self.first_suppressed.take()?;
         self.last_summary = Some(now);
@@ -135,8 +138,8 @@ impl State {
 }
 
 impl RateLimit {
-    /// A limit from which nothing was taken; `wake` is called, from any thread that
-    /// logs, when [`RateLimit::summary_due`] is to be asked again.
+    /// Creates a limit. `wake` is called, on the thread that logs, when the result of
+    /// [`RateLimit::summary_due`] has changed.
     pub(crate) fn new(
         wake: impl Fn() + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
     ) -> Self {
@@ -146,20 +149,20 @@ impl RateLimit {
         }
     }
 
-    /// When [`RateLimit::tell`] has something to tell.
+    /// Returns when the next summary is due.
     pub(crate) fn summary_due(&self) -> Option<Instant> {
         self.state().summary_due()
     }
 
-    /// Logs what was suppressed since it was told last, if anything was.
-    pub(crate) fn tell(&self, log: &Logger) {
+    /// Logs a summary, if any record was suppressed since the last one.
+    pub(crate) fn log_summary(&self, log: &Logger) {
         let summary = self.state().summary(Instant::now());
         if let Some(summary) = summary {
             warn!(log, "{}", summary);
         }
     }
 
-    /// What was suppressed since the agent started.
+    /// Returns the numbers of suppressed records.
     pub(crate) fn suppressed(&self) -> Suppressed {
         self.state().suppressed()
     }
@@ -169,12 +172,12 @@ impl RateLimit {
         let site = (location.file, location.line);
         let class = class_of(record, short);
         let mut state = self.state();
-        let told = state.first_suppressed.is_some();
+        let scheduled = state.first_suppressed.is_some();
         let admitted = state.admits(class, site, short.cost(), Instant::now());
         if !admitted {
             state.kinds.suppressed(site, || short.text());
         }
-        let wake = state.first_suppressed.is_some() != told;
+        let wake = state.first_suppressed.is_some() != scheduled;
         drop(state);
         if wake {
             (self.wake)();
@@ -205,7 +208,7 @@ fn class_of(record: &Record<'_>, short: &TruncatedRecord) -> Class {
     }
 }
 
-/// Passes on what a limit admits, each record made short.
+/// A drain that truncates records, and drops those that exceed the rate limit.
 pub(crate) struct RateLimitedDrain {
     pub(crate) to: Logger,
     pub(crate) limit: Arc<RateLimit>,

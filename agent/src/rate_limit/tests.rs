@@ -145,7 +145,7 @@ fn summaries_come_soon_and_then_seldom_and_say_what_there_was() {
     assert_eq!(limit.state.summary_due(), None);
     assert_eq!(limit.state.summary(due), None);
     while limit.log(30 * SECOND, Class::Warning, 1, MAX_COST) {}
-    assert_eq!(limit.state.summary_due(), Some(due + SUMMARY_PAUSE));
+    assert_eq!(limit.state.summary_due(), Some(due + SUMMARY_INTERVAL));
 }
 
 /// Gives the text of each record to a test.
@@ -212,7 +212,7 @@ fn events_warnings_and_output_pass_beside_any_number_of_others() {
     assert_eq!(suppressed.total as usize, 30_000 - passed.len());
     assert!(suppressed.warnings > 9000 && suppressed.warnings < 10_000);
     assert_eq!(suppressed.events, 0);
-    limit.tell(&to);
+    limit.log_summary(&to);
     let summary = received.try_recv().unwrap();
     assert!(
         summary.contains("messages suppressed in the last 0 s"),
@@ -222,7 +222,7 @@ fn events_warnings_and_output_pass_beside_any_number_of_others() {
         summary.contains(" times) again, service: kvp, ("),
         "{summary}"
     );
-    limit.tell(&to);
+    limit.log_summary(&to);
     assert!(received.try_recv().is_err());
 }
 

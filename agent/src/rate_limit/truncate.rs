@@ -1,5 +1,4 @@
-//! Records made short: names come from the host and from other programs, and no line is
-//! to be long.
+//! Truncates records: they contain names from the host and from other programs.
 
 use std::borrow::Cow;
 use std::fmt::{Arguments, Write};
@@ -8,26 +7,26 @@ use slog::{KV, Key, OwnedKVList, Record, Serializer};
 
 use crate::fields::is_field;
 
-/// Bytes of a name, in quotation marks or as a value, that are shown.
+/// Maximum length in bytes of a quoted name or a value.
 const MAX_NAME: usize = 160;
 
-/// Bytes of a message.
+/// Maximum length of a message in bytes.
 pub(super) const MAX_MESSAGE: usize = 700;
 
-/// Bytes that a record costs at most.
+/// Maximum cost of a record in bytes.
 pub(super) const MAX_COST: u64 = 1536;
 
-/// Bytes around a message, wherever it goes: `PRIORITY`, `SYSLOG_FACILITY`,
+/// Overhead in bytes of a message in every target: `PRIORITY`, `SYSLOG_FACILITY`,
 /// `SYSLOG_IDENTIFIER` and `MESSAGE` of the journal, or the time and the program's name.
-const AROUND: usize = 96;
+const OVERHEAD: usize = 96;
 
-/// Bytes around a key and its value, once in the text and once in a field.
-const AROUND_PAIR: usize = 32;
+/// Overhead in bytes of a key and its value, once in the text and once in a field.
+const PAIR_OVERHEAD: usize = 32;
 
-/// What stands for what was left out.
-const MARK: &str = "…";
+/// Replaces what is left out.
+const ELLIPSIS: &str = "…";
 
-/// A record as it is logged.
+/// A record that is short enough to be logged.
 #[derive(Debug)]
 pub(crate) struct TruncatedRecord {
     message: String,
@@ -36,11 +35,12 @@ pub(crate) struct TruncatedRecord {
 }
 
 impl TruncatedRecord {
-    /// Makes a record short. Pairs for which there is no room are left out.
+    /// Truncates a record. Pairs that exceed [`MAX_COST`] are left out.
     pub(crate) fn of(record: &Record<'_>, values: &OwnedKVList) -> Self {
-        let message = cut(&with_short_names(&record.msg().to_string()), MAX_MESSAGE).into_owned();
+        let message =
+            truncate(&truncate_names(&record.msg().to_string()), MAX_MESSAGE).into_owned();
         let mut short = Self {
-            cost: AROUND + message.len(),
+            cost: OVERHEAD + message.len(),
             message,
             pairs: Vec::new(),
         };
@@ -50,12 +50,12 @@ impl TruncatedRecord {
         short
     }
 
-    /// The message without its pairs.
+    /// Returns the message without its pairs.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// The message with the pairs that are for people.
+    /// Returns the message with its pairs, except structured fields.
     pub(crate) fn text(&self) -> String {
         let mut text = self.message.clone();
         for (key, value) in self.pairs.iter().filter(|(key, _)| !is_field(key)) {
@@ -65,12 +65,12 @@ impl TruncatedRecord {
         text
     }
 
-    /// Whether it tells of the end of a backup or a copy.
+    /// Returns whether it reports the end of a backup or a copy.
     pub(crate) fn is_event(&self) -> bool {
         self.pairs.iter().any(|(key, _)| *key == "HYPERV_EVENT")
     }
 
-    /// Bytes of it, wherever it goes, or more.
+    /// Returns an upper bound of its bytes in every target.
     pub(crate) fn cost(&self) -> u64 {
         self.cost as u64
     }
@@ -78,8 +78,8 @@ impl TruncatedRecord {
 
 impl Serializer for TruncatedRecord {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
-        let value = cut(&value.to_string(), MAX_NAME).into_owned();
-        let cost = self.cost + 2 * (key.len() + value.len()) + AROUND_PAIR;
+        let value = truncate(&value.to_string(), MAX_NAME).into_owned();
+        let cost = self.cost + 2 * (key.len() + value.len()) + PAIR_OVERHEAD;
         if cost as u64 <= MAX_COST {
             self.cost = cost;
             self.pairs.push((key, value));
@@ -97,12 +97,12 @@ impl KV for TruncatedRecord {
     }
 }
 
-/// The beginning and the end of a text that has more than so many bytes.
-pub(super) fn cut(text: &str, max: usize) -> Cow<'_, str> {
+/// Truncates a text in the middle to at most `max` bytes.
+pub(super) fn truncate(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
         return Cow::Borrowed(text);
     }
-    let kept = max.saturating_sub(MARK.len());
+    let kept = max.saturating_sub(ELLIPSIS.len());
     let mut end = kept * 2 / 3;
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -112,18 +112,22 @@ pub(super) fn cut(text: &str, max: usize) -> Cow<'_, str> {
         start += 1;
     }
     let part = |range| text.get(range).unwrap_or_default();
-    Cow::Owned(format!("{}{MARK}{}", part(0..end), part(start..text.len())))
+    Cow::Owned(format!(
+        "{}{ELLIPSIS}{}",
+        part(0..end),
+        part(start..text.len())
+    ))
 }
 
-/// A text in which what stands in quotation marks is cut.
-fn with_short_names(text: &str) -> String {
+/// Truncates the quoted names in a text.
+fn truncate_names(text: &str) -> String {
     let mut short = String::with_capacity(text.len().min(2 * MAX_MESSAGE));
     let mut rest = text;
     while let Some((before, quoted)) = rest.split_once('"') {
         let (name, after) = quoted.split_at(end_of_name(quoted));
         short.push_str(before);
         short.push('"');
-        short.push_str(&cut(name, MAX_NAME));
+        short.push_str(&truncate(name, MAX_NAME));
         rest = match after.strip_prefix('"') {
             Some(after) => {
                 short.push('"');
@@ -136,7 +140,7 @@ fn with_short_names(text: &str) -> String {
     short
 }
 
-/// Where the name ends that stands in quotation marks, as `Debug` writes it.
+/// Returns where a quoted name ends, as `Debug` formats it.
 fn end_of_name(quoted: &str) -> usize {
     let mut escaped = false;
     for (at, letter) in quoted.char_indices() {
@@ -156,30 +160,30 @@ mod tests {
 
     #[test]
     fn a_long_text_keeps_its_beginning_and_its_end() {
-        assert_eq!(cut("short", 5), "short");
-        assert_eq!(cut("0123456789abcdef", 12), "012345…def");
+        assert_eq!(truncate("short", 5), "short");
+        assert_eq!(truncate("0123456789abcdef", 12), "012345…def");
         for len in 0..200 {
             let text = "ü".repeat(len);
-            let short = cut(&text, 101);
+            let short = truncate(&text, 101);
             assert!(short.len() <= 101, "{short}");
             assert_eq!(short.contains('…'), text.len() > 101, "{short}");
         }
     }
 
     #[test]
-    fn names_are_cut_and_what_is_said_of_them_stays() {
+    fn names_are_truncated_and_the_rest_of_the_message_stays() {
         let long = "n".repeat(1000);
         let text = format!(
             "copy failed: {long:?}: as {:?}: no room",
             format!("\"{long}\\")
         );
-        let short = with_short_names(&text);
+        let short = truncate_names(&text);
         assert!(short.len() < 400, "{short}");
         assert!(short.starts_with("copy failed: \"nnn"), "{short}");
         assert!(short.ends_with("n\\\\\": no room"), "{short}");
         assert_eq!(short.matches('…').count(), 2, "{short}");
         for text in ["", "\"", "no name", "\"a\" \"\\\"b\\\\\" c\"", "\"\\"] {
-            assert_eq!(with_short_names(text), text);
+            assert_eq!(truncate_names(text), text);
         }
     }
 }

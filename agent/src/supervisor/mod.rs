@@ -1,8 +1,8 @@
-//! The supervisor: one mio loop over every device, the kernel's uevents and
-//! signals, and a worker thread for each open device.
+//! The supervisor: one mio loop over idle devices, uevents, signals, timers and local
+//! clients. It starts and stops a worker thread for each device.
 //!
-//! The loop never touches a file system other than sysfs, resolves no name,
-//! runs no program and waits for nothing but its own poll.
+//! The loop accesses no file system other than sysfs, resolves no name, runs no program
+//! and waits for nothing but its poll.
 
 mod scan;
 mod slot;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hyperv_services::command::{self, Command};
 use hyperv_services::service::Entry;
 use hyperv_services::sys;
+use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sd_notify::NotifyState;
@@ -39,68 +40,72 @@ use crate::rate_limit::{RateLimit, RateLimitedDrain};
 use crate::request::{Client, Readers, Request};
 use crate::settings::{Reload, Settings};
 use crate::stats::ServiceStats;
+use crate::timeouts;
 use crate::worker::Endpoint;
 use crate::worker::control::Control;
 use crate::worker::exit::{Failure, WorkerExit};
 
-const WAKER: Token = Token(0);
-const SIGNALS: Token = Token(1);
-const UEVENTS: Token = Token(2);
-const CONTROL: Token = Token(3);
-const REQUESTS: Token = Token(4);
-const FIRST_ENDPOINT: usize = 16;
+/// How soon the opening of a device is tried again while its service runs standalone.
+const STANDALONE_RETRY: Duration = Duration::from_millis(50);
 
-/// How long workers have to end, before the process does so without them.
-const STOP_LIMIT: Duration = Duration::from_millis(700);
+/// How long the loop must be idle before the process releases memory.
+const REST_AFTER: Duration = Duration::from_secs(5);
 
-/// How long they have where file systems are frozen: what is frozen thaws
-/// whether they end or not, but there may be hooks to run.
-const THAW_LIMIT: Duration = Duration::from_secs(8);
+/// What an event means for the loop. A later variant includes the earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reaction {
+    /// Nothing: the event does not concern the agent.
+    Ignored,
+    /// The event was handled.
+    Handled,
+    /// The devices are to be scanned.
+    Scan,
+    /// The agent ends.
+    Stop,
+}
 
-/// How often it is looked whether a service that works without a device has ended, when
-/// its device is there.
-const STANDALONE_PAUSE: Duration = Duration::from_millis(50);
+/// Handles the events of a source.
+type Handler = fn(&mut Supervisor) -> Reaction;
 
-/// For how long nothing happens before the process is at rest.
-const REST: Duration = Duration::from_secs(5);
-
-/// The poll loop and all that hangs on it.
+/// The poll loop and its state.
 pub struct Supervisor {
     poll: Poll,
     settings: Settings,
     reload: Reload,
     opener: Arc<dyn Opener>,
-    /// Where all logs go, without a limit.
+    /// The log without a rate limit.
     unlimited: Logger,
-    /// How much may be logged that is of no service.
+    /// The rate limit of records that belong to no service.
     limit: Arc<RateLimit>,
     /// The log within that limit.
     log: Logger,
+    /// The handler of each source but the devices.
+    handlers: BTreeMap<Token, Handler>,
     signals: Option<Signals>,
     uevents: Option<Uevents>,
-    control: Option<ControlSocket>,
-    requests: Option<ControlSocket>,
+    control: Option<(ControlSocket, Token)>,
+    requests: Option<(ControlSocket, Token)>,
     readers: Readers,
     notices: Receiver<Notice>,
     handle: SupervisorHandle,
     slots: BTreeMap<DeviceKey, Slot>,
-    /// A service that works for a local user, without a device.
+    /// The service that runs for a local command, without a device.
     standalone: Option<Standalone>,
-    /// Of every service that was ever switched on.
+    /// Statistics of every service that was ever enabled.
     stats: BTreeMap<&'static str, Arc<ServiceStats>>,
     started: SystemTime,
     next_token: usize,
     scanner: Scanner,
-    /// When the process is at rest, unless something happens before.
+    /// When the process releases memory, unless something happens before.
     rest: Option<Instant>,
 }
 
 impl Supervisor {
-    /// Sets the loop up; nothing is opened yet.
+    /// Creates the loop. It opens no device yet.
     ///
     /// # Errors
     ///
-    /// Where the process cannot have a poll, or not register with it.
+    /// If the poll or its waker cannot be created.
     pub fn new(
         settings: Settings,
         reload: Reload,
@@ -108,7 +113,8 @@ impl Supervisor {
         log: Logger,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let waker_token = Token(0);
+        let waker = Arc::new(Waker::new(poll.registry(), waker_token)?);
         let (sender, notices) = channel();
         let handle = SupervisorHandle::new(sender, waker);
         let unlimited = log;
@@ -127,6 +133,7 @@ impl Supervisor {
             unlimited,
             limit,
             log,
+            handlers: BTreeMap::from([(waker_token, Self::receive_notices as Handler)]),
             signals: None,
             uevents: None,
             control: None,
@@ -138,77 +145,84 @@ impl Supervisor {
             standalone: None,
             stats: BTreeMap::new(),
             started: SystemTime::now(),
-            next_token: FIRST_ENDPOINT,
+            next_token: 1,
             scanner,
-            rest: Some(Instant::now() + REST),
+            rest: Some(Instant::now() + REST_AFTER),
         })
     }
 
-    /// Takes SIGTERM, SIGINT and SIGHUP from now on.
+    fn new_token(&mut self) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        token
+    }
+
+    /// Registers a source of events with the poll; `handler` is called for its events.
+    fn register(&mut self, source: &mut impl Source, handler: Handler) -> io::Result<Token> {
+        let token = self.new_token();
+        let registry = self.poll.registry();
+        registry.register(source, token, Interest::READABLE)?;
+        self.handlers.insert(token, handler);
+        Ok(token)
+    }
+
+    /// Starts to handle SIGTERM, SIGINT and SIGHUP.
     ///
     /// # Errors
     ///
-    /// Where they cannot be taken.
+    /// If the signal handlers cannot be installed.
     pub fn handle_signals(&mut self) -> io::Result<()> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        self.poll
-            .registry()
-            .register(&mut signals, SIGNALS, Interest::READABLE)?;
+        self.register(&mut signals, Self::receive_signals)?;
         self.signals = Some(signals);
         Ok(())
     }
 
-    /// Listens for the kernel's uevents from now on.
+    /// Starts to listen for uevents of the kernel.
     ///
     /// # Errors
     ///
-    /// Where the kernel does not allow it; devices that appear later are then
-    /// found at SIGHUP only.
+    /// If the netlink socket cannot be opened. Without it, new devices are found at
+    /// SIGHUP only.
     pub fn listen_for_uevents(&mut self) -> io::Result<()> {
         let uevents = Uevents::listen()?;
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&uevents.fd()), UEVENTS, Interest::READABLE)?;
+        self.register(&mut SourceFd(&uevents.fd()), Self::receive_uevents)?;
         self.uevents = Some(uevents);
         Ok(())
     }
 
-    /// Answers who asks for the status on `socket` from now on.
+    /// Starts to send the status to each client that connects to `socket`.
     ///
     /// # Errors
     ///
-    /// Where the poll does not take the socket.
+    /// If the socket cannot be registered with the poll.
     pub fn serve_status_on(&mut self, socket: ControlSocket) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&socket.fd()), CONTROL, Interest::READABLE)?;
-        self.control = Some(socket);
+        let token = self.register(&mut SourceFd(&socket.fd()), Self::serve_status)?;
+        self.control = Some((socket, token));
         Ok(())
     }
 
-    /// Takes what is asked at `socket` from now on.
+    /// Starts to execute the requests of clients that connect to `socket`.
     ///
     /// # Errors
     ///
-    /// Where the poll does not take the socket.
+    /// If the socket cannot be registered with the poll.
     pub fn serve_requests_on(&mut self, socket: ControlSocket) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&socket.fd()), REQUESTS, Interest::READABLE)?;
-        self.requests = Some(socket);
+        let token = self.register(&mut SourceFd(&socket.fd()), Self::read_requests)?;
+        self.requests = Some((socket, token));
         Ok(())
     }
 
-    /// How other threads reach this supervisor.
+    /// Returns the handle by which other threads reach this supervisor.
     pub fn handle(&self) -> SupervisorHandle {
         self.handle.clone()
     }
 
-    /// Serves until it is told to stop.
+    /// Runs the loop until the agent ends.
     ///
     /// # Errors
     ///
-    /// Only the loss of the poll itself.
+    /// If the poll fails.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
         self.scan_devices();
@@ -225,102 +239,100 @@ impl Supervisor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if !events.is_empty() {
-                self.rest = Some(Instant::now() + REST);
+            let deadline = self.deadline_has_passed().then_some(Reaction::Scan);
+            let handled = events
+                .iter()
+                .map(|event| self.dispatch(event.token()))
+                .max();
+            if let Some(reaction) = handled {
+                self.rest = Some(rest_after(self.rest, reaction, Instant::now()));
             }
-            let mut look = self.deadline_has_passed();
-            for event in &events {
-                match event.token() {
-                    // What it woke for lies in the queue.
-                    WAKER => {}
-                    SIGNALS => {
-                        for signal in self.pending_signals() {
-                            match signal {
-                                SIGHUP => {
-                                    self.reload();
-                                    look = true;
-                                }
-                                signal => {
-                                    let name = signal_name(signal);
-                                    info!(self.log, "stopping"; "signal" => name);
-                                    return self.stop();
-                                }
-                            }
-                        }
-                    }
-                    UEVENTS => look |= self.take_uevents(),
-                    CONTROL => self.answer_clients(),
-                    REQUESTS => self.take_requests(),
-                    token => self.wake_worker(token),
-                }
-            }
-            while let Ok(notice) = self.notices.try_recv() {
-                match notice {
-                    Notice::WorkerEnded { token, ended } => self.worker_ended(token, ended),
-                    Notice::Request { request, client } => {
-                        self.dispatch_request(&request, client);
-                        continue;
-                    }
-                    Notice::StandaloneEnded => self.standalone_ended(),
-                    Notice::Rescan => {}
-                    Notice::Reload => self.reload(),
-                    Notice::Stop => return self.stop(),
-                }
-                look = true;
-            }
-            if look {
-                self.scan_devices();
+            match handled.max(deadline) {
+                Some(Reaction::Stop) => return self.stop(),
+                Some(Reaction::Scan) => self.scan_devices(),
+                _ => {}
             }
             self.log_suppressed(Some(Instant::now()));
             self.log_slow_openings();
             if self.rest.is_some_and(|at| at <= Instant::now()) {
-                self.rest();
+                self.release_memory();
             }
         }
     }
 
-    /// Gives memory back, where no service is at anything that its code is needed
-    /// for soon.
-    fn rest(&mut self) {
+    /// Calls the handler of a source, or wakes the worker of a device.
+    fn dispatch(&mut self, token: Token) -> Reaction {
+        match self.handlers.get(&token) {
+            Some(handler) => handler(self),
+            None => self.wake_worker(token),
+        }
+    }
+
+    /// Releases memory, unless a service has an operation in progress whose code would
+    /// be loaded again at once.
+    fn release_memory(&mut self) {
         let busy = self.slots.values().any(|slot| slot.operation().is_some());
         self.rest = if busy || self.standalone.is_some() {
-            Some(Instant::now() + REST)
+            Some(Instant::now() + REST_AFTER)
         } else {
             sys::release_memory();
             None
         };
     }
 
-    fn pending_signals(&mut self) -> Vec<i32> {
-        self.signals
-            .as_mut()
-            .map(|signals| signals.pending().collect())
-            .unwrap_or_default()
+    fn receive_notices(&mut self) -> Reaction {
+        let mut reaction = Reaction::Handled;
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::WorkerEnded { token, ended } => self.worker_ended(token, ended),
+                Notice::Request { request, client } => {
+                    self.dispatch_request(&request, client);
+                    continue;
+                }
+                Notice::StandaloneEnded => self.standalone_ended(),
+                Notice::Rescan => {}
+                Notice::Reload => self.reload(),
+                Notice::Stop => return Reaction::Stop,
+            }
+            reaction = Reaction::Scan;
+        }
+        reaction
     }
 
-    fn take_uevents(&mut self) -> bool {
+    fn receive_signals(&mut self) -> Reaction {
+        let pending = self.signals.as_mut().map(|signals| signals.pending());
+        let pending: Vec<_> = pending.into_iter().flatten().collect();
+        for signal in pending {
+            if signal != SIGHUP {
+                info!(self.log, "stopping"; "signal" => signal_name(signal));
+                return Reaction::Stop;
+            }
+            self.reload();
+        }
+        Reaction::Scan
+    }
+
+    fn receive_uevents(&mut self) -> Reaction {
         match self.uevents.as_ref().map(Uevents::drain) {
-            Some(Ok(look)) => {
-                if look {
-                    self.scanner.expect_news();
-                }
-                look
+            Some(Ok(true)) => {
+                self.scanner.expect_news();
+                Reaction::Scan
             }
             Some(Err(error)) => {
-                warn!(self.log, "cannot hear of new devices any more, send SIGHUP to look for them";
+                warn!(self.log, "cannot receive uevents any more, send SIGHUP to scan for devices";
                     "error" => %error);
                 self.uevents = None;
-                true
+                Reaction::Scan
             }
-            None => false,
+            Some(Ok(false)) | None => Reaction::Ignored,
         }
     }
 
-    fn answer_clients(&self) {
-        let Some(socket) = &self.control else {
-            return;
+    fn serve_status(&mut self) -> Reaction {
+        let Some((socket, token)) = &self.control else {
+            return Reaction::Ignored;
         };
-        let known = StatusSources {
+        let sources = StatusSources {
             started: self.started,
             settings: &self.settings,
             slots: &self.slots,
@@ -329,13 +341,30 @@ impl Supervisor {
             limit: &self.limit,
             problems: self.scanner.problems(),
         };
-        let document = || serde_json::to_vec_pretty(&known.document()).unwrap_or_default();
-        if socket.answer(&self.log, document) {
-            self.rearm(socket, CONTROL);
+        let document = || serde_json::to_vec_pretty(&sources.document()).unwrap_or_default();
+        if socket.send_to_clients(&self.log, document) {
+            self.rearm(socket, *token);
         }
+        Reaction::Handled
     }
 
-    /// Looked at anew, a socket is readable where more clients wait.
+    fn read_requests(&mut self) -> Reaction {
+        let Some((socket, token)) = &self.requests else {
+            return Reaction::Ignored;
+        };
+        let more = socket.for_each_client(&self.log, |stream| {
+            let handle = self.handle();
+            self.readers.read(stream, move |request, client| {
+                handle.send(Notice::Request { request, client });
+            });
+        });
+        if more {
+            self.rearm(socket, *token);
+        }
+        Reaction::Handled
+    }
+
+    /// Makes the poll report again that a socket is readable: more clients wait there.
     fn rearm(&self, socket: &ControlSocket, token: Token) {
         let registry = self.poll.registry();
         let registered =
@@ -345,23 +374,8 @@ impl Supervisor {
         }
     }
 
-    fn take_requests(&self) {
-        let Some(socket) = &self.requests else {
-            return;
-        };
-        let more = socket.each(&self.log, |stream| {
-            let handle = self.handle();
-            self.readers.read(stream, move |request, client| {
-                handle.tell(Notice::Request { request, client });
-            });
-        });
-        if more {
-            self.rearm(socket, REQUESTS);
-        }
-    }
-
-    /// Hands what was asked over to the worker of the service, or to a service of its
-    /// own where there is no device.
+    /// Hands a local request to the worker of its service, or to a standalone service if
+    /// there is no device.
     fn dispatch_request(&mut self, request: &Request, client: Client) {
         let (name, command) = request.command();
         let on = &self.settings.services;
@@ -390,7 +404,7 @@ impl Supervisor {
             Some(control) => control.command(command, Box::new(client)),
             None if slots.is_empty() => self.start_standalone(entry, command, client),
             None => client.refuse(&format!(
-                "the device of the service {name} is not open yet: `hyperv-agent status` says more"
+                "the device of the service {name} is not open yet: see `hyperv-agent status`"
             )),
         }
     }
@@ -400,10 +414,10 @@ impl Supervisor {
         let config = Arc::clone(&self.settings.config);
         let asked: (_, Box<dyn command::Client>) = (command, Box::new(client));
         let handle = self.handle();
-        let ended = move || handle.tell(Notice::StandaloneEnded);
+        let ended = move || handle.send(Notice::StandaloneEnded);
         match Standalone::start(entry, config, stats, log, asked, ended) {
             Ok(standalone) => self.standalone = Some(standalone),
-            // The client goes with what could not be started, and is told so.
+            // Dropping the client tells it that its request was not executed.
             Err(error) => warn!(self.log, "cannot start a thread: {}", error),
         }
     }
@@ -414,7 +428,7 @@ impl Supervisor {
         }
     }
 
-    fn wake_worker(&self, token: Token) {
+    fn wake_worker(&self, token: Token) -> Reaction {
         let served = self.slots.values().find_map(|slot| match &slot.state {
             State::Running {
                 token: its,
@@ -426,10 +440,11 @@ impl Supervisor {
         if let Some(control) = served {
             control.wake();
         }
+        Reaction::Handled
     }
 
-    /// Time until a device may be opened again, or is to be looked for again, or
-    /// the process is at rest; `None` to wait for as long as it takes.
+    /// Returns the time until the next thing to do that no event announces; `None` if
+    /// there is none.
     fn until_next_deadline(&self) -> Option<Duration> {
         self.deadlines()
             .chain(self.limits().filter_map(|(_, limit)| limit.summary_due()))
@@ -449,14 +464,14 @@ impl Supervisor {
         })
     }
 
-    /// Tells which devices take long to open, and what is waited for.
+    /// Logs which devices take long to open, and what their workers wait for.
     fn log_slow_openings(&self) {
         for (key, slot) in &self.slots {
             let State::Running { control, .. } = &slot.state else {
                 continue;
             };
             let stats = self.stats.get(key.service);
-            if let Some(((waited, waits_for), stats)) = control.state.is_overdue().zip(stats) {
+            if let Some(((waited, waits_for), stats)) = control.state.take_overdue().zip(stats) {
                 let log = stats.logger(self.unlimited.clone());
                 warn!(
                     log.new(o!("service" => key.service)),
@@ -479,10 +494,10 @@ impl Supervisor {
             State::Backoff(until) => Some(until),
             State::Running { .. } => None,
         });
-        backoffs.chain(self.scanner.look_again())
+        backoffs.chain(self.scanner.next_scan())
     }
 
-    /// Compares what there is with what is served: starts and stops workers.
+    /// Compares the devices with the workers, and starts and stops workers.
     fn scan_devices(&mut self) {
         let wanted = self.scanner.scan(&self.settings);
         self.slots.retain(|key, slot| match &mut slot.state {
@@ -490,7 +505,7 @@ impl Supervisor {
             State::Running {
                 control, stopping, ..
             } => {
-                // Its end is reported, and the slot goes then.
+                // The slot is removed when the worker has ended.
                 if !*stopping {
                     *stopping = true;
                     control.stop();
@@ -515,15 +530,15 @@ impl Supervisor {
     fn serve(&mut self, key: DeviceKey, entry: &'static Entry) {
         if let Some(standalone) = &self.standalone {
             if standalone.entry.name == entry.name {
-                // The host goes first: the device is opened when that has ended.
+                // The host takes precedence. Its device is opened when the standalone
+                // service has ended.
                 standalone.stop();
                 let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
-                slot.state = State::Backoff(Instant::now() + STANDALONE_PAUSE);
+                slot.state = State::Backoff(Instant::now() + STANDALONE_RETRY);
                 return;
             }
         }
-        let token = Token(self.next_token);
-        self.next_token += 1;
+        let token = self.new_token();
         let (stats, log) = self.stats_and_log(entry);
         let node = key.device.node().display().to_string();
         let endpoint = Endpoint {
@@ -551,7 +566,7 @@ impl Supervisor {
         }
     }
 
-    /// What is counted of a service, and its log, within its limit.
+    /// Returns the statistics of a service, and its log within its rate limit.
     fn stats_and_log(&mut self, entry: &'static Entry) -> (Arc<ServiceStats>, Logger) {
         let stats = self.stats.entry(entry.name);
         let stats = stats.or_insert_with(|| ServiceStats::new(limit(&self.handle)));
@@ -559,14 +574,14 @@ impl Supervisor {
         (Arc::clone(stats), log.new(o!("service" => entry.name)))
     }
 
-    /// The limits of logs: the agent's own, and each service's with its name.
+    /// Returns the rate limit of each service with its name, and the agent's own.
     fn limits(&self) -> impl Iterator<Item = (Option<&'static str>, &RateLimit)> {
         let services = self.stats.iter();
         let services = services.map(|(name, stats)| (Some(*name), &*stats.limit));
         services.chain([(None, &*self.limit)])
     }
 
-    /// Logs what the limits have kept from the log, where that is due by then, or all.
+    /// Logs the summaries of suppressed records that are due by then, or all of them.
     fn log_suppressed(&self, by: Option<Instant>) {
         for (service, limit) in self.limits() {
             let due = limit.summary_due();
@@ -575,7 +590,7 @@ impl Supervisor {
                     Some(name) => self.unlimited.new(o!("service" => name)),
                     None => self.unlimited.clone(),
                 };
-                limit.tell(&log);
+                limit.log_summary(&log);
             }
         }
     }
@@ -614,18 +629,13 @@ impl Supervisor {
                         }
                     }
                 }
-                let then = if config_changed {
-                    "; each service says when it uses the new one"
-                } else {
-                    ""
-                };
-                info!(self.log, "configuration read again{}", then);
+                info!(self.log, "configuration reloaded"; "changed" => config_changed);
             }
             Err(error) => {
                 error!(self.log, "the configuration stays as it was: {:#}", error);
             }
         }
-        // Whoever sends SIGHUP wants every device to be tried again at once.
+        // A reload retries every device at once.
         self.scanner.expect_news();
         let now = Instant::now();
         for slot in self.slots.values_mut() {
@@ -636,7 +646,7 @@ impl Supervisor {
         notify_service_manager(&[NotifyState::Ready]);
     }
 
-    /// Lets every worker end, for as long as [`STOP_LIMIT`], or [`THAW_LIMIT`].
+    /// Ends every worker, within [`timeouts::STOP`] or [`timeouts::STOP_FROZEN`].
     fn stop(mut self) -> io::Result<()> {
         notify_service_manager(&[NotifyState::Stopping]);
         for slot in self.slots.values() {
@@ -653,9 +663,9 @@ impl Supervisor {
         while !self.slots.is_empty() || self.standalone.is_some() {
             let frozen = self.slots.values().any(Slot::is_frozen);
             let limit = if frozen || self.standalone.is_some() {
-                THAW_LIMIT
+                timeouts::STOP_FROZEN
             } else {
-                STOP_LIMIT
+                timeouts::STOP
             };
             let left = (began + limit).saturating_duration_since(Instant::now());
             match self.notices.recv_timeout(left) {
@@ -681,18 +691,42 @@ impl Supervisor {
     }
 }
 
-/// A limit that wakes the loop when a summary will be due.
+/// Returns when the process releases memory after an event. One that does not concern the
+/// agent postpones nothing.
+fn rest_after(due: Option<Instant>, reaction: Reaction, now: Instant) -> Instant {
+    let due = due.filter(|_| reaction == Reaction::Ignored);
+    due.unwrap_or(now + REST_AFTER)
+}
+
+/// Returns a rate limit that wakes the loop when a summary will be due.
 fn limit(handle: &SupervisorHandle) -> RateLimit {
     let handle = handle.clone();
     RateLimit::new(move || handle.wake())
 }
 
-/// Tells systemd, where it is the one that started the agent.
+/// Notifies systemd, if it has started the agent.
 fn notify_service_manager(state: &[NotifyState<'_>]) {
-    // Nothing depends on it: a service manager that cannot be told only waits.
+    // If it fails, systemd only waits longer.
     let _ = sd_notify::notify(state);
 }
 
 fn signal_name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_do_not_concern_the_agent_do_not_postpone_its_rest() {
+        let start = Instant::now();
+        let due = rest_after(None, Reaction::Ignored, start);
+        assert_eq!(due, start + REST_AFTER);
+        let now = start + REST_AFTER / 2;
+        assert_eq!(rest_after(Some(due), Reaction::Ignored, now), due);
+        for reaction in [Reaction::Handled, Reaction::Scan] {
+            assert_eq!(rest_after(Some(due), reaction, now), now + REST_AFTER);
+        }
+    }
 }

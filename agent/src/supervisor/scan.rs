@@ -1,5 +1,4 @@
-//! Looking for devices: which there are for the services that are switched on,
-//! and what keeps others from being reached.
+//! Scans for the devices of the enabled services, and for what makes others unreachable.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,28 +8,26 @@ use hyperv_vmbus::Guid;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError};
 use slog::{Logger, info, warn};
 
-use crate::locate::DeviceKey;
-use crate::locate::{ServiceDevices, has_node, locate};
+use crate::locate::{DeviceKey, ServiceDevices, has_node, locate};
 use crate::settings::Settings;
 
-/// How often, and how many times in a row, to look again for a device that the
-/// kernel is still setting up.
-const SETTLE_PAUSE: Duration = Duration::from_millis(100);
-const SETTLE_LOOKS: u32 = 50;
+/// How often, and how many times, to scan again for a device that the kernel is still
+/// setting up.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_SETTLE_SCANS: u32 = 50;
 
-/// How long a new device may be without a driver before that is a problem, or
-/// the agent binds it.
+/// How long a new device may have no driver before the agent binds it, or reports that.
 const DRIVER_GRACE: Duration = Duration::from_secs(1);
 
-/// Looks for devices, again and again.
+/// Scans for devices. It remembers what it has seen and reported.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     log: Logger,
-    settle_looks: u32,
-    look_again: Option<Instant>,
-    /// Devices that no driver makes accessible, and since when.
+    settle_scans: u32,
+    next_scan: Option<Instant>,
+    /// Devices that no driver makes accessible, and when they were seen first.
     unreachable: BTreeMap<Guid, Instant>,
-    /// The last problems, so that each is logged once.
+    /// The problems that the last scan found. Each is logged once.
     problems: Vec<String>,
 }
 
@@ -38,32 +35,32 @@ impl Scanner {
     pub(crate) fn new(log: Logger) -> Self {
         Self {
             log,
-            settle_looks: 0,
-            look_again: None,
+            settle_scans: 0,
+            next_scan: None,
             unreachable: BTreeMap::new(),
             problems: Vec::new(),
         }
     }
 
-    /// When to look again although nothing was announced.
-    pub(crate) fn look_again(&self) -> Option<Instant> {
-        self.look_again
+    /// Returns when to scan again without a uevent.
+    pub(crate) fn next_scan(&self) -> Option<Instant> {
+        self.next_scan
     }
 
-    /// What keeps devices from being served.
+    /// Returns what keeps devices from being served.
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// Something was announced: a device may be set up from now on.
+    /// A uevent arrived: the kernel may be setting up a device.
     pub(crate) fn expect_news(&mut self) {
-        self.settle_looks = 0;
+        self.settle_scans = 0;
     }
 
-    /// The devices of all services that are switched on.
+    /// Returns the devices of all enabled services.
     pub(crate) fn scan(&mut self, settings: &Settings) -> BTreeMap<DeviceKey, &'static Entry> {
         let now = Instant::now();
-        self.look_again = None;
+        self.next_scan = None;
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
         let mut unreachable_now = Vec::new();
@@ -75,10 +72,10 @@ impl Scanner {
             .collect();
         let devices = match discovery::devices(roots) {
             Ok(devices) => devices,
-            // The bus can be missing where the nodes are not, as in containers.
+            // In a container the bus may be missing although the nodes exist.
             Err(DiscoveryError::NoVmbus(_)) => Vec::new(),
             Err(error) => {
-                problems.push(format!("cannot look for devices: {error}"));
+                problems.push(format!("cannot scan for devices: {error}"));
                 Vec::new()
             }
         };
@@ -88,21 +85,20 @@ impl Scanner {
                 unreachable,
                 settling,
             } = locate(entry, &devices, roots, has_node);
-            if settling && self.settle_looks < SETTLE_LOOKS {
-                self.settle_looks += 1;
-                self.look_again_at(now + SETTLE_PAUSE);
+            if settling && self.settle_scans < MAX_SETTLE_SCANS {
+                self.settle_scans += 1;
+                self.scan_again_at(now + SETTLE_INTERVAL);
             }
             for device in unreachable {
                 unreachable_now.push(device.instance);
-                // A driver may be on its way: the module is being loaded, or
-                // udev is at work.
+                // A driver may follow: the module is being loaded, or udev runs.
                 let since = *self.unreachable.entry(device.instance).or_insert(now);
                 if now.duration_since(since) < DRIVER_GRACE {
-                    self.look_again_at(since + DRIVER_GRACE);
+                    self.scan_again_at(since + DRIVER_GRACE);
                     continue;
                 }
                 match self.make_reachable(settings, entry, &device) {
-                    Ok(()) => self.look_again_at(now + SETTLE_PAUSE),
+                    Ok(()) => self.scan_again_at(now + SETTLE_INTERVAL),
                     Err(problem) => problems.push(problem),
                 }
             }
@@ -122,13 +118,13 @@ impl Scanner {
         wanted
     }
 
-    fn look_again_at(&mut self, when: Instant) {
-        let earliest = self.look_again.map_or(when, |other| other.min(when));
-        self.look_again = Some(earliest);
+    fn scan_again_at(&mut self, when: Instant) {
+        let earliest = self.next_scan.map_or(when, |other| other.min(when));
+        self.next_scan = Some(earliest);
     }
 
-    /// Binds a device to `uio_hv_generic`, where it may; or says why nobody can
-    /// reach it.
+    /// Binds a device to `uio_hv_generic`, if the configuration allows that. An error says
+    /// why the device is unreachable.
     fn make_reachable(
         &self,
         settings: &Settings,

@@ -1,5 +1,4 @@
-//! What the supervisor keeps of a device: its worker, or how it failed and when
-//! to try again.
+//! The supervisor's record of a device: its worker, or its last failure and the backoff.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,23 +10,19 @@ use hyperv_vmbus::ChannelError;
 use mio::Token;
 use slog::{Logger, debug, error, warn};
 
+use crate::timeouts::{BACKOFF_MAX, BACKOFF_MIN};
 use crate::worker::control::Control;
 use crate::worker::exit::Failure;
 
-/// A device that fails is opened again after this long, twice as long after
-/// each further failure.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-
-/// What becomes of a device that is, or was, there.
+/// A device that exists, or existed until its worker ends.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) entry: &'static Entry,
     pub(crate) state: State,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
-    /// The last failure that was logged, so that it is not again.
-    problem: Option<String>,
+    /// The last failure that was logged. The same one is not logged again.
+    last_failure: Option<String>,
 }
 
 #[derive(Debug)]
@@ -38,23 +33,22 @@ pub(crate) enum State {
         thread: JoinHandle<()>,
         stopping: bool,
     },
-    /// Not before then.
+    /// The device is opened at that time.
     Backoff(Instant),
 }
 
 impl Slot {
-    /// A device to be opened at once.
+    /// Creates the slot of a device that is to be opened at once.
     pub(crate) fn new(entry: &'static Entry) -> Self {
         Self {
             entry,
             state: State::Backoff(Instant::now()),
             failures: 0,
-            problem: None,
+            last_failure: None,
         }
     }
 
-    /// Whether its service has file systems frozen, or applications at rest for
-    /// that.
+    /// Returns whether its service has frozen file systems, or quiesced applications.
     pub(crate) fn is_frozen(&self) -> bool {
         let operation = self.operation();
         operation.is_some_and(|seen| {
@@ -65,7 +59,7 @@ impl Slot {
         })
     }
 
-    /// What its service is at, if that takes longer than a request.
+    /// Returns the operation that its service has in progress.
     pub(crate) fn operation(&self) -> Option<Snapshot> {
         match &self.state {
             State::Running { control, .. } => control.state.snapshot().operation,
@@ -73,57 +67,57 @@ impl Slot {
         }
     }
 
-    /// Joins the thread of a worker that has told of its end, which takes no
-    /// longer than a thread's exit.
+    /// Joins the thread of a worker that has reported its end. This takes no longer than
+    /// the exit of a thread.
     pub(crate) fn join(&mut self) {
         let idle = State::Backoff(Instant::now());
         if let State::Running { thread, .. } = std::mem::replace(&mut self.state, idle) {
-            // A panic was told of along with the end.
+            // The worker has reported a panic.
             let _ = thread.join();
         }
     }
 
-    /// Why it is not served: the failure that was logged last.
-    pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+    /// Returns the failure that was logged last: why the device is not served.
+    pub(crate) fn last_failure(&self) -> Option<&str> {
+        self.last_failure.as_deref()
     }
 
-    /// Takes in how a worker failed, and whether its device was in order until then,
-    /// and says when to try again.
+    /// Logs how a worker failed, and starts the backoff. It starts at its minimum if the
+    /// device was healthy until then.
     pub(crate) fn start_backoff(&mut self, failure: Failure, healthy: bool, log: &Logger) {
         if healthy {
             self.failures = 0;
-            self.problem = None;
+            self.last_failure = None;
         }
         let panicked = matches!(failure, Failure::Panicked(_));
-        let problem = match failure {
+        let message = match failure {
             Failure::Closed(ChannelError::Gone) => "the device went away".to_owned(),
             Failure::NotStarted(error) => format!("cannot start a worker: {error}"),
             Failure::NotOpened(error) => format!("cannot be opened: {error}"),
-            Failure::Closed(error) => format!("closed, to be opened again: {error}"),
-            Failure::Panicked(message) => {
-                format!("the service panicked and will be restarted: {message}")
+            Failure::Closed(error) => format!("closed, will be opened again: {error}"),
+            Failure::Panicked(panic) => {
+                format!("the service panicked and will be restarted: {panic}")
             }
         };
         self.failures = self.failures.saturating_add(1);
-        let pause = backoff_after(self.failures);
-        self.state = State::Backoff(Instant::now() + pause);
-        if self.problem.as_ref() == Some(&problem) {
-            debug!(log, "{}", problem; "retry_in" => ?pause);
+        let backoff = backoff_after(self.failures);
+        self.state = State::Backoff(Instant::now() + backoff);
+        if self.last_failure.as_ref() == Some(&message) {
+            debug!(log, "{}", message; "retry_in" => ?backoff);
             return;
         }
         match panicked {
-            true => error!(log, "{}", problem),
-            false => warn!(log, "{}", problem),
+            true => error!(log, "{}", message),
+            false => warn!(log, "{}", message),
         }
-        self.problem = Some(problem);
+        self.last_failure = Some(message);
     }
 }
 
-/// How long a device is left closed after so many failures in a row.
+/// Returns the backoff after that many consecutive failures.
 fn backoff_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_BACKOFF * 2u32.pow(doublings)).min(LONGEST_BACKOFF)
+    (BACKOFF_MIN * 2u32.pow(doublings)).min(BACKOFF_MAX)
 }
 
 #[cfg(test)]
@@ -134,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_until_the_device_was_in_order() {
+    fn the_backoff_doubles_until_the_device_was_healthy() {
         let log = Logger::root(slog::Discard, o!());
         let mut slot = Slot::new(&fcopy::ENTRY);
         let mut fail = |healthy| {
@@ -142,12 +136,12 @@ mod tests {
             backoff_after(slot.failures)
         };
         for doublings in 0..8 {
-            assert_eq!(fail(false), FIRST_BACKOFF * 2u32.pow(doublings));
+            assert_eq!(fail(false), BACKOFF_MIN * 2u32.pow(doublings));
         }
         for _ in 0..100 {
-            assert!(fail(false) <= LONGEST_BACKOFF);
+            assert!(fail(false) <= BACKOFF_MAX);
         }
-        assert_eq!(fail(false), LONGEST_BACKOFF);
-        assert_eq!(fail(true), FIRST_BACKOFF);
+        assert_eq!(fail(false), BACKOFF_MAX);
+        assert_eq!(fail(true), BACKOFF_MIN);
     }
 }

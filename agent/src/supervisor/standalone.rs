@@ -1,5 +1,4 @@
-//! A service without a device, for as long as it takes to carry out what a local user
-//! asks of it.
+//! A service that runs without a device, for one local command.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,20 +17,20 @@ use crate::stats::ServiceStats;
 use crate::worker::panics::catch_panic;
 use crate::worker::state::WorkerState;
 
-/// A service that works without a device, on a thread of its own.
+/// A service that runs without a device, on its own thread.
 #[derive(Debug)]
 pub(crate) struct Standalone {
-    /// Which service.
+    /// The service's registry entry.
     pub(crate) entry: &'static Entry,
-    /// What it shows of itself.
+    /// Its state, for the status.
     pub(crate) state: Arc<WorkerState>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Standalone {
-    /// Makes the service and has it carry out a command; `ended` is called when the
-    /// service is gone, just before the client has the result.
+    /// Creates the service and executes a command. `ended` is called when the service is
+    /// dropped, just before the client receives the result.
     pub(crate) fn start(
         entry: &'static Entry,
         config: Arc<hyperv_services::Config>,
@@ -41,17 +40,17 @@ impl Standalone {
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let (its_state, its_stop) = (Arc::<WorkerState>::default(), Arc::<AtomicBool>::default());
-        let (view, stop) = (Arc::clone(&its_state), Arc::clone(&its_stop));
-        let told = Arc::<DeferredResult>::default();
+        let (state, stop) = (Arc::clone(&its_state), Arc::clone(&its_stop));
+        let result = Arc::<DeferredResult>::default();
         let client = Box::new(DeferredClient {
             client,
-            told: Arc::clone(&told),
+            result: Arc::clone(&result),
         });
         let run = move || {
             let outcome = catch_panic(|| {
                 let mut service = (entry.make)(&config, &log);
                 service.keep_in(&stats.last_backup);
-                view.opened(&*service);
+                state.opened(&*service);
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
@@ -74,10 +73,10 @@ impl Standalone {
             if let Err(panic) = outcome {
                 warn!(log, "the service panicked: {}", panic);
             }
-            // Who has the result can ask for something else at once.
+            // A client that has the result may send another request at once.
             ended();
-            let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some((client, result)) = told {
+            let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((client, result)) = result {
                 client.end(result);
             }
         };
@@ -90,27 +89,27 @@ impl Standalone {
         })
     }
 
-    /// Joins the thread, whose service is gone: its client has the result then.
+    /// Joins the thread of a service that was dropped. Then the client has the result.
     pub(crate) fn join(self) {
-        // A panic was logged.
+        // A panic was logged already.
         let _ = self.thread.join();
     }
 
-    /// Ends it, whatever it is at.
+    /// Ends the service, whatever it does.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.state.stop();
     }
 }
 
-/// A client, and the result that it is told when the service has ended.
+/// A client, and the result that it receives when the service has ended.
 type DeferredResult = Mutex<Option<(Box<dyn Client>, Result<Backup, String>)>>;
 
-/// A client that is told the result later.
+/// A client that receives the result later.
 #[derive(Debug)]
 struct DeferredClient {
     client: Box<dyn Client>,
-    told: Arc<DeferredResult>,
+    result: Arc<DeferredResult>,
 }
 
 impl AsFd for DeferredClient {
@@ -125,7 +124,7 @@ impl Client for DeferredClient {
     }
 
     fn end(self: Box<Self>, result: Result<Backup, String>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        *told = Some((self.client, result));
+        let mut deferred = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        *deferred = Some((self.client, result));
     }
 }

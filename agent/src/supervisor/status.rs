@@ -1,4 +1,4 @@
-//! Makes the status document from what the supervisor knows.
+//! Collects the status document.
 
 use std::collections::BTreeMap;
 use std::process;
@@ -12,8 +12,7 @@ use hyperv_services::service::Entry;
 use super::slot::{self, Slot};
 use super::standalone::Standalone;
 use crate::devices::{self, DeviceInfo};
-use crate::locate::DeviceKey;
-use crate::locate::DeviceNode;
+use crate::locate::{DeviceKey, DeviceNode};
 use crate::rate_limit::{self, RateLimit};
 use crate::settings::Settings;
 use crate::stats::ServiceStats;
@@ -24,14 +23,14 @@ use crate::status::{
     Versions,
 };
 
-/// Devices of a service, and problems, that are told of. The host may offer
-/// more, and the document must fit the buffer of a socket.
+/// Maximum number of devices of a service, and of problems, in the document. The host may
+/// offer more devices, and the document must fit the buffer of a socket.
 const MAX_LISTED: usize = 8;
 
-/// Letters of what keeps a device from being served.
+/// Maximum length in characters of a problem or a failure.
 const MAX_TEXT: usize = 500;
 
-/// What the supervisor knows.
+/// What the status is collected from.
 pub(crate) struct StatusSources<'a> {
     pub(crate) started: SystemTime,
     pub(crate) settings: &'a Settings,
@@ -43,9 +42,9 @@ pub(crate) struct StatusSources<'a> {
 }
 
 impl StatusSources<'_> {
-    /// The status at this moment. It reads sysfs for the devices' GUIDs.
+    /// Collects the status. It reads sysfs for the GUIDs of the devices.
     pub(crate) fn document(&self) -> Document {
-        // Without the bus there are no GUIDs to tell.
+        // Without the bus there are no GUIDs.
         let listed = devices::list(&self.settings.roots).unwrap_or_default();
         let on = &self.settings.services;
         let is_off = |entry: &&Entry| !on.iter().any(|other| other.name == entry.name);
@@ -70,7 +69,7 @@ impl StatusSources<'_> {
     }
 
     fn service(&self, entry: &Entry, on: bool, listed: &[DeviceInfo]) -> Service {
-        // Before the counts: a request that a device works on is among them.
+        // Collected before the counts, which then include each request in progress.
         let devices = self
             .slots
             .iter()
@@ -120,21 +119,21 @@ impl From<rate_limit::Suppressed> for Suppressed {
 
 fn device(located: &DeviceNode, slot: &Slot, listed: &[DeviceInfo]) -> Device {
     let node = located.node().display().to_string();
-    let (state, view) = match &slot.state {
+    let (state, snapshot) = match &slot.state {
         slot::State::Running {
             control, stopping, ..
         } => {
-            let view = control.state.snapshot();
-            let state = match (stopping, view.open) {
+            let snapshot = control.state.snapshot();
+            let state = match (stopping, snapshot.open) {
                 (true, _) => State::Closing,
                 (false, true) => State::Serving,
                 (false, false) => State::Opening,
             };
-            (state, view)
+            (state, snapshot)
         }
         slot::State::Backoff(until) => {
             let state = State::Failed {
-                failure: slot.problem().map(|text| cut(text, MAX_TEXT)),
+                failure: slot.last_failure().map(|text| cut(text, MAX_TEXT)),
                 retry_in: until.saturating_duration_since(Instant::now()).as_secs(),
             };
             (state, Default::default())
@@ -151,12 +150,12 @@ fn device(located: &DeviceNode, slot: &Slot, listed: &[DeviceInfo]) -> Device {
             DeviceNode::HvUtil { .. } => Transport::HvUtil,
         },
         state,
-        versions: view.negotiated.map(|negotiated| Versions {
+        versions: snapshot.negotiated.map(|negotiated| Versions {
             framework: negotiated.framework.to_string(),
             message: negotiated.message.to_string(),
         }),
-        working: view.working,
-        operation: view.operation.map(shown),
+        working: snapshot.working,
+        operation: snapshot.operation.map(shown),
     }
 }
 

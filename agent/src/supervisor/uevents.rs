@@ -1,4 +1,4 @@
-//! Kernel uevents: how the agent hears of devices that come and go.
+//! Kernel uevents, which announce devices that come and go.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -8,21 +8,19 @@ use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
 };
 
-/// Group of the messages that the kernel itself sends; udev's own are in
-/// another.
+/// Netlink group of the kernel's own messages. Those of udev are in another.
 const KERNEL_GROUP: u32 = 1;
 
-/// Subsystems that matter: the bus, its UIO devices, the character devices of
-/// `hv_utils`, and drivers, to one of which a device may be bound. Protocol
-/// section 1.
+/// Subsystems that concern the agent: the bus, its UIO devices, the character devices of
+/// `hv_utils`, and drivers, to which devices are bound. Protocol section 1.
 const SUBSYSTEMS: [&str; 4] = ["vmbus", "uio", "misc", "drivers"];
 
-/// A socket on which the kernel announces devices.
+/// A netlink socket that receives uevents.
 #[derive(Debug)]
 pub(crate) struct Uevents(OwnedFd);
 
 impl Uevents {
-    /// Starts to listen.
+    /// Opens the socket.
     pub(crate) fn listen() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -34,31 +32,29 @@ impl Uevents {
         Ok(Self(socket))
     }
 
-    /// The descriptor that is readable when something was announced.
+    /// Returns the descriptor, which is readable when uevents are waiting.
     pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// Takes all announcements that have come, and tells whether to look for
-    /// devices.
+    /// Receives all waiting uevents. Returns whether one of them concerns the agent.
     pub(crate) fn drain(&self) -> io::Result<bool> {
         let mut buffer = [0; 8192];
-        let mut look = false;
+        let mut concerned = false;
         loop {
             match recvfrom::<NetlinkAddr>(self.0.as_raw_fd(), &mut buffer) {
                 Ok((len, sender)) => {
-                    // Whoever may send to the group has another port id.
+                    // Other senders to the group have another port id.
                     let from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
-                    look |= from_kernel && concerns_us(buffer.get(..len).unwrap_or_default());
+                    concerned |= from_kernel && concerns_us(buffer.get(..len).unwrap_or_default());
                 }
-                // More came than was taken in time: anything may have been
-                // among it.
-                Err(Errno::ENOBUFS) => look = true,
+                // The receive buffer overflowed: any uevent may have been lost.
+                Err(Errno::ENOBUFS) => concerned = true,
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     let error = io::Error::from(errno);
                     return match error.kind() {
-                        ErrorKind::WouldBlock => Ok(look),
+                        ErrorKind::WouldBlock => Ok(concerned),
                         _ => Err(error),
                     };
                 }
@@ -67,8 +63,8 @@ impl Uevents {
     }
 }
 
-/// Whether a uevent is of a subsystem that matters. A uevent is a headline and
-/// then `KEY=value` strings, each with a NUL behind.
+/// Returns whether a uevent is of one of [`SUBSYSTEMS`]. A uevent is a header and then
+/// `KEY=value` strings, each terminated by a NUL.
 fn concerns_us(message: &[u8]) -> bool {
     message
         .split(|byte| *byte == 0)
@@ -94,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_sends_does_not_count() {
+    fn messages_of_other_programs_are_ignored() {
         let uevents = Uevents::listen().unwrap();
         let sender = socket(
             AddressFamily::Netlink,
@@ -103,7 +99,7 @@ mod tests {
             SockProtocol::NetlinkKObjectUEvent,
         )
         .unwrap();
-        // Straight to the listener's own port id, which needs no privilege.
+        // Sending to the listener's own port id needs no privilege.
         let listener: NetlinkAddr = nix::sys::socket::getsockname(uevents.0.as_raw_fd()).unwrap();
         match sendto(sender.as_raw_fd(), RELEVANT, &listener, MsgFlags::empty()) {
             Ok(_) | Err(Errno::EPERM | Errno::ECONNREFUSED) => {}

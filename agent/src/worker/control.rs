@@ -8,7 +8,7 @@ use mio::Waker;
 
 use super::state::WorkerState;
 
-/// What a local user asks, and who.
+/// A local command and its client.
 pub(super) type PendingCommand = (Command, Box<dyn command::Client>);
 
 /// How the supervisor reaches a worker.
@@ -18,12 +18,12 @@ pub(crate) struct Control {
     stop: AtomicBool,
     config: Mutex<Option<Arc<hyperv_services::Config>>>,
     command: Mutex<Option<PendingCommand>>,
-    /// What the worker shows of itself.
+    /// The worker's state, for the status.
     pub(crate) state: WorkerState,
 }
 
 impl Control {
-    /// Of a worker that `waker` wakes.
+    /// Creates the control of a worker that `waker` wakes.
     pub(super) fn new(waker: Waker) -> Self {
         Self {
             waker,
@@ -34,48 +34,45 @@ impl Control {
         }
     }
 
-    /// The device is readable.
+    /// Wakes the worker: its device is readable.
     pub(crate) fn wake(&self) {
-        // It fails only when the worker, and with it the poll, is gone.
+        // This fails only if the worker has ended, and its poll with it.
         let _ = self.waker.wake();
     }
 
-    /// Ends the worker after the request it is at, which its service may cut
-    /// short.
+    /// Ends the worker after its current request, which its service may cut short.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.state.stop();
         self.wake();
     }
 
-    /// Makes the service anew with this configuration, as soon as it is not
-    /// busy.
+    /// Applies a configuration as soon as the service is not busy.
     pub(crate) fn configure(&self, config: Arc<hyperv_services::Config>) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
         self.wake();
     }
 
-    /// Lets the service carry out what a local user asks, as soon as it is at no
-    /// request of the host.
+    /// Executes a local command as soon as the service has no request of the host.
     pub(crate) fn command(&self, command: Command, client: Box<dyn command::Client>) {
-        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_some() {
-            client.end(Err("somebody else asks for something already".to_owned()));
+        let mut pending = self.command.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.is_some() {
+            client.end(Err("another request is pending: try again later".to_owned()));
             return;
         }
-        *asked = Some((command, client));
-        drop(asked);
+        *pending = Some((command, client));
+        drop(pending);
         self.wake();
     }
 
     pub(super) fn has_command(&self) -> bool {
-        let asked = self.command.lock();
-        asked.unwrap_or_else(PoisonError::into_inner).is_some()
+        let pending = self.command.lock();
+        pending.unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     pub(super) fn take_command(&self) -> Option<PendingCommand> {
-        let mut asked = self.command.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.take()
+        let mut pending = self.command.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.take()
     }
 
     pub(super) fn stopping(&self) -> bool {

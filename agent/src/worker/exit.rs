@@ -1,57 +1,53 @@
 //! How a worker ends.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyperv_vmbus::ChannelError;
 
 use crate::opener::OpenError;
-
-/// How long a device is open before it counts as in order. With a request that was
-/// carried out it takes less, but some time all the same: a host may send one and spoil
-/// the device, over and over.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-const HEALTHY_WITH_SUCCESS: Duration = Duration::from_secs(10);
+use crate::timeouts::{HEALTHY, HEALTHY_AFTER_SUCCESS};
 
 /// How a worker ended.
 #[derive(Debug)]
 pub(crate) struct WorkerExit {
-    /// `None` where it was told to end.
+    /// Why it failed; `None` if the supervisor has stopped it.
     pub(crate) failure: Option<Failure>,
-    /// Whether the device was in order until the end.
+    /// Whether the device was healthy until the end.
     pub(crate) healthy: bool,
 }
 
-/// Whether a device is in order: only then does a failure count as the first one.
+/// The health of a device: a failure of a healthy one resets the backoff.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     pub(super) opened: Option<Instant>,
-    /// A request was carried out.
+    /// Whether a request has succeeded.
     pub(super) succeeded: bool,
 }
 
 impl Health {
-    /// Whether it was in order until it failed so. One that served and was taken away
-    /// was: the host may offer it again at once, under the same name.
+    /// Returns whether the device was healthy until it failed. One that served a request
+    /// and was then removed was healthy: the host may offer it again at once, under the
+    /// same name.
     pub(super) fn was_healthy(&self, failure: Option<&Failure>, now: Instant) -> bool {
-        let taken_away = matches!(failure, Some(Failure::Closed(ChannelError::Gone)));
-        taken_away && self.succeeded || self.is_healthy(now)
+        let removed = matches!(failure, Some(Failure::Closed(ChannelError::Gone)));
+        removed && self.succeeded || self.is_healthy(now)
     }
 
     fn is_healthy(&self, now: Instant) -> bool {
         let open = self.opened.map(|at| now.saturating_duration_since(at));
         let needed = match self.succeeded {
-            true => HEALTHY_WITH_SUCCESS,
-            false => HEALTHY_AFTER,
+            true => HEALTHY_AFTER_SUCCESS,
+            false => HEALTHY,
         };
         open.is_some_and(|open| open >= needed)
     }
 }
 
-/// Why a worker ended unasked.
+/// Why a worker failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// There is no thread to be had.
+    /// Its thread cannot be started.
     NotStarted(io::Error),
     NotOpened(OpenError),
     Closed(ChannelError),
@@ -63,20 +59,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_in_order_after_a_while_which_a_request_makes_shorter() {
+    fn a_device_becomes_healthy_sooner_after_a_success() {
         let opened = Instant::now();
         let mut health = Health::default();
-        assert!(!health.is_healthy(opened + HEALTHY_AFTER));
+        assert!(!health.is_healthy(opened + HEALTHY));
         health.opened = Some(opened);
-        assert!(!health.is_healthy(opened + HEALTHY_AFTER / 2));
-        assert!(health.is_healthy(opened + HEALTHY_AFTER));
+        assert!(!health.is_healthy(opened + HEALTHY / 2));
+        assert!(health.is_healthy(opened + HEALTHY));
         health.succeeded = true;
-        assert!(!health.is_healthy(opened + HEALTHY_WITH_SUCCESS / 2));
-        assert!(health.is_healthy(opened + HEALTHY_WITH_SUCCESS));
+        assert!(!health.is_healthy(opened + HEALTHY_AFTER_SUCCESS / 2));
+        assert!(health.is_healthy(opened + HEALTHY_AFTER_SUCCESS));
     }
 
     #[test]
-    fn a_device_that_served_and_was_taken_away_was_in_order() {
+    fn a_device_that_served_and_was_removed_was_healthy() {
         let now = Instant::now();
         let mut health = Health {
             opened: Some(now),

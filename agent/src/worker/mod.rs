@@ -1,11 +1,10 @@
-//! One device's worker: a thread that owns the device's channel and its
-//! service, and carries each request to its reply.
+//! The worker of one device: a thread that owns the device's channel and its service, and
+//! handles each request.
 //!
-//! Between requests the device hangs on the supervisor's poll, and the worker
-//! sleeps until it is woken. While the service is busy, as in a file transfer,
-//! the worker has the device on a poll of its own: a request then costs one
-//! wait, the service's work and one signal to the host, without a detour
-//! through another thread.
+//! Between requests the device is registered with the supervisor's poll, and the worker
+//! sleeps until the supervisor wakes it. While the service is busy, as in a file copy, the
+//! device is registered with the worker's own poll: a request then costs one wait, the
+//! service's work and one signal to the host, without a detour through another thread.
 
 pub(crate) mod control;
 pub(crate) mod exit;
@@ -35,7 +34,7 @@ use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::{OpenContext, Opener};
 use crate::stats::ServiceStats;
 
-/// What a worker is made from.
+/// Everything that a worker needs to open its device and serve it.
 pub(crate) struct Endpoint {
     pub(crate) entry: &'static Entry,
     pub(crate) device: DeviceNode,
@@ -46,9 +45,8 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Starts the worker. It opens the device itself, for that may take its
-    /// time, and has it on the supervisor's poll under `token`. Its end is told
-    /// to `supervisor`.
+    /// Starts the worker. It opens the device itself, as that may take long, registers it
+    /// with the supervisor's poll under `token`, and reports its end to `supervisor`.
     pub(crate) fn start(
         self,
         registry: &Registry,
@@ -67,7 +65,7 @@ impl Endpoint {
                     .err();
                 let healthy = health.was_healthy(failure.as_ref(), Instant::now());
                 let ended = WorkerExit { failure, healthy };
-                supervisor.tell(Notice::WorkerEnded { token, ended });
+                supervisor.send(Notice::WorkerEnded { token, ended });
             })?;
         Ok((control, thread))
     }
@@ -78,7 +76,7 @@ impl Endpoint {
         waiting: WorkerPoll,
         health: &mut Health,
     ) -> Result<(), Failure> {
-        // By now another device may have come to its node: that one is not its own.
+        // Another device may have the node by now.
         if control.stopping() {
             return Ok(());
         }
@@ -94,7 +92,7 @@ impl Endpoint {
         health.opened = Some(Instant::now());
         let mut service = (self.entry.make)(&self.config, &log);
         service.keep_in(&self.stats.last_backup);
-        if let Some(took) = control.state.took_long() {
+        if let Some(took) = control.state.was_overdue() {
             let node = self.device.node().display();
             info!(
                 log,
@@ -125,10 +123,10 @@ impl Endpoint {
 
 struct Worker<'a> {
     entry: &'static Entry,
-    /// The device's, for the log.
+    /// The device's node, for the log.
     node: &'a Path,
-    /// Goes before the channel, whose end may have to wait for the host: nothing
-    /// that the service still has to do is to wait for that.
+    /// Dropped before the channel: closing that may wait for the host, and what the service
+    /// still has to do must not.
     service: Box<dyn Service>,
     channel: Box<dyn Channel>,
     control: &'a Control,
@@ -140,20 +138,20 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Serves until it is told to stop.
+    /// Serves the device until the supervisor stops the worker.
     fn serve(&mut self) -> Result<(), ChannelError> {
-        // A message is copied here, answered in place, and sent from here.
+        // Messages are copied here, replies are encoded in place.
         let mut buffer = vec![0; self.channel.buffer_len()];
         self.waiting.register(&*self.channel, false)?;
-        // The first look needs no wake-up: the host may have been quicker.
+        // The first message may be there already: it wakes nobody.
         let mut busy_poll = BusyPoll::new();
         let mut config = None;
         while !self.control.stopping() {
-            let mut came = false;
+            let mut received = false;
             while let Some(message) = self.channel.recv(&mut buffer)? {
-                came = true;
+                received = true;
                 self.handle(message)?;
-                // A host that always sends keeps nobody else waiting.
+                // A host that sends without a pause must not delay these.
                 if self.control.stopping() || self.control.has_new_config() {
                     break;
                 }
@@ -162,7 +160,7 @@ impl Worker<'_> {
                 break;
             }
             if self.control.has_command() {
-                // What the host sends from here on shows at the device.
+                // From here on, a message of the host makes the device readable.
                 self.channel.acknowledge()?;
                 if !self.channel.arm() {
                     if let Some((command, client)) = self.control.take_command() {
@@ -184,9 +182,8 @@ impl Worker<'_> {
             if busy && busy_poll.finds_request(&mut *self.channel, || self.control.stopping()) {
                 continue;
             }
-            if !came {
-                // A wake-up without a message is how a device that went away
-                // shows itself.
+            if !received {
+                // A device that went away wakes its worker without a message.
                 self.channel.acknowledge()?;
             }
             self.waiting.register(&*self.channel, busy)?;
@@ -200,7 +197,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Waits for the device, the supervisor, and what the service waits for.
+    /// Waits for the device, the supervisor, and what the service watches.
     fn wait(&mut self, limit: Option<Duration>) -> Result<(), ChannelError> {
         let until = self.service.deadline();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -212,22 +209,22 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Lets a busy service go on with this configuration; `false` where it is to be
-    /// made anew.
+    /// Applies a configuration to a busy service. Returns `false` if the service must be
+    /// created again instead.
     fn reconfigure(&mut self, config: &hyperv_services::Config) -> bool {
         if !self.service.busy() {
             return false;
         }
-        let taken = self.service.reconfigure(config);
-        if taken {
+        let applied = self.service.reconfigure(config);
+        if applied {
             info!(self.log, "new configuration in use");
         } else {
             info!(
                 self.log,
-                "the new configuration will be in use once this is over"
+                "the new configuration will be in use when the current operation ends"
             );
         }
-        taken
+        applied
     }
 
     fn configure(&mut self, config: &hyperv_services::Config) {
@@ -240,7 +237,7 @@ impl Worker<'_> {
         info!(self.log, "new configuration in use");
     }
 
-    /// Handles one message, and sends its reply.
+    /// Handles one message and sends its reply.
     fn handle(&mut self, message: Message<'_>) -> Result<(), ChannelError> {
         match message {
             Message::Request(request) => self.handle_request(request),
@@ -254,7 +251,7 @@ impl Worker<'_> {
                 self.begin_request();
                 match reply {
                     Some(_) => warn!(self.log, "malformed message: {}", error),
-                    None => warn!(self.log, "a message has no place for an answer: {}", error),
+                    None => warn!(self.log, "a message has no room for a reply: {}", error),
                 }
                 self.end_request(Status::INVALID_ARGUMENT);
                 reply.map_or(Ok(()), |reply| self.send(reply))
@@ -265,7 +262,7 @@ impl Worker<'_> {
                 Ok(())
             }
             Message::Other(kind) => {
-                debug!(self.log, "a packet of type {} is passed over", kind);
+                debug!(self.log, "a packet of type {} is ignored", kind);
                 Ok(())
             }
         }
@@ -325,14 +322,14 @@ impl Worker<'_> {
         }
     }
 
-    /// Sends a reply, when there is room for it.
+    /// Sends a reply, and waits for room in the ring if it is full.
     fn send(&mut self, reply: Reply<'_>) -> Result<(), ChannelError> {
         let mut full = FullRingBackoff::new();
         while let Sent::Full { host_signals_room } = self.channel.send(reply)? {
             if self.control.stopping() {
                 return Ok(());
             }
-            if let Some(waited) = full.is_overdue() {
+            if let Some(waited) = full.take_overdue() {
                 warn!(
                     self.log,
                     "the host does not read: a reply has found no room in the ring of {} for {} s",
@@ -341,8 +338,8 @@ impl Worker<'_> {
                 );
             }
             self.waiting.register(&*self.channel, true)?;
-            self.wait(Some(full.pause(host_signals_room)))?;
-            // A ring in memory does not show that the device went away.
+            self.wait(Some(full.next_delay(host_signals_room)))?;
+            // Reading the device shows whether it went away; the ring does not.
             self.channel.acknowledge()?;
         }
         if let Some(waited) = full.was_overdue() {
@@ -369,7 +366,7 @@ mod tests {
     use crate::rate_limit::RateLimit;
 
     #[test]
-    fn a_worker_that_is_told_to_end_before_its_device_is_open_leaves_it_closed() {
+    fn a_worker_that_is_stopped_before_it_opens_its_device_leaves_it_closed() {
         let poll = Poll::new().unwrap();
         let waiting = WorkerPoll::new(poll.registry(), Token(0)).unwrap();
         let log = Logger::root(slog::Discard, o!());
@@ -388,7 +385,7 @@ mod tests {
         let control = Control::new(waiting.waker().unwrap());
         control.stop();
         let mut health = Health::default();
-        // To open it would fail.
+        // Opening it would fail.
         assert!(endpoint.run(&control, waiting, &mut health).is_ok());
         assert!(health.opened.is_none());
     }

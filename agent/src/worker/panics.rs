@@ -1,4 +1,4 @@
-//! Panics of workers: told when the worker has ended, and not before.
+//! Panics of workers, which are reported when the worker has ended.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -7,17 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 thread_local! {
     /// Whether this thread is a worker.
     static WORKER: Cell<bool> = const { Cell::new(false) };
-    /// Where it panicked.
+    /// Where this worker panicked.
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Panics of other threads that are told of: their text has no limit else.
+/// How many panics of other threads are printed: nothing else limits their output.
 const MAX_PANICS: usize = 100;
 static OTHERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Lets a worker's panic be told when the worker has ended only: written to
-/// standard error at once, it could wait for a file system that the worker has
-/// frozen and is to thaw.
+/// Installs a panic hook that prints nothing for workers. A write to standard error could
+/// wait for a file system that the worker has frozen and must thaw.
 pub(crate) fn install_panic_hook() {
     let at_once = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -29,7 +28,7 @@ pub(crate) fn install_panic_hook() {
     }));
 }
 
-/// Runs what this thread is for as a worker; gives the message of a panic.
+/// Runs a worker on this thread. Returns the message of a panic as an error.
 pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     WORKER.set(true);
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message_of(&*panic))
@@ -54,15 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_with_its_place() {
+    fn a_panic_is_reported_with_its_place() {
         install_panic_hook();
-        let told = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
-        let Ok(Err::<(), _>(told)) = told.join() else {
+        let message = thread::spawn(|| catch_panic(|| panic!("out of {}", "luck")));
+        let Ok(Err::<(), _>(message)) = message.join() else {
             panic!("no message");
         };
         assert!(
-            told.starts_with("out of luck (at ") && told.contains("panics.rs:"),
-            "{told}"
+            message.starts_with("out of luck (at ") && message.contains("panics.rs:"),
+            "{message}"
         );
     }
 }

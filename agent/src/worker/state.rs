@@ -1,4 +1,4 @@
-//! What a worker shows of itself, for the status.
+//! The state that a worker publishes for the status.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +9,10 @@ use hyperv_services::service::Service;
 use hyperv_services::stop::Stop;
 use hyperv_vmbus::ic::Negotiated;
 
-/// How long a device may take to open before somebody is to know.
-const OVERDUE: Duration = Duration::from_secs(5);
+use crate::timeouts::OVERDUE;
 
-/// What a worker shows of itself. A request costs it two stores; the locks are
-/// taken when a device is opened, and when somebody looks.
+/// The state of a worker. A request costs two atomic stores. The locks are taken when a
+/// device is opened, and for a snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerState {
     working: AtomicBool,
@@ -21,13 +20,13 @@ pub(crate) struct WorkerState {
     open: Mutex<Option<Open>>,
 }
 
-/// How far the opening of a device is.
+/// The progress of opening a device.
 #[derive(Debug)]
 struct Opening {
     since: Instant,
     waits_for: &'static str,
-    /// That it takes long was told.
-    told: bool,
+    /// Whether it was logged as overdue.
+    logged: bool,
 }
 
 impl Default for Opening {
@@ -35,12 +34,12 @@ impl Default for Opening {
         Self {
             since: Instant::now(),
             waits_for: "its turn",
-            told: false,
+            logged: false,
         }
     }
 }
 
-/// What there is of an open device.
+/// The state of an open device.
 #[derive(Debug, Default)]
 struct Open {
     negotiated: Option<Negotiated>,
@@ -48,49 +47,48 @@ struct Open {
     stop: Option<Arc<Stop>>,
 }
 
-/// What was seen of a worker.
+/// The state of a worker at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerSnapshot {
     /// Whether its device is open.
     pub(crate) open: bool,
-    /// Whether a request is being worked on.
+    /// Whether a request is being handled.
     pub(crate) working: bool,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) operation: Option<Snapshot>,
 }
 
 impl WorkerState {
-    /// While its device is being opened, this is waited for.
-    pub(crate) fn waits_for(&self, what: &'static str) {
+    /// Sets what the opening of the device waits for.
+    pub(crate) fn set_waits_for(&self, what: &'static str) {
         self.opening().waits_for = what;
     }
 
-    /// When its device will take long to open, unless it is open, or that was told.
+    /// Returns when the opening will be overdue, unless that was logged.
     pub(crate) fn overdue_at(&self) -> Option<Instant> {
         let opening = self.opening();
-        (!opening.told && !self.snapshot().open).then(|| opening.since + OVERDUE)
+        (!opening.logged && !self.snapshot().open).then(|| opening.since + OVERDUE)
     }
 
-    /// How long its device has taken to open so far, and what is waited for, where that
-    /// is too long: told once.
-    pub(crate) fn is_overdue(&self) -> Option<(Duration, &'static str)> {
+    /// Returns, once, how long an overdue opening has taken so far, and what it waits for.
+    pub(crate) fn take_overdue(&self) -> Option<(Duration, &'static str)> {
         let is_over = self.overdue_at().is_some_and(|at| at <= Instant::now());
         let mut opening = self.opening();
-        opening.told |= is_over;
+        opening.logged |= is_over;
         is_over.then(|| (opening.since.elapsed(), opening.waits_for))
     }
 
-    /// How long its device has taken to open, where that was told to be too long.
-    pub(crate) fn took_long(&self) -> Option<Duration> {
+    /// Returns how long the opening has taken, if it was logged as overdue.
+    pub(crate) fn was_overdue(&self) -> Option<Duration> {
         let opening = self.opening();
-        opening.told.then(|| opening.since.elapsed())
+        opening.logged.then(|| opening.since.elapsed())
     }
 
     fn opening(&self) -> MutexGuard<'_, Opening> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device is open, or its service was made anew.
+    /// The device is open, or its service was created again.
     pub(crate) fn opened(&self, service: &dyn Service) {
         self.change(|open| {
             open.progress = service.progress();
@@ -98,7 +96,7 @@ impl WorkerState {
         });
     }
 
-    /// Tells the service that it is to end.
+    /// Stops the service.
     pub(crate) fn stop(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stop) = open.as_ref().and_then(|open| open.stop.as_ref()) {
@@ -110,7 +108,7 @@ impl WorkerState {
         self.change(|open| open.negotiated = Some(versions));
     }
 
-    /// A request is being worked on, or no longer.
+    /// A request is being handled, or not any more.
     pub(crate) fn set_working(&self, working: bool) {
         self.working.store(working, Ordering::Release);
     }
@@ -140,15 +138,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opening_that_takes_long_is_told_once_with_what_it_waits_for() {
-        let view = WorkerState::default();
-        view.waits_for("the host");
-        assert_eq!((view.is_overdue(), view.took_long()), (None, None));
-        let since = view.opening().since;
-        view.opening().since = since.checked_sub(OVERDUE).unwrap_or(since);
-        let told = view.is_overdue();
-        assert!(told.is_some_and(|(waited, what)| waited >= OVERDUE && what == "the host"));
-        assert_eq!((view.is_overdue(), view.overdue_at()), (None, None));
-        assert!(view.took_long().is_some());
+    fn an_overdue_opening_is_reported_once_with_what_it_waits_for() {
+        let state = WorkerState::default();
+        state.set_waits_for("the host");
+        assert_eq!((state.take_overdue(), state.was_overdue()), (None, None));
+        let since = state.opening().since;
+        state.opening().since = since.checked_sub(OVERDUE).unwrap_or(since);
+        let overdue = state.take_overdue();
+        assert!(overdue.is_some_and(|(waited, what)| waited >= OVERDUE && what == "the host"));
+        assert_eq!((state.take_overdue(), state.overdue_at()), (None, None));
+        assert!(state.was_overdue().is_some());
     }
 }

@@ -1,5 +1,5 @@
-//! How a worker waits for its device: asleep, on its own poll or on the
-//! supervisor's, or awake for a moment.
+//! How a worker waits for its device: asleep, with the device registered with its own poll
+//! or the supervisor's, or busy polling for a moment.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,28 +10,29 @@ use hyperv_vmbus::{Channel, ChannelError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use crate::timeouts::OVERDUE;
+
 const DEVICE: Token = Token(0);
 const WAKER: Token = Token(1);
 const WATCHED: Token = Token(2);
 
-/// How long a busy worker looks for the next request before it sleeps. A host
-/// that takes longer than this is waited for asleep.
+/// How long a busy worker polls the ring for the next request before it sleeps.
 const BUSY_POLL_LIMIT: Duration = Duration::from_micros(200);
 
-/// Where a worker waits, and on whose poll its device is meanwhile.
+/// A worker's poll, and the poll that its device is registered with.
 pub(crate) struct WorkerPoll {
     /// The worker's own poll.
     poll: Poll,
     events: Events,
-    /// The supervisor's.
+    /// The registry of the supervisor's poll.
     supervisor: Registry,
-    /// The device's token there.
+    /// The device's token in the supervisor's poll.
     token: Token,
-    /// Which poll has the device, if one does.
-    device_on: Option<PollOwner>,
+    /// The poll that the device is registered with.
+    registered_with: Option<PollOwner>,
 }
 
-/// Whose poll a device is on.
+/// The owner of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PollOwner {
     Worker,
@@ -39,24 +40,24 @@ enum PollOwner {
 }
 
 impl WorkerPoll {
-    /// A worker's waiting, with the device on no poll yet; on the supervisor's
-    /// it will be under `token`.
+    /// Creates a worker's poll. The device is registered with no poll yet; its token in the
+    /// supervisor's will be `token`.
     pub(crate) fn new(supervisor: &Registry, token: Token) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(4),
             supervisor: supervisor.try_clone()?,
             token,
-            device_on: None,
+            registered_with: None,
         })
     }
 
-    /// What wakes the worker.
+    /// Returns the waker of this poll.
     pub(crate) fn waker(&self) -> io::Result<Waker> {
         Waker::new(self.poll.registry(), WAKER)
     }
 
-    /// Has the device on the worker's own poll, or on the supervisor's.
+    /// Registers the device with the worker's own poll, or with the supervisor's.
     pub(crate) fn register(
         &mut self,
         channel: &dyn Channel,
@@ -67,7 +68,7 @@ impl WorkerPoll {
         } else {
             PollOwner::Supervisor
         };
-        if self.device_on == Some(owner) {
+        if self.registered_with == Some(owner) {
             return Ok(());
         }
         self.deregister(channel);
@@ -82,30 +83,30 @@ impl WorkerPoll {
                 call: "watching the device",
                 source,
             })?;
-        self.device_on = Some(owner);
+        self.registered_with = Some(owner);
         Ok(())
     }
 
-    /// Takes the device off the poll it is on.
+    /// Deregisters the device from its poll.
     pub(crate) fn deregister(&mut self, channel: &dyn Channel) {
-        let registry = match self.device_on.take() {
+        let registry = match self.registered_with.take() {
             Some(PollOwner::Worker) => self.poll.registry(),
             Some(PollOwner::Supervisor) => &self.supervisor,
             None => return,
         };
         let descriptor = channel.as_fd().as_raw_fd();
-        // It fails only where the kernel has dropped the device by itself.
+        // This fails only if the kernel has removed the device from the poll.
         let _ = registry.deregister(&mut SourceFd(&descriptor));
     }
 
-    /// Waits for the device, for the supervisor, or for what the service has
-    /// watched: `true` where that is readable.
+    /// Waits for the device, the supervisor, or `watched`. Returns whether `watched` is
+    /// readable.
     pub(crate) fn wait(
         &mut self,
         limit: Option<Duration>,
         watched: Option<BorrowedFd<'_>>,
     ) -> Result<bool, ChannelError> {
-        // A poll counts in milliseconds, and rounds up.
+        // The timeout of a poll is in milliseconds, rounded up.
         let limit = match limit {
             Some(limit) if limit < Duration::from_millis(1) => {
                 thread::sleep(limit);
@@ -113,8 +114,8 @@ impl WorkerPoll {
             }
             limit => limit,
         };
-        // Registered for this wait only: the service may have another one the
-        // next time, with the same number.
+        // Registered for this wait only: next time the service may watch another
+        // descriptor with the same number.
         let number = watched.map(|watched| watched.as_raw_fd());
         let mut source = number.as_ref().map(SourceFd);
         let mut wait = || {
@@ -139,61 +140,57 @@ impl WorkerPoll {
     }
 }
 
-/// The longest pause between two looks at a full ring.
+/// The longest delay between two attempts to write to a full ring.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
-/// The first one, where the host does not say that there is room. Each further
-/// one is twice as long.
+/// The first delay for a host that does not signal room. Each further one is twice as
+/// long.
 const FIRST_DELAY: Duration = Duration::from_micros(50);
 
-/// How long a reply may find no room before somebody is to know.
-const OVERDUE: Duration = Duration::from_secs(5);
-
-/// How a reply waits for room in a ring that is full.
+/// The backoff of a reply that waits for room in a full ring.
 pub(crate) struct FullRingBackoff {
     since: Instant,
-    pause: Duration,
-    overdue: bool,
+    delay: Duration,
+    logged: bool,
 }
 
 impl FullRingBackoff {
     pub(crate) fn new() -> Self {
         Self {
             since: Instant::now(),
-            pause: FIRST_DELAY,
-            overdue: false,
+            delay: FIRST_DELAY,
+            logged: false,
         }
     }
 
-    /// How long to wait before the next look, where no interrupt comes. A host
-    /// that announces room interrupts, and is not trusted to.
-    pub(crate) fn pause(&mut self, host_signals_room: bool) -> Duration {
+    /// Returns how long to wait for an interrupt before the next attempt. A host that
+    /// signals room interrupts, but is not trusted to.
+    pub(crate) fn next_delay(&mut self, host_signals_room: bool) -> Duration {
         if host_signals_room {
             return LONGEST_DELAY;
         }
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_DELAY);
-        pause
+        let delay = self.delay;
+        self.delay = (delay * 2).min(LONGEST_DELAY);
+        delay
     }
 
-    /// How long the reply has waited, where that is too long: told once.
-    pub(crate) fn is_overdue(&mut self) -> Option<Duration> {
+    /// Returns, once, how long an overdue reply has waited.
+    pub(crate) fn take_overdue(&mut self) -> Option<Duration> {
         let waited = self.since.elapsed();
-        if self.overdue || waited < OVERDUE {
+        if self.logged || waited < OVERDUE {
             return None;
         }
-        self.overdue = true;
+        self.logged = true;
         Some(waited)
     }
 
-    /// How long the reply has waited, where that was told to be too long.
+    /// Returns how long the reply has waited, if it was reported as overdue.
     pub(crate) fn was_overdue(&self) -> Option<Duration> {
-        self.overdue.then(|| self.since.elapsed())
+        self.logged.then(|| self.since.elapsed())
     }
 }
 
-/// Looking for the next request before going to sleep, for as long as that
-/// pays.
+/// Polls the ring for the next request before the worker sleeps, as long as that pays.
 pub(crate) struct BusyPoll {
     worthwhile: bool,
     several_processors: bool,
@@ -208,7 +205,7 @@ impl BusyPoll {
         }
     }
 
-    /// Looks for a moment; `true` where a request came.
+    /// Polls for up to [`BUSY_POLL_LIMIT`]. Returns whether a request has arrived.
     pub(crate) fn finds_request(
         &self,
         channel: &mut dyn Channel,
@@ -227,7 +224,7 @@ impl BusyPoll {
         false
     }
 
-    /// How long the worker slept tells whether looking would have found the
+    /// Decides by the time that the worker slept whether polling would have found the
     /// request.
     pub(crate) fn slept_for(&mut self, asleep: Duration) {
         self.worthwhile = asleep < BUSY_POLL_LIMIT;
@@ -239,12 +236,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_where_no_room_is_announced() {
+    fn delays_double_if_the_host_does_not_signal_room() {
         let mut full = FullRingBackoff::new();
-        assert_eq!(full.pause(true), LONGEST_DELAY);
-        let pauses: Vec<u128> = (0..13).map(|_| full.pause(false).as_micros()).collect();
+        assert_eq!(full.next_delay(true), LONGEST_DELAY);
+        let delays: Vec<u128> = (0..13)
+            .map(|_| full.next_delay(false).as_micros())
+            .collect();
         assert_eq!(
-            pauses,
+            delays,
             [
                 50, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 100_000, 100_000
             ]
@@ -254,10 +253,10 @@ mod tests {
     #[test]
     fn a_reply_is_overdue_once_and_says_so_when_it_has_gone() {
         let mut full = FullRingBackoff::new();
-        assert_eq!((full.is_overdue(), full.was_overdue()), (None, None));
+        assert_eq!((full.take_overdue(), full.was_overdue()), (None, None));
         full.since = Instant::now().checked_sub(OVERDUE).unwrap_or(full.since);
-        assert!(full.is_overdue().is_some_and(|waited| waited >= OVERDUE));
-        assert_eq!(full.is_overdue(), None);
+        assert!(full.take_overdue().is_some_and(|waited| waited >= OVERDUE));
+        assert_eq!(full.take_overdue(), None);
         assert!(full.was_overdue().is_some());
     }
 }

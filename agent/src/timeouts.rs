@@ -1,0 +1,61 @@
+//! Time limits of the agent that depend on each other, and how they nest. A limit that no
+//! other depends on stands in the file that uses it.
+
+use std::time::Duration;
+
+use hyperv_services::timeouts::{GUARD_EXIT, THAW_AND_HOOKS_AT_EXIT, fit};
+
+/// How long workers may take to end. Then the process exits without them.
+pub(crate) const STOP: Duration = Duration::from_millis(700);
+
+/// How long workers may take to end while file systems are frozen: the watchdog thaws
+/// them in any case, but hooks may have to run.
+pub(crate) const STOP_FROZEN: Duration = Duration::from_secs(8);
+
+/// How long the last log records may take to be written at the end.
+pub(crate) const LOG_FLUSH: Duration = Duration::from_millis(200);
+
+/// When systemd kills an agent that does not end: `TimeoutStopSec` of the unit.
+const SERVICE_MANAGER_STOP: Duration = Duration::from_secs(10);
+
+/// How long an operation of a worker may take before a warning says what it waits for.
+pub(crate) const OVERDUE: Duration = Duration::from_secs(5);
+
+/// How long the search for another program that has a device open may take.
+pub(crate) const HOLDER_SEARCH: Duration = Duration::from_secs(2);
+
+/// The backoff after the first failure of a device. Each further failure doubles it.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest backoff.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long a device is open before it counts as healthy, which resets its backoff.
+pub(crate) const HEALTHY: Duration = Duration::from_secs(60);
+
+/// The same after a request that succeeded. It is not zero: a host may send one request
+/// and then break the ring, over and over.
+pub(crate) const HEALTHY_AFTER_SUCCESS: Duration = Duration::from_secs(10);
+
+const _: () = {
+    assert!(fit(&[GUARD_EXIT], STOP));
+    assert!(fit(&[THAW_AND_HOOKS_AT_EXIT], STOP_FROZEN));
+    assert!(fit(&[STOP], STOP_FROZEN));
+    assert!(fit(&[STOP_FROZEN, LOG_FLUSH], SERVICE_MANAGER_STOP));
+    assert!(fit(&[HOLDER_SEARCH], OVERDUE));
+    assert!(fit(&[BACKOFF_MIN], BACKOFF_MAX));
+    assert!(fit(&[BACKOFF_MAX], HEALTHY));
+    assert!(fit(&[HEALTHY_AFTER_SUCCESS], HEALTHY));
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_has_the_limit_of_the_service_manager() {
+        let unit = include_str!("../../packaging/systemd/hyperv-agent.service");
+        let line = format!("\nTimeoutStopSec={}s\n", SERVICE_MANAGER_STOP.as_secs());
+        assert!(unit.contains(&line));
+    }
+}
