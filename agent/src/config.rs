@@ -1,4 +1,4 @@
-//! The configuration file: TOML, every key optional, unknown keys refused.
+//! The configuration file: TOML. Every key is optional, unknown keys are errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,41 +12,41 @@ use serde::de::{Deserializer, Error};
 
 use crate::logging::LogLevel;
 
-/// Where the configuration is looked for, unless a flag says otherwise.
+/// Path of the configuration file, unless a flag names another one.
 pub const DEFAULT_PATH: &str = "/etc/hyperv-agent/config.toml";
 
-/// A configuration as it was read, with defaults where it says nothing.
+/// The configuration, with defaults for missing keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The least severe level that is logged.
     pub log_level: LogLevel,
-    /// Whether a device that no driver has may be bound to `uio_hv_generic`.
+    /// Whether a device without a driver is bound to `uio_hv_generic`.
     pub bind_uio: bool,
-    /// The directories of the machine. The sockets stay where they were at the start.
+    /// The directories of the machine. A reload does not move the sockets.
     pub environment: Environment,
-    /// Services that the configuration switches on or off, by name.
+    /// Services that the configuration enables or disables, by name.
     pub services: BTreeMap<&'static str, bool>,
-    /// What the services are configured with.
+    /// The configuration of the services.
     pub service: ServiceConfig,
 }
 
-/// Why a configuration cannot be used.
+/// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}: {source}", path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// The file is not what it should be.
+    /// The file is not valid.
     #[error("invalid configuration {}:\n{source}", path.display())]
-    Wrong {
-        /// Which file.
+    Invalid {
+        /// The file.
         path: PathBuf,
-        /// What and where, with the line.
+        /// The error with its line.
         source: toml::de::Error,
     },
 }
@@ -70,7 +70,7 @@ struct File {
     vss: vss::Config,
 }
 
-/// A service's name that is in the registry.
+/// The name of a service in the registry.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct ServiceName(&'static str);
 
@@ -85,12 +85,12 @@ impl<'de> Deserialize<'de> for ServiceName {
     }
 }
 
-/// Reads the configuration at `path`; where there is none and none was asked
-/// for by name, that is no error.
+/// Reads the configuration at `path`, or at [`DEFAULT_PATH`], where the file may be missing.
 ///
 /// # Errors
 ///
-/// Any [`ConfigError`].
+/// [`ConfigError::Unreadable`] if the file cannot be read, [`ConfigError::Invalid`] if a line
+/// of it is wrong.
 pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
     let file = path.unwrap_or(Path::new(DEFAULT_PATH));
     let text = match fs::read_to_string(file) {
@@ -103,7 +103,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
             });
         }
     };
-    parse(&text).map_err(|source| ConfigError::Wrong {
+    parse(&text).map_err(|source| ConfigError::Invalid {
         path: file.to_owned(),
         source,
     })
@@ -171,7 +171,7 @@ mod tests {
             .flat_map(|line| [line, "\n"])
             .collect();
         let mut config = read(&uncommented);
-        // Examples of what has no default.
+        // These examples have no default.
         config.service.fcopy.max_size = None;
         config.service.fcopy.keep_free = None;
         config.service.kvp.publish.clear();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn an_error_names_the_line_and_what_is_expected() {
         for (text, line, words) in [
             ("\nlog-levl = \"info\"", 2, "unknown field `log-levl`"),
             ("[fcopy]\n\ndirectory = []", 3, "unknown field `directory`"),

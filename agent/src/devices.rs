@@ -1,5 +1,4 @@
-//! `hyperv-agent devices`: what VMBus devices there are, and which service
-//! would serve them.
+//! Lists the VMBus devices and the services that serve them.
 
 use hyperv_services::registry;
 use hyperv_vmbus::classes;
@@ -8,22 +7,22 @@ use serde::Serialize;
 
 use crate::terminal::aligned;
 
-/// One device, as it is listed.
+/// A VMBus device.
 #[derive(Debug, Serialize)]
 pub struct DeviceInfo {
     /// Instance GUID.
     pub instance: String,
     /// Class GUID.
     pub class: String,
-    /// What the class is, in words; `null` where it is not known here.
+    /// Name of the class; `null` if it is unknown.
     pub description: Option<&'static str>,
-    /// Driver that holds the device.
+    /// Driver that the device is bound to.
     pub driver: Option<String>,
-    /// Node through which the agent would reach it.
+    /// Node by which the agent reaches it.
     pub node: Option<String>,
-    /// Bytes of each of its rings, where they are mapped through UIO.
+    /// Bytes of each of its rings, if they are mapped through UIO.
     pub ring_size: Option<usize>,
-    /// Service that would serve it.
+    /// Service that serves it.
     pub service: Option<&'static str>,
 }
 

@@ -1,18 +1,18 @@
-//! Fields of log records for programs, beside the text for people.
+//! Structured fields of log records, for programs.
 //!
-//! A key that begins with `HYPERV_` is such a field: the journal has it, and no line
-//! of text does, for its text says the same.
+//! A key that begins with `HYPERV_` is such a field. The journal stores it; lines of text
+//! omit it, as the message says the same.
 
 use std::fmt::{Arguments, Write};
 
 use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serializer, o};
 
-/// Whether a key is for programs only.
+/// Returns whether a key is a structured field.
 pub(crate) fn is_field(key: &str) -> bool {
     key.starts_with("HYPERV_")
 }
 
-/// The text of a record, with the keys that are for people.
+/// The message of a record with its pairs, except structured fields.
 pub(crate) struct RecordText(pub(crate) String);
 
 impl RecordText {
@@ -34,7 +34,7 @@ impl Serializer for RecordText {
     }
 }
 
-/// Passes every record on without the fields that are for programs.
+/// A drain that removes structured fields.
 pub(crate) struct WithoutFields<D>(pub(crate) D);
 
 impl<D: Drain> Drain for WithoutFields<D> {
@@ -53,7 +53,7 @@ impl<D: Drain> Drain for WithoutFields<D> {
     }
 }
 
-/// The keys of a record that are for people.
+/// The pairs of a record, except structured fields.
 struct FilteredPairs<'a>(&'a OwnedKVList, BorrowedKV<'a>);
 
 impl KV for FilteredPairs<'_> {

@@ -1,10 +1,10 @@
-//! The journal's own protocol: a datagram a record, with fields that a program can
-//! match.
+//! The native protocol of the systemd journal: one datagram for each record, with
+//! structured fields.
 //!
-//! Each field is a line `NAME=value`, or where the value has line breaks its name, its
-//! length as eight bytes, and the value. What is documented at
-//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/> and no more than that: a record that
-//! does not fit a datagram is cut, not handed over in a file.
+//! A field is a line `NAME=value`. If the value has line breaks, the field is its name, the
+//! length of the value in eight bytes, and the value. See
+//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. A record that does not fit a datagram is
+//! truncated, not passed as a file descriptor.
 
 use std::fmt::{Arguments, Write};
 use std::io::{self, ErrorKind};
@@ -17,24 +17,24 @@ use slog::{Drain, KV, Key, Level, OwnedKVList, Record, Serializer};
 
 use crate::fields::{RecordText, is_field};
 
-/// Where the journal listens, unless it is another program that is the system log.
+/// Directory of the journal's sockets.
 const DIRECTORY: &str = "/run/systemd/journal";
 
-/// Bytes of a value that are kept; with [`MAX_FIELDS`] of them a record fits a
+/// Maximum length of a value in bytes. With [`MAX_FIELDS`] of them, a record fits a
 /// datagram.
 const MAX_VALUE: usize = 1024;
 
-/// Fields that are kept.
+/// Maximum number of fields.
 const MAX_FIELDS: usize = 16;
 
-/// Bytes of a name that the journal takes.
+/// Maximum length of a field's name that the journal accepts.
 const MAX_NAME: usize = 64;
 
-/// How long the journal may take for a record before that is dropped: it may stand
-/// still with its disk, and the queue before it is bounded.
+/// How long the journal may take to accept a record before the record is dropped: its disk
+/// may hang, and the queue is bounded.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The journal's socket, where the journal is what reads `log`.
+/// Returns the journal's socket, if the socket at `log` belongs to the journal.
 pub(crate) fn socket(log: &Path) -> Option<PathBuf> {
     let directory = Path::new(DIRECTORY);
     let leads_to = log.canonicalize().ok()?;
@@ -43,7 +43,7 @@ pub(crate) fn socket(log: &Path) -> Option<PathBuf> {
         .then(|| directory.join("socket"))
 }
 
-/// The journal.
+/// A drain that sends records to the journal.
 pub(crate) struct Journal {
     path: PathBuf,
     state: Mutex<State>,
@@ -51,23 +51,23 @@ pub(crate) struct Journal {
 
 struct State {
     socket: UnixDatagram,
-    /// Records that it did not take since the last that it took.
+    /// Number of records that were lost since the last one that was sent.
     dropped: u64,
 }
 
 impl Journal {
-    /// The journal that listens at `path`.
+    /// Connects to the journal at `path`.
     ///
     /// # Errors
     ///
-    /// Where nobody does.
+    /// If nothing listens there.
     pub(crate) fn connect(path: PathBuf) -> io::Result<Self> {
         let socket = connected(&path)?;
         let state = Mutex::new(State { socket, dropped: 0 });
         Ok(Self { path, state })
     }
 
-    /// Sends a record, to a journal that was started anew if need be.
+    /// Sends a record. Reconnects if the journal was restarted.
     fn send(&self, state: &mut State, datagram: &[u8]) -> io::Result<()> {
         match state.socket.send(datagram) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -97,7 +97,7 @@ impl Drain for Journal {
         if state.dropped > 0 {
             let mut lost = Datagram::default();
             let message = format!(
-                "log records were lost, the journal did not take them: {}",
+                "log records lost, as the journal did not accept them: {}",
                 state.dropped
             );
             lost.start(Level::Warning, &message);
@@ -118,7 +118,7 @@ impl Drain for Journal {
     }
 }
 
-/// A record as the journal takes it.
+/// A record in the journal's protocol.
 #[derive(Default)]
 struct Datagram {
     bytes: Vec<u8>,
@@ -135,7 +135,7 @@ impl Datagram {
             Level::Debug | Level::Trace => "7",
         };
         self.add("PRIORITY", priority);
-        // Of the daemons.
+        // LOG_DAEMON.
         self.add("SYSLOG_FACILITY", "3");
         self.add("SYSLOG_IDENTIFIER", "hyperv-agent");
         self.add("MESSAGE", message);
@@ -146,7 +146,7 @@ impl Datagram {
             return;
         }
         self.fields += 1;
-        // Half a letter would make all of it binary for the journal.
+        // Half a character would make the value binary for the journal.
         let mut end = value.len().min(MAX_VALUE);
         while !value.is_char_boundary(end) {
             end -= 1;
@@ -174,7 +174,7 @@ impl Serializer for Datagram {
     }
 }
 
-/// A key as the name of a field: `HYPERV_` and capital letters.
+/// Returns the field name of a key: `HYPERV_` and capital letters.
 fn name(key: &str) -> String {
     let prefix = if is_field(key) { "" } else { "HYPERV_" };
     let letters = key.chars().map(|letter| match letter {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_its_fields_and_reads_as_elsewhere() {
+    fn a_record_has_fields_and_the_same_text_as_elsewhere() {
         let home = tempfile::tempdir().unwrap();
         let (socket, journal) = journal(&home.path().join("socket"));
         let values = o!("service" => "vss", "HYPERV_DEVICE" => "/dev/uio0");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_make_no_fields_and_long_records_are_cut() {
+    fn line_breaks_make_no_fields_and_long_records_are_truncated() {
         let home = tempfile::tempdir().unwrap();
         let (socket, journal) = journal(&home.path().join("socket"));
         let log = Logger::root(journal.fuse(), o!());
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_was_restarted_is_found_and_told_what_was_lost() {
+    fn a_restarted_journal_gets_the_number_of_lost_records() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("socket");
         let (socket, journal) = journal(&path);
@@ -265,13 +265,13 @@ mod tests {
         socket.set_read_timeout(Some(SEND_TIMEOUT * 20)).unwrap();
         info!(log, "later");
         let text = |datagram| String::from_utf8(datagram).unwrap();
-        let lost = "MESSAGE=log records were lost, the journal did not take them: 1\n";
+        let lost = "MESSAGE=log records lost, as the journal did not accept them: 1\n";
         assert!(text(read(&socket)).ends_with(lost));
         assert!(text(read(&socket)).ends_with("MESSAGE=later\n"));
     }
 
     #[test]
-    fn a_full_journal_loses_records_and_holds_nobody_up_for_long() {
+    fn a_full_journal_loses_records_and_blocks_only_for_the_timeout() {
         let home = tempfile::tempdir().unwrap();
         let (socket, journal) = journal(&home.path().join("socket"));
         let filler = UnixDatagram::unbound().unwrap();
@@ -283,12 +283,12 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         while socket.recv(&mut [0; 64]).is_ok() {}
         info!(log, "later");
-        let told = String::from_utf8(read(&socket)).unwrap();
-        assert!(told.ends_with("did not take them: 1\n"), "{told}");
+        let lost = String::from_utf8(read(&socket)).unwrap();
+        assert!(lost.ends_with("did not accept them: 1\n"), "{lost}");
     }
 
     #[test]
-    fn the_journal_is_used_where_it_is_the_system_log() {
+    fn the_journal_is_used_if_it_is_the_system_log() {
         let home = tempfile::tempdir().unwrap();
         let log = home.path().join("log");
         assert_eq!(socket(&log), None);

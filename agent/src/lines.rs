@@ -1,4 +1,4 @@
-//! Log records as lines of text, each with the time and the level before it.
+//! Formats log records as lines of text, with time and level.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use slog::{Drain, OwnedKVList, Record};
 
 use crate::fields::RecordText;
 
-/// Writes each record as a line.
+/// A drain that writes each record as a line.
 pub(crate) struct Lines<W>(pub(crate) Mutex<W>);
 
 impl<W: Write> Drain for Lines<W> {
@@ -19,7 +19,7 @@ impl<W: Write> Drain for Lines<W> {
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
         let time = format_rfc3339_millis(SystemTime::now());
         let level = record.level().as_short_str();
-        // Whatever is passed on must not look like a record of its own.
+        // A line break in a text must not look like the start of another record.
         let text = RecordText::of(record, values)
             .0
             .replace(char::is_control, " ");
@@ -37,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// A place for lines that a test can look at.
+    /// A buffer that the test can read.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_line_without_what_is_for_programs() {
+    fn a_record_is_one_line_without_structured_fields() {
         let written = Written::default();
         let lines = Lines(Mutex::new(written.clone()));
         let log = Logger::root(lines.fuse(), o!("service" => "vss", "HYPERV_DEVICE" => "x"));

@@ -1,5 +1,4 @@
-//! Where a service's devices are: which of the two transports each is reached
-//! by, or why by none.
+//! Locates the devices of a service, and the transport of each.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,25 +6,25 @@ use std::path::PathBuf;
 use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::{Device, Roots};
 
-/// A device as it can be opened.
+/// The node by which a device can be opened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceNode {
     /// A VMBus device bound to `uio_hv_generic`.
     Uio {
-        /// Its node, such as `/dev/uio0`.
+        /// The node, such as `/dev/uio0`.
         node: PathBuf,
         /// Bytes of each of its rings, header page included.
         ring_len: usize,
     },
     /// A character device of `hv_utils`.
     HvUtil {
-        /// Its node, such as `/dev/vmbus/hv_kvp`.
+        /// The node, such as `/dev/vmbus/hv_kvp`.
         node: PathBuf,
     },
 }
 
 impl DeviceNode {
-    /// The device's node.
+    /// Returns the path of the node.
     pub fn node(&self) -> &std::path::Path {
         match self {
             Self::Uio { node, .. } | Self::HvUtil { node } => node,
@@ -33,39 +32,36 @@ impl DeviceNode {
     }
 }
 
-/// One device of one service.
+/// A device and its service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DeviceKey {
     pub(crate) service: &'static str,
     pub(crate) device: DeviceNode,
 }
 
-/// What there is of a service.
+/// The devices of a service.
 #[derive(Debug, Default)]
 pub struct ServiceDevices {
     /// The devices that can be opened.
     pub located: BTreeSet<DeviceNode>,
-    /// Devices that no driver offers to user space: they are there, and nobody
-    /// can serve them.
+    /// Devices that no driver makes accessible to user space.
     pub unreachable: Vec<Device>,
-    /// A device is being set up by the kernel: look again shortly.
+    /// Whether the kernel is still setting up a device: scan again soon.
     pub settling: bool,
 }
 
-/// Whether a service's character device is there. It is to be looked for before
-/// the devices are listed: then the list has its VMBus device, and says whether
-/// the driver is done with it.
+/// Returns whether a service's character device exists. Call this before listing the
+/// devices: then the list has its VMBus device, and says whether the driver is ready.
 pub fn has_node(entry: &Entry, roots: &Roots) -> bool {
     roots.dev.join(entry.hvutil.node).exists()
 }
 
-/// Looks for the devices of one service among `devices`; `has_node` is what
-/// [`has_node`] said before these were listed.
+/// Selects the devices of one service among `devices`. `has_node` is what [`has_node`]
+/// returned before these were listed.
 ///
-/// A device that `uio_hv_generic` has is reached by it; otherwise the service's
-/// character device is taken, where there is one. Some kernels have that node
-/// without showing the VMBus device, so it counts by itself. It is there a
-/// little before the driver is: see [`Device::open`].
+/// A device that is bound to `uio_hv_generic` is reached by UIO. Otherwise the service's
+/// character device is used, if it exists. Some kernels have that node without a VMBus
+/// device in sysfs. It appears a little before the driver is ready: see [`Device::open`].
 pub fn locate(entry: &Entry, devices: &[Device], roots: &Roots, has_node: bool) -> ServiceDevices {
     let node = roots.dev.join(entry.hvutil.node);
     let mut found = ServiceDevices::default();

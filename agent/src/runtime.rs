@@ -1,9 +1,8 @@
-//! The directory of what lasts as long as the agent runs: its control socket,
-//! and the lock that says that it runs.
+//! The runtime directory: the sockets, and the lock that a running agent holds.
 //!
-//! The lock is one that the kernel gives up with the process, however that
-//! ends, and that a child does not inherit: it is never stale, and no guard or
-//! program that an agent leaves behind holds it.
+//! The kernel releases the lock when the process ends, however it ends, and no child
+//! inherits it. So it is never stale, and no watchdog or other program that an agent leaves
+//! behind holds it.
 
 use std::fs::File;
 use std::io;
@@ -16,36 +15,37 @@ use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 const LOCK: &str = "lock";
 
-/// The directory, made where it was missing.
+/// The runtime directory, and its lock file.
 #[derive(Debug)]
 pub struct RuntimeDirectory {
     path: PathBuf,
     lock: File,
 }
 
-/// Why the directory is of no use.
+/// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// Another agent has it.
+    /// Another agent holds the lock.
     #[error(
         "another hyperv-agent runs{}: stop that one first",
         .0.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     AlreadyRunning(Option<Pid>),
-    /// It cannot be made, or not be written to.
+    /// The directory or the lock file cannot be created, opened or locked.
     #[error("cannot {doing} {}: {source}", path.display())]
     Unusable {
-        /// What was being done.
+        /// The action that failed.
         doing: &'static str,
-        /// To which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The error.
         source: io::Error,
     },
 }
 
 impl RuntimeDirectory {
-    /// Makes the directory where it is missing; nothing is claimed yet.
+    /// Opens the directory and its lock file, and creates them if they are missing. The lock
+    /// is not taken yet.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl RuntimeDirectory {
         };
         let directory =
             make_runtime_directory(path).map_err(unusable("use the directory", path))?;
-        // Whoever can write to it could hold the lock.
+        // Only root may open the file: everybody who can could hold the lock.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mode = Mode::from_raw_mode(0o600);
         let lock = openat(directory, LOCK, flags | OFlags::CLOEXEC, mode)
@@ -72,17 +72,17 @@ impl RuntimeDirectory {
         })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it could be claimed now. A process that is about to fork asks
-    /// this while it can still be heard, and claims afterwards.
+    /// Checks that no other process holds the lock. An agent that detaches checks before it
+    /// forks, while the user still sees its messages, and locks afterwards.
     ///
     /// # Errors
     ///
-    /// Any [`RuntimeError`].
+    /// [`RuntimeError::AlreadyRunning`] if another process holds it.
     pub fn check(&self) -> Result<(), RuntimeError> {
         match fcntl_getlk(&self.lock, &Flock::from(FlockType::WriteLock)) {
             Ok(None) => Ok(()),
@@ -91,17 +91,17 @@ impl RuntimeDirectory {
         }
     }
 
-    /// Claims it for this process, for as long as this lives.
+    /// Takes the lock for this process, until the value is dropped.
     ///
     /// # Errors
     ///
-    /// Any [`RuntimeError`].
+    /// [`RuntimeError::AlreadyRunning`] if another process holds it.
     pub fn claim(&self) -> Result<(), RuntimeError> {
         match fcntl_lock(&self.lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(()),
             Err(Errno::AGAIN | Errno::ACCESS) => {
                 self.check()?;
-                // It ended between the two.
+                // The other process has just ended.
                 Err(RuntimeError::AlreadyRunning(None))
             }
             Err(errno) => Err(self.cannot_lock(errno)),

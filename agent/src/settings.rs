@@ -1,26 +1,22 @@
-//! What the agent is to do, and how that is read again.
+//! The supervisor's settings, and how they are reloaded.
 
 use std::sync::Arc;
 
 use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::Roots;
 
-/// What the supervisor is to do; read again at SIGHUP.
+/// The supervisor's settings. SIGHUP reloads them.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The services that are switched on.
+    /// The enabled services.
     pub services: Vec<&'static Entry>,
-    /// What they are configured with.
+    /// Their configuration, with the environment that they work in.
     pub config: Arc<hyperv_services::Config>,
-    /// Whether a device that no driver has may be bound to `uio_hv_generic`.
+    /// Whether a device without a driver is bound to `uio_hv_generic`.
     pub bind_uio: bool,
     /// Where sysfs and the device nodes are.
     pub roots: Roots,
 }
 
-/// Gives the settings anew.
-///
-/// # Errors
-///
-/// What is wrong with the configuration; the old settings stay then.
+/// Loads the settings again. After an error, the old settings stay in use.
 pub type Reload = Box<dyn FnMut() -> anyhow::Result<Settings> + Send>;

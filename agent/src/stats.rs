@@ -1,4 +1,4 @@
-//! What the workers of a service count, for the status to show.
+//! Statistics of a service, for the status.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,15 +10,15 @@ use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 
 use crate::rate_limit::{RateLimit, RateLimitedDrain, TruncatedRecord};
 
-/// What a service has done since the agent started.
+/// The statistics of a service since the agent was started. They outlive its devices.
 #[derive(Debug)]
 pub(crate) struct ServiceStats {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
-    /// How the last backup went, of a service that makes any.
+    /// The result of the last backup.
     pub(crate) last_backup: Arc<LastBackup>,
-    /// How much may be logged of it, whichever device it has.
+    /// The rate limit of its log.
     pub(crate) limit: Arc<RateLimit>,
 }
 
@@ -34,7 +34,8 @@ impl ServiceStats {
         })
     }
 
-    /// Logs to `to`, within the service's limit, and notes what is logged as a failure.
+    /// Returns a logger that logs to `to` within the service's rate limit, and keeps the
+    /// last error.
     pub(crate) fn logger(self: &Arc<Self>, to: Logger) -> Logger {
         let drain = LastErrorDrain {
             to: RateLimitedDrain {
@@ -46,21 +47,20 @@ impl ServiceStats {
         Logger::root(drain, o!())
     }
 
-    /// Counts a request that has come.
+    /// Counts a request.
     pub(crate) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts what came of a request.
+    /// Counts the outcome of a request.
     pub(crate) fn outcome(&self, status: Status) {
-        // The end of an enumeration is no failure, nor is a key that is not
-        // there.
+        // The end of an enumeration is no failure, nor is a missing key.
         if status != Status::OK && status != Status::NO_MORE_ITEMS {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Requests that came, and how many of them failed.
+    /// Returns the number of requests, and how many of them failed.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (
             self.requests.load(Ordering::Relaxed),
@@ -68,15 +68,15 @@ impl ServiceStats {
         )
     }
 
-    /// What went wrong last, and when.
+    /// Returns the last error and its time.
     pub(crate) fn last_error(&self) -> Option<(SystemTime, String)> {
         let last = self.last_error.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Notes what is logged as a failure, and passes every record on: each failure
-/// is logged once, so that the last warning is the last error.
+/// A drain that keeps the last error. Each failure is logged once, so the last warning is
+/// the last error.
 struct LastErrorDrain {
     to: RateLimitedDrain,
     stats: Arc<ServiceStats>,

@@ -1,25 +1,25 @@
-//! Points in time, in whole seconds.
+//! Times in whole seconds.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime::format_rfc3339_seconds;
 
-/// The last second that four digits of a year can tell of.
+/// The last second of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-/// A point in time as it can be told, of a clock that may be wrong.
+/// Rounds a time down to seconds, within the years 1970 to 9999: the clock may be wrong.
 pub(crate) fn clock(at: SystemTime) -> SystemTime {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs().min(LAST))
 }
 
-/// A point in time for people.
+/// Formats a time for people.
 pub(super) fn utc(at: SystemTime) -> String {
     let text = format_rfc3339_seconds(clock(at)).to_string();
     text.replace('T', " ").replace('Z', " UTC")
 }
 
-/// How documents have a point in time.
+/// The format of times in JSON.
 pub(super) mod rfc3339 {
     use std::time::SystemTime;
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_clock_can_be_told() {
+    fn every_time_has_a_text() {
         let day = Duration::from_secs(24 * 60 * 60);
         assert_eq!(utc(UNIX_EPOCH - day), "1970-01-01 00:00:00 UTC");
         let at = UNIX_EPOCH + Duration::from_millis(1_772_618_412_999);
