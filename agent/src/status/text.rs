@@ -37,7 +37,7 @@ fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Re
         write_service(out, service, now)?;
     }
     if !document.problems.is_empty() {
-        writeln!(out, "\nNot served:")?;
+        writeln!(out, "\nProblems:")?;
         for problem in &document.problems {
             writeln!(out, "  {}", escaped(problem))?;
         }
@@ -52,7 +52,7 @@ fn write_service(out: &mut String, service: &Service, now: SystemTime) -> std::f
         line(out, "state", "waiting for the host to offer its device")?;
     }
     if let Some(operation) = &service.operation {
-        line(out, "operation", &doing(operation, now))?;
+        line(out, "operation", &describe(operation, now))?;
     }
     for device in &service.devices {
         write_device(out, device, now)?;
@@ -76,7 +76,7 @@ fn write_suppressed(out: &mut String, counts: Suppressed) -> std::fmt::Result {
         return Ok(());
     }
     let text = format!(
-        "{} messages suppressed, {} warnings and {} events among them",
+        "{} messages suppressed (warnings: {}, events: {})",
         counts.total, counts.warnings, counts.events
     );
     line(out, "log", &text)
@@ -121,13 +121,13 @@ fn write_device(out: &mut String, device: &Device, now: SystemTime) -> std::fmt:
         line(out, "versions", &versions)?;
     }
     match &device.operation {
-        Some(operation) => line(out, "operation", &doing(operation, now)),
+        Some(operation) => line(out, "operation", &describe(operation, now)),
         None if device.working => line(out, "operation", "handling a request"),
         None => Ok(()),
     }
 }
 
-fn doing(progress: &Progress, now: SystemTime) -> String {
+fn describe(progress: &Progress, now: SystemTime) -> String {
     let span = span(progress.since, now);
     let words = match &progress.operation {
         Operation::Copying { path, done, size } => {
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn every_service_is_shown() {
         let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
-  log          3 messages suppressed, 0 warnings and 0 events among them
+  log          3 messages suppressed (warnings: 0, events: 0)
 
 fcopy: what fcopy does
   device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)
@@ -340,7 +340,7 @@ fcopy: what fcopy does
   operation    copying to /srv/\u{1b}[2J\u{202e}é, 1.5 MiB of 3.0 MiB (50 %), for 42 s
   requests     7, 1 failed
   last error   3 min ago: copy failed: "/a\nb"
-  log          12000 messages suppressed, 7 warnings and 1 events among them
+  log          12000 messages suppressed (warnings: 7, events: 1)
 
 kvp: what kvp does
   device       /dev/vmbus/hv_kvp (hv_utils)
@@ -355,7 +355,7 @@ vss: what vss does
   state        off
   last backup  2026-03-04 03:00:12 UTC, 2 file systems frozen for 1.250 s, 1 hook, hook 10-\u{1b}db failed with thaw, not consistent: too late
 
-Not served:
+Problems:
   vss: no driver has it
 "#;
         assert_eq!(render(&document(), now()), expected);
@@ -372,7 +372,7 @@ Not served:
     }
 
     #[test]
-    fn other_activities_in_words() {
+    fn other_operations_as_text() {
         let since = at("2026-03-04T10:00:00Z");
         let frozen = |file_systems, shown: &[&str], rehearsal| Operation::Frozen {
             file_systems,
@@ -387,31 +387,31 @@ Not served:
             operation,
             waits_for: waits_for.map(str::to_owned),
         };
-        let words = |operation| doing(&progress(operation, None), now());
+        let text = |operation| describe(&progress(operation, None), now());
         assert_eq!(
-            doing(&progress(Operation::Freezing, Some("/srv/\u{1b}")), now()),
+            describe(&progress(Operation::Freezing, Some("/srv/\u{1b}")), now()),
             "freezing file systems, for 2 h, waiting for /srv/\\u{1b}"
         );
         assert_eq!(
-            words(frozen(1, &["/a\n"], false)),
+            text(frozen(1, &["/a\n"], false)),
             r"1 file system frozen for 2 h: /a\n"
         );
         assert_eq!(
-            words(frozen(3, &["/", "/b"], true)),
+            text(frozen(3, &["/", "/b"], true)),
             "rehearsal: 3 file systems frozen for 2 h: /, /b and 1 more"
         );
         assert_eq!(
-            words(frozen(0, &[], true)),
+            text(frozen(0, &[], true)),
             "rehearsal: applications quiesced for 2 h"
         );
         assert_eq!(
-            words(configuring),
+            text(configuring),
             "applying an IP configuration to {1}, for 2 h"
         );
     }
 
     #[test]
-    fn a_backup_in_words() {
+    fn a_backup_as_text() {
         let well = LastBackup {
             outcome: Outcome::Consistent,
             reason: None,

@@ -1,5 +1,7 @@
 //! `hyperv-agent vss`: what a backup would do to the file systems.
 
+mod document;
+mod hooks;
 mod layers;
 mod plan;
 mod rehearse;
