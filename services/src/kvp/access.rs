@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_that_are_not_named_can_be_read_only() {
+    fn other_pools_are_read_only() {
         let access = Access {
             writable_pools: vec![PoolId::External, PoolId::AutoExternal],
             ..Access::default()
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ip_configuration_is_kept_back() {
+    fn reading_the_ip_configuration_is_refused() {
         let access = Access {
             ip_info: false,
             ..Access::default()

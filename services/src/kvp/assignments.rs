@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_what_a_shell_makes_of_them() {
+    fn values_are_unquoted_as_in_a_shell() {
         let cases = [
             ("A=plain", "plain"),
             ("A=", ""),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_left_out() {
+    fn other_lines_are_skipped() {
         let text = "# A=1\n\n=2\nA B=3\nnothing\nB='x\nA=4\nA=5\n#";
         let all: Vec<_> = parse(text).map(|(key, _)| key).collect();
         assert_eq!(all, ["B", "A", "A"]);

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_request_is_answered_and_keeps_no_outcome_for_the_next() {
+    fn a_request_that_times_out_leaves_no_outcome_for_the_next() {
         let (go_on, gate) = sync_channel::<()>(1);
         let mut executor = Executor::start(move || {
             move |job| {
@@ -160,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_outcome_is_not_waited_for() {
+    fn jobs_without_an_outcome_are_not_waited_for() {
         let mut executor = Executor::start(|| {
             let mut version = String::new();
             move |job| match job {
-                Job::DriverVersion(told) => {
-                    version = told;
+                Job::DriverVersion(new) => {
+                    version = new;
                     None
                 }
                 Job::Request(..) => Some(Ok(Reply::Value(version.clone()))),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_the_thread_is_the_services() {
+    fn a_panic_of_the_thread_is_propagated() {
         let mut executor = Executor::start(|| |_| panic!("of the logic"));
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             executor.execute(enumerate(0), LONG)

@@ -23,7 +23,11 @@ const ENUMERATE: u8 = 3;
 const GET_IP_INFO: u8 = 4;
 const SET_IP_INFO: u8 = 5;
 
-const STRING: u32 = 1;
+// Types of a value.
+const REG_SZ: u32 = 1;
+const REG_U32: u32 = 4;
+const REG_U64: u32 = 8;
+const REG_QWORD: u32 = 11;
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -32,6 +36,8 @@ struct Header {
     pool: u8,
     padding: [u8; 2],
 }
+
+const HEADER_LEN: usize = size_of::<Header>();
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -145,12 +151,12 @@ fn decode_as<E: Form>(message: &[u8]) -> Result<Request, Malformed> {
     let pool = || PoolId::new(header.pool).ok_or(Malformed::Pool(header.pool));
     match header.operation {
         GET => {
-            let fields: &ValueFields = fields(message, 4)?;
+            let fields: &ValueFields = fields(message, HEADER_LEN)?;
             let (pool, key) = (pool()?, key::<E>(&fields.key, fields.key_size)?);
             Ok(Request::Get { pool, key })
         }
         SET => {
-            let fields: &ValueFields = fields(message, 4)?;
+            let fields: &ValueFields = fields(message, HEADER_LEN)?;
             Ok(Request::Set {
                 pool: pool()?,
                 key: key::<E>(&fields.key, fields.key_size)?,
@@ -158,12 +164,12 @@ fn decode_as<E: Form>(message: &[u8]) -> Result<Request, Malformed> {
             })
         }
         DELETE => {
-            let fields: &DeleteFields = fields(message, 4)?;
+            let fields: &DeleteFields = fields(message, HEADER_LEN)?;
             let (pool, key) = (pool()?, key::<E>(&fields.key, fields.key_size)?);
             Ok(Request::Delete { pool, key })
         }
         ENUMERATE => {
-            let fields: &EnumerateFields = fields(message, 4)?;
+            let fields: &EnumerateFields = fields(message, HEADER_LEN)?;
             let (pool, index) = (pool()?, fields.index.get());
             Ok(Request::Enumerate { pool, index })
         }
@@ -199,7 +205,7 @@ fn encode_as<E: Form>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> 
             write_value::<E>(fields, value)
         }
         Reply::Item { key, value } => {
-            let fields: &mut EnumerateFields = fields_mut(message, 4).ok_or(no_room)?;
+            let fields: &mut EnumerateFields = fields_mut(message, HEADER_LEN).ok_or(no_room)?;
             let key = truncate(key, KEY_UNITS, KEY_LEN - 1);
             let size = E::write(key, &mut fields.item.key).ok_or(TooLong("key"))?;
             fields.item.key_size.set(size);
@@ -226,7 +232,7 @@ fn encode_as<E: Form>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> 
 fn write_value<E: Form>(fields: &mut ValueFields, value: &str) -> Result<(), TooLong> {
     let value = truncate(value, VALUE_UNITS, VALUE_LEN - 1);
     let size = E::write(value, &mut fields.value).ok_or(TooLong("value"))?;
-    fields.kind.set(STRING);
+    fields.kind.set(REG_SZ);
     fields.value_size.set(size);
     Ok(())
 }
@@ -268,15 +274,15 @@ fn key<E: Form>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {
 
 fn value<E: Form>(fields: &ValueFields) -> Result<String, Malformed> {
     let (kind, size) = (fields.kind.get(), fields.value_size.get());
-    if !E::HAS_NUMBERS || kind == STRING {
+    if !E::HAS_NUMBERS || kind == REG_SZ {
         return sized_string::<E>("value", &fields.value, size);
     }
     // The type implies the size of a number; like the kernel, this ignores the size
     // field.
     let number = U64::read_from_prefix(&fields.value).map_or(0, |(number, _)| number.get());
     match kind {
-        4 => Ok((number & u64::from(u32::MAX)).to_string()),
-        8 | 11 => Ok(number.to_string()),
+        REG_U32 => Ok((number & u64::from(u32::MAX)).to_string()),
+        REG_U64 | REG_QWORD => Ok(number.to_string()),
         kind => Err(Malformed::ValueType(kind)),
     }
 }
@@ -352,11 +358,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(key in text(120), value in text(500), number in 0..5u8, index: u32) {
+        fn every_request_is_decoded(key in text(120), value in text(500), number in 0..5u8, index: u32) {
             let pool = PoolId::new(number).unwrap();
             for (encoding, write) in ENCODINGS {
                 let (wire_key, wire_value) = (write(&key), write(&value));
-                let mut message = set(STRING, &wire_key, &wire_value);
+                let mut message = set(REG_SZ, &wire_key, &wire_value);
                 message[1] = number;
                 let wanted = Request::Set { pool, key: key.clone(), value: value.clone() };
                 prop_assert_eq!(decode(encoding, &message), Ok(wanted));
@@ -374,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn a_reply_is_read_as_it_was_meant(key in text(120), value in text(500), noise: u8) {
+        fn an_encoded_item_has_its_key_and_value(key in text(120), value in text(500), noise: u8) {
             for (encoding, _) in ENCODINGS {
                 let mut message = vec![noise; 8 + 2572];
                 message[..4].copy_from_slice(&[ENUMERATE, 0, 0, 0]);
@@ -440,7 +446,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_is_whole_letters(text in text(400), units in 0..300usize, bytes in 0..600usize) {
+        fn truncated_text_ends_with_a_whole_character(text in text(400), units in 0..300usize, bytes in 0..600usize) {
             let short = truncate(&text, units, bytes);
             prop_assert!(text.starts_with(short));
             prop_assert!(short.encode_utf16().count() <= units && short.len() <= bytes);
@@ -455,9 +461,9 @@ mod tests {
     fn numbers_become_decimal() {
         let number = 0xfedc_ba98_7654_3210u64.to_le_bytes();
         for (kind, value) in [
-            (4, 0x7654_3210u32.to_string()),
-            (8, 0xfedc_ba98_7654_3210u64.to_string()),
-            (11, 0xfedc_ba98_7654_3210u64.to_string()),
+            (REG_U32, 0x7654_3210u32.to_string()),
+            (REG_U64, 0xfedc_ba98_7654_3210u64.to_string()),
+            (REG_QWORD, 0xfedc_ba98_7654_3210u64.to_string()),
         ] {
             let Ok(Request::Set { value: came, .. }) =
                 decode(Encoding::Utf16, &set(kind, &utf16("k"), &number))
@@ -476,8 +482,8 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_cannot_be_are_refused() {
-        let good = set(STRING, &utf16("key"), &utf16("value"));
+    fn invalid_sizes_are_refused() {
+        let good = set(REG_SZ, &utf16("key"), &utf16("value"));
         for (at, field, sizes) in [
             (8, "key", [513, 514, 7, u32::MAX]),
             (12, "value", [2049, 2050, 11, u32::MAX]),
@@ -491,7 +497,7 @@ mod tests {
                 );
             }
         }
-        let mut long = set(STRING, &utf8("key"), &utf8("value"));
+        let mut long = set(REG_SZ, &utf8("key"), &utf8("value"));
         long[8..12].copy_from_slice(&513u32.to_le_bytes());
         let (field, size) = ("key", 513);
         assert_eq!(
@@ -502,8 +508,8 @@ mod tests {
 
     #[test]
     fn a_string_ends_at_its_nul_or_with_its_size() {
-        let mut message = set(STRING, &utf16("key\0more"), &utf16("value"));
-        // Without its NUL: some hosts do not count it.
+        let mut message = set(REG_SZ, &utf16("key\0more"), &utf16("value"));
+        // Some hosts do not count the NUL.
         message[12..16].copy_from_slice(&8u32.to_le_bytes());
         let Ok(Request::Set { key, value, .. }) = decode(Encoding::Utf16, &message) else {
             panic!("refused");
@@ -514,17 +520,17 @@ mod tests {
     #[test]
     fn what_is_not_unicode_is_refused() {
         let lone = [0x00, 0xd8, 0, 0];
-        let message = set(STRING, &lone, &utf16("value"));
+        let message = set(REG_SZ, &lone, &utf16("value"));
         assert_eq!(
             decode(Encoding::Utf16, &message),
             Err(Malformed::NotUnicode("key"))
         );
-        let message = set(STRING, &utf16("key"), &lone);
+        let message = set(REG_SZ, &utf16("key"), &lone);
         assert_eq!(
             decode(Encoding::Utf16, &message),
             Err(Malformed::NotUnicode("value"))
         );
-        let message = set(STRING, b"\xff\0", b"value\0");
+        let message = set(REG_SZ, b"\xff\0", b"value\0");
         assert_eq!(
             decode(Encoding::Utf8, &message),
             Err(Malformed::NotUnicode("key"))
@@ -532,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn an_invalid_message_is_refused() {
         for (encoding, _) in ENCODINGS {
             assert_eq!(decode(encoding, &[]), Err(Malformed::TooShort { len: 0 }));
             assert_eq!(
@@ -545,7 +551,7 @@ mod tests {
                 message[0] = operation;
                 assert_eq!(decode(encoding, &message), Err(Malformed::TooShort { len }));
             }
-            let mut message = set(STRING, b"k\0", b"v\0");
+            let mut message = set(REG_SZ, b"k\0", b"v\0");
             message[1] = 5;
             assert_eq!(decode(encoding, &message), Err(Malformed::Pool(5)));
         }

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_only_trusted_where_no_change_can_have_been_missed() {
+    fn an_index_is_used_only_if_no_change_can_have_been_missed() {
         let mut file = tempfile::tempfile().unwrap();
         let raw = RawRecord::new("key", "value").unwrap();
         file.write_all(raw.as_bytes()).unwrap();

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_whose_lock_is_in_the_way_are_told_from_the_others() {
+    fn holders_of_conflicting_locks_are_found() {
         let locks = "\
 1: FLOCK  ADVISORY  WRITE 100 08:01:42 0 EOF
 1: -> FLOCK  ADVISORY  WRITE 101 08:01:42 0 EOF

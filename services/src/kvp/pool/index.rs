@@ -118,7 +118,7 @@ mod tests {
         let tick = |number: i64| (1, number * 4_000_000);
         assert!(is_settled(tick(1), tick(2), tick(2)));
         assert!(!is_settled(tick(2), tick(2), tick(2)));
-        // The tick ended while the file was looked at.
+        // The tick ended during the stat.
         assert!(!is_settled(tick(2), tick(2), tick(3)));
         assert!(!is_settled(tick(3), tick(2), tick(3)));
         let fine = (1, 4_000_000 * 2 + 17);

@@ -139,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(
+        fn an_encoded_record_is_decoded(
             key in text_strategy(KEY_LEN).prop_filter("empty", |key| !key.is_empty()),
             value in text_strategy(VALUE_LEN),
         ) {
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_full_need_no_nul() {
+    fn full_fields_need_no_nul() {
         let raw = RawRecord::read_from_bytes(&[b'x'; size_of::<RawRecord>()]).unwrap();
         assert_eq!((raw.key().len(), raw.value().len()), (KEY_LEN, VALUE_LEN));
     }
 
     #[test]
-    fn what_stands_behind_a_nul_is_ignored() {
+    fn bytes_after_a_nul_are_ignored() {
         let mut bytes = [b'#'; size_of::<RawRecord>()];
         bytes[..4].copy_from_slice(b"key\0");
         bytes[KEY_LEN..KEY_LEN + 6].copy_from_slice(b"value\0");
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_utf8_are_replaced() {
+    fn bytes_that_are_not_utf8_are_replaced() {
         let mut raw = RawRecord::ZERO;
         raw.key[..2].copy_from_slice(b"k\xff");
         assert_eq!(raw.decode().key, "k\u{fffd}");
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn keys_and_values_that_do_not_fit_are_refused() {
         let longest = |len| "x".repeat(len);
         assert!(RawRecord::new(&longest(511), &longest(2047)).is_ok());
         assert!(matches!(
@@ -197,7 +197,7 @@ mod tests {
                 limit: 2047
             })
         ));
-        // Counted in bytes, not in characters.
+        // The limit is in bytes, not in characters.
         assert!(RawRecord::new(&"ä".repeat(256), "").is_err());
         assert!(matches!(RawRecord::new("", ""), Err(PoolError::EmptyKey)));
         assert!(matches!(

@@ -16,7 +16,7 @@ use crate::kvp::pool::crash;
 
 const KEYS: usize = 25;
 
-/// Rounds of the others: they are quicker, as they wait inside the kernel.
+/// Rounds of the other processes, which are faster: they wait inside the kernel.
 const ROUNDS: usize = 40;
 
 /// Rounds of each of our threads.
@@ -25,7 +25,7 @@ const OUR_ROUNDS: usize = 4;
 const FAMILY: &str = "KVP_POOL_TEST_FAMILY";
 const PATH: &str = "KVP_POOL_TEST_PATH";
 
-/// What a key has in a round: long, to show whether it is torn.
+/// The value of a key in a round: long, to show whether it is torn.
 fn value(key: &str, round: usize) -> String {
     format!("{key}, round {round};").repeat(60)
 }
@@ -35,8 +35,7 @@ fn is_whole(value: &str) -> bool {
     value == format!("{first};").repeat(60)
 }
 
-/// One of the tests that begin with `the_other_process`, in a process of its
-/// own.
+/// Runs one of the tests that begin with `the_other_process` in another process.
 fn other(name: &str, family: &str, place: &Place) -> Child {
     let name = format!("kvp::pool::tests::concurrency::{name}");
     Command::new(env::current_exe().unwrap())
@@ -69,7 +68,7 @@ fn lock(family: &str, file: &File, lock: bool) {
     }
 }
 
-/// Does nothing but in the process that another test starts.
+/// Does something only in the process that another test starts.
 #[test]
 fn the_other_process_writes() {
     let Ok(family) = env::var(FAMILY) else {
@@ -87,11 +86,11 @@ fn the_other_process_writes() {
             let place = bytes.chunks(LEN).position(|record| {
                 RawRecord::read_from_bytes(record).unwrap().key() == key.as_bytes()
             });
-            // What was appended is there in every later round.
+            // An appended record is there in every later round.
             assert_eq!(place.is_some(), round > 0, "{key}");
             let offset = place.map_or(bytes.len(), |place| place * LEN);
             let record = file_record(&key, round);
-            // In two halves, which nobody may see.
+            // In two writes: no reader may see the first alone.
             let (first, second) = record.split_at(LEN / 3);
             file.write_all_at(first, offset as u64).unwrap();
             thread::yield_now();
@@ -106,8 +105,7 @@ fn file_record(key: &str, round: usize) -> Vec<u8> {
     file(&[(key, &value(key, round))])
 }
 
-/// Sets, gets and deletes as a service does, until all is as the others leave
-/// theirs.
+/// Sets, gets and deletes as the service does; leaves the same keys as the others.
 fn ours(name: &str, mut pools: Pools) {
     for round in 0..OUR_ROUNDS {
         for number in 0..KEYS {
@@ -131,8 +129,8 @@ fn ours(name: &str, mut pools: Pools) {
     }
 }
 
-/// Two other processes with one family of locks: with both they would not keep
-/// out each other.
+/// Two other processes with the same family of locks: those of different families do not
+/// exclude each other.
 fn nothing_is_lost_or_torn(family: &str) {
     let place = Place::new(&[]);
     let names = [1, 2].map(|number| format!("{family} {number}"));
@@ -177,7 +175,7 @@ fn nothing_is_lost_while_others_write_under_record_locks() {
     nothing_is_lost_or_torn("fcntl");
 }
 
-/// Does nothing but in the process that another test starts.
+/// Does something only in the process that another test starts.
 #[test]
 fn the_other_process_holds_the_lock() {
     let Ok(family) = env::var(FAMILY) else {
@@ -211,8 +209,8 @@ impl Holder {
     }
 }
 
-/// Nothing is written while others keep the file locked, and what is in it is read all
-/// the same. Both name the other process.
+/// While another process holds the lock, writes fail and reads succeed. Both name the
+/// process.
 fn writes_wait_and_reads_do_not(family: &str) {
     let place = Place::new(&file(&[("a", "1"), ("b", "2")]));
     let mut pools = place.pools();
@@ -236,10 +234,10 @@ fn writes_wait_and_reads_do_not(family: &str) {
         assert_eq!(list(&mut pools), pairs(&[("a", "1"), ("b", "2")]));
         assert_eq!(pools.at(PoolId::Guest, 1).unwrap().unwrap().key, "b");
     }
-    // Once is enough.
-    let notices = pools.take_warnings();
-    assert_eq!(notices.len(), 1, "{notices:?}");
-    assert!(notices[0].contains(&named), "{notices:?}");
+    // It is reported once.
+    let warnings = pools.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains(&named), "{warnings:?}");
 
     other.end();
     pools.set(PoolId::Guest, "a", "new").unwrap();
@@ -248,17 +246,17 @@ fn writes_wait_and_reads_do_not(family: &str) {
 }
 
 #[test]
-fn a_flock_of_others_stops_writing_and_not_reading() {
+fn a_flock_of_another_process_stops_writes_only() {
     writes_wait_and_reads_do_not("flock");
 }
 
 #[test]
-fn a_record_lock_of_others_stops_writing_and_not_reading() {
+fn a_record_lock_of_another_process_stops_writes_only() {
     writes_wait_and_reads_do_not("fcntl");
 }
 
 #[test]
-fn what_changed_while_it_was_read_without_a_lock_is_read_again() {
+fn a_read_without_the_lock_is_repeated_after_a_change() {
     let place = Place::new(&file(&[("a", "1")]));
     let held = File::options().write(true).open(place.path()).unwrap();
     flock(&held, FlockOperation::LockExclusive).unwrap();
@@ -276,15 +274,15 @@ fn what_changed_while_it_was_read_without_a_lock_is_read_again() {
     assert_eq!(reads.get(), 2);
 }
 
-/// The other has the file locked, and is in the middle of writing.
+/// The other process holds the lock and is in the middle of writing.
 #[test]
-fn what_is_read_without_a_lock_is_whole() {
+fn a_read_without_the_lock_returns_whole_records() {
     let place = Place::new(&file(&[("a", "1")]));
     let mut pools = place.pools();
     let other = Holder::new("flock", &place);
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
 
-    // A record of which the end is still to come does not count.
+    // An incomplete record at the end is left out.
     let whole = file(&[("a", "1"), ("b", "2")]);
     fs::write(place.path(), &whole[..LEN + KEY_LEN + 1]).unwrap();
     assert_eq!(list(&mut pools), pairs(&[("a", "1")]));
@@ -293,7 +291,7 @@ fn what_is_read_without_a_lock_is_whole() {
     fs::write(place.path(), &whole).unwrap();
     assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "2");
 
-    // Records that are being moved do not count, and none is made up of two halves.
+    // Nothing is read while records are being moved.
     fs::write(place.journal(), "").unwrap();
     let error = pools.get(PoolId::Guest, "b").unwrap_err();
     assert!(matches!(error, PoolError::Locked { .. }), "{error}");
@@ -375,7 +373,7 @@ fn a_pool_with_the_journal_of_a_set_is_read_without_the_lock() {
 }
 
 #[test]
-fn readers_do_not_keep_each_other_out_and_locks_are_given_back() {
+fn readers_share_the_lock_and_every_lock_is_released() {
     let place = Place::new(&file(&[("a", "1")]));
     let mut pools = place.pools();
     let reader = File::open(place.path()).unwrap();
@@ -383,7 +381,7 @@ fn readers_do_not_keep_each_other_out_and_locks_are_given_back() {
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
     flock(&reader, FlockOperation::Unlock).unwrap();
     pools.set(PoolId::Guest, "a", "2").unwrap();
-    // By the file that is still open, after reading and after writing.
+    // The pool keeps the file open after reading and writing, but not locked.
     flock(&reader, FlockOperation::NonBlockingLockExclusive).unwrap();
     let range = libc::flock {
         l_type: libc::F_RDLCK.try_into().unwrap(),

@@ -1,4 +1,4 @@
-//! The writer is stopped before each of its steps, and within each write.
+//! Stops the writer before each of its steps, and within each write.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ impl Change {
     }
 }
 
-/// Files to be changed, all with the key `k` at least once.
+/// Files to change, all with the key `k` at least once.
 fn shapes() -> Vec<Vec<u8>> {
     let k = || dirty("k", "old");
     let a = || dirty("a", "first");
@@ -56,7 +56,7 @@ fn shapes() -> Vec<Vec<u8>> {
     whole.into_iter().chain(torn).collect()
 }
 
-/// How much of a write is done: nothing, half of it, and up to each page.
+/// How many bytes of a write are written: none, half of them, and up to each page.
 fn cuts((offset, len): Step) -> Vec<usize> {
     let start = usize::try_from(offset).unwrap();
     let pages = (start / 4096 + 1..).map(|page| page * 4096 - start);
@@ -68,7 +68,7 @@ fn cuts((offset, len): Step) -> Vec<usize> {
     cuts
 }
 
-/// The steps that a change consists of, and the file after them.
+/// Returns the steps of a change, and the file after them.
 fn whole(before: &[u8], change: &Change) -> (Vec<Step>, Vec<u8>) {
     let place = Place::new(before);
     crash::run();
@@ -76,7 +76,7 @@ fn whole(before: &[u8], change: &Change) -> (Vec<Step>, Vec<u8>) {
     (crash::run(), place.bytes())
 }
 
-/// The file after a crash, not yet recovered.
+/// Returns the file after a crash, before recovery.
 fn crashed(before: &[u8], change: &Change, steps: usize, cut: usize) -> Place {
     let place = Place::new(before);
     crash::stop_after(steps, cut);
@@ -92,7 +92,7 @@ fn recover(place: &Place) -> Vec<u8> {
     place.bytes()
 }
 
-/// What stands in the file for each record, the torn one padded.
+/// Returns the bytes of each record, an incomplete one padded.
 fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
     let pad = |record: &[u8]| {
         let mut record = record.to_vec();
@@ -136,7 +136,7 @@ fn a_stopped_set_leaves_every_other_record() {
     }
 }
 
-/// The kernel ends a write of a killed program between two pages only.
+/// The kernel ends the write of a killed program between two pages only.
 #[test]
 fn a_killed_set_is_done_or_not() {
     for before in shapes() {
@@ -150,7 +150,7 @@ fn a_killed_set_is_done_or_not() {
                     let left = records(&recover(&place));
                     assert!(allowed.contains(&left), "step {taken}, {cut} bytes");
 
-                    // Others append before it is recovered.
+                    // Another program appends before recovery.
                     let place = crashed(&before, &change, taken, cut);
                     if place.bytes().len() % LEN != 0 {
                         assert!(before.len() % LEN != 0, "step {taken}, {cut} bytes");
@@ -175,7 +175,7 @@ fn a_killed_set_is_done_or_not() {
 }
 
 #[test]
-fn a_journal_of_a_set_that_was_damaged_is_removed_and_nothing_else() {
+fn a_damaged_journal_of_a_set_is_removed_and_changes_nothing() {
     // The last record lies on two pages.
     let before = [dirty("a", "1"), dirty("k", "old")].concat();
     let change = Change::Set("k", "new");
@@ -191,7 +191,7 @@ fn a_journal_of_a_set_that_was_damaged_is_removed_and_nothing_else() {
         fs::write(place.journal(), bytes).unwrap();
         assert_eq!(recover(&place), before, "byte {damage}");
     }
-    // Another record has its place now.
+    // Another record has taken the place.
     let moved = [dirty("a", "1"), dirty("b", "2"), dirty("k", "old")].concat();
     fs::write(place.path(), &moved).unwrap();
     fs::write(place.journal(), &journal).unwrap();
@@ -202,7 +202,7 @@ fn a_journal_of_a_set_that_was_damaged_is_removed_and_nothing_else() {
 }
 
 #[test]
-fn a_stopped_set_leaves_a_torn_record_as_it_was() {
+fn a_stopped_set_leaves_an_incomplete_record_as_it_was() {
     let before = [dirty("a", "1"), b"torn".to_vec()].concat();
     let change = Change::Set("new", "value");
     let (steps, _) = whole(&before, &change);
@@ -230,7 +230,7 @@ fn a_stopped_delete_is_done_or_not() {
                 assert_others_are_readable(&place, &before, &change);
             }
         }
-        // With a journal, what was begun is ended.
+        // With a journal, the delete is completed.
         assert_eq!(done > 0, steps.len() > 1);
     }
 }
@@ -258,10 +258,10 @@ fn a_recovery_may_be_stopped_as_well() {
 }
 
 #[test]
-fn what_others_append_to_an_interrupted_delete_is_kept() {
+fn records_appended_to_an_interrupted_delete_are_kept() {
     let change = Change::Delete("k");
     for before in shapes().into_iter().filter(|shape| shape.len() < 10 * LEN) {
-        // Others' records would not stand where records do.
+        // An appended record would not be aligned.
         if before.len() % LEN != 0 {
             continue;
         }
@@ -290,7 +290,7 @@ fn what_others_append_to_an_interrupted_delete_is_kept() {
     }
 }
 
-/// A place with a journal that a crash left, and what the pool is to become.
+/// Returns a pool with the journal that a crash left, and its content after recovery.
 fn with_journal() -> (Place, Vec<u8>) {
     let before = [dirty("k", "old"), dirty("a", "1"), dirty("b", "2")].concat();
     let change = Change::Delete("k");
@@ -302,7 +302,7 @@ fn with_journal() -> (Place, Vec<u8>) {
 }
 
 #[test]
-fn every_operation_recovers_first() {
+fn every_operation_begins_with_recovery() {
     let operations: [fn(&mut Pools); 5] = [
         |pools| drop(pools.get(PoolId::Guest, "a").unwrap().unwrap()),
         |pools| pools.set(PoolId::Guest, "a", "1").unwrap(),
@@ -319,7 +319,7 @@ fn every_operation_recovers_first() {
 }
 
 #[test]
-fn a_running_agent_recovers_what_another_process_left() {
+fn an_open_pool_is_recovered_from_the_journal_of_another_process() {
     let (place, after) = with_journal();
     let left = fs::read(place.journal()).unwrap();
     fs::remove_file(place.journal()).unwrap();
@@ -331,7 +331,7 @@ fn a_running_agent_recovers_what_another_process_left() {
 }
 
 #[test]
-fn a_journal_of_another_pool_is_removed_and_nothing_else() {
+fn a_journal_of_another_pool_is_removed_and_changes_nothing() {
     let (place, _) = with_journal();
     let others = file(&[("x", "1"), ("y", "2"), ("z", "3"), ("x", "4")]);
     let new = place.directory.path().join("new");
@@ -341,7 +341,7 @@ fn a_journal_of_another_pool_is_removed_and_nothing_else() {
 }
 
 #[test]
-fn a_journal_of_a_pool_that_was_emptied_is_removed_and_nothing_else() {
+fn a_journal_of_a_truncated_pool_is_removed_and_changes_nothing() {
     let (place, _) = with_journal();
     let others = file(&[("x", "1")]);
     fs::write(place.path(), &others).unwrap();
@@ -349,12 +349,12 @@ fn a_journal_of_a_pool_that_was_emptied_is_removed_and_nothing_else() {
 }
 
 #[test]
-fn a_journal_that_was_damaged_is_removed_and_nothing_else() {
+fn a_damaged_journal_is_removed_and_changes_nothing() {
     let (place, _) = with_journal();
     let (before, journal) = (place.bytes(), fs::read(place.journal()).unwrap());
     let damaged = (0..64).chain([journal.len() / 2, journal.len() - 1]);
     for damage in damaged {
-        // The mark is what changes on the way, and is no part of the checksum.
+        // The mark changes during the steps and is not part of the checksum.
         if damage == 8 {
             continue;
         }
@@ -373,7 +373,7 @@ fn a_journal_that_was_damaged_is_removed_and_nothing_else() {
 fn a_delete_that_fails_leaves_no_journal_behind() {
     let before = [dirty("k", "old"), dirty("a", "1")].concat();
     let place = Place::new(&before);
-    // A directory stands where the journal is written.
+    // A directory in place of the journal.
     fs::create_dir(place.directory.path().join(".kvp_pool_1.journal.new")).unwrap();
     assert!(place.pools().delete(PoolId::Guest, "k").is_err());
     assert_eq!(recover(&place), before);

@@ -30,8 +30,7 @@ struct Place {
 
 impl Place {
     fn empty() -> Self {
-        // In memory, where there is such a place: syncs by the thousand would
-        // keep a disk busy for a minute.
+        // In memory if possible: thousands of syncs would keep a disk busy for a minute.
         let directory = tempfile::tempdir_in("/dev/shm");
         let directory = directory.or_else(|_| tempfile::tempdir()).unwrap();
         Self { directory }
@@ -86,7 +85,7 @@ fn file(pairs: &[(&str, &str)]) -> Vec<u8> {
         .collect()
 }
 
-/// A record with other bytes than NULs behind its texts.
+/// A record with other bytes than NULs after key and value.
 fn dirty(key: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![b'#'; LEN];
     bytes[..key.len()].copy_from_slice(key.as_bytes());
@@ -108,7 +107,7 @@ fn a_missing_file_is_an_empty_pool_and_stays_missing() {
 }
 
 #[test]
-fn what_is_made_can_be_read_by_all() {
+fn a_new_file_can_be_read_by_all_users() {
     let place = Place::empty();
     let directory = place.directory.path().join("a/b");
     let mut pools = Pools::new(&directory);
@@ -121,7 +120,7 @@ fn what_is_made_can_be_read_by_all() {
 }
 
 #[test]
-fn a_file_that_is_there_keeps_its_mode_and_what_is_in_it() {
+fn an_existing_file_keeps_its_mode_and_records() {
     let place = Place::new(&file(&[("a", "1")]));
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o600)).unwrap();
     let before = fs::metadata(place.path()).unwrap().ino();
@@ -148,7 +147,7 @@ fn a_set_writes_the_value_of_the_first_record_and_nothing_else() {
 }
 
 #[test]
-fn of_duplicates_get_has_the_first_and_delete_removes_all() {
+fn of_duplicates_get_returns_the_first_and_delete_removes_all() {
     let place = Place::new(&file(&[
         ("k", "1"),
         ("a", "2"),
@@ -166,9 +165,9 @@ fn of_duplicates_get_has_the_first_and_delete_removes_all() {
 }
 
 #[test]
-fn a_torn_last_record_is_a_record() {
+fn an_incomplete_last_record_is_a_record() {
     let whole = file(&[("a", "1"), ("torn", "value")]);
-    // The last bytes of the value are missing, then those of the key.
+    // Cut in the value, at its start, and in the key.
     for (cut, key, value) in [
         (LEN + KEY_LEN + 3, "torn", "val"),
         (LEN + 100, "torn", ""),
@@ -201,7 +200,7 @@ fn a_torn_last_record_is_a_record() {
 }
 
 #[test]
-fn a_key_that_is_no_utf8_is_shown_but_never_taken_for_another() {
+fn a_key_that_is_not_utf8_is_listed_and_matches_no_text() {
     let mut bytes = file(&[("k?", "1"), ("k\u{fffd}", "2")]);
     bytes[1] = 0xff;
     let place = Place::new(&bytes);
@@ -214,7 +213,7 @@ fn a_key_that_is_no_utf8_is_shown_but_never_taken_for_another() {
 }
 
 #[test]
-fn records_without_a_key_are_listed_and_stay() {
+fn records_without_a_key_are_listed_and_kept() {
     let bytes = [vec![0; LEN], file(&[("a", "1")]), dirty("", "value")].concat();
     let place = Place::new(&bytes);
     assert_eq!(place.list(), pairs(&[("", ""), ("a", "1"), ("", "value")]));
@@ -224,13 +223,13 @@ fn records_without_a_key_are_listed_and_stay() {
 }
 
 #[test]
-fn what_is_no_pool_is_refused() {
+fn only_a_regular_file_of_limited_size_is_used() {
     let place = Place::empty();
     fs::create_dir(place.path()).unwrap();
     let error = place.pools().list(PoolId::Guest).unwrap_err();
     assert!(matches!(error, PoolError::NotAFile(_)), "{error}");
 
-    // A pipe would keep a reader waiting.
+    // Opening a FIFO would block.
     let place = Place::empty();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -261,12 +260,12 @@ fn what_is_no_pool_is_refused() {
 }
 
 #[test]
-fn what_others_write_is_seen_by_the_next_operation() {
+fn changes_of_other_programs_are_seen_by_the_next_operation() {
     let place = Place::new(&file(&[("a", "1"), ("b", "2")]));
     let mut pools = place.pools();
     let other = File::options().write(true).open(place.path()).unwrap();
     for round in 0..200 {
-        // In place, without any change of size, most often in one clock tick.
+        // In place, without a change of size, mostly within one clock tick.
         let key = format!("a{round}");
         other
             .write_all_at(RawRecord::new(&key, "new").unwrap().as_bytes(), 0)
@@ -278,7 +277,7 @@ fn what_others_write_is_seen_by_the_next_operation() {
         assert_eq!(pools.get(PoolId::Guest, &key).unwrap(), None);
         assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
         pools.set(PoolId::Guest, "b", &key).unwrap();
-        // A key that is where another was when it was set.
+        // A key in the place of another.
         let moved = RawRecord::new("b", "moved").unwrap();
         other.write_all_at(moved.as_bytes(), 0).unwrap();
         assert_eq!(pools.get(PoolId::Guest, "b").unwrap().unwrap(), "moved");
@@ -286,7 +285,7 @@ fn what_others_write_is_seen_by_the_next_operation() {
 }
 
 #[test]
-fn a_file_that_others_replaced_or_removed_is_left() {
+fn a_replaced_or_removed_file_is_no_longer_used() {
     let place = Place::new(&file(&[("a", "1")]));
     let mut pools = place.pools();
     assert_eq!(pools.get(PoolId::Guest, "a").unwrap().unwrap(), "1");
@@ -301,7 +300,7 @@ fn a_file_that_others_replaced_or_removed_is_left() {
 }
 
 #[test]
-fn a_file_has_the_mode_that_is_configured() {
+fn a_file_has_the_configured_mode() {
     let place = Place::new(&file(&[("a", "1")]));
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
     let private = || place.pools().with_mode(Some(0o600));
@@ -309,17 +308,17 @@ fn a_file_has_the_mode_that_is_configured() {
     assert_eq!(mode(place.path()), 0o600);
     private().set(PoolId::External, "b", "2").unwrap();
     assert_eq!(mode(place.directory.path().join(".kvp_pool_0")), 0o600);
-    // Others may put another file there.
+    // Another program changes it.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(private().get(PoolId::Guest, "a").unwrap().unwrap(), "1");
     assert_eq!(mode(place.path()), 0o600);
-    // Unless it is configured, it stays as it is.
+    // Without a configured mode the file keeps its own.
     place.pools().apply_mode().unwrap();
     assert_eq!(mode(place.path()), 0o600);
 }
 
 #[test]
-fn what_others_can_have_planted_is_not_used() {
+fn files_that_other_users_could_have_planted_are_not_used() {
     let place = Place::new(&file(&[("a", "1")]));
     let directory = place.directory.path().to_owned();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -351,7 +350,7 @@ fn what_others_can_have_planted_is_not_used() {
     assert_eq!(fs::read(&victim).unwrap(), secret);
     assert!(!directory.join(".kvp_pool_2").exists());
 
-    // One that was open before follows no link for its journal either.
+    // A pool that was opened before does not follow a link for its journal either.
     let mut open_before = Pools::new(&directory);
     set_mode(0o755);
     fs::remove_file(place.path()).unwrap();
@@ -362,7 +361,7 @@ fn what_others_can_have_planted_is_not_used() {
     symlink(&victim, &new).unwrap();
     assert!(open_before.delete(PoolId::Guest, "k").unwrap());
     assert_eq!(fs::read(&victim).unwrap(), secret);
-    // Nor does it take a planted one for its own.
+    // Nor does it use a planted journal.
     symlink(&victim, place.journal()).unwrap();
     let error = open_before.get(PoolId::Guest, "x").unwrap_err();
     assert!(matches!(error, PoolError::Untrusted { .. }), "{error}");
@@ -372,13 +371,12 @@ fn what_others_can_have_planted_is_not_used() {
     assert_eq!(fs::read(&victim).unwrap(), secret);
 }
 
-/// What a request changed that had failed for the host by then.
+/// The request is cancelled during each step of the change.
 #[test]
-fn what_is_changed_too_late_is_changed_back() {
+fn a_change_of_a_cancelled_request_is_undone() {
     let time = std::time::Duration::from_secs(60);
     let before = [dirty("k", "old"), dirty("a", "1"), dirty("k", "second")].concat();
     let late = |change: &dyn Fn(&mut Pools) -> Result<(), PoolError>| {
-        // The host is told of the failure in the middle of each step.
         for step in 0.. {
             let place = Place::new(&before);
             let token = CancelToken::new(time);
@@ -393,7 +391,7 @@ fn what_is_changed_too_late_is_changed_back() {
             }
             let error = done.unwrap_err();
             assert!(matches!(error, PoolError::Cancelled(_)), "{error}");
-            // A record that was deleted is back at the end.
+            // A deleted record is appended again.
             let sorted = |bytes: &[u8]| {
                 let mut records: Vec<_> = bytes.chunks(LEN).map(<[u8]>::to_vec).collect();
                 records.sort();
@@ -420,7 +418,7 @@ fn what_is_changed_too_late_is_changed_back() {
     late(&|pools| pools.delete(PoolId::Guest, "k").map(drop));
     late(&|pools| pools.delete(PoolId::Guest, "a").map(drop));
 
-    // What is over before it begins is not begun.
+    // A request past its deadline changes nothing.
     let place = Place::new(&before);
     let mut pools = place.pools();
     pools
@@ -431,7 +429,7 @@ fn what_is_changed_too_late_is_changed_back() {
 }
 
 #[test]
-fn a_change_is_taken_back_unless_others_changed_the_same_since() {
+fn a_change_is_rolled_back_unless_another_program_changed_the_record() {
     let before = [dirty("k", "old"), dirty("a", "1")].concat();
     let token = CancelToken::new(std::time::Duration::from_secs(60));
     let changes: [fn(&mut Pools); 3] = [

@@ -52,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One record as some program or an accident leaves it.
+/// A record that any program or a crash may leave.
 fn record() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         (key(), value()).prop_map(|(key, value)| file(&[(&key, &value)])),
@@ -62,7 +62,7 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Records, and part of another.
+/// Records, and a part of another.
 fn any_file() -> impl Strategy<Value = Vec<u8>> {
     (vec(record(), 0..6), record(), 0..LEN).prop_map(|(records, last, torn)| {
         let mut bytes = records.concat();
@@ -75,7 +75,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_pool_is_what_a_list_of_pairs_would_be(steps in vec(step(), 1..40)) {
+    fn a_pool_behaves_like_a_list_of_pairs(steps in vec(step(), 1..40)) {
         let place = Place::new(&[]);
         let mut pools = place.pools();
         let mut model: Vec<(String, String)> = Vec::new();
@@ -127,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_for_all_they_hold(bytes in any_file()) {
+    fn any_bytes_are_read_as_records(bytes in any_file()) {
         let place = Place::new(&bytes);
         let mut pools = place.pools();
         let wanted: Vec<_> = raws(&bytes).iter().map(RawRecord::decode).collect();
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_journal(bytes in any_file(), journal in any_file()) {
+    fn any_bytes_as_a_journal_change_nothing(bytes in any_file(), journal in any_file()) {
         let place = Place::new(&bytes);
         fs::write(place.journal(), journal).unwrap();
         place.list();
