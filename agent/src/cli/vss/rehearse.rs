@@ -50,7 +50,7 @@ impl Rehearse {
         };
         let progress = |text: &str| {
             if !self.json {
-                // A failure shows when the result is printed; the rehearsal goes on.
+                // A failure shows when the result is printed; the rehearsal continues.
                 let _ = writeln!(io::stdout(), "{}", escaped(text));
             }
         };
