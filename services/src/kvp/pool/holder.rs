@@ -35,13 +35,10 @@ pub(super) fn describe(file: &File, access: Access) -> String {
     let (device, inode) = (metadata.dev(), metadata.ino());
     let id = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
     let mut pids = lock_holders(&text(Path::new("/proc/locks")), &id, access);
-    let named = match pids.is_empty() {
-        true => "",
-        // A lock of an open file description belongs to no process in particular.
-        false if pids.contains(&None) => "one of those that have it open: ",
-        false => "",
-    };
+    let mut prefix = "";
     if pids.contains(&None) {
+        // A lock of an open file description belongs to no process in particular.
+        prefix = "one of those that have it open: ";
         pids = other_openers(file).into_iter().map(Some).collect();
     }
     let names: Vec<_> = pids
@@ -52,8 +49,8 @@ pub(super) fn describe(file: &File, access: Access) -> String {
         .collect();
     match (names.as_slice(), pids.len().saturating_sub(MAX_NAMED)) {
         ([], _) => UNKNOWN.to_owned(),
-        (names, 0) => format!("{named}{}", names.join(", ")),
-        (names, more) => format!("{named}{} and {more} more", names.join(", ")),
+        (names, 0) => format!("{prefix}{}", names.join(", ")),
+        (names, more) => format!("{prefix}{} and {more} more", names.join(", ")),
     }
 }
 

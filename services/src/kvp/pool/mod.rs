@@ -114,8 +114,8 @@ impl Pools {
         let Some((pool, change)) = self.last_change.take() else {
             return Ok(false);
         };
-        self.file(pool)
-            .write(None, |contents| contents.undo(&change))?;
+        let (file, _) = self.file(pool);
+        file.write(None, |contents| contents.undo(&change))?;
         Ok(true)
     }
 
@@ -125,10 +125,8 @@ impl Pools {
     ///
     /// Any [`PoolError`] about the file, not those about a key or value.
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
-        let token = self.token.clone();
-        let found = self
-            .file(pool)
-            .read(token.as_ref(), |contents| contents.find(key.as_bytes()))?;
+        let (file, token) = self.file(pool);
+        let found = file.read(token, |contents| contents.find(key.as_bytes()))?;
         Ok(found.flatten().map(|(_, raw)| raw.decode().value))
     }
 
@@ -139,14 +137,12 @@ impl Pools {
     /// Any [`PoolError`]. A key or value that does not fit is never truncated.
     pub fn set(&mut self, pool: PoolId, key: &str, value: &str) -> Result<(), PoolError> {
         let new = RawRecord::new(key, value)?;
-        let token = self.token.clone();
-        let change = self
-            .file(pool)
-            .write_or_create(token.as_ref(), |contents| {
-                let change = contents.set(&new)?;
-                commit_or_undo(contents, &change, token.as_ref())?;
-                Ok(change)
-            })?;
+        let (file, token) = self.file(pool);
+        let change = file.write_or_create(token, |contents| {
+            let change = contents.set(&new)?;
+            commit_or_undo(contents, &change, token)?;
+            Ok(change)
+        })?;
         self.last_change = Some((pool, change));
         Ok(())
     }
@@ -162,11 +158,11 @@ impl Pools {
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
         }
-        let token = self.token.clone();
-        let deleted = self.file(pool).write(token.as_ref(), |contents| {
+        let (file, token) = self.file(pool);
+        let deleted = file.write(token, |contents| {
             let change = contents.delete(key.as_bytes())?;
             if let Some(change) = &change {
-                commit_or_undo(contents, change, token.as_ref())?;
+                commit_or_undo(contents, change, token)?;
             }
             Ok(change)
         })?;
@@ -180,10 +176,8 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn at(&mut self, pool: PoolId, index: u32) -> Result<Option<Record>, PoolError> {
-        let token = self.token.clone();
-        let found = self
-            .file(pool)
-            .read(token.as_ref(), |contents| contents.at(index))?;
+        let (file, token) = self.file(pool);
+        let found = file.read(token, |contents| contents.at(index))?;
         Ok(found.flatten().map(|raw| raw.decode()))
     }
 
@@ -193,22 +187,22 @@ impl Pools {
     ///
     /// As for [`get`](Self::get).
     pub fn list(&mut self, pool: PoolId) -> Result<Vec<Record>, PoolError> {
-        let token = self.token.clone();
-        let records = self
-            .file(pool)
-            .read(token.as_ref(), |contents| contents.list())?;
+        let (file, token) = self.file(pool);
+        let records = file.read(token, |contents| contents.list())?;
         Ok(records.unwrap_or_default())
     }
 
-    fn file(&mut self, pool: PoolId) -> &mut PoolFile {
+    /// Returns the file of the pool, and the token of the request.
+    fn file(&mut self, pool: PoolId) -> (&mut PoolFile, Option<&CancelToken>) {
         let [external, guest, auto, auto_external, auto_internal] = &mut self.files;
-        match pool {
+        let file = match pool {
             PoolId::External => external,
             PoolId::Guest => guest,
             PoolId::Auto => auto,
             PoolId::AutoExternal => auto_external,
             PoolId::AutoInternal => auto_internal,
-        }
+        };
+        (file, self.token.as_ref())
     }
 }
 
