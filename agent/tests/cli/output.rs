@@ -156,7 +156,7 @@ fn exit_statuses_are_those_of_the_manual() {
         seen.push(status(&["devices"], 77));
     }
 
-    let manual = manual();
+    let manual = packaged("man/hyperv-agent.8");
     let section = manual.split(".Sh EXIT STATUS").nth(1).unwrap();
     let section = section.split(".Sh ").next().unwrap();
     let documented: Vec<i32> = section
@@ -169,7 +169,7 @@ fn exit_statuses_are_those_of_the_manual() {
 
 #[test]
 fn the_manual_has_every_command_and_option() {
-    let manual = manual();
+    let manual = packaged("man/hyperv-agent.8");
     for command in [
         &[][..],
         &["run"],
@@ -202,7 +202,29 @@ fn the_manual_has_every_command_and_option() {
     }
 }
 
-fn manual() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man/hyperv-agent.8");
-    fs::read_to_string(path).unwrap()
+#[test]
+fn the_manual_has_every_table_and_key_of_the_configuration() {
+    let manual = packaged("man/hyperv-agent.toml.5");
+    let tables: String = manual
+        .lines()
+        .filter(|line| line.starts_with(".Ss "))
+        .collect();
+    for line in packaged("config.toml").lines() {
+        let line = line.trim_start_matches('#');
+        if let Some(table) = line.strip_prefix('[') {
+            let table = table.trim_end_matches(']');
+            assert!(tables.contains(table), "the manual lacks [{table}]");
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            // Comments begin with a blank, and keys of [kvp.publish] with a quote.
+            let is_key = key.starts_with(|it: char| it.is_ascii_alphabetic());
+            let entry = format!(".It Ic {key} = ");
+            assert!(!is_key || manual.contains(&entry), "the manual lacks {key}");
+        }
+    }
+}
+
+/// The text of a file of the package.
+fn packaged(name: &str) -> String {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    fs::read_to_string(directory.join(name)).unwrap()
 }
