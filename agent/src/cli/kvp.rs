@@ -204,7 +204,7 @@ fn set(pools: &mut Pools, pool: PoolId, key: &str, value: String) -> anyhow::Res
         let units = text.encode_utf16().count();
         if units > limit {
             complain(&format!(
-                "a {what} of {units} UTF-16 units is too long: the host accepts at most {limit}"
+                "the {what} is too long: {units} UTF-16 units, the host accepts at most {limit}"
             ));
             return Ok(Exit::Usage);
         }

@@ -152,10 +152,13 @@ fn what_a_pool_cannot_have_is_refused_and_changes_nothing() {
     let (key, value) = ("k".repeat(255), "v".repeat(1023));
     let (wide_key, wide_value) = ("語".repeat(171), "語".repeat(683));
     for (arguments, words) in [
-        (&["set", &key, "v"][..], "key of 255 UTF-16 units"),
-        (&["set", "k", &value], "value of 1023 UTF-16 units"),
-        (&["set", &wide_key, "v"], "key of 513 bytes"),
-        (&["set", "k", &wide_value], "value of 2049 bytes"),
+        (&["set", &key, "v"][..], "key is too long: 255 UTF-16 units"),
+        (
+            &["set", "k", &value],
+            "value is too long: 1023 UTF-16 units",
+        ),
+        (&["set", &wide_key, "v"], "key is too long: 513 bytes"),
+        (&["set", "k", &wide_value], "value is too long: 2049 bytes"),
         (&["set", "", "v"], "empty"),
         (&["delete", ""], "empty"),
         (&["set", "k", "v", "--pool", "5"], "auto-external"),
