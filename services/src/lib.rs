@@ -3,6 +3,7 @@
 //! that.
 
 pub mod backup;
+pub mod clock;
 pub mod command;
 pub mod config;
 mod environment;

@@ -1,17 +1,24 @@
 //! What a service does at the moment, published for other threads.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+
 /// An operation that outlasts a single request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Operation {
     /// The host copies a file into the guest.
     Copying {
         /// Destination of the copy, chosen by the host.
-        path: PathBuf,
+        path: String,
+        /// Bytes of the file up to the first hole.
+        done: u64,
         /// Size in bytes, as the host announced it.
         size: u64,
     },
@@ -22,7 +29,7 @@ pub enum Operation {
         /// Number of frozen file systems.
         file_systems: usize,
         /// Mount points of the first of them.
-        mount_points: Vec<PathBuf>,
+        mount_points: Vec<String>,
         /// Whether this is a rehearsal.
         rehearsal: bool,
     },
@@ -39,21 +46,21 @@ pub enum Operation {
 pub struct Progress {
     current: Mutex<Option<(Operation, SystemTime)>>,
     done: AtomicU64,
-    waits_for: Mutex<Option<PathBuf>>,
+    waits_for: Mutex<Option<String>>,
 }
 
 /// A [`Progress`] at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The operation.
-    pub operation: Operation,
-    /// When it began.
+    /// When the operation began.
+    #[serde(with = "clock::rfc3339")]
     pub since: SystemTime,
-    /// How much of it is done; of a copy, the bytes from the file's start up to the
-    /// first hole.
-    pub done: u64,
+    /// The operation.
+    #[serde(flatten)]
+    pub operation: Operation,
     /// Mount point of the file system that the operation waits for, once it waits long.
-    pub waits_for: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
 }
 
 impl Progress {
@@ -69,11 +76,13 @@ impl Progress {
     /// Returns the current operation, if there is one.
     pub fn snapshot(&self) -> Option<Snapshot> {
         let current = lock(&self.current);
-        let (operation, since) = current.clone()?;
+        let (mut operation, since) = current.clone()?;
+        if let Operation::Copying { done, .. } = &mut operation {
+            *done = self.done.load(Ordering::Relaxed);
+        }
         Some(Snapshot {
-            operation,
             since,
-            done: self.done.load(Ordering::Relaxed),
+            operation,
             waits_for: lock(&self.waits_for).clone(),
         })
     }
@@ -95,14 +104,15 @@ impl OperationGuard {
         *lock(&self.0.current) = Some((operation, SystemTime::now()));
     }
 
-    /// Sets how much is done. This costs one store: a copy calls it for each fragment.
+    /// Sets how much of a copy is done. This costs one store: it is called for each
+    /// fragment.
     pub fn set_done(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
     }
 
     /// Sets the mount point of the file system that the operation waits for.
     pub fn set_waits_for(&self, mount_point: &Path) {
-        *lock(&self.0.waits_for) = Some(mount_point.to_owned());
+        *lock(&self.0.waits_for) = Some(mount_point.display().to_string());
     }
 }
 
@@ -116,11 +126,11 @@ impl Drop for OperationGuard {
 mod tests {
     use super::*;
 
-    fn frozen(file_systems: usize) -> Operation {
-        Operation::Frozen {
-            file_systems,
-            mount_points: Vec::new(),
-            rehearsal: false,
+    fn copying(done: u64) -> Operation {
+        Operation::Copying {
+            path: "/file".to_owned(),
+            done,
+            size: 9,
         }
     }
 
@@ -129,11 +139,10 @@ mod tests {
         let progress = Arc::new(Progress::default());
         assert_eq!(progress.snapshot(), None);
         let before = SystemTime::now();
-        let frozen = frozen(3);
-        let guard = progress.begin(frozen.clone());
+        let guard = progress.begin(copying(0));
         guard.set_done(2);
         let snapshot = progress.snapshot().unwrap();
-        assert_eq!((snapshot.operation, snapshot.done), (frozen, 2));
+        assert_eq!(snapshot.operation, copying(2));
         assert!(snapshot.since >= before && snapshot.since <= SystemTime::now());
         drop(guard);
         assert_eq!(progress.snapshot(), None);
@@ -142,19 +151,16 @@ mod tests {
     #[test]
     fn a_new_operation_has_nothing_done_and_waits_for_nothing() {
         let progress = Arc::new(Progress::default());
-        let guard = progress.begin(frozen(1));
+        let guard = progress.begin(copying(0));
         guard.set_done(1);
-        guard.change_to(frozen(2));
-        assert_eq!(progress.snapshot().unwrap().done, 0);
         guard.set_waits_for(Path::new("/x"));
         assert_eq!(progress.snapshot().unwrap().waits_for, Some("/x".into()));
-        guard.set_done(1);
-        let _guard = progress.begin(Operation::Freezing);
+        guard.change_to(copying(0));
         let snapshot = progress.snapshot().unwrap();
-        assert_eq!(
-            (snapshot.operation, snapshot.done),
-            (Operation::Freezing, 0)
-        );
+        assert_eq!(snapshot.operation, copying(0));
         assert_eq!(snapshot.waits_for, None);
+        guard.set_done(1);
+        let _guard = progress.begin(copying(0));
+        assert_eq!(progress.snapshot().unwrap().operation, copying(0));
     }
 }

@@ -1,51 +1,51 @@
-//! How a backup went, as the status and a rehearsal tell it.
+//! The result of a backup, as the status and a rehearsal show it.
 
 use std::time::SystemTime;
 
 use hyperv_services::backup::{self, Backup, HookRun};
 use serde::{Deserialize, Serialize};
 
-use super::clock::{clock, rfc3339, utc};
 use crate::terminal::escaped;
+use hyperv_services::clock::{clock, rfc3339, utc};
 
-/// Runs of hooks that are told of; the document must fit the buffer of a socket.
+/// Maximum number of hook runs: the document must fit the buffer of a socket.
 const MAX_HOOKS: usize = 32;
 
-/// Mount points that are told of.
+/// Maximum number of mount points.
 pub(crate) const MAX_MOUNT_POINTS: usize = 8;
 
-/// Letters of a name or a path.
+/// Maximum length of a name or a path in characters.
 pub(crate) const MAX_NAME: usize = 200;
 
-/// Letters of why something failed.
+/// Maximum length of a reason in characters.
 const MAX_REASON: usize = 500;
 
-/// A backup that is over.
+/// A backup that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastBackup {
-    /// Who asked for it, and for what.
+    /// Who requested it.
     pub kind: Kind,
-    /// When it was asked for.
+    /// When it was requested.
     #[serde(with = "rfc3339")]
     pub began: SystemTime,
-    /// Microseconds from the first freeze to the last thaw; `null` where nothing
-    /// was frozen, or that is not known.
+    /// Microseconds from the first freeze to the last thaw; `null` if nothing was frozen or
+    /// the time is unknown.
     pub frozen_usec: Option<u64>,
-    /// How many file systems were frozen.
+    /// Number of frozen file systems.
     pub file_systems: usize,
-    /// Where the first of them are mounted.
+    /// Mount points of the first of them.
     pub mount_points: Vec<String>,
-    /// The runs of hooks, in the order in which they ended.
+    /// The hook runs, in the order in which they ended.
     pub hooks: Vec<Hook>,
-    /// How many more runs there were.
+    /// Number of further hook runs.
     pub more_hooks: usize,
-    /// What came of it.
+    /// Whether it is consistent.
     pub outcome: Outcome,
-    /// Why it is not consistent.
+    /// Why it is not.
     pub reason: Option<String>,
 }
 
-/// Who asked for a backup, and for what.
+/// Who requested a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -53,32 +53,32 @@ pub enum Kind {
     Backup,
     /// An administrator, by `hyperv-agent vss rehearse`.
     Rehearsal,
-    /// The same with `--hooks-only`.
+    /// An administrator, with `--hooks-only`.
     HooksOnly,
 }
 
-/// What came of a backup.
+/// The outcome of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// File systems were frozen until their thaw was asked for.
+    /// All file systems stayed frozen until the thaw was requested.
     Consistent,
-    /// Something else thawed them before, or not all could be thawed.
+    /// A file system was thawed earlier, or could not be thawed.
     Inconsistent,
-    /// It did not come to a freeze.
+    /// Nothing was frozen.
     Failed,
 }
 
-/// One run of a hook.
+/// A hook run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// Its name.
+    /// Name of the hook.
     pub name: String,
-    /// What it was told.
+    /// Its argument: `freeze` or `thaw`.
     pub action: String,
-    /// Microseconds that it took.
+    /// Duration in microseconds.
     pub usec: u64,
-    /// Why it failed; `null` where it did not.
+    /// Why it failed; `null` if it succeeded.
     pub failure: Option<String>,
 }
 
@@ -129,13 +129,13 @@ impl From<HookRun> for Hook {
 }
 
 impl LastBackup {
-    /// Whether all went as it should, the hooks too.
+    /// Returns whether the backup is consistent and every hook succeeded.
     pub fn is_well(&self) -> bool {
         let failed = self.hooks.iter().any(|hook| hook.failure.is_some());
         self.outcome == Outcome::Consistent && !failed
     }
 
-    /// What came of it, in a line.
+    /// Returns a one-line summary.
     pub fn text(&self) -> String {
         let began = utc(self.began);
         let kind = match self.kind {
@@ -175,7 +175,7 @@ impl LastBackup {
     }
 }
 
-/// How many file systems, in words.
+/// Formats a number of file systems.
 pub(crate) fn file_systems(count: usize) -> String {
     match count {
         1 => "1 file system".to_owned(),
@@ -183,7 +183,7 @@ pub(crate) fn file_systems(count: usize) -> String {
     }
 }
 
-/// The first of so many mount points, in words.
+/// Formats the first of `count` mount points.
 pub(crate) fn mount_points(shown: &[String], count: usize) -> String {
     let mut words = shown
         .iter()
@@ -196,12 +196,12 @@ pub(crate) fn mount_points(shown: &[String], count: usize) -> String {
     words
 }
 
-/// A time in seconds.
+/// Formats a time in seconds.
 pub(crate) fn seconds(usec: u64) -> String {
     format!("{}.{:03} s", usec / 1_000_000, usec % 1_000_000 / 1000)
 }
 
-/// The beginning of a text.
+/// Truncates a text to a number of characters.
 pub(crate) fn cut(text: &str, letters: usize) -> String {
     match text.char_indices().nth(letters) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use crate::terminal::escaped;
 
 use super::backup::{file_systems, mount_points};
-use super::clock::utc;
 use super::{Device, Document, Operation, Progress, Service, State, Suppressed, Transport};
+use hyperv_services::clock::utc;
 
 /// Returns the status as text, with times relative to `now`.
 pub fn render(document: &Document, now: SystemTime) -> String {

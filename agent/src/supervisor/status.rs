@@ -5,7 +5,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use hyperv_services::progress::{self, Snapshot};
+use hyperv_services::clock::clock;
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
@@ -17,7 +17,6 @@ use crate::rate_limit::{self, RateLimit};
 use crate::settings::Settings;
 use crate::stats::ServiceStats;
 use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
-use crate::status::clock::clock;
 use crate::status::{
     Device, Document, LastError, Operation, Progress, Service, State, Suppressed, Transport,
     Versions,
@@ -101,7 +100,7 @@ impl StatusSources<'_> {
                 .standalone
                 .filter(|standalone| standalone.entry.name == entry.name)
                 .and_then(|standalone| standalone.state.snapshot().operation)
-                .map(shown),
+                .map(truncate),
             devices,
         }
     }
@@ -155,40 +154,24 @@ fn device(located: &DeviceNode, slot: &Slot, listed: &[DeviceInfo]) -> Device {
             message: negotiated.message.to_string(),
         }),
         working: snapshot.working,
-        operation: snapshot.operation.map(shown),
+        operation: snapshot.operation.map(truncate),
     }
 }
 
-fn shown(snapshot: Snapshot) -> Progress {
-    let operation = match snapshot.operation {
-        progress::Operation::Copying { path, size } => Operation::Copying {
-            path: cut(&path.display().to_string(), MAX_NAME),
-            done: snapshot.done,
-            size,
-        },
-        progress::Operation::Freezing => Operation::Freezing,
-        progress::Operation::Frozen {
-            file_systems,
-            mount_points,
-            rehearsal,
-        } => Operation::Frozen {
-            file_systems,
-            mount_points: mount_points
-                .iter()
-                .take(MAX_MOUNT_POINTS)
-                .map(|path| cut(&path.display().to_string(), MAX_NAME))
-                .collect(),
-            rehearsal,
-        },
-        progress::Operation::Configuring { adapter } => Operation::Configuring {
-            adapter: cut(&adapter, MAX_NAME),
-        },
-    };
-    Progress {
-        since: clock(snapshot.since),
-        operation,
-        waits_for: snapshot
-            .waits_for
-            .map(|path| cut(&path.display().to_string(), MAX_NAME)),
+/// Truncates the texts of an operation, so that the document fits the buffer of a socket.
+fn truncate(mut snapshot: Progress) -> Progress {
+    match &mut snapshot.operation {
+        Operation::Copying { path: text, .. } | Operation::Configuring { adapter: text } => {
+            *text = cut(text, MAX_NAME);
+        }
+        Operation::Frozen { mount_points, .. } => {
+            mount_points.truncate(MAX_MOUNT_POINTS);
+            for path in mount_points {
+                *path = cut(path, MAX_NAME);
+            }
+        }
+        Operation::Freezing => {}
     }
+    snapshot.waits_for = snapshot.waits_for.map(|path| cut(&path, MAX_NAME));
+    snapshot
 }

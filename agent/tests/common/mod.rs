@@ -1,5 +1,5 @@
-//! A supervisor on made-up devices: nodes in a temporary directory, opened as
-//! socket pairs whose other ends the test holds.
+//! A supervisor with fake devices: nodes in a temporary directory that open as socket pairs.
+//! The test has the other ends.
 
 #![expect(dead_code, unreachable_pub)]
 #![expect(
@@ -41,16 +41,16 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o, warn};
 
-/// Far beyond what anything here takes.
+/// A timeout that no test reaches.
 pub const LONG: Duration = Duration::from_secs(20);
 
 pub const REGISTRATION: &[u8] = b"register";
 
-/// Bytes of the shortest request.
+/// Length of the shortest request in bytes.
 const REQUEST_LEN: usize = 8;
 
-/// A service that answers with the mode its configuration has, and that panics,
-/// hangs, fails or works when it is asked to.
+/// A service that replies with the mode in its configuration, and that panics, hangs, fails
+/// or begins an operation on request.
 struct Probe {
     mode: u32,
     log: Logger,
@@ -60,7 +60,7 @@ struct Probe {
     client: Option<Box<dyn Client>>,
 }
 
-/// A backup of which everything is as long as it gets.
+/// A backup with as many and as long texts as possible.
 pub fn long_backup() -> Backup {
     Backup {
         kind: Kind::Backup,
@@ -80,10 +80,10 @@ pub fn long_backup() -> Backup {
     }
 }
 
-/// Lets a service that hangs go on.
+/// Releases a service that hangs.
 pub static RELEASE: AtomicBool = AtomicBool::new(false);
 
-/// Whether one hangs.
+/// Whether a service hangs.
 pub static HANGS: AtomicBool = AtomicBool::new(false);
 
 impl Service for Probe {
@@ -109,6 +109,7 @@ impl Service for Probe {
             b"work" => {
                 let operation = self.progress.begin(Operation::Copying {
                     path: "/a/file".into(),
+                    done: 0,
                     size: 10,
                 });
                 operation.set_done(3);
@@ -118,7 +119,7 @@ impl Service for Probe {
             b"frozen" => {
                 self.operation = Some(self.progress.begin(Operation::Frozen {
                     file_systems: 1000,
-                    mount_points: long_backup().mount_points,
+                    mount_points: vec!["/é".repeat(2000); MOUNT_POINTS],
                     rehearsal: false,
                 }));
             }
@@ -137,7 +138,7 @@ impl Service for Probe {
         self.last_backup = Arc::clone(last);
     }
 
-    /// Takes as long as it is to hold: no time, or until its own end.
+    /// Ends at once if the hold time is zero, and with the service otherwise.
     fn command(
         &mut self,
         command: Command,
@@ -193,10 +194,10 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
 pub static ONE: Entry = probe("one", "vmbus/one", 1);
 pub static TWO: Entry = probe("two", "vmbus/two", 2);
 
-/// A service of which something can be asked.
+/// A service with a command.
 pub static VSS: Entry = probe("vss", "vmbus/vss", 4);
 
-/// Its messages are as over a ring.
+/// A service whose messages are framed as over a ring.
 pub static RING: Entry = probe("ring", "vmbus/ring", 3);
 
 /// A device that the agent has opened, from the kernel's side.
@@ -206,14 +207,14 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Sends a request and gives the reply: the mode of the configuration.
+    /// Sends a request and returns the reply: the mode in the configuration.
     pub fn call(&mut self, request: &[u8]) -> u32 {
         let reply = self.exchange(request);
         assert_eq!(reply.len(), REQUEST_LEN, "no reply");
         u32::from_le_bytes(*reply.last_chunk().unwrap())
     }
 
-    /// Sends a message and gives the reply, whatever it is.
+    /// Sends a message and returns the reply.
     pub fn exchange(&mut self, message: &[u8]) -> Vec<u8> {
         self.send(message);
         let mut reply = [0; 64];
@@ -238,7 +239,7 @@ impl Opened {
     }
 }
 
-/// A channel that carries each packet of a ring as one record of a socket.
+/// A channel over a socket that preserves message boundaries.
 struct Ring(File);
 
 impl Channel for Ring {
@@ -285,7 +286,7 @@ impl Channel for Ring {
     }
 }
 
-/// Hands devices out as socket pairs, or refuses.
+/// Opens devices as socket pairs, or fails.
 struct TestOpener {
     opened: Mutex<Sender<Opened>>,
     refuse: Arc<AtomicBool>,
@@ -344,7 +345,7 @@ impl Opener for TestOpener {
     }
 }
 
-/// Keeps log lines.
+/// A drain that keeps the lines.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -354,12 +355,12 @@ impl Lines {
         lines.iter().filter(|line| line.contains(words)).count()
     }
 
-    /// Waits for a line; the lines come from other threads.
+    /// Waits for a line from any thread.
     pub fn wait_for(&self, words: &str) {
         self.wait_for_count(words, 1);
     }
 
-    /// Waits until that many lines have come.
+    /// Waits for that many such lines.
     pub fn wait_for_count(&self, words: &str, count: usize) {
         let deadline = Instant::now() + LONG;
         while self.with(words) < count {
@@ -390,13 +391,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts a supervisor with these services, before any device is there.
+    /// Starts a supervisor with these services, without devices.
     pub fn start(services: &[&'static Entry]) -> Self {
         Self::start_after(services, |_| {})
     }
 
-    /// As [`Guest::start`]; `first` is given the control socket's path, when
-    /// clients can connect to it and nobody answers them yet.
+    /// As [`Guest::start`], but calls `first` with the path of the control socket when
+    /// clients can connect and nobody answers yet.
     pub fn start_after(services: &[&'static Entry], first: impl FnOnce(&Path)) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("sys/bus/vmbus/devices")).unwrap();
@@ -449,18 +450,18 @@ impl Guest {
         self.root.path().join("dev").join(entry.hvutil.node)
     }
 
-    /// Makes a service's device appear.
+    /// Creates the device of a service.
     pub fn offer(&self, entry: &Entry) {
         fs::write(self.node(entry), "").unwrap();
         self.handle.rescan();
     }
 
-    /// A path under the made-up sysfs.
+    /// Returns a path in the fake sysfs.
     pub fn sys(&self, relative: &str) -> PathBuf {
         self.root.path().join("sys").join(relative)
     }
 
-    /// Makes a service's device appear on the bus, without a driver.
+    /// Creates the device of a service on the bus, without a driver.
     pub fn offer_without_driver(&self, entry: &Entry) {
         let device = self.sys("bus/vmbus/devices/00000000-0000-0000-0000-0000000000aa");
         fs::create_dir_all(&device).unwrap();
@@ -468,34 +469,34 @@ impl Guest {
         self.handle.rescan();
     }
 
-    /// Takes a service's device away.
+    /// Removes the device of a service.
     pub fn withdraw(&self, entry: &Entry) {
         fs::remove_file(self.node(entry)).unwrap();
         self.handle.rescan();
     }
 
-    /// Where the agent tells its status.
+    /// Returns the path of the control socket.
     pub fn control(&self) -> PathBuf {
         self.root.path().join("control")
     }
 
-    /// Where the agent takes requests.
+    /// Returns the path of the request socket.
     pub fn requests(&self) -> PathBuf {
         self.root.path().join("request")
     }
 
-    /// The agent's status.
+    /// Returns the agent's status.
     pub fn status(&self) -> Document {
         serde_json::from_str(&fetch(&self.control()).unwrap()).unwrap()
     }
 
-    /// Changes the settings and lets them be read again.
+    /// Changes the settings and reloads them.
     pub fn change(&self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings.lock().unwrap());
         self.handle.reload();
     }
 
-    /// Waits for the agent to open a device of that service.
+    /// Waits until the agent has opened a device of that service.
     pub fn opened(&self, entry: &Entry) -> Opened {
         let opened = self.opened.recv_timeout(LONG).expect("no device is opened");
         assert_eq!(opened.service, entry.name);

@@ -108,7 +108,8 @@ impl FileCopy {
         self.cancel("the host started another");
         let begun = target::path(start).and_then(|path| {
             let operation = self.progress.begin(Operation::Copying {
-                path: path.clone(),
+                path: path.display().to_string(),
+                done: 0,
                 size: start.size,
             });
             Transfer::start(start, &path, operation, &self.config, &self.log)

@@ -371,7 +371,11 @@ impl Vss {
         }
         operation.change_to(Operation::Frozen {
             file_systems: report.file_systems(),
-            mount_points: report.mount_points().to_vec(),
+            mount_points: report
+                .mount_points()
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
             rehearsal: report.is_rehearsal(),
         });
         Ok((hooks, operation))

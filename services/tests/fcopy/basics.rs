@@ -186,19 +186,22 @@ fn a_copy_shows_how_far_it_is() {
         let progress = guest.service.progress().unwrap();
         assert_eq!(progress.snapshot(), None);
         assert_eq!(guest.start("file", 0, 6), Status::OK);
-        let work = Operation::Copying {
-            path: guest.path("file"),
-            size: 6,
+        let copying = |name: &str, done, size| Operation::Copying {
+            path: guest.path(name).display().to_string(),
+            done,
+            size,
         };
-        let seen = progress.snapshot().unwrap();
-        assert_eq!((&seen.operation, seen.done), (&work, 0));
+        let [none, three, six] = [0, 3, 6].map(|done| copying("file", done, 6));
+        let second = copying("two", 0, 1);
+        let operation = || progress.snapshot().unwrap().operation;
+        assert_eq!(operation(), none);
         assert_eq!(guest.write(0, b"abc"), Status::OK);
-        assert_eq!(progress.snapshot().unwrap().done, 3);
-        // Behind a hole nothing counts.
+        assert_eq!(operation(), three);
+        // What follows a hole does not count.
         assert_eq!(guest.write(5, b"f"), Status::OK);
-        assert_eq!(progress.snapshot().unwrap().done, 3);
+        assert_eq!(operation(), three);
         assert_eq!(guest.write(3, b"de"), Status::OK);
-        assert_eq!(progress.snapshot().unwrap().done, 6);
+        assert_eq!(operation(), six);
         assert_eq!(guest.complete(), Status::OK);
         assert_eq!(progress.snapshot(), None);
 
@@ -206,11 +209,7 @@ fn a_copy_shows_how_far_it_is() {
         assert_eq!(progress.snapshot(), None);
         assert_eq!(guest.start("one", 0, 1), Status::OK);
         assert_eq!(guest.start("two", 0, 1), Status::OK);
-        let second = Operation::Copying {
-            path: guest.path("two"),
-            size: 1,
-        };
-        assert_eq!(progress.snapshot().unwrap().operation, second);
+        assert_eq!(operation(), second);
         assert_eq!(guest.cancel(), Status::OK);
         assert_eq!(progress.snapshot(), None);
     }

@@ -8,29 +8,39 @@ use humantime::format_rfc3339_seconds;
 const LAST: u64 = 253_402_300_799;
 
 /// Rounds a time down to seconds, within the years 1970 to 9999: the clock may be wrong.
-pub(crate) fn clock(at: SystemTime) -> SystemTime {
+pub fn clock(at: SystemTime) -> SystemTime {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs().min(LAST))
 }
 
 /// Formats a time for people.
-pub(super) fn utc(at: SystemTime) -> String {
+pub fn utc(at: SystemTime) -> String {
     let text = format_rfc3339_seconds(clock(at)).to_string();
     text.replace('T', " ").replace('Z', " UTC")
 }
 
 /// The format of times in JSON.
-pub(super) mod rfc3339 {
+pub mod rfc3339 {
     use std::time::SystemTime;
 
     use humantime::{format_rfc3339_seconds, parse_rfc3339};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    /// Serializes a time.
+    ///
+    /// # Errors
+    ///
+    /// If the serializer fails.
+    pub fn serialize<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_rfc3339_seconds(super::clock(*at)))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+    /// Deserializes a time.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no time.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(from)?;
         parse_rfc3339(&text).map_err(D::Error::custom)
     }
