@@ -1,8 +1,8 @@
-//! Programs that change the pools are killed at random points, many at a time, and
-//! hostile journals are put beside the pools: whatever happens, a pool has whole
-//! records, each with its old value or its new one, and none is lost.
+//! Kills programs that change the pools at random points, many at a time, and puts hostile
+//! journals beside the pools. A pool must keep whole records, each with its old or its new
+//! value, and lose none.
 //!
-//! SOAK_SECONDS says how long (15 s otherwise), CHAOS_SEED which choices are made again.
+//! SOAK_SECONDS sets the duration (default 15 s), CHAOS_SEED repeats a run.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -22,16 +22,16 @@ use rustix::fs::{FlockOperation, flock};
 const RECORD_LEN: usize = 2560;
 const KEY_LEN: usize = 512;
 
-/// Records that nobody changes: each must stay what it is, at whatever place.
+/// Records that nobody changes. Each must stay the same, in any place.
 const STILL: usize = 120;
 
-/// Programs at a time.
+/// Number of programs at a time.
 const WORKERS: u64 = 4;
 
-/// Keys of each.
+/// Number of keys of each.
 const KEYS: u64 = 5;
 
-/// Programs that each of them starts before all is looked at.
+/// Number of programs that each thread starts before the pools are checked.
 const ROUND: usize = 12;
 
 fn record(key: &str, value: &str) -> Vec<u8> {
@@ -41,19 +41,19 @@ fn record(key: &str, value: &str) -> Vec<u8> {
     record
 }
 
-/// One that shows whether it is whole.
+/// Returns a value that shows whether it is whole.
 fn value(key: &str, random: &mut Random) -> String {
     let part = format!("{key} {:016x};", random.number());
     let times = 1 + random.below(1000 / part.len() as u64);
     part.repeat(usize::try_from(times).unwrap())
 }
 
-/// What may have become of each key: its values, `None` where it is not there.
+/// The possible values of each key; `None` if the key may be missing.
 type Possible = HashMap<String, Vec<Option<String>>>;
 
 struct Place {
     directory: tempfile::TempDir,
-    /// How long a program takes that nobody kills.
+    /// How long a program takes if it is not killed.
     usual: Duration,
 }
 
@@ -96,7 +96,7 @@ impl Place {
             .unwrap()
     }
 
-    /// The pool as another program is told of it, by the program itself.
+    /// Returns the pool as the program lists it.
     fn list(&self) -> Vec<(String, String)> {
         let output = Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
             .args(["kvp", "list", "--json", "--pool", "1", "--directory"])
@@ -133,7 +133,7 @@ impl Place {
             let mut possible = possible.lock().unwrap();
             let values = possible.entry(key).or_insert_with(|| vec![None]);
             match status.code() {
-                // Killed: it was done, or not.
+                // Killed: the change was made or not.
                 None => values.push(wanted),
                 Some(0) => *values = vec![wanted],
                 // There was no such key.
@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// Appends records as a program does that knows of no journal.
+    /// Appends records as a program that knows no journal.
     fn append(&self, appended: &mut u64, random: &mut Random) {
         for _ in 0..ROUND / 2 {
             thread::sleep(Duration::from_millis(random.below(10)));
@@ -159,7 +159,7 @@ impl Place {
         }
     }
 
-    /// Looks at all that is there, and notes which values the keys have.
+    /// Checks all pools, and records the values of the keys.
     fn check(&self, possible: &mut Possible, appended: u64) {
         let listed = self.list();
         let journal = self.path(".kvp_pool_1.journal");
@@ -188,15 +188,15 @@ impl Place {
         assert!(found.is_empty(), "nobody wrote {found:?}");
     }
 
-    /// Puts a journal beside the pool that is none of it, and looks whether that is all
-    /// that goes. `real` is one that a killed program left.
+    /// Puts invalid journals beside the pool, and checks that it stays the same. `real` is
+    /// a journal that a killed program has left.
     fn plant(&self, random: &mut Random, real: &[u8], victim: &Path) {
         let pool = self.path(".kvp_pool_1");
         let before = fs::read(&pool).unwrap();
         let kept = fs::read(victim).unwrap();
         for name in [".kvp_pool_1.journal", ".kvp_pool_1.journal.new"] {
             let path = self.path(name);
-            // A killed program may have left one that was not whole.
+            // A killed program may have left an incomplete one.
             let _ = fs::remove_file(&path);
             let kind = random.below(6);
             match kind {
@@ -215,7 +215,7 @@ impl Place {
                     let mut bytes = real.to_vec();
                     if !bytes.is_empty() {
                         let mut at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
-                        // The mark is no part of the checksum.
+                        // The mark is not part of the checksum.
                         if at == 8 {
                             at = 0;
                         }
@@ -239,7 +239,7 @@ impl Place {
             assert!(fs::read(&pool).unwrap() == before, "journal of kind {kind}");
         }
         assert!(!self.path(".kvp_pool_1.journal").exists());
-        // What lies where a journal is written is in nobody's way.
+        // A file in the place of a journal blocks nobody.
         let set = self.start(&["set", "planted", "x"]).wait().unwrap();
         assert!(set.success());
         let path = self.path(".kvp_pool_1");
@@ -284,7 +284,7 @@ fn killed_programs_and_hostile_journals_lose_no_record() {
         place.check(possible.get_mut().unwrap(), appended);
         place.plant(&mut random, &real, &victim);
         rounds += 1;
-        // A pool that has grown makes each program slow.
+        // A large pool makes each program slow.
         if appended > 300 {
             (place, appended) = (Place::new(), 0);
             *possible.get_mut().unwrap() = Possible::new();

@@ -1,5 +1,5 @@
-//! What a local user asks of a running agent, through its real poll loop and its
-//! request socket.
+//! Requests of local users to a running agent, through its real poll loop and request
+//! socket.
 
 #![expect(clippy::unwrap_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ fn connect(guest: &Guest) -> UnixStream {
     stream
 }
 
-/// Sends a line, and gives all that comes back.
+/// Sends a line and returns the lines of the answer.
 fn send(guest: &Guest, line: &[u8]) -> Vec<String> {
     let mut stream = connect(guest);
     stream.write_all(line).unwrap();
@@ -32,7 +32,7 @@ fn send(guest: &Guest, line: &[u8]) -> Vec<String> {
     lines.map_while(Result::ok).collect()
 }
 
-/// Asks, and gives the result without the agent's progress.
+/// Sends a request that the agent refuses, and returns the reason.
 fn refusal(socket: &Path, request: Request) -> String {
     match call(socket, request, |_| {}) {
         Err(RequestError::Refused(why)) => why,
@@ -41,7 +41,7 @@ fn refusal(socket: &Path, request: Request) -> String {
 }
 
 #[test]
-fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
+fn the_worker_executes_a_request_and_the_client_gets_the_result() {
     let guest = Guest::start(&[&VSS]);
     guest.offer(&VSS);
     let mut vss = guest.opened(&VSS);
@@ -54,7 +54,7 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
         (Outcome::Inconsistent, 1000)
     );
     assert_eq!(result.hooks.len(), 32);
-    // The worker serves the host as before.
+    // The worker still serves the host.
     vss.call(b"request");
 
     vss.call(b"work");
@@ -69,11 +69,11 @@ fn what_is_asked_is_done_by_the_worker_and_its_result_told() {
 }
 
 #[test]
-fn a_client_whose_request_was_not_done_is_told_so() {
+fn a_client_whose_request_is_interrupted_gets_an_error() {
     let guest = Guest::start(&[&VSS]);
     guest.offer(&VSS);
     let mut vss = guest.opened(&VSS);
-    // It serves from then on.
+    // The device is served from then on.
     vss.call(b"request");
     let mut stream = connect(&guest);
     let line = b"{\"version\":1,\"request\":\"vss-rehearse\",\"hold\":7}\n";
@@ -91,14 +91,14 @@ fn a_client_whose_request_was_not_done_is_told_so() {
 }
 
 #[test]
-fn without_a_device_a_service_of_its_own_does_it() {
+fn without_a_device_a_standalone_service_executes_a_request() {
     let guest = Guest::start(&[&VSS]);
     let mut told = Vec::new();
     for _ in 0..10 {
         call(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
     }
     assert_eq!(told, ["no device"; 10]);
-    // Of what was done the record stays.
+    // The last backup stays in the status.
     let services = guest.status().services;
     assert!(services[0].last_backup.is_some());
     guest.offer(&VSS);
@@ -107,7 +107,7 @@ fn without_a_device_a_service_of_its_own_does_it() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn a_refusal_says_why() {
     let guest = Guest::start(&[&ONE]);
     let why = refusal(&guest.requests(), NOW);
     assert_eq!(why, "the service vss is switched off");
@@ -141,10 +141,10 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
-fn clients_that_never_ask_hold_nobody_up() {
+fn clients_that_send_nothing_block_nobody() {
     let guest = Guest::start(&[&VSS]);
     let silent: Vec<_> = (0..20).map(|_| connect(&guest)).collect();
-    // Those that are too many are told at once.
+    // Further clients are refused at once.
     let mut refused = 0;
     for stream in &silent[4..] {
         let mut line = String::new();
@@ -152,14 +152,14 @@ fn clients_that_never_ask_hold_nobody_up() {
         refused += usize::from(line.contains("too many"));
     }
     assert_eq!(refused, 16);
-    // Also where the connection is closed before they have asked.
+    // Also if the connection is closed before they have sent a request.
     for _ in 0..100 {
         let why = refusal(&guest.requests(), NOW);
         assert_eq!(why, "too many requests at the same time: try again");
     }
     guest.status();
     drop(silent);
-    // Room is made for others when those have gone.
+    // Others are accepted when those have gone.
     let deadline = std::time::Instant::now() + LONG;
     while call(&guest.requests(), NOW, |_| {}).is_err() {
         assert!(std::time::Instant::now() < deadline);

@@ -1,5 +1,4 @@
-//! What a running agent tells of itself, through its real poll loop and its
-//! control socket.
+//! The status of a running agent, through its real poll loop and control socket.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -32,7 +31,7 @@ fn device(status: &Document, name: &str) -> Device {
     devices[0].clone()
 }
 
-/// Waits for a status that is as it should be.
+/// Waits for a status that meets a condition.
 fn wait_for(guest: &Guest, wanted: impl Fn(&Document) -> bool) -> Document {
     let deadline = std::time::Instant::now() + LONG;
     loop {
@@ -46,8 +45,8 @@ fn wait_for(guest: &Guest, wanted: impl Fn(&Document) -> bool) -> Document {
 }
 
 #[test]
-fn every_service_is_told_of_whether_or_not_there_is_a_device() {
-    // Whole seconds are told.
+fn the_status_has_every_service_with_and_without_a_device() {
+    // The status has whole seconds.
     let before = SystemTime::now() - Duration::from_secs(1);
     let guest = Guest::start(&[&ONE, &TWO]);
     guest.offer(&ONE);
@@ -97,7 +96,7 @@ fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
     assert_eq!((told.requests, told.failures), (4, 1));
     assert_eq!(told.last_error.unwrap().text, "failed, because: asked to");
 
-    // What a device did is remembered when it is gone.
+    // The counts outlive the device.
     drop(one);
     let mut one = guest.opened(&ONE);
     one.call(b"request");
@@ -108,7 +107,7 @@ fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
 }
 
 #[test]
-fn a_log_limit_outlasts_devices_and_what_it_suppresses_is_counted() {
+fn a_rate_limit_outlives_devices_and_counts_suppressed_records() {
     const EACH: usize = 200;
     let guest = Guest::start(&[&ONE, &TWO]);
     for _ in 0..2 {
@@ -125,19 +124,19 @@ fn a_log_limit_outlasts_devices_and_what_it_suppresses_is_counted() {
     assert_eq!(logged() as u64 + suppressed.warnings, 2 * EACH as u64);
     assert!(logged() < EACH, "{}", logged());
     assert_eq!(suppressed.events, 0);
-    // Another service has a limit of its own.
+    // Another service has its own limit.
     guest.offer(&TWO);
     guest.opened(&TWO).call(b"fail");
     assert_eq!(service(&guest.status(), "two").suppressed.total, 0);
     assert_eq!(guest.status().suppressed.total, 0);
     let log = guest.log.clone();
     guest.stop();
-    // At the end it is not too soon for a summary.
+    // A summary that is not due yet is logged at the end.
     assert_eq!(log.with("messages suppressed in the last"), 1);
 }
 
 #[test]
-fn what_is_being_done_shows_from_its_beginning_to_its_end() {
+fn an_operation_shows_from_its_beginning_to_its_end() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
@@ -152,7 +151,7 @@ fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     one.call(b"finish");
     assert_eq!(device(&guest.status(), "one").operation, None);
 
-    // A service that is made anew shows in a place of its own.
+    // A service that is created again has its own progress.
     guest.change(|settings| {
         let mut config = (*settings.config).clone();
         config.fcopy.mode = 0o600;
@@ -165,9 +164,9 @@ fn what_is_being_done_shows_from_its_beginning_to_its_end() {
     guest.stop();
 }
 
-/// However much there is to tell of a backup, the document fits the socket's buffer.
+/// The document fits the socket's buffer, however long the texts of a backup are.
 #[test]
-fn the_last_backup_is_told_in_short_and_outlasts_its_device() {
+fn the_last_backup_is_truncated_and_outlives_its_device() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
@@ -206,7 +205,7 @@ fn the_last_backup_is_told_in_short_and_outlasts_its_device() {
 }
 
 #[test]
-fn a_service_that_hangs_shows_that_it_works_and_the_status_is_told_all_the_same() {
+fn a_service_that_hangs_shows_its_request_and_does_not_delay_the_status() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
@@ -226,7 +225,7 @@ fn a_service_that_hangs_shows_that_it_works_and_the_status_is_told_all_the_same(
     guest.stop();
 }
 
-/// A message as it comes over a ring.
+/// Returns a message as over a ring.
 fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0; 28];
     message[12..14].copy_from_slice(&kind.to_le_bytes());
@@ -236,11 +235,11 @@ fn message(kind: u16, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn versions_are_told_when_they_are_settled() {
+fn the_status_has_the_negotiated_versions() {
     let guest = Guest::start(&[&RING]);
     guest.offer(&RING);
     let mut ring = guest.opened(&RING);
-    // The service declines what comes over a ring.
+    // The service fails requests over a ring.
     let declined = message(RING.message_type.0, &[0; 8]);
     ring.exchange(&declined);
     let status = guest.status();
@@ -258,7 +257,7 @@ fn versions_are_told_when_they_are_settled() {
     assert_eq!((&*versions.framework, &*versions.message), ("1.0", "1.0"));
     assert_eq!(counts(&status), (1, 1), "a negotiation is no request");
 
-    // What is not for this service, or not whole, is a request that failed.
+    // A message for another service, or a malformed one, counts as a failed request.
     ring.exchange(&message(77, &[]));
     let mut cut = message(RING.message_type.0, &[]);
     cut[18] = 200;
@@ -268,7 +267,7 @@ fn versions_are_told_when_they_are_settled() {
     let error = service(&status, "ring").last_error.unwrap().text;
     assert!(error.starts_with("malformed message"), "{error}");
 
-    // What was settled is not, once the device was closed.
+    // The versions are negotiated again after the device was closed.
     drop(ring);
     let mut ring = guest.opened(&RING);
     ring.exchange(&declined);
@@ -277,7 +276,7 @@ fn versions_are_told_when_they_are_settled() {
 }
 
 #[test]
-fn what_keeps_a_device_from_being_served_is_told() {
+fn the_status_says_why_a_device_is_not_served() {
     let guest = Guest::start(&[&ONE, &TWO]);
     guest.refuse.store(true, Ordering::Relaxed);
     guest.offer(&ONE);
@@ -302,8 +301,8 @@ fn what_keeps_a_device_from_being_served_is_told() {
 }
 
 #[test]
-fn a_device_on_the_bus_is_told_with_its_guid() {
-    // A name of the kernel's, for a driver is looked up by the class.
+fn a_device_on_the_bus_has_its_guid() {
+    // The name of a kernel service, as its class has a driver.
     let entry = &hyperv_services::fcopy::ENTRY;
     let guest = Guest::start(&[entry]);
     let directory = guest.sys("bus/vmbus/devices/00000000-0000-0000-0000-0000000000aa");
@@ -320,7 +319,7 @@ fn a_device_on_the_bus_is_told_with_its_guid() {
 }
 
 #[test]
-fn clients_that_never_read_hold_nobody_up() {
+fn clients_that_never_read_block_nobody() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
@@ -329,7 +328,7 @@ fn clients_that_never_read_hold_nobody_up() {
         .collect();
     one.call(b"request");
     assert_eq!(service(&guest.status(), "one").requests, 1);
-    // They have been told all the same, and the connection is closed.
+    // Their status was sent all the same, and the connection closed.
     for mut client in idle {
         let mut text = String::new();
         client.read_to_string(&mut text).unwrap();
@@ -339,7 +338,7 @@ fn clients_that_never_read_hold_nobody_up() {
 }
 
 #[test]
-fn clients_that_come_all_at_once_are_all_answered() {
+fn many_clients_at_once_are_all_answered() {
     let mut clients = Vec::new();
     let guest = Guest::start_after(&[&ONE], |control| {
         let connect = |_| UnixStream::connect(control).unwrap();
@@ -355,7 +354,7 @@ fn clients_that_come_all_at_once_are_all_answered() {
 }
 
 #[test]
-fn the_socket_is_this_users_only_and_goes_with_the_agent() {
+fn only_this_user_may_connect_and_the_socket_is_removed_with_the_agent() {
     let guest = Guest::start(&[&ONE]);
     let control = guest.control();
     let mode = fs::metadata(&control).unwrap().permissions().mode();
@@ -366,7 +365,7 @@ fn the_socket_is_this_users_only_and_goes_with_the_agent() {
 }
 
 #[test]
-fn a_socket_that_a_dead_agent_left_is_replaced() {
+fn the_socket_of_a_dead_agent_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let control = home.path().join("control");
     drop(UnixListener::bind(&control).unwrap());
@@ -378,7 +377,7 @@ fn a_socket_that_a_dead_agent_left_is_replaced() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_none() {
+fn an_incomplete_answer_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let control = home.path().join("control");
     let listener = UnixListener::bind(&control).unwrap();

@@ -1,4 +1,4 @@
-//! The supervisor through its real poll loop, on made-up devices.
+//! The supervisor through its real poll loop, with fake devices.
 
 mod common;
 
@@ -57,7 +57,7 @@ fn a_panic_in_one_service_restarts_it_and_leaves_the_others_alone() {
 }
 
 #[test]
-fn services_are_switched_while_others_go_on() {
+fn services_are_switched_while_others_serve() {
     let guest = Guest::start(&[&ONE]);
     guest.offer(&ONE);
     let mut one = guest.opened(&ONE);
@@ -89,7 +89,7 @@ fn a_new_configuration_is_used_without_opening_the_device_again() {
 }
 
 #[test]
-fn a_busy_device_is_complained_of_once_and_served_when_it_is_free() {
+fn a_busy_device_is_reported_once_and_served_when_it_is_free() {
     let guest = Guest::start(&[&ONE]);
     guest.refuse.store(true, Ordering::Relaxed);
     guest.offer(&ONE);
@@ -119,7 +119,7 @@ fn the_agent_ends_although_a_service_hangs() {
         assert!(Instant::now() < deadline, "the request does not arrive");
         thread::yield_now();
     }
-    assert_eq!(two.call(b"request"), MODE, "the other goes on meanwhile");
+    assert_eq!(two.call(b"request"), MODE, "the other one still serves");
     let log = guest.log.clone();
     guest.stop();
     two.wait_closed();

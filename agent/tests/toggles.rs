@@ -1,5 +1,5 @@
-//! A service switched on and off again and again. In a process of its own, to
-//! count what it leaves behind.
+//! Offers and removes a device again and again. In its own process, to count what stays
+//! behind.
 
 #![expect(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ fn twenty_rounds_leave_no_descriptor_and_no_thread() {
         device.wait_closed();
         guest.log.wait_for_count("no longer served", round);
     }
-    // The last worker's remains go right after its last line.
+    // The last worker ends right after its last line.
     let deadline = Instant::now() + LONG;
     while descriptors_and_threads() != before && Instant::now() < deadline {
         thread::yield_now();
