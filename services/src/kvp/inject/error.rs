@@ -77,8 +77,8 @@ pub(in crate::kvp) enum InjectError {
     Run(#[from] RunError),
 
     /// A program of the network manager printed that it rejects the new file.
-    #[error("{program} rejected the configuration, saying {said:?}")]
-    Rejected { program: String, said: String },
+    #[error("{program} rejected the configuration, saying {line:?}")]
+    Rejected { program: String, line: String },
 
     /// All programs succeeded, but the interface lacks addresses.
     #[error(

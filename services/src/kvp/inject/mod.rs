@@ -195,7 +195,7 @@ fn paths(config: &Config) -> Paths<'_> {
     }
 }
 
-/// Takes the lock that whoever sets or rolls back holds.
+/// Takes the lock under which configurations are applied and rolled back.
 fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
     let directory = &config.environment.state_dir;
     let path = directory.join("network-lock");

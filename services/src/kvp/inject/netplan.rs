@@ -1,7 +1,7 @@
 //! Netplan: a file in `/etc/netplan`.
 //!
 //! Netplan merges definitions of the same name from several files, and concatenates lists: no
-//! later file can remove an address that cloud-init's file gives to `eth0`. The agent's file
+//! later file can remove an address that cloud-init's file assigns to `eth0`. The agent's file
 //! therefore has a second definition for the interface. Its name starts with a digit: of the files
 //! that netplan generates for systemd-networkd, only the first by name takes effect. Of the
 //! connections that it generates for NetworkManager, the one with the highest priority does. The

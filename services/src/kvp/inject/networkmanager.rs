@@ -123,8 +123,8 @@ fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
     let target = &context.target.name;
     let args = ["--get-values", "GENERAL.CON-UUID", "device", "show", target];
     let output = context.step("nmcli", &args)?.run(context.deadline)?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let uuid = said.trim();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let uuid = stdout.trim();
     let is_uuid = uuid.len() == 36
         && uuid
             .bytes()

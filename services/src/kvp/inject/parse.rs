@@ -12,7 +12,7 @@ use crate::kvp::request::{Family, IpInfo};
 const MAX_ELEMENTS: usize = 64;
 
 /// Metric of a family's second default route; each further one has one more. Every network
-/// manager gives the first one a lower metric.
+/// manager assigns a lower metric to the first one.
 const FURTHER_METRIC: u32 = 1025;
 
 /// An IP configuration of the host that is not valid.

@@ -11,8 +11,11 @@ use super::target::Target;
 use crate::kvp::config::Config;
 use crate::subprocess::{Output, run};
 
-/// Where programs are looked for, below the root.
+/// The directories of programs, below the root.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
+
+/// Longest part of a program's error line in a message, in characters.
+const MAX_LINE_LEN: usize = 300;
 
 /// The first line of every file of the agent's own.
 pub(super) const HEADER: &str =
@@ -177,11 +180,11 @@ impl Step {
             output = output.success(&self.program)?;
         }
         if let Some(error_text) = self.error_text {
-            let said = String::from_utf8_lossy(&output.stderr);
-            if let Some(line) = said.lines().find(|line| line.contains(error_text)) {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if let Some(line) = stderr.lines().find(|line| line.contains(error_text)) {
                 return Err(InjectError::Rejected {
                     program: self.program.display().to_string(),
-                    said: line.chars().take(300).collect(),
+                    line: line.chars().take(MAX_LINE_LEN).collect(),
                 });
             }
         }

@@ -109,7 +109,7 @@ impl<'a> Transaction<'a> {
 
     /// Brings the previous configuration back, and returns what the transaction failed with.
     fn rollback(mut self, cause: InjectError, paths: &Paths<'_>, deadline: Instant) -> InjectError {
-        // Where the time is over already, the rollback takes more.
+        // The deadline may have passed: the rollback gets its time.
         let deadline = match cause {
             InjectError::Late => deadline.max(Instant::now() + 2 * IP_ROLLBACK),
             _ => deadline,
