@@ -1,9 +1,9 @@
-//! Doing what may wait for ever: each on a thread of its own, for a limited time.
+//! Runs file-system calls that may block forever on threads, each with a timeout.
 //!
-//! To look a path up, to open a directory or to write out a file system waits for
-//! a disk, a server or another program, and nothing ends that wait. What takes
-//! too long is given up: its thread goes on by itself, and what it comes to is
-//! dropped. Until then nobody else is sent after it on the same path.
+//! To look up a path, open a directory or write out a file system waits for a disk, a
+//! server or another program, and nothing interrupts that wait. After its timeout a job is
+//! abandoned: its thread continues, its result is dropped, and until it ends no other job
+//! is started on the same path.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,35 +18,35 @@ use rustix::io::Errno;
 use crate::stop::Stop;
 use crate::timeouts::{LOOKUP, LOOKUP_LATE, LOOKUPS};
 
-/// How many may be left behind before no other is begun.
-const MOST_LEFT: usize = 64;
+/// How many abandoned jobs there may be.
+const MAX_ABANDONED: usize = 64;
 
-/// Those that were given up and are not done yet.
-static LEFT: Mutex<Vec<Arc<Place>>> = Mutex::new(Vec::new());
+/// The abandoned jobs that have not ended yet.
+static ABANDONED: Mutex<Vec<Arc<Place>>> = Mutex::new(Vec::new());
 
 thread_local! {
-    /// Where the job is that this thread is for.
+    /// The path at which the job of this thread is.
     static PLACE: RefCell<Option<Arc<Place>>> = const { RefCell::new(None) };
 }
 
-/// Something does not answer.
+/// A path does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} does not answer", .0.display())]
 pub(super) struct NotResponding(pub(super) PathBuf);
 
-/// Why there is no outcome.
+/// Why a job has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JobError {
     #[error(transparent)]
     NotResponding(#[from] NotResponding),
-    /// The process is to end.
-    #[error("the agent was told to end")]
+    /// The agent ends.
+    #[error("the agent is being stopped")]
     Stopped,
 }
 
-/// What `describe` comes to where no path may be looked up: [`at`] refuses each.
+/// Runs `describe` without looking up paths: [`enter`] refuses each.
 pub(super) fn without_lookups<T>(describe: impl FnOnce() -> T) -> T {
-    let nowhere = Place(Mutex::new(At {
+    let nowhere = Place(Mutex::new(Position {
         path: PathBuf::new(),
         refuses: true,
         refused: false,
@@ -57,29 +57,29 @@ pub(super) fn without_lookups<T>(describe: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// At which path a thread is.
-struct Place(Mutex<At>);
+/// The path at which a thread is.
+struct Place(Mutex<Position>);
 
-struct At {
+struct Position {
     path: PathBuf,
-    /// No other path may be looked up.
+    /// No path may be looked up.
     refuses: bool,
-    /// Another job waits already at a path that this one was to go to.
+    /// Another job hangs at the path that this one was about to enter.
     refused: bool,
 }
 
-/// How long is waited for look-ups.
+/// The time that is left for look-ups.
 #[derive(Debug)]
 pub(super) struct Lookups {
-    /// When the time for all of them is over.
+    /// When the time for all of them is used up.
     until: Instant,
 }
 
-/// What is being done on a thread of its own.
+/// A call that runs on its own thread.
 pub(super) struct Job<T> {
     place: Arc<Place>,
     outcome: Arc<Mutex<Option<T>>>,
-    /// Readable when it is done.
+    /// Readable when the job has ended.
     done: Arc<Stop>,
 }
 
@@ -90,12 +90,11 @@ impl Lookups {
         }
     }
 
-    /// What `look` comes to, which begins at `path` and says by [`at`] where it
-    /// goes from there.
+    /// Runs `action`, which begins at `path` and calls [`enter`] before each further path.
     ///
     /// # Errors
     ///
-    /// Where it takes too long, or somebody else waits there already.
+    /// If it takes too long, or another job hangs at one of the paths.
     pub(super) fn run<T: Send + 'static>(
         &self,
         path: &Path,
@@ -105,51 +104,50 @@ impl Lookups {
         let until = Instant::now() + left.clamp(LOOKUP_LATE, LOOKUP);
         match Job::begin(path, action)?.wait(until, None) {
             Ok(outcome) => Ok(outcome),
-            Err(JobError::NotResponding(silent)) => Err(silent),
-            // Nobody can.
+            Err(JobError::NotResponding(error)) => Err(error),
+            // There is no `stop`.
             Err(JobError::Stopped) => Err(NotResponding(path.to_owned())),
         }
     }
 }
 
-/// Says that the job that this thread is for goes to `path`.
+/// Notes that the job of this thread is about to look up `path`.
 ///
 /// # Errors
 ///
-/// Where another one waits there already: this one is to end then, whatever it
-/// comes to.
-pub(super) fn at(path: &Path) -> Result<(), NotResponding> {
+/// If another job hangs there: this one must end then.
+pub(super) fn enter(path: &Path) -> Result<(), NotResponding> {
     PLACE.with_borrow(|place| match place {
-        Some(place) => place.goes_to(path),
-        // On a thread that may wait.
+        Some(place) => place.enter(path),
+        // This thread may block.
         None => Ok(()),
     })
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// Begins with `work`, at `path`.
+    /// Starts `work`, which begins at `path`.
     ///
     /// # Errors
     ///
-    /// Where another one waits there already, or too many do anywhere.
+    /// If another job hangs there, or too many jobs hang anywhere.
     pub(super) fn begin(
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self, NotResponding> {
-        let place = Arc::new(Place(Mutex::new(At {
+        let place = Arc::new(Place(Mutex::new(Position {
             path: path.to_owned(),
             refuses: false,
             refused: false,
         })));
-        place.goes_to(path)?;
-        let silent = || NotResponding(path.to_owned());
-        if lock(&LEFT).len() >= MOST_LEFT {
-            return Err(silent());
+        place.enter(path)?;
+        let not_responding = || NotResponding(path.to_owned());
+        if lock(&ABANDONED).len() >= MAX_ABANDONED {
+            return Err(not_responding());
         }
         let job = Self {
             place: Arc::clone(&place),
             outcome: Arc::default(),
-            done: Arc::new(Stop::new().map_err(|_| silent())?),
+            done: Arc::new(Stop::new().map_err(|_| not_responding())?),
         };
         let outcome = Arc::clone(&job.outcome);
         let ended = Ended {
@@ -159,20 +157,19 @@ impl<T: Send + 'static> Job<T> {
         let run = move || {
             let _ended = ended;
             PLACE.set(Some(place));
-            let came_to = work();
-            *lock(&outcome) = Some(came_to);
+            let result = work();
+            *lock(&outcome) = Some(result);
         };
         let thread = thread::Builder::new().name("vss-job".to_owned());
-        thread.spawn(run).map_err(|_| silent())?;
+        thread.spawn(run).map_err(|_| not_responding())?;
         Ok(job)
     }
 
-    /// Waits for what it comes to, until then, and no longer than until `stop` is
-    /// told.
+    /// Waits for the result, until the time `until` or until `stop` is readable.
     ///
     /// # Errors
     ///
-    /// Any [`JobError`]; it goes on by itself then.
+    /// Any [`JobError`]; the job continues then.
     pub(super) fn wait(&self, until: Instant, stop: Option<BorrowedFd<'_>>) -> Result<T, JobError> {
         let ended = wait(self.done.as_fd(), until, stop);
         let outcome = lock(&self.outcome).take();
@@ -182,24 +179,24 @@ impl<T: Send + 'static> Job<T> {
         };
         match (outcome, ended) {
             (Some(outcome), _) if !refused => Ok(outcome),
-            (_, Waited::Stopped) => Err(JobError::Stopped),
-            (_, Waited::Ended | Waited::Late) => Err(NotResponding(path).into()),
+            (_, WaitOutcome::Stopped) => Err(JobError::Stopped),
+            (_, WaitOutcome::Ended | WaitOutcome::Timeout) => Err(NotResponding(path).into()),
         }
     }
 }
 
 impl<T> Drop for Job<T> {
-    /// Nobody waits for it any more.
+    /// Abandons the job if it has not ended.
     fn drop(&mut self) {
-        let mut left = lock(&LEFT);
-        // Under the lock it cannot end unseen.
+        let mut left = lock(&ABANDONED);
+        // Under the lock it cannot end in between.
         if !readable(self.done.as_fd()) {
             left.push(Arc::clone(&self.place));
         }
     }
 }
 
-/// Tells the end of a job, also where it panics.
+/// Signals the end of a job when dropped, also by a panic.
 struct Ended {
     place: Arc<Place>,
     done: Arc<Stop>,
@@ -207,21 +204,21 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let mut left = lock(&LEFT);
+        let mut left = lock(&ABANDONED);
         self.done.tell();
         left.retain(|place| !Arc::ptr_eq(place, &self.place));
     }
 }
 
 impl Place {
-    fn lock(&self) -> MutexGuard<'_, At> {
+    fn lock(&self) -> MutexGuard<'_, Position> {
         lock(&self.0)
     }
 
-    fn goes_to(&self, path: &Path) -> Result<(), NotResponding> {
-        let hangs = lock(&LEFT).iter().any(|left| left.lock().path == path);
+    fn enter(&self, path: &Path) -> Result<(), NotResponding> {
+        let hangs = lock(&ABANDONED).iter().any(|left| left.lock().path == path);
         let mut at = self.lock();
-        // Where it was refused is what it tells of.
+        // The error names the path where it was refused.
         if !at.refused {
             path.clone_into(&mut at.path);
             at.refused = hangs;
@@ -233,13 +230,13 @@ impl Place {
     }
 }
 
-enum Waited {
+enum WaitOutcome {
     Ended,
     Stopped,
-    Late,
+    Timeout,
 }
 
-fn wait(done: BorrowedFd<'_>, until: Instant, stop: Option<BorrowedFd<'_>>) -> Waited {
+fn wait(done: BorrowedFd<'_>, until: Instant, stop: Option<BorrowedFd<'_>>) -> WaitOutcome {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         // Longer than any limit there is.
@@ -248,11 +245,11 @@ fn wait(done: BorrowedFd<'_>, until: Instant, stop: Option<BorrowedFd<'_>>) -> W
         let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = [of(done), of(stop.unwrap_or(done))];
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Waited::Late,
-            Ok(_) if !fds[0].revents().is_empty() => return Waited::Ended,
-            Ok(_) => return Waited::Stopped,
+            Ok(0) => return WaitOutcome::Timeout,
+            Ok(_) if !fds[0].revents().is_empty() => return WaitOutcome::Ended,
+            Ok(_) => return WaitOutcome::Stopped,
             Err(Errno::INTR) => {}
-            Err(_) => return Waited::Late,
+            Err(_) => return WaitOutcome::Timeout,
         }
     }
 }
@@ -281,28 +278,28 @@ mod tests {
 
     /// What hangs at a path, until the sender is dropped.
     fn hang(path: &str) -> (mpsc::Sender<()>, impl FnOnce() + Send + use<>) {
-        let (go_on, told) = mpsc::channel();
+        let (resume, told) = mpsc::channel();
         let path = PathBuf::from(path);
         let job = move || {
-            if at(&path).is_ok() {
+            if enter(&path).is_ok() {
                 let _ = told.recv();
             }
         };
-        (go_on, job)
+        (resume, job)
     }
 
     #[test]
-    fn what_answers_in_time_is_given_back() {
+    fn what_answers_in_time_is_returned() {
         let lookups = Lookups::new();
-        let look = || at("/fine/too".as_ref()).map(|()| 7);
+        let look = || enter("/fine/too".as_ref()).map(|()| 7);
         assert_eq!(lookups.run("/fine".as_ref(), look), Ok(Ok(7)));
-        // Nothing is limited on a thread that may wait.
-        at("/fine".as_ref()).unwrap();
+        // A thread that may block has no limits.
+        enter("/fine".as_ref()).unwrap();
     }
 
     #[test]
     fn where_one_hangs_no_other_is_sent_until_it_is_done() {
-        let (go_on, job) = hang("/hangs/image");
+        let (resume, job) = hang("/hangs/image");
         let expected = NotResponding("/hangs/image".into());
         let job = Job::begin("/hangs".as_ref(), job).unwrap();
         // It has to be there: the path it began at is free again.
@@ -319,7 +316,7 @@ mod tests {
         let error = second.wait(later(LONG), None).unwrap_err();
         assert_eq!(error.to_string(), expected.to_string());
 
-        drop(go_on);
+        drop(resume);
         loop {
             match Job::begin("/hangs/image".as_ref(), || 7) {
                 Ok(job) => break assert_eq!(job.wait(later(LONG), None).unwrap(), 7),
@@ -353,9 +350,9 @@ mod tests {
     fn without_lookups_every_path_is_refused() {
         let path = Path::new("/refused");
         assert_eq!(
-            without_lookups(|| at(path)),
+            without_lookups(|| enter(path)),
             Err(NotResponding("/refused".into()))
         );
-        at(path).unwrap();
+        enter(path).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What freezing file systems is configured with.
+//! The configuration of the service.
 
 use std::time::Duration;
 
@@ -8,25 +8,24 @@ use super::hooks::config as hooks;
 use crate::environment::Environment;
 use crate::values;
 
-/// What the service is configured with.
+/// The configuration of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Only these file systems are frozen; all, where it names none.
+    /// The file systems to freeze; if empty, all of them.
     pub include: Patterns,
-    /// These are not.
+    /// The file systems not to freeze.
     pub exclude: Patterns,
-    /// Whether those are frozen that are mounted in other mount namespaces only.
+    /// Whether to freeze file systems that only other mount namespaces have.
     pub other_namespaces: bool,
-    /// How long file systems stay frozen before they are thawed without having
-    /// been asked to.
+    /// How long file systems stay frozen at most: the guard thaws them then.
     #[serde(deserialize_with = "values::seconds")]
     pub time_limit: Duration,
-    /// How long it may take, after the hooks, until the first file system is
-    /// frozen: to look them up, and to write out what is not on the disk yet.
+    /// How long it may take after the hooks to find the file systems and to write out
+    /// their dirty pages, until the first one is frozen.
     #[serde(deserialize_with = "values::seconds")]
     pub prepare_limit: Duration,
-    /// The programs that are run before and after.
+    /// The programs to run before and after a freeze.
     pub hooks: hooks::Config,
     /// The directories of the machine.
     #[serde(skip)]
@@ -47,19 +46,19 @@ impl Default for Config {
     }
 }
 
-/// File systems, named by globs (`*` and `?`, which match a `/` too). A file
-/// system is meant if any of the globs is its own.
+/// Globs that select file systems: `*` and `?`, which match a `/` too. A file system is
+/// selected if any glob matches.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Patterns {
-    /// Of a directory at which it is mounted, or of a symbolic link to one.
+    /// Match a mount point, or name a symbolic link to one.
     #[serde(deserialize_with = "values::mount_points")]
     pub mount_points: Vec<String>,
-    /// Of its type, such as `xfs`.
+    /// Match the type, such as `xfs`.
     #[serde(deserialize_with = "values::types")]
     pub types: Vec<String>,
-    /// Of its devices: the source that it was mounted from, or any name below
-    /// `/dev` of those that it is on.
+    /// Match a device: the source of the mount, or any name of a device below `/dev` that
+    /// the file system is on.
     #[serde(deserialize_with = "values::devices")]
     pub devices: Vec<String>,
 }

@@ -1,30 +1,30 @@
-//! The kernel's number of a device, or of a file system.
+//! Device numbers.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The number of a device.
+/// The device number of a block device, or the one by which the kernel knows a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeviceNumber {
-    /// The driver.
+    /// The number of the driver.
     pub major: u32,
-    /// Which of its devices.
+    /// The number of the device of that driver.
     pub minor: u32,
 }
 
 impl DeviceNumber {
-    /// That of the file system with this file.
+    /// Returns the number of the file system that a file is on.
     ///
     /// # Errors
     ///
-    /// If there is no such file.
+    /// What `stat` returns.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::from_raw(rustix::fs::stat(path)?.st_dev))
     }
 
-    /// The number in `st_dev` or `st_rdev`.
+    /// Returns the number that `st_dev` or `st_rdev` encodes.
     pub fn from_raw(raw: u64) -> Self {
         Self {
             major: rustix::fs::major(raw),
@@ -39,17 +39,17 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// A text that is no number of a device.
+/// A text is no device number.
 #[derive(Debug, thiserror::Error)]
-#[error("no number of a device, such as 8:1")]
-pub struct NoDeviceNumber;
+#[error("invalid device number: expected one such as 8:1")]
+pub struct InvalidDeviceNumber;
 
 impl FromStr for DeviceNumber {
-    type Err = NoDeviceNumber;
+    type Err = InvalidDeviceNumber;
 
-    fn from_str(text: &str) -> Result<Self, NoDeviceNumber> {
-        let number = |text: &str| text.parse().map_err(|_| NoDeviceNumber);
-        let (major, minor) = text.split_once(':').ok_or(NoDeviceNumber)?;
+    fn from_str(text: &str) -> Result<Self, InvalidDeviceNumber> {
+        let number = |text: &str| text.parse().map_err(|_| InvalidDeviceNumber);
+        let (major, minor) = text.split_once(':').ok_or(InvalidDeviceNumber)?;
         Ok(Self {
             major: number(major)?,
             minor: number(minor)?,

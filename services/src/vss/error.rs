@@ -1,5 +1,4 @@
-//! Why a request fails, in words for the administrator and as a status for the
-//! host.
+//! Errors of requests, and the statuses that the host gets for them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,31 +44,31 @@ pub(super) enum Error {
     NotThawed { path: PathBuf, why: NotThawed },
 }
 
-/// Why the backup that the host is about to finish is not consistent.
+/// Why a backup is not consistent although all file systems were frozen for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Inconsistent {
     #[error(
-        "the host did not ask for a thaw within {} s, so all was thawed without it and this \
-         backup is not consistent",
+        "the host did not ask for a thaw within {} s: everything was thawed, and this backup is \
+         not consistent",
         .0.as_secs()
     )]
     TimeLimit(Duration),
 
-    #[error("the guard process ended, so all was thawed and this backup is not consistent")]
+    #[error("the guard process ended: everything was thawed, and this backup is not consistent")]
     GuardGone,
 
     #[error(
-        "the agent ended or lost its device while file systems were frozen, so all was thawed \
-         and this backup is not consistent"
+        "the agent ended or lost its device while file systems were frozen: everything was \
+         thawed, and this backup is not consistent"
     )]
     Restarted,
 
-    #[error("thawed by somebody else before, so that this backup is not consistent: {0:?}")]
+    #[error("another program thawed file systems early, so this backup is not consistent: {0:?}")]
     Early(Vec<PathBuf>),
 }
 
 impl Error {
-    /// What the host is told. The one place where that is decided.
+    /// Returns the status for the host.
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Malformed(malformed) => malformed.status(),

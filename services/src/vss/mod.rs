@@ -32,7 +32,7 @@ use self::blocking::Lookups;
 pub use self::config::{Config, Patterns};
 use self::device_number::DeviceNumber;
 use self::error::{Error, Inconsistent};
-use self::freeze::{Action, FreezeError, FreezeSummary, Freezer, StartGuard, Thawed};
+use self::freeze::{Action, FreezeError, FreezeSummary, Freezer, StartGuard, ThawSummary};
 use self::guard::{Guard, GuardState};
 use self::hooks::{EndReason, HookStep, PendingHooks};
 use self::plan::{Plan, UnmatchedPattern};
@@ -518,7 +518,7 @@ impl Vss {
     }
 
     /// Returns the answer to the host's THAW.
-    fn thaw_result(&mut self, thawed: Thawed) -> Result<(), Error> {
+    fn thaw_result(&mut self, thawed: ThawSummary) -> Result<(), Error> {
         if let Some((path, why)) = self.freezer.stuck().next() {
             if self.leftover.frozen.is_empty() {
                 // The hooks have run.
@@ -604,7 +604,7 @@ impl Vss {
         end: EndReason,
         deadline: Instant,
         limit: Duration,
-    ) -> (Thawed, Report) {
+    ) -> (ThawSummary, Report) {
         let Freeze {
             mut report,
             hooks,
@@ -617,7 +617,11 @@ impl Vss {
         (thawed, report)
     }
 
-    fn thaw_file_systems(&mut self, limit: Duration, operation: Option<&OperationGuard>) -> Thawed {
+    fn thaw_file_systems(
+        &mut self,
+        limit: Duration,
+        operation: Option<&OperationGuard>,
+    ) -> ThawSummary {
         let thawed = self
             .freezer
             .thaw(limit, &mut log_wait(&self.log, operation));

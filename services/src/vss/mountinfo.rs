@@ -1,4 +1,4 @@
-//! What is mounted: `/proc/self/mountinfo`, as proc(5) has it.
+//! The list of mounts, `/proc/self/mountinfo`: see proc(5).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -9,56 +9,54 @@ use std::{fs, io};
 
 use super::device_number::DeviceNumber;
 
-/// The list of mounts, below `root`.
+/// The path of the list below the root directory.
 pub(super) const LIST: &str = "proc/self/mountinfo";
 
-/// A line of the list.
+/// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
-    /// The kernel's number for the mount.
+    /// The mount ID.
     pub id: u64,
-    /// The number of the mount that it is mounted in: of one that is not in the
-    /// list, or its own, where there is none.
+    /// The ID of the parent mount; for the root, its own or one that is not in the list.
     pub parent: u64,
-    /// The kernel's number for the file system.
+    /// The device number of the file system.
     pub device: DeviceNumber,
-    /// The directory or file at which it is mounted.
+    /// The mount point, a directory or a file.
     pub point: PathBuf,
-    /// Whether all of the file system, or a subvolume of it, is mounted there:
-    /// not only a directory or a file in it.
+    /// Whether it shows the whole file system or a subvolume of it, and not only a directory
+    /// or a file in it.
     pub whole: bool,
     /// The type of the file system, such as `xfs`.
     pub kind: String,
-    /// What it was mounted from.
+    /// The source that it was mounted from.
     pub source: String,
-    /// Devices beside the source that it was mounted with: what has its log or
-    /// journal, and its realtime device.
+    /// Other devices that it was mounted with: for its log or journal, and its realtime
+    /// device.
     pub external: Vec<PathBuf>,
-    /// Why nobody can write to the file system, wherever it is mounted; `None`
-    /// where somebody can.
+    /// Why the file system cannot be written to through any mount, if it cannot.
     pub read_only: Option<ReadOnly>,
 }
 
-/// Why nobody can write to a file system.
+/// Why a file system cannot be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOnly {
-    /// It was mounted so, or made so later: `ro`.
+    /// It was mounted or remounted read-only: `ro`.
     Asked,
-    /// The kernel found an error in it: `emergency_ro`, which ext4 shows from
-    /// Linux 6.15 on, beside an `rw`; until 6.11, and for btrfs, an `ro` of which the
-    /// mount knows nothing. In between ext4 shows nothing.
+    /// The kernel made it read-only after an error. ext4 shows `emergency_ro` from Linux 6.15
+    /// on, beside `rw`. Until 6.11 ext4, and btrfs always, shows `ro` for the file system
+    /// and `rw` for the mount. In between ext4 shows nothing.
     Error,
-    /// It was shut down, so that nothing is read either: `shutdown`.
+    /// It was shut down, and cannot be read either: `shutdown`.
     ShutDown,
 }
 
-/// Types that the kernel makes read-only by itself when it finds an error.
+/// Types that the kernel makes read-only after an error.
 const MADE_READ_ONLY: [&str; 4] = ["ext2", "ext3", "ext4", "btrfs"];
 
-/// Options with such a device: of XFS, and of reiserfs.
+/// The options that name external devices, of XFS and reiserfs.
 const EXTERNAL: [&[u8]; 3] = [b"logdev=", b"rtdev=", b"jdev="];
 
-/// What is mounted now, where `root` stands for `/`.
+/// Reads the mounts, with `root` in place of `/`.
 ///
 /// # Errors
 ///
@@ -67,13 +65,13 @@ pub fn read(root: &Path) -> io::Result<Vec<MountInfo>> {
     fs::read(root.join(LIST)).map(|text| parse(&text))
 }
 
-/// The lines of a list of mounts; those that make no sense are left out.
+/// Parses a list of mounts. Skips invalid lines.
 pub fn parse(text: &[u8]) -> Vec<MountInfo> {
     text.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
 
 fn line(line: &[u8]) -> Option<MountInfo> {
-    // Any field but the numbers may be empty, so each space counts.
+    // A field may be empty, so each space counts.
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
@@ -81,7 +79,7 @@ fn line(line: &[u8]) -> Option<MountInfo> {
     let root = decode(fields.next()?);
     let point = decode(fields.next()?);
     let own_options = fields.next()?;
-    // As many optional fields as the kernel likes.
+    // Skip the optional fields.
     fields.find(|field| *field == b"-")?;
     let kind = text(fields.next()?);
     let source = text(fields.next()?);
@@ -121,28 +119,28 @@ fn line(line: &[u8]) -> Option<MountInfo> {
     })
 }
 
-/// The mounts that no path leads to, by number, each with the mount that is found
-/// in its place: another was mounted over it, or over a directory on the way to it.
+/// Returns the mounts that no path leads to, by ID, each with the mount that hides it: it
+/// was mounted over the other one, or over a directory on the way to that.
 pub(super) fn hidden(mounted: &[MountInfo]) -> HashMap<u64, &MountInfo> {
-    let mut view = View::new(mounted);
+    let mut resolver = Resolver::new(mounted);
     let hidden = mounted.iter().filter_map(|it| {
-        let found = view.find(&it.point)?;
+        let found = resolver.find(&it.point)?;
         (found.id != it.id).then_some((it.id, found))
     });
     hidden.collect()
 }
 
-/// Where paths lead to, without a look at any.
-struct View<'a> {
+/// Resolves paths to mounts by the list alone, without looking a path up.
+struct Resolver<'a> {
     mounted: &'a [MountInfo],
-    /// What is mounted in a mount, or in none of the list, at a path.
+    /// The mounts by their parent, if that is in the list, and mount point.
     at: HashMap<(Option<u64>, &'a Path), &'a MountInfo>,
-    /// Where paths were found to lead to: an ordinary user can have a namespace of a
+    /// The paths that were resolved already. An ordinary user can make a namespace of a
     /// hundred thousand mounts, all at one deep path.
     found: HashMap<&'a Path, Option<&'a MountInfo>>,
 }
 
-impl<'a> View<'a> {
+impl<'a> Resolver<'a> {
     fn new(mounted: &'a [MountInfo]) -> Self {
         let ids: HashSet<u64> = mounted.iter().map(|it| it.id).collect();
         let parent = |it: &MountInfo| {
@@ -151,7 +149,7 @@ impl<'a> View<'a> {
         let at = mounted.iter().map(|it| ((parent(it), &*it.point), it));
         let at: HashMap<_, _> = at.collect();
         let root = Path::new("/");
-        // Nobody is led to what is mounted over the root.
+        // No path leads to what is mounted over the root.
         let first = at.get(&(None, root)).copied();
         Self {
             mounted,
@@ -160,7 +158,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The mount in which a path ends; `None` where that is not in the list.
+    /// Returns the mount that a path leads to, if it is in the list.
     fn find(&mut self, path: &'a Path) -> Option<&'a MountInfo> {
         let mut below = Vec::new();
         let mut current = self.found.get(Path::new("/")).copied().flatten();
@@ -176,8 +174,7 @@ impl<'a> View<'a> {
             while let Some(next) = self.at.get(&(current.map(|it| it.id), path)) {
                 current = Some(next);
                 if steps == 0 {
-                    // A list in which mounts are mounted in each other is not the
-                    // kernel's.
+                    // A list with a cycle is not the kernel's.
                     current = None;
                     break;
                 }
@@ -193,8 +190,8 @@ fn text(field: &[u8]) -> String {
     decode(field).to_string_lossy().into_owned()
 }
 
-/// A field without its escapes: bytes that would part it from the next are
-/// written as a backslash and three octal digits.
+/// Decodes a field: bytes that would separate it from the next are escaped as a backslash
+/// and three octal digits.
 fn decode(field: &[u8]) -> OsString {
     let mut decoded = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -220,17 +217,17 @@ fn decode(field: &[u8]) -> OsString {
     OsString::from_vec(decoded)
 }
 
-/// The kernel's number for the mount by which `fd` was opened.
+/// Returns the ID of the mount through which `fd` was opened.
 ///
 /// # Errors
 ///
-/// If `/proc` does not tell.
+/// If `/proc` does not have it.
 pub(super) fn id(fd: impl AsFd) -> io::Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
     let info = fs::read_to_string(path)?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     id.and_then(|id| id.trim().parse().ok())
-        .ok_or_else(|| io::Error::other("no number of the mount in /proc/self/fdinfo"))
+        .ok_or_else(|| io::Error::other("no mnt_id in /proc/self/fdinfo"))
 }
 
 #[cfg(test)]

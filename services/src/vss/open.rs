@@ -1,4 +1,4 @@
-//! Descriptors of the file systems that are to be frozen.
+//! Opens the file systems that are to be frozen.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -18,14 +18,14 @@ use super::mountinfo::{self, MountInfo};
 use super::sysfs::under;
 use super::uncover::{self, UncoverError};
 
-/// A file system that is open.
+/// An open file system.
 #[derive(Debug)]
 pub struct Opened {
-    /// What it is frozen and thawed by.
+    /// The descriptor by which it is frozen and thawed.
     pub fd: OwnedFd,
-    /// Where it was opened.
+    /// The mount point at which it was opened.
     pub mount_point: PathBuf,
-    /// The kernel's number for it.
+    /// Its device number.
     pub device: DeviceNumber,
 }
 
@@ -37,7 +37,7 @@ pub enum OpenError {
     Gone {
         /// Its type.
         kind: String,
-        /// What it had been mounted from.
+        /// The source that it was mounted from.
         source_name: String,
     },
     /// It was shut down after an error: nothing can be read or written any more.
@@ -45,32 +45,31 @@ pub enum OpenError {
     ShutDown {
         /// Its type.
         kind: String,
-        /// What it was mounted from.
+        /// The source that it was mounted from.
         source_name: String,
     },
-    /// It is mounted, and nowhere can it be opened.
+    /// It is mounted and cannot be opened at any mount point.
     #[error("the {kind} file system of {source_name} cannot be opened ({problems})")]
-    Nowhere {
+    Failed {
         /// Its type.
         kind: String,
-        /// What it was mounted from.
+        /// The source that it was mounted from.
         source_name: String,
-        /// What is in the way where it is mounted.
+        /// The problem at each mount point.
         problems: String,
     },
 }
 
-/// What keeps a file system from being opened at one of the places where it is
-/// mounted.
+/// Why a file system cannot be opened at one of its mount points.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
     #[error("{0}")]
     Errno(#[from] Errno),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("another file system, {0}, is seen there")]
-    Other(DeviceNumber),
-    #[error("neither a directory nor a file is there")]
+    #[error("another file system, {0}, is mounted there")]
+    OtherFileSystem(DeviceNumber),
+    #[error("not a directory or a regular file")]
     NoFile,
     #[error("it does not answer")]
     NotResponding,
@@ -78,17 +77,16 @@ enum Problem {
     Covered(#[from] UncoverError),
 }
 
-/// How a place is looked at before it is opened: to open a device or a FIFO does
-/// something.
-const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Flags to look at a path before it is opened: opening a device or a FIFO has side
+/// effects.
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Obstacles that are told.
-const TOLD: usize = 3;
+/// How many problems an error lists.
+const MAX_PROBLEMS: usize = 3;
 
-/// Opens a file system at the first of its mounts where that is possible. What
-/// is opened is never another one, not even when it was unmounted meanwhile.
-/// `root` stands for `/`. A mount that does not answer within seconds is passed
-/// over.
+/// Opens a file system at the first of its mounts where that is possible. Never opens
+/// another one, not even if it was unmounted meanwhile. `root` stands for `/`. Skips a
+/// mount that does not answer within seconds.
 ///
 /// # Errors
 ///
@@ -97,7 +95,7 @@ pub fn open(file_system: &FileSystem, root: &Path) -> Result<Opened, OpenError> 
     open_within(file_system, root, &Lookups::new())
 }
 
-/// The same, with the time for look-ups that is left.
+/// Does the same with the time that is left for look-ups.
 pub(super) fn open_within(
     file_system: &FileSystem,
     root: &Path,
@@ -112,11 +110,11 @@ pub(super) fn open_within(
         let process = mount.process;
         let opened = lookups.run(&mount.point, move || match (process, is_hidden) {
             (None, false) => {
-                let place = rustix::fs::open(under(&root, &point), LOOK, Mode::empty())?;
+                let place = rustix::fs::open(under(&root, &point), PATH_ONLY, Mode::empty())?;
                 open_if(device, &place, &root.join(mountinfo::LIST))
             }
             (None, true) => open_hidden(&point, device, &root),
-            (Some(process), _) => open_elsewhere(&point, process, device, &root),
+            (Some(process), _) => open_in_namespace(&point, process, device, &root),
         });
         let opened = opened.unwrap_or(Err(Problem::NotResponding));
         shut_down |= matches!(opened, Err(Problem::Errno(Errno::IO)));
@@ -128,21 +126,21 @@ pub(super) fn open_within(
                     device: file_system.device,
                 });
             }
-            Err(obstacle) if tried < TOLD => {
+            Err(problem) if tried < MAX_PROBLEMS => {
                 let gap = if tried == 0 { "" } else { "; " };
                 // Writing to a string does not fail.
                 let _ = write!(problems, "{gap}{}: ", mount.point.display());
                 if let Some(cover) = &mount.hidden_under {
                     let cover = cover.display();
-                    let _ = write!(problems, "it is hidden under {cover}, and ");
+                    let _ = write!(problems, "hidden under {cover}: ");
                 }
-                let _ = write!(problems, "{obstacle}");
+                let _ = write!(problems, "{problem}");
             }
             Err(_) => {}
         }
-        // To uncover one takes a copy of all that is mounted.
+        // Each takes a copy of the mount namespace.
         hidden += usize::from(is_hidden);
-        if hidden == TOLD {
+        if hidden == MAX_PROBLEMS {
             break;
         }
     }
@@ -154,33 +152,33 @@ pub(super) fn open_within(
     if shut_down {
         return Err(OpenError::ShutDown { kind, source_name });
     }
-    match file_system.mounts.len().saturating_sub(TOLD) {
+    match file_system.mounts.len().saturating_sub(MAX_PROBLEMS) {
         0 => {}
         more => {
             let _ = write!(problems, "; and {more} more");
         }
     }
-    Err(OpenError::Nowhere {
+    Err(OpenError::Failed {
         kind,
         source_name,
         problems,
     })
 }
 
-/// Whether it is mounted still. Where that cannot be told, it is.
+/// Returns whether it is still mounted, or that is not known.
 fn is_mounted(file_system: &FileSystem, root: &Path) -> bool {
     let has = |mounted: Vec<MountInfo>| mounted.iter().any(|it| it.device == file_system.device);
     let processes: BTreeSet<_> = file_system.mounts.iter().map(|it| it.process).collect();
     processes.into_iter().any(|process| match process {
         None => mountinfo::read(root).map_or(true, has),
-        // One that ended has nothing mounted.
+        // A process that has ended has no mounts.
         Some(process) => mount_namespaces::mounted(root, process).is_ok_and(has),
     })
 }
 
-/// Opens a file system that only a process with another mount namespace has. Who is
-/// in that may have put links in the way: none is followed.
-fn open_elsewhere(
+/// Opens a file system that only another mount namespace has. Follows no links, since
+/// users in that namespace may have planted some.
+fn open_in_namespace(
     point: &Path,
     process: u32,
     device: DeviceNumber,
@@ -191,9 +189,9 @@ fn open_elsewhere(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let its_root = rustix::fs::open(under(root, &its_root), flags, Mode::empty())?;
     let no_links = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    // An empty path is none.
+    // An empty path is invalid.
     let below = Path::new(".").join(below);
-    let place = rustix::fs::openat2(&its_root, below, LOOK, Mode::empty(), no_links)?;
+    let place = rustix::fs::openat2(&its_root, below, PATH_ONLY, Mode::empty(), no_links)?;
     open_if(
         device,
         &place,
@@ -201,20 +199,19 @@ fn open_elsewhere(
     )
 }
 
-/// Opens a file system that no path leads to. This thread is of no use for anything
-/// else afterwards.
+/// Opens a file system that others hide. The thread must do nothing else afterwards.
 fn open_hidden(point: &Path, device: DeviceNumber, root: &Path) -> Result<OwnedFd, Problem> {
     uncover::uncover(device, point)?;
-    let place = rustix::fs::open(under(root, point), LOOK, Mode::empty())?;
+    let place = rustix::fs::open(under(root, point), PATH_ONLY, Mode::empty())?;
     open_if(device, &place, &root.join(uncover::LIST))
 }
 
-/// Opens for reading what is open as `place`, if that is in this file system; of
-/// the mount that it was opened by, `list` tells.
+/// Opens for reading what `place` refers to, if that is in the file system. `list` is the
+/// list of mounts that has the mount of `place`.
 fn open_if(device: DeviceNumber, place: &OwnedFd, list: &Path) -> Result<OwnedFd, Problem> {
     let found = file_system_of(place, device, list)?;
     if found != device {
-        return Err(Problem::Other(found));
+        return Err(Problem::OtherFileSystem(found));
     }
     let stat = rustix::fs::fstat(place)?;
     if !matches!(
@@ -223,13 +220,13 @@ fn open_if(device: DeviceNumber, place: &OwnedFd, list: &Path) -> Result<OwnedFd
     ) {
         return Err(Problem::NoFile);
     }
-    // This opens what `place` is, wherever it may be by now.
+    // This opens what `place` refers to, even if it was moved.
     let place = format!("/proc/self/fd/{}", place.as_fd().as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(place, flags, Mode::empty())?)
 }
 
-/// The number of the file system that `fd` is on: `expected` if it is that one.
+/// Returns the number of the file system that `fd` is on, as `mountinfo` has it.
 fn file_system_of(
     fd: impl AsFd,
     expected: DeviceNumber,
@@ -239,7 +236,7 @@ fn file_system_of(
     if device == expected {
         return Ok(device);
     }
-    // Each subvolume of btrfs has a number of its own there.
+    // stat returns another number for each subvolume of btrfs.
     let id = mountinfo::id(fd)?;
     let mounted = mountinfo::parse(&fs::read(list)?);
     let mount = mounted.iter().find(|mounted| mounted.id == id);
@@ -342,7 +339,7 @@ mod tests {
         let here = DeviceNumber::from_raw(fs::metadata(root.path()).unwrap().dev());
         for words in [
             "the xfs file system of /dev/sdb cannot be opened (/a: No such file or directory",
-            &format!("; /proc: another file system, {here}, is seen there; /c: "),
+            &format!("; /proc: another file system, {here}, is mounted there; /c: "),
             "; and 2 more)",
         ] {
             assert!(error.contains(words), "{error}");

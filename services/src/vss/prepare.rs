@@ -1,9 +1,9 @@
-//! What is done between the hooks and the first `FIFREEZE`: the [`plan`], a
-//! descriptor of each file system in it, and writing out what is not on the disk
-//! yet, so that little is left to be written when everybody waits for it.
+//! Prepares a freeze, between the hooks and the first `FIFREEZE`: makes the [`plan`], opens
+//! its file systems and writes out their dirty pages, so that little is left to write while
+//! everybody waits.
 //!
-//! Nothing of this waits longer than there is time for: what does not answer is
-//! named, and nothing is frozen.
+//! All of this has time limits. If a file system does not answer, nothing is frozen, and
+//! the error names it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -18,39 +18,39 @@ use super::write_out::WriteOut;
 /// How many file systems are written out at the same time.
 const AT_ONCE: usize = 16;
 
-/// A plan, and what it takes to carry it out.
+/// A plan with open file systems.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    /// What is frozen, and what is not.
+    /// The plan.
     pub plan: Plan,
-    /// A descriptor of each of those that are frozen, in that order.
+    /// The file systems to freeze, in freeze order.
     pub opened: Vec<Opened>,
-    /// What was unmounted meanwhile.
+    /// Those that were unmounted meanwhile.
     pub gone: Vec<OpenError>,
 }
 
-/// Why nothing can be frozen.
+/// Why a freeze cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PrepareError {
     #[error(
-        "cannot freeze the file system at {point:?}: {reason}; let it be reached, or name it in \
+        "cannot freeze the file system at {point:?}: {reason}; make it reachable, or list it in \
          [vss.exclude]"
     )]
     Blocked { point: PathBuf, reason: Blocker },
     #[error(
         "cannot write out the file system at {point:?}: it does not answer; see what the kernel \
-         says of its disk, or name it in [vss.exclude]"
+         logs about its disk, or list it in [vss.exclude]"
     )]
     NotWritten { point: PathBuf },
-    #[error("nothing is frozen: the agent was told to end")]
+    #[error("nothing is frozen: the agent is being stopped")]
     Stopped,
 }
 
-/// Makes a plan and opens what is frozen by it.
+/// Makes a plan and opens the file systems that it freezes.
 ///
 /// # Errors
 ///
-/// If the kernel does not tell what is mounted.
+/// If the list of mounts cannot be read.
 pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
     let lookups = Lookups::new();
     let mut plan = plan::make_within(config, &lookups)?;
@@ -66,7 +66,7 @@ pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
                 file_system,
                 reason: Reason::ShutDown,
             }),
-            Err(OpenError::Nowhere { problems, .. }) => plan.blocked.push(Blocked {
+            Err(OpenError::Failed { problems, .. }) => plan.blocked.push(Blocked {
                 file_system,
                 reason: Blocker::CannotOpen(problems),
             }),
@@ -79,7 +79,7 @@ pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
 }
 
 impl Prepared {
-    /// Refuses a plan that something is in the way of.
+    /// Returns an error if a file system that is to be frozen cannot be.
     pub(super) fn check(&self) -> Result<(), PrepareError> {
         match self.plan.blocked.first() {
             None => Ok(()),
@@ -90,17 +90,19 @@ impl Prepared {
         }
     }
 
-    /// Writes out what is not on the disk yet, until then; what fails at it fails
-    /// again when it is frozen.
+    /// Writes out the dirty pages, until the time `until` or until `stop` is readable. If
+    /// that fails, the freeze fails with the same error.
     pub(super) fn write_out(
         &self,
         write_out: WriteOut,
         until: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), PrepareError> {
-        for some in self.opened.chunks(AT_ONCE) {
-            let begun = some.iter().map(|opened| (opened, begin(opened, write_out)));
-            // All of them have begun before the first is waited for.
+        for batch in self.opened.chunks(AT_ONCE) {
+            let begun = batch
+                .iter()
+                .map(|opened| (opened, begin(opened, write_out)));
+            // Start all of them before waiting for the first.
             let begun: Vec<_> = begun.collect();
             for (opened, job) in &begun {
                 let ended = match job {
@@ -121,8 +123,8 @@ impl Prepared {
     }
 }
 
-/// Begins to write one out, by a descriptor that the job has to itself: where it
-/// is left behind it keeps no other file system from being unmounted.
+/// Starts to write one out. The job has its own copy of the descriptor, so that an
+/// abandoned one does not keep other file systems from being unmounted.
 fn begin(opened: &Opened, write_out: WriteOut) -> Result<Job<()>, NotResponding> {
     let fd = opened.fd.as_fd().try_clone_to_owned();
     Job::begin(&opened.mount_point, move || {

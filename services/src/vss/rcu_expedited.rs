@@ -1,28 +1,26 @@
-//! Haste in the kernel while file systems are being frozen.
+//! Expedited RCU grace periods while file systems are being frozen.
 //!
-//! For each file system that it freezes, the kernel waits three times until no
-//! processor can be in the middle of a write any more (grace periods of RCU). It
-//! takes its time for that, ten milliseconds or more for each, while whoever
-//! wants to write stands still already. Told to hurry, it asks each processor
-//! instead, which takes microseconds.
+//! `FIFREEZE` waits for three grace periods of RCU, ten milliseconds or more each, while
+//! writers are blocked already. An expedited grace period interrupts each processor
+//! instead of waiting for it and takes microseconds.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The switch, for the whole machine. A kernel for one processor has none and
-/// does not wait; on one that is never to hurry (`rcu_normal`) it does nothing.
+/// The switch, for the whole machine. A kernel for one processor has none and does not
+/// wait; `rcu_normal` overrides it.
 pub(super) const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
-/// The kernel hurries until this is dropped. The switch is open meanwhile: no
-/// path is looked up while file systems are frozen.
+/// Grace periods are expedited until this is dropped. The file stays open, since no path is
+/// looked up while file systems are frozen.
 #[derive(Debug)]
 pub(super) struct ExpeditedRcu(File);
 
 impl ExpeditedRcu {
-    /// Lets the kernel hurry, and says so by `announce` before. `None` where it does
-    /// so anyway, or cannot be told: then a freeze takes as long as it takes.
+    /// Calls `announce` and sets the switch. Returns `None` if it is set already or cannot
+    /// be: the freeze is slower then.
     pub(super) fn enable(switch: &Path, announce: impl FnOnce()) -> Option<Self> {
         let file = File::options().read(true).write(true).open(switch).ok()?;
         let mut set = [0];
@@ -38,26 +36,25 @@ impl ExpeditedRcu {
 
 impl Drop for ExpeditedRcu {
     fn drop(&mut self) {
-        // It could be told before, and nothing depends on it.
+        // It was writable before, and nothing depends on it.
         let _ = self.0.write_all_at(b"0", 0);
     }
 }
 
-/// Whether [`ExpeditedRcu::enable`] would let the kernel hurry.
+/// Returns whether [`ExpeditedRcu::enable`] would set the switch.
 pub(super) fn is_off(switch: &Path) -> bool {
     fs::read(switch).is_ok_and(|set| set.starts_with(b"0"))
 }
 
-/// Lets the kernel take its time again, in the place of a guard that is gone; tells
-/// whether that had it hurry.
+/// Resets the switch in place of a guard that is gone. Returns whether it was set.
 ///
 /// # Errors
 ///
-/// Where it still hurries.
+/// If the switch cannot be read or reset.
 pub(super) fn disable(switch: &Path) -> io::Result<bool> {
     let was_on = match fs::read(switch) {
         Ok(set) => set.starts_with(b"1"),
-        // No kernel that could have been told.
+        // The kernel has no switch.
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };

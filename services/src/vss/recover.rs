@@ -1,5 +1,4 @@
-//! Thawing what somebody else has frozen: an agent that is gone, or whoever left
-//! a file system frozen that the administrator wants back.
+//! Thaws what an earlier agent or another program left frozen.
 
 use std::fs;
 use std::io;
@@ -24,25 +23,28 @@ use crate::error_chain::display_chain;
 use crate::sys;
 use crate::timeouts::THAW;
 
-/// Those file systems of `note` that are mounted, in the order in which they were
-/// frozen.
+/// Returns the file systems in `record` that are mounted, in freeze order.
 ///
 /// # Errors
 ///
-/// Where it cannot be told what is mounted.
-pub fn recorded(config: &Config, note: &FreezeRecord) -> Result<Vec<FileSystem>, PlanError> {
+/// If the list of mounts cannot be read.
+pub fn recorded(config: &Config, record: &FreezeRecord) -> Result<Vec<FileSystem>, PlanError> {
     let mounted = all_freezable(config)?;
-    let of =
-        |noted: &FrozenFileSystem| mounted.iter().find(|it| it.device == noted.device).cloned();
-    Ok(note.frozen.iter().filter_map(of).collect())
+    let of = |frozen: &FrozenFileSystem| {
+        mounted
+            .iter()
+            .find(|it| it.device == frozen.device)
+            .cloned()
+    };
+    Ok(record.frozen.iter().filter_map(of).collect())
 }
 
-/// Whatever can be frozen, in the order of freezing: what is configured may have
-/// been another thing then.
+/// Returns all file systems that can be frozen, in freeze order, whatever the
+/// configuration selects now.
 ///
 /// # Errors
 ///
-/// Where it cannot be told what is mounted.
+/// If the list of mounts cannot be read.
 pub fn all_freezable(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     let everything = Config {
         include: Patterns::default(),
@@ -55,23 +57,23 @@ pub fn all_freezable(config: &Config) -> Result<Vec<FileSystem>, PlanError> {
     Ok(plan.freeze.into_iter().chain(blocked).collect())
 }
 
-/// Whether the guard is going to have the kernel hurry while it freezes.
+/// Returns whether the guard is going to set `rcu_expedited` while it freezes.
 pub(super) fn can_expedite_rcu(root: &Path) -> bool {
     rcu_expedited::is_off(&under(root, Path::new(rcu_expedited::SWITCH)))
 }
 
-/// Lets the kernel take its time again where a guard that `note` tells of may have had
-/// it hurry, and nobody is left to end that; gives the switch where that was on.
+/// Resets `rcu_expedited` if the guard in `record` may have left it set. Returns its path
+/// if it was set.
 ///
 /// # Errors
 ///
-/// Where the kernel cannot be told, with the switch.
+/// If it cannot be reset, with its path.
 pub fn reset_rcu_expedited(
     root: &Path,
-    note: &FreezeRecord,
+    record: &FreezeRecord,
 ) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
     let switch = under(root, Path::new(rcu_expedited::SWITCH));
-    if !note.rcu_expedited {
+    if !record.rcu_expedited {
         return Ok(None);
     }
     match rcu_expedited::disable(&switch) {
@@ -80,17 +82,18 @@ pub fn reset_rcu_expedited(
     }
 }
 
-/// Thaws these, in the reverse order, whoever has frozen them. The guard goes on
-/// with what cannot be thawed in time.
+/// Thaws `file_systems` in reverse order, whichever program froze them. The guard keeps
+/// trying to thaw what cannot be thawed in time.
 ///
-/// `note` is that of another agent. For as long as the kernel does not come back to the
-/// guard in it, what is noted and not frozen may be yet; then it is not thawed.
+/// `record` is that of another agent. While a thread of the guard in it hangs in the
+/// kernel, what is in the record and not frozen may still become frozen: that counts as
+/// not thawed, and is thawed once that guard has ended.
 pub fn thaw(
     freezer: &mut Freezer,
     file_systems: &[FileSystem],
     root: &Path,
-    note: &FreezeRecord,
-    waits: OnWait<'_>,
+    record: &FreezeRecord,
+    on_wait: OnWait<'_>,
 ) -> Vec<ThawAttempt> {
     let mut found = Vec::with_capacity(file_systems.len());
     let mut failed = Vec::new();
@@ -105,22 +108,21 @@ pub fn thaw(
             }),
         }
     }
-    let before = note.guard.filter(|&pid| Some(pid) != freezer.guard_pid());
-    let noted = |opened: &&Opened| note.frozen.iter().any(|it| it.device == opened.device);
+    let before = record.guard.filter(|&pid| Some(pid) != freezer.guard_pid());
+    let is_recorded = |opened: &&Opened| record.frozen.iter().any(|it| it.device == opened.device);
     let copies: Vec<_> = found
         .iter()
-        .filter(noted)
+        .filter(is_recorded)
         .filter_map(|opened| Some((opened.device, opened.fd.try_clone().ok()?)))
         .collect();
-    let mut tried = freezer.thaw_found(found, THAW, waits);
-    if let Some(before) = before.filter(|&pid| hangs(pid)) {
+    let mut tried = freezer.thaw_leftover(found, THAW, on_wait);
+    if let Some(before) = before.filter(|&pid| is_hung(pid)) {
         let mut late = Vec::new();
         for (device, descriptor) in copies {
             let its = tried.iter_mut().find(|tried| tried.device == device);
             if let Some(tried) = its.filter(|tried| tried.outcome == Ok(false)) {
                 tried.outcome = Err(format!(
-                    "process {before}, the guard of another agent, waits for it to freeze or to \
-                     thaw"
+                    "process {before}, the guard of another agent, waits for it to freeze or thaw"
                 ));
                 late.push(descriptor);
             }
@@ -131,14 +133,14 @@ pub fn thaw(
     tried
 }
 
-/// Thaws these when a guard is gone: one that was killed thaws nothing that the kernel
-/// freezes for it yet.
+/// Thaws these once a guard has ended: a killed one does not thaw what the kernel is still
+/// freezing for it.
 fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
     let pid = i32::try_from(guard).ok().and_then(Pid::from_raw);
     let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
         return;
     };
-    // Without a thread it is done at the next request.
+    // Without a thread the next request thaws.
     let _ = thread::Builder::new().spawn(move || {
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
         while poll(&mut ended, None) == Err(Errno::INTR) {}
@@ -148,14 +150,14 @@ fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
     });
 }
 
-/// Whether a guard waits for the kernel.
-fn hangs(guard: u32) -> bool {
+/// Returns whether a thread of the guard hangs in the kernel (state `D`).
+fn is_hung(guard: u32) -> bool {
     let process = format!("/proc/{guard}");
     let read = |path: String| fs::read_to_string(path).unwrap_or_default();
     let Ok(threads) = fs::read_dir(format!("{process}/task")) else {
         return false;
     };
-    // The name is in parentheses, and the state behind it.
+    // The state follows the name, which is in parentheses.
     read(format!("{process}/comm")) == "hyperv-guard\n"
         && threads.flatten().any(|thread| {
             let stat = read(format!("{}/stat", thread.path().display()));

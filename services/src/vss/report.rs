@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use slog::{Logger, info, warn};
 
-use super::freeze::{FreezeSummary, Thawed};
+use super::freeze::{FreezeSummary, ThawSummary};
 use crate::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
 
 /// Logs the reports of backups that have ended, and keeps the last one.
@@ -98,7 +98,7 @@ impl Report {
     }
 
     /// Takes over how long they were frozen.
-    pub(super) fn set_thawed(&mut self, thawed: &Thawed) {
+    pub(super) fn set_thawed(&mut self, thawed: &ThawSummary) {
         if self.0.file_systems > 0 {
             self.0.frozen_for.get_or_insert(thawed.after);
         }
@@ -233,11 +233,11 @@ mod tests {
         }
     }
 
-    fn thawed(after: Duration) -> Thawed {
-        Thawed {
+    fn thawed(after: Duration) -> ThawSummary {
+        ThawSummary {
             thawed: 2,
             after,
-            ..Thawed::default()
+            ..ThawSummary::default()
         }
     }
 

@@ -1,14 +1,16 @@
-//! The note of what is frozen, for an agent that is started after one that
-//! could not thaw, and for an administrator who does it by hand.
+//! The state file: the record of a freeze for the agent that is started after one that was
+//! killed, and for `hyperv-agent thaw`.
 //!
-//! It is a file in the runtime directory, whole or absent, of a line for each
-//! thing: `frozen MAJOR:MINOR MOUNT-POINT` for a file system, in the order in which
-//! they were frozen, `guard PID` for the process that freezes them, `hook PATH` for
-//! a program that waits for the end, `rehearsal` where no host asked for it, and
-//! `rcu_expedited 0` where the guard may make that 1 while it freezes. In a
-//! mount point a backslash and a newline are `\134` and `\012`, as the kernel writes
-//! them. It is there for as long as the host may still ask for a thaw that nobody can
-//! give it any more.
+//! The file is in the runtime directory, complete or absent. It has these lines:
+//!
+//! - `frozen MAJOR:MINOR MOUNT-POINT` for each file system, in freeze order
+//! - `guard PID` for the guard's process
+//! - `hook PATH` for each hook that ran with `freeze`
+//! - `rehearsal` if an administrator asked for the freeze
+//! - `rcu_expedited 0` if the guard may have set that to 1
+//!
+//! A backslash and a newline in a mount point are `\134` and `\012`, as in `mountinfo`. An
+//! empty file means that nothing is frozen, but the host's next THAW has to fail.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,37 +27,36 @@ use crate::trusted::{make_runtime_directory, open_directory};
 
 const NAME: &str = "vss-frozen";
 
-/// What it is called until it is whole.
+/// Its name until it is complete.
 const NEW: &str = "vss-frozen.new";
 
-/// Bytes that are read of it: more than of any number of file systems and hooks.
-const MOST: u64 = 64 << 20;
+/// How many bytes of it are read: more than the agent ever writes.
+const MAX_LEN: u64 = 64 << 20;
 
-/// Says that the kernel is not to hurry.
-const HURRY: &[u8] = b"rcu_expedited 0";
+/// The line for `rcu_expedited`.
+const RCU_EXPEDITED: &[u8] = b"rcu_expedited 0";
 
-/// What is noted.
+/// The record of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FreezeRecord {
-    /// The file systems, in the order in which they were frozen.
+    /// The file systems, in freeze order.
     pub frozen: Vec<FrozenFileSystem>,
-    /// The process that freezes and thaws them.
+    /// The process ID of the guard.
     pub guard: Option<u32>,
-    /// The hooks that wait for the end, in the order in which they ran.
+    /// The hooks that have to be run with `thaw`, in the order in which they ran.
     pub hooks: Vec<PathBuf>,
-    /// Whether it is a rehearsal.
+    /// Whether this is a rehearsal.
     pub rehearsal: bool,
-    /// Whether the guard may have the kernel hurry while it freezes, which it did not
-    /// do before: `/sys/kernel/rcu_expedited` was 0.
+    /// Whether the guard may have set `/sys/kernel/rcu_expedited`, which was 0 before.
     pub rcu_expedited: bool,
 }
 
-/// A file system that is noted.
+/// A frozen file system in the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrozenFileSystem {
-    /// The kernel's number for it.
+    /// Its device number.
     pub device: DeviceNumber,
-    /// Where it was mounted; empty where that is not known.
+    /// Its mount point; empty if that is not known.
     pub mount_point: PathBuf,
 }
 
@@ -68,12 +69,12 @@ impl From<&Opened> for FrozenFileSystem {
     }
 }
 
-/// Writes `note` in `directory`, in place of what was there.
+/// Replaces the record in `directory`.
 ///
 /// # Errors
 ///
-/// Where the file cannot be written; what was there stays.
-pub fn write(directory: &Path, note: &FreezeRecord) -> io::Result<()> {
+/// If the file cannot be written; the record before stays.
+pub fn write(directory: &Path, record: &FreezeRecord) -> io::Result<()> {
     let directory = make_runtime_directory(directory)?;
     match unlinkat(&directory, NEW, AtFlags::empty()) {
         Err(Errno::NOENT) => {}
@@ -81,16 +82,16 @@ pub fn write(directory: &Path, note: &FreezeRecord) -> io::Result<()> {
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let new = openat(&directory, NEW, flags, Mode::from_raw_mode(0o644))?;
-    File::from(new).write_all(&encode(note))?;
+    File::from(new).write_all(&encode(record))?;
     Ok(renameat(&directory, NEW, &directory, NAME)?)
 }
 
-/// What the file is to say.
-pub fn encode(note: &FreezeRecord) -> Vec<u8> {
+/// Returns the content of the file.
+pub fn encode(record: &FreezeRecord) -> Vec<u8> {
     let mut text = Vec::new();
-    for noted in &note.frozen {
-        text.extend_from_slice(format!("frozen {} ", noted.device).as_bytes());
-        for byte in noted.mount_point.as_os_str().as_bytes() {
+    for frozen in &record.frozen {
+        text.extend_from_slice(format!("frozen {} ", frozen.device).as_bytes());
+        for byte in frozen.mount_point.as_os_str().as_bytes() {
             match byte {
                 b'\n' => text.extend_from_slice(br"\012"),
                 b'\\' => text.extend_from_slice(br"\134"),
@@ -99,34 +100,34 @@ pub fn encode(note: &FreezeRecord) -> Vec<u8> {
         }
         text.push(b'\n');
     }
-    if let Some(guard) = note.guard {
+    if let Some(guard) = record.guard {
         text.extend_from_slice(format!("guard {guard}\n").as_bytes());
     }
-    for hook in &note.hooks {
+    for hook in &record.hooks {
         text.extend_from_slice(b"hook ");
         text.extend_from_slice(hook.as_os_str().as_bytes());
         text.push(b'\n');
     }
-    if note.rehearsal {
+    if record.rehearsal {
         text.extend_from_slice(b"rehearsal\n");
     }
-    if note.rcu_expedited {
-        text.extend_from_slice(HURRY);
+    if record.rcu_expedited {
+        text.extend_from_slice(RCU_EXPEDITED);
         text.push(b'\n');
     }
     text
 }
 
-/// Reads what is noted in `directory`, if anything is.
+/// Reads the record in `directory`, if there is one.
 ///
 /// # Errors
 ///
-/// Where the file is there and cannot be read, or others may have written it.
+/// If the file cannot be read, or others may have written it.
 pub fn read(directory: &Path) -> io::Result<Option<FreezeRecord>> {
     match open(directory) {
         Ok(file) => {
             let mut text = Vec::new();
-            file.take(MOST).read_to_end(&mut text)?;
+            file.take(MAX_LEN).read_to_end(&mut text)?;
             Ok(Some(parse(&text)))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -134,41 +135,40 @@ pub fn read(directory: &Path) -> io::Result<Option<FreezeRecord>> {
     }
 }
 
-/// Opens the file, without a wait where it is a pipe.
+/// Opens the file; does not block on a pipe.
 fn open(directory: &Path) -> io::Result<File> {
     let directory = open_directory(directory)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(directory, NAME, flags, Mode::empty())?);
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::other(format!("{NAME} is no file"))),
+        false => Err(io::Error::other(format!("{NAME} is not a regular file"))),
     }
 }
 
-/// What such a file says. A line that says nothing is passed over.
+/// Parses the content of the file. Skips invalid lines.
 pub fn parse(text: &[u8]) -> FreezeRecord {
-    let mut note = FreezeRecord::default();
+    let mut record = FreezeRecord::default();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(words) = line.strip_prefix(b"frozen ") {
-            note.frozen.extend(noted(words));
+            record.frozen.extend(frozen(words));
         } else if let Some(number) = line.strip_prefix(b"guard ") {
-            note.guard = std::str::from_utf8(number)
+            record.guard = std::str::from_utf8(number)
                 .ok()
                 .and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
-            note.hooks.push(OsStr::from_bytes(path).into());
+            record.hooks.push(OsStr::from_bytes(path).into());
         } else if line == b"rehearsal" {
-            note.rehearsal = true;
-        } else if line == HURRY {
-            note.rcu_expedited = true;
+            record.rehearsal = true;
+        } else if line == RCU_EXPEDITED {
+            record.rcu_expedited = true;
         }
     }
-    note
+    record
 }
 
-/// The file system of these words. An agent of an earlier version noted no mount
-/// point.
-fn noted(words: &[u8]) -> Option<FrozenFileSystem> {
+/// Parses what follows `frozen`. Early versions of the agent wrote no mount point.
+fn frozen(words: &[u8]) -> Option<FrozenFileSystem> {
     let mut words = words.splitn(2, |&byte| byte == b' ');
     let device = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
     let mut mount_point = Vec::new();
@@ -189,11 +189,11 @@ fn noted(words: &[u8]) -> Option<FrozenFileSystem> {
     })
 }
 
-/// Removes the note, if there is one.
+/// Removes the record, if there is one.
 ///
 /// # Errors
 ///
-/// Where it stays.
+/// If it cannot be removed.
 pub fn remove(directory: &Path) -> io::Result<()> {
     let removed = open_directory(directory)
         .and_then(|directory| Ok(unlinkat(directory, NAME, AtFlags::empty())?));
@@ -212,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    fn noted(major: u32, minor: u32, mount_point: &[u8]) -> FrozenFileSystem {
+    fn frozen(major: u32, minor: u32, mount_point: &[u8]) -> FrozenFileSystem {
         FrozenFileSystem {
             device: DeviceNumber { major, minor },
             mount_point: OsStr::from_bytes(mount_point).into(),
@@ -220,15 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_read_until_it_is_removed() {
+    fn a_record_is_read_until_it_is_removed() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("run");
         assert_eq!(read(&directory).unwrap(), None);
         remove(&directory).unwrap();
-        let note = FreezeRecord {
+        let record = FreezeRecord {
             frozen: vec![
-                noted(8, 1, b"/"),
-                noted(0, 57, b"/srv/a b/\\134\nfrozen 1:1 /\n\xff"),
+                frozen(8, 1, b"/"),
+                frozen(0, 57, b"/srv/a b/\\134\nfrozen 1:1 /\n\xff"),
             ],
             guard: Some(42),
             hooks: vec![
@@ -238,9 +238,9 @@ mod tests {
             rehearsal: true,
             rcu_expedited: true,
         };
-        for note in [note, FreezeRecord::default()] {
-            write(&directory, &note).unwrap();
-            assert_eq!(read(&directory).unwrap(), Some(note));
+        for record in [record, FreezeRecord::default()] {
+            write(&directory, &record).unwrap();
+            assert_eq!(read(&directory).unwrap(), Some(record));
         }
         remove(&directory).unwrap();
         assert_eq!(read(&directory).unwrap(), None);
@@ -268,7 +268,7 @@ mod tests {
         read(&directory).unwrap_err();
         remove(&directory).unwrap();
 
-        // A directory that is not the agent's alone.
+        // A directory that others can write to.
         fs::set_permissions(&directory, Permissions::from_mode(0o1777)).unwrap();
         let error = write(&directory, &FreezeRecord::default())
             .unwrap_err()
@@ -281,16 +281,16 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_passed_over() {
+    fn invalid_lines_are_skipped() {
         let home = tempfile::tempdir().unwrap();
         let text =
             "frozen 8\nfrozen x:1 /\n\nthawed 8:1 /\nfrozen 8:2\nfrozen 8:3 /x\nfrozen 9:\nguard x";
         fs::write(home.path().join(NAME), text).unwrap();
-        let frozen = vec![noted(8, 2, b""), noted(8, 3, b"/x")];
-        let note = FreezeRecord {
+        let frozen = vec![frozen(8, 2, b""), frozen(8, 3, b"/x")];
+        let record = FreezeRecord {
             frozen,
             ..FreezeRecord::default()
         };
-        assert_eq!(read(home.path()).unwrap(), Some(note));
+        assert_eq!(read(home.path()).unwrap(), Some(record));
     }
 }

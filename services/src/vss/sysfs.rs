@@ -1,4 +1,4 @@
-//! What sysfs tells of block devices.
+//! Reads sysfs.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::device_number::DeviceNumber;
 
-/// More than the kernel puts into a file of sysfs: a page, of 64 KiB at most.
+/// An attribute has at most one page, and a page at most 64 KiB.
 const MAX_ATTRIBUTE: u64 = 1 << 16;
 
-/// A file of sysfs, without the end of its line and the blanks before it.
+/// Reads an attribute as text, without whitespace at its end.
 pub(super) fn attribute(directory: &Path, name: &str) -> Option<String> {
     let text = bytes(&directory.join(name))?;
     Some(String::from_utf8_lossy(&text).trim_end().to_owned())
@@ -24,14 +24,14 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What a device is called below `/dev`.
+/// Returns the kernel's name of a device below `/dev`.
 pub(super) fn node(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
     directory(root, device).map(|directory| node_of(&directory))
 }
 
-/// What a device with this directory in sysfs is called below `/dev`.
+/// Returns the kernel's name below `/dev` of a device with this directory in sysfs.
 pub(super) fn node_of(directory: &Path) -> PathBuf {
-    // The kernel cannot have a slash in the name of a directory.
+    // The kernel replaces a slash in the name of a directory.
     let name = directory.file_name().unwrap_or_default().as_bytes();
     let name = name.iter().map(|byte| match byte {
         b'!' => b'/',
@@ -44,7 +44,7 @@ pub(super) fn directory(root: &Path, device: DeviceNumber) -> Option<PathBuf> {
     fs::canonicalize(root.join(format!("sys/dev/block/{device}"))).ok()
 }
 
-/// An absolute path of the machine, where `root` stands for `/`.
+/// Returns where an absolute path is if `root` stands for `/`.
 pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

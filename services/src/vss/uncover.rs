@@ -1,9 +1,8 @@
-//! A way to a file system that is mounted where no path leads to: others are
-//! mounted over it.
+//! Uncovers a file system that no path leads to, since others are mounted over it.
 //!
-//! A thread can have a mount namespace of its own, a copy of the machine's. What
-//! is unmounted there stays mounted for everybody else, and the copy goes with the
-//! thread. What is unmounted on the machine meanwhile goes from the copy too.
+//! A thread can have its own mount namespace, a copy of the machine's. What is unmounted
+//! in the copy stays mounted for everybody else, and the copy ends with the thread. What is
+//! unmounted on the machine meanwhile is unmounted in the copy too.
 
 use std::fs;
 use std::io;
@@ -16,34 +15,34 @@ use nix::sched::{CloneFlags, unshare};
 use super::device_number::DeviceNumber;
 use super::mountinfo::{self, MountInfo};
 
-/// What this thread has mounted.
+/// The mounts of this thread.
 pub(super) const LIST: &str = "proc/thread-self/mountinfo";
 
-/// How many may be mounted one over the other.
-const MOST: usize = 64;
+/// How many file systems are unmounted to uncover one.
+const MAX_COVERS: usize = 64;
 
-/// Why no way was found.
+/// Why a file system cannot be uncovered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UncoverError {
-    #[error("a mount namespace to uncover it in cannot be made ({0})")]
+    #[error("cannot make a mount namespace to uncover it: {0}")]
     Namespace(Errno),
-    #[error("{} cannot be unmounted in a mount namespace for that ({source})", point.display())]
+    #[error("cannot unmount {} in a mount namespace to uncover it: {source}", point.display())]
     Unmount { point: PathBuf, source: Errno },
-    #[error("it cannot be told what is mounted in a mount namespace for that ({0})")]
+    #[error("cannot read the mounts of a mount namespace to uncover it: {0}")]
     List(io::Error),
-    #[error("it is not mounted any more, or below too many others")]
+    #[error("it is not mounted any more, or too many others hide it")]
     NotFound,
 }
 
-/// Takes away whatever hides the file system that is mounted at `point`, for this
-/// thread alone, which is not to do anything else afterwards than to open that.
+/// Unmounts what hides the file system at `point`, for this thread only. The thread must
+/// do nothing afterwards but open that file system.
 pub(super) fn uncover(device: DeviceNumber, point: &Path) -> Result<(), UncoverError> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(UncoverError::Namespace)?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     let none = None::<&str>;
-    // Without this the machine would see what is unmounted here.
+    // Otherwise what is unmounted here would be unmounted everywhere.
     mount(none, "/", none, slave, none).map_err(UncoverError::Namespace)?;
-    for _ in 0..MOST {
+    for _ in 0..MAX_COVERS {
         let list = fs::read(Path::new("/").join(LIST)).map_err(UncoverError::List)?;
         let mounted = mountinfo::parse(&list);
         let hidden = mountinfo::hidden(&mounted);
@@ -51,7 +50,7 @@ pub(super) fn uncover(device: DeviceNumber, point: &Path) -> Result<(), UncoverE
         let it = mounted.iter().find(is_it).ok_or(UncoverError::NotFound)?;
         let point = match hidden.get(&it.id) {
             None => return Ok(()),
-            // That would be all that this thread has.
+            // Nothing would be left to this thread.
             Some(cover) if cover.point == Path::new("/") => break,
             Some(cover) => cover.point.clone(),
         };

@@ -1,4 +1,4 @@
-//! What ends a rehearsal: a timer, the client, the guard, the host, the agent's end.
+//! The events that end a rehearsal, behind one epoll descriptor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -13,34 +13,33 @@ use rustix::time::{
 use crate::command::Client;
 use crate::stop::Stop;
 
-/// What is watched, as the kernel tells it.
+/// The events. Of several at once, the first in this order counts.
 pub(super) const STOP: u64 = 0;
 pub(super) const CLIENT: u64 = 1;
 pub(super) const HOST: u64 = 2;
 pub(super) const GUARD: u64 = 3;
 pub(super) const TIMER: u64 = 4;
 
-/// A rehearsal whose applications are at rest.
+/// The client of a rehearsal, and what ends it.
 pub(super) struct Rehearsal {
     pub(super) client: Box<dyn Client>,
     pub(super) watch: Watch,
-    /// Runs until it is to be thawed; kept open for that.
+    /// Expires when the rehearsal is over; open as long as it is watched.
     pub(super) _timer: OwnedFd,
 }
 
 impl Rehearsal {
-    /// Readable when there is something to do, or the guard
-    /// something to say.
+    /// Readable at any event.
     pub(super) fn watched(&self) -> BorrowedFd<'_> {
         self.watch.0.as_fd()
     }
 }
 
-/// Several descriptors that are watched as one.
+/// An epoll descriptor.
 pub(super) struct Watch(pub(super) OwnedFd);
 
 impl Watch {
-    /// What ends hooks that are run with `freeze`.
+    /// Watches for what interrupts hooks that run with `freeze`.
     pub(super) fn until_interrupted(
         stop: Option<&Stop>,
         client: &dyn Client,
@@ -51,13 +50,14 @@ impl Watch {
             watch.add(stop.as_fd(), STOP, EventFlags::IN)?;
         }
         if let Some(host) = host {
-            // Edge-triggered, as the worker has it: the interrupt count stays as it is.
+            // Edge-triggered, as in the worker, so that the interrupt count is not read here.
             watch.add(host, HOST, EventFlags::IN | EventFlags::ET)?;
         }
         Ok(watch)
     }
 
-    /// What ends the time for which file systems are held, and the timer.
+    /// Watches for what ends a rehearsal while file systems are frozen. Also returns the
+    /// timer, which expires after `hold`.
     pub(super) fn while_held(
         guard: Option<BorrowedFd<'_>>,
         client: &dyn Client,
@@ -69,7 +69,7 @@ impl Watch {
         }
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // A timer of no time never expires.
+        // A timer set to zero is disarmed.
         let hold = hold.max(Duration::from_nanos(1));
         let once = Itimerspec {
             it_interval: Timespec::default(),
@@ -82,7 +82,7 @@ impl Watch {
 
     fn new(client: &dyn Client) -> Result<Self, Errno> {
         let watch = Self(epoll::create(CreateFlags::CLOEXEC)?);
-        // What a client sends is of no interest, only that it hangs up.
+        // A client has nothing to send; only its hang-up counts.
         watch.add(client.as_fd(), CLIENT, EventFlags::RDHUP)?;
         Ok(watch)
     }
@@ -91,7 +91,7 @@ impl Watch {
         epoll::add(&self.0, fd, EventData::new_u64(what), flags)
     }
 
-    /// What has happened; of several, that which was added first.
+    /// Returns the first event that is pending, without waiting.
     pub(super) fn first(&self) -> Option<u64> {
         let mut events = Vec::with_capacity(8);
         let none = Timespec::default();

@@ -1,49 +1,49 @@
-//! Requests, which look the same in both encodings, and their replies.
+//! Decodes requests and encodes replies, which are the same in both encodings.
 //! Protocol section 8.
 
 use hyperv_vmbus::ic::Status;
 
-/// Where the flags are, behind the operation and seven reserved bytes.
+/// Offset of the flags, after the operation and seven reserved bytes.
 const FLAGS_AT: usize = 8;
 
-/// Flags of the answer to a HOT_BACKUP: the host need not start the guest's
-/// image to let it recover.
+/// Flags of the reply to a HOT_BACKUP: the host need not boot the copied disk to let the
+/// guest recover.
 const NO_AUTO_RECOVERY: u32 = 5;
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// Whether a backup of the running guest can be had (HOT_BACKUP).
+    /// Can a running guest be backed up (HOT_BACKUP)?
     HotBackup,
-    /// What it is to know of the guest's device mapper (GET_DM_INFO): nothing.
+    /// What does the host have to know of the guest's device mapper (GET_DM_INFO)? Nothing.
     DmInfo,
     /// Freeze the file systems (FREEZE).
     Freeze,
     /// Thaw them (THAW).
     Thaw,
-    /// A step of a backup in which there is nothing to do for a guest that needs
-    /// no recovery (CREATE, DELETE, BACKUP_COMPLETE, AUTO_RECOVER).
+    /// A step of a backup that needs no action of a guest without recovery (CREATE, DELETE,
+    /// BACKUP_COMPLETE, AUTO_RECOVER).
     Step,
 }
 
-/// Why a message is no request.
+/// A message is no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// It ends too early.
-    #[error("a message of {len} bytes, where {needed} are needed")]
+    /// It is too short.
+    #[error("message of {len} bytes is too short: expected {needed}")]
     TooShort {
-        /// Bytes that it has.
+        /// Its length in bytes.
         len: usize,
-        /// Bytes that it would need.
+        /// The length that it needs.
         needed: usize,
     },
-    /// Nobody knows the operation.
-    #[error("there is no operation {0}")]
+    /// Its operation is unknown.
+    #[error("unknown operation {0}")]
     Unknown(u8),
 }
 
 impl Malformed {
-    /// What the host is told.
+    /// Returns the status for the host.
     pub(super) fn status(self) -> Status {
         match self {
             Self::TooShort { .. } => Status::INVALID_ARGUMENT,
@@ -52,7 +52,7 @@ impl Malformed {
     }
 }
 
-/// Decodes the body of a message. Some are far longer than what is looked at here.
+/// Decodes the body of a message. Some are far longer than what is decoded.
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub fn decode(message: &[u8]) -> Result<Request, Malformed> {
     Ok(request)
 }
 
-/// Writes what a successful `request` is answered over its message.
+/// Writes the reply to a successful `request` over its message.
 pub fn encode(request: Request, message: &mut [u8]) {
     let flags = match request {
         Request::HotBackup => NO_AUTO_RECOVERY,

@@ -1,8 +1,8 @@
-//! Writing out what is not on a file system's disk yet, by a process of its own.
+//! Writes the dirty pages of a file system to its disk (`syncfs`), in a separate process.
 //!
-//! The kernel may not come back from that for as long as the disk stands still. A
-//! thread that waits there keeps its process from ending, whatever that is sent, and
-//! with it the devices and locks that the next agent needs.
+//! The call may hang in the kernel for as long as the disk does. A thread that hangs there
+//! keeps its process alive, whatever signal it gets, and with it the devices and locks
+//! that the next agent needs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,28 +11,28 @@ use std::process::{Command, Stdio};
 
 use crate::sys;
 
-/// The argument by which the agent's executable becomes that process ([`main`]).
+/// The argument that makes the agent's executable run [`main`].
 pub const ARGUMENT: &str = "vss-write-out";
 
-/// Writes out the file system that a descriptor is on, and waits for that.
+/// Writes out the file system that a descriptor is on.
 pub type WriteOut = fn(OwnedFd) -> io::Result<()>;
 
 /// Writes out the file system that standard input is on.
 ///
 /// # Errors
 ///
-/// What `syncfs` says.
+/// What `syncfs` returns.
 pub fn main() -> io::Result<()> {
     rustix::thread::set_name(c"vss-write-out")?;
     Ok(rustix::fs::syncfs(io::stdin())?)
 }
 
-/// Has a process write out the file system that `fd` is on, from the executable of
-/// this one, and waits for it. It goes on by itself where nobody waits any more.
+/// Starts a process from this executable that writes out the file system that `fd` is on,
+/// and waits for it. If the caller stops waiting, the process continues.
 ///
 /// # Errors
 ///
-/// Where it cannot be started, or fails.
+/// If the process cannot be started, or fails.
 pub fn in_own_process(fd: OwnedFd) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     let status = sys::start_afresh(&mut command)

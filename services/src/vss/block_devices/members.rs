@@ -81,7 +81,7 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    blocking::at(&node).ok()?;
+    blocking::enter(&node).ok()?;
     let device = rustix::fs::open(under(root, &node), flags, Mode::empty()).ok()?;
     let mut superblock = [0; 1024];
     File::from(device)

@@ -180,7 +180,7 @@ fn backing_file(directory: &Path) -> Option<PathBuf> {
 /// The mount in which a loop device's file is; `None` where that cannot be told.
 pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
     let open = |path: &Path| {
-        blocking::at(path).ok()?;
+        blocking::enter(path).ok()?;
         let path = root.join(path.strip_prefix("/").ok()?);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).ok()

@@ -1,4 +1,4 @@
-//! Why file systems are not frozen, or not thawed.
+//! Errors of freezing and thawing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::vss::guard::GuardError;
 /// Why nothing is frozen.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
-    /// Nobody would thaw if the agent went away.
+    /// There is no guard.
     #[error(transparent)]
     Guard(#[from] GuardError),
-    /// One file system refused.
+    /// The kernel refused to freeze a file system.
     #[error(
         "cannot freeze the file system at {path:?}{}, all others are thawed again",
         hint(*source)
@@ -22,51 +22,51 @@ pub enum FreezeError {
     FileSystem {
         /// Where it is mounted.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: Errno,
     },
-    /// The time was over before the last one was frozen.
+    /// The time ran out before the last file system was frozen.
     #[error(
         "freezing took longer than {} s, all others are thawed again: {}",
         .limit.as_secs(),
         waited(.path.as_deref())
     )]
     TooSlow {
-        /// How long it may take.
+        /// The time limit.
         limit: Duration,
-        /// Where the file system is mounted that was waited for, where one was.
+        /// The mount point of the file system that blocked the freeze, if one did.
         path: Option<PathBuf>,
     },
-    /// The agent was told to end before the last one was frozen.
-    #[error("the agent is to end, so the file systems that were frozen are thawed again")]
+    /// The agent is being stopped.
+    #[error("the agent is being stopped, so the file systems that were frozen are thawed again")]
     Stopped,
-    /// There was no time left to begin.
+    /// The time ran out before the first file system was frozen.
     #[error(
-        "it took too long until file systems could be frozen, and nothing is frozen; see \
-         prepare-limit in hyperv-agent.toml(5)"
+        "preparing the freeze took too long, so nothing is frozen; see prepare-limit in \
+         hyperv-agent.toml(5)"
     )]
     TooLate,
-    /// What an earlier freeze has left is still frozen.
-    #[error("the file system at {path:?} is frozen since an earlier backup: {why}")]
+    /// A file system is still frozen since an earlier freeze.
+    #[error("the file system at {path:?} is still frozen since an earlier backup: {why}")]
     Stuck {
         /// Where it is mounted.
         path: PathBuf,
         /// Why it is not thawed.
         why: NotThawed,
     },
-    /// The guard has ended meanwhile.
-    #[error("the guard process ended during the freeze, all is thawed again")]
+    /// The guard ended during the freeze.
+    #[error("the guard process ended during the freeze: everything is thawed again")]
     GuardGone,
-    /// All that was to be frozen is frozen already.
+    /// File systems are frozen already.
     #[error("the file systems are frozen already")]
     Frozen,
 }
 
-/// What helps, where that is known.
+/// Returns advice, if there is any.
 pub(super) fn hint(source: Errno) -> &'static str {
     match source {
-        Errno::PERM | Errno::ACCESS => " (that takes root, with the capability CAP_SYS_ADMIN)",
-        Errno::IO => " (see what the kernel says of its disk; [vss.exclude] leaves it out)",
+        Errno::PERM | Errno::ACCESS => " (freezing requires root with CAP_SYS_ADMIN)",
+        Errno::IO => " (see what the kernel logs about its disk; [vss.exclude] leaves it out)",
         _ => "",
     }
 }
@@ -75,28 +75,28 @@ fn waited(path: Option<&Path>) -> String {
     match path {
         Some(path) => format!(
             "the file system at {path:?} waits for its disk, or for another one that was frozen \
-             before it; name it in [vss.exclude] to leave it out"
+             before it; list it in [vss.exclude] to leave it out"
         ),
-        None => "there are too many of them for that time".to_owned(),
+        None => "there are too many for that time".to_owned(),
     }
 }
 
 /// Why a file system is not thawed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotThawed {
-    /// The kernel refuses it.
+    /// The kernel refuses.
     Refused(Errno),
-    /// The kernel has not come back from it.
-    Waits,
+    /// The call still hangs in the kernel.
+    Waiting,
 }
 
 impl fmt::Display for NotThawed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(errno) => write!(f, "{errno}{}", hint(*errno)),
-            Self::Waits => f.write_str(
-                "it waits for its disk, or for another file system that is frozen; it is thawed \
-                 as soon as that goes on, and [vss.exclude] leaves it out of backups",
+            Self::Waiting => f.write_str(
+                "it waits for its disk, or for another frozen file system; it is thawed as soon as \
+                 that continues, and [vss.exclude] leaves it out of backups",
             ),
         }
     }

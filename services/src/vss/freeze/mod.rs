@@ -1,5 +1,4 @@
-//! Freezing and thawing, by the guard: what the agent asks of it, what it waits
-//! for, and for how long.
+//! Freezes and thaws through the guard: what the agent asks of it, and how long it waits.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +13,7 @@ use rustix::process::{
 };
 
 pub use self::error::{FreezeError, NotThawed};
-pub use self::outcome::{FreezeSummary, Skipped, ThawAttempt, Thawed};
+pub use self::outcome::{FreezeSummary, Skipped, ThawAttempt, ThawSummary};
 use super::device_number::DeviceNumber;
 use super::guard::threads::{self, Kernel, ThreadPool};
 use super::guard::{Guard, GuardError, GuardEvent, GuardState, Report};
@@ -27,22 +26,22 @@ use crate::timeouts::{FREEZE, FREEZE_REPORT, THAW_BRIEF};
 mod error;
 mod outcome;
 
-/// How long it may take before it is said which file system is waited for.
+/// How long a thaw takes until the file system that it waits for is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it is looked how far this process' own threads are.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the threads of this process are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many files may be open, if the machine allows it. With many more, some
-/// programs that a hook may start take their time closing all that could be.
+/// The limit of open files, if the machine allows it. With a much higher one some programs
+/// that hooks start are slow, since they close every possible descriptor.
 const FILES: u64 = 1 << 16;
 
-/// Lets this process have a descriptor of each of many file systems; no program that it
-/// starts.
+/// Raises the limit of open files of this process, so that it can open many file systems.
+/// Programs that it starts get the original limit.
 ///
 /// # Errors
 ///
-/// Where the kernel refuses it.
+/// If the kernel refuses.
 pub fn raise_file_limit() -> Result<(), Errno> {
     let mut files = getrlimit(Resource::Nofile);
     let wanted = files.maximum.map_or(FILES, |most| most.min(FILES));
@@ -53,15 +52,15 @@ pub fn raise_file_limit() -> Result<(), Errno> {
 /// Starts a guard.
 pub type StartGuard = fn() -> Result<Guard, GuardError>;
 
-/// Says which file system is waited for, by the place where it is mounted.
+/// Called with the mount point of a file system that takes long.
 pub type OnWait<'a> = &'a mut dyn FnMut(Action, &Path);
 
-/// What a file system is waited for to do.
+/// What takes long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// To freeze.
+    /// Freezing.
     Freeze,
-    /// To thaw.
+    /// Thawing.
     Thaw,
 }
 
@@ -74,21 +73,20 @@ impl fmt::Display for Action {
     }
 }
 
-/// What freezes and thaws. File systems that are frozen when it is dropped are
-/// thawed.
+/// Freezes and thaws file systems. Thaws them when dropped.
 pub struct Freezer {
     start_guard: StartGuard,
     guard: Option<Guard>,
-    /// What thaws where the guard is gone.
+    /// The threads that thaw without a guard.
     own: Option<ThreadPool>,
-    /// What is frozen or could not be thawed, in the order in which it was frozen.
+    /// What is frozen or could not be thawed, in freeze order.
     held: Vec<Held>,
     descriptors: Arc<Vec<OwnedFd>>,
-    /// Since when it is frozen, until it is to be thawed.
+    /// When the freeze began, until the thaw.
     since: Option<Instant>,
-    /// Whether the process could leave a core dump, which it must not while
-    /// anything is frozen: that would be written to a frozen file system, with the
-    /// guard waiting for the end of a process that waits for its thaw.
+    /// Whether the process could dump core before the freeze. It must not while anything is
+    /// frozen: it would write to a frozen file system, and the guard would wait for the end
+    /// of a process that waits for the thaw.
     dumpable: Option<DumpableBehavior>,
 }
 
@@ -96,32 +94,32 @@ struct Held {
     mount_point: PathBuf,
     device: DeviceNumber,
     state: State,
-    /// What came of its thaw.
-    thawed: Result<Was, NotThawed>,
+    /// The result of its thaw.
+    thawed: Result<ThawOutcome, NotThawed>,
 }
 
-/// What a file system is in.
+/// The state of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It is frozen, or may be.
+    /// The guard froze it, or may have.
     Ours,
-    /// By somebody else.
+    /// Another program froze it.
     FrozenBefore,
-    /// It could not be frozen, and is not.
+    /// It cannot be frozen and need not be.
     Skipped(Errno),
 }
 
-/// What a file system was that is not frozen any more.
+/// What a thaw found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Was {
+enum ThawOutcome {
     Frozen,
     NotFrozen,
-    /// Nothing was done to it.
+    /// It was not tried, since the guard did not freeze it.
     Untouched,
 }
 
 impl Freezer {
-    /// A freezer that has no guard yet.
+    /// Returns a freezer without a guard.
     pub fn new(start_guard: StartGuard) -> Self {
         Self {
             start_guard,
@@ -134,11 +132,11 @@ impl Freezer {
         }
     }
 
-    /// Has a guard at hand: starts one where there is none, or none any more.
+    /// Starts a guard unless one runs.
     ///
     /// # Errors
     ///
-    /// Where none can be started.
+    /// If the guard cannot be started.
     pub fn prepare(&mut self) -> Result<(), GuardError> {
         self.ready_guard().map(drop)
     }
@@ -154,82 +152,81 @@ impl Freezer {
         Ok(self.guard.insert(guard))
     }
 
-    /// Whether anything is to be thawed.
+    /// Returns whether a freeze is in effect.
     pub fn is_frozen(&self) -> bool {
         self.since.is_some()
     }
 
-    /// The number of the guard's process.
+    /// Returns the process ID of the guard.
     pub fn guard_pid(&self) -> Option<u32> {
         self.guard.as_ref().and_then(Guard::process)
     }
 
-    /// The guard, while it matters at once that it is gone or has thawed.
+    /// Returns the guard while its reports have to be handled at once.
     pub fn watched(&self) -> Option<&Guard> {
         self.guard.as_ref().filter(|_| !self.held.is_empty())
     }
 
-    /// What the guard has to say.
+    /// Returns whether the guard still runs and keeps the freeze.
     pub fn guard_state(&mut self) -> GuardState {
         self.guard.as_mut().map_or(GuardState::Gone, Guard::state)
     }
 
-    /// Thaws what an earlier freeze has left.
+    /// Thaws what an earlier freeze left frozen.
     ///
     /// # Errors
     ///
-    /// [`FreezeError::Stuck`] where something stays frozen.
-    pub fn thaw_stuck(&mut self, waits: OnWait<'_>) -> Result<(), FreezeError> {
-        self.thaw(THAW_BRIEF, waits);
+    /// [`FreezeError::Stuck`] if something stays frozen.
+    pub fn thaw_stuck(&mut self, on_wait: OnWait<'_>) -> Result<(), FreezeError> {
+        self.thaw(THAW_BRIEF, on_wait);
         match self.stuck().next() {
             None => Ok(()),
             Some((path, why)) => Err(FreezeError::Stuck { path, why }),
         }
     }
 
-    /// Freezes `file_systems` in this order, or none where `stop` is readable before
-    /// the last of them is frozen; after `limit` they are thawed by the guard. The
-    /// first is not frozen later than at `latest`: whoever asked has given up then.
+    /// Freezes `file_systems` in this order; the guard thaws them after `limit`. Freezes
+    /// none if `stop` becomes readable before the last one is frozen, or if the first one
+    /// cannot be frozen before `latest`.
     ///
     /// # Errors
     ///
-    /// Any [`FreezeError`]; nothing is frozen then, but what [`Freezer::stuck`]
-    /// tells.
+    /// Any [`FreezeError`]. Nothing is frozen then but what [`Freezer::stuck`] returns.
     pub fn freeze(
         &mut self,
         file_systems: Vec<Opened>,
         limit: Duration,
         latest: Instant,
         stop: Option<BorrowedFd<'_>>,
-        waits: OnWait<'_>,
+        on_wait: OnWait<'_>,
     ) -> Result<FreezeSummary, FreezeError> {
         if self.since.is_some() {
             return Err(FreezeError::Frozen);
         }
-        self.thaw_stuck(waits)?;
-        self.hold(file_systems);
+        self.thaw_stuck(on_wait)?;
+        self.take(file_systems);
         if let Err(error) = self.hand_over(limit) {
-            self.let_go();
+            self.release();
             return Err(error.into());
         }
         if latest < Instant::now() {
-            self.let_go();
+            self.release();
             return Err(FreezeError::TooLate);
         }
         self.dumpable = dumpable_behavior().ok();
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let began = Instant::now();
         self.since = Some(began);
-        match self.ask_to_freeze(limit.min(FREEZE), stop, waits) {
+        match self.freeze_by_guard(limit.min(FREEZE), stop, on_wait) {
             Ok(()) => Ok(self.summary(began.elapsed())),
             Err(error) => {
-                self.thaw(THAW_BRIEF, waits);
+                self.thaw(THAW_BRIEF, on_wait);
                 Err(error)
             }
         }
     }
 
-    fn hold(&mut self, file_systems: Vec<Opened>) {
+    fn take(&mut self, file_systems: Vec<Opened>) {
         let (held, descriptors) = file_systems
             .into_iter()
             .map(|opened| {
@@ -237,7 +234,7 @@ impl Freezer {
                     mount_point: opened.mount_point,
                     device: opened.device,
                     state: State::Ours,
-                    thawed: Ok(Was::Untouched),
+                    thawed: Ok(ThawOutcome::Untouched),
                 };
                 (held, opened.fd)
             })
@@ -246,7 +243,7 @@ impl Freezer {
         self.descriptors = Arc::new(descriptors);
     }
 
-    /// Gives the guard a copy of each descriptor.
+    /// Sends a copy of each descriptor to the guard.
     fn hand_over(&mut self, limit: Duration) -> Result<(), GuardError> {
         let descriptors = Arc::clone(&self.descriptors);
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -261,11 +258,11 @@ impl Freezer {
         handed_over
     }
 
-    fn ask_to_freeze(
+    fn freeze_by_guard(
         &mut self,
         limit: Duration,
         stop: Option<BorrowedFd<'_>>,
-        waits: OnWait<'_>,
+        on_wait: OnWait<'_>,
     ) -> Result<(), FreezeError> {
         let Some(guard) = &mut self.guard else {
             return Err(FreezeError::GuardGone);
@@ -284,7 +281,7 @@ impl Freezer {
                         .map(|held| held.mount_point.clone());
                     waited_for
                         .as_deref()
-                        .inspect(|path| waits(Action::Freeze, path));
+                        .inspect(|path| on_wait(Action::Freeze, path));
                 }
                 GuardEvent::Report(Report::Refused(index, source)) => {
                     let Some(held) = self.held.get_mut(index) else {
@@ -313,20 +310,20 @@ impl Freezer {
         }
     }
 
-    /// Those file systems that could not be thawed: where they are mounted, and why.
+    /// Returns the mount points of file systems that cannot be thawed, and why.
     pub fn stuck(&self) -> impl Iterator<Item = (PathBuf, NotThawed)> {
         let failed = |held: &Held| Some((held.mount_point.clone(), held.thawed.err()?));
         self.held.iter().rev().filter_map(failed)
     }
 
-    /// The same, to be noted, in the order in which they were frozen.
+    /// Returns the same file systems for the record, in freeze order.
     pub(super) fn not_thawed(&self) -> impl Iterator<Item = FrozenFileSystem> {
         let held = self.held.iter().filter(|held| held.thawed.is_err());
-        held.map(Held::noted)
+        held.map(Held::record)
     }
 
-    /// Those that were stuck and are thawed by now, as far as the guard has said so.
-    /// They are held no longer when all are: then they can be unmounted.
+    /// Returns those that were stuck and that the guard has thawed meanwhile. Once all are
+    /// thawed their descriptors are closed, so that they can be unmounted.
     pub(super) fn late_thaws(&mut self) -> Vec<FrozenFileSystem> {
         let mut thawed = Vec::new();
         if self.held.is_empty() {
@@ -334,11 +331,11 @@ impl Freezer {
         }
         while let Some(guard) = &mut self.guard {
             let (index, was) = match guard.next(Instant::now(), None) {
-                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, Was::Frozen),
+                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, ThawOutcome::Frozen),
                 GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
-                    (index, Was::NotFrozen)
+                    (index, ThawOutcome::NotFrozen)
                 }
-                GuardEvent::Report(Report::Spared(index)) => (index, Was::Untouched),
+                GuardEvent::Report(Report::Spared(index)) => (index, ThawOutcome::Untouched),
                 GuardEvent::Report(_) => continue,
                 GuardEvent::Nothing | GuardEvent::Stopped => break,
                 GuardEvent::Gone => {
@@ -349,12 +346,12 @@ impl Freezer {
             if let Some(held) = self.held.get_mut(index) {
                 if held.thawed.is_err() {
                     held.thawed = Ok(was);
-                    thawed.push(held.noted());
+                    thawed.push(held.record());
                 }
             }
         }
         if self.held.iter().all(|held| held.thawed.is_ok()) {
-            self.let_go();
+            self.release();
         }
         thawed
     }
@@ -381,22 +378,21 @@ impl Freezer {
         }
     }
 
-    /// Thaws what is frozen, in the reverse order, and what could not be thawed
-    /// before; waits for that for at most `limit`. The guard goes on with what is
-    /// not thawed by then. Without anything frozen there is nothing to do.
-    pub fn thaw(&mut self, limit: Duration, waits: OnWait<'_>) -> Thawed {
-        let mut outcome = Thawed::default();
-        // A freeze of no file system ends as any other.
+    /// Thaws what is frozen, in reverse order, and what could not be thawed before. Waits
+    /// for at most `limit`; the guard keeps trying after that.
+    pub fn thaw(&mut self, limit: Duration, on_wait: OnWait<'_>) -> ThawSummary {
+        let mut outcome = ThawSummary::default();
+        // A freeze of no file systems has to end, too.
         if self.held.is_empty() && self.since.is_none() {
             return outcome;
         }
         for held in &mut self.held {
-            held.thawed = Err(NotThawed::Waits);
+            held.thawed = Err(NotThawed::Waiting);
         }
         let deadline = Instant::now() + limit;
-        if !self.ask_to_thaw(deadline, waits) {
+        if !self.thaw_by_guard(deadline, on_wait) {
             self.guard_is_gone(false);
-            self.thaw_alone(deadline, waits);
+            self.thaw_without_guard(deadline, on_wait);
         }
         if let Some(since) = self.since.take() {
             outcome.after = since.elapsed();
@@ -406,20 +402,20 @@ impl Freezer {
         }
         for held in self.held.iter().rev() {
             match held.thawed {
-                Ok(Was::Frozen) => outcome.thawed += 1,
-                Ok(Was::NotFrozen) if held.state == State::Ours => {
+                Ok(ThawOutcome::Frozen) => outcome.thawed += 1,
+                Ok(ThawOutcome::NotFrozen) if held.state == State::Ours => {
                     outcome.early.push(held.mount_point.clone());
                 }
                 _ => {}
             }
         }
         if self.held.iter().all(|held| held.thawed.is_ok()) {
-            self.let_go();
+            self.release();
         }
         outcome
     }
 
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         self.held.clear();
         self.descriptors = Arc::default();
         self.own = None;
@@ -428,8 +424,8 @@ impl Freezer {
         }
     }
 
-    /// Has the guard thaw, until `deadline`; false where there is none.
-    fn ask_to_thaw(&mut self, deadline: Instant, waits: OnWait<'_>) -> bool {
+    /// Thaws through the guard, waiting until `deadline`. Returns whether there is a guard.
+    fn thaw_by_guard(&mut self, deadline: Instant, on_wait: OnWait<'_>) -> bool {
         let Some(guard) = self.guard.as_mut().filter(|_| self.own.is_none()) else {
             return false;
         };
@@ -438,14 +434,16 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while left > 0 {
             let (index, thawed) = match guard.next(deadline.min(patience), None) {
-                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, Ok(Was::Frozen)),
+                GuardEvent::Report(Report::Thawed(index, Ok(()))) => {
+                    (index, Ok(ThawOutcome::Frozen))
+                }
                 GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
-                    (index, Ok(Was::NotFrozen))
+                    (index, Ok(ThawOutcome::NotFrozen))
                 }
                 GuardEvent::Report(Report::Thawed(index, Err(errno))) => {
                     (index, Err(NotThawed::Refused(errno)))
                 }
-                GuardEvent::Report(Report::Spared(index)) => (index, Ok(Was::Untouched)),
+                GuardEvent::Report(Report::Spared(index)) => (index, Ok(ThawOutcome::Untouched)),
                 GuardEvent::Report(_) => continue,
                 GuardEvent::Gone => return false,
                 GuardEvent::Nothing | GuardEvent::Stopped => {
@@ -453,13 +451,13 @@ impl Freezer {
                         break;
                     }
                     patience = deadline;
-                    let first = self.held.iter().rev().find(|held| held.waits());
-                    first.inspect(|held| waits(Action::Thaw, &held.mount_point));
+                    let first = self.held.iter().rev().find(|held| held.is_waiting());
+                    first.inspect(|held| on_wait(Action::Thaw, &held.mount_point));
                     continue;
                 }
             };
             if let Some(held) = self.held.get_mut(index) {
-                if held.waits() {
+                if held.is_waiting() {
                     held.thawed = thawed;
                     left -= 1;
                 }
@@ -468,8 +466,8 @@ impl Freezer {
         true
     }
 
-    /// Thaws by threads of this process, until `deadline`: the guard is gone.
-    fn thaw_alone(&mut self, deadline: Instant, waits: OnWait<'_>) {
+    /// Thaws by threads of this process, waiting until `deadline`.
+    fn thaw_without_guard(&mut self, deadline: Instant, on_wait: OnWait<'_>) {
         if self.own.is_none() {
             let made = ThreadPool::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
             if let Ok(own) = &made {
@@ -488,7 +486,7 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while own.at_work() && Instant::now() < deadline {
             let mut news = [PollFd::new(&*own, PollFlags::IN)];
-            if let Ok(look) = Timespec::try_from(LOOK) {
+            if let Ok(look) = Timespec::try_from(CHECK_INTERVAL) {
                 let _ = poll(&mut news, Some(&look));
             }
             own.clear_news();
@@ -502,35 +500,37 @@ impl Freezer {
                     }
                 });
                 let first = first.and_then(|index| self.held.get(index));
-                first.inspect(|held| waits(Action::Thaw, &held.mount_point));
+                first.inspect(|held| on_wait(Action::Thaw, &held.mount_point));
             }
         }
         let held = &mut self.held;
         own.each(|index, state| {
             if let Some(held) = held.get_mut(index) {
                 held.thawed = match state {
-                    threads::State::Untouched | threads::State::Refused(_) => Ok(Was::Untouched),
-                    threads::State::Frozen | threads::State::Thawing => Err(NotThawed::Waits),
-                    threads::State::Thawed(Ok(())) => Ok(Was::Frozen),
-                    threads::State::Thawed(Err(Errno::INVAL)) => Ok(Was::NotFrozen),
+                    threads::State::Untouched | threads::State::Refused(_) => {
+                        Ok(ThawOutcome::Untouched)
+                    }
+                    threads::State::Frozen | threads::State::Thawing => Err(NotThawed::Waiting),
+                    threads::State::Thawed(Ok(())) => Ok(ThawOutcome::Frozen),
+                    threads::State::Thawed(Err(Errno::INVAL)) => Ok(ThawOutcome::NotFrozen),
                     threads::State::Thawed(Err(errno)) => Err(NotThawed::Refused(errno)),
                 };
             }
         });
     }
 
-    /// Does what a guard that was killed has left to do, but the thaw.
+    /// Cleans up after a guard that was killed; does not thaw.
     fn guard_is_gone(&mut self, freezing: bool) {
         let Some(guard) = self.guard.take() else {
             return;
         };
         if guard.left_rcu_expedited() {
-            // It could be told before.
+            // It was writable before.
             let _ = rcu_expedited::disable(Path::new(rcu_expedited::SWITCH));
         }
         if freezing {
-            // The kernel may not have come back to it, and freeze after the thaw what
-            // it was told to freeze before.
+            // A call of the guard that still hangs may freeze a file system after the
+            // thaw.
             let descriptors = Arc::clone(&self.descriptors);
             let theirs: Vec<bool> = self
                 .held
@@ -547,22 +547,22 @@ impl Freezer {
         }
     }
 
-    /// Thaws what somebody else may have left frozen, in the reverse order. What
-    /// could not be thawed is in [`Freezer::stuck`], too.
-    pub fn thaw_found(
+    /// Thaws what another program may have left frozen, in reverse order. What cannot be
+    /// thawed is also in [`Freezer::stuck`].
+    pub fn thaw_leftover(
         &mut self,
         found: Vec<Opened>,
         limit: Duration,
-        waits: OnWait<'_>,
+        on_wait: OnWait<'_>,
     ) -> Vec<ThawAttempt> {
         let tried = |device, mount_point: &Path, outcome| ThawAttempt {
             device,
             mount_point: mount_point.to_owned(),
             outcome,
         };
-        self.thaw(limit, waits);
+        self.thaw(limit, on_wait);
         if let Some((path, why)) = self.stuck().next() {
-            let outcome = || Err(format!("{path:?} is not thawed yet: {why}"));
+            let outcome = || Err(format!("{path:?} is still frozen: {why}"));
             let found = found.iter().rev();
             return found
                 .map(|it| tried(it.device, &it.mount_point, outcome()))
@@ -576,15 +576,15 @@ impl Freezer {
             .rev()
             .map(|it| (it.device, it.mount_point.clone()))
             .collect();
-        self.hold(found);
-        // Without a guard this process thaws.
+        self.take(found);
+        // Without a guard the threads of this process thaw.
         let _ = self.hand_over(Duration::ZERO);
-        let thawed = self.thaw(limit, waits);
+        let thawed = self.thaw(limit, on_wait);
         let outcome = |(device, mount_point): (DeviceNumber, PathBuf)| {
             let held = self.held.iter().find(|held| held.device == device);
             let outcome = match held.map(|held| held.thawed) {
                 Some(Err(why)) => Err(why.to_string()),
-                Some(Ok(was)) => Ok(was == Was::Frozen),
+                Some(Ok(was)) => Ok(was == ThawOutcome::Frozen),
                 None => Ok(!thawed.early.contains(&mount_point)),
             };
             tried(device, &mount_point, outcome)
@@ -594,20 +594,20 @@ impl Freezer {
 }
 
 impl Held {
-    fn noted(&self) -> FrozenFileSystem {
+    fn record(&self) -> FrozenFileSystem {
         FrozenFileSystem {
             device: self.device,
             mount_point: self.mount_point.clone(),
         }
     }
 
-    fn waits(&self) -> bool {
-        self.thawed == Err(NotThawed::Waits)
+    fn is_waiting(&self) -> bool {
+        self.thawed == Err(NotThawed::Waiting)
     }
 }
 
 impl Drop for Freezer {
-    /// What could not be thawed before is the guard's affair.
+    /// Thaws what is frozen. What is stuck is left to the guard.
     fn drop(&mut self) {
         if self.since.is_some() {
             self.thaw(THAW_BRIEF, &mut |_, _| ());
@@ -695,20 +695,20 @@ mod tests {
             .unwrap_err();
         let words = "freezing took longer than 3 s, all others are thawed again: the file system \
                      at \"/1\" waits for its disk, or for another one that was frozen before it; \
-                     name it in [vss.exclude] to leave it out";
+                     list it in [vss.exclude] to leave it out";
         assert_eq!(error.to_string(), words);
         let waits = [(Action::Freeze, "/1".into()), (Action::Thaw, "/1".into())];
         assert_eq!(waited, waits);
         assert_eq!(FAKE.frozen(&files), [false; 3]);
         assert!(!freezer.is_frozen());
         let stuck: Vec<_> = freezer.stuck().collect();
-        assert_eq!(stuck, [("/1".into(), NotThawed::Waits)]);
+        assert_eq!(stuck, [("/1".into(), NotThawed::Waiting)]);
         let (again, _) = file_systems(1, directory.path());
         let error = freezer.freeze(again, LONG, later(), None, &mut |_, _| ());
         let Err(FreezeError::Stuck { path, why }) = error else {
             panic!("{error:?}");
         };
-        assert_eq!((path, why), ("/1".into(), NotThawed::Waits));
+        assert_eq!((path, why), ("/1".into(), NotThawed::Waiting));
         // As soon as it goes on it is thawed, and all works.
         FAKE.change(&files[1], |it| it.freeze_hangs = false);
         freezer.thaw_stuck(&mut nothing_waits).unwrap();
@@ -739,7 +739,7 @@ mod tests {
         assert_eq!(thawed.thawed, 2);
         assert_eq!(FAKE.frozen(&files), [false, false, true]);
         let stuck: Vec<_> = freezer.stuck().collect();
-        assert_eq!(stuck, [("/2".into(), NotThawed::Waits)]);
+        assert_eq!(stuck, [("/2".into(), NotThawed::Waiting)]);
         let noted: Vec<_> = freezer.not_thawed().collect();
         assert_eq!(noted.len(), 1);
         assert_eq!(noted[0].mount_point, Path::new("/2"));
@@ -773,13 +773,13 @@ mod tests {
         FAKE.change(&files[2], |it| it.thaw_hangs = true);
         let mut freezer = Freezer::new(start);
         let mut waited = 0;
-        let tried = freezer.thaw_found(opened, THAW_BRIEF, &mut |_, _| waited += 1);
+        let tried = freezer.thaw_leftover(opened, THAW_BRIEF, &mut |_, _| waited += 1);
         let tried: Vec<_> = tried
             .into_iter()
             .map(|tried| (tried.mount_point, tried.outcome))
             .collect();
         let expected = [
-            ("/2".into(), Err(NotThawed::Waits.to_string())),
+            ("/2".into(), Err(NotThawed::Waiting.to_string())),
             ("/1".into(), Ok(true)),
             ("/0".into(), Ok(false)),
         ];

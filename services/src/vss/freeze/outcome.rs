@@ -1,4 +1,4 @@
-//! What came of a freeze, or of a thaw.
+//! Results of freezes and thaws.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,13 +8,13 @@ use rustix::io::Errno;
 
 use crate::vss::device_number::DeviceNumber;
 
-/// A file system that is not frozen, and stands in nobody's way.
+/// A file system that cannot be frozen and need not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Where it is mounted.
+    /// Its mount point.
     pub mount_point: PathBuf,
-    /// What the kernel said. `ESHUTDOWN` stands for whatever it says of a file
-    /// system that was shut down.
+    /// The error of the kernel. `ESHUTDOWN` stands for any error of a file system that was
+    /// shut down.
     pub errno: Errno,
 }
 
@@ -31,27 +31,27 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// What a freeze came to.
+/// The result of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreezeSummary {
-    /// How many file systems are frozen by this freeze.
+    /// How many file systems it froze.
     pub frozen: usize,
-    /// Where those are mounted that somebody else had frozen before.
+    /// The mount points of those that another program had frozen before.
     pub frozen_before: Vec<PathBuf>,
-    /// Those that could not be frozen, and need not be.
+    /// Those that could not be frozen and need not be.
     pub skipped: Vec<Skipped>,
-    /// From the first freeze to the last.
+    /// The time from the first freeze to the last.
     pub took: Duration,
-    /// Why the guard's memory is not locked, where it is not: what it needs may have
-    /// to come from a disk that stands still.
+    /// Why the guard's memory is not locked, if it is not: a page fault may have to wait for a
+    /// disk.
     pub not_locked: Option<Errno>,
 }
 
-/// What a thaw came to.
+/// The result of a thaw.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Thawed {
-    /// Where those are mounted that were thawed before by somebody else: what
-    /// was backed up may be inconsistent.
+pub struct ThawSummary {
+    /// The mount points of those that another program thawed before: the backup may be
+    /// inconsistent.
     pub early: Vec<PathBuf>,
     /// How many were thawed.
     pub thawed: usize,
@@ -59,13 +59,13 @@ pub struct Thawed {
     pub after: Duration,
 }
 
-/// A file system that was to be thawed.
+/// An attempt to thaw a file system.
 #[derive(Debug)]
 pub struct ThawAttempt {
-    /// The kernel's number for it.
+    /// Its device number.
     pub device: DeviceNumber,
-    /// Where it is mounted.
+    /// Its mount point.
     pub mount_point: PathBuf,
-    /// Whether it was frozen, or why it could not be thawed, in words.
+    /// Whether it was frozen, or why it cannot be thawed.
     pub outcome: Result<bool, String>,
 }
