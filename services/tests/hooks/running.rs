@@ -41,7 +41,7 @@ fn hooks_are_run_in_order_and_ended_in_reverse() {
 }
 
 #[test]
-fn each_hook_is_noted_before_it_is_started() {
+fn each_hook_is_recorded_before_it_is_started() {
     let hooks = Hooks::new();
     hooks.add("1", "");
     hooks.add("2", "");
@@ -246,7 +246,7 @@ fn when_time_is_short_the_rest_is_ended_side_by_side() {
 }
 
 #[test]
-fn one_that_cannot_be_killed_is_left_behind() {
+fn one_that_cannot_be_killed_is_abandoned() {
     let hooks = Hooks::new();
     hooks.add("1", "");
     // Whoever looks into it waits for a writer.
@@ -257,7 +257,7 @@ fn one_that_cannot_be_killed_is_left_behind() {
     assert_eq!(hooks.journal(), ["1 thaw"]);
     let warnings = hooks.log.of("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("/2 neither ends"), "{warnings:?}");
+    assert!(warnings[0].contains("/2 cannot be killed"), "{warnings:?}");
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn a_hook_that_talks_without_end_is_cut_short() {
     let lines = hooks.log.lines();
     assert_eq!(lines.len(), 10 + 1 + 1 + 1, "{lines:?}");
     assert_eq!(lines[9], "INFO hook 1: 10");
-    assert_eq!(lines[10], "INFO hook 1: more lines, left out");
+    assert_eq!(lines[10], "INFO hook 1: further lines are omitted");
     assert_eq!(lines[11], format!("INFO hook 1: {}", "x".repeat(300)));
 }
 

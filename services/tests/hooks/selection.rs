@@ -31,7 +31,10 @@ fn a_directory_that_cannot_be_read_is_an_error() {
     fs::remove_dir(&hooks.config.directory).unwrap();
     fs::write(&hooks.config.directory, "").unwrap();
     let error = in_words(&hooks.freeze().unwrap_err());
-    assert!(error.starts_with("cannot read the directory"), "{error}");
+    assert!(
+        error.starts_with("cannot read the hook directory"),
+        "{error}"
+    );
     assert!(error.contains("Not a directory"), "{error}");
 }
 

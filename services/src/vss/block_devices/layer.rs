@@ -1,54 +1,53 @@
-//! What a stack of block devices consists of.
+//! A layer of stacked block devices.
 
 use std::path::PathBuf;
 
 use super::location::Location;
 
-/// A block device that a file system needs.
+/// A block device that a file system is on, directly or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// What the kernel calls it below `/dev`, such as `/dev/dm-0`; the path that
-    /// the file system was mounted with, where there is no such device.
+    /// The kernel's name below `/dev`, such as `/dev/dm-0`; the path that the file system was
+    /// mounted with, if there is no such device.
     pub node: PathBuf,
-    /// What makes it.
+    /// Its kind.
     pub kind: Kind,
-    /// How many layers are above it at least: 0 for what the file system itself
-    /// is on.
+    /// The least number of layers above it: 0 if the file system itself is on it.
     pub depth: usize,
-    /// The layers right below it, by their nodes.
+    /// The nodes of the layers directly below it.
     pub below: Vec<PathBuf>,
 }
 
-/// What makes a block device.
+/// The kind of a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A disk, and where it is.
+    /// A disk, with its location.
     Disk(Option<Location>),
     /// A partition of the device below it.
     Partition,
     /// Device mapper.
     Mapper {
-        /// What it is for: `lvm`, `crypt`, `multipath`, `partition` (by kpartx),
+        /// Its purpose: `lvm`, `crypt`, `multipath`, `partition` (by kpartx),
         /// or the first part of its UUID; `dm` where it has none.
         purpose: String,
         /// Its name below `/dev/mapper`.
         name: String,
     },
-    /// An array of md: its level, such as `raid1`.
+    /// An md array, by its level, such as `raid1`.
     Raid(String),
-    /// A loop device: its file. It has none where it is made of a device.
+    /// A loop device, with its backing file, unless that is a device.
     Loop(Option<PathBuf>),
-    /// Another driver that makes devices, such as `bcache` or `zram`.
+    /// A device of another driver, such as `bcache` or `zram`.
     Virtual(String),
-    /// A program serves it, on this machine or on another: by which driver or
-    /// protocol, such as `nbd` or `iscsi`. It may be made of anything.
+    /// A program on this machine or on another one serves it, by a driver or protocol such as
+    /// `nbd` or `iscsi`. It may be made of anything.
     Served(&'static str),
-    /// Nothing is known of it: it may be made of anything.
+    /// An unknown device. It may be made of anything.
     Unknown,
 }
 
 impl Kind {
-    /// The kind in a word.
+    /// Returns the kind as a word.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Disk(_) => "disk",

@@ -1,4 +1,4 @@
-//! Where a disk is: its controller and its place there.
+//! The location of a disk: its controller, and its place on that.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +17,7 @@ const FIBRE_CHANNEL: Guid = Guid::from_u128(0x2f9bcc4a_0069_4af3_b76b_6fd0be528c
 /// system, and the others are data disks, from LUN 0 at namespace 2 on.
 const AZURE_REMOTE: &str = "MSFT NVMe Accelerator v1.0";
 
-/// Where a disk is.
+/// The location of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// On a SCSI controller of Hyper-V.
@@ -91,7 +91,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// Where the disk with this directory in sysfs is, if that can be told.
+/// Returns the location of the disk with this directory in sysfs, if known.
 pub(super) fn of(directory: &Path) -> Option<Location> {
     let name = directory.file_name()?.to_string_lossy();
     if name.starts_with("pmem") {
@@ -124,7 +124,7 @@ pub(super) fn of(directory: &Path) -> Option<Location> {
     })
 }
 
-/// Host, channel, target and LUN: the name of a directory above the disk's.
+/// Returns host, channel, target and LUN, from the name of a directory above the disk's.
 fn scsi_address(directory: &Path) -> Option<String> {
     let is_address = |name: &str| {
         let numbers: Vec<_> = name.split(':').collect();
@@ -136,7 +136,7 @@ fn scsi_address(directory: &Path) -> Option<String> {
     name.to_str().map(str::to_owned)
 }
 
-/// Class and instance of the VMBus device that a disk is at.
+/// Returns class and instance of the VMBus device of a disk.
 fn vmbus_device(directory: &Path) -> Option<(Guid, Guid)> {
     directory.ancestors().find_map(|ancestor| {
         let guid = |name| attribute(ancestor, name)?.parse().ok();
@@ -144,7 +144,7 @@ fn vmbus_device(directory: &Path) -> Option<(Guid, Guid)> {
     })
 }
 
-/// By what a disk is served that may be on this machine or on another, if it is.
+/// Returns the driver or protocol by which a program serves the disk, if one does.
 pub(super) fn served_by(directory: &Path) -> Option<&'static str> {
     let name = directory.file_name()?.to_string_lossy();
     let drivers = [("nbd", "nbd"), ("ublkb", "ublk"), ("rbd", "rbd")];
@@ -173,8 +173,8 @@ pub(super) fn served_by(directory: &Path) -> Option<&'static str> {
     })
 }
 
-/// The directories of a disk in sysfs: its own, and those of the controllers that
-/// it is reached by, where NVMe has several.
+/// Returns the directories of a disk in sysfs: its own, and those of its controllers, of
+/// which NVMe may have several.
 fn paths(directory: &Path) -> Vec<PathBuf> {
     let mut paths = vec![directory.to_owned()];
     let controllers = fs::read_dir(directory.join("device")).into_iter().flatten();

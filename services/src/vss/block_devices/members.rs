@@ -1,4 +1,4 @@
-//! Which block devices a file system itself is on.
+//! Finds the block devices that a file system itself is on.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -15,13 +15,12 @@ use crate::vss::sysfs::{attribute, node, under};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Member {
     Number(DeviceNumber),
-    /// What it was mounted with, where that is no device's node.
+    /// The path that it was mounted with, if that is no device.
     Path(PathBuf),
 }
 
-/// The block devices that a file system is on: the one that its number names,
-/// or, where that is no block device's, those that it says it has; and those that
-/// its log or journal is on.
+/// Returns the block devices that a file system is on: the one with its device number, or
+/// else those that it names; and those of its log or journal.
 pub(super) fn members(root: &Path, file_system: &FileSystem) -> Vec<Member> {
     let named = |path: &Path| match number(root, path) {
         Some(number) => Member::Number(number),
@@ -35,7 +34,7 @@ pub(super) fn members(root: &Path, file_system: &FileSystem) -> Vec<Member> {
         let all = all.flatten().unwrap_or_else(|| vec![one]);
         all.into_iter().map(Member::Number).collect()
     } else if file_system.kind == "bcachefs" {
-        // It has all of them in a row.
+        // The source lists all devices.
         source
             .split(':')
             .map(|path| named(Path::new(path)))
@@ -48,7 +47,7 @@ pub(super) fn members(root: &Path, file_system: &FileSystem) -> Vec<Member> {
     members
 }
 
-/// The devices of the btrfs file system that has this one.
+/// Returns the devices of the btrfs file system that is on this one.
 fn of_btrfs(root: &Path, one: DeviceNumber) -> Option<Vec<DeviceNumber>> {
     let file_systems = fs::read_dir(root.join("sys/fs/btrfs")).ok()?.flatten();
     let mut members = file_systems.filter_map(|entry| {
@@ -61,15 +60,14 @@ fn of_btrfs(root: &Path, one: DeviceNumber) -> Option<Vec<DeviceNumber>> {
     Some(members)
 }
 
-/// The device that has the journal of an ext3 or ext4, if that is another one. The
-/// kernel does not tell which; but while such a file system is mounted, its
-/// superblock has the number of that device, and is in memory.
+/// Returns the external journal device of an ext3 or ext4, if it has one. The kernel does
+/// not show it, but the superblock, which is cached while mounted, has its number.
 fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber> {
     if !matches!(&*file_system.kind, "ext3" | "ext4") {
         return None;
     }
     let node = node(root, file_system.device)?;
-    // Each journal is here, and one in an inode has its number after the device.
+    // Each journal is here; an internal one has its inode number after the device.
     let name = node.strip_prefix("/dev").ok()?.to_str()?.replace('/', "!");
     let mut journals = fs::read_dir(root.join("proc/fs/jbd2")).ok()?.flatten();
     let own = journals.any(|entry| {
@@ -90,8 +88,7 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
     external_journal(&superblock)
 }
 
-/// The device of the journal that is outside of the file system with this
-/// superblock.
+/// Returns the external journal device in this superblock.
 fn external_journal(superblock: &[u8; 1024]) -> Option<DeviceNumber> {
     const HAS_JOURNAL: u32 = 4;
     let word = |at: usize| {
@@ -101,7 +98,7 @@ fn external_journal(superblock: &[u8; 1024]) -> Option<DeviceNumber> {
     let is_ext4 = word(0x38)? & 0xffff == 0xef53;
     let has_journal = word(0x5c)? & HAS_JOURNAL != 0;
     let (inode, device) = (word(0xe0)?, word(0xe4)?);
-    // As the kernel writes numbers of devices to disks.
+    // The on-disk encoding of device numbers (new_decode_dev).
     let number = DeviceNumber {
         major: device >> 8 & 0xfff,
         minor: device & 0xff | device >> 12 & 0xf_ff00,
@@ -109,9 +106,8 @@ fn external_journal(superblock: &[u8; 1024]) -> Option<DeviceNumber> {
     (is_ext4 && has_journal && inode == 0 && device != 0).then_some(number)
 }
 
-/// The number of the block device that has this node, or a link below `/dev` that
-/// leads to it. Nothing else is looked at: to look at a path may take for ever,
-/// if it is another machine's.
+/// Returns the number of the block device with this node, or with a link below `/dev`. Looks
+/// up no other path, since that may block forever.
 pub(in super::super) fn number(root: &Path, node: &Path) -> Option<DeviceNumber> {
     let mut below = node.strip_prefix("/dev").ok()?.components();
     if !below.all(|name| matches!(name, Component::Normal(_))) {

@@ -1,9 +1,8 @@
-//! What block devices lie on: `/sys/dev/block`.
+//! Stacked block devices, from `/sys/dev/block`.
 //!
-//! `walk` goes from the devices that a file system is on (`members`) down to
-//! the disks, and says of each device what makes it (`layer`) and of each disk
-//! where it is (`location`). Both the order of a plan and what people are told of
-//! it come from that.
+//! `walk` goes from the devices that a file system is on (`members`) down to the disks, and
+//! returns the kind of each (`layer`) and the location of each disk (`location`). The
+//! freeze order and the output of `vss plan` come from that.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -27,25 +26,23 @@ pub use self::layer::{Kind, Layer};
 pub use self::location::{Azure, Location};
 pub(super) use self::members::number;
 
-/// At the bottom of a stack, where that is no disk.
+/// The bottom of stacked devices that is no disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Bottom {
-    /// A file of which a loop device is made.
+    /// The backing file of a loop device.
     File(PathBuf),
-    /// A device that may be made of anything: a program serves it, or nothing is
-    /// known of it.
+    /// A device that may be made of anything: a program serves it, or it is unknown.
     Unknown(PathBuf),
 }
 
-/// A device on the way down, by its directory in sysfs, or by its node where it
-/// has none.
+/// A device on the way down, by its directory in sysfs, or else by its node.
 enum Found {
     Directory(PathBuf),
     Node(PathBuf),
 }
 
-/// The devices that a file system is on, and all below them: each once, those
-/// with fewer layers above them first.
+/// Returns the devices that a file system is on and all below them, breadth first, each
+/// once.
 pub(super) fn walk(root: &Path, file_system: &FileSystem) -> Vec<Layer> {
     let found = members(root, file_system).into_iter();
     let found = found.map(|member| match member {
@@ -75,14 +72,14 @@ pub(super) fn walk(root: &Path, file_system: &FileSystem) -> Vec<Layer> {
     layers
 }
 
-/// The kernel's nodes of the devices that a file system itself is on.
+/// Returns the nodes of the devices that a file system itself is on.
 pub(super) fn nodes(layers: &[Layer]) -> Vec<PathBuf> {
     let own = layers.iter().filter(|layer| layer.depth == 0);
     let known = own.filter(|layer| layer.kind != Kind::Unknown);
     known.map(|layer| layer.node.clone()).collect()
 }
 
-/// What is at the bottom of layers. A disk has nothing below it.
+/// Returns what is at the bottom and is no disk.
 pub(super) fn bottom(layers: &[Layer]) -> Vec<Bottom> {
     let bottom = layers.iter().filter_map(|layer| match &layer.kind {
         Kind::Loop(file) => file.clone().map(Bottom::File),
@@ -110,7 +107,8 @@ fn by_number(root: &Path, device: DeviceNumber) -> Found {
     }
 }
 
-/// What makes the device with this directory in sysfs, and what is right below it.
+/// Returns the kind of the device with this directory in sysfs, and the devices directly
+/// below it.
 fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
     if directory.join("partition").exists() {
         let whole = directory.parent().map(Path::to_owned);
@@ -128,7 +126,7 @@ fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let driver = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
     if let Some(file) = backing_file(directory) {
-        // To make a loop device of another device is possible too.
+        // A loop device can be backed by another device.
         return match number(root, &file) {
             Some(device) => (Kind::Loop(None), vec![by_number(root, device)]),
             None => (Kind::Loop(Some(file)), Vec::new()),
@@ -154,8 +152,8 @@ fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
     (kind, below.collect())
 }
 
-/// What a device of device mapper with this UUID is for. Whoever makes one puts
-/// its own name first, and a dash.
+/// Returns the purpose of a device-mapper device with this UUID. The program that made it
+/// put its name and a dash in front.
 fn purpose(uuid: &str) -> &str {
     match uuid.split_once('-').map_or("", |(first, _)| first) {
         "" => "dm",
@@ -168,7 +166,7 @@ fn purpose(uuid: &str) -> &str {
     }
 }
 
-/// The file of a loop device.
+/// Returns the backing file of a loop device.
 fn backing_file(directory: &Path) -> Option<PathBuf> {
     let mut file = bytes(&directory.join("loop/backing_file"))?;
     if file.last() == Some(&b'\n') {
@@ -177,7 +175,7 @@ fn backing_file(directory: &Path) -> Option<PathBuf> {
     Some(OsString::from_vec(file).into())
 }
 
-/// The mount in which a loop device's file is; `None` where that cannot be told.
+/// Returns the mount of a loop device's backing file, if known.
 pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
     let open = |path: &Path| {
         blocking::enter(path).ok()?;
@@ -185,8 +183,8 @@ pub(super) fn mount_of(root: &Path, file: &Path) -> Option<u64> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).ok()
     };
-    // The kernel says so after the name of a file that has none any more. It is
-    // where its directory is.
+    // The kernel appends this to the name of a file that was removed. It is on the file
+    // system of its directory.
     let deleted = || {
         let name = file.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
         open(Path::new(OsStr::from_bytes(name)).parent()?)

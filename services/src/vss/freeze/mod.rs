@@ -16,7 +16,7 @@ pub use self::error::{FreezeError, NotThawed};
 pub use self::outcome::{FreezeSummary, Skipped, ThawAttempt, ThawSummary};
 use super::device_number::DeviceNumber;
 use super::guard::threads::{self, Kernel, ThreadPool};
-use super::guard::{Guard, GuardError, GuardEvent, GuardState, Report};
+use super::guard::{Guard, GuardError, GuardEvent, GuardReport, GuardState};
 use super::open::Opened;
 use super::rcu_expedited;
 use super::state_file::FrozenFileSystem;
@@ -159,7 +159,7 @@ impl Freezer {
 
     /// Returns the process ID of the guard.
     pub fn guard_pid(&self) -> Option<u32> {
-        self.guard.as_ref().and_then(Guard::process)
+        self.guard.as_ref().and_then(Guard::pid)
     }
 
     /// Returns the guard while its reports have to be handled at once.
@@ -273,8 +273,8 @@ impl Freezer {
         guard.freeze();
         loop {
             match guard.next(deadline, stop) {
-                GuardEvent::Report(Report::Frozen) => return refused,
-                GuardEvent::Report(Report::Waits(index)) => {
+                GuardEvent::Report(GuardReport::Frozen) => return refused,
+                GuardEvent::Report(GuardReport::Waiting(index)) => {
                     waited_for = self
                         .held
                         .get_mut(index)
@@ -283,7 +283,7 @@ impl Freezer {
                         .as_deref()
                         .inspect(|path| on_wait(Action::Freeze, path));
                 }
-                GuardEvent::Report(Report::Refused(index, source)) => {
+                GuardEvent::Report(GuardReport::Refused(index, source)) => {
                     let Some(held) = self.held.get_mut(index) else {
                         continue;
                     };
@@ -291,12 +291,12 @@ impl Freezer {
                         Errno::BUSY => State::FrozenBefore,
                         _ => State::Skipped(source),
                     };
-                    if !threads::goes_on(source) {
+                    if !threads::is_skippable(source) {
                         let path = held.mount_point.clone();
                         refused = Err(FreezeError::FileSystem { path, source });
                     }
                 }
-                GuardEvent::Report(Report::TimeLimit) | GuardEvent::Nothing => {
+                GuardEvent::Report(GuardReport::TimeLimit) | GuardEvent::Timeout => {
                     let path = waited_for;
                     return Err(FreezeError::TooSlow { limit, path });
                 }
@@ -331,13 +331,15 @@ impl Freezer {
         }
         while let Some(guard) = &mut self.guard {
             let (index, was) = match guard.next(Instant::now(), None) {
-                GuardEvent::Report(Report::Thawed(index, Ok(()))) => (index, ThawOutcome::Frozen),
-                GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
+                GuardEvent::Report(GuardReport::Thawed(index, Ok(()))) => {
+                    (index, ThawOutcome::Frozen)
+                }
+                GuardEvent::Report(GuardReport::Thawed(index, Err(Errno::INVAL))) => {
                     (index, ThawOutcome::NotFrozen)
                 }
-                GuardEvent::Report(Report::Spared(index)) => (index, ThawOutcome::Untouched),
+                GuardEvent::Report(GuardReport::Skipped(index)) => (index, ThawOutcome::Untouched),
                 GuardEvent::Report(_) => continue,
-                GuardEvent::Nothing | GuardEvent::Stopped => break,
+                GuardEvent::Timeout | GuardEvent::Stopped => break,
                 GuardEvent::Gone => {
                     self.guard_is_gone(true);
                     break;
@@ -434,19 +436,21 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while left > 0 {
             let (index, thawed) = match guard.next(deadline.min(patience), None) {
-                GuardEvent::Report(Report::Thawed(index, Ok(()))) => {
+                GuardEvent::Report(GuardReport::Thawed(index, Ok(()))) => {
                     (index, Ok(ThawOutcome::Frozen))
                 }
-                GuardEvent::Report(Report::Thawed(index, Err(Errno::INVAL))) => {
+                GuardEvent::Report(GuardReport::Thawed(index, Err(Errno::INVAL))) => {
                     (index, Ok(ThawOutcome::NotFrozen))
                 }
-                GuardEvent::Report(Report::Thawed(index, Err(errno))) => {
+                GuardEvent::Report(GuardReport::Thawed(index, Err(errno))) => {
                     (index, Err(NotThawed::Refused(errno)))
                 }
-                GuardEvent::Report(Report::Spared(index)) => (index, Ok(ThawOutcome::Untouched)),
+                GuardEvent::Report(GuardReport::Skipped(index)) => {
+                    (index, Ok(ThawOutcome::Untouched))
+                }
                 GuardEvent::Report(_) => continue,
                 GuardEvent::Gone => return false,
-                GuardEvent::Nothing | GuardEvent::Stopped => {
+                GuardEvent::Timeout | GuardEvent::Stopped => {
                     if deadline <= Instant::now() {
                         break;
                     }
@@ -472,7 +476,7 @@ impl Freezer {
             let made = ThreadPool::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
             if let Ok(own) = &made {
                 let held = &self.held;
-                own.take_for_frozen(|index| {
+                own.assume_frozen(|index| {
                     held.get(index)
                         .is_some_and(|held| held.state != State::Ours)
                 });
@@ -484,13 +488,13 @@ impl Freezer {
         };
         own.thaw();
         let mut patience = Instant::now() + PATIENCE;
-        while own.at_work() && Instant::now() < deadline {
+        while own.is_busy() && Instant::now() < deadline {
             let mut news = [PollFd::new(&*own, PollFlags::IN)];
             if let Ok(look) = Timespec::try_from(CHECK_INTERVAL) {
                 let _ = poll(&mut news, Some(&look));
             }
-            own.clear_news();
-            own.go_on();
+            own.clear_event();
+            own.escalate();
             if patience <= Instant::now() {
                 patience = deadline;
                 let mut first = None;

@@ -1,5 +1,5 @@
-//! What the agent and its guard tell each other: records of nine bytes, those to
-//! the guard some with descriptors.
+//! The messages between the agent and its guard: records of nine bytes. Some of those to
+//! the guard carry descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -12,36 +12,35 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Descriptors that go with one record; the kernel takes a few more.
-pub(super) const MOST_AT_ONCE: usize = 200;
+/// How many descriptors one record carries; the kernel allows a few more.
+pub(super) const MAX_DESCRIPTORS: usize = 200;
 
-/// What the agent tells the guard.
+/// A command of the agent to the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Forget what you hold; what follows may be frozen for so many milliseconds.
+pub(super) enum GuardCommand {
+    /// Forget all file systems; those that follow may be frozen for so many milliseconds.
     Begin(u64),
-    /// With this record come so many descriptors of file systems, in the order
-    /// in which they are going to be frozen.
+    /// This record carries the descriptors of so many file systems, in freeze order.
     Hold(u64),
-    /// That was all: make ready.
-    Go,
+    /// These were all: prepare to freeze.
+    Prepare,
     /// Freeze them.
     Freeze,
-    /// Thaw them, and say of each how that went; where there was no order to freeze,
-    /// all of them are taken for frozen.
+    /// Thaw them, and report the result of each. Without a command to freeze, all of them are
+    /// assumed to be frozen.
     Thaw,
     /// All are thawed: forget them.
     Release,
 }
 
-impl Order {
+impl GuardCommand {
     const LEN: usize = 9;
 
     fn encode(self) -> [u8; Self::LEN] {
         let (kind, value) = match self {
             Self::Begin(milliseconds) => (0, milliseconds),
             Self::Hold(count) => (1, count),
-            Self::Go => (2, 0),
+            Self::Prepare => (2, 0),
             Self::Freeze => (3, 0),
             Self::Thaw => (4, 0),
             Self::Release => (5, 0),
@@ -59,7 +58,7 @@ impl Order {
         match kind {
             0 => Some(Self::Begin(value)),
             1 => Some(Self::Hold(value)),
-            2 => Some(Self::Go),
+            2 => Some(Self::Prepare),
             3 => Some(Self::Freeze),
             4 => Some(Self::Thaw),
             5 => Some(Self::Release),
@@ -67,14 +66,13 @@ impl Order {
         }
     }
 
-    /// Sends it, with `descriptors` of which there are at most
-    /// [`MOST_AT_ONCE`].
+    /// Sends the command with at most [`MAX_DESCRIPTORS`] descriptors.
     pub(super) fn send(
         self,
         socket: &UnixStream,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::ArgumentListTooLong.into());
@@ -88,12 +86,12 @@ impl Order {
         (&*socket).write_all(record.get(sent..).unwrap_or_default())
     }
 
-    /// Receives one, with its descriptors; `None` where the agent is gone.
+    /// Receives a command with its descriptors; `None` if the agent is gone.
     pub(super) fn recv(
         socket: &UnixStream,
         descriptors: &mut Vec<OwnedFd>,
     ) -> io::Result<Option<Self>> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut record = [0; Self::LEN];
         let received = rustix::io::retry_on_intr(|| {
@@ -101,7 +99,7 @@ impl Order {
             recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)
         });
         let received = match received {
-            // It went before it had read all reports.
+            // The agent ended before it had read all reports.
             Err(Errno::CONNRESET) => return Ok(None),
             received => received?,
         };
@@ -124,33 +122,33 @@ impl Order {
     }
 }
 
-/// What the guard tells the agent.
+/// A report of the guard to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Report {
-    /// It has every descriptor, and all that it needs. Whether its memory is locked,
-    /// so that it waits for no disk.
+pub(in super::super) enum GuardReport {
+    /// The guard is ready to freeze. Whether its memory is locked, so that it waits for no
+    /// disk.
     Ready(Result<(), Errno>),
-    /// The kernel is about to be told to hurry.
-    Hurries,
-    /// And that it need not any more.
-    Calm,
-    /// The file system of this index takes its time to freeze.
-    Waits(usize),
-    /// It could not be frozen. `ESHUTDOWN` stands for any error of a file system
-    /// that was shut down.
+    /// `rcu_expedited` is about to be set.
+    RcuExpedited,
+    /// `rcu_expedited` was reset.
+    RcuNormal,
+    /// Freezing the file system with this index takes long.
+    Waiting(usize),
+    /// It cannot be frozen. `ESHUTDOWN` stands for any error of a file system that was shut
+    /// down.
     Refused(usize, Errno),
-    /// All is frozen, or as much as was before one that could not be.
+    /// All are frozen, or all before one that cannot be.
     Frozen,
-    /// The time was over, and all is being thawed.
+    /// The time limit was reached, and all are being thawed.
     TimeLimit,
-    /// This one was thawed, or could not be.
+    /// It was thawed, or cannot be.
     Thawed(usize, Result<(), Errno>),
-    /// This one was not frozen by the guard, and was not thawed.
-    Spared(usize),
+    /// The guard did not freeze it, and did not thaw it.
+    Skipped(usize),
 }
 
-impl Report {
-    /// Bytes of a record.
+impl GuardReport {
+    /// The length of a record.
     pub(super) const LEN: usize = 9;
 
     pub(super) fn encode(self) -> [u8; Self::LEN] {
@@ -158,14 +156,14 @@ impl Report {
         let said = |said: Result<(), Errno>| said.err().map_or(0, number);
         let (kind, index, value) = match self {
             Self::Ready(locked) => (0, 0, said(locked)),
-            Self::Hurries => (1, 0, 0),
-            Self::Calm => (2, 0, 0),
-            Self::Waits(index) => (3, index, 0),
+            GuardReport::RcuExpedited => (1, 0, 0),
+            GuardReport::RcuNormal => (2, 0, 0),
+            Self::Waiting(index) => (3, index, 0),
             Self::Refused(index, errno) => (4, index, number(errno)),
             Self::Frozen => (5, 0, 0),
             Self::TimeLimit => (6, 0, 0),
             Self::Thawed(index, outcome) => (7, index, said(outcome)),
-            Self::Spared(index) => (8, index, 0),
+            Self::Skipped(index) => (8, index, 0),
         };
         let [i0, i1, i2, i3] = u32::try_from(index).unwrap_or(u32::MAX).to_le_bytes();
         let [v0, v1, v2, v3] = u32::to_le_bytes(value);
@@ -183,14 +181,14 @@ impl Report {
         };
         Ok(match (kind, said) {
             (0, locked) => Self::Ready(locked),
-            (1, _) => Self::Hurries,
-            (2, _) => Self::Calm,
-            (3, _) => Self::Waits(index),
+            (1, _) => GuardReport::RcuExpedited,
+            (2, _) => GuardReport::RcuNormal,
+            (3, _) => Self::Waiting(index),
             (4, Err(errno)) => Self::Refused(index, errno),
             (5, _) => Self::Frozen,
             (6, _) => Self::TimeLimit,
             (7, said) => Self::Thawed(index, said),
-            (8, _) => Self::Spared(index),
+            (8, _) => Self::Skipped(index),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         })
     }
@@ -204,65 +202,65 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_and_their_descriptors_arrive_in_order() {
+    fn commands_and_their_descriptors_arrive_in_order() {
         let (agent, guard) = UnixStream::pair().unwrap();
         let file = File::open("/proc/self/stat").unwrap();
-        let many = vec![file.as_fd(); MOST_AT_ONCE];
-        let orders = [
-            (Order::Begin(600_000), &many[..0]),
-            (Order::Hold(MOST_AT_ONCE as u64), &many[..]),
-            (Order::Hold(1), &many[..1]),
-            (Order::Go, &many[..0]),
-            (Order::Freeze, &many[..0]),
-            (Order::Thaw, &many[..0]),
-            (Order::Release, &many[..0]),
+        let many = vec![file.as_fd(); MAX_DESCRIPTORS];
+        let commands = [
+            (GuardCommand::Begin(600_000), &many[..0]),
+            (GuardCommand::Hold(MAX_DESCRIPTORS as u64), &many[..]),
+            (GuardCommand::Hold(1), &many[..1]),
+            (GuardCommand::Prepare, &many[..0]),
+            (GuardCommand::Freeze, &many[..0]),
+            (GuardCommand::Thaw, &many[..0]),
+            (GuardCommand::Release, &many[..0]),
         ];
-        for (order, descriptors) in orders {
-            order.send(&agent, descriptors).unwrap();
+        for (command, descriptors) in commands {
+            command.send(&agent, descriptors).unwrap();
         }
-        for (order, sent) in orders {
+        for (command, sent) in commands {
             let mut descriptors = Vec::new();
-            let received = Order::recv(&guard, &mut descriptors).unwrap();
-            assert_eq!(received, Some(order));
+            let received = GuardCommand::recv(&guard, &mut descriptors).unwrap();
+            assert_eq!(received, Some(command));
             assert_eq!(descriptors.len(), sent.len());
         }
         (&agent).write_all(&[2, 0, 0]).unwrap();
         drop(agent);
-        assert_eq!(Order::recv(&guard, &mut Vec::new()).unwrap(), None);
+        assert_eq!(GuardCommand::recv(&guard, &mut Vec::new()).unwrap(), None);
     }
 
     #[test]
-    fn an_unknown_order_is_an_error() {
+    fn an_unknown_command_is_an_error() {
         let (agent, guard) = UnixStream::pair().unwrap();
-        (&agent).write_all(&[9; Order::LEN]).unwrap();
-        let error = Order::recv(&guard, &mut Vec::new()).unwrap_err();
+        (&agent).write_all(&[9; GuardCommand::LEN]).unwrap();
+        let error = GuardCommand::recv(&guard, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
-    fn reports_are_what_they_were() {
+    fn reports_survive_encoding() {
         let reports = [
-            Report::Ready(Ok(())),
-            Report::Ready(Err(Errno::PERM)),
-            Report::Hurries,
-            Report::Calm,
-            Report::Waits(7),
-            Report::Refused(0xffff_ffff, Errno::ROFS),
-            Report::Frozen,
-            Report::TimeLimit,
-            Report::Thawed(1 << 16, Ok(())),
-            Report::Thawed(3, Err(Errno::INVAL)),
-            Report::Spared(2),
+            GuardReport::Ready(Ok(())),
+            GuardReport::Ready(Err(Errno::PERM)),
+            GuardReport::RcuExpedited,
+            GuardReport::RcuNormal,
+            GuardReport::Waiting(7),
+            GuardReport::Refused(0xffff_ffff, Errno::ROFS),
+            GuardReport::Frozen,
+            GuardReport::TimeLimit,
+            GuardReport::Thawed(1 << 16, Ok(())),
+            GuardReport::Thawed(3, Err(Errno::INVAL)),
+            GuardReport::Skipped(2),
         ];
         for report in reports {
-            assert_eq!(Report::decode(report.encode()).unwrap(), report);
+            assert_eq!(GuardReport::decode(report.encode()).unwrap(), report);
         }
         for wrong in [
-            [9; Report::LEN],
+            [9; GuardReport::LEN],
             [4, 0, 0, 0, 0, 0, 0, 0, 0],
-            [7; Report::LEN],
+            [7; GuardReport::LEN],
         ] {
-            assert!(Report::decode(wrong).is_err(), "{wrong:?}");
+            assert!(GuardReport::decode(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The agent's end of its guard: the process that freezes and thaws.
+//! The agent's side of its guard: the watchdog process that freezes and thaws.
 //!
-//! It is started with the service, before anything is frozen, from the agent's
-//! own executable. The two are joined by a socket; each knows that the other is
-//! gone when it is closed, and the guard by the end of the thread that started it
-//! too. A guard that is gone is started anew before the next freeze.
+//! The guard is started with the service, before anything is frozen, from the agent's own
+//! executable. A socket connects the two: each knows by its end that the other is gone.
+//! The guard also knows it by the end of the thread that started it. A guard that is gone
+//! is started again before the next freeze.
 //!
-//! No thread of the agent asks the kernel to freeze or to thaw while the guard is
-//! there: the kernel may not come back from that, and a process with such a thread
-//! does not end, whatever it is sent. Its devices and its locks would stay taken.
+//! While there is a guard no thread of the agent calls `FIFREEZE` or `FITHAW`. Either may
+//! hang in the kernel, and a process with a thread that hangs does not end, whatever
+//! signal it gets: its devices and locks would stay taken.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,8 +20,8 @@ use std::{fs, thread};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-pub(super) use self::message::Report;
-use self::message::{MOST_AT_ONCE, Order};
+pub(super) use self::message::GuardReport;
+use self::message::{GuardCommand, MAX_DESCRIPTORS};
 use crate::timeouts::GUARD_EXIT;
 use crate::{subprocess, sys};
 
@@ -31,28 +31,27 @@ mod message;
 pub mod process;
 pub mod threads;
 
-/// The argument by which the agent's executable becomes the guard
-/// ([`process::main`]).
+/// The argument that makes the agent's executable run [`process::main`].
 pub const ARGUMENT: &str = "vss-guard";
 
 /// How long the guard may take to answer: it has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it is looked at whether a guard that says nothing is still there.
+/// How often a silent guard is checked for being alive.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A guard that runs.
+/// A guard that was started.
 #[derive(Debug)]
 pub struct Guard {
     socket: UnixStream,
     process: Option<Child>,
     /// Whether its memory is locked while anything is frozen.
     locked: Result<(), Errno>,
-    /// Whether the kernel was told to hurry.
-    hurries: bool,
+    /// Whether it has set `rcu_expedited`.
+    rcu_expedited: bool,
 }
 
-/// Why there is no guard.
+/// There is no guard.
 #[derive(Debug, thiserror::Error)]
 #[error("the guard process, without which nothing is frozen, {doing}")]
 pub struct GuardError {
@@ -60,36 +59,36 @@ pub struct GuardError {
     source: io::Error,
 }
 
-/// What the guard has to say that was not asked.
+/// What a guard does that was not told to do anything new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardState {
-    /// It runs.
+    /// It keeps file systems frozen, or waits for commands.
     Running,
-    /// The time was over, and it thaws.
+    /// The time limit was reached, and it thaws.
     TimeLimit,
     /// It is gone.
     Gone,
 }
 
-/// What came of waiting for the guard.
+/// What ended a wait for the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GuardEvent {
-    Report(Report),
-    /// Nothing, in time.
-    Nothing,
-    /// Nothing, before the agent was told to end.
+    Report(GuardReport),
+    /// The deadline.
+    Timeout,
+    /// The agent is being stopped.
     Stopped,
     /// It is gone.
     Gone,
 }
 
 impl Guard {
-    /// Starts the guard, from the executable of this process. It takes the end of
-    /// the thread that does so for the end of the agent.
+    /// Starts a guard from the executable of this process. The guard takes the end of the
+    /// calling thread for the end of the agent.
     ///
     /// # Errors
     ///
-    /// Where it cannot be started.
+    /// If it cannot be started.
     pub fn start() -> Result<Self, GuardError> {
         let cannot = |source| GuardError {
             doing: "cannot be started from /proc/self/exe",
@@ -101,12 +100,12 @@ impl Guard {
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
-            // Its threads take no memory, and so need no heaps of their own; what their
-            // stacks had is given back when they end.
+            // Its threads allocate nothing and need no arenas. Free their stacks when they
+            // end.
             .env("MALLOC_ARENA_MAX", "1")
             .env("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0")
             .current_dir("/")
-            // What a terminal sends to the agent is not meant for the guard.
+            // Signals of a terminal to the agent must not reach the guard.
             .process_group(0)
             .stdin(OwnedFd::from(its))
             .stdout(Stdio::null())
@@ -118,11 +117,11 @@ impl Guard {
         Ok(guard)
     }
 
-    /// A guard that listens at the other end of `socket`, wherever it runs.
+    /// Returns a guard at the other end of `socket`.
     ///
     /// # Errors
     ///
-    /// Where the socket is of no use.
+    /// If the timeouts of the socket cannot be set.
     pub fn at(socket: UnixStream) -> io::Result<Self> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -130,21 +129,21 @@ impl Guard {
             socket,
             process: None,
             locked: Ok(()),
-            hurries: false,
+            rcu_expedited: false,
         })
     }
 
-    /// The number of its process, where it has one of its own.
-    pub fn process(&self) -> Option<u32> {
+    /// Returns its process ID, if it is a process.
+    pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
 
-    /// Hands it the file systems that are about to be frozen, in that order; once
-    /// they are frozen it thaws them after `limit` in any case.
+    /// Sends it the file systems that are about to be frozen, in freeze order. Once they are
+    /// frozen it thaws them after `limit` in any case.
     ///
     /// # Errors
     ///
-    /// Where it is gone, or does not answer.
+    /// If it is gone, or does not answer.
     pub fn hold(
         &mut self,
         file_systems: &[BorrowedFd<'_>],
@@ -152,14 +151,14 @@ impl Guard {
     ) -> Result<(), GuardError> {
         let mut hold = || {
             let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-            Order::Begin(milliseconds).send(&self.socket, &[])?;
-            for some in file_systems.chunks(MOST_AT_ONCE) {
-                Order::Hold(some.len() as u64).send(&self.socket, some)?;
+            GuardCommand::Begin(milliseconds).send(&self.socket, &[])?;
+            for batch in file_systems.chunks(MAX_DESCRIPTORS) {
+                GuardCommand::Hold(batch.len() as u64).send(&self.socket, batch)?;
             }
-            Order::Go.send(&self.socket, &[])?;
+            GuardCommand::Prepare.send(&self.socket, &[])?;
             loop {
-                // What it said of an earlier freeze is no news.
-                if let Report::Ready(locked) = self.read()? {
+                // Skip reports of an earlier freeze.
+                if let GuardReport::Ready(locked) = self.read()? {
                     self.locked = locked;
                     return Ok(());
                 }
@@ -171,42 +170,42 @@ impl Guard {
         })
     }
 
-    /// Whether its memory is locked, so that it waits for no disk while anything is
-    /// frozen. Known once it holds file systems.
+    /// Returns whether its memory is locked, so that it waits for no disk while anything is
+    /// frozen. Known after [`Guard::hold`].
     pub fn locked(&self) -> Result<(), Errno> {
         self.locked
     }
 
-    /// Tells it to freeze what it holds.
+    /// Tells it to freeze its file systems.
     pub fn freeze(&mut self) {
-        // It shows itself as gone.
-        let _ = Order::Freeze.send(&self.socket, &[]);
+        // The next wait for a report fails, too.
+        let _ = GuardCommand::Freeze.send(&self.socket, &[]);
     }
 
-    /// Tells it to thaw what it holds, as far as it has frozen it; all, where it
-    /// was not told to freeze it. It reports of each.
+    /// Tells it to thaw the file systems that it has frozen, or all, if it was not told to
+    /// freeze them. It reports the result of each.
     pub fn thaw(&mut self) {
-        let _ = Order::Thaw.send(&self.socket, &[]);
+        let _ = GuardCommand::Thaw.send(&self.socket, &[]);
     }
 
-    /// Tells it that all is thawed.
+    /// Tells it that all are thawed.
     pub fn release(&mut self) {
-        let _ = Order::Release.send(&self.socket, &[]);
+        let _ = GuardCommand::Release.send(&self.socket, &[]);
     }
 
-    /// What it has to say; it is not waited for.
+    /// Returns what it does, without waiting for a report.
     pub fn state(&mut self) -> GuardState {
         loop {
             match self.next(Instant::now(), None) {
-                GuardEvent::Report(Report::TimeLimit) => return GuardState::TimeLimit,
+                GuardEvent::Report(GuardReport::TimeLimit) => return GuardState::TimeLimit,
                 GuardEvent::Report(_) => {}
-                GuardEvent::Nothing | GuardEvent::Stopped => return GuardState::Running,
+                GuardEvent::Timeout | GuardEvent::Stopped => return GuardState::Running,
                 GuardEvent::Gone => return GuardState::Gone,
             }
         }
     }
 
-    /// Waits for what it has to say, until `deadline`, or until `stop` is readable.
+    /// Waits for a report, until `deadline` or until `stop` is readable.
     pub(super) fn next(&mut self, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> GuardEvent {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -214,7 +213,7 @@ impl Guard {
             let mut fds = Vec::from([socket]);
             fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
             let Ok(timeout) = Timespec::try_from(left.min(LOOK)) else {
-                return GuardEvent::Nothing;
+                return GuardEvent::Timeout;
             };
             let ready = match poll(&mut fds, Some(&timeout)) {
                 Ok(ready) => ready,
@@ -231,7 +230,7 @@ impl Guard {
                 return GuardEvent::Stopped;
             }
             if left.is_zero() {
-                return GuardEvent::Nothing;
+                return GuardEvent::Timeout;
             }
             if self.is_dead() {
                 return GuardEvent::Gone;
@@ -239,21 +238,20 @@ impl Guard {
         }
     }
 
-    fn read(&mut self) -> io::Result<Report> {
-        let mut record = [0; Report::LEN];
+    fn read(&mut self) -> io::Result<GuardReport> {
+        let mut record = [0; GuardReport::LEN];
         (&self.socket).read_exact(&mut record)?;
-        let report = Report::decode(record)?;
+        let report = GuardReport::decode(record)?;
         match report {
-            Report::Hurries => self.hurries = true,
-            Report::Calm => self.hurries = false,
+            GuardReport::RcuExpedited => self.rcu_expedited = true,
+            GuardReport::RcuNormal => self.rcu_expedited = false,
             _ => {}
         }
         Ok(report)
     }
 
-    /// Whether it does nothing although its socket is open: it was stopped, or was
-    /// killed and cannot go for the kernel, which has not come back to one of its
-    /// threads.
+    /// Returns whether it is dead although its socket is open: it was stopped, or killed while
+    /// one of its threads hangs in the kernel.
     fn is_dead(&self) -> bool {
         let Some(process) = &self.process else {
             return false;
@@ -263,16 +261,16 @@ impl Guard {
             .is_some_and(|(_, fields)| fields.starts_with(['Z', 'X', 'T']))
     }
 
-    /// Whether it was killed while the kernel hurried for it, which is to end then.
+    /// Returns whether it has left `rcu_expedited` set.
     pub(super) fn left_rcu_expedited(&self) -> bool {
-        self.hurries
+        self.rcu_expedited
     }
 
-    /// Calls `then` on a thread of its own when every thread of a guard that was
-    /// killed is gone. What one of them asked the kernel for is done by then.
+    /// Calls `then` on another thread once every thread of a killed guard has ended, and with
+    /// it every call into the kernel.
     pub(super) fn after_its_end(mut self, then: impl FnOnce() + Send + 'static) {
         if let Some(mut process) = self.process.take() {
-            // Without a thread nobody does it.
+            // Without a thread it is not called.
             let _ = thread::Builder::new().spawn(move || {
                 let _ = process.wait();
                 then();
@@ -288,7 +286,7 @@ impl AsFd for Guard {
 }
 
 impl Drop for Guard {
-    /// It ends when all is thawed, however long that takes.
+    /// Closes the socket: the guard ends once everything is thawed, however long that takes.
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if let Some(process) = self.process.take() {
@@ -350,7 +348,7 @@ mod tests {
         }
 
         /// All reports, up to and with this one.
-        fn reports(&mut self, last: Report) -> Vec<Report> {
+        fn reports(&mut self, last: GuardReport) -> Vec<GuardReport> {
             let mut reports = Vec::new();
             while reports.last() != Some(&last) {
                 reports.push(self.report());
@@ -358,7 +356,7 @@ mod tests {
             reports
         }
 
-        fn report(&mut self) -> Report {
+        fn report(&mut self) -> GuardReport {
             match self.guard.next(Instant::now() + fake::SETTLE_TIME, None) {
                 GuardEvent::Report(report) => report,
                 other => panic!("expected a report, heard {other:?}"),
@@ -367,12 +365,12 @@ mod tests {
 
         /// Tells it to thaw, and gives what it reports of so many: once, although it
         /// reports what thaws just then by itself too.
-        fn thaw(&mut self, count: usize) -> Vec<Report> {
+        fn thaw(&mut self, count: usize) -> Vec<GuardReport> {
             self.guard.thaw();
             let mut reports = Vec::new();
             while reports.len() < count {
                 let report = self.report();
-                if matches!(report, Report::Thawed(..) | Report::Spared(_))
+                if matches!(report, GuardReport::Thawed(..) | GuardReport::Skipped(_))
                     && !reports.contains(&report)
                 {
                     reports.push(report);
@@ -410,15 +408,15 @@ mod tests {
     }
 
     #[test]
-    fn it_freezes_and_thaws_when_it_is_told_again_and_again() {
+    fn it_freezes_and_thaws_repeatedly() {
         let mut stage = Stage::new(3);
         for _ in 0..3 {
             stage.hold(LONG);
             assert_eq!(stage.frozen(), [false; 3]);
             stage.guard.freeze();
-            assert_eq!(stage.reports(Report::Frozen), [Report::Frozen]);
+            assert_eq!(stage.reports(GuardReport::Frozen), [GuardReport::Frozen]);
             assert_eq!(stage.frozen(), [true; 3]);
-            let thawed = [0, 1, 2].map(|index| Report::Thawed(index, Ok(())));
+            let thawed = [0, 1, 2].map(|index| GuardReport::Thawed(index, Ok(())));
             assert_eq!(stage.thaw(3), thawed);
             assert_eq!(stage.frozen(), [false; 3]);
             stage.guard.release();
@@ -428,11 +426,11 @@ mod tests {
 
     #[test]
     fn it_takes_more_descriptors_than_one_message_has_room_for() {
-        let mut stage = Stage::new(MOST_AT_ONCE * 2 + 1);
+        let mut stage = Stage::new(MAX_DESCRIPTORS * 2 + 1);
         let count = stage.file_systems.len();
         stage.hold(LONG);
         stage.guard.freeze();
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         assert_eq!(stage.frozen(), vec![true; count]);
         // More reports than a socket has room for, and nobody who reads them.
         stage.guard.thaw();
@@ -450,18 +448,21 @@ mod tests {
         stage.change(2, |it| it.freeze_hangs = true);
         stage.hold(LONG);
         stage.guard.freeze();
-        assert_eq!(stage.reports(Report::Waits(2)), [Report::Waits(2)]);
+        assert_eq!(
+            stage.reports(GuardReport::Waiting(2)),
+            [GuardReport::Waiting(2)]
+        );
         assert_eq!(stage.frozen(), [true, true, false, false]);
         let thawed = [
-            Report::Spared(3),
-            Report::Thawed(0, Ok(())),
-            Report::Thawed(1, Ok(())),
+            GuardReport::Skipped(3),
+            GuardReport::Thawed(0, Ok(())),
+            GuardReport::Thawed(1, Ok(())),
         ];
         assert_eq!(stage.thaw(3), thawed);
         assert_eq!(stage.frozen(), [false; 4]);
         // It is thawed as soon as it is frozen, and no other one is frozen.
         stage.change(2, |it| it.freeze_hangs = false);
-        assert_eq!(stage.report(), Report::Thawed(2, Ok(())));
+        assert_eq!(stage.report(), GuardReport::Thawed(2, Ok(())));
         assert_eq!(stage.frozen(), [false; 4]);
         stage.end().unwrap();
     }
@@ -475,7 +476,7 @@ mod tests {
         }
         stage.hold(LONG);
         stage.guard.freeze();
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         assert_eq!(stage.thaw(5).len(), 5);
         let frozen: Vec<_> = (0..20).map(|index| hang.contains(&index)).collect();
         assert_eq!(stage.frozen(), frozen);
@@ -494,10 +495,10 @@ mod tests {
         stage.change(0, |it| it.thaw_fails = Some(Errno::PERM));
         stage.hold(LONG);
         stage.guard.freeze();
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         let thawed = [
-            Report::Thawed(0, Err(Errno::PERM)),
-            Report::Thawed(1, Ok(())),
+            GuardReport::Thawed(0, Err(Errno::PERM)),
+            GuardReport::Thawed(1, Ok(())),
         ];
         assert_eq!(stage.thaw(2), thawed);
         stage.change(0, |it| it.thaw_fails = None);
@@ -536,7 +537,7 @@ mod tests {
         let mut stage = Stage::new(2);
         stage.hold(Duration::from_millis(1));
         stage.guard.freeze();
-        let reports = stage.reports(Report::TimeLimit);
+        let reports = stage.reports(GuardReport::TimeLimit);
         assert!(reports.len() <= 2, "{reports:?}");
         stage.wait_frozen(0, false);
         stage.wait_frozen(1, false);
@@ -544,7 +545,7 @@ mod tests {
         stage.hold(LONG);
         assert_eq!(stage.guard.state(), GuardState::Running);
         stage.guard.freeze();
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         assert_eq!(stage.frozen(), [true; 2]);
         stage.end().unwrap();
     }
@@ -555,7 +556,10 @@ mod tests {
         stage.change(1, |it| it.freeze_hangs = true);
         stage.hold(Duration::from_millis(500));
         stage.guard.freeze();
-        assert_eq!(stage.reports(Report::TimeLimit), [Report::TimeLimit]);
+        assert_eq!(
+            stage.reports(GuardReport::TimeLimit),
+            [GuardReport::TimeLimit]
+        );
         stage.wait_frozen(0, false);
         stage.change(1, |it| it.freeze_hangs = false);
         stage.end().unwrap();
@@ -578,8 +582,11 @@ mod tests {
             });
             stage.hold(LONG);
             stage.guard.freeze();
-            let reports = stage.reports(Report::Frozen);
-            assert_eq!(reports, [Report::Refused(1, told), Report::Frozen]);
+            let reports = stage.reports(GuardReport::Frozen);
+            assert_eq!(
+                reports,
+                [GuardReport::Refused(1, told), GuardReport::Frozen]
+            );
             assert_eq!(stage.frozen(), [true, false, goes_on]);
             stage.thaw(3);
             assert_eq!(stage.frozen(), [false; 3]);
@@ -593,17 +600,17 @@ mod tests {
         threads::FileSystemCalls::freeze(&*stage.fake, stage.file_systems[0].as_fd()).unwrap();
         stage.hold(LONG);
         stage.guard.freeze();
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         assert_eq!(
             stage.thaw(2),
-            [Report::Spared(0), Report::Thawed(1, Ok(()))]
+            [GuardReport::Skipped(0), GuardReport::Thawed(1, Ok(()))]
         );
         assert_eq!(stage.frozen(), [true, false]);
         // But where it is to thaw only, all of it.
         stage.hold(LONG);
         let thawed = [
-            Report::Thawed(0, Ok(())),
-            Report::Thawed(1, Err(Errno::INVAL)),
+            GuardReport::Thawed(0, Ok(())),
+            GuardReport::Thawed(1, Err(Errno::INVAL)),
         ];
         assert_eq!(stage.thaw(2), thawed);
         assert_eq!(stage.frozen(), [false, false]);
@@ -614,18 +621,21 @@ mod tests {
     fn the_kernel_hurries_while_it_freezes_and_not_while_one_hangs() {
         let mut stage = Stage::new(2);
         let switch = stage.switch();
-        let hurries = || fs::read_to_string(&switch).unwrap().starts_with('1');
+        let rcu_expedited = || fs::read_to_string(&switch).unwrap().starts_with('1');
         fs::write(&switch, "0\n").unwrap();
         stage.change(1, |it| it.freeze_hangs = true);
         stage.hold(LONG);
         stage.guard.freeze();
         stage.wait_freezing(1);
-        assert!(hurries());
-        assert_eq!(stage.reports(Report::Calm), [Report::Hurries, Report::Calm]);
-        assert!(!hurries());
+        assert!(rcu_expedited());
+        assert_eq!(
+            stage.reports(GuardReport::RcuNormal),
+            [GuardReport::RcuExpedited, GuardReport::RcuNormal]
+        );
+        assert!(!rcu_expedited());
         assert!(!stage.guard.left_rcu_expedited());
         stage.change(1, |it| it.freeze_hangs = false);
-        stage.reports(Report::Frozen);
+        stage.reports(GuardReport::Frozen);
         stage.thaw(2);
         // Nor when the agent has gone, or the freeze was given up.
         for goes in [true, false] {
@@ -633,8 +643,8 @@ mod tests {
             stage.hold(LONG);
             stage.guard.freeze();
             stage.wait_freezing(1);
-            assert_eq!(stage.report(), Report::Hurries);
-            assert!(stage.guard.left_rcu_expedited() && hurries());
+            assert_eq!(stage.report(), GuardReport::RcuExpedited);
+            assert!(stage.guard.left_rcu_expedited() && rcu_expedited());
             match goes {
                 false => drop(stage.guard.socket.shutdown(std::net::Shutdown::Both)),
                 true => drop(stage.thaw(1)),
@@ -643,10 +653,10 @@ mod tests {
             stage.change(1, |it| it.freeze_hangs = false);
             if goes {
                 // Before that it was not frozen yet, and the guard has to thaw it.
-                stage.reports(Report::Thawed(1, Ok(())));
+                stage.reports(GuardReport::Thawed(1, Ok(())));
             }
             stage.wait_frozen(1, false);
-            assert!(!hurries());
+            assert!(!rcu_expedited());
         }
         stage.end().unwrap();
     }
@@ -655,7 +665,7 @@ mod tests {
     fn one_that_lacks_a_descriptor_is_no_guard() {
         let stage = Stage::new(0);
         let file = File::open("/proc/self/stat").unwrap();
-        let order = Order::Hold(2);
+        let order = GuardCommand::Hold(2);
         order.send(&stage.guard.socket, &[file.as_fd()]).unwrap();
         let error = stage.thread.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -663,11 +673,15 @@ mod tests {
 
     #[test]
     fn one_that_is_to_forget_what_is_frozen_thaws_it_and_ends() {
-        for order in [Order::Begin(1000), Order::Release, Order::Go] {
+        for order in [
+            GuardCommand::Begin(1000),
+            GuardCommand::Release,
+            GuardCommand::Prepare,
+        ] {
             let mut stage = Stage::new(2);
             stage.hold(LONG);
             stage.guard.freeze();
-            stage.reports(Report::Frozen);
+            stage.reports(GuardReport::Frozen);
             order.send(&stage.guard.socket, &[]).unwrap();
             let error = stage.thread.join().unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -691,7 +705,7 @@ mod tests {
     fn whoever_waits_for_it_can_be_stopped_and_has_a_limit() {
         let mut stage = Stage::new(0);
         let now = Instant::now();
-        assert_eq!(stage.guard.next(now, None), GuardEvent::Nothing);
+        assert_eq!(stage.guard.next(now, None), GuardEvent::Timeout);
         let stop = Stop::new().unwrap();
         stop.tell();
         let heard = stage.guard.next(now + LONG, Some(stop.as_fd()));

@@ -1,12 +1,12 @@
-//! The guard itself: a process that holds a descriptor of each file system,
-//! freezes them when the agent says so, and thaws them when it says so, when it is
-//! gone, or when the time is over.
+//! The guard itself, a watchdog process. It holds a descriptor of each file system, freezes
+//! them when the agent tells it to, and thaws them when the agent tells it to, when the
+//! agent is gone, or at the time limit.
 //!
-//! Its main thread only waits, for the agent and for the `threads` that ask the
-//! kernel, so that nothing which hangs there holds it up. While anything may be
-//! frozen its memory is locked: it never waits for a disk. It ends when the agent
-//! has gone and all is thawed, and by no signal that can be held off: whoever stops
-//! a service may signal all of its processes.
+//! Its main thread only waits, for the agent and for the `threads` that call the kernel,
+//! so that it never hangs itself. While anything may be frozen its memory is locked, so
+//! that it waits for no disk. It ends once the agent is gone and everything is thawed. It
+//! blocks all signals that can be blocked, since a service manager may signal all
+//! processes of a service.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -23,47 +23,47 @@ use rustix::mm::{MlockAllFlags, mlockall, munlockall};
 use rustix::net::{SendFlags, send};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::message::{Order, Report};
+use super::message::{GuardCommand, GuardReport};
 use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
 use crate::sys;
 use crate::timeouts::FREEZE;
 use crate::vss::freeze;
 use crate::vss::rcu_expedited::{self, ExpeditedRcu};
 
-/// How often it is looked at what freezes or thaws.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the threads are checked while they freeze or thaw.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long one file system may take while the kernel hurries: it waits for
-/// something else then.
-const HURRY: Duration = Duration::from_secs(1);
+/// How long one file system may take to freeze with `rcu_expedited` set: after that it does
+/// not wait for RCU.
+const RCU_EXPEDITED_MAX: Duration = Duration::from_secs(1);
 
-/// How long one may take to freeze before the agent is told that it is waited for.
+/// How long one file system takes to freeze until the agent gets a report.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How soon what cannot be thawed is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The interval at which a failed thaw is retried.
+const RETRY: Duration = Duration::from_secs(1);
 
-/// How often, where nobody asks for it any more: what the kernel refuses each time
-/// it refuses always. What it has not come back from is waited for.
-const LAST_TRIES: u32 = 60;
+/// How often it is retried once the agent is gone: what the kernel refused that often, it
+/// refuses always. A call that hangs is waited for.
+const MAX_RETRIES: u32 = 60;
 
 /// What a guard works with.
 pub struct Context {
-    /// The switch by which the kernel is told whether to hurry.
+    /// The path of `rcu_expedited`.
     pub switch: PathBuf,
-    /// What it asks the kernel for.
+    /// The calls into the kernel.
     pub calls: Arc<dyn FileSystemCalls>,
-    /// Whether it has a process to itself, whose memory it may lock and give back.
+    /// Whether it has a process to itself, whose memory it may lock and release.
     pub own_process: bool,
 }
 
-/// Runs the guard in a process that was started as one, with the agent at its
+/// Runs the guard in a process that was started as one, with the socket to the agent as its
 /// standard input.
 ///
 /// # Errors
 ///
-/// Where the agent is not there, or says what no agent says; file systems are
-/// thawed all the same.
+/// If the socket fails, or the agent sends an invalid command. File systems are thawed in
+/// any case.
 pub fn main() -> io::Result<()> {
     let mut held_off = SigSet::all();
     for not in [
@@ -75,21 +75,21 @@ pub fn main() -> io::Result<()> {
         held_off.remove(not);
     }
     held_off.thread_block()?;
-    // The socket alone does not tell: where another thread of a killed agent
-    // waits for a frozen file system, the kernel keeps all descriptors open until
-    // that thread is done, which it is after the thaw.
+    // The socket alone does not show the end of the agent: while another thread of a killed
+    // agent waits for a frozen file system, which it does until the thaw, the kernel keeps
+    // all of its descriptors open.
     let orphaned = SignalFd::with_flags(
         &SigSet::from(Signal::SIGUSR1),
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
-    // A core dump would be written to a frozen file system, with the agent waiting
-    // for the end of a guard that waits for its thaw.
+    // A core dump would be written to a frozen file system, and the agent would wait for
+    // the end of a guard that waits for the thaw.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // Not there without privileges, and not needed.
+    // This fails without privileges, and is not essential.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = rustix::thread::set_name(c"hyperv-guard");
-    // It is handed one for each file system.
+    // It gets a descriptor for each file system.
     let _ = freeze::raise_file_limit();
     sys::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
@@ -101,8 +101,8 @@ pub fn main() -> io::Result<()> {
     serve(&agent.into(), Some(orphaned.as_fd()), context)
 }
 
-/// Guards for the agent at the other end of `socket`, until that is gone, which
-/// `orphaned` tells too where it becomes readable, and all is thawed.
+/// Serves the agent at the other end of `socket` until that is gone and everything is thawed.
+/// `orphaned` becomes readable when the agent is gone.
 ///
 /// # Errors
 ///
@@ -112,150 +112,154 @@ pub fn serve(
     orphaned: Option<BorrowedFd<'_>>,
     context: Context,
 ) -> io::Result<()> {
-    let mut guard = Guard {
+    let mut watchdog = Watchdog {
         socket,
         context,
         received: Vec::new(),
         threads: None,
         limit: Duration::ZERO,
-        phase: Phase::Rest,
-        told: Vec::new(),
+        phase: Phase::Idle,
+        reported: Vec::new(),
         outbox: Vec::new(),
         rcu_expedited: None,
     };
-    let attended = guard.attend(orphaned);
-    // Whatever happened: who was to thaw is gone, or cannot be understood.
-    guard.finish();
-    attended
+    let served = watchdog.serve_agent(orphaned);
+    // Whatever happened, the agent cannot tell the guard to thaw any more.
+    watchdog.thaw_finally();
+    served
 }
 
-struct Guard<'a> {
+struct Watchdog<'a> {
     socket: &'a UnixStream,
     context: Context,
-    /// What the agent has handed over so far.
+    /// The descriptors that the agent has sent so far.
     received: Vec<OwnedFd>,
-    /// And then, who freezes and thaws it.
+    /// The threads that freeze and thaw, once the agent has sent all.
     threads: Option<ThreadPool>,
-    /// How long it may be frozen.
+    /// The time limit of the freeze.
     limit: Duration,
     phase: Phase,
-    /// Of which file systems the agent was told how it went.
-    told: Vec<bool>,
-    /// Records that are on their way to the agent.
+    /// Which file systems the agent has a report of.
+    reported: Vec<bool>,
+    /// Records that have to be sent to the agent.
     outbox: Vec<u8>,
-    /// The kernel hurries.
+    /// Set while it freezes.
     rcu_expedited: Option<ExpeditedRcu>,
 }
 
-/// How far a freeze is.
+/// The phase of a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// There is none.
-    Rest,
-    /// All is there that it takes.
+    Idle,
+    /// Everything is prepared.
     Ready,
     Freezing {
-        /// When it is given up.
+        /// When it is aborted.
         until: Option<Instant>,
-        /// Which file system the agent was told about as one that is waited for.
+        /// The file system that the agent knows to take long.
         waits: Option<usize>,
     },
     Frozen {
-        /// When it is thawed, unless the agent asks for it before.
+        /// When it is thawed, unless the agent asks before.
         until: Option<Instant>,
     },
     Thawing {
-        /// Whether the agent has asked for it.
+        /// Whether the agent asked for it.
         asked: bool,
-        /// When what could not be thawed is tried again.
-        again: Instant,
+        /// When failed thaws are retried.
+        retry: Instant,
     },
 }
 
-impl Guard<'_> {
-    /// Does what the agent says for as long as it is there.
-    fn attend(&mut self, orphaned: Option<BorrowedFd<'_>>) -> io::Result<()> {
+impl Watchdog<'_> {
+    /// Executes the commands of the agent until it is gone.
+    fn serve_agent(&mut self, orphaned: Option<BorrowedFd<'_>>) -> io::Result<()> {
         loop {
             let more = if self.outbox.is_empty() {
                 PollFlags::IN
             } else {
                 PollFlags::IN | PollFlags::OUT
             };
-            let woken = wait(
+            let ready = wait(
                 [
                     Some((self.socket.as_fd(), more)),
                     orphaned.map(|fd| (fd, PollFlags::IN)),
                     self.threads.as_ref().map(|it| (it.as_fd(), PollFlags::IN)),
                 ],
-                self.next_look(),
+                self.next_check(),
             )?;
-            if woken[0].intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-                // What the agent had to say comes first.
-                match Order::recv(self.socket, &mut self.received)? {
-                    Some(order) => self.carry_out(order)?,
+            if ready[0].intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                // A pending command comes first.
+                match GuardCommand::recv(self.socket, &mut self.received)? {
+                    Some(command) => self.execute(command)?,
                     None => return Ok(()),
                 }
-            } else if !woken[1].is_empty() {
+            } else if !ready[1].is_empty() {
                 return Ok(());
             }
-            self.look();
+            self.check_threads();
             self.flush()?;
         }
     }
 
-    fn carry_out(&mut self, order: Order) -> io::Result<()> {
-        let forgets = matches!(order, Order::Begin(_) | Order::Go | Order::Release);
-        if forgets && self.has_frozen() {
-            // No agent says so: whatever this one is, it is not to be relied on.
+    fn execute(&mut self, command: GuardCommand) -> io::Result<()> {
+        let resets = matches!(
+            command,
+            GuardCommand::Begin(_) | GuardCommand::Prepare | GuardCommand::Release
+        );
+        if resets && self.has_frozen() {
+            // No agent sends that: do not rely on this one.
             return Err(io::ErrorKind::InvalidData.into());
         }
-        match order {
-            Order::Begin(milliseconds) => {
-                self.forget();
+        match command {
+            GuardCommand::Begin(milliseconds) => {
+                self.reset();
                 self.limit = Duration::from_millis(milliseconds);
             }
-            Order::Hold(count) => {
-                // The kernel leaves out what it has no room for.
-                let held = self.told.len();
+            GuardCommand::Hold(count) => {
+                // The kernel drops descriptors that exceed the limit of open files.
+                let held = self.reported.len();
                 if (self.received.len() - held) as u64 != count {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                self.told.resize(self.received.len(), false);
+                self.reported.resize(self.received.len(), false);
             }
-            Order::Go => {
+            GuardCommand::Prepare => {
                 let held = Arc::new(std::mem::take(&mut self.received));
-                // One record of each kind for each, and some for all.
-                self.outbox.reserve(Report::LEN * (3 * held.len() + 16));
+                // A record of each kind for each file system, and some more.
+                self.outbox
+                    .reserve(GuardReport::LEN * (3 * held.len() + 16));
                 let mut threads = ThreadPool::new(held, Arc::clone(&self.context.calls))?;
                 threads.add_freezing()?;
                 self.threads = Some(threads);
-                // All that is needed is there. What might yet be taken comes from no
-                // disk; locked beforehand, it would count against a limit.
+                // Everything needed is mapped now. Later allocations come from no disk;
+                // locking them in advance would count against a limit.
                 let locked = match self.context.own_process {
                     true => mlockall(MlockAllFlags::CURRENT),
                     false => Ok(()),
                 };
                 self.phase = Phase::Ready;
-                self.tell(Report::Ready(locked));
+                self.report(GuardReport::Ready(locked));
             }
-            Order::Freeze => {
+            GuardCommand::Freeze => {
                 if self.phase == Phase::Ready {
                     self.freeze();
                 }
             }
-            Order::Thaw => {
+            GuardCommand::Thaw => {
                 if self.phase == Phase::Ready {
                     if let Some(threads) = &self.threads {
-                        threads.take_for_frozen(|_| false);
+                        threads.assume_frozen(|_| false);
                     }
                 }
-                self.told.fill(false);
+                self.reported.fill(false);
                 self.thaw(true);
             }
-            Order::Release => {
-                self.forget();
+            GuardCommand::Release => {
+                self.reset();
                 if self.context.own_process {
-                    // It waits for days now.
+                    // It may wait for days now.
                     sys::release_memory();
                 }
             }
@@ -263,11 +267,11 @@ impl Guard<'_> {
         Ok(())
     }
 
-    /// Whether anything is frozen, or may be.
+    /// Returns whether anything is or may be frozen.
     fn has_frozen(&self) -> bool {
         match self.phase {
-            Phase::Rest | Phase::Ready => false,
-            // The first one may not have begun.
+            Phase::Idle | Phase::Ready => false,
+            // Even if the first call has not begun.
             Phase::Freezing { .. } => true,
             Phase::Frozen { .. } | Phase::Thawing { .. } => {
                 self.threads.as_ref().is_some_and(|it| !it.all_thawed())
@@ -276,11 +280,11 @@ impl Guard<'_> {
     }
 
     fn freeze(&mut self) {
-        let mut hurries = false;
-        self.rcu_expedited = ExpeditedRcu::enable(&self.context.switch, || hurries = true);
-        // Nothing waits in the outbox, so this is sent before anything is frozen.
-        if hurries {
-            self.tell(Report::Hurries);
+        let mut expedited = false;
+        self.rcu_expedited = ExpeditedRcu::enable(&self.context.switch, || expedited = true);
+        // The outbox is empty, so this is sent before anything is frozen.
+        if expedited {
+            self.report(GuardReport::RcuExpedited);
             let _ = self.flush();
         }
         if let Some(threads) = &self.threads {
@@ -293,62 +297,62 @@ impl Guard<'_> {
     }
 
     fn thaw(&mut self, asked: bool) {
-        self.calm();
+        self.reset_rcu_expedited();
         if let Some(threads) = &mut self.threads {
             threads.thaw();
         }
         self.phase = Phase::Thawing {
             asked,
-            again: Instant::now() + AGAIN,
+            retry: Instant::now() + RETRY,
         };
     }
 
-    /// Tells the kernel that it need not hurry any more.
-    fn calm(&mut self) {
+    /// Resets `rcu_expedited`.
+    fn reset_rcu_expedited(&mut self) {
         if self.rcu_expedited.take().is_some() {
-            self.tell(Report::Calm);
+            self.report(GuardReport::RcuNormal);
         }
     }
 
-    /// When to look again, unless there is news before.
-    fn next_look(&self) -> Option<Instant> {
-        let soon = Instant::now() + LOOK;
+    /// Returns when to check the threads again without an event.
+    fn next_check(&self) -> Option<Instant> {
+        let soon = Instant::now() + CHECK_INTERVAL;
         match self.phase {
-            Phase::Rest | Phase::Ready => None,
+            Phase::Idle | Phase::Ready => None,
             Phase::Freezing { until, .. } => Some(until.map_or(soon, |until| until.min(soon))),
             Phase::Frozen { until } => until,
-            Phase::Thawing { again, .. } => {
+            Phase::Thawing { retry, .. } => {
                 let threads = self.threads.as_ref()?;
-                match threads.any_to_try() {
+                match threads.any_pending() {
                     true => Some(soon),
-                    false => (!threads.all_thawed()).then_some(again),
+                    false => (!threads.all_thawed()).then_some(retry),
                 }
             }
         }
     }
 
-    /// Looks how far the threads are, and what time it is.
-    fn look(&mut self) {
+    /// Checks the progress of the threads, and the time.
+    fn check_threads(&mut self) {
         let Some(threads) = &self.threads else {
             return;
         };
-        threads.clear_news();
+        threads.clear_event();
         let now = Instant::now();
         match self.phase {
-            Phase::Rest | Phase::Ready => {}
+            Phase::Idle | Phase::Ready => {}
             Phase::Freezing { until, waits } => {
-                let (freezing, over) = (threads.freezing(), threads.freezing_over());
-                self.tell_refused();
+                let (freezing, over) = (threads.freezing(), threads.freezing_done());
+                self.report_refused();
                 if over {
-                    self.calm();
+                    self.reset_rcu_expedited();
                     self.phase = Phase::Frozen {
                         until: now.checked_add(self.limit),
                     };
-                    self.tell(Report::Frozen);
+                    self.report(GuardReport::Frozen);
                     return;
                 }
-                if freezing.is_some_and(|(_, took)| took >= HURRY) {
-                    self.calm();
+                if freezing.is_some_and(|(_, took)| took >= RCU_EXPEDITED_MAX) {
+                    self.reset_rcu_expedited();
                 }
                 if let Some((index, took)) = freezing {
                     if took >= PATIENCE && waits != Some(index) {
@@ -356,61 +360,62 @@ impl Guard<'_> {
                             until,
                             waits: Some(index),
                         };
-                        self.tell(Report::Waits(index));
+                        self.report(GuardReport::Waiting(index));
                     }
                 }
-                self.look_at_the_clock(until, now);
+                self.check_time_limit(until, now);
             }
-            Phase::Frozen { until } => self.look_at_the_clock(until, now),
-            Phase::Thawing { asked, again } => {
-                if now >= again {
+            Phase::Frozen { until } => self.check_time_limit(until, now),
+            Phase::Thawing { asked, retry } => {
+                if now >= retry {
                     self.thaw(asked);
                 } else if let Some(threads) = &mut self.threads {
-                    threads.go_on();
+                    threads.escalate();
                 }
                 if asked {
-                    self.tell_thawed();
+                    self.report_thawed();
                 }
             }
         }
     }
 
-    /// Thaws where the time is over.
-    fn look_at_the_clock(&mut self, until: Option<Instant>, now: Instant) {
+    /// Thaws if the time is over.
+    fn check_time_limit(&mut self, until: Option<Instant>, now: Instant) {
         if until.is_some_and(|until| until <= now) {
-            self.tell(Report::TimeLimit);
+            self.report(GuardReport::TimeLimit);
             self.thaw(false);
         }
     }
 
-    /// Tells which file systems could not be frozen.
-    fn tell_refused(&mut self) {
-        self.tell_each(|index, state| match state {
-            State::Refused(errno) => Some(Report::Refused(index, errno)),
+    /// Reports which file systems cannot be frozen.
+    fn report_refused(&mut self) {
+        self.report_each(|index, state| match state {
+            State::Refused(errno) => Some(GuardReport::Refused(index, errno)),
             _ => None,
         });
     }
 
-    /// Tells which are thawed, or could not be.
-    fn tell_thawed(&mut self) {
-        self.tell_each(|index, state| match state {
-            State::Untouched | State::Refused(_) => Some(Report::Spared(index)),
+    /// Reports which are thawed, or cannot be.
+    fn report_thawed(&mut self) {
+        self.report_each(|index, state| match state {
+            State::Untouched | State::Refused(_) => Some(GuardReport::Skipped(index)),
             State::Frozen | State::Thawing => None,
-            State::Thawed(said) => Some(Report::Thawed(index, said)),
+            State::Thawed(said) => Some(GuardReport::Thawed(index, said)),
         });
     }
 
-    /// Tells what there is to tell of those that nothing was told of.
-    fn tell_each(&mut self, report: impl Fn(usize, State) -> Option<Report>) {
-        let (Some(threads), told, outbox) = (&self.threads, &mut self.told, &mut self.outbox)
+    /// Reports each file system once.
+    fn report_each(&mut self, report: impl Fn(usize, State) -> Option<GuardReport>) {
+        let (Some(threads), reported, outbox) =
+            (&self.threads, &mut self.reported, &mut self.outbox)
         else {
             return;
         };
         threads.each(|index, state| {
-            if let Some(told) = told.get_mut(index) {
-                if !*told {
+            if let Some(reported) = reported.get_mut(index) {
+                if !*reported {
                     if let Some(report) = report(index, state) {
-                        *told = true;
+                        *reported = true;
                         outbox.extend_from_slice(&report.encode());
                     }
                 }
@@ -418,18 +423,18 @@ impl Guard<'_> {
         });
     }
 
-    fn tell(&mut self, report: Report) {
+    fn report(&mut self, report: GuardReport) {
         self.outbox.extend_from_slice(&report.encode());
     }
 
-    /// Sends what there is room for.
+    /// Sends what the socket has room for.
     fn flush(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             match send(self.socket, &self.outbox, flags) {
                 Ok(sent) => drop(self.outbox.drain(..sent)),
                 Err(Errno::AGAIN) => break,
-                // The agent has gone, which is seen when it is waited for.
+                // The agent is gone: the next wait returns that.
                 Err(Errno::PIPE | Errno::CONNRESET) => self.outbox.clear(),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -438,42 +443,42 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn forget(&mut self) {
-        self.calm();
+    fn reset(&mut self) {
+        self.reset_rcu_expedited();
         if self.context.own_process {
-            // Before the threads end: the memory that they had is given back then.
+            // Before the threads end, so that their memory is released.
             let _ = munlockall();
         }
         self.threads = None;
         self.received.clear();
-        self.told = Vec::new();
-        self.phase = Phase::Rest;
+        self.reported = Vec::new();
+        self.phase = Phase::Idle;
     }
 
-    /// Thaws everything, with nobody left to be told.
-    fn finish(&mut self) {
-        if !matches!(self.phase, Phase::Rest | Phase::Ready) {
+    /// Thaws everything once the agent is gone.
+    fn thaw_finally(&mut self) {
+        if !matches!(self.phase, Phase::Idle | Phase::Ready) {
             self.thaw(false);
         }
-        let mut again = Instant::now() + AGAIN;
-        let mut tries = LAST_TRIES;
+        let mut retry = Instant::now() + RETRY;
+        let mut tries = MAX_RETRIES;
         while tries > 0 {
             let Some(threads) = self.threads.as_mut().filter(|it| !it.all_thawed()) else {
                 return;
             };
-            let at_work = threads.at_work();
-            let soon = Instant::now() + LOOK;
-            let until = match threads.any_to_try() {
-                true => soon.min(again),
-                false => again,
+            let is_busy = threads.is_busy();
+            let soon = Instant::now() + CHECK_INTERVAL;
+            let until = match threads.any_pending() {
+                true => soon.min(retry),
+                false => retry,
             };
-            let news = at_work.then(|| (threads.as_fd(), PollFlags::IN));
+            let news = is_busy.then(|| (threads.as_fd(), PollFlags::IN));
             let _ = wait([None, None, news], Some(until));
-            threads.clear_news();
-            threads.go_on();
-            if again <= Instant::now() {
-                again = Instant::now() + AGAIN;
-                if !at_work {
+            threads.clear_event();
+            threads.escalate();
+            if retry <= Instant::now() {
+                retry = Instant::now() + RETRY;
+                if !is_busy {
                     tries -= 1;
                 }
                 self.thaw(false);
@@ -482,8 +487,7 @@ impl Guard<'_> {
     }
 }
 
-/// Waits until one of these is ready, or it is this late; gives what each is ready
-/// for.
+/// Waits until one of these is ready, or until `until`. Returns what each is ready for.
 fn wait(
     fds: [Option<(BorrowedFd<'_>, PollFlags)>; 3],
     until: Option<Instant>,
@@ -492,7 +496,7 @@ fn wait(
     let left = until.map(|at| at.saturating_duration_since(Instant::now()));
     let timeout = left.map(Timespec::try_from).transpose();
     let timeout = timeout.map_err(|_| io::ErrorKind::InvalidInput)?;
-    // What is not to be waited for is another one, for nothing.
+    // An unused entry polls another descriptor for no events.
     let Some(any) = fds.iter().flatten().map(|(fd, _)| *fd).next() else {
         if let Some(left) = left {
             std::thread::sleep(left);

@@ -1,12 +1,10 @@
-//! The threads that freeze and thaw. Each call is made by a thread that has
-//! nothing else to do, since the kernel may not return from it for as long as a
-//! disk or another file system stands still: `FITHAW` of a file system waits for
-//! its own `FIFREEZE`, and that for whatever it likes.
+//! The threads that freeze and thaw. They do nothing else, since a call may hang in the
+//! kernel for as long as a disk or another file system does: `FITHAW` of a file system
+//! waits for its own `FIFREEZE`, and that may wait for anything.
 //!
-//! They are there, with all the memory that they need, before anything is frozen.
-//! One freezes, in order. Of those that thaw one is at work, from the last file
-//! system to the first; where it does not come back, further ones go on with the
-//! rest.
+//! They are started, with all the memory that they need, before anything is frozen. One
+//! freezes, in freeze order. One thaws, from the last file system to the first; if its call
+//! hangs, further ones continue with the rest.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,13 +18,13 @@ use rustix::io::Errno;
 
 use crate::sys;
 
-/// Threads that thaw: so many calls may hang before the rest has to wait.
-const MOST: usize = 256;
+/// How many threads thaw: so many calls may hang before the rest has to wait.
+const MAX_THREADS: usize = 256;
 
-/// Bytes of a thread's stack. All of it is locked in memory.
+/// The stack size of a thread. All of it is locked in memory.
 const STACK: usize = 32 << 10;
 
-/// What the kernel is asked for.
+/// The calls into the kernel.
 pub trait FileSystemCalls: Send + Sync {
     /// Freezes the file system that `fd` is on.
     ///
@@ -35,19 +33,19 @@ pub trait FileSystemCalls: Send + Sync {
     /// As [`sys::freeze`].
     fn freeze(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
-    /// Thaws it.
+    /// Thaws the file system that `fd` is on.
     ///
     /// # Errors
     ///
     /// As [`sys::thaw`].
     fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
-    /// Why nothing is written to it any more, if that is so: `ESHUTDOWN` where it was
-    /// shut down, `EROFS` where the kernel made it read-only after an error.
+    /// Returns why nothing can be written to it any more, if nothing can: `ESHUTDOWN` if it
+    /// was shut down, `EROFS` if the kernel made it read-only after an error.
     fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno>;
 }
 
-/// The kernel itself.
+/// Calls the real kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel;
 
@@ -62,16 +60,16 @@ impl FileSystemCalls for Kernel {
 
     fn dead(&self, fd: BorrowedFd<'_>) -> Option<Errno> {
         let shut = |said: Result<(), Errno>| matches!(said, Err(Errno::IO | Errno::SHUTDOWN));
-        // XFS opens nothing any more. Others fail in whatever they are asked to
-        // write; an error of an earlier write is told once only.
+        // XFS opens nothing any more. Others fail to write; an error of an earlier write is
+        // returned once only.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         if shut(rustix::fs::openat(fd, c".", flags, Mode::empty()).map(drop))
             || (shut(rustix::fs::fsync(fd)) && shut(rustix::fs::fsync(fd)))
         {
             return Some(Errno::SHUTDOWN);
         }
-        // Kernels before 6.15 show nowhere that they made an ext4 read-only. It has
-        // no room for a file without a name then, although it is mounted to be written.
+        // Kernels before 6.15 do not show that they made an ext4 read-only. No unnamed file can
+        // be made on it then, although it is mounted read-write.
         let mounted = rustix::fs::fstatvfs(fd).ok()?;
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         match rustix::fs::openat(fd, c".", flags, Mode::RUSR) {
@@ -83,39 +81,39 @@ impl FileSystemCalls for Kernel {
     }
 }
 
-/// How a file system stands.
+/// The state of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum State {
-    /// Nothing was done to it.
+    /// It was not tried.
     Untouched,
-    /// `FIFREEZE` gave this error. `ESHUTDOWN` stands for any of a file system
-    /// that was shut down.
+    /// `FIFREEZE` returned this error. `ESHUTDOWN` stands for any error of a file system that
+    /// was shut down.
     Refused(Errno),
-    /// It is to be thawed.
+    /// It has to be thawed.
     Frozen,
-    /// A thread is at it.
+    /// A thread is thawing it.
     Thawing,
-    /// What `FITHAW` said.
+    /// `FITHAW` returned this.
     Thawed(Result<(), Errno>),
 }
 
-/// What a `FITHAW` said that leaves nothing to be done: it was frozen, or it was
-/// not.
+/// Returns whether the file system is not frozen after a `FITHAW` with this result: it was
+/// thawed, or was not frozen.
 pub(in super::super) fn is_thawed(said: Result<(), Errno>) -> bool {
     matches!(said, Ok(()) | Err(Errno::INVAL))
 }
 
-/// Whether the others are frozen although one could not be, which it cannot
-/// (`EOPNOTSUPP`), need not (`EBUSY`: somebody else has frozen it), or to which
-/// nobody writes any more (`EROFS`: the kernel made it read-only after an error).
-pub(in super::super) fn goes_on(errno: Errno) -> bool {
+/// Returns whether the others are frozen although one cannot be. It cannot
+/// (`EOPNOTSUPP`), need not (`EBUSY`: another program froze it), or nothing is written to
+/// it (`EROFS`: the kernel made it read-only after an error).
+pub(in super::super) fn is_skippable(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::BUSY | Errno::OPNOTSUPP | Errno::ROFS | Errno::SHUTDOWN
     )
 }
 
-/// What the threads do.
+/// The task of the threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
     Wait,
@@ -126,17 +124,17 @@ enum Task {
 
 struct Progress {
     task: Task,
-    /// How each file system stands.
+    /// The state of each file system.
     each: Vec<State>,
     /// Which one is being frozen, and since when.
     freezing: Option<(usize, Instant)>,
-    /// No other one is going to be frozen.
-    freezing_over: bool,
+    /// No other one will be frozen.
+    freezing_done: bool,
     /// How many more threads may begin to thaw.
-    granted: usize,
-    /// How often the kernel came back from a thaw.
+    permits: usize,
+    /// How many calls to thaw have returned.
     returned: u64,
-    /// Threads that are there.
+    /// How many threads have started.
     started: usize,
 }
 
@@ -144,49 +142,49 @@ struct Shared {
     held: Arc<Vec<OwnedFd>>,
     calls: Arc<dyn FileSystemCalls>,
     progress: Mutex<Progress>,
-    /// The thread that freezes waits for its task.
+    /// Wakes the thread that freezes.
     to_freeze: Condvar,
-    /// The others for theirs.
+    /// Wakes the threads that thaw.
     to_thaw: Condvar,
-    /// Whoever makes the threads for them.
+    /// Signals that a thread has started.
     made: Condvar,
-    /// Readable when there is something to look at.
-    news: OwnedFd,
+    /// Readable after a change.
+    event: OwnedFd,
 }
 
-/// File systems, and the threads that freeze and thaw them.
+/// File systems with the threads that freeze and thaw them.
 pub(in super::super) struct ThreadPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// How often the kernel had come back when it was looked at last.
+    /// How many calls to thaw had returned at the last check.
     returned: u64,
-    /// How many threads are to be let go on next.
+    /// How many more threads begin to thaw at the next check.
     step: usize,
 }
 
 impl ThreadPool {
-    /// Makes threads that thaw `held`, which are in the order in which they are
-    /// frozen. Where there are no threads to be had, who asks for the thaw thaws.
+    /// Starts threads that thaw `held`, which are in freeze order. If no thread can be
+    /// started, [`ThreadPool::thaw`] thaws by itself.
     ///
     /// # Errors
     ///
-    /// Where the process has no descriptor left.
+    /// If the process has no descriptor left.
     pub(in super::super) fn new(
         held: Arc<Vec<OwnedFd>>,
         calls: Arc<dyn FileSystemCalls>,
     ) -> io::Result<Self> {
-        let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let progress = Progress {
             task: Task::Wait,
             each: vec![State::Untouched; held.len()],
             freezing: None,
-            freezing_over: false,
-            granted: 0,
+            freezing_done: false,
+            permits: 0,
             returned: 0,
             started: 0,
         };
         let mut threads = Self {
-            threads: Vec::with_capacity(held.len().min(MOST) + 1),
+            threads: Vec::with_capacity(held.len().min(MAX_THREADS) + 1),
             shared: Arc::new(Shared {
                 held,
                 calls,
@@ -194,12 +192,12 @@ impl ThreadPool {
                 to_freeze: Condvar::new(),
                 to_thaw: Condvar::new(),
                 made: Condvar::new(),
-                news,
+                event,
             }),
             returned: 0,
             step: 1,
         };
-        for _ in 0..threads.shared.held.len().min(MOST) {
+        for _ in 0..threads.shared.held.len().min(MAX_THREADS) {
             if threads.start(Shared::thaw).is_err() {
                 break;
             }
@@ -207,16 +205,16 @@ impl ThreadPool {
         Ok(threads)
     }
 
-    /// Makes the thread that freezes.
+    /// Starts the thread that freezes.
     ///
     /// # Errors
     ///
-    /// Where there is none to be had.
+    /// If it cannot be started.
     pub(super) fn add_freezing(&mut self) -> io::Result<()> {
         self.start(Shared::freeze)
     }
 
-    /// Starts a thread, and waits until it has all that it needs.
+    /// Starts a thread, and waits until it runs.
     fn start(&mut self, work: fn(&Shared)) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         self.threads.push(
@@ -236,7 +234,7 @@ impl ThreadPool {
         Ok(())
     }
 
-    /// Freezes all, one after the other.
+    /// Begins to freeze all, one after the other.
     pub(super) fn freeze(&self) {
         let mut progress = self.shared.lock();
         if progress.task == Task::Wait {
@@ -245,9 +243,9 @@ impl ThreadPool {
         }
     }
 
-    /// Takes all for frozen that these threads have not tried to freeze, but those
-    /// of which `but` says that somebody else has.
-    pub(in super::super) fn take_for_frozen(&self, but: impl Fn(usize) -> bool) {
+    /// Assumes that all are frozen that these threads have not tried to freeze, except those
+    /// that `but` names.
+    pub(in super::super) fn assume_frozen(&self, but: impl Fn(usize) -> bool) {
         let mut progress = self.shared.lock();
         for (index, state) in progress.each.iter_mut().enumerate() {
             if *state == State::Untouched && !but(index) {
@@ -256,8 +254,7 @@ impl ThreadPool {
         }
     }
 
-    /// Freezes no more, and thaws all that is frozen; what could not be thawed
-    /// before is tried again.
+    /// Stops freezing, and begins to thaw all that are frozen. Retries failed thaws.
     pub(in super::super) fn thaw(&mut self) {
         let mut progress = self.shared.lock();
         progress.task = Task::Thaw;
@@ -271,39 +268,37 @@ impl ThreadPool {
         if self.threads.is_empty() {
             drop(self.shared.thaw_each(progress));
         } else {
-            progress.granted = 1;
+            progress.permits = 1;
             self.shared.to_thaw.notify_one();
         }
     }
 
-    /// To be called again and again while there is anything to thaw: where the
-    /// kernel has not come back since the last time, others go on with the rest, at
-    /// each time twice as many.
-    pub(in super::super) fn go_on(&mut self) {
+    /// Lets further threads continue with the rest if no call has returned since the last
+    /// time, twice as many each time. Called at intervals while there is anything to thaw.
+    pub(in super::super) fn escalate(&mut self) {
         let mut progress = self.shared.lock();
         if progress.returned != self.returned {
             self.returned = progress.returned;
             self.step = 1;
         } else if progress.each.contains(&State::Frozen) {
-            progress.granted = self.step;
+            progress.permits = self.step;
             self.step = self.step.saturating_mul(2);
             self.shared.to_thaw.notify_all();
         }
     }
 
-    /// Which file system is being frozen, and for how long.
+    /// Returns which file system is being frozen, and for how long.
     pub(super) fn freezing(&self) -> Option<(usize, Duration)> {
         let freezing = self.shared.lock().freezing;
         freezing.map(|(index, since)| (index, since.elapsed()))
     }
 
-    /// Whether no other one is going to be frozen.
-    pub(super) fn freezing_over(&self) -> bool {
-        self.shared.lock().freezing_over
+    /// Returns whether no other one will be frozen.
+    pub(super) fn freezing_done(&self) -> bool {
+        self.shared.lock().freezing_done
     }
 
-    /// Hands each file system's state to `look`, but of the one that is being
-    /// frozen.
+    /// Calls `look` with the state of each file system, except the one that is being frozen.
     pub(in super::super) fn each(&self, mut look: impl FnMut(usize, State)) {
         let progress = self.shared.lock();
         let freezing = progress.freezing.map(|(index, _)| index);
@@ -314,27 +309,27 @@ impl ThreadPool {
         }
     }
 
-    /// Whether the kernel has yet to come back from anything, or be asked to thaw.
-    pub(in super::super) fn at_work(&self) -> bool {
+    /// Returns whether a call has not returned, or anything is to be thawed.
+    pub(in super::super) fn is_busy(&self) -> bool {
         let progress = self.shared.lock();
         progress.freezing.is_some() || progress.each.iter().any(|state| state.is_to_thaw())
     }
 
-    /// Whether one has yet to be tried.
-    pub(super) fn any_to_try(&self) -> bool {
+    /// Returns whether a thaw has not begun.
+    pub(super) fn any_pending(&self) -> bool {
         self.shared.lock().each.contains(&State::Frozen)
     }
 
-    /// Whether all is thawed.
+    /// Returns whether all are thawed.
     pub(super) fn all_thawed(&self) -> bool {
         let failed = |state: &State| matches!(*state, State::Thawed(said) if !is_thawed(said));
-        !self.at_work() && !self.shared.lock().each.iter().any(failed)
+        !self.is_busy() && !self.shared.lock().each.iter().any(failed)
     }
 
-    /// Takes note of the news.
-    pub(in super::super) fn clear_news(&self) {
-        // It fails only where there are none.
-        let _ = rustix::io::read(&self.shared.news, &mut [0; 8]);
+    /// Makes the descriptor unreadable until the next change.
+    pub(in super::super) fn clear_event(&self) {
+        // It fails only without an event.
+        let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
     }
 }
 
@@ -344,10 +339,10 @@ impl State {
     }
 }
 
-/// Readable when there is something to look at.
+/// Readable after a change.
 impl AsFd for ThreadPool {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.news.as_fd()
+        self.shared.event.as_fd()
     }
 }
 
@@ -358,7 +353,7 @@ impl fmt::Debug for ThreadPool {
 }
 
 impl Drop for ThreadPool {
-    /// Those that the kernel does not come back to are left to themselves.
+    /// Ends the threads, unless one hangs.
     fn drop(&mut self) {
         let mut progress = self.shared.lock();
         progress.task = Task::End;
@@ -379,12 +374,12 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_news(&self) {
-        // It fails only where it was told more often than a number can count.
-        let _ = rustix::io::write(&self.news, &1u64.to_ne_bytes());
+    fn notify(&self) {
+        // It fails only if the counter would overflow.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// What the thread does that freezes.
+    /// Runs the thread that freezes.
     fn freeze(&self) {
         let mut progress = self.lock();
         progress.started += 1;
@@ -407,7 +402,7 @@ impl Shared {
             };
             progress = self.lock();
             let state = match said {
-                // It was given up meanwhile, and nobody else thaws this one.
+                // The freeze was aborted meanwhile, and no other thread thaws this one.
                 Ok(()) if progress.task != Task::Freeze => {
                     drop(progress);
                     let said = self.calls.thaw(descriptor.as_fd());
@@ -422,24 +417,24 @@ impl Shared {
             }
             progress.freezing = None;
             if let Err(errno) = said {
-                self.tell_news();
-                if !goes_on(errno) {
+                self.notify();
+                if !is_skippable(errno) {
                     break;
                 }
             }
         }
-        progress.freezing_over = true;
+        progress.freezing_done = true;
         drop(progress);
-        self.tell_news();
+        self.notify();
     }
 
-    /// What each of the others does.
+    /// Runs a thread that thaws.
     fn thaw(&self) {
         let mut progress = self.lock();
         progress.started += 1;
         self.made.notify_all();
         loop {
-            while progress.task != Task::End && progress.granted == 0 {
+            while progress.task != Task::End && progress.permits == 0 {
                 progress = self
                     .to_thaw
                     .wait(progress)
@@ -448,12 +443,12 @@ impl Shared {
             if progress.task == Task::End {
                 return;
             }
-            progress.granted -= 1;
+            progress.permits -= 1;
             progress = self.thaw_each(progress);
         }
     }
 
-    /// Thaws what no other thread is at, from the last to the first.
+    /// Thaws what no other thread is thawing, from the last to the first.
     fn thaw_each<'a>(&'a self, mut progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {
         while progress.task == Task::Thaw {
             let frozen = progress.each.iter().rposition(|it| *it == State::Frozen);
@@ -472,7 +467,7 @@ impl Shared {
             }
             progress.returned += 1;
         }
-        self.tell_news();
+        self.notify();
         progress
     }
 }

@@ -1,4 +1,4 @@
-//! How hooks are run.
+//! The configuration of hooks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use serde::Deserialize;
 
 use crate::values;
 
-/// Hooks that are run at the most: with more, a freeze would not be done in the
-/// time that the kernel gives it.
+/// How many hooks there may be: with more, a freeze would exceed the time that the kernel
+/// allows.
 pub(super) const MAX_HOOKS: usize = 100;
 
-/// How hooks are run.
+/// The configuration of hooks.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// The directory that they are in.
+    /// Their directory.
     #[serde(deserialize_with = "values::directory")]
     pub directory: PathBuf,
     /// How long each may take.
     #[serde(deserialize_with = "values::seconds")]
     pub time_limit: Duration,
-    /// What is done when one fails before a freeze.
+    /// What happens if one fails before a freeze.
     pub on_failure: OnFailure,
-    /// How long file systems may stay frozen; told to the hooks.
+    /// How long file systems may stay frozen, for the environment of the hooks.
     #[serde(skip)]
     pub freeze_limit: Duration,
 }
@@ -39,13 +39,13 @@ impl Default for Config {
     }
 }
 
-/// What is done when a hook fails before a freeze.
+/// What happens if a hook fails before a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// Nothing is frozen, and the host is told so.
+    /// Nothing is frozen, and the FREEZE fails.
     #[default]
     Stop,
-    /// The freeze goes on without what the hook was for.
+    /// The freeze continues without the hook.
     GoOn,
 }

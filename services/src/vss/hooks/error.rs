@@ -1,4 +1,4 @@
-//! Why applications were not brought to rest.
+//! Errors of hooks.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,62 +7,62 @@ use super::config::MAX_HOOKS;
 use crate::subprocess::{RunError, StartError};
 use crate::trusted::Refusal;
 
-/// Why applications were not brought to rest.
+/// Applications were not quiesced.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// The directory cannot be read.
-    #[error("cannot read the directory of hooks, {}", path.display())]
+    #[error("cannot read the hook directory {}", path.display())]
     Directory {
-        /// Which directory.
+        /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
 
-    /// There are too many.
+    /// There are too many hooks.
     #[error(
         "{} has more than {MAX_HOOKS} hooks; let one of them run the others", .0.display()
     )]
     TooMany(PathBuf),
 
-    /// A hook, or the directory of all, is not root's alone, so that it will not
-    /// be run as root.
+    /// Others than root can write to a hook or to the hook directory, so that it is not run as
+    /// root.
     #[error("{} will not be run", path.display())]
     Refused {
-        /// Which hook or directory.
+        /// The hook or directory.
         path: PathBuf,
         /// Why not.
         source: Refusal,
     },
 
-    /// A hook cannot be run, as can be seen without trying.
+    /// A hook cannot be run, as its file shows.
     #[error("{} cannot be run", path.display())]
     Unfit {
-        /// Which hook.
+        /// The hook.
         path: PathBuf,
         /// Why not.
         source: StartError,
     },
 
-    /// A hook was run, or was to be run, and did not succeed.
+    /// A hook failed, or could not be started.
     #[error("hook {hook} failed at {action}")]
     Failed {
         /// Its name.
         hook: String,
-        /// What it was run with.
+        /// Its argument.
         action: &'static str,
-        /// What happened, and what it said.
+        /// What happened, with its output.
         source: RunError,
     },
 }
 
 impl HookError {
-    /// Whether a hook has begun to do anything.
+    /// Returns whether a hook was started.
     pub(super) fn started(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if source.started())
     }
 
-    /// Whether a hook was killed because the service is to end.
+    /// Returns whether a hook was killed because the service is being stopped.
     pub(super) fn stopped(&self) -> bool {
         let Self::Failed { source, .. } = self else {
             return false;

@@ -1,4 +1,4 @@
-//! Which programs are hooks, and which of them may be run as root.
+//! Finds the hooks that may be run as root.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,33 +12,31 @@ use super::error::HookError;
 use crate::subprocess::{EXECUTABLE, obstacle};
 use crate::trusted;
 
-/// What package managers and editors leave beside a file, by the end of its
-/// name.
-const LEFTOVERS: [&[u8]; 6] = [
+/// Suffixes of files that package managers and editors leave.
+const IGNORED_SUFFIXES: [&[u8]; 6] = [
     b"bak", b"orig", b"rpmnew", b"rpmorig", b"rpmsave", b"sample",
 ];
 
-/// The same, where more than one ending is in use.
-const LEFTOVER_FAMILIES: [&[u8]; 2] = [b"dpkg-", b"ucf-"];
+/// Prefixes of such suffixes.
+const IGNORED_SUFFIX_PREFIXES: [&[u8]; 2] = [b"dpkg-", b"ucf-"];
 
-/// What is in the directory of hooks.
+/// The content of the hook directory.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The hooks, in the order in which they are run.
+    /// The hooks, in the order in which they are run with `freeze`.
     pub hooks: Vec<PathBuf>,
-    /// What would be one, were it root's alone and could be started.
+    /// Files that are not run, since others can write to them or they cannot be started.
     pub refused: Vec<HookError>,
-    /// Files that may have been meant to be hooks, and that nobody may execute.
+    /// Files that may be meant as hooks and are not executable.
     pub not_executable: Vec<PathBuf>,
 }
 
-/// Looks for hooks: the executable files of `directory`, in byte order of their
-/// names, without backups and what package managers leave. A directory that is
-/// not there has none.
+/// Finds the hooks: the executable files of `directory`, in byte order of their names,
+/// without backup files and those that package managers leave. A missing directory has none.
 ///
 /// # Errors
 ///
-/// Where the directory cannot be read, is not root's alone, or has more than 100
+/// If the directory cannot be read, others than root can write to it, or it has too many
 /// hooks.
 pub fn find(directory: &Path) -> Result<Found, HookError> {
     let unreadable = |source| HookError::Directory {
@@ -54,7 +52,7 @@ pub fn find(directory: &Path) -> Result<Found, HookError> {
     let mut paths = Vec::new();
     for entry in entries {
         let entry = entry.map_err(unreadable)?;
-        if !is_leftover(&entry.file_name()) {
+        if !is_ignored(&entry.file_name()) {
             paths.push(entry.path());
         }
     }
@@ -79,20 +77,20 @@ pub fn find(directory: &Path) -> Result<Found, HookError> {
     Ok(found)
 }
 
-fn is_leftover(name: &OsStr) -> bool {
+fn is_ignored(name: &OsStr) -> bool {
     let name = name.as_bytes();
     let ending = name.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
     name.starts_with(b".")
         || name.starts_with(b"#")
         || name.ends_with(b"~")
         || (ending.len() < name.len()
-            && (LEFTOVERS.contains(&ending)
-                || LEFTOVER_FAMILIES
+            && (IGNORED_SUFFIXES.contains(&ending)
+                || IGNORED_SUFFIX_PREFIXES
                     .iter()
-                    .any(|family| ending.starts_with(family))))
+                    .any(|prefix| ending.starts_with(prefix))))
 }
 
-/// Where the hook or the directory of hooks is, if it is root's alone.
+/// Returns the real path of a hook or of the hook directory, if only root can write to it.
 pub(super) fn trusted(path: &Path) -> Result<PathBuf, HookError> {
     trusted::trusted(path).map_err(|source| HookError::Refused {
         path: path.to_owned(),

@@ -1,10 +1,10 @@
-//! The administrator's programs that let applications come to rest before a
-//! freeze, and go on after it.
+//! Hooks: the administrator's programs that quiesce applications before a freeze and
+//! resume them after the thaw.
 //!
-//! Each executable of a directory is run with `freeze`, in the order of their
-//! names, before file systems are frozen, and in reverse order with `thaw` when
-//! they are thawed, or where it did not come to a freeze; a hook may ask for
-//! `freeze-failed` then. None of them runs while a file system is frozen.
+//! Each executable in a directory is run with `freeze`, in the order of their names, before
+//! file systems are frozen, and with `thaw`, in reverse order, when they are thawed or the
+//! freeze failed. In the second case a hook may ask for `freeze-failed`. No hook runs while
+//! a file system is frozen.
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
 
-use self::program::{Hook, Occasion};
+use self::program::{Hook, Phase};
 use crate::backup::HookRun;
 use crate::error_chain::display_chain;
 use crate::timeouts::{HOOKS_KILL, HOOKS_SIDE_BY_SIDE, THAW_AND_HOOKS, THAW_AND_HOOKS_AT_EXIT};
@@ -33,18 +33,17 @@ pub use program::EndReason;
 
 /// Runs all hooks with `freeze`, in the order of their names.
 ///
-/// Where one fails and that stops the freeze, those that were started, the
-/// failing one included, are run in reverse order as after a failed freeze before
-/// this is back, as by [`PendingHooks::run_post_thaw`]. When `deadline` is over or `stop` is readable
-/// the freeze is stopped, whatever the configuration says of failures.
+/// If one fails and that stops the freeze, those that were started, the failing one
+/// included, are run as after a failed freeze by [`PendingHooks::run_post_thaw`]. At
+/// `deadline`, or once `stop` is readable, the freeze stops whatever the configuration says
+/// about failures.
 ///
-/// Before each hook is started, `note` is told which have been by then: what
-/// another agent ends ([`PendingHooks::from_paths`]) should this one be killed meanwhile.
-/// It is told of each run that ended, too.
+/// Calls `on_step` before each hook is started, with those that were started so far, for
+/// the record ([`PendingHooks::from_paths`]), and after each run.
 ///
 /// # Errors
 ///
-/// Where a hook must not be run, fails, or is not done in time.
+/// If a hook must not be run, fails, or takes too long.
 pub fn run_pre_freeze(
     config: &Config,
     deadline: Instant,
@@ -58,7 +57,7 @@ pub fn run_pre_freeze(
             if !found.not_executable.is_empty() {
                 info!(
                     log,
-                    "not run as hooks, because they are not executable (chmod +x): {:?}",
+                    "not run as hooks, since they are not executable (chmod +x): {:?}",
                     found.not_executable
                 );
             }
@@ -76,13 +75,13 @@ pub fn run_pre_freeze(
             Vec::new()
         }
     };
-    let mut ran = PendingHooks::from_paths(config, Vec::new());
+    let mut pending = PendingHooks::from_paths(config, Vec::new());
     for path in paths {
-        ran.paths.push(path.clone());
-        on_step(HookStep::Starts(&ran.paths));
+        pending.paths.push(path.clone());
+        on_step(HookStep::Starts(&pending.paths));
         let hook = Hook {
             path: &path,
-            occasion: Occasion::Freeze,
+            phase: Phase::PreFreeze,
             log,
         };
         let (result, run) = hook.run(config, deadline, stop);
@@ -91,8 +90,8 @@ pub fn run_pre_freeze(
             continue;
         };
         if !error.started() {
-            ran.paths.pop();
-            on_step(HookStep::Starts(&ran.paths));
+            pending.paths.pop();
+            on_step(HookStep::Starts(&pending.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
             let time = if error.stopped() {
@@ -100,35 +99,35 @@ pub fn run_pre_freeze(
             } else {
                 THAW_AND_HOOKS
             };
-            for run in ran.run_post_thaw(EndReason::FreezeFailed, time, log) {
+            for run in pending.run_post_thaw(EndReason::FreezeFailed, time, log) {
                 on_step(HookStep::Ended(run));
             }
             return Err(error);
         }
-        warn!(log, "the freeze goes on: {}", display_chain(&error));
+        warn!(log, "the freeze continues: {}", display_chain(&error));
     }
-    Ok(ran)
+    Ok(pending)
 }
 
-/// What becomes of the hooks while they are run with `freeze`.
+/// A step of running the hooks with `freeze`.
 #[derive(Debug)]
 pub enum HookStep<'a> {
-    /// One is about to be started: the last of those, which are all until now.
+    /// The last of these hooks is about to be started; the others were started before.
     Starts(&'a [PathBuf]),
-    /// One has ended.
+    /// A hook has ended.
     Ended(HookRun),
 }
 
-/// The hooks that were run with `freeze`, and have to be run again.
+/// The hooks that were run with `freeze` and have to be run with `thaw`.
 #[derive(Debug)]
-#[must_use = "applications stay at rest until it is ended"]
+#[must_use = "applications stay quiesced until the hooks run again"]
 pub struct PendingHooks {
     config: Config,
     paths: Vec<PathBuf>,
 }
 
 impl PendingHooks {
-    /// What an agent before this one ran, in the order in which it did.
+    /// Returns the hooks that an earlier agent ran, in the order in which it did.
     pub fn from_paths(config: &Config, paths: Vec<PathBuf>) -> Self {
         Self {
             config: config.clone(),
@@ -136,26 +135,25 @@ impl PendingHooks {
         }
     }
 
-    /// Kills those that an agent before this one has left running with `freeze`, before
-    /// they are ended.
+    /// Kills those that an earlier agent left running with `freeze`.
     pub fn kill_stale(&self, log: &Logger) {
         if !self.paths.is_empty() {
             stale::kill(&self.paths, log);
         }
     }
 
-    /// The hooks in the order in which they were run, by their paths in the
-    /// directory.
+    /// Returns the paths of the hooks, in the order in which they were run.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// Runs them in reverse order. It is back after `time`: until 6 s before that they
-    /// are run one after another; those that are left then are started at once, and
-    /// have until 1 s before the end. One that fails is logged, and the others still
-    /// run. One that even then is
-    /// neither done nor killed, as its disk does not answer, is left behind. Gives what
-    /// came of each.
+    /// Runs the hooks in reverse order with `thaw`, or what they ask for, and returns the
+    /// runs.
+    ///
+    /// Returns after `time` at the latest. The hooks run one after another until
+    /// [`HOOKS_SIDE_BY_SIDE`] and [`HOOKS_KILL`] before that; the remaining ones are then
+    /// started at once. They are killed [`HOOKS_KILL`] before the end, and one that cannot
+    /// be killed is abandoned. A hook that fails is logged, and the others still run.
     pub fn run_post_thaw(self, end: EndReason, time: Duration, log: &Logger) -> Vec<HookRun> {
         let began = Instant::now();
         let killed = began + time.saturating_sub(HOOKS_KILL);
@@ -169,7 +167,7 @@ impl PendingHooks {
             let run = move || {
                 let hook = Hook {
                     path: &its,
-                    occasion: Occasion::EndReason(end),
+                    phase: Phase::PostThaw(end),
                     log: &to,
                 };
                 let (result, run) = hook.run(&config, killed, None);
@@ -180,7 +178,7 @@ impl PendingHooks {
                         display_chain(&error)
                     );
                 }
-                // Nobody waits for one that was left behind.
+                // An abandoned hook has no receiver.
                 let _ = ended.send(run);
             };
             if let Err(error) = thread::Builder::new().spawn(run) {
@@ -190,7 +188,7 @@ impl PendingHooks {
             match wait.recv_timeout(left) {
                 Ok(run) => runs.push(run),
                 Err(RecvTimeoutError::Timeout) => begun.push((path, started, wait)),
-                // There was no thread for it.
+                // There is no thread for it.
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }
@@ -202,17 +200,15 @@ impl PendingHooks {
                 Err(_) => {
                     warn!(
                         log,
-                        "the hook {} neither ends nor can be killed, and is left behind: the application \
-                         may need attention",
+                        "the hook {} cannot be killed, and is abandoned: the application may need \
+                         attention",
                         path.display()
                     );
                     runs.push(HookRun {
                         name: program::name(&path).into_owned(),
                         action: "thaw",
                         took: started.elapsed(),
-                        failure: Some(
-                            "neither ends nor can be killed, and is left behind".to_owned(),
-                        ),
+                        failure: Some("cannot be killed, and is abandoned".to_owned()),
                     });
                 }
             }

@@ -1,4 +1,4 @@
-//! One hook: what it is told, and what becomes of what it says.
+//! Runs one hook and logs its output.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -18,60 +18,60 @@ use crate::backup::HookRun;
 use crate::error_chain::display_chain;
 use crate::subprocess::{Output, run};
 
-/// Lines of a hook's standard output, and of its standard error, that are
-/// logged.
+/// How many lines of a hook's standard output, and of its standard error, are logged.
 const MAX_LINES: usize = 10;
 
-/// Letters of such a line.
+/// How many characters of such a line are logged.
 const MAX_LINE: usize = 300;
 
-/// Bytes at the beginning of a hook in which it may declare what it knows.
+/// How many bytes at the beginning of a hook may have its declaration.
 const HEAD: u64 = 4096;
 
-/// How a hook declares, in a comment of its own, that it knows the argument
-/// `freeze-failed`.
+/// The comment by which a hook declares that it supports the argument `freeze-failed`.
 const DECLARATION: &str = "hyperv-agent: freeze-failed";
 
-/// What hooks are run for.
+/// When hooks are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Occasion {
-    /// File systems are about to be frozen.
-    Freeze,
-    /// That is over.
-    EndReason(EndReason),
+pub(super) enum Phase {
+    /// Before a freeze.
+    PreFreeze,
+    /// After a thaw, or after a freeze that failed.
+    PostThaw(EndReason),
 }
 
-impl Occasion {
-    /// The argument of the hook `program`, where that may be run. One that was written
-    /// for another agent knows `freeze` and `thaw` only.
+impl Phase {
+    /// Returns the argument for the hook `program`. One that was written for another agent
+    /// supports `freeze` and `thaw` only.
     fn action(self, program: Option<&Path>) -> &'static str {
         match self {
-            Self::Freeze => "freeze",
-            Self::EndReason(EndReason::FreezeFailed) if program.is_some_and(knows_failures) => {
+            Self::PreFreeze => "freeze",
+            Self::PostThaw(EndReason::FreezeFailed)
+                if program.is_some_and(supports_freeze_failed) =>
+            {
                 "freeze-failed"
             }
-            Self::EndReason(_) => "thaw",
+            Self::PostThaw(_) => "thaw",
         }
     }
 }
 
-/// Why applications may go on.
+/// Why a freeze ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
     /// The host asked for the thaw.
     Thawed,
-    /// A hook or a file system failed: nothing is frozen.
+    /// A hook or a file system failed: nothing was frozen.
     FreezeFailed,
-    /// File systems were frozen for as long as they may.
+    /// The time limit was reached.
     TimeLimit,
-    /// The device went away or took no reply, or the agent or its guard ends.
+    /// The device is gone or refused a reply, or the agent or its guard ended.
     Interrupted,
-    /// The agent ended before, and was started again.
+    /// The agent was killed and started again.
     AgentRestarted,
 }
 
 impl EndReason {
-    /// What the environment of a hook says of it.
+    /// Returns the reason in the environment of a hook.
     fn reason(self) -> &'static str {
         match self {
             Self::Thawed => "thawed",
@@ -83,14 +83,14 @@ impl EndReason {
     }
 }
 
-/// Whether the hook declares that it knows `freeze-failed`.
-fn knows_failures(program: &Path) -> bool {
+/// Returns whether the hook declares that it supports `freeze-failed`.
+fn supports_freeze_failed(program: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(program).and_then(|file| file.take(HEAD).read_to_end(&mut head));
     read.is_ok() && declares(&head)
 }
 
-/// Whether a line says so and nothing else, whatever makes it a comment.
+/// Returns whether a line is the declaration and nothing else, whatever the comment sign.
 fn declares(head: &[u8]) -> bool {
     let text = String::from_utf8_lossy(head);
     text.lines().any(|line| {
@@ -99,16 +99,16 @@ fn declares(head: &[u8]) -> bool {
     })
 }
 
-/// A hook about to be run.
+/// A hook that is about to be run.
 pub(super) struct Hook<'a> {
     pub(super) path: &'a Path,
-    pub(super) occasion: Occasion,
+    pub(super) phase: Phase,
     pub(super) log: &'a Logger,
 }
 
 impl Hook<'_> {
-    /// Runs it, for at most the time that `config` has and until `deadline`, or until
-    /// `stop` is readable.
+    /// Runs the hook until it ends, for at most the time limit of `config`, until
+    /// `deadline`, or until `stop` is readable.
     pub(super) fn run(
         &self,
         config: &Config,
@@ -117,7 +117,7 @@ impl Hook<'_> {
     ) -> (Result<(), HookError>, HookRun) {
         let started = Instant::now();
         let program = find::trusted(self.path);
-        let action = self.occasion.action(program.as_deref().ok());
+        let action = self.phase.action(program.as_deref().ok());
         let deadline = deadline.min(started + config.time_limit);
         let result = program.and_then(|program| {
             self.run_program(&program, action, config, (started, deadline), stop)
@@ -139,7 +139,7 @@ impl Hook<'_> {
         (started, deadline): (Instant, Instant),
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), HookError> {
-        // Rounded up: no hook is told that it has no time.
+        // Rounded up, so that no hook gets a limit of zero.
         let left = deadline.saturating_duration_since(started) + Duration::from_millis(999);
         let seconds = left.as_secs().to_string();
         let freeze_seconds = config.freeze_limit.as_secs().to_string();
@@ -148,7 +148,7 @@ impl Hook<'_> {
             ("HYPERV_AGENT_TIME_LIMIT", &seconds),
             ("HYPERV_AGENT_FREEZE_TIME_LIMIT", &freeze_seconds),
         ];
-        if let Occasion::EndReason(end) = self.occasion {
+        if let Phase::PostThaw(end) = self.phase {
             variables.push(("HYPERV_AGENT_REASON", end.reason()));
         }
         let result = run(program, &[OsStr::new(action)], &variables, deadline, stop);
@@ -181,19 +181,19 @@ impl Hook<'_> {
                 .map(str::trim_end)
                 .filter(|line| !line.is_empty());
             for line in lines.by_ref().take(MAX_LINES) {
-                // Whatever the hook passes on must not look like a record of ours.
+                // Output of the hook must not look like a record of the agent.
                 let line = line.replace(char::is_control, " ");
                 let line: String = line.chars().take(MAX_LINE).collect();
                 info!(self.log, #PROGRAM_OUTPUT, "hook {}: {}", name, line);
             }
             if lines.next().is_some() {
-                info!(self.log, #PROGRAM_OUTPUT, "hook {}: more lines, left out", name);
+                info!(self.log, #PROGRAM_OUTPUT, "hook {}: further lines are omitted", name);
             }
         }
     }
 }
 
-/// What a hook is called.
+/// Returns the name of a hook.
 pub(super) fn name(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_comment_declares_what_a_hook_knows() {
+    fn a_comment_declares_what_a_hook_supports() {
         for text in [
             "#!/bin/sh\n# hyperv-agent: freeze-failed\n",
             "#!/bin/sh\n#hyperv-agent: freeze-failed \r\n",

@@ -1,4 +1,4 @@
-//! Hooks that an agent which is gone has left running.
+//! Kills hooks that an earlier agent left running.
 
 use std::fs;
 use std::io;
@@ -15,34 +15,32 @@ use slog::{Logger, warn};
 use super::super::blocking::Lookups;
 use crate::processes::{self, Stat};
 
-/// How long they may take to be gone.
-const GONE: Duration = Duration::from_secs(1);
+/// How long killed hooks are waited for.
+const KILL_TIME: Duration = Duration::from_secs(1);
 
-/// Kills those of these hooks that still run with `freeze`, with all of their process
-/// groups: one that lets an application come to rest after that was told to go on would
-/// leave it so.
+/// Kills those of these hooks that still run with `freeze`, with their process groups: one
+/// that quiesces its application after the run with `thaw` would leave it quiesced.
 pub(super) fn kill(hooks: &[PathBuf], log: &Logger) {
     let wanted = hooks.to_vec();
-    // What a process was started with is in its memory, which may be on a disk that
-    // does not answer.
+    // The arguments of a process are in its memory, which may be on a disk that hangs.
     let found = Lookups::new().run(Path::new("/proc"), move || find(&wanted));
     let found = found.unwrap_or_else(|no_answer| Err(io::Error::other(no_answer)));
     let found = found.unwrap_or_else(|error| {
         warn!(
             log,
-            "cannot tell whether a hook still runs with freeze: {}", error
+            "cannot find hooks that still run with freeze: {}", error
         );
         Vec::new()
     });
-    let until = Instant::now() + GONE;
+    let until = Instant::now() + KILL_TIME;
     for left in found {
-        // Its number may be another's by now.
+        // Another process may have its ID now.
         if left.ends_within(Duration::ZERO) {
             continue;
         }
         warn!(
             log,
-            "the hook {} still ran with freeze, and is killed",
+            "killing the hook {}, which still runs with freeze",
             left.hook.display()
         );
         let _ = kill_process_group(left.pid, Signal::KILL);
@@ -50,18 +48,17 @@ pub(super) fn kill(hooks: &[PathBuf], log: &Logger) {
     }
 }
 
-/// A hook that was left running.
+/// A hook that still runs with `freeze`.
 #[derive(Debug)]
-struct Left {
+struct StaleHook {
     pid: Pid,
-    /// The process, whoever has its number later; `None` where the kernel (before 5.3)
-    /// gives no such descriptor.
+    /// The pidfd of the process; kernels before 5.3 have none.
     process: Option<OwnedFd>,
     hook: PathBuf,
 }
 
-impl Left {
-    /// Whether it has ended when so much time is over.
+impl StaleHook {
+    /// Waits for its end, and returns whether it has ended.
     fn ends_within(&self, time: Duration) -> bool {
         let (Some(process), Ok(time)) = (&self.process, Timespec::try_from(time)) else {
             return false;
@@ -71,11 +68,11 @@ impl Left {
     }
 }
 
-/// The processes of this user that lead a group and are a hook that was run with
+/// Finds the processes of this user that lead a process group and are hooks that run with
 /// `freeze`.
-fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
+fn find(hooks: &[PathBuf]) -> io::Result<Vec<StaleHook>> {
     let mut found = Vec::new();
-    // A hook is run by the path that a link to it leads to.
+    // A hook is run by its real path.
     let real = |hook: &PathBuf| fs::canonicalize(hook).ok();
     let names: Vec<_> = hooks
         .iter()
@@ -91,7 +88,7 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
         if !own || !leads() {
             continue;
         }
-        // Before it is read what the process is: so it is of this one.
+        // Opened before its arguments are read, so that both are of the same process.
         let process = pidfd_open(pid, PidfdFlags::empty()).ok();
         let arguments = fs::read(directory.join("cmdline")).unwrap_or_default();
         let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
@@ -101,7 +98,7 @@ fn find(hooks: &[PathBuf]) -> io::Result<Vec<Left>> {
             arguments.windows(2).any(runs)
         });
         if let Some((_, hook)) = hook {
-            found.push(Left {
+            found.push(StaleHook {
                 pid,
                 process,
                 hook: (*hook).clone(),
@@ -119,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_is_told_from_whoever_has_its_number_later() {
+    fn a_stale_hook_is_found_and_its_end_is_seen() {
         let place = tempfile::tempdir().unwrap();
         let hook = place.path().join("hook");
         let run = |argument| {

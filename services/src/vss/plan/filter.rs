@@ -1,4 +1,4 @@
-//! Which file systems are left out, and why.
+//! The filter of a plan: which file systems are left out, and why.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::vss::file_system::FileSystem;
 use crate::vss::mountinfo::MountInfo;
 use crate::vss::sysfs::under;
 
-/// What there is to choose by.
+/// Decides by type and configuration.
 pub(super) struct Filter {
     types: Types,
     include: Globs,
@@ -19,7 +19,7 @@ pub(super) struct Filter {
     links: Links,
 }
 
-/// The types of file systems that the kernel knows.
+/// The file system types that the kernel knows.
 struct Types {
     all: Vec<String>,
     /// Those that are on block devices.
@@ -27,14 +27,13 @@ struct Types {
 }
 
 impl Filter {
-    /// The list of types, below the root.
+    /// The path of the list of types below the root directory.
     pub(super) const LIST: &str = "proc/filesystems";
 
     pub(super) fn read(config: &Config, mounted: &[MountInfo]) -> io::Result<Self> {
         let root = &config.environment.root;
         let types = Types::parse(&fs::read_to_string(root.join(Self::LIST))?);
-        // To look at a path in what a program or another machine serves may take
-        // for ever.
+        // A look-up in a FUSE or network file system may block forever.
         let answers = |directory: &Path| {
             let mut above = mounted.iter().filter(|it| directory.starts_with(&it.point));
             above.all(|it| is_in_memory(&it.kind) || types.reject(&it.kind).is_none())
@@ -77,7 +76,7 @@ impl Filter {
         (!is_included).then_some(Reason::NotIncluded)
     }
 
-    /// The patterns that mean none of these, which are all that there are.
+    /// Returns the patterns that match none of these, which are all file systems.
     pub(super) fn unmatched(&self, file_systems: &[&FileSystem]) -> Vec<UnmatchedPattern> {
         let globs = [&self.include, &self.exclude].into_iter();
         globs
@@ -86,13 +85,13 @@ impl Filter {
     }
 }
 
-/// Whether file systems of this type are in memory, and on nothing else.
+/// Returns whether file systems of this type are in memory only.
 pub(super) fn is_in_memory(kind: &str) -> bool {
     matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")
 }
 
 impl Types {
-    /// From the kernel's list, where those without a device are marked.
+    /// Parses the kernel's list, which marks types without a device.
     fn parse(list: &str) -> Self {
         let all = list.lines().filter_map(|line| line.split('\t').nth(1));
         let on_devices = list.lines().filter_map(|line| line.strip_prefix('\t'));
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_everything_meant() {
+    fn without_patterns_everything_is_frozen() {
         let filter = filter(Patterns::default(), Patterns::default());
         assert_eq!(filter.rejects(&file_system()), None);
     }
@@ -212,14 +211,14 @@ mod tests {
             let excluded = filter(Patterns::default(), patterns.clone());
             let reason = excluded.rejects(&file_system());
             assert_eq!(reason.is_some(), own, "{patterns:?}");
-            // Who is excluded cannot be included.
+            // Exclusion wins.
             let both = filter(patterns.clone(), patterns);
             assert!(both.rejects(&file_system()).is_some());
         }
     }
 
     #[test]
-    fn what_means_nothing_is_told() {
+    fn patterns_without_a_match_are_reported() {
         let include = patterns(&["/srv/*", "/mnt"], &["ext?", "xfs"], &["/dev/sda"]);
         let exclude = patterns(&["/var/*"], &["sysfs", "vfat*"], &["/dev/mapper/*", "*"]);
         let filter = filter(include, exclude);

@@ -1,5 +1,5 @@
-//! Which file systems are frozen, and in which order: `filter` tells those that are
-//! meant, by the `patterns` of the configuration, and `order` puts them in theirs.
+//! Plans a freeze: `filter` selects the file systems, by the `patterns` of the
+//! configuration, and `order` computes the freeze order.
 
 mod filter;
 mod order;
@@ -24,16 +24,16 @@ use super::mount_namespaces::{self, Namespace};
 use super::mountinfo::{self, MountInfo, ReadOnly};
 use super::sysfs::under;
 
-/// What a FREEZE would do.
+/// What a FREEZE does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// What is frozen, in this order, and thawed in the reverse one.
+    /// The file systems to freeze, in freeze order. They are thawed in reverse.
     pub freeze: Vec<FileSystem>,
-    /// What is to be frozen and cannot be: as long as there is any, nothing is.
+    /// Those that are to be frozen and cannot be: if there is any, the FREEZE fails.
     pub blocked: Vec<Blocked>,
-    /// What is mounted and stays as it is.
+    /// Those that are not frozen.
     pub left_out: Vec<LeftOut>,
-    /// Patterns of the configuration that mean nothing that is mounted.
+    /// Patterns of the configuration that match nothing that is mounted.
     pub unmatched: Vec<UnmatchedPattern>,
     /// Whether there are more mount namespaces than are looked at.
     pub namespaces_cut: bool,
@@ -42,7 +42,7 @@ pub struct Plan {
 /// A file system that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Which one.
+    /// The file system.
     pub file_system: FileSystem,
     /// Why.
     pub reason: Reason,
@@ -51,7 +51,7 @@ pub struct LeftOut {
 /// A file system that is to be frozen and cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
-    /// Which one.
+    /// The file system.
     pub file_system: FileSystem,
     /// Why.
     pub reason: Blocker,
@@ -61,26 +61,26 @@ pub struct Blocked {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A file of `/proc` cannot be read.
-    #[error("cannot tell which file systems there are: cannot read {}", path.display())]
+    #[error("cannot list file systems: cannot read {}", path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
 }
 
-/// Says what a FREEZE would do now. What does not answer within seconds is said
-/// to be in its way.
+/// Makes a plan by what is mounted now. A file system that does not answer within seconds
+/// is blocked.
 ///
 /// # Errors
 ///
-/// If the kernel does not tell what is mounted.
+/// If a file in `/proc` cannot be read.
 pub fn make(config: &Config) -> Result<Plan, PlanError> {
     make_within(config, &Lookups::new())
 }
 
-/// The same, with the time for look-ups that is left.
+/// Does the same with the time that is left for look-ups.
 pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, PlanError> {
     let root = &config.environment.root;
     let unreadable = |path: &str| {
@@ -103,7 +103,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let mut groups = Groups::default();
     groups.add(mounted, None, |_| true);
     plan.namespaces_cut = mount_namespaces::for_each(root, |Namespace { process, mounted }| {
-        // What is in memory or lies on others there is the container's affair.
+        // File systems in memory, or on others, of a container do not matter.
         groups.add(mounted, Some(process), |it| {
             !own.contains(&it.device) && filter.rejects_type(&it.kind).is_none()
         });
@@ -114,12 +114,12 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         let describe = {
             let (root, mounts) = (root.clone(), Arc::clone(&mounts));
             let file_system = file_system.clone();
-            move || Described::new(&root, &file_system, &mounts)
+            move || Description::new(&root, &file_system, &mounts)
         };
-        // What is left out is not looked for: whoever excludes it may do so because
-        // it does not answer. What is not on devices names anything as its source.
+        // No paths are looked up for what is left out, which may be excluded because it does
+        // not answer. The source of a file system without a device may be anything.
         if type_reason.is_none() || device.major != 0 {
-            blocking::without_lookups(&describe).put_into(&mut file_system);
+            blocking::without_lookups(&describe).apply_to(&mut file_system);
         }
         let read_only = read_only.map(|read_only| match read_only {
             ReadOnly::Asked => Reason::ReadOnly,
@@ -142,7 +142,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
             let place = place.unwrap_or_else(|| file_system.source.clone().into());
             match lookups.run(&place, describe) {
                 Ok(described) => {
-                    described.put_into(&mut file_system);
+                    described.apply_to(&mut file_system);
                     reason = filter.rejects(&file_system);
                 }
                 Err(NotResponding(path)) => {
@@ -153,10 +153,10 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
         rejected.extend(reason.map(|reason| (device, reason)));
         candidates.push(file_system);
     }
-    // What the configuration leaves out has its place among them: it goes on
-    // writing to what it lies on.
-    let places = order::places(&candidates);
-    candidates.sort_by_key(|it| places.get(&it.device).copied());
+    // What the configuration leaves out counts for the order: it still writes to the file
+    // system that it is on.
+    let positions = order::freeze_order(&candidates);
+    candidates.sort_by_key(|it| positions.get(&it.device).copied());
     for file_system in candidates {
         let device = file_system.device;
         if let Some(reason) = rejected.remove(&device) {
@@ -184,12 +184,12 @@ impl Plan {
     pub const NAMESPACES_CUT: &str = "there are too many mount namespaces to look at all: file \
                                       systems that only the others have are not frozen";
 
-    /// The file system with this number, whether it is frozen or not.
+    /// Returns the file system with this device number, whether it is frozen or not.
     pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
         self.all().find(|it| it.device == device)
     }
 
-    /// All file systems: those that are frozen, and then those that are not.
+    /// Returns all file systems, those that are frozen first.
     pub fn all(&self) -> impl Iterator<Item = &FileSystem> {
         let left_out = self.left_out.iter().map(|it| &it.file_system);
         let blocked = self.blocked.iter().map(|it| &it.file_system);
@@ -197,34 +197,33 @@ impl Plan {
     }
 }
 
-/// The file systems, and why they are read-only, in the order in which they were
-/// mounted.
+/// The mounts grouped by file system, in the order of the first mounts.
 #[derive(Default)]
 struct Groups {
     file_systems: Vec<(FileSystem, Option<ReadOnly>)>,
-    /// The place of each in there.
+    /// The index of each.
     places: HashMap<DeviceNumber, usize>,
 }
 
 impl Groups {
-    /// Adds those of what is mounted that are wanted; `process` has it in another
-    /// mount namespace.
+    /// Adds the mounts that are wanted. Those of another mount namespace come with a
+    /// `process` in it.
     fn add(
         &mut self,
         mounted: Vec<MountInfo>,
         process: Option<u32>,
         is_wanted: impl Fn(&MountInfo) -> bool,
     ) {
-        let seen_by_us = |point: &Path| match process {
+        let own_path = |point: &Path| match process {
             Some(process) => {
                 let path = under(&mount_namespaces::root_of(process), point);
-                // Without a slash at the end.
+                // Without a trailing slash.
                 path.components().collect()
             }
             None => point.to_owned(),
         };
         let hidden = mountinfo::hidden(&mounted);
-        let hidden = hidden.iter().map(|(id, by)| (*id, seen_by_us(&by.point)));
+        let hidden = hidden.iter().map(|(id, by)| (*id, own_path(&by.point)));
         let mut hidden: HashMap<_, _> = hidden.collect();
         for mounted in mounted {
             if !is_wanted(&mounted) {
@@ -232,7 +231,7 @@ impl Groups {
             }
             let mount = Mount {
                 id: mounted.id,
-                point: seen_by_us(&mounted.point),
+                point: own_path(&mounted.point),
                 whole: mounted.whole,
                 hidden_under: hidden.remove(&mounted.id),
                 process,
@@ -259,7 +258,7 @@ impl Groups {
         }
     }
 
-    /// All of them, with their mounts in order.
+    /// Returns all, with their mounts sorted.
     fn sorted(mut self) -> Vec<(FileSystem, Option<ReadOnly>)> {
         for (file_system, _) in &mut self.file_systems {
             file_system.mounts.sort_by_cached_key(|mount| {
@@ -273,14 +272,15 @@ impl Groups {
     }
 }
 
-/// What a file system is on, and what that is made of.
-struct Described {
+/// The block devices of a file system, and what those are made of.
+struct Description {
     layers: Vec<Layer>,
     lies_on: Vec<LiesOn>,
 }
 
-impl Described {
-    /// `mounts` has the file system of each mount, and whether it is in memory.
+impl Description {
+    /// Describes a file system. `mounts` has the file system of each mount, and whether that
+    /// is in memory.
     fn new(
         root: &Path,
         file_system: &FileSystem,
@@ -292,15 +292,15 @@ impl Described {
         Self { layers, lies_on }
     }
 
-    fn put_into(self, file_system: &mut FileSystem) {
+    fn apply_to(self, file_system: &mut FileSystem) {
         file_system.nodes = block_devices::nodes(&self.layers);
         file_system.layers = self.layers;
         file_system.lies_on = self.lies_on;
     }
 }
 
-/// What is at the bottom of a device; `mounts` has the file system of each, and
-/// whether it is in memory.
+/// Describes the bottom of a device. `mounts` has the file system of each mount, and
+/// whether that is in memory.
 fn lies_on(root: &Path, bottom: Bottom, mounts: &HashMap<u64, (DeviceNumber, bool)>) -> LiesOn {
     let (what, mount) = match bottom {
         Bottom::File(what) => {
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_chooses() {
+    fn the_configuration_selects() {
         let (_root, mut config) = machine();
         config.include.mount_points = vec!["/srv/*".to_owned()];
         let plan = make(&config).unwrap();

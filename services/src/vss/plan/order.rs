@@ -1,5 +1,5 @@
-//! In which order file systems are frozen: none before what lies on it, which
-//! could not be written out any more.
+//! The freeze order: no file system is frozen before another one that is on it, in a file
+//! or by a loop device, since that could not write any more.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -8,21 +8,21 @@ use std::path::Path;
 use crate::vss::device_number::DeviceNumber;
 use crate::vss::file_system::FileSystem;
 
-/// What is frozen earlier, as far as what lies on what leaves a choice.
+/// Classes of file systems, by which the freeze order is chosen where it is not fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
-    /// Lies on what may be in any of the others.
+    /// On a device that may be in any of the others.
     OnAnything,
-    /// Lies on a file.
+    /// On a file.
     OnFile,
-    /// Lies on disks.
+    /// On disks.
     OnDisk,
-    /// Is mounted at `/`: more waits for it than for any other.
+    /// Mounted at `/`: more waits for it than for any other.
     Root,
 }
 
-/// The place of each of the file systems in the order in which they are frozen.
-pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize> {
+/// Returns the position of each file system in the freeze order.
+pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize> {
     let all: HashSet<_> = file_systems.iter().map(|it| it.device).collect();
     let mut above: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
     let mut below: HashMap<DeviceNumber, BTreeSet<DeviceNumber>> = HashMap::new();
@@ -36,7 +36,7 @@ pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize
                         above.entry(lower).or_default().push(upper.device);
                     }
                 }
-                // A layer over another file system, or a program's.
+                // On a stacked file system, or on what a program serves.
                 _ => on_anything.push(upper.device),
             }
         }
@@ -59,8 +59,7 @@ pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize
         (class, Reverse(depths.min()), place, it.device)
     });
 
-    // How many there are above each that have no place yet, and which would be
-    // the first otherwise.
+    // The number of file systems above each that have no position yet, and the preference.
     let mut waiting: HashMap<DeviceNumber, (usize, usize)> = HashMap::new();
     for (preference, it) in sorted.iter().enumerate() {
         let above = above.get(&it.device).map_or(0, Vec::len);
@@ -70,11 +69,11 @@ pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize
         .iter()
         .map(|(device, key)| (*key, *device))
         .collect();
-    let mut places = HashMap::new();
-    // The first has nothing above it, unless what was found out makes no sense.
+    let mut positions = HashMap::new();
+    // The first one has nothing above it, unless there is a cycle.
     while let Some((_, device)) = rest.pop_first() {
         waiting.remove(&device);
-        places.insert(device, places.len());
+        positions.insert(device, positions.len());
         for lower in below.remove(&device).into_iter().flatten() {
             if let Some(key) = waiting.get_mut(&lower) {
                 rest.remove(&(*key, lower));
@@ -83,10 +82,10 @@ pub(super) fn places(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize
             }
         }
     }
-    places
+    positions
 }
 
-/// These, and whatever lies on them.
+/// Returns these and all that are on them.
 fn with_all_above(
     mut next: Vec<DeviceNumber>,
     above: &HashMap<DeviceNumber, Vec<DeviceNumber>>,
@@ -136,8 +135,8 @@ mod tests {
     #[track_caller]
     fn order(mut file_systems: Vec<FileSystem>) -> Vec<String> {
         let ordered = |file_systems: &mut Vec<FileSystem>| -> Vec<_> {
-            let places = places(file_systems);
-            file_systems.sort_by_key(|it| places[&it.device]);
+            let positions = freeze_order(file_systems);
+            file_systems.sort_by_key(|it| positions[&it.device]);
             let points = file_systems.iter().map(FileSystem::mount_point);
             points.map(|point| point.display().to_string()).collect()
         };
@@ -234,16 +233,16 @@ mod tests {
                 let point = format!("/{}", "x/".repeat(minor as usize * 7 % 5));
                 file_system(minor, &[&point], lies_on.chain(unknown).collect())
             }).collect();
-            let places = places(&file_systems);
-            prop_assert_eq!(places.len(), file_systems.len());
-            let all: BTreeSet<_> = places.values().copied().collect();
+            let positions = freeze_order(&file_systems);
+            prop_assert_eq!(positions.len(), file_systems.len());
+            let all: BTreeSet<_> = positions.values().copied().collect();
             prop_assert_eq!(all, (0..file_systems.len()).collect());
             let mut on_anything = HashSet::new();
             for upper in file_systems.iter().rev() {
                 for lower in &upper.lies_on {
                     match lower.file_system {
-                        Some(lower) if places.contains_key(&lower) => {
-                            prop_assert!(places[&upper.device] < places[&lower]);
+                        Some(lower) if positions.contains_key(&lower) => {
+                            prop_assert!(positions[&upper.device] < positions[&lower]);
                             if on_anything.contains(&lower) {
                                 on_anything.insert(upper.device);
                             }
@@ -254,7 +253,7 @@ mod tests {
                     }
                 }
             }
-            let first: HashSet<_> = places
+            let first: HashSet<_> = positions
                 .iter()
                 .filter(|(_, place)| **place < on_anything.len())
                 .map(|(device, _)| *device)

@@ -1,4 +1,4 @@
-//! Which file systems the patterns of `[vss.include]` and `[vss.exclude]` mean.
+//! The patterns of `[vss.include]` and `[vss.exclude]`.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -18,12 +18,12 @@ const MOUNT_POINTS: &str = "mount-points";
 const TYPES: &str = "types";
 const DEVICES: &str = "devices";
 
-/// A pattern that means no file system that is mounted.
+/// A pattern that matches no file system that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UnmatchedPattern {
-    /// The table that it is in, such as `vss.include`.
+    /// Its table, such as `vss.include`.
     pub table: &'static str,
-    /// The list there, such as `mount-points`.
+    /// Its list in the table, such as `mount-points`.
     pub list: &'static str,
     /// The pattern.
     pub pattern: String,
@@ -54,7 +54,7 @@ pub(super) struct Globs {
 
 struct Glob {
     pattern: WildMatch,
-    /// Where the path leads, if that is another one, and no pattern.
+    /// The path that a path without wildcards leads to, if that is another one.
     target: Option<String>,
 }
 
@@ -72,8 +72,8 @@ impl Glob {
 }
 
 impl Globs {
-    /// `target` says where a path leads that is among the mount points, if not to
-    /// itself.
+    /// Compiles the patterns. `target` returns where a path among the mount points leads, if
+    /// not to itself.
     pub(super) fn new(
         table: &'static str,
         patterns: &Patterns,
@@ -104,15 +104,15 @@ impl Globs {
         !self.devices.is_empty()
     }
 
-    /// The lists by name, each with the texts of a file system that it is about.
+    /// Returns the lists by name, each with the texts of a file system to match.
     fn lists(
         &self,
         file_system: &FileSystem,
         links: &Links,
     ) -> [(&'static str, &[Glob], Vec<String>); 3] {
         let lossy = |path: &Path| path.to_string_lossy().into_owned();
-        // A directory that is mounted elsewhere too does not stand for all of
-        // its file system.
+        // A bind mount of a directory does not stand for its file system, unless there is no
+        // mount of the whole.
         let mounts = &file_system.mounts;
         let some_whole = mounts.iter().any(|mount| mount.whole);
         let mounts = mounts.iter().filter(|mount| mount.whole || !some_whole);
@@ -131,7 +131,7 @@ impl Globs {
         ]
     }
 
-    /// The first pattern that means the file system, and the list it is in.
+    /// Returns the first pattern that matches the file system, and its list.
     pub(super) fn first_match(
         &self,
         file_system: &FileSystem,
@@ -145,8 +145,8 @@ impl Globs {
         })
     }
 
-    /// The patterns that mean none of these file systems. One for a type counts if
-    /// the kernel knows no such type either.
+    /// Returns the patterns that match none of these file systems; of those for types, the
+    /// ones that match no type of the kernel either.
     pub(super) fn unmatched(
         &self,
         file_systems: &[&FileSystem],
@@ -182,16 +182,16 @@ impl Globs {
     }
 }
 
-/// What devices are called below `/dev` beside the kernel's names, such as
-/// `/dev/group/volume` and `/dev/disk/by-uuid/…`: by the kernel's node.
+/// Names of devices below `/dev` other than the kernel's, such as `/dev/group/volume` and
+/// `/dev/disk/by-uuid/…`, by the kernel's name.
 #[derive(Default)]
 pub(super) struct Links(HashMap<PathBuf, Vec<String>>);
 
 impl Links {
-    /// Entries of `/dev` that are looked at.
-    const MOST: usize = 1 << 15;
+    /// How many entries of `/dev` are read.
+    const MAX_ENTRIES: usize = 1 << 15;
 
-    /// The links and nodes of `/dev`, without what is mounted there.
+    /// Reads the links and nodes of `/dev`, without what is mounted there.
     pub(super) fn read(root: &Path) -> Self {
         let mut links = Self::default();
         let dev = Path::new("/dev");
@@ -199,7 +199,7 @@ impl Links {
             return links;
         };
         let mut next = vec![dev.to_owned()];
-        let mut left = Self::MOST;
+        let mut left = Self::MAX_ENTRIES;
         while let Some(directory) = next.pop() {
             let entries = fs::read_dir(under(root, &directory)).into_iter().flatten();
             for entry in entries.flatten() {
@@ -214,7 +214,9 @@ impl Links {
                 let kind = metadata.file_type();
                 if kind.is_dir() && metadata.dev() == own.dev() {
                     next.push(path);
-                } else if kind.is_block_device() || kind.is_symlink() && stays(&entry.path()) {
+                } else if kind.is_block_device()
+                    || kind.is_symlink() && stays_below_dev(&entry.path())
+                {
                     links.add(root, &path);
                 }
             }
@@ -231,17 +233,17 @@ impl Links {
     }
 }
 
-/// Whether a link leads to another place below `/dev`: those to `/proc` may lead
+/// Returns whether a link leads to another place below `/dev`: those to `/proc` may lead
 /// anywhere.
-fn stays(link: &Path) -> bool {
+fn stays_below_dev(link: &Path) -> bool {
     let target = fs::read_link(link).unwrap_or_default();
     target.is_relative() || target.starts_with("/dev")
 }
 
-/// Symbolic links that are followed in a path.
-const MOST_LINKS: usize = 40;
+/// How many symbolic links are followed in a path.
+const MAX_LINKS: usize = 40;
 
-/// Where an absolute path leads; `read_link` says where a symbolic link does.
+/// Resolves an absolute path by `read_link`.
 pub(super) fn follow(path: &Path, read_link: impl Fn(&Path) -> Option<PathBuf>) -> PathBuf {
     let names = |path: &Path| -> Vec<OsString> {
         let names = path.components().rev();
@@ -255,9 +257,9 @@ pub(super) fn follow(path: &Path, read_link: impl Fn(&Path) -> Option<PathBuf>) 
             found.pop();
             continue;
         }
-        // The `/` at the beginning of a path replaces what was found.
+        // A leading `/` replaces what was found.
         let next = found.join(&name);
-        match read_link(&next).filter(|_| name != "/" && links < MOST_LINKS) {
+        match read_link(&next).filter(|_| name != "/" && links < MAX_LINKS) {
             Some(target) => {
                 links += 1;
                 rest.extend(names(&target));
