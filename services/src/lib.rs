@@ -13,6 +13,8 @@ pub mod kvp;
 pub mod processes;
 pub mod progress;
 pub mod registry;
+mod replace;
+pub mod retry;
 pub mod service;
 pub mod stop;
 mod subprocess;

@@ -8,9 +8,9 @@ use std::thread::{self, JoinHandle};
 
 use hyperv_services::backup::Backup;
 use hyperv_services::command::{Client, Command};
+use hyperv_services::retry::poll_until;
 use hyperv_services::service::Entry;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use slog::{Logger, warn};
 
 use crate::stats::ServiceStats;
@@ -64,7 +64,7 @@ impl Standalone {
                         .chain(end)
                         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                         .collect();
-                    if !matches!(poll(&mut fds, None), Ok(_) | Err(Errno::INTR)) {
+                    if poll_until(&mut fds, None).is_err() {
                         return;
                     }
                     service.woken();

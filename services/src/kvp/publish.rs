@@ -2,12 +2,13 @@
 //! is no longer configured is deleted, and keys of other programs are kept.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 
 use super::config::Config;
 use super::pool::{PoolError, Pools};
 use super::request::PoolId;
+use crate::replace::NewFile;
 use crate::trusted::make_state_directory;
 
 /// Why not all keys were published.
@@ -23,13 +24,27 @@ pub(super) enum PublishError {
     Pool(#[from] PoolError),
 }
 
+/// The file in the state directory that records the keys, one a line.
+const STATE_FILE: &str = "kvp-published";
+
 /// Sets the configured keys in pool 1 and deletes those that are no longer configured.
 pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishError> {
-    let path = config.environment.state_dir.join("kvp-published");
+    let path = config.environment.state_dir.join(STATE_FILE);
     let failed = |doing, source| PublishError::StateFile {
         doing,
         path: path.clone(),
         source,
+    };
+    let write = |content: &str| {
+        let directory = make_state_directory(&config.environment.state_dir)?;
+        let file = NewFile {
+            name: STATE_FILE.as_ref(),
+            bytes: content.as_bytes(),
+            mode: 0o600,
+            owner: None,
+            sync: true,
+        };
+        file.write(&directory)
     };
     // A state file of another user could name any key to delete.
     if config.environment.state_dir.exists() {
@@ -50,7 +65,7 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
     // if this is interrupted.
     if keys != before {
         let both: String = dropped.iter().flat_map(|key| [key, "\n"]).collect();
-        write(&path, &(both + &keys)).map_err(|error| failed("write", error))?;
+        write(&(both + &keys)).map_err(|error| failed("write", error))?;
     }
     for key in &dropped {
         pools.delete(PoolId::Guest, key)?;
@@ -61,21 +76,9 @@ pub(super) fn update(config: &Config, pools: &mut Pools) -> Result<(), PublishEr
         }
     }
     if !dropped.is_empty() {
-        write(&path, &keys).map_err(|error| failed("write", error))?;
+        write(&keys).map_err(|error| failed("write", error))?;
     }
     Ok(())
-}
-
-/// Replaces a file atomically.
-fn write(path: &Path, content: &str) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    make_state_directory(parent)?;
-    let new = path.with_extension("new");
-    let _ = fs::remove_file(&new);
-    let mut file = fs::File::create_new(&new)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_data()?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::retry::poll_until;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -77,13 +78,14 @@ pub(super) fn wait(
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        let mut left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let now = Instant::now();
+        if deadline <= now {
             return Ok(None);
         }
-        if pidfd.is_none() {
-            left = left.min(LOOK);
-        }
+        let until = match pidfd {
+            Some(_) => deadline,
+            None => deadline.min(now + LOOK),
+        };
         let pipes = streams.iter().filter_map(|stream| stream.pipe.as_ref());
         let mut fds: Vec<PollFd<'_>> = stop
             .into_iter()
@@ -91,11 +93,7 @@ pub(super) fn wait(
             .chain(pidfd.as_ref().map(AsFd::as_fd))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll_until(&mut fds, Some(until))?;
         if stop.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
             return Ok(None);
         }

@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
+use crate::retry::poll_until;
 use crate::stop::Stop;
 use crate::timeouts::{LOOKUP, LOOKUP_LATE, LOOKUPS};
 
@@ -237,26 +237,18 @@ enum WaitOutcome {
 }
 
 fn wait(done: BorrowedFd<'_>, until: Instant, stop: Option<BorrowedFd<'_>>) -> WaitOutcome {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        // Longer than any limit there is.
-        let left = left.min(Duration::from_secs(1 << 20));
-        let timeout = Timespec::try_from(left).ok();
-        let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = [of(done), of(stop.unwrap_or(done))];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return WaitOutcome::Timeout,
-            Ok(_) if !fds[0].revents().is_empty() => return WaitOutcome::Ended,
-            Ok(_) => return WaitOutcome::Stopped,
-            Err(Errno::INTR) => {}
-            Err(_) => return WaitOutcome::Timeout,
-        }
+    let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+    let mut fds = [of(done), of(stop.unwrap_or(done))];
+    match poll_until(&mut fds, Some(until)) {
+        Ok(0) | Err(_) => WaitOutcome::Timeout,
+        Ok(_) if !fds[0].revents().is_empty() => WaitOutcome::Ended,
+        Ok(_) => WaitOutcome::Stopped,
     }
 }
 
 fn readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    poll_until(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -266,6 +258,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 

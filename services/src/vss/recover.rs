@@ -6,8 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::blocking::Lookups;
@@ -20,6 +19,7 @@ use super::rcu_expedited;
 use super::state_file::{FreezeRecord, FrozenFileSystem};
 use super::sysfs::under;
 use crate::error_chain::display_chain;
+use crate::retry::poll_until;
 use crate::sys;
 use crate::timeouts::THAW;
 
@@ -143,7 +143,7 @@ fn thaw_after(guard: u32, late: Vec<OwnedFd>) {
     // Without a thread the next request thaws.
     let _ = thread::Builder::new().spawn(move || {
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
-        while poll(&mut ended, None) == Err(Errno::INTR) {}
+        let _ = poll_until(&mut ended, None);
         for descriptor in late {
             let _ = sys::thaw(descriptor);
         }

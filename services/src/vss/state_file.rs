@@ -14,21 +14,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
 use super::device_number::DeviceNumber;
 use super::open::Opened;
+use crate::replace::NewFile;
 use crate::trusted::{make_runtime_directory, open_directory};
 
 const NAME: &str = "vss-frozen";
-
-/// Its name until it is complete.
-const NEW: &str = "vss-frozen.new";
 
 /// How many bytes of it are read: more than the agent ever writes.
 const MAX_LEN: u64 = 64 << 20;
@@ -75,15 +72,14 @@ impl From<&Opened> for FrozenFileSystem {
 ///
 /// If the file cannot be written; the record before stays.
 pub fn write(directory: &Path, record: &FreezeRecord) -> io::Result<()> {
-    let directory = make_runtime_directory(directory)?;
-    match unlinkat(&directory, NEW, AtFlags::empty()) {
-        Err(Errno::NOENT) => {}
-        gone => gone?,
-    }
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let new = openat(&directory, NEW, flags, Mode::from_raw_mode(0o644))?;
-    File::from(new).write_all(&encode(record))?;
-    Ok(renameat(&directory, NEW, &directory, NAME)?)
+    let file = NewFile {
+        name: NAME.as_ref(),
+        bytes: &encode(record),
+        mode: 0o644,
+        owner: None,
+        sync: false,
+    };
+    file.write(&make_runtime_directory(directory)?)
 }
 
 /// Returns the content of the file.
@@ -254,7 +250,7 @@ mod tests {
         let secret = home.path().join("secret");
         let text = "frozen 8:1 /\n";
         fs::write(&secret, text).unwrap();
-        for name in [NAME, NEW] {
+        for name in [NAME, ".vss-frozen.hyperv-agent"] {
             symlink(&secret, directory.join(name)).unwrap();
         }
         read(&directory).unwrap_err();

@@ -1,13 +1,13 @@
 //! Replaces files atomically, and restores the previous ones.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::InjectError;
 use super::plan::NewFile;
-use crate::trusted;
+use crate::{replace, trusted};
 
 /// Longest file that is replaced, in bytes.
 const MAX_LEN: u64 = 1 << 20;
@@ -198,8 +198,8 @@ fn read(path: &Path) -> Result<Option<Content>, InjectError> {
     }))
 }
 
-/// Writes a file atomically, by way of a hidden one beside it, which every network manager
-/// ignores.
+/// Writes a file atomically, and creates its directory where it is missing. Network managers
+/// ignore the hidden file from which it is renamed.
 pub(super) fn write(
     path: &Path,
     bytes: &[u8],
@@ -211,37 +211,23 @@ pub(super) fn write(
     };
     if directory.is_dir() {
         check_directory(directory)?;
-    } else {
+    }
+    let directory =
         trusted::make(directory, DIRECTORY_MODE).map_err(error("make the directory", directory))?;
-    }
-    let temporary = directory.join(format!(".{}.hyperv-agent", name.to_string_lossy()));
-    let written = write_new(&temporary, bytes, mode, owner)
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| File::open(directory)?.sync_all());
-    written.map_err(|cause| {
-        let _ = fs::remove_file(&temporary);
-        error("write", path)(cause)
-    })
-}
-
-fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    // A killed agent may have left one.
-    let _ = fs::remove_file(path);
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    if let Some((uid, gid)) = owner {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
+    let file = replace::NewFile {
+        name,
+        bytes,
+        mode,
+        owner,
+        sync: true,
+    };
+    file.write(&directory).map_err(error("write", path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     fn new(path: PathBuf, text: &str, mode: Option<u32>) -> NewFile {

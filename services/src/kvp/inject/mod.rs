@@ -12,7 +12,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperv_vmbus::Guid;
@@ -29,6 +28,7 @@ use super::config::{Backend, Config};
 use super::net::{self, Interface};
 use super::request::IpInfo;
 use crate::error_chain::display_chain;
+use crate::retry::retry_until;
 use crate::trusted::make_state_directory;
 
 mod choose;
@@ -209,16 +209,13 @@ fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(&path)
         .map_err(error("open"))?;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
-                thread::sleep(LOCK_POLL_INTERVAL);
-            }
-            Err(Errno::AGAIN | Errno::INTR) => return Err(InjectError::Busy),
-            Err(cause) => return Err(error("lock")(cause.into())),
-        }
-    }
+    let lock = || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(cause) => Err(error("lock")(cause.into())),
+    };
+    let locked = retry_until(deadline, LOCK_POLL_INTERVAL..=LOCK_POLL_INTERVAL, lock)?;
+    locked.map(|()| file).ok_or(InjectError::Busy)
 }
 
 /// Finds the interface of a device.

@@ -7,8 +7,8 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -17,9 +17,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::error::PoolError;
+use crate::retry::retry_until;
 
-const MIN_PAUSE: Duration = Duration::from_micros(100);
-const MAX_PAUSE: Duration = Duration::from_millis(1);
+/// Pauses between two attempts, the first and the longest.
+const PAUSES: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(1);
 
 /// What a lock is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,21 +50,13 @@ impl<'a> Lock<'a> {
         access: Access,
         deadline: Instant,
     ) -> Result<Option<Self>, PoolError> {
-        let mut pause = MIN_PAUSE;
-        loop {
-            match attempt(file, access) {
-                Ok(()) => return Ok(Some(Self { file })),
-                Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => {}
-                Err(error) => return Err(PoolError::file("lock", path)(error.into())),
-            }
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-            // Programs that wait inside the kernel get the lock first, but this
-            // never holds one lock while it waits for the other.
-            thread::sleep(pause);
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
+        // Programs that wait inside the kernel get the lock first, but this
+        // never holds one lock while it waits for the other.
+        retry_until(deadline, PAUSES, || match attempt(file, access) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => Ok(None),
+            Err(error) => Err(PoolError::file("lock", path)(error.into())),
+        })
     }
 }
 

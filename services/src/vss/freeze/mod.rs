@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Resource, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit,
@@ -20,6 +20,7 @@ use super::guard::{Guard, GuardError, GuardEvent, GuardReport, GuardState};
 use super::open::Opened;
 use super::rcu_expedited;
 use super::state_file::FrozenFileSystem;
+use crate::retry::poll_until;
 use crate::sys;
 use crate::timeouts::{FREEZE, FREEZE_REPORT, THAW_BRIEF};
 
@@ -490,9 +491,7 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while own.is_busy() && Instant::now() < deadline {
             let mut news = [PollFd::new(&*own, PollFlags::IN)];
-            if let Ok(look) = Timespec::try_from(CHECK_INTERVAL) {
-                let _ = poll(&mut news, Some(&look));
-            }
+            let _ = poll_until(&mut news, Some(Instant::now() + CHECK_INTERVAL));
             own.clear_event();
             own.escalate();
             if patience <= Instant::now() {

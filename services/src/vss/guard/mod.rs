@@ -17,11 +17,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 pub(super) use self::message::GuardReport;
 use self::message::{GuardCommand, MAX_DESCRIPTORS};
+use crate::retry::poll_until;
 use crate::timeouts::GUARD_EXIT;
 use crate::{subprocess, sys};
 
@@ -208,17 +209,12 @@ impl Guard {
     /// Waits for a report, until `deadline` or until `stop` is readable.
     pub(super) fn next(&mut self, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> GuardEvent {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let until = deadline.min(Instant::now() + LOOK);
             let socket = PollFd::new(&self.socket, PollFlags::IN);
             let mut fds = Vec::from([socket]);
             fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
-            let Ok(timeout) = Timespec::try_from(left.min(LOOK)) else {
-                return GuardEvent::Timeout;
-            };
-            let ready = match poll(&mut fds, Some(&timeout)) {
-                Ok(ready) => ready,
-                Err(Errno::INTR) => continue,
-                Err(_) => return GuardEvent::Gone,
+            let Ok(ready) = poll_until(&mut fds, Some(until)) else {
+                return GuardEvent::Gone;
             };
             if fds
                 .first()
@@ -229,7 +225,7 @@ impl Guard {
             if ready > 0 {
                 return GuardEvent::Stopped;
             }
-            if left.is_zero() {
+            if deadline <= Instant::now() {
                 return GuardEvent::Timeout;
             }
             if self.is_dead() {

@@ -17,7 +17,7 @@ use std::{fs, io};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall, munlockall};
 use rustix::net::{SendFlags, send};
@@ -25,6 +25,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::message::{GuardCommand, GuardReport};
 use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
+use crate::retry::poll_until;
 use crate::sys;
 use crate::timeouts::FREEZE;
 use crate::vss::freeze;
@@ -493,13 +494,10 @@ fn wait(
     until: Option<Instant>,
 ) -> io::Result<[PollFlags; 3]> {
     let mut ready = [PollFlags::empty(); 3];
-    let left = until.map(|at| at.saturating_duration_since(Instant::now()));
-    let timeout = left.map(Timespec::try_from).transpose();
-    let timeout = timeout.map_err(|_| io::ErrorKind::InvalidInput)?;
     // An unused entry polls another descriptor for no events.
     let Some(any) = fds.iter().flatten().map(|(fd, _)| *fd).next() else {
-        if let Some(left) = left {
-            std::thread::sleep(left);
+        if until.is_some() {
+            poll_until(&mut [], until)?;
         }
         return Ok(ready);
     };
@@ -507,11 +505,7 @@ fn wait(
         Some((fd, flags)) => PollFd::from_borrowed_fd(fd, flags),
         None => PollFd::from_borrowed_fd(any, PollFlags::empty()),
     });
-    match poll(&mut polled, timeout.as_ref()) {
-        Ok(_) => {}
-        Err(Errno::INTR) => return Ok(ready),
-        Err(error) => return Err(error.into()),
-    }
+    poll_until(&mut polled, until)?;
     for ((ready, polled), fd) in ready.iter_mut().zip(&polled).zip(&fds) {
         if fd.is_some() {
             *ready = polled.revents();
