@@ -1,53 +1,52 @@
-//! How the last backup went, for whoever asks from another thread.
+//! The outcome of the last backup, for other threads.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Mount points that are kept of what is frozen: there may be thousands.
+/// How many mount points of frozen file systems are recorded: there may be thousands.
 pub const MOUNT_POINTS: usize = 16;
 
-/// One backup that is over.
+/// A finished backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
-    /// Who asked for it, and for what.
+    /// Who requested it, and for what.
     pub kind: Kind,
-    /// When it was asked for; of one that an agent before this one has begun,
-    /// when that was found.
+    /// When it was requested; if a previous agent began it, when this agent found that.
     pub began: SystemTime,
-    /// From the first freeze to the last thaw; `None` where it did not come to a
-    /// freeze, or that is not known.
+    /// Time from the first freeze to the last thaw; `None` if nothing was frozen, or the
+    /// time is unknown.
     pub frozen_for: Option<Duration>,
-    /// How many file systems were frozen by it.
+    /// How many file systems it froze.
     pub file_systems: usize,
-    /// Where they are mounted: the first [`MOUNT_POINTS`] of them.
+    /// Mount points of the first [`MOUNT_POINTS`] of them.
     pub mount_points: Vec<PathBuf>,
-    /// The hooks, in the order in which they ended.
+    /// Runs of hooks, in the order in which they ended.
     pub hooks: Vec<HookRun>,
-    /// What came of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// Who asked for a backup, and for what.
+/// Who requested a backup, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The host.
     Backup,
-    /// An administrator, who tries what a backup would do.
+    /// An administrator, to rehearse a backup.
     Rehearsal,
-    /// The same, with the hooks only: nothing is frozen.
+    /// An administrator, to rehearse the hooks only: nothing is frozen.
     HooksOnly,
 }
 
-/// What came of a backup.
+/// The outcome of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// File systems were frozen until the host asked for their thaw.
+    /// File systems stayed frozen until the host requested the thaw.
     Consistent,
-    /// They were frozen, and not until then, or not all could be thawed; why, in
-    /// words.
+    /// File systems thawed before the host requested it, or some could not be thawed; the
+    /// reason as text.
     Inconsistent(String),
-    /// It did not come to a freeze; why, in words.
+    /// Nothing was frozen; the reason as text.
     Failed(String),
 }
 
@@ -56,16 +55,16 @@ pub enum Outcome {
 pub struct HookRun {
     /// Its name in the directory of hooks.
     pub name: String,
-    /// What it was told.
+    /// Its first argument.
     pub action: &'static str,
     /// How long it took.
     pub took: Duration,
-    /// Why it failed, if it did, in words.
+    /// Why it failed, if it did, as text.
     pub failure: Option<String>,
 }
 
 impl Backup {
-    /// How many hooks have run, each counted once.
+    /// Counts the hooks that ran, each once.
     pub fn hooks_run(&self) -> usize {
         let mut names: Vec<_> = self.hooks.iter().map(|run| &run.name).collect();
         names.sort();
@@ -73,25 +72,25 @@ impl Backup {
         names.len()
     }
 
-    /// How many runs of hooks failed.
+    /// Counts the runs of hooks that failed.
     pub fn hooks_failed(&self) -> usize {
         let failed = self.hooks.iter().filter(|run| run.failure.is_some());
         failed.count()
     }
 }
 
-/// The last backup of a service. It is kept outside of the service, which is made
-/// anew when its device is opened again.
+/// The last backup of a service, which outlives the service: a new one is created when
+/// its device is opened again.
 #[derive(Debug, Default)]
 pub struct LastBackup(Mutex<Option<Backup>>);
 
 impl LastBackup {
-    /// Keeps this one as the last.
+    /// Records a backup as the last one.
     pub fn set(&self, backup: Backup) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup);
     }
 
-    /// The last one, if there was any.
+    /// Returns the last backup, if there was one.
     pub fn get(&self) -> Option<Backup> {
         let last = self.0.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()

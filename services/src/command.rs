@@ -1,4 +1,4 @@
-//! What a local user may ask of a service while it serves the host.
+//! Commands of a local user to a service that serves the host.
 
 use std::fmt::Debug;
 use std::os::fd::AsFd;
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use crate::backup::Backup;
 
-/// What is asked.
+/// A command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// To freeze and thaw as for a backup.
+    /// Freeze and thaw as for a backup.
     Rehearse(Rehearse),
 }
 
-/// How a backup is rehearsed.
+/// Options of a rehearsal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rehearse {
-    /// How long file systems are held frozen, beyond what it takes to freeze them.
+    /// How long file systems stay frozen, from the end of freezing.
     pub hold: Duration,
-    /// Whether only the hooks are run, and nothing is frozen.
+    /// Whether only hooks run, and nothing is frozen.
     pub hooks_only: bool,
 }
 
-/// Who asks. The descriptor is that of the connection: it reports a hang-up when
-/// they are gone. Nothing here waits for them.
+/// The client of a command. Its descriptor is the connection, which reports a hang-up
+/// when the client is gone. No method waits for the client.
 pub trait Client: AsFd + Debug + Send {
-    /// Tells how far it is.
+    /// Sends a line of progress.
     fn progress(&mut self, words: &str);
 
-    /// Tells what came of it, or why it cannot be done.
+    /// Sends the result, or why the command failed.
     fn end(self: Box<Self>, result: Result<Backup, String>);
 }

@@ -1,11 +1,11 @@
-//! What the services are configured with.
+//! The configuration of all services.
 
 use crate::environment::Environment;
 use crate::fcopy::config as fcopy;
 use crate::kvp::config as kvp;
 use crate::vss::config as vss;
 
-/// What the services are configured with.
+/// The configuration of all services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// File copy.

@@ -1,6 +1,5 @@
-//! The integration services of hyperv-agent: what each does with a message from
-//! the host. Nothing here knows how a message travelled; see `hyperv-vmbus` for
-//! that.
+//! The integration services of hyperv-agent: file copy, key-value pairs and backups, as
+//! handlers of messages from the host. The transports are in `hyperv-vmbus`.
 
 pub mod backup;
 pub mod clock;
@@ -27,6 +26,6 @@ pub mod vss;
 pub use config::Config;
 pub use environment::Environment;
 
-/// Tag of log records that have the words of a program that was run: how many there
-/// are is up to that program.
+/// Tag of log records that quote the output of a program. The program decides how many
+/// there are.
 pub const PROGRAM_OUTPUT: &str = "program output";

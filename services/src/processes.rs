@@ -1,37 +1,37 @@
-//! The processes that there are, as `/proc` has them.
+//! The processes of the machine, from `/proc`.
 
 use std::path::Path;
 use std::{fs, io};
 
-/// Their numbers, in the order in which the kernel lists them.
+/// Lists process IDs in the kernel's order.
 ///
 /// # Errors
 ///
-/// Where this `/proc` cannot be read.
+/// Returns an error if `proc` cannot be read.
 pub fn numbers(proc: &Path) -> io::Result<impl Iterator<Item = u32> + use<>> {
     let entries = fs::read_dir(proc)?.flatten();
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
-/// What `/proc/PID/stat` says of a process.
+/// A process as `/proc/PID/stat` describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// Whether it has ended, and nobody has asked how.
+    /// Whether it has ended and its parent has not reaped it.
     pub(crate) is_zombie: bool,
-    /// The number of its parent.
+    /// Process ID of its parent.
     pub(crate) parent: i32,
-    /// The number of its process group.
+    /// ID of its process group.
     pub(crate) group: i32,
 }
 
 impl Stat {
-    /// Of this process; `None` where it has gone.
+    /// Reads the status of a process; `None` if it is gone.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name in the text is in parentheses, and may have any letter: the fields
-    /// follow its last one.
+    /// Parses the fields after the name, which is in parentheses and may itself contain
+    /// parentheses and spaces.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (_, fields) = text.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_parentheses_hide_no_field() {
+    fn parentheses_in_a_name_hide_no_field() {
         let stat = |is_zombie, parent, group| {
             Some(Stat {
                 is_zombie,
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn this_one_is_among_them() {
+    fn this_process_is_listed() {
         let own = std::process::id();
         let mut all = numbers(Path::new("/proc")).unwrap();
         assert!(all.any(|pid| pid == own));

@@ -6,15 +6,15 @@ use hyperv_vmbus::Guid;
 use crate::service::Entry;
 use crate::{fcopy, kvp, vss};
 
-/// Every service there is.
+/// All services.
 pub static SERVICES: [&Entry; 3] = [&fcopy::ENTRY, &kvp::ENTRY, &vss::ENTRY];
 
-/// The service of that name.
+/// Finds a service by its name.
 pub fn by_name(name: &str) -> Option<&'static Entry> {
     SERVICES.into_iter().find(|entry| entry.name == name)
 }
 
-/// The service that a device of this class carries.
+/// Finds the service that devices of this class carry.
 pub fn by_class(class: Guid) -> Option<&'static Entry> {
     SERVICES.into_iter().find(|entry| entry.class == class)
 }

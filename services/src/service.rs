@@ -1,4 +1,4 @@
-//! What a service is to the agent.
+//! What the agent knows of a service: its registry entry and the [`Service`] trait.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::progress::Progress;
 use crate::stop::Stop;
 
-/// One service: what it is called, which devices carry it, and how it is made.
+/// One service: its name, the devices that carry it, and how to create it.
 #[derive(Debug)]
 pub struct Entry {
     /// Name in flags, configuration and log lines.
@@ -35,15 +35,15 @@ pub struct Entry {
     pub hvutil: HvUtil,
     /// Whether it runs unless switched off.
     pub default: bool,
-    /// Makes the service for a newly opened device.
+    /// Creates the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
 }
 
 /// An integration service behind one open device.
 ///
 /// A service is straight-line, blocking code, owned by the device's worker
-/// thread: it may wait for a disk or a network file system. It is made anew
-/// each time its device is opened; dropping it abandons what was under way.
+/// thread: it may wait for a disk or a network file system. A new one is created
+/// each time the device is opened; dropping it abandons its operation.
 ///
 /// It knows nothing of how a message travels: `hyperv_vmbus` takes the headers off,
 /// and puts the status where the host, or the kernel, reads it.
@@ -53,71 +53,70 @@ pub trait Service: Send {
     /// the reply afterwards.
     fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status;
 
-    /// The kernel did not take the reply to the last request over a character device:
-    /// by then it had told the host that the request failed, or the device is gone.
+    /// Handles the refusal of the last reply on a character device: the kernel had
+    /// already reported a failure to the host, or the device is gone.
     fn unanswered(&mut self) {}
 
-    /// The host and the agent settled on these versions; told at each
-    /// negotiation over a ring, which may come at any time.
+    /// Handles the result of a negotiation over a ring, which may come at any time.
     fn negotiated(&mut self, _versions: Negotiated) {}
 
-    /// What the kernel answered to the registration on a character device.
+    /// Handles the kernel's reply to the registration on a character device.
     fn registered(&mut self, _answer: &[u8]) {}
 
-    /// Whether more requests are expected at once, as during a file transfer:
-    /// then the worker keeps the device to itself and looks for the next
-    /// request for a moment before it sleeps.
+    /// Whether the service has an operation in progress. More requests are then
+    /// expected at once, as during a file transfer: the worker polls busily for a
+    /// moment before it sleeps, and does not replace the service.
     fn busy(&self) -> bool {
         false
     }
 
-    /// A descriptor that the service is to be [woken](Service::woken) by when it
-    /// is readable, as its device is; asked for before each wait.
+    /// Returns a descriptor beside the device whose readability
+    /// [wakes](Service::woken) the service. Called before each wait.
     fn watched(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// When the service is to be [woken](Service::woken) at the latest; asked for
+    /// Returns when the service is [woken](Service::woken) at the latest. Called
     /// around each wait.
     fn deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// What is [watched](Service::watched) may be readable, or the
-    /// [deadline](Service::deadline) has come.
+    /// Runs when the [watched](Service::watched) descriptor may be readable, or the
+    /// [deadline](Service::deadline) has passed.
     fn woken(&mut self) {}
 
-    /// Takes over a new configuration in the middle of what it is at; `false` where
-    /// it cannot. Then it is made anew once it is not [busy](Service::busy).
+    /// Applies a new configuration to the operation in progress; `false` if the
+    /// service must be replaced by a new one once it is not [busy](Service::busy).
     fn reconfigure(&mut self, _config: &Config) -> bool {
         false
     }
 
-    /// How the service is told to end while it works on a request, if that can take
-    /// long; asked for once, when it was made.
+    /// Returns what stops the service while it handles a request, if that can take
+    /// long. Called once, after creation.
     fn stop(&self) -> Option<Arc<Stop>> {
         None
     }
 
-    /// Where the service says what it is doing, if it does anything that lasts;
-    /// asked for once, when it was made.
+    /// Returns where the service publishes its operations, if it has any. Called once,
+    /// after creation.
     fn progress(&self) -> Option<Arc<Progress>> {
         None
     }
 
-    /// Where the service keeps how its last backup went, if it makes any; told
-    /// once, when it was made.
-    fn keep_in(&mut self, _last: &Arc<LastBackup>) {}
+    /// Sets where a service that makes backups records the last one. Called once, after
+    /// creation.
+    fn record_backups_in(&mut self, _last: &Arc<LastBackup>) {}
 
-    /// Carries out what a local user asks; `host` becomes readable when the host says
-    /// something meanwhile. It may leave the service [busy](Service::busy), with
-    /// the end of it left to [`Service::woken`].
+    /// Executes a command of a local user; `host` becomes readable when the host sends
+    /// a message meanwhile. The service may stay [busy](Service::busy) and finish the
+    /// command in [`Service::woken`].
     fn command(
         &mut self,
         _command: Command,
         client: Box<dyn Client>,
         _host: Option<BorrowedFd<'_>>,
     ) {
-        client.end(Err("this service cannot be asked for anything".to_owned()));
+        client.end(Err("this service has no commands".to_owned()));
     }
 }

@@ -1,21 +1,21 @@
-//! Telling a service that it is to end while it works on a request.
+//! Stopping a service while it handles a request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Tells a service, from another thread, that it is to end. It is told once and
-/// for good.
+/// Requests a service, from another thread, to stop. A request cannot be withdrawn. The
+/// descriptor is readable from then on.
 #[derive(Debug)]
 pub struct Stop(OwnedFd);
 
 impl Stop {
-    /// One that has not been told yet.
+    /// Creates one without a request.
     ///
     /// # Errors
     ///
-    /// Where the process has no descriptor left for it.
+    /// Returns an error if the process has no free descriptor.
     pub fn new() -> io::Result<Self> {
         Ok(Self(eventfd(
             0,
@@ -23,14 +23,13 @@ impl Stop {
         )?))
     }
 
-    /// Tells it.
-    pub fn tell(&self) {
-        // It fails only where it was told more often than a number can count.
+    /// Makes the request.
+    pub fn signal(&self) {
+        // Fails only if the counter overflows, and then the descriptor is readable already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }
 
-/// Readable once it was told.
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,5 +1,5 @@
-//! What is asked of the kernel and of the C library by calls that no crate wraps, or
-//! not as safe ones.
+//! System and C library calls that no crate wraps safely. The only `unsafe` code of the
+//! services.
 #![expect(unsafe_code)]
 
 use std::ffi::CString;
@@ -18,19 +18,19 @@ use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// `FIFREEZE`. The argument that its number promises is ignored by the kernel.
+/// `FIFREEZE`. The kernel ignores the argument that its number declares.
 const FREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
 
 /// `FITHAW`, likewise.
 const THAW: Opcode = opcode::read_write::<i32>(b'X', 120);
 
-/// Freezes the file system that `fd` is on: what was written is on the disk
-/// when this is back, and whoever writes from then on waits.
+/// Freezes the file system that `fd` is on. When this returns, all data is on the disk
+/// and new writes block.
 ///
 /// # Errors
 ///
-/// `EBUSY` where it is frozen already, `EOPNOTSUPP` where it cannot be frozen,
-/// and whatever writing to it may give.
+/// Returns `EBUSY` if it is frozen already, `EOPNOTSUPP` if it cannot be frozen, and any
+/// error of writing to it.
 pub fn freeze(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: the kernel reads and writes no memory for it.
     unsafe { ioctl(fd, NoArg::<FREEZE>::new()) }
@@ -40,29 +40,28 @@ pub fn freeze(fd: impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// `EINVAL` where it is not frozen.
+/// Returns `EINVAL` if it is not frozen.
 pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: the kernel reads and writes no memory for it.
     unsafe { ioctl(fd, NoArg::<THAW>::new()) }
 }
 
-/// Where this process has its code and constants, noted before it had threads.
+/// The address ranges of code and constants, read before there were threads.
 static CODE: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
 
-/// How many files this process could have open when it was started.
+/// The limit of open files with which this process was started.
 static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Prepares a process of the agent. To be called first, before there are threads.
+/// Prepares a process of the agent. Must be called first, before there are threads.
 ///
-/// All threads take memory from one heap, where glibc would give many of them a heap of
-/// its own, each with what it has used once. Descriptors that whoever started the
-/// process left open go to no program that it starts. A file that would grow larger than
-/// `RLIMIT_FSIZE` allows fails with `EFBIG`, where the kernel would end the process.
+/// All threads share one heap; glibc would create one for many of them, each of which
+/// keeps what it has used once. Inherited descriptors become close-on-exec. A write
+/// beyond `RLIMIT_FSIZE` fails with `EFBIG` instead of killing the process.
 pub fn prepare_process() {
-    // SAFETY: it sets a number in the allocator, and no other thread is there yet.
+    // SAFETY: it sets a parameter of the allocator, and there is no other thread.
     #[cfg(target_env = "gnu")]
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    // SAFETY: no code of this process handles that signal, or relies on it.
+    // SAFETY: no code of this process handles that signal or relies on it.
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     for entry in fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -71,25 +70,24 @@ pub fn prepare_process() {
     {
         let number = entry.file_name().to_str().and_then(|it| it.parse().ok());
         if let Some(number) = number.filter(|&number: &RawFd| number > libc::STDERR_FILENO) {
-            // SAFETY: no other thread is there to close it.
+            // SAFETY: there is no other thread to close it.
             let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
             let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
         }
     }
     OPEN_FILES.get_or_init(|| getrlimit(Resource::Nofile));
-    // Without the list all code stays in memory.
+    // If the list cannot be read, all code stays in memory.
     let mappings = || fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     CODE.get_or_init(|| releasable(&mappings()));
 }
 
-/// Has `command` start a program that finds no trace of the agent: it may have as many
-/// files open as the agent could when it was started, and every signal does what it
-/// does by default. The standard library unblocks them.
-pub fn start_afresh(command: &mut Command) -> &mut Command {
+/// Makes `command` start its program with the limit of open files with which the agent
+/// was started and with default signal handlers. The standard library unblocks signals.
+pub fn reset_limits_and_signals(command: &mut Command) -> &mut Command {
     let open_files = OPEN_FILES.get().copied();
-    let afresh = move || {
+    let reset = move || {
         for number in 1..=libc::SIGRTMAX() {
-            // SAFETY: the child has no handlers. What cannot be set is refused.
+            // SAFETY: the child has no handlers. The kernel refuses what cannot be set.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
         match open_files {
@@ -97,14 +95,14 @@ pub fn start_afresh(command: &mut Command) -> &mut Command {
             None => Ok(()),
         }
     };
-    // SAFETY: it makes system calls, and neither takes memory nor waits for a lock.
-    unsafe { command.pre_exec(afresh) }
+    // SAFETY: it makes system calls, and neither allocates memory nor takes a lock.
+    unsafe { command.pre_exec(reset) }
 }
 
-/// Has `command`, of which all else is set and which has an environment of its own, run
-/// its program by its path or not at all: the C library would give a file that the
-/// kernel does not know how to run to a shell.
-pub fn run_directly(command: &mut Command) -> &mut Command {
+/// Makes `command` execute its program with `execve`: the C library would pass a file
+/// that the kernel cannot execute to a shell. Everything else must be set before, and the
+/// environment must be cleared.
+pub fn exec_without_shell(command: &mut Command) -> &mut Command {
     let program = command.get_program();
     let variables = command.get_envs().filter_map(|(name, value)| {
         let both = [name.as_bytes(), value?.as_bytes()];
@@ -112,76 +110,74 @@ pub fn run_directly(command: &mut Command) -> &mut Command {
     });
     let arguments = iter::once(program).chain(command.get_args());
     let arguments = arguments.filter_map(|word| CString::new(word.as_bytes()).ok());
-    let (arguments, variables) = (Words::new(arguments), Words::new(variables));
-    let directly = move || {
-        // SAFETY: both are lists of strings, which live as long as this.
-        unsafe { libc::execve(arguments.first(), arguments.list(), variables.list()) };
+    let (arguments, variables) = (StringArray::new(arguments), StringArray::new(variables));
+    let exec = move || {
+        // SAFETY: both are null-terminated arrays of strings, which outlive the call.
+        unsafe { libc::execve(arguments.first(), arguments.array(), variables.array()) };
         Err(std::io::Error::last_os_error())
     };
-    // SAFETY: it makes a system call, and neither takes memory nor waits for a lock.
-    // What has a NUL in it, and is left out above, is refused before that.
-    unsafe { command.pre_exec(directly) }
+    // SAFETY: it makes a system call, and neither allocates memory nor takes a lock.
+    // Strings with a NUL, which are left out above, fail before this runs.
+    unsafe { command.pre_exec(exec) }
 }
 
-/// Strings as the kernel takes them.
-struct Words {
-    /// What `list` points to.
-    words: Vec<CString>,
-    /// With a null at its end.
-    list: Vec<*const libc::c_char>,
+/// A null-terminated array of strings, as `execve` takes it.
+struct StringArray {
+    /// What `array` points to.
+    strings: Vec<CString>,
+    array: Vec<*const libc::c_char>,
 }
 
-// SAFETY: the pointers lead to strings of its own, which nobody changes.
-unsafe impl Send for Words {}
+// SAFETY: the pointers lead to its own strings, which nothing changes.
+unsafe impl Send for StringArray {}
 // SAFETY: likewise.
-unsafe impl Sync for Words {}
+unsafe impl Sync for StringArray {}
 
-impl Words {
-    fn new(words: impl Iterator<Item = CString>) -> Self {
-        let words: Vec<_> = words.collect();
-        let list = words.iter().map(|word| word.as_ptr());
-        let list = list.chain(iter::once(ptr::null())).collect();
-        Self { words, list }
+impl StringArray {
+    fn new(strings: impl Iterator<Item = CString>) -> Self {
+        let strings: Vec<_> = strings.collect();
+        let array = strings.iter().map(|string| string.as_ptr());
+        let array = array.chain(iter::once(ptr::null())).collect();
+        Self { strings, array }
     }
 
     fn first(&self) -> *const libc::c_char {
-        self.words.first().map_or(ptr::null(), |word| word.as_ptr())
+        self.strings
+            .first()
+            .map_or(ptr::null(), |string| string.as_ptr())
     }
 
-    fn list(&self) -> *const *const libc::c_char {
-        self.list.as_ptr()
+    fn array(&self) -> *const *const libc::c_char {
+        self.array.as_ptr()
     }
 }
 
-/// Gives back what a process that waits for days does not need: memory that nobody
-/// has taken from its heap, and its code and constants, which are mapped again where
-/// they are needed again. Their content stays in the kernel's page cache, as that of any
-/// file.
+/// Returns memory that an idle process does not need to the kernel: the free parts of its
+/// heap, and the pages of its code and constants, which are mapped again on the next
+/// access. Their content stays in the page cache.
 pub fn release_memory() {
-    // SAFETY: it gives pages back in which nothing is, and may be called at any time.
+    // SAFETY: it returns unused pages, and may be called at any time.
     #[cfg(target_env = "gnu")]
     let _ = unsafe { libc::malloc_trim(0) };
     release(CODE.get().map(Vec::as_slice).unwrap_or_default());
 }
 
-/// `MADV_PAGEOUT` would have the kernel drop the pages from its cache, too: whatever
-/// comes next waited for a disk then, which may stand still. It spares what a second
-/// process maps, as the guard does.
+/// `MADV_PAGEOUT` would drop the pages from the page cache, too: the next access would
+/// wait for a disk, which may not respond. It does not drop what a second process maps,
+/// as the guard does.
 fn release(code: &[(usize, usize)]) {
     for &(start, end) in code {
         let start_of = ptr::with_exposed_provenance_mut(start);
-        // SAFETY: a program or library that is there before the first thread is never
-        // unmapped, so that nothing else is at this place. These pages are mapped so that
-        // nobody writes to them, and none was written to before that: what is read
-        // there next is the same.
+        // SAFETY: programs and libraries that are mapped before the first thread are never
+        // unmapped, so nothing else is at this address. The pages are not writable and
+        // were not written to before: the next access reads the same content.
         let _ = unsafe { madvise(start_of, end.saturating_sub(start), Advice::LinuxDontNeed) };
     }
 }
 
-/// From where to where files are mapped to be read or executed only, without a
-/// page of which the process has a copy of its own, out of `/proc/PID/smaps`:
-/// `START-END PERMISSIONS OFFSET DEVICE INODE PATH`, and then a line for each
-/// property.
+/// Finds in `/proc/PID/smaps` the address ranges of files that are mapped read-only or
+/// executable and have no private copy of a page. A mapping is a line
+/// `START-END PERMISSIONS OFFSET DEVICE INODE PATH` and a line for each property.
 fn releasable(mappings: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut candidate = None;
@@ -196,7 +192,7 @@ fn releasable(mappings: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Where a file is mapped that nobody writes to, out of a mapping's first line.
+/// Parses a mapping's first line; `None` unless it is a file that is not writable.
 fn file(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -221,14 +217,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_the_kernels() {
+    fn the_ioctl_numbers_are_those_of_the_kernel() {
         assert_eq!((FREEZE, THAW), (0xc004_5877, 0xc004_5878));
     }
 
-    /// The file systems of `/proc` know neither call, which shows that the
-    /// kernel understood which one was meant.
+    /// `/proc` supports neither call, and its errors tell which one the kernel saw.
     #[test]
-    fn what_cannot_be_frozen_is_left_as_it_is() {
+    fn a_file_system_that_cannot_be_frozen_is_refused() {
         let file = File::open("/proc/self").unwrap();
         let errors = [freeze(&file), thaw(&file)].map(|result| result.unwrap_err());
         assert!(
@@ -238,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_wrote_to_is_released() {
+    fn only_unmodified_mappings_are_releasable() {
         let mapping = |first: &str, own: u32| {
             format!("{first}\nSize:  4096 kB\nAnonymous:  {own} kB\nVmFlags: rd mr\n")
         };
@@ -247,7 +242,7 @@ mod tests {
         let mappings = [
             mapping(&format!("7f00-8f00 {agent}"), 0),
             mapping(&format!("9f00-af00 {constants}"), 0),
-            // Constants that the loader has filled in.
+            // Constants that the loader has relocated.
             mapping(&format!("bf00-cf00 {constants}"), 88),
             mapping(
                 "df00-ef00 rw-p 00001000 fe:00 1234    /usr/sbin/hyperv-agent",
@@ -262,22 +257,22 @@ mod tests {
         assert_eq!(releasable(""), []);
     }
 
-    /// The code that is there now.
+    /// The mappings of this process.
     fn code() -> Vec<(usize, usize)> {
         releasable(&fs::read_to_string("/proc/self/smaps").unwrap())
     }
 
     #[test]
-    fn the_process_runs_on_without_its_code() {
+    fn the_process_runs_after_its_code_is_released() {
         let code = code();
         assert!(!code.is_empty());
         release(&code);
         assert_eq!(format!("{:x}", "ab".len() + 253), "ff");
     }
 
-    /// Where one thread has had a library for a moment, another one has its data.
+    /// One thread maps data where another had a library for a moment.
     #[test]
-    fn what_is_mapped_later_is_not_released() {
+    fn later_mappings_are_not_released() {
         const LEN: usize = 1 << 16;
         const ROUNDS: usize = 400;
         let code = code();

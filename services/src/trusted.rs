@@ -1,9 +1,9 @@
-//! Whether what stands at a path is root's alone.
+//! Checks that root alone controls a path.
 //!
-//! The agent runs programs and follows notes as root, and writes files that root's
-//! programs read: where another user can put something into the directory, the agent
-//! would do that user's bidding. One check serves hooks, the scripts of a site, the
-//! pools, the managers' directories and the agent's own.
+//! The agent runs programs as root, acts on files it left itself, and writes files that
+//! root's programs read. If another user could write to one of these directories, the
+//! agent would act for that user. The check applies to hooks, site scripts, pools,
+//! network managers' directories and the agent's own directories.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -14,33 +14,33 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// The bits that let the group and others write.
+/// Mode bits that let the group and others write.
 const OTHERS_WRITE: u32 = 0o022;
 
 const STICKY: u32 = 0o1000;
 
-/// Links that are followed on the way to one place, as many as the kernel follows.
+/// Symbolic links that are followed for one path, as many as the kernel follows.
 const MAX_LINKS: u32 = 40;
 
-/// Why a file or directory is not taken for root's own.
+/// Why a path is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It, or a directory on the way to it, is somebody else's.
+    /// It or a directory above it belongs to another user.
     #[error(
-        "{} belongs to user {owner}, who could put anything there; see to it that it belongs to \
-         root", place.display()
+        "{} belongs to user {owner}, who could put anything there; give it to root with chown",
+        place.display()
     )]
     Owner {
         /// The file or directory.
         place: PathBuf,
-        /// The number of its owner.
+        /// User ID of its owner.
         owner: u32,
     },
 
-    /// Somebody else may write to it, or to a directory on the way to it.
+    /// Another user may write to it or to a directory above it.
     #[error(
-        "users other than its owner can write to {} (mode {mode:04o}); take that away with chmod \
-         go-w", place.display()
+        "users other than the owner can write to {} (mode {mode:04o}); remove the permission with \
+         chmod go-w", place.display()
     )]
     Writable {
         /// The file or directory.
@@ -49,8 +49,8 @@ pub enum Refusal {
         mode: u32,
     },
 
-    /// It cannot be looked at, as a symbolic link that leads nowhere.
-    #[error("cannot look at it, or at what it leads to")]
+    /// Its status cannot be read, as that of a dangling symbolic link.
+    #[error("cannot read its status, or that of its target")]
     Unseen(#[source] io::Error),
 }
 
@@ -63,30 +63,29 @@ impl From<Refusal> for io::Error {
     }
 }
 
-/// Where `path` leads to, if root alone decides what is found there: the place
-/// itself and the directories above belong to root (or to the user that this
-/// process is), and nobody else may write to them. Further up a sticky bit will
-/// do: there others cannot take away what is not theirs.
+/// Resolves `path` and checks that root alone controls it: the file and the directories
+/// above it belong to root (or to the user of this process), and no other user may write
+/// to them. In the directories further up a sticky bit is enough: it keeps users from
+/// renaming what is not theirs.
 ///
-/// A link on `path` counts where it is root's too: it was root who said where it
-/// leads. What was looked at is what is to be used: the path given back has no
-/// symbolic links on it.
+/// Symbolic links are followed if they belong to root, too. The caller must use the
+/// returned path, which has no symbolic links and is what was checked.
 ///
 /// # Errors
 ///
 /// Any [`Refusal`].
 pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
     let real = resolve(path)?;
-    // Of a file, its directory too: a link to any other of root's programs could
-    // be put there under its name.
+    // The directory of a file must not be writable either: a link to any program of
+    // root's could take the file's name.
     let strictly = if real.is_dir() { 1 } else { 2 };
     check(&real, strictly)?;
     Ok(real)
 }
 
-/// Where `path` leads to, if root alone says where each link leads, those that other
-/// links lead to among them: one that another user may change could lead to root's own
-/// files, and elsewhere a moment later.
+/// Resolves `path`, and checks that root alone controls each symbolic link on the way: a
+/// link that another user can change could lead to root's files now and elsewhere a
+/// moment later.
 fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
     let path = std::path::absolute(path).map_err(Refusal::Unseen)?;
     let mut real = PathBuf::new();
@@ -115,23 +114,23 @@ fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
     Ok(real)
 }
 
-/// The components of a path, the last one first; the root of an absolute one is `/`,
-/// which takes the place of what it is joined to.
+/// Returns the components of a path, last first. The `/` of an absolute path replaces
+/// the path that it is joined to.
 fn parts(path: &Path) -> Vec<PathBuf> {
     let parts = path.components().rev();
     let parts = parts.filter(|part| *part != Component::CurDir);
     parts.map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
-/// The same of the directory that a file is in, or would be in: who may write to
-/// the file itself is its owner's affair.
+/// Checks that root alone controls the directory of a file that may not exist. The
+/// file's own mode does not matter.
 ///
 /// # Errors
 ///
-/// Any [`Refusal`]; [`Refusal::Unseen`] where there is no such directory.
+/// Returns any [`Refusal`]; [`Refusal::Unseen`] if the directory does not exist.
 pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
     let real = match resolve(file) {
-        // A link that leads nowhere may lead somewhere a moment later.
+        // A dangling link may lead somewhere a moment later.
         Err(Refusal::Unseen(error))
             if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() =>
         {
@@ -139,53 +138,52 @@ pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
         }
         real => real?,
     };
-    // A link stands in one directory and leads into another.
+    // A link is in one directory and may lead into another.
     for file in [file, &real] {
         trusted(file.parent().unwrap_or(Path::new("/")))?;
     }
     Ok(())
 }
 
-/// Opens a directory in which root alone decides what is found, and on the way to it.
+/// Opens a directory that root alone controls.
 ///
 /// # Errors
 ///
-/// Where it cannot be opened, or others could put something there.
+/// Returns an error if it cannot be opened, or `PermissionDenied` with the [`Refusal`].
 pub fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
     let real = trusted(directory)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(real, flags, Mode::empty())?)
 }
 
-/// Makes the directory of what outlasts the agent where it is missing, and opens it;
-/// what is in there is root's alone, and for no other eyes.
+/// Opens the state directory, and creates it for root alone if it is missing.
 ///
 /// # Errors
 ///
-/// Where it cannot be made, and as [`open_directory`].
+/// Returns an error if it cannot be created, and those of [`open_directory`].
 pub fn make_state_directory(directory: &Path) -> io::Result<OwnedFd> {
     make(directory, 0o700)
 }
 
-/// Makes the directory of what lasts as long as the agent runs where it is missing,
-/// and opens it; what is in there is root's alone.
+/// Opens the runtime directory, and creates it if it is missing: readable for all,
+/// writable for root.
 ///
 /// # Errors
 ///
-/// Where it cannot be made, and as [`open_directory`].
+/// Returns an error if it cannot be created, and those of [`open_directory`].
 pub fn make_runtime_directory(directory: &Path) -> io::Result<OwnedFd> {
     make(directory, 0o755)
 }
 
-/// Makes a directory, and those above, where it is missing, and opens it.
+/// Opens a directory, and creates it and those above if they are missing.
 ///
 /// # Errors
 ///
-/// Where it cannot be made, and as [`open_directory`].
+/// Returns an error if it cannot be created, and those of [`open_directory`].
 pub(crate) fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
-    // By way of another user's link it would be made where that user wants it.
-    if let Some(there) = directory.ancestors().find(|above| above.exists()) {
-        check(&resolve(there)?, 0)?;
+    // Through another user's link it would be created where that user chooses.
+    if let Some(existing) = directory.ancestors().find(|above| above.exists()) {
+        check(&resolve(existing)?, 0)?;
     }
     DirBuilder::new()
         .recursive(true)

@@ -91,7 +91,7 @@ impl Endpoint {
             .map_err(Failure::NotOpened)?;
         health.opened = Some(Instant::now());
         let mut service = (self.entry.make)(&self.config, &log);
-        service.keep_in(&self.stats.last_backup);
+        service.record_backups_in(&self.stats.last_backup);
         if let Some(took) = control.state.was_overdue() {
             let node = self.device.node().display();
             info!(
@@ -229,7 +229,7 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
-        self.service.keep_in(&self.stats.last_backup);
+        self.service.record_backups_in(&self.stats.last_backup);
         self.control.state.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);

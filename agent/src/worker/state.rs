@@ -100,7 +100,7 @@ impl WorkerState {
     pub(crate) fn stop(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stop) = open.as_ref().and_then(|open| open.stop.as_ref()) {
-            stop.tell();
+            stop.signal();
         }
     }
 

@@ -134,7 +134,7 @@ impl Service for Probe {
         Some(Arc::clone(&self.progress))
     }
 
-    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+    fn record_backups_in(&mut self, last: &Arc<LastBackup>) {
         self.last_backup = Arc::clone(last);
     }
 

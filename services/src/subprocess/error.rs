@@ -1,4 +1,4 @@
-//! Why a program is no help.
+//! Errors of running a program.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use super::start::StartError;
 
-/// Why a program is no help.
+/// Why a program gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("cannot run {}", program.display())]
@@ -15,13 +15,13 @@ pub enum RunError {
         source: StartError,
     },
 
-    #[error("{} was started and cannot be waited for; it was killed", program.display())]
+    #[error("cannot wait for {}; it was killed", program.display())]
     Wait { program: PathBuf, source: io::Error },
 
-    #[error("{} was not done in time and was killed{}", program.display(), after(.said))]
+    #[error("{} timed out and was killed{}", program.display(), after(.said))]
     TimedOut { program: PathBuf, said: String },
 
-    #[error("{} was killed before it was done, as the agent is to end", program.display())]
+    #[error("{} was killed because the agent is stopping", program.display())]
     Stopped { program: PathBuf },
 
     #[error("{} failed ({status}){}{}", program.display(), after(.said), hint(*.windows_lines))]
@@ -34,7 +34,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Whether the program has begun to do anything.
+    /// Whether the program was started.
     pub(crate) fn started(&self) -> bool {
         !matches!(self, Self::Start { .. })
     }

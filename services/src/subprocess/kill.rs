@@ -1,4 +1,4 @@
-//! Kills a program with everything that it started.
+//! Kills a program and all its descendants.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,16 +14,15 @@ use super::wait::{Stream, wait};
 use crate::processes::{self, Stat};
 use crate::timeouts::KILL;
 
-/// Kills the child with all it started, and reaps it.
+/// Kills the child and its descendants, and reaps the child.
 ///
-/// The processes are stopped before the first of them is killed: while a parent
-/// lives, its children can be found. What has lost its parent before is found
-/// by its process group, or by the pipe that it holds; what has left all three
-/// cannot be told from any other process of the machine.
+/// All processes are stopped before the first is killed: while a parent lives, its
+/// children can be found. A process whose parent has ended is found by its process group
+/// or by the pipe that it holds. One that has left all three is not found.
 pub(super) fn kill(child: Child, streams: &[Stream]) {
     let leader = Pid::from_child(&child);
     let mut stopped = HashSet::from([leader]);
-    // The leader's own number cannot go to another process: it is not reaped.
+    // The leader is not reaped yet, so its process ID cannot be reused.
     let _ = kill_process_group(leader, Signal::STOP);
     loop {
         let new = descendants(&stopped, leader, streams);
@@ -42,17 +41,17 @@ pub(super) fn kill(child: Child, streams: &[Stream]) {
     reap(child, KILL);
 }
 
-/// Waits for a child that is about to end; where it does not within `patience`, it
-/// is reaped when it does.
-pub(crate) fn reap(mut child: Child, patience: Duration) {
-    let ended = wait(&mut child, &mut [], Instant::now() + patience, None);
+/// Waits up to `timeout` for a child that is about to exit; a thread reaps it if it takes
+/// longer.
+pub(crate) fn reap(mut child: Child, timeout: Duration) {
+    let ended = wait(&mut child, &mut [], Instant::now() + timeout, None);
     if !matches!(ended, Ok(Some(_))) {
         let _ = thread::Builder::new().spawn(move || child.wait());
     }
 }
 
-/// The processes not in `known` that belong to it: children of one in it, those
-/// of the leader's group, and those that write to one of the pipes.
+/// Finds processes that are not in `known` and are children of one in it, in the leader's
+/// group, or hold one of the pipes as standard output or error.
 fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid> {
     let pipes: Vec<PathBuf> = streams
         .iter()
@@ -79,7 +78,7 @@ fn descendants(known: &HashSet<Pid>, leader: Pid, streams: &[Stream]) -> Vec<Pid
         .collect()
 }
 
-/// Whether a process is of the leader's group or has its parent in `known`.
+/// Whether a process is in the leader's group or is a child of one in `known`.
 fn related(stat: &Stat, known: &HashSet<Pid>, leader: Pid) -> bool {
     let has_parent = || Pid::from_raw(stat.parent).is_some_and(|pid| known.contains(&pid));
     !stat.is_zombie && (stat.group == leader.as_raw_nonzero().get() || has_parent())
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_parentheses_do_not_hide_a_child() {
+    fn parentheses_in_a_name_do_not_hide_a_child() {
         let leader = Pid::from_raw(7).unwrap();
         let known = HashSet::from([leader]);
         let related = |text| Stat::parse(text).is_some_and(|stat| related(&stat, &known, leader));

@@ -1,8 +1,7 @@
-//! Runs a program of the machine for a limited time, without a shell.
+//! Runs a program with a deadline and without a shell.
 //!
-//! A program that is not done by its deadline is killed with everything it
-//! started. A daemon that a program leaves behind when it is done, as `ifup`
-//! leaves a DHCP client, lives on.
+//! At the deadline the program is killed with all its descendants. A daemon that an
+//! exiting program leaves behind, as `ifup` does a DHCP client, keeps running.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,19 +23,19 @@ mod wait;
 
 pub(crate) use error::RunError;
 pub(crate) use kill::reap;
-pub(crate) use start::{EXECUTABLE, StartError, obstacle};
+pub(crate) use start::{EXECUTABLE, StartError, find_problem};
 
-/// Bytes that a pipe may hold when its writer is gone: the most that an
-/// unprivileged program may ask for.
+/// Bytes that a pipe may still hold after its writer exits: the maximum for unprivileged
+/// programs.
 const MAX_PIPE: usize = 1 << 20;
 
-/// Letters of a program's last words that an error shows.
-const MAX_WORDS: usize = 300;
+/// Characters of a program's last lines that an error quotes.
+const MAX_QUOTE: usize = 300;
 
-/// What a program did.
+/// The result of a program that exited.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// How it ended.
+    /// Its exit status.
     pub(crate) status: ExitStatus,
     /// The first 64 KiB of its standard output.
     pub(crate) stdout: Vec<u8>,
@@ -44,15 +43,13 @@ pub(crate) struct Output {
     pub(crate) stderr: Vec<u8>,
 }
 
-/// Runs `program`, an absolute path, to its end, to `deadline`, or until `stop` is
-/// readable, in a process group of its own, with no input and no environment but a
-/// standard `PATH`, `LC_ALL=C` and the given variables. Its status may be a
-/// failure.
+/// Runs `program`, an absolute path, until it exits, until `deadline`, or until `stop` is
+/// readable. It has a process group of its own, no input, and no environment but a
+/// standard `PATH`, `LC_ALL=C` and `variables`. Its exit status may be a failure.
 ///
 /// # Errors
 ///
-/// Where it cannot be run or is not done in time; never
-/// [`RunError::Failed`].
+/// Returns any [`RunError`] but [`RunError::Failed`].
 pub(crate) fn run(
     program: &Path,
     args: &[&OsStr],
@@ -62,13 +59,13 @@ pub(crate) fn run(
 ) -> Result<Output, RunError> {
     let failed = |refusal| RunError::Start {
         program: program.to_owned(),
-        source: start::why(program, refusal),
+        source: start::explain(program, refusal),
     };
     if !program.is_absolute() {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
     let mut command = Command::new(program);
-    sys::start_afresh(&mut command)
+    sys::reset_limits_and_signals(&mut command)
         .args(args)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -79,16 +76,18 @@ pub(crate) fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = sys::run_directly(&mut command).spawn().map_err(failed)?;
+    let mut child = sys::exec_without_shell(&mut command)
+        .spawn()
+        .map_err(failed)?;
     let mut streams = [
         Stream::new(child.stdout.take().map(OwnedFd::from)),
         Stream::new(child.stderr.take().map(OwnedFd::from)),
     ];
-    spare(&child);
+    reset_oom_score(&child);
     match wait(&mut child, &mut streams, deadline, stop) {
         Ok(Some(status)) => {
-            // What the program itself wrote is in the pipes by now. They are not
-            // read to their end: a daemon it left may hold them for ever.
+            // All output of the program itself is in the pipes now. They are not read
+            // to their end: a daemon that it left may keep them open.
             streams.iter_mut().for_each(|stream| stream.read(MAX_PIPE));
             let [stdout, stderr] = streams.map(|stream| stream.kept);
             Ok(Output {
@@ -102,7 +101,7 @@ pub(crate) fn run(
             kill(child, &streams);
             let [stdout, stderr] = streams.map(|stream| stream.kept);
             let program = program.to_owned();
-            let said = last_words(&stdout, &stderr);
+            let said = quote(&stdout, &stderr);
             Err(if Instant::now() < deadline {
                 RunError::Stopped { program }
             } else {
@@ -118,11 +117,11 @@ pub(crate) fn run(
 }
 
 impl Output {
-    /// The output of a program that succeeded.
+    /// Returns the output if the program succeeded.
     ///
     /// # Errors
     ///
-    /// [`RunError::Failed`] where it did not, with the last line it had to say.
+    /// Returns [`RunError::Failed`] with the program's last lines if it did not.
     pub(crate) fn success(self, program: &Path) -> Result<Self, RunError> {
         if self.status.success() {
             return Ok(self);
@@ -130,38 +129,37 @@ impl Output {
         Err(RunError::Failed {
             program: program.to_owned(),
             status: self.status,
-            said: last_words(&self.stdout, &self.stderr),
+            said: quote(&self.stdout, &self.stderr),
             windows_lines: start::has_windows_lines(program),
         })
     }
 }
 
-/// The last words of the standard error, or of the output where that has none.
-fn last_words(stdout: &[u8], stderr: &[u8]) -> String {
+/// Returns the last lines of the standard error, or of the standard output if there are
+/// none.
+fn quote(stdout: &[u8], stderr: &[u8]) -> String {
     match last_lines(stderr) {
         said if said.is_empty() => last_lines(stdout),
         said => said,
     }
 }
 
-/// The last two lines with any word on them, cut where they are long. Some
-/// programs show behind what is wrong the line that it is in, and then a mark
-/// below the place.
+/// Returns the last two lines that contain a letter or digit, truncated. After the error
+/// some programs print the line that it is in, and then a mark below the column.
 fn last_lines(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().map(str::trim);
     let mut with_words = || lines.rfind(|line| line.contains(char::is_alphanumeric));
     let (last, before) = (with_words(), with_words());
     let lines: Vec<_> = before.into_iter().chain(last).collect();
-    lines.join(" / ").chars().take(MAX_WORDS).collect()
+    lines.join(" / ").chars().take(MAX_QUOTE).collect()
 }
 
-/// Lets the kernel end a program when memory is short, where it is to spare the
-/// agent.
-fn spare(child: &Child) {
+/// Resets the OOM score of a program that inherits a negative one from the agent.
+fn reset_oom_score(child: &Child) {
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     if score.starts_with('-') {
-        // It may have ended already.
+        // It may have exited already.
         let _ = fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0");
     }
 }
@@ -191,7 +189,7 @@ mod tests {
         )
     }
 
-    /// The process whose number the script wrote to this file.
+    /// Returns the process whose ID the script wrote to this file.
     fn noted(path: &Path) -> Pid {
         let number = fs::read_to_string(path).unwrap();
         Pid::from_raw(number.trim().parse().unwrap()).unwrap()
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_has_its_arguments_and_little_else() {
+    fn a_program_gets_its_arguments_and_a_minimal_environment() {
         let script = "cat; echo \"$1\"; echo problem >&2; echo \"A_B=$A_B\"; unset A_B; env | cut -d= -f1 | sort; exit 3";
         let args = ["-c", script, "sh", "a b;$(c)"].map(OsStr::new);
         let variables = [("A_B", "c=d e")];
@@ -239,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_its_own_and_no_descriptor_of_ours() {
+    fn a_program_has_its_own_group_and_no_descriptor_of_the_agent() {
         let kept = tempfile::NamedTempFile::new().unwrap();
         let output = shell("cut -d' ' -f5 /proc/self/stat; ls -l /proc/self/fd", LONG).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -250,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_read_and_dropped() {
+    fn output_beyond_the_limit_is_read_and_dropped() {
         let script = "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; exit 0";
         let output = shell(script, LONG).unwrap();
         assert!(output.status.success());
@@ -260,7 +258,7 @@ mod tests {
         );
     }
 
-    /// What is said of a file with this text and mode, where it is run.
+    /// Runs a file with this text and mode, and returns the error.
     fn refusal(text: &[u8], mode: u32) -> String {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("program");
@@ -281,7 +279,7 @@ mod tests {
     fn programs_that_cannot_be_run() {
         let deadline = Instant::now() + LONG;
         for (path, words) in [
-            ("/nowhere/at/all", "there is no such program"),
+            ("/nowhere/at/all", "the program does not exist"),
             ("true", "invalid input parameter"),
         ] {
             let error = run(Path::new(path), &[], &[], deadline, None).unwrap_err();
@@ -302,25 +300,25 @@ mod tests {
             (
                 b"#!/no/sh -e\n",
                 0o755,
-                "its interpreter /no/sh is not there",
+                "its interpreter /no/sh does not exist",
             ),
             (
                 b"#!/bin/sh\r\n",
                 0o755,
-                "its interpreter \"/bin/sh\\r\" is not there: the file has Windows line ends; \
-                 take them away with sed -i 's/\\r$//' PROGRAM",
+                "its interpreter \"/bin/sh\\r\" does not exist: the file has Windows line ends; \
+                 remove them with sed -i 's/\\r$//' PROGRAM",
             ),
             (
                 b"\xEF\xBB\xBF#!/bin/sh\n",
                 0o755,
-                "it begins with a byte order mark; take that away with sed -i \
+                "it begins with a byte order mark; remove it with sed -i \
                  '1s/^\\xEF\\xBB\\xBF//' PROGRAM",
             ),
-            (b"\x7FELF", 0o755, "it is made for another kind of machine"),
+            (b"\x7FELF", 0o755, "it is built for another architecture"),
             (
                 b"echo\n",
                 0o755,
-                "it is no program: a script says in its first line what runs it, as #!/bin/sh does",
+                "it is not a program; a script must begin with a line like #!/bin/sh",
             ),
         ] {
             assert_eq!(refusal(text, mode), words);
@@ -334,7 +332,7 @@ mod tests {
         fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
         let script = format!("#!{}\n", interpreter.display());
         let expected = format!(
-            "the interpreter or dynamic loader that {} needs is not there",
+            "the interpreter or dynamic loader that {} needs does not exist",
             interpreter.display()
         );
         assert_eq!(refusal(script.as_bytes(), 0o755), expected);
@@ -377,11 +375,11 @@ mod tests {
             session.display(),
             orphan.display()
         );
-        // The files are there long before the program is given up.
+        // The files exist long before the timeout.
         let error = shell(&script, Duration::from_secs(3)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "/bin/sh was not done in time and was killed, saying \"problem\""
+            "/bin/sh timed out and was killed, saying \"problem\""
         );
         assert!(!lives(noted(&leader)));
         for path in [child, session, orphan] {
@@ -414,12 +412,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_are_short_and_say_something() {
+    fn the_quote_is_short_and_contains_words() {
         assert_eq!(last_lines(b"a\n b \n\n  \n"), "a / b");
         assert_eq!(last_lines(b"a\nb\nc"), "b / c");
         assert_eq!(last_lines(b"a\n"), "a");
         assert_eq!(last_lines(b""), "");
-        assert_eq!(last_lines(&[b'x'; 5000]).len(), MAX_WORDS);
+        assert_eq!(last_lines(&[b'x'; 5000]).len(), MAX_QUOTE);
         assert_eq!(last_lines(b"caf\xc3\xa9 \xff\n"), "caf\u{e9} \u{fffd}");
         let netplan = b"60.yaml:1:11: Invalid YAML:\nnetwork: [\n          ^\n";
         assert_eq!(

@@ -1,8 +1,7 @@
-//! Why a program cannot be started, where the kernel's word for it misleads.
+//! Explains why a program cannot be started where the kernel's error misleads.
 //!
-//! It says that there is no such file also where the file is there and its
-//! interpreter is not, as with the first line of a script that was written on
-//! Windows: the interpreter is then called `/bin/sh` and a carriage return.
+//! The kernel returns `ENOENT` also if the file exists and its interpreter does not. In a
+//! script that was written on Windows the name of the interpreter ends in a carriage return.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,34 +13,34 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
 
-/// Bytes of a file's beginning that the kernel looks at.
+/// Bytes at a file's start that the kernel reads to find the interpreter.
 const HEAD: u64 = 256;
 
-/// What some editors put before the first letter, and the first letters of a script.
+/// The UTF-8 byte order mark that some editors write, and the start of a script.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF#!";
 
-/// The bits that let anybody run a file.
+/// Mode bits that let anybody execute a file.
 pub(crate) const EXECUTABLE: u32 = 0o111;
 
 /// Why a program cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("there is no such program")]
+    #[error("the program does not exist")]
     Missing,
 
-    #[error("its interpreter {} is not there", .0.display())]
+    #[error("its interpreter {} does not exist", .0.display())]
     NoInterpreter(PathBuf),
 
     #[error(
-        "its interpreter {interpreter:?} is not there: the file has Windows line ends; take them \
-         away with sed -i 's/\\r$//' {}", program.display()
+        "its interpreter {interpreter:?} does not exist: the file has Windows line ends; remove \
+         them with sed -i 's/\\r$//' {}", program.display()
     )]
     WindowsLines {
         program: PathBuf,
         interpreter: String,
     },
 
-    #[error("the interpreter or dynamic loader that {} needs is not there", .0.display())]
+    #[error("the interpreter or dynamic loader that {} needs does not exist", .0.display())]
     NoLoader(PathBuf),
 
     #[error("its interpreter {} is not executable", .0.display())]
@@ -51,24 +50,23 @@ pub enum StartError {
     NoExec,
 
     #[error(
-        "it begins with a byte order mark; take that away with sed -i '1s/^\\xEF\\xBB\\xBF//' {}",
+        "it begins with a byte order mark; remove it with sed -i '1s/^\\xEF\\xBB\\xBF//' {}",
         .0.display()
     )]
     ByteOrderMark(PathBuf),
 
-    #[error("it is made for another kind of machine")]
+    #[error("it is built for another architecture")]
     OtherMachine,
 
-    #[error("it is no program: a script says in its first line what runs it, as #!/bin/sh does")]
+    #[error("it is not a program; a script must begin with a line like #!/bin/sh")]
     NoProgram,
 
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Why the kernel is going to refuse `program`, as far as that can be seen without
-/// trying.
-pub(crate) fn obstacle(program: &Path) -> Option<StartError> {
+/// Returns why the kernel will refuse `program`, as far as its file tells.
+pub(crate) fn find_problem(program: &Path) -> Option<StartError> {
     let head = head(program);
     if head.starts_with(BYTE_ORDER_MARK) {
         return Some(StartError::ByteOrderMark(program.to_owned()));
@@ -85,13 +83,13 @@ pub(crate) fn obstacle(program: &Path) -> Option<StartError> {
     }
 }
 
-/// Why `program` cannot be started, where the kernel refuses it like this.
-pub(super) fn why(program: &Path, refusal: io::Error) -> StartError {
+/// Explains the kernel's refusal to execute `program`.
+pub(super) fn explain(program: &Path, refusal: io::Error) -> StartError {
     match Errno::from_io_error(&refusal) {
         Some(Errno::NOENT) => missing(program),
-        Some(Errno::ACCESS) => obstacle(program).unwrap_or_else(|| refusal.into()),
+        Some(Errno::ACCESS) => find_problem(program).unwrap_or_else(|| refusal.into()),
         Some(Errno::NOEXEC) if head(program).starts_with(b"\x7FELF") => StartError::OtherMachine,
-        Some(Errno::NOEXEC) => obstacle(program).unwrap_or(StartError::NoProgram),
+        Some(Errno::NOEXEC) => find_problem(program).unwrap_or(StartError::NoProgram),
         _ => refusal.into(),
     }
 }
@@ -120,7 +118,7 @@ fn is_noexec(program: &Path) -> bool {
     statvfs(program).is_ok_and(|seen| seen.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
-/// Whether `program` is a script that was written on Windows.
+/// Whether `program` is a script with Windows line ends.
 pub(super) fn has_windows_lines(program: &Path) -> bool {
     windows_lines(&head(program))
 }
@@ -129,23 +127,23 @@ fn windows_lines(head: &[u8]) -> bool {
     first_line(head).is_some_and(|line| line.ends_with(b"\r"))
 }
 
-/// What a script is run by, from its first line.
+/// Returns the interpreter of a script.
 fn interpreter(head: &[u8]) -> Option<PathBuf> {
     let mut words = first_line(head)?
         .split(|byte| matches!(byte, b' ' | b'\t' | 0))
         .filter(|word| !word.is_empty());
-    // A program is run in this directory.
+    // The working directory of programs is `/`.
     Some(Path::new("/").join(OsStr::from_bytes(words.next()?)))
 }
 
-/// The first line of a script, without `#!`.
+/// Returns the first line of a script, without `#!`.
 fn first_line(head: &[u8]) -> Option<&[u8]> {
     head.strip_prefix(b"#!")?
         .split(|&byte| byte == b'\n')
         .next()
 }
 
-/// The beginning of a file; nothing, where it cannot be read.
+/// Reads the start of a file; nothing if it cannot be read.
 fn head(program: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     if fs::metadata(program).is_ok_and(|file| file.is_file()) {

@@ -1,4 +1,4 @@
-//! Waits for a program, and reads meanwhile what it writes.
+//! Waits for a program and reads its output meanwhile.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,19 +11,18 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// Bytes that are kept of each stream; what follows is read and dropped.
+/// Bytes of each stream that are kept; the rest is read and dropped.
 pub(super) const MAX_KEPT: usize = 64 << 10;
 
-/// Bytes read at a time.
+/// Bytes per read.
 const CHUNK: usize = 16 << 10;
 
-/// How often the child is looked at where the kernel has no pidfd (before Linux
-/// 5.3).
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the child is polled on kernels without pidfd (before Linux 5.3).
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reading end of a pipe.
 pub(super) struct Stream {
-    /// `None` past the end.
+    /// `None` after the end of the stream.
     pub(super) pipe: Option<fs::File>,
     pub(super) kept: Vec<u8>,
 }
@@ -31,7 +30,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(pipe: Option<OwnedFd>) -> Self {
         Self {
-            // Where it could be made non-blocking, which cannot fail for a pipe.
+            // Making a pipe non-blocking cannot fail.
             pipe: pipe
                 .filter(|pipe| ioctl_fionbio(pipe, true).is_ok())
                 .map(fs::File::from),
@@ -39,8 +38,8 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, at most `limit` bytes or a little more: a program
-    /// that writes without end does not hold up the clock.
+    /// Reads the available bytes, up to about `limit`, so that a program that writes
+    /// endlessly does not delay its timeout.
     pub(super) fn read(&mut self, limit: usize) {
         let mut buffer = [0; CHUNK];
         let mut seen = 0;
@@ -61,8 +60,8 @@ impl Stream {
     }
 }
 
-/// Reads the streams until the child has ended; `None` where it has not by
-/// `deadline`, or when `stop` is readable.
+/// Reads the streams until the child exits; returns `None` at `deadline`, or when `stop`
+/// is readable.
 pub(super) fn wait(
     child: &mut Child,
     streams: &mut [Stream],
@@ -84,7 +83,7 @@ pub(super) fn wait(
         }
         let until = match pidfd {
             Some(_) => deadline,
-            None => deadline.min(now + LOOK),
+            None => deadline.min(now + POLL_INTERVAL),
         };
         let pipes = streams.iter().filter_map(|stream| stream.pipe.as_ref());
         let mut fds: Vec<PollFd<'_>> = stop

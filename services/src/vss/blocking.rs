@@ -205,7 +205,7 @@ struct Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         let mut left = lock(&ABANDONED);
-        self.done.tell();
+        self.done.signal();
         left.retain(|place| !Arc::ptr_eq(place, &self.place));
     }
 }
@@ -324,7 +324,7 @@ mod tests {
         let stop = Stop::new().unwrap();
         let (_go_on, job) = hang("/stops");
         let job = Job::begin("/stops".as_ref(), job).unwrap();
-        stop.tell();
+        stop.signal();
         let error = job.wait(later(LONG), Some(stop.as_fd())).unwrap_err();
         assert!(matches!(error, JobError::Stopped), "{error}");
     }

@@ -756,7 +756,7 @@ impl Service for Vss {
         Some(Arc::clone(&self.progress))
     }
 
-    fn keep_in(&mut self, last: &Arc<LastBackup>) {
+    fn record_backups_in(&mut self, last: &Arc<LastBackup>) {
         self.reports.keep_in(last);
     }
 

@@ -35,7 +35,7 @@ pub fn main() -> io::Result<()> {
 /// If the process cannot be started, or fails.
 pub fn in_own_process(fd: OwnedFd) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
-    let status = sys::start_afresh(&mut command)
+    let status = sys::reset_limits_and_signals(&mut command)
         .arg0("hyperv-agent")
         .arg(ARGUMENT)
         .env_clear()

@@ -119,7 +119,7 @@ fn a_hook_that_cannot_be_started_stops_the_freeze() {
     let log = hooks.log.logger();
     let error = in_words(&run_pre_freeze(&hooks.config, soon(), None, note, &log).unwrap_err());
     assert!(error.starts_with("hook 2 failed at freeze: "), "{error}");
-    assert!(error.ends_with("as #!/bin/sh does"), "{error}");
+    assert!(error.ends_with("like #!/bin/sh"), "{error}");
     // It has nothing to undo, and the next agent has nothing to tell it.
     assert_eq!(hooks.journal(), ["1 freeze", "1 thaw"]);
     assert_eq!(noted.into_inner().last().unwrap(), &[hooks.path("1")]);
@@ -180,7 +180,7 @@ fn a_hook_that_hangs_is_killed_with_its_children() {
     );
     let error = in_words(&hooks.freeze().unwrap_err());
     assert!(
-        error.ends_with("was not done in time and was killed, saying \"no way\""),
+        error.ends_with("timed out and was killed, saying \"no way\""),
         "{error}"
     );
     assert_eq!(hooks.journal(), ["1 freeze", "1 thaw"]);
@@ -267,11 +267,11 @@ fn a_service_that_is_to_end_waits_for_no_hook() {
     hooks.add("1", HANGS);
     hooks.add("2", "");
     let stop = Stop::new().unwrap();
-    stop.tell();
+    stop.signal();
     let (config, stop, log) = (&hooks.config, Some(stop.as_fd()), hooks.log.logger());
     let error = in_words(&run_pre_freeze(config, soon(), stop, |_| (), &log).unwrap_err());
     assert!(
-        error.ends_with("was killed before it was done, as the agent is to end"),
+        error.ends_with("was killed because the agent is stopping"),
         "{error}"
     );
     assert_eq!(hooks.journal().last().unwrap(), "1 thaw");

@@ -225,7 +225,7 @@ fn a_hook_that_cannot_be_started_is_refused() {
     for (text, words) in [
         (
             "#!/nowhere/at/all\n",
-            "its interpreter /nowhere/at/all is not there",
+            "its interpreter /nowhere/at/all does not exist",
         ),
         ("#!/bin/sh\r\necho\r\n", "the file has Windows line ends"),
         ("\u{feff}#!/bin/sh\n", "it begins with a byte order mark"),

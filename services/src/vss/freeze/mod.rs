@@ -758,7 +758,7 @@ mod tests {
         let (opened, files) = file_systems(2, directory.path());
         FAKE.change(&files[1], |it| it.freeze_hangs = true);
         let stop = Stop::new().unwrap();
-        stop.tell();
+        stop.signal();
         let mut freezer = Freezer::new(start);
         let error = freezer.freeze(opened, LONG, later(), Some(stop.as_fd()), &mut |_, _| ());
         assert!(matches!(error, Err(FreezeError::Stopped)), "{error:?}");

@@ -97,7 +97,7 @@ impl Guard {
         };
         let (ours, its) = UnixStream::pair().map_err(cannot)?;
         let mut command = Command::new("/proc/self/exe");
-        let process = sys::start_afresh(&mut command)
+        let process = sys::reset_limits_and_signals(&mut command)
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
@@ -515,7 +515,7 @@ mod tests {
             // A thread of the agent that waits for a frozen file system keeps the
             // socket open when the agent is killed.
             match by_signal {
-                true => stage.orphaned.tell(),
+                true => stage.orphaned.signal(),
                 false => drop(stage.guard.socket.shutdown(std::net::Shutdown::Both)),
             }
             stage.wait_frozen(1, false);
@@ -703,7 +703,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(stage.guard.next(now, None), GuardEvent::Timeout);
         let stop = Stop::new().unwrap();
-        stop.tell();
+        stop.signal();
         let heard = stage.guard.next(now + LONG, Some(stop.as_fd()));
         assert_eq!(heard, GuardEvent::Stopped);
         stage.end().unwrap();

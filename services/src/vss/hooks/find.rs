@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::MAX_HOOKS;
 use super::error::HookError;
-use crate::subprocess::{EXECUTABLE, obstacle};
+use crate::subprocess::{EXECUTABLE, find_problem};
 use crate::trusted;
 
 /// Suffixes of files that package managers and editors leave.
@@ -63,7 +63,7 @@ pub fn find(directory: &Path) -> Result<Found, HookError> {
             Ok(file) if !file.is_file() => {}
             Ok(file) if file.mode() & EXECUTABLE == 0 => found.not_executable.push(path),
             _ => match trusted(&path) {
-                Ok(program) => match obstacle(&program) {
+                Ok(program) => match find_problem(&program) {
                     None => found.hooks.push(path),
                     Some(source) => found.refused.push(HookError::Unfit { path, source }),
                 },

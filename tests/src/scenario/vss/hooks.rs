@@ -309,7 +309,7 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         ("#!/bin/sh\r\nexit 0\r\n", "Windows line ends", before),
         (
             "#!/no/such/sh\n",
-            "interpreter /no/such/sh is not there",
+            "interpreter /no/such/sh does not exist",
             before,
         ),
         ("exit 0\n", "as #!/bin/sh does", first),
