@@ -13,9 +13,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::entry::{Entry, PASS, look_at, owned};
+use super::entry::{Entry, PASS, ownership, stat};
 use super::error::Error;
-use super::owners::{Doubt, Owned};
+use super::owners::{Distrust, Ownership};
 
 /// Symbolic links followed on one way, at most; the kernel's limit.
 const MAX_LINKS: u32 = 40;
@@ -38,29 +38,29 @@ enum Step {
 pub(super) struct Walk<'a> {
     allowed: &'a [PathBuf],
     /// The allowed directory, and those passed from there to where the walk is.
-    passed: Vec<(OwnedFd, Owned)>,
+    passed: Vec<(OwnedFd, Ownership)>,
     /// The path of each.
     path: PathBuf,
     /// The ordinary user who made a link that was followed: it leads only where
     /// that user could go, and only to what is that user's.
-    led_by: Option<u32>,
+    link_owner: Option<u32>,
     links: u32,
 }
 
 impl<'a> Walk<'a> {
     /// A walk that begins at the allowed directory under which `path` lies, and the
     /// rest of the path.
-    pub(super) fn begin<'p>(
+    pub(super) fn new<'p>(
         path: &'p Path,
         allowed: &'a [PathBuf],
     ) -> Result<(Self, &'p Path), Error> {
-        Self::begin_led(path, allowed, None)
+        Self::new_from_link(path, allowed, None)
     }
 
-    fn begin_led<'p>(
+    fn new_from_link<'p>(
         path: &'p Path,
         allowed: &'a [PathBuf],
-        led_by: Option<u32>,
+        link_owner: Option<u32>,
     ) -> Result<(Self, &'p Path), Error> {
         let outside = || Error::NotAllowed(path.to_owned());
         let root = Path::new("/");
@@ -75,7 +75,7 @@ impl<'a> Walk<'a> {
                 .ok_or_else(outside)?
         };
         let rest = path.strip_prefix(base).map_err(|_| outside())?;
-        let mut walk = Self::from_root(led_by)?;
+        let mut walk = Self::from_root(link_owner)?;
         let below = base.strip_prefix(root).unwrap_or(base);
         walk.follow(below)?;
         // From here on there is no way back above it.
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk that may go anywhere from `/`.
-    pub(super) fn from_root(led_by: Option<u32>) -> Result<Self, Error> {
+    pub(super) fn from_root(link_owner: Option<u32>) -> Result<Self, Error> {
         let path = PathBuf::from("/");
         let failed = |source| Error::Directory {
             path: PathBuf::from("/"),
@@ -93,12 +93,12 @@ impl<'a> Walk<'a> {
         };
         let flags = PASS | OFlags::DIRECTORY;
         let root = openat(CWD, &path, flags, Mode::empty()).map_err(failed)?;
-        let owned = owned(&look_at(root.as_fd()).map_err(failed)?);
+        let ownership = ownership(&stat(root.as_fd()).map_err(failed)?);
         Ok(Self {
             allowed: &[],
-            passed: vec![(root, owned)],
+            passed: vec![(root, ownership)],
             path,
-            led_by,
+            link_owner,
             links: 0,
         })
     }
@@ -116,12 +116,12 @@ impl<'a> Walk<'a> {
 
     /// The directory where the walk is. It can be passed through, and no more; see
     /// [`Walk::open`].
-    pub(super) fn here(&self) -> Result<(BorrowedFd<'_>, Owned), Error> {
-        let (directory, owned) = self.passed.last().ok_or_else(|| self.lost())?;
-        Ok((directory.as_fd(), *owned))
+    pub(super) fn here(&self) -> Result<(BorrowedFd<'_>, Ownership), Error> {
+        let (directory, ownership) = self.passed.last().ok_or_else(|| self.no_directory())?;
+        Ok((directory.as_fd(), *ownership))
     }
 
-    fn lost(&self) -> Error {
+    fn no_directory(&self) -> Error {
         Error::NotAllowed(self.path.clone())
     }
 
@@ -134,17 +134,17 @@ impl<'a> Walk<'a> {
     }
 
     /// The user whose link led here, if one did.
-    pub(super) fn led_by(&self) -> Option<u32> {
-        self.led_by
+    pub(super) fn link_owner(&self) -> Option<u32> {
+        self.link_owner
     }
 
     /// Makes sure that something may be made in the directory where the walk is.
     pub(super) fn may_write(&self) -> Result<(), Error> {
-        match (self.led_by, self.here()?) {
-            (Some(user), (_, here)) if here.uid != user => Err(Error::Doubtful {
+        match (self.link_owner, self.here()?) {
+            (Some(user), (_, here)) if here.uid != user => Err(Error::Untrusted {
                 path: self.path.clone(),
                 done: "written to",
-                doubt: Doubt::NotTheirs(user),
+                reason: Distrust::NotLinkOwners(user),
             }),
             _ => Ok(()),
         }
@@ -167,7 +167,7 @@ impl<'a> Walk<'a> {
         name: &OsStr,
         entry: &Entry,
     ) -> Result<Option<OsString>, Error> {
-        let text = self.text(name, entry)?;
+        let text = self.read_link(name, entry)?;
         // A link that ends in `/`, `.` or `..` leads to a directory.
         let name = match text.file_name() {
             Some(name)
@@ -187,16 +187,16 @@ impl<'a> Walk<'a> {
     /// Goes along a path, all of which must be there.
     pub(super) fn follow(&mut self, path: &Path) -> Result<(), Error> {
         let mut to_go = Vec::new();
-        self.turn(path, &mut to_go)?;
+        self.push(path, &mut to_go)?;
         while let Some(name) = to_go.pop() {
             let Some(name) = name else {
-                self.leave()?;
+                self.ascend()?;
                 continue;
             };
             match self.step(&name)? {
                 Step::Entered => {}
                 Step::Missing => return Err(self.failed(&name, Errno::NOENT)),
-                Step::Link(text) => self.turn(&text, &mut to_go)?,
+                Step::Link(text) => self.push(&text, &mut to_go)?,
             }
         }
         Ok(())
@@ -204,13 +204,13 @@ impl<'a> Walk<'a> {
 
     /// Puts the components of `path` on top of what there is to go, the first last;
     /// `None` is `..`. An absolute path begins anew.
-    fn turn(&mut self, path: &Path, to_go: &mut Vec<Option<OsString>>) -> Result<(), Error> {
+    fn push(&mut self, path: &Path, to_go: &mut Vec<Option<OsString>>) -> Result<(), Error> {
         let mut rest = path;
         if path.is_absolute() {
             let (anew, below) = if self.allowed.is_empty() {
-                (Self::from_root(self.led_by)?, path)
+                (Self::from_root(self.link_owner)?, path)
             } else {
-                Self::begin_led(path, self.allowed, self.led_by)?
+                Self::new_from_link(path, self.allowed, self.link_owner)?
             };
             rest = below;
             *self = Self {
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Goes to the directory above.
-    fn leave(&mut self) -> Result<(), Error> {
+    fn ascend(&mut self) -> Result<(), Error> {
         if self.passed.len() > 1 {
             self.passed.pop();
             self.path.pop();
@@ -246,7 +246,7 @@ impl<'a> Walk<'a> {
             let flags = PASS | OFlags::DIRECTORY;
             match retry_on_intr(|| openat(here, name, flags, Mode::empty())) {
                 Ok(directory) => {
-                    self.pass(name, directory)?;
+                    self.enter_opened(name, directory)?;
                     return Ok(Step::Entered);
                 }
                 Err(Errno::NOENT) => return Ok(Step::Missing),
@@ -255,7 +255,7 @@ impl<'a> Walk<'a> {
             }
             match Entry::look(here, name) {
                 Ok(entry) => match entry.kind() {
-                    FileType::Symlink => return Ok(Step::Link(self.text(name, &entry)?)),
+                    FileType::Symlink => return Ok(Step::Link(self.read_link(name, &entry)?)),
                     FileType::Directory => {}
                     _ => return Err(self.failed(name, Errno::NOTDIR)),
                 },
@@ -267,16 +267,16 @@ impl<'a> Walk<'a> {
     }
 
     /// Goes into a directory that was opened.
-    fn pass(&mut self, name: &OsStr, directory: OwnedFd) -> Result<(), Error> {
-        let found = look_at(directory.as_fd()).map_err(|source| self.failed(name, source))?;
-        let child = owned(&found);
+    fn enter_opened(&mut self, name: &OsStr, directory: OwnedFd) -> Result<(), Error> {
+        let found = stat(directory.as_fd()).map_err(|source| self.failed(name, source))?;
+        let child = ownership(&found);
         let (_, here) = self.here()?;
         here.may_enter(child)
-            .and_then(|()| match self.led_by {
-                Some(user) if !child.lets_through(user) => Err(Doubt::NotTheirs(user)),
+            .and_then(|()| match self.link_owner {
+                Some(user) if !child.lets_through(user) => Err(Distrust::NotLinkOwners(user)),
                 _ => Ok(()),
             })
-            .map_err(|doubt| self.doubtful(name, "entered", doubt))?;
+            .map_err(|reason| self.untrusted(name, "entered", reason))?;
         if self.passed.len() > MAX_DEPTH {
             return Err(self.failed(name, Errno::NAMETOOLONG));
         }
@@ -286,29 +286,29 @@ impl<'a> Walk<'a> {
     }
 
     /// What a link says, where it may be followed.
-    fn text(&mut self, name: &OsStr, link: &Entry) -> Result<PathBuf, Error> {
+    fn read_link(&mut self, name: &OsStr, link: &Entry) -> Result<PathBuf, Error> {
         if self.links >= MAX_LINKS {
             return Err(self.failed(name, Errno::LOOP));
         }
         self.links += 1;
         let (_, here) = self.here()?;
         let made_by = here
-            .may_follow(owned(&link.found))
-            .and_then(|made_by| match (self.led_by, made_by) {
-                (Some(one), Some(other)) if one != other => Err(Doubt::OfTwo(one, other)),
+            .may_follow(ownership(&link.found))
+            .and_then(|made_by| match (self.link_owner, made_by) {
+                (Some(one), Some(other)) if one != other => Err(Distrust::TwoUsers(one, other)),
                 (before, made_by) => Ok(before.or(made_by)),
             })
-            .map_err(|doubt| self.doubtful(name, "followed", doubt))?;
-        let text = link.text().map_err(|source| self.failed(name, source))?;
-        self.led_by = made_by;
+            .map_err(|reason| self.untrusted(name, "followed", reason))?;
+        let text = link.target().map_err(|source| self.failed(name, source))?;
+        self.link_owner = made_by;
         Ok(text)
     }
 
-    fn doubtful(&self, name: &OsStr, done: &'static str, doubt: Doubt) -> Error {
-        Error::Doubtful {
+    fn untrusted(&self, name: &OsStr, done: &'static str, reason: Distrust) -> Error {
+        Error::Untrusted {
             path: self.path.join(name),
             done,
-            doubt,
+            reason,
         }
     }
 

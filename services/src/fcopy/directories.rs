@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::confine::Walk;
-use super::entry::{Entry, look_at};
+use super::entry::{Entry, stat};
 use super::error::Error;
-use super::journal::Record;
+use super::journal::Journal;
 use super::staging;
 
 const PERMISSIONS: Mode = Mode::from_raw_mode(0o755);
@@ -22,7 +22,7 @@ const PERMISSIONS: Mode = Mode::from_raw_mode(0o755);
 /// Directories that a copy made, outermost first. Those that are still empty
 /// are removed when this is dropped.
 #[derive(Default)]
-pub(super) struct Made(Vec<New>);
+pub(super) struct CreatedDirectories(Vec<New>);
 
 struct New {
     parent: OwnedFd,
@@ -31,7 +31,7 @@ struct New {
     directory: OwnedFd,
 }
 
-impl Made {
+impl CreatedDirectories {
     /// Lets the directories stay, on disk too if `sync` says so.
     pub(super) fn keep(&mut self, sync: bool) -> Result<(), Errno> {
         for new in self.0.drain(..) {
@@ -43,7 +43,7 @@ impl Made {
     }
 }
 
-impl Drop for Made {
+impl Drop for CreatedDirectories {
     fn drop(&mut self) {
         for new in self.0.iter().rev() {
             if new.has_its_name() {
@@ -58,7 +58,7 @@ impl New {
     /// Whether nobody has put another one in its place.
     fn has_its_name(&self) -> bool {
         let place = |found: Statx| (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
-        let this = look_at(self.directory.as_fd()).map(place);
+        let this = stat(self.directory.as_fd()).map(place);
         let there = Entry::look(self.parent.as_fd(), &self.name).map(|entry| place(entry.found));
         this.is_ok() && this == there
     }
@@ -70,8 +70,8 @@ pub(super) fn go(
     walk: &mut Walk<'_>,
     path: &Path,
     create: bool,
-    made: &mut Made,
-    record: &mut Record,
+    created: &mut CreatedDirectories,
+    journal: &mut Journal,
 ) -> Result<(), Error> {
     let whole = walk.path().join(path);
     let mut making = false;
@@ -86,7 +86,7 @@ pub(super) fn go(
             walk.may_write()?;
         }
         making = true;
-        make(walk, name, made, record)?;
+        make(walk, name, created, journal)?;
     }
     match making {
         true => Ok(()),
@@ -98,8 +98,8 @@ pub(super) fn go(
 fn make(
     walk: &mut Walk<'_>,
     name: &OsStr,
-    made: &mut Made,
-    record: &mut Record,
+    created: &mut CreatedDirectories,
+    journal: &mut Journal,
 ) -> Result<(), Error> {
     let path = walk.path().join(name);
     let failed = |source| Error::MakeDirectory {
@@ -120,7 +120,7 @@ fn make(
         return Err(failed(Errno::NOENT));
     }
     let directory = walk.open()?;
-    let found = look_at(directory.as_fd()).map_err(failed)?;
+    let found = stat(directory.as_fd()).map_err(failed)?;
     // Where others may rename what is in the parent it may be another one by now.
     if !new
         || found.stx_uid != geteuid().as_raw()
@@ -134,8 +134,8 @@ fn make(
     if mode != wanted {
         fchmod(&directory, wanted).map_err(failed)?;
     }
-    record.directory(parent.as_fd(), name, &found);
-    made.0.push(New {
+    journal.add_directory(parent.as_fd(), name, &found);
+    created.0.push(New {
         parent,
         name: name.to_owned(),
         directory,

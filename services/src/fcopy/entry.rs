@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::owners::Owned;
+use super::owners::Ownership;
 
 /// Opens something to look at it or to pass through it: no link is followed, and
 /// nothing is read.
@@ -32,7 +32,7 @@ impl Entry {
     }
 
     fn of(file: OwnedFd) -> Result<Self, Errno> {
-        let found = look_at(file.as_fd())?;
+        let found = stat(file.as_fd())?;
         Ok(Self { file, found })
     }
 
@@ -41,7 +41,7 @@ impl Entry {
     }
 
     /// What a symbolic link says.
-    pub(super) fn text(&self) -> Result<PathBuf, Errno> {
+    pub(super) fn target(&self) -> Result<PathBuf, Errno> {
         // Such a link leads where its text does not say.
         if fstatfs(&self.file)?.f_type == PROC_SUPER_MAGIC {
             return Err(Errno::PERM);
@@ -52,16 +52,16 @@ impl Entry {
 }
 
 /// What is known of an open file.
-pub(super) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
+pub(super) fn stat(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     statx(file, "", AtFlags::EMPTY_PATH, wanted)
 }
 
 /// Of that, who owns it and who may do what with it.
-pub(super) fn owned(found: &Statx) -> Owned {
-    Owned {
+pub(super) fn ownership(found: &Statx) -> Ownership {
+    Ownership {
         uid: found.stx_uid,
         mode: u32::from(found.stx_mode) & 0o7777,
-        names: found.stx_nlink,
+        links: found.stx_nlink,
     }
 }

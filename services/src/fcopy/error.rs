@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use hyperv_vmbus::ic::Status;
 use rustix::io::Errno;
 
-use super::owners::Doubt;
+use super::owners::Distrust;
 use super::request::Malformed;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +38,11 @@ pub(super) enum Error {
     #[error("{0:?} lies outside the directories that the configuration allows")]
     NotAllowed(PathBuf),
 
-    #[error("{path:?} is not {done}: {doubt}")]
-    Doubtful {
+    #[error("{path:?} is not {done}: {reason}")]
+    Untrusted {
         path: PathBuf,
         done: &'static str,
-        doubt: Doubt,
+        reason: Distrust,
     },
 
     #[error(
@@ -114,7 +114,7 @@ pub(super) enum Error {
     },
 
     #[error("the host sent parts too scattered to keep track of")]
-    TooScattered,
+    TooManyParts,
 
     #[error("the host never sent bytes {start} to {end}")]
     Hole { start: u64, end: u64 },
@@ -153,12 +153,12 @@ impl Error {
                 _ => Status::FAIL,
             },
             Self::NotAllowed(_)
-            | Self::Doubtful { .. }
+            | Self::Untrusted { .. }
             | Self::NoDirectory(_)
             | Self::ProtectedDirectory { .. }
             | Self::IsDirectory { .. }
             | Self::NotReplaceable { .. }
-            | Self::TooScattered
+            | Self::TooManyParts
             | Self::Hole { .. }
             | Self::Stalled(_)
             | Self::Renegotiated

@@ -10,7 +10,7 @@ const MAX_PARTS: usize = 4096;
 
 /// More separate parts than are kept track of.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooScattered;
+pub(super) struct TooManyParts;
 
 /// The written bytes: all up to `head`, and parts beyond it. What comes in order
 /// only moves `head`.
@@ -38,7 +38,7 @@ impl Extents {
     }
 
     /// Adds a part that was written.
-    pub(super) fn insert(&mut self, part: Range<u64>) -> Result<(), TooScattered> {
+    pub(super) fn insert(&mut self, part: Range<u64>) -> Result<(), TooManyParts> {
         if part.is_empty() {
             return Ok(());
         }
@@ -53,7 +53,7 @@ impl Extents {
         let first = self.parts.partition_point(|other| other.end < part.start);
         let behind = self.parts.partition_point(|other| other.start <= part.end);
         if first == behind && self.parts.len() == MAX_PARTS {
-            return Err(TooScattered);
+            return Err(TooManyParts);
         }
         let touched = self.parts.get(first..behind).unwrap_or_default();
         let start = touched
@@ -92,7 +92,7 @@ mod tests {
             assert_eq!(extents.insert(start..start + 1), Ok(()));
             start += 2;
         }
-        assert_eq!(extents.insert(start..start + 1), Err(TooScattered));
+        assert_eq!(extents.insert(start..start + 1), Err(TooManyParts));
         // What joins others still goes in, and makes room.
         assert_eq!(extents.insert(2..3), Ok(()));
         assert_eq!(extents.insert(start..start + 1), Ok(()));

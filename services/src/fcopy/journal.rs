@@ -1,4 +1,4 @@
-//! Notes, in the state directory, of what a killed agent would leave behind:
+//! JournalFile, in the state directory, of what a killed agent would leave behind:
 //! temporary files that have a name, and directories made for a copy. The next
 //! start reads them and cleans up.
 //!
@@ -26,7 +26,7 @@ use rustix::fs::{
 use slog::{Logger, info, warn};
 
 use super::confine::Walk;
-use super::entry::{Entry, look_at, owned};
+use super::entry::{Entry, ownership, stat};
 use crate::trusted::{make_state_directory, open_directory};
 
 const PREFIX: &str = "fcopy-";
@@ -40,16 +40,16 @@ const DIRECTORY: u8 = b'd';
 
 /// Bytes of notes that are read, at most: a path for each component of a path,
 /// with room to spare.
-const MAX_NOTES: u64 = 1 << 20;
+const MAX_JOURNAL: u64 = 1 << 20;
 
 /// The notes of one copy.
-pub(super) struct Record {
+pub(super) struct Journal {
     state_directory: PathBuf,
     log: Logger,
-    notes: Notes,
+    file: JournalFile,
 }
 
-enum Notes {
+enum JournalFile {
     /// Nothing to note so far.
     None,
     Open {
@@ -61,44 +61,49 @@ enum Notes {
     Failed,
 }
 
-impl Record {
+impl Journal {
     pub(super) fn new(state_directory: &Path, log: &Logger) -> Self {
         Self {
             state_directory: state_directory.to_owned(),
             log: log.clone(),
-            notes: Notes::None,
+            file: JournalFile::None,
         }
     }
 
-    /// Notes a temporary file that is about to be made.
-    pub(super) fn temporary(&mut self, directory: BorrowedFd<'_>, name: &OsStr) {
-        self.note(&[FILE], directory, name);
+    /// JournalFile a temporary file that is about to be made.
+    pub(super) fn add_file(&mut self, directory: BorrowedFd<'_>, name: &OsStr) {
+        self.append(&[FILE], directory, name);
     }
 
-    /// Notes a directory that was made, of which this was `found`.
-    pub(super) fn directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, found: &Statx) {
+    /// JournalFile a directory that was made, of which this was `found`.
+    pub(super) fn add_directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, found: &Statx) {
         if let Some(identity) = identity(found) {
             let mut entry = vec![DIRECTORY];
             entry.extend_from_slice(identity.as_bytes());
-            self.note(&entry, parent, name);
+            self.append(&entry, parent, name);
         }
     }
 
     /// A copy goes on without notes: they matter only where the agent is killed.
-    fn note(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) {
-        if let Err(error) = self.try_note(what, directory, name) {
-            if !matches!(self.notes, Notes::Failed) {
+    fn append(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) {
+        if let Err(error) = self.try_append(what, directory, name) {
+            if !matches!(self.file, JournalFile::Failed) {
                 warn!(self.log, "cannot note an unfinished copy; were the agent killed now, a \
                     temporary file could stay behind";
                     "state_directory" => ?self.state_directory, "reason" => %error);
             }
-            self.notes = Notes::Failed;
+            self.file = JournalFile::Failed;
         }
     }
 
-    fn try_note(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    fn try_append(
+        &mut self,
+        what: &[u8],
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<()> {
         let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-        if let Notes::None = self.notes {
+        if let JournalFile::None = self.file {
             let directory = make_state_directory(&self.state_directory)?;
             let name = format!("{PREFIX}{:016x}{SUFFIX}", random());
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
@@ -106,13 +111,13 @@ impl Record {
             let mode = Mode::RUSR | Mode::WUSR;
             let file = File::from(openat(&directory, &*name, flags, mode)?);
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            self.notes = Notes::Open {
+            self.file = JournalFile::Open {
                 directory,
                 name,
                 file,
             };
         }
-        if let Notes::Open { file, .. } = &mut self.notes {
+        if let JournalFile::Open { file, .. } = &mut self.file {
             let mut entry = what.to_vec();
             entry.extend_from_slice(path.join(name).as_os_str().as_bytes());
             entry.push(0);
@@ -123,19 +128,19 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for Journal {
     fn drop(&mut self) {
-        if let Notes::Open {
+        if let JournalFile::Open {
             directory, name, ..
-        } = &self.notes
+        } = &self.file
         {
-            // Notes that stay name what is gone: the next start drops them.
+            // JournalFile that stay name what is gone: the next start drops them.
             let _ = unlinkat(directory, &**name, AtFlags::empty());
         }
     }
 }
 
-/// Removes what copies left behind whose agent was killed. Notes that another
+/// Removes what copies left behind whose agent was killed. JournalFile that another
 /// process holds belong to a copy that runs, and are left alone.
 pub(super) fn clean(state_directory: &Path, log: &Logger) {
     let directory = match open_directory(state_directory) {
@@ -159,7 +164,7 @@ pub(super) fn clean(state_directory: &Path, log: &Logger) {
         }
         if let Err(error) = clean_one(directory.as_fd(), &name, log) {
             warn!(log, "cannot clean up after an interrupted copy";
-                "notes" => ?state_directory.join(name), "reason" => %error);
+                "journal" => ?state_directory.join(name), "reason" => %error);
         }
     }
 }
@@ -167,9 +172,9 @@ pub(super) fn clean(state_directory: &Path, log: &Logger) {
 fn clean_one(directory: BorrowedFd<'_>, name: &OsStr, log: &Logger) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(directory, name, flags, Mode::empty())?);
-    let found = look_at(file.as_fd())?;
+    let found = stat(file.as_fd())?;
     let regular = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
-    if !(regular && owned(&found).is_private()) {
+    if !(regular && ownership(&found).is_private()) {
         return Err(io::Error::other(
             "others could have written these notes; remove them",
         ));
@@ -178,7 +183,7 @@ fn clean_one(directory: BorrowedFd<'_>, name: &OsStr, log: &Logger) -> io::Resul
         return Ok(());
     }
     let mut notes = Vec::new();
-    file.take(MAX_NOTES).read_to_end(&mut notes)?;
+    file.take(MAX_JOURNAL).read_to_end(&mut notes)?;
     for note in notes.rsplit(|&byte| byte == 0) {
         let Some((kind, identity, left)) = parse(note) else {
             continue;
@@ -205,7 +210,7 @@ fn parse(note: &[u8]) -> Option<(u8, &[u8], &Path)> {
 
 /// Removes what was noted, where it is still that; `false` where it is not, or
 /// where a symbolic link has come into its way since.
-fn remove(kind: u8, noted: &[u8], path: &Path) -> io::Result<bool> {
+fn remove(kind: u8, recorded: &[u8], path: &Path) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
     };
@@ -220,7 +225,7 @@ fn remove(kind: u8, noted: &[u8], path: &Path) -> io::Result<bool> {
     let flags = match (kind, entry.kind()) {
         (FILE, FileType::RegularFile) if is_temporary(name) => AtFlags::empty(),
         (DIRECTORY, FileType::Directory)
-            if identity(&entry.found).is_some_and(|now| now.as_bytes() == noted) =>
+            if identity(&entry.found).is_some_and(|now| now.as_bytes() == recorded) =>
         {
             AtFlags::REMOVEDIR
         }
@@ -269,14 +274,14 @@ mod tests {
         Logger::root(Discard, o!())
     }
 
-    /// Notes as a killed agent leaves them.
+    /// JournalFile as a killed agent leaves them.
     fn leave(state: &Path, entries: &[(u8, &Path)]) -> PathBuf {
         let notes = state.join("fcopy-0123456789abcdef.pending");
         let mut bytes = Vec::new();
         for (kind, path) in entries {
             bytes.push(*kind);
             if *kind == DIRECTORY {
-                let found = look_at(File::open(path).unwrap().as_fd()).unwrap();
+                let found = stat(File::open(path).unwrap().as_fd()).unwrap();
                 bytes.extend(identity(&found).unwrap().into_bytes());
             }
             bytes.extend_from_slice(path.as_os_str().as_bytes());
@@ -373,9 +378,9 @@ mod tests {
         mode(state.path(), 0o777);
         clean(state.path(), &log());
         let directory = File::open(place.path()).unwrap();
-        let mut record = Record::new(state.path(), &log());
-        record.temporary(directory.as_fd(), &temporary_name());
-        assert!(matches!(record.notes, Notes::Failed));
+        let mut journal = Journal::new(state.path(), &log());
+        journal.add_file(directory.as_fd(), &temporary_name());
+        assert!(matches!(journal.file, JournalFile::Failed));
         assert!(part.exists());
         assert_eq!(names(state.path()).len(), 1);
         mode(state.path(), 0o700);
@@ -394,8 +399,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = File::open(place.path()).unwrap();
         let name = temporary_name();
-        let mut record = Record::new(state.path(), &log());
-        record.temporary(directory.as_fd(), &name);
+        let mut journal = Journal::new(state.path(), &log());
+        journal.add_file(directory.as_fd(), &name);
         let part = place.path().join(&name);
         fs::write(&part, "half").unwrap();
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
@@ -403,7 +408,7 @@ mod tests {
         clean(state.path(), &log());
         assert!(part.exists());
 
-        drop(record);
+        drop(journal);
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
     }
 
@@ -411,9 +416,9 @@ mod tests {
     fn a_state_directory_that_cannot_be_is_survived() {
         let place = tempfile::tempdir().unwrap();
         let directory = File::open(place.path()).unwrap();
-        let mut record = Record::new(Path::new("/proc/nothing/here"), &log());
-        record.temporary(directory.as_fd(), &temporary_name());
-        assert!(matches!(record.notes, Notes::Failed));
+        let mut journal = Journal::new(Path::new("/proc/nothing/here"), &log());
+        journal.add_file(directory.as_fd(), &temporary_name());
+        assert!(matches!(journal.file, JournalFile::Failed));
         clean(Path::new("/proc/nothing/here"), &log());
     }
 }

@@ -14,28 +14,28 @@ const SEARCH_BY_OTHERS: u32 = 0o001;
 
 /// What is known of a file, directory or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owned {
+pub(super) struct Ownership {
     pub(super) uid: u32,
     /// Permission bits, the sticky bit among them.
     pub(super) mode: u32,
     /// Names that the file has.
-    pub(super) names: u32,
+    pub(super) links: u32,
 }
 
 /// Why something is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Doubt {
+pub(super) enum Distrust {
     #[error(
         "it belongs to user {0}, who may have put it there, as others may write in its directory; \
          give it to root or remove it"
     )]
-    OfAnother(u32),
+    OtherUser(u32),
 
     #[error(
         "anybody may have put it there, as its directory is writable by all and has no sticky bit; \
          `chmod o-w` or `chmod +t` the directory"
     )]
-    OfAnybody,
+    AnyUser,
 
     #[error(
         "it has another name elsewhere, and somebody who may write in its directory may have given \
@@ -44,10 +44,10 @@ pub(super) enum Doubt {
     HardLink,
 
     #[error("user {0} and user {1} could both have made it")]
-    OfTwo(u32, u32),
+    TwoUsers(u32, u32),
 
     #[error("a symbolic link of user {0} leads there, and it is not that user's")]
-    NotTheirs(u32),
+    NotLinkOwners(u32),
 }
 
 /// Root, and whoever the agent runs as.
@@ -55,7 +55,7 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
-impl Owned {
+impl Ownership {
     /// Whether somebody else than its owner may put something into this directory
     /// that its owner does not answer for. Those who may write through the group
     /// are trusted, except where a sticky bit says that they do not trust each
@@ -69,45 +69,45 @@ impl Owned {
     }
 
     /// Whether the agent may go into `child`, a directory in this one.
-    pub(super) fn may_enter(self, child: Self) -> Result<(), Doubt> {
+    pub(super) fn may_enter(self, child: Self) -> Result<(), Distrust> {
         if self.is_open() && !self.answers_for(child) {
-            return Err(Doubt::OfAnother(child.uid));
+            return Err(Distrust::OtherUser(child.uid));
         }
         Ok(())
     }
 
     /// Whether the agent may follow `link` in this directory; gives the ordinary
     /// user who made it, if one did.
-    pub(super) fn may_follow(self, link: Self) -> Result<Option<u32>, Doubt> {
+    pub(super) fn may_follow(self, link: Self) -> Result<Option<u32>, Distrust> {
         if self.is_open() {
             if self.mode & STICKY == 0 {
-                return Err(Doubt::OfAnybody);
+                return Err(Distrust::AnyUser);
             }
             if !self.answers_for(link) {
-                return Err(Doubt::OfAnother(link.uid));
+                return Err(Distrust::OtherUser(link.uid));
             }
         }
-        if link.names > 1 && (self.is_open() || !is_trusted(self.uid)) {
-            return Err(Doubt::HardLink);
+        if link.links > 1 && (self.is_open() || !is_trusted(self.uid)) {
+            return Err(Distrust::HardLink);
         }
         match (is_trusted(self.uid), is_trusted(link.uid)) {
             (true, true) => Ok(None),
             (false, true) => Ok(Some(self.uid)),
             (true, false) => Ok(Some(link.uid)),
             (false, false) if self.uid == link.uid => Ok(Some(link.uid)),
-            (false, false) => Err(Doubt::OfTwo(self.uid, link.uid)),
+            (false, false) => Err(Distrust::TwoUsers(self.uid, link.uid)),
         }
     }
 
     /// Whether the agent may put a file in the place of `file` in this directory,
     /// with its owner and mode.
-    pub(super) fn may_replace(self, file: Self) -> Result<(), Doubt> {
+    pub(super) fn may_replace(self, file: Self) -> Result<(), Distrust> {
         if self.is_open() && !self.answers_for(file) {
-            return Err(Doubt::OfAnother(file.uid));
+            return Err(Distrust::OtherUser(file.uid));
         }
         let put_by_owner = !is_trusted(self.uid) && file.uid != self.uid;
-        if file.names > 1 && (self.is_open() || put_by_owner) {
-            return Err(Doubt::HardLink);
+        if file.links > 1 && (self.is_open() || put_by_owner) {
+            return Err(Distrust::HardLink);
         }
         Ok(())
     }
@@ -136,75 +136,78 @@ mod tests {
     const BOB: u32 = 4_000_001;
     const EVE: u32 = 4_000_002;
 
-    fn owned(uid: u32, mode: u32) -> Owned {
-        Owned {
+    fn ownership(uid: u32, mode: u32) -> Ownership {
+        Ownership {
             uid,
             mode,
-            names: 1,
+            links: 1,
         }
     }
 
-    fn twice(uid: u32) -> Owned {
-        Owned {
-            names: 2,
-            ..owned(uid, 0o644)
+    fn twice(uid: u32) -> Ownership {
+        Ownership {
+            links: 2,
+            ..ownership(uid, 0o644)
         }
     }
 
     #[test]
     fn where_others_may_write_only_root_and_the_owner_are_trusted() {
         for mode in [0o1777, 0o1757, 0o1775, 0o0777, 0o0757] {
-            let tmp = owned(0, mode);
-            for (uid, doubt) in [(0, None), (BOB, Some(Doubt::OfAnother(BOB)))] {
-                let it = owned(uid, 0o777);
-                assert_eq!(tmp.may_enter(it).err(), doubt, "{mode:o}");
-                assert_eq!(tmp.may_replace(it).err(), doubt, "{mode:o}");
+            let tmp = ownership(0, mode);
+            for (uid, reason) in [(0, None), (BOB, Some(Distrust::OtherUser(BOB)))] {
+                let it = ownership(uid, 0o777);
+                assert_eq!(tmp.may_enter(it).err(), reason, "{mode:o}");
+                assert_eq!(tmp.may_replace(it).err(), reason, "{mode:o}");
             }
-            assert_eq!(owned(BOB, mode).may_replace(owned(BOB, 0o600)), Ok(()));
-            let eves = owned(BOB, mode).may_replace(owned(EVE, 0o600));
-            assert_eq!(eves, Err(Doubt::OfAnother(EVE)));
-            assert_eq!(tmp.may_replace(twice(0)), Err(Doubt::HardLink));
+            assert_eq!(
+                ownership(BOB, mode).may_replace(ownership(BOB, 0o600)),
+                Ok(())
+            );
+            let eves = ownership(BOB, mode).may_replace(ownership(EVE, 0o600));
+            assert_eq!(eves, Err(Distrust::OtherUser(EVE)));
+            assert_eq!(tmp.may_replace(twice(0)), Err(Distrust::HardLink));
         }
     }
 
     #[test]
     fn links_where_others_may_write() {
-        let tmp = owned(0, 0o1777);
-        assert_eq!(tmp.may_follow(owned(0, 0o777)), Ok(None));
-        let bobs = tmp.may_follow(owned(BOB, 0o777));
-        assert_eq!(bobs, Err(Doubt::OfAnother(BOB)));
-        assert_eq!(tmp.may_follow(twice(0)), Err(Doubt::HardLink));
+        let tmp = ownership(0, 0o1777);
+        assert_eq!(tmp.may_follow(ownership(0, 0o777)), Ok(None));
+        let bobs = tmp.may_follow(ownership(BOB, 0o777));
+        assert_eq!(bobs, Err(Distrust::OtherUser(BOB)));
+        assert_eq!(tmp.may_follow(twice(0)), Err(Distrust::HardLink));
         // There, anybody renames what is root's.
-        let renamed = owned(0, 0o777).may_follow(owned(0, 0o777));
-        assert_eq!(renamed, Err(Doubt::OfAnybody));
+        let renamed = ownership(0, 0o777).may_follow(ownership(0, 0o777));
+        assert_eq!(renamed, Err(Distrust::AnyUser));
     }
 
     #[test]
     fn where_nobody_else_may_write_all_is_as_its_owner_wants() {
         for mode in [0o755, 0o700, 0o775, 0o2775, 0o1755] {
-            let directory = owned(0, mode);
+            let directory = ownership(0, mode);
             for uid in [0, BOB] {
-                assert_eq!(directory.may_enter(owned(uid, 0o777)), Ok(()));
-                assert_eq!(directory.may_replace(owned(uid, 0o666)), Ok(()));
+                assert_eq!(directory.may_enter(ownership(uid, 0o777)), Ok(()));
+                assert_eq!(directory.may_replace(ownership(uid, 0o666)), Ok(()));
                 assert_eq!(directory.may_replace(twice(uid)), Ok(()));
             }
         }
-        let home = owned(BOB, 0o755);
+        let home = ownership(BOB, 0o755);
         assert_eq!(home.may_replace(twice(BOB)), Ok(()));
-        assert_eq!(home.may_replace(twice(0)), Err(Doubt::HardLink));
-        assert_eq!(home.may_replace(owned(0, 0o600)), Ok(()));
-        assert_eq!(home.may_enter(owned(0, 0o700)), Ok(()));
+        assert_eq!(home.may_replace(twice(0)), Err(Distrust::HardLink));
+        assert_eq!(home.may_replace(ownership(0, 0o600)), Ok(()));
+        assert_eq!(home.may_enter(ownership(0, 0o700)), Ok(()));
     }
 
     #[test]
     fn a_link_is_of_whoever_may_have_made_it() {
-        let (root, home) = (owned(0, 0o755), owned(BOB, 0o755));
-        let follow = |directory: Owned, uid| directory.may_follow(owned(uid, 0o777));
+        let (root, home) = (ownership(0, 0o755), ownership(BOB, 0o755));
+        let follow = |directory: Ownership, uid| directory.may_follow(ownership(uid, 0o777));
         assert_eq!(follow(root, 0), Ok(None));
         assert_eq!(follow(root, BOB), Ok(Some(BOB)));
         assert_eq!(follow(home, BOB), Ok(Some(BOB)));
         assert_eq!(follow(home, 0), Ok(Some(BOB)));
-        assert_eq!(follow(home, EVE), Err(Doubt::OfTwo(BOB, EVE)));
-        assert_eq!(home.may_follow(twice(0)), Err(Doubt::HardLink));
+        assert_eq!(follow(home, EVE), Err(Distrust::TwoUsers(BOB, EVE)));
+        assert_eq!(home.may_follow(twice(0)), Err(Distrust::HardLink));
     }
 }

@@ -26,7 +26,7 @@ pub(super) enum Room {
 }
 
 /// A file that needs room, and what has to stay free.
-pub(super) struct Wanted<'a> {
+pub(super) struct RoomFor<'a> {
     pub(super) file: BorrowedFd<'a>,
     /// For messages.
     pub(super) path: &'a Path,
@@ -36,21 +36,21 @@ pub(super) struct Wanted<'a> {
 
 impl Room {
     /// Room for an announced size.
-    pub(super) fn announced(wanted: &Wanted<'_>, size: u64) -> Result<Self, Error> {
+    pub(super) fn announced(room_for: &RoomFor<'_>, size: u64) -> Result<Self, Error> {
         if size == 0 {
             return Ok(Self::Reserved(0));
         }
         // Asked for more than there is, some file systems hand out all they have
         // before they refuse, and for that moment nobody can write anything.
-        wanted.look(size, size)?;
-        match wanted.reserve(0, size)? {
+        room_for.look(size, size)?;
+        match room_for.reserve(0, size)? {
             true => Ok(Self::Reserved(size)),
             false => Ok(Self::Seen(0)),
         }
     }
 
     /// Room for `len` bytes that end at `end` and are about to be written.
-    pub(super) fn grow(&mut self, wanted: &Wanted<'_>, end: u64, len: u64) -> Result<(), Error> {
+    pub(super) fn grow(&mut self, room_for: &RoomFor<'_>, end: u64, len: u64) -> Result<(), Error> {
         let more = match self {
             Self::Reserved(reserved) => end.saturating_sub(*reserved),
             Self::Seen(seen) if *seen >= len => {
@@ -62,14 +62,14 @@ impl Room {
         if more == 0 {
             return Ok(());
         }
-        let step = match wanted.look(STEP.max(more), end) {
+        let step = match room_for.look(STEP.max(more), end) {
             Ok(()) => STEP.max(more),
-            Err(_) => wanted.look(more, end).map(|()| more)?,
+            Err(_) => room_for.look(more, end).map(|()| more)?,
         };
         match self {
             Self::Reserved(reserved) => {
                 let until = reserved.saturating_add(step);
-                *self = match wanted.reserve(*reserved, step)? {
+                *self = match room_for.reserve(*reserved, step)? {
                     true => Self::Reserved(until),
                     false => Self::Seen(step.saturating_sub(len)),
                 };
@@ -88,7 +88,7 @@ impl Room {
     }
 }
 
-impl Wanted<'_> {
+impl RoomFor<'_> {
     /// Makes sure that there is room for `more` bytes beside what stays free.
     /// `size` is the file's, for the message.
     pub(super) fn look(&self, more: u64, size: u64) -> Result<(), Error> {

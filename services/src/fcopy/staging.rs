@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::journal::{self, Record};
+use super::journal::{self, Journal};
 
 /// How many random names are tried.
 const NAME_TRIES: u32 = 16;
@@ -28,7 +28,7 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Makes the file in `directory`, readable and writable by its owner only.
-    pub(super) fn new(directory: OwnedFd, record: &mut Record) -> Result<Self, Errno> {
+    pub(super) fn new(directory: OwnedFd, journal: &mut Journal) -> Result<Self, Errno> {
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         match retry_on_intr(|| openat(&directory, ".", flags, owner_only())) {
             Ok(file) => Ok(Self {
@@ -38,15 +38,15 @@ impl Staging {
             }),
             // What file systems and kernels without O_TMPFILE say.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                Self::with_name(directory, record)
+                Self::with_name(directory, journal)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn with_name(directory: OwnedFd, record: &mut Record) -> Result<Self, Errno> {
+    fn with_name(directory: OwnedFd, journal: &mut Journal) -> Result<Self, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let (name, file) = with_new_name(directory.as_fd(), record, |name| {
+        let (name, file) = with_new_name(directory.as_fd(), journal, |name| {
             openat(&directory, name, flags, owner_only())
         })?;
         Ok(Self {
@@ -99,11 +99,11 @@ impl Staging {
     }
 
     /// Gives the file its name in the place of another that has it.
-    pub(super) fn replace(&mut self, name: &OsStr, record: &mut Record) -> Result<(), Errno> {
+    pub(super) fn replace(&mut self, name: &OsStr, journal: &mut Journal) -> Result<(), Errno> {
         let (file, directory) = (self.file.as_fd(), self.directory.as_fd());
         let temporary = match self.temporary.take() {
             Some(temporary) => temporary,
-            None => with_new_name(directory, record, |name| link(file, directory, name))?.0,
+            None => with_new_name(directory, journal, |name| link(file, directory, name))?.0,
         };
         let done = renameat(directory, temporary.as_os_str(), directory, name);
         if done.is_err() {
@@ -125,12 +125,12 @@ impl Drop for Staging {
 /// Makes something under a new temporary name, noted beforehand.
 fn with_new_name<T>(
     directory: BorrowedFd<'_>,
-    record: &mut Record,
+    journal: &mut Journal,
     mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
 ) -> Result<(OsString, T), Errno> {
     for _ in 0..NAME_TRIES {
         let name = journal::temporary_name();
-        record.temporary(directory, &name);
+        journal.add_file(directory, &name);
         match retry_on_intr(|| make(&name)) {
             Err(Errno::EXIST) => {}
             made => return Ok((name, made?)),
@@ -180,21 +180,21 @@ mod tests {
     struct Named {
         directory: tempfile::TempDir,
         state: tempfile::TempDir,
-        record: Record,
+        journal: Journal,
         staging: Staging,
     }
 
     fn named() -> Named {
         let directory = tempfile::tempdir().unwrap();
         let state = tempfile::tempdir().unwrap();
-        let mut record = Record::new(state.path(), &Logger::root(Discard, o!()));
+        let mut journal = Journal::new(state.path(), &Logger::root(Discard, o!()));
         let opened = File::open(directory.path()).unwrap().into();
-        let staging = Staging::with_name(opened, &mut record).unwrap();
+        let staging = Staging::with_name(opened, &mut journal).unwrap();
         rustix::io::write(staging.file(), b"new").unwrap();
         Named {
             directory,
             state,
-            record,
+            journal,
             staging,
         }
     }
@@ -230,7 +230,7 @@ mod tests {
         let mut it = named();
         fs::write(it.directory.path().join("file"), "old").unwrap();
         it.staging
-            .replace(OsStr::new("file"), &mut it.record)
+            .replace(OsStr::new("file"), &mut it.journal)
             .unwrap();
         drop(it.staging);
         assert_eq!(names(it.directory.path()), ["file"]);
@@ -252,7 +252,7 @@ mod tests {
         let notes = it.state.path().join(&names(it.state.path())[0]);
         let bytes = fs::read(&notes).unwrap();
         std::mem::forget(it.staging);
-        drop(it.record);
+        drop(it.journal);
         fs::write(&notes, bytes).unwrap();
         fs::set_permissions(&notes, fs::Permissions::from_mode(0o600)).unwrap();
 
@@ -265,12 +265,12 @@ mod tests {
     fn replacing_with_a_failure_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let state = tempfile::tempdir().unwrap();
-        let mut record = Record::new(state.path(), &Logger::root(Discard, o!()));
+        let mut journal = Journal::new(state.path(), &Logger::root(Discard, o!()));
         let opened = File::open(directory.path()).unwrap().into();
-        let mut staging = Staging::new(opened, &mut record).unwrap();
+        let mut staging = Staging::new(opened, &mut journal).unwrap();
         fs::create_dir(directory.path().join("file")).unwrap();
         assert_eq!(
-            staging.replace(OsStr::new("file"), &mut record),
+            staging.replace(OsStr::new("file"), &mut journal),
             Err(Errno::ISDIR)
         );
         drop(staging);

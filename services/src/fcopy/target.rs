@@ -9,11 +9,11 @@ use rustix::fs::{FileType, Statx, StatxAttributes, fstat};
 use rustix::io::Errno;
 
 use super::confine::Walk;
-use super::directories::{self, Made};
-use super::entry::{Entry, look_at, owned};
+use super::directories::{self, CreatedDirectories};
+use super::entry::{Entry, ownership, stat};
 use super::error::Error;
-use super::journal::Record;
-use super::owners::Doubt;
+use super::journal::Journal;
+use super::owners::Distrust;
 use super::request::Start;
 
 /// A name in an opened directory.
@@ -23,12 +23,12 @@ pub(super) struct Target {
     /// The same as a path, for messages.
     pub(super) path: PathBuf,
     /// The ordinary user whose link led here, if one did.
-    led_by: Option<u32>,
+    link_owner: Option<u32>,
 }
 
 /// What is at a name.
-pub(super) enum Found {
-    Nothing,
+pub(super) enum Existing {
+    None,
     /// A regular file that can be replaced.
     File,
     Link(Box<Entry>),
@@ -74,17 +74,17 @@ pub(super) fn resolve(
     start: &Start,
     path: &Path,
     allowed: &[PathBuf],
-    made: &mut Made,
-    record: &mut Record,
+    created: &mut CreatedDirectories,
+    journal: &mut Journal,
 ) -> Result<Target, Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let (mut walk, rest) = Walk::begin(parent, allowed)?;
-    directories::go(&mut walk, rest, start.create_path, made, record)?;
+    let (mut walk, rest) = Walk::new(parent, allowed)?;
+    directories::go(&mut walk, rest, start.create_path, created, journal)?;
     let mut target = Target {
         directory: walk.open()?,
         name: OsString::from(&start.file_name),
         path: path.to_owned(),
-        led_by: walk.led_by(),
+        link_owner: walk.link_owner(),
     };
     if !start.overwrite {
         return match target.look() {
@@ -99,12 +99,12 @@ pub(super) fn resolve(
     }
     let mut followed = false;
     loop {
-        let link = match target.find()? {
-            Found::Link(link) => link,
-            Found::Nothing if followed => {
+        let link = match target.existing()? {
+            Existing::Link(link) => link,
+            Existing::None if followed => {
                 return Err(target.refused("a dangling symbolic link"));
             }
-            Found::Nothing | Found::File => break,
+            Existing::None | Existing::File => break,
         };
         let name = walk
             .follow_to_file(&target.name, &link)
@@ -125,7 +125,7 @@ pub(super) fn resolve(
             directory: walk.open()?,
             path: walk.path().join(&name),
             name,
-            led_by: walk.led_by(),
+            link_owner: walk.link_owner(),
         };
         followed = true;
     }
@@ -139,15 +139,15 @@ impl Target {
     ///
     /// For anything but a regular file or a link, for a file that is protected from
     /// being replaced, and for one that somebody else may have put there.
-    pub(super) fn find(&self) -> Result<Found, Error> {
+    pub(super) fn existing(&self) -> Result<Existing, Error> {
         let entry = match self.look() {
             Ok(entry) => entry,
-            Err(Errno::NOENT) => return Ok(Found::Nothing),
+            Err(Errno::NOENT) => return Ok(Existing::None),
             Err(source) => return Err(self.failed("look at", source)),
         };
         let (kind, attributes) = (entry.kind(), entry.found.stx_attributes);
         let what = match kind {
-            FileType::Symlink => return Ok(Found::Link(Box::new(entry))),
+            FileType::Symlink => return Ok(Existing::Link(Box::new(entry))),
             FileType::RegularFile if attributes.contains(StatxAttributes::IMMUTABLE) => {
                 "immutable (chattr +i)"
             }
@@ -162,7 +162,7 @@ impl Target {
                 // could not be taken out again.
                 return match self.protected() {
                     Some(error) => Err(error),
-                    None => self.may_replace(&entry.found).map(|()| Found::File),
+                    None => self.may_replace(&entry.found).map(|()| Existing::File),
                 };
             }
             FileType::Directory => return Err(self.is_directory()),
@@ -210,20 +210,20 @@ impl Target {
     /// Makes sure that the file of which this was `found` may be replaced, and keeps
     /// its owner and mode. Those of its directory count as they are now.
     pub(super) fn may_replace(&self, found: &Statx) -> Result<(), Error> {
-        let directory = look_at(self.directory.as_fd());
+        let directory = stat(self.directory.as_fd());
         let directory =
             directory.map_err(|source| self.failed("look at the directory of", source))?;
-        let file = owned(found);
-        owned(&directory)
+        let file = ownership(found);
+        ownership(&directory)
             .may_replace(file)
-            .and(match self.led_by {
-                Some(user) if file.uid != user => Err(Doubt::NotTheirs(user)),
+            .and(match self.link_owner {
+                Some(user) if file.uid != user => Err(Distrust::NotLinkOwners(user)),
                 _ => Ok(()),
             })
-            .map_err(|doubt| Error::Doubtful {
+            .map_err(|reason| Error::Untrusted {
                 path: self.path.clone(),
                 done: "replaced",
-                doubt,
+                reason,
             })
     }
 

@@ -11,16 +11,16 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
 use super::config::Config;
-use super::directories::Made;
-use super::entry::look_at;
+use super::directories::CreatedDirectories;
+use super::entry::stat;
 use super::error::Error;
 use super::extents::Extents;
-use super::journal::Record;
+use super::journal::Journal;
 use super::metadata;
 use super::request::Start;
-use super::room::{Room, Wanted};
+use super::room::{Room, RoomFor};
 use super::staging::{self, Staging};
-use super::target::{self, Found, Target};
+use super::target::{self, Existing, Target};
 use crate::progress::OperationGuard;
 
 /// Bytes after which the disk is set to work on what came in, so that little is
@@ -38,13 +38,13 @@ const RACE_RETRIES: u32 = 8;
 pub(super) struct Transfer {
     staging: Staging,
     // After `staging`: directories must be empty to go.
-    made: Made,
+    created: CreatedDirectories,
     // Last: until then a death of the agent would leave something behind.
-    record: Record,
+    journal: Journal,
     target: Target,
     start: Start,
-    /// What [`target::path`] made of it.
-    wanted: PathBuf,
+    /// What [`target::path`] created of it.
+    requested: PathBuf,
     room: Room,
     extents: Extents,
     /// Bytes on their way to the disk.
@@ -53,14 +53,14 @@ pub(super) struct Transfer {
     write_back: Option<JoinHandle<()>>,
     started: Instant,
     /// When the host last sent something of the file.
-    last: Instant,
+    last_data: Instant,
     operation: OperationGuard,
 }
 
 impl Transfer {
     /// Opens the target, checks what is there, and reserves the space.
     ///
-    /// `path` is what [`target::path`] made of `start`.
+    /// `path` is what [`target::path`] created of `start`.
     pub(super) fn start(
         start: &Start,
         path: &Path,
@@ -69,27 +69,27 @@ impl Transfer {
         log: &Logger,
     ) -> Result<Self, Error> {
         check_size(start.size, config)?;
-        let mut record = Record::new(&config.environment.state_dir, log);
-        let mut made = Made::default();
-        let target = target::resolve(start, path, &config.directories, &mut made, &mut record)?;
+        let mut journal = Journal::new(&config.environment.state_dir, log);
+        let mut created = CreatedDirectories::default();
+        let target = target::resolve(start, path, &config.directories, &mut created, &mut journal)?;
         let staging = fcntl_dupfd_cloexec(&target.directory, 0)
-            .and_then(|directory| Staging::new(directory, &mut record))
+            .and_then(|directory| Staging::new(directory, &mut journal))
             .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
-        let room = Room::announced(&wanted(&staging, &target, config), start.size)?;
+        let room = Room::announced(&room_for(&staging, &target, config), start.size)?;
         let now = Instant::now();
         Ok(Self {
             staging,
-            made,
-            record,
+            created,
+            journal,
             target,
             start: start.clone(),
-            wanted: path.to_owned(),
+            requested: path.to_owned(),
             room,
             extents: Extents::default(),
             written_back: 0,
             write_back: None,
             started: now,
-            last: now,
+            last_data: now,
             operation,
         })
     }
@@ -101,23 +101,29 @@ impl Transfer {
 
     /// When the host will have sent nothing for too long.
     pub(super) fn deadline(&self, config: &Config) -> Option<Instant> {
-        self.last.checked_add(config.idle_limit)
+        self.last_data.checked_add(config.idle_limit)
     }
 
     /// Makes sure that the copy could have begun with this configuration, too.
     pub(super) fn check(&self, config: &Config, log: &Logger) -> Result<(), Error> {
         let size = self.start.size.max(self.extents.end());
         check_size(size, config)?;
-        wanted(&self.staging, &self.target, config).look(0, size)?;
+        room_for(&self.staging, &self.target, config).look(0, size)?;
         let start = Start {
             create_path: false,
             ..self.start.clone()
         };
-        let mut record = Record::new(&config.environment.state_dir, log);
-        let mut made = Made::default();
-        let path = &self.wanted;
-        let anew = target::resolve(&start, path, &config.directories, &mut made, &mut record)?;
-        match anew.is_at(&self.target) {
+        let mut journal = Journal::new(&config.environment.state_dir, log);
+        let mut created = CreatedDirectories::default();
+        let path = &self.requested;
+        let again = target::resolve(
+            &start,
+            path,
+            &config.directories,
+            &mut created,
+            &mut journal,
+        )?;
+        match again.is_at(&self.target) {
             true => Ok(()),
             false => Err(Error::NotAllowed(path.clone())),
         }
@@ -132,9 +138,9 @@ impl Transfer {
         check_size(end, config)?;
         self.extents
             .insert(offset..end)
-            .map_err(|_| Error::TooScattered)?;
-        let wanted = wanted(&self.staging, &self.target, config);
-        self.room.grow(&wanted, end, data.len() as u64)?;
+            .map_err(|_| Error::TooManyParts)?;
+        let room = room_for(&self.staging, &self.target, config);
+        self.room.grow(&room, end, data.len() as u64)?;
         let (mut offset, mut data) = (offset, data);
         while !data.is_empty() {
             let written = match pwrite(self.staging.file(), data, offset) {
@@ -146,7 +152,7 @@ impl Transfer {
             offset = offset.saturating_add(written as u64);
             data = data.get(written..).unwrap_or_default();
         }
-        self.last = Instant::now();
+        self.last_data = Instant::now();
         self.operation.set_done(self.extents.head());
         if config.sync {
             self.write_back();
@@ -196,7 +202,7 @@ impl Transfer {
             staging::sync_directory(self.staging.directory())
                 .map_err(|source| self.target.failed("sync the directory of", source))?;
         }
-        self.made
+        self.created
             .keep(config.sync)
             .map_err(|source| self.target.failed("sync the new directories above", source))?;
         Ok(Finished {
@@ -211,12 +217,12 @@ impl Transfer {
         let failed = |target: &Target, source| target.failed("put in place", source);
         for _ in 0..RACE_RETRIES {
             let found = if self.start.overwrite {
-                self.target.find()?
+                self.target.existing()?
             } else {
-                Found::Nothing
+                Existing::None
             };
             match found {
-                Found::Nothing => {
+                Existing::None => {
                     let mode = Mode::from_raw_mode(config.mode);
                     match fchmod(self.staging.file(), mode) {
                         // The file is ours, so it is the file system that has
@@ -232,18 +238,18 @@ impl Transfer {
                         Err(source) => return Err(failed(&self.target, source)),
                     }
                 }
-                Found::File => {
+                Existing::File => {
                     if !self.keep_metadata()? {
                         continue;
                     }
                     self.sync(config)?;
                     return self
                         .staging
-                        .replace(&self.target.name, &mut self.record)
+                        .replace(&self.target.name, &mut self.journal)
                         .map_err(|source| failed(&self.target, source));
                 }
                 // It was none at START, or was followed then.
-                Found::Link(_) => return Err(self.target.refused("now a symbolic link")),
+                Existing::Link(_) => return Err(self.target.refused("now a symbolic link")),
             }
         }
         Err(failed(&self.target, Errno::BUSY))
@@ -266,7 +272,7 @@ impl Transfer {
             }
         };
         // What is kept is what this file has, whatever was there a moment ago.
-        let found = look_at(old.as_fd()).map_err(|source| self.target.failed("look at", source))?;
+        let found = stat(old.as_fd()).map_err(|source| self.target.failed("look at", source))?;
         if FileType::from_raw_mode(found.stx_mode.into()) != FileType::RegularFile {
             return Err(self.target.refused("not a regular file any more"));
         }
@@ -320,8 +326,8 @@ fn check_size(size: u64, config: &Config) -> Result<(), Error> {
     }
 }
 
-fn wanted<'a>(staging: &'a Staging, target: &'a Target, config: &Config) -> Wanted<'a> {
-    Wanted {
+fn room_for<'a>(staging: &'a Staging, target: &'a Target, config: &Config) -> RoomFor<'a> {
+    RoomFor {
         file: staging.file(),
         path: &target.path,
         keep_free: config.keep_free,
