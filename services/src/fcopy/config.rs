@@ -1,4 +1,4 @@
-//! What file copy is configured with.
+//! The configuration of file copy.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,29 +8,28 @@ use serde::Deserialize;
 use crate::environment::Environment;
 use crate::values;
 
-/// What the service is configured with.
+/// The configuration of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Directories under which files may be written, absolute; each must exist.
-    /// `/` among them allows all.
+    /// Absolute paths of existing directories below which files may be written; `/` allows
+    /// all.
     #[serde(deserialize_with = "values::directories")]
     pub directories: Vec<PathBuf>,
     /// Permission bits of a new file.
     #[serde(deserialize_with = "values::mode")]
     pub mode: u32,
-    /// Bytes a file may have at most; `None` for no limit.
+    /// Largest file in bytes; `None` for no limit.
     #[serde(deserialize_with = "values::size")]
     pub max_size: Option<u64>,
-    /// Bytes that a copy leaves available to others on its file system; `None` for
-    /// a twentieth of it, and 1 GiB at most.
+    /// Bytes that a copy leaves free on its file system; `None` for a twentieth of the
+    /// file system, but at most 1 GiB.
     #[serde(deserialize_with = "values::size")]
     pub keep_free: Option<u64>,
-    /// How long the host may send nothing of a file before its copy is dropped.
+    /// How long a copy may receive no data before it fails.
     #[serde(deserialize_with = "values::seconds")]
     pub idle_limit: Duration,
-    /// Whether a file is synced to its disk before the host is told that it is
-    /// complete.
+    /// Whether a file is synced to its disk before COMPLETE succeeds.
     pub sync: bool,
     /// The directories of the machine.
     #[serde(skip)]

@@ -1,10 +1,10 @@
-//! Going to a directory without leaving those that the configuration allows, and
-//! without being led by what an ordinary user has put on the way.
+//! Path resolution that stays below the allowed directories and follows no link that an
+//! ordinary user may have planted.
 //!
-//! The agent goes from directory to directory by itself, by descriptors, and
-//! follows each symbolic link by itself: the kernel follows none. So each step is
-//! checked on what is then used, whatever changes meanwhile, and `..` goes back to
-//! a directory that was passed, never past the allowed one.
+//! The agent opens one directory after another relative to the one before, and follows
+//! each symbolic link by itself; the kernel follows none. So each step is checked on the
+//! descriptor that is then used, whatever changes meanwhile, and `..` returns to a
+//! directory that was passed, never above the allowed one.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,39 +17,39 @@ use super::entry::{Entry, PASS, ownership, stat};
 use super::error::Error;
 use super::owners::{Distrust, Ownership};
 
-/// Symbolic links followed on one way, at most; the kernel's limit.
+/// Most symbolic links followed in one walk, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// Directories below the allowed one, at most: a descriptor is held for each. A
-/// path from the host has 130 at most; links may lead deeper.
+/// Greatest depth below the allowed directory: a descriptor is held for each level. A path
+/// from the host has at most 130 levels; links may lead deeper.
 const MAX_DEPTH: usize = 200;
 
-/// How often a step is tried again because what is there changed meanwhile.
+/// How often a step is retried because the file changed meanwhile.
 const RACE_RETRIES: u32 = 32;
 
-/// What a step came to.
+/// The result of a step.
 enum Step {
     Entered,
     Missing,
     Link(PathBuf),
 }
 
-/// A way through directories.
+/// A walk through directories.
 pub(super) struct Walk<'a> {
     allowed: &'a [PathBuf],
-    /// The allowed directory, and those passed from there to where the walk is.
+    /// The allowed directory and those passed from there to the current one.
     passed: Vec<(OwnedFd, Ownership)>,
-    /// The path of each.
+    /// Path of the current directory.
     path: PathBuf,
-    /// The ordinary user who made a link that was followed: it leads only where
-    /// that user could go, and only to what is that user's.
+    /// The ordinary user who owns a link that was followed: from there the walk enters only
+    /// directories that this user may search, and reaches only this user's files.
     link_owner: Option<u32>,
     links: u32,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that begins at the allowed directory under which `path` lies, and the
-    /// rest of the path.
+    /// Starts a walk at the allowed directory that contains `path`; returns it with the rest
+    /// of the path.
     pub(super) fn new<'p>(
         path: &'p Path,
         allowed: &'a [PathBuf],
@@ -78,13 +78,13 @@ impl<'a> Walk<'a> {
         let mut walk = Self::from_root(link_owner)?;
         let below = base.strip_prefix(root).unwrap_or(base);
         walk.follow(below)?;
-        // From here on there is no way back above it.
+        // `..` does not lead above this directory.
         walk.passed.drain(..walk.passed.len().saturating_sub(1));
         walk.allowed = allowed;
         Ok((walk, rest))
     }
 
-    /// A walk that may go anywhere from `/`.
+    /// Starts a walk at `/` that may go anywhere.
     pub(super) fn from_root(link_owner: Option<u32>) -> Result<Self, Error> {
         let path = PathBuf::from("/");
         let failed = |source| Error::Directory {
@@ -103,19 +103,18 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Lets the walk follow no link.
+    /// Forbids the walk to follow links.
     pub(super) fn without_links(mut self) -> Self {
         self.links = MAX_LINKS;
         self
     }
 
-    /// Where the walk is, for messages.
+    /// Path of the current directory, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory where the walk is. It can be passed through, and no more; see
-    /// [`Walk::open`].
+    /// The current directory, as an `O_PATH` descriptor; see [`Walk::open`].
     pub(super) fn here(&self) -> Result<(BorrowedFd<'_>, Ownership), Error> {
         let (directory, ownership) = self.passed.last().ok_or_else(|| self.no_directory())?;
         Ok((directory.as_fd(), *ownership))
@@ -125,7 +124,7 @@ impl<'a> Walk<'a> {
         Error::NotAllowed(self.path.clone())
     }
 
-    /// Opens the directory where the walk is.
+    /// Opens the current directory.
     pub(super) fn open(&self) -> Result<OwnedFd, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let (here, _) = self.here()?;
@@ -133,25 +132,25 @@ impl<'a> Walk<'a> {
             .map_err(|source| self.failed(OsStr::new(""), source))
     }
 
-    /// The user whose link led here, if one did.
+    /// The ordinary user whose link was followed, if there was one.
     pub(super) fn link_owner(&self) -> Option<u32> {
         self.link_owner
     }
 
-    /// Makes sure that something may be made in the directory where the walk is.
+    /// Checks that a file may be created in the current directory.
     pub(super) fn may_write(&self) -> Result<(), Error> {
         match (self.link_owner, self.here()?) {
             (Some(user), (_, here)) if here.uid != user => Err(Error::Untrusted {
                 path: self.path.clone(),
-                done: "written to",
+                action: "written to",
                 reason: Distrust::NotLinkOwners(user),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Goes into the directory `name`, which may be a link to one; `false` where
-    /// there is nothing of that name.
+    /// Enters the directory `name`, which may be a link to one; `false` if it does not
+    /// exist.
     pub(super) fn enter(&mut self, name: &OsStr) -> Result<bool, Error> {
         match self.step(name)? {
             Step::Entered => Ok(true),
@@ -160,15 +159,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows the link `entry`, whose name is `name`, as far as the directory of
-    /// what it leads to; gives the name there. `None` where it leads to a directory.
+    /// Follows the link `entry`, called `name`, to the directory of its target, and returns
+    /// the target's name there; `None` if the target is a directory.
     pub(super) fn follow_to_file(
         &mut self,
         name: &OsStr,
         entry: &Entry,
     ) -> Result<Option<OsString>, Error> {
         let text = self.read_link(name, entry)?;
-        // A link that ends in `/`, `.` or `..` leads to a directory.
+        // A target that ends in `/`, `.` or `..` is a directory.
         let name = match text.file_name() {
             Some(name)
                 if text
@@ -184,7 +183,7 @@ impl<'a> Walk<'a> {
         Ok(Some(name))
     }
 
-    /// Goes along a path, all of which must be there.
+    /// Walks along a path, all of which must exist.
     pub(super) fn follow(&mut self, path: &Path) -> Result<(), Error> {
         let mut to_go = Vec::new();
         self.push(path, &mut to_go)?;
@@ -202,12 +201,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Puts the components of `path` on top of what there is to go, the first last;
-    /// `None` is `..`. An absolute path begins anew.
+    /// Pushes the components of `path` onto the stack `to_go`, the first on top; `None` is
+    /// `..`. An absolute path restarts the walk.
     fn push(&mut self, path: &Path, to_go: &mut Vec<Option<OsString>>) -> Result<(), Error> {
         let mut rest = path;
         if path.is_absolute() {
-            let (anew, below) = if self.allowed.is_empty() {
+            let (restarted, below) = if self.allowed.is_empty() {
                 (Self::from_root(self.link_owner)?, path)
             } else {
                 Self::new_from_link(path, self.allowed, self.link_owner)?
@@ -215,7 +214,7 @@ impl<'a> Walk<'a> {
             rest = below;
             *self = Self {
                 links: self.links,
-                ..anew
+                ..restarted
             };
         }
         for component in rest.components().rev() {
@@ -228,7 +227,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Goes to the directory above.
+    /// Returns to the parent directory.
     fn ascend(&mut self) -> Result<(), Error> {
         if self.passed.len() > 1 {
             self.passed.pop();
@@ -242,7 +241,7 @@ impl<'a> Walk<'a> {
     fn step(&mut self, name: &OsStr) -> Result<Step, Error> {
         for _ in 0..RACE_RETRIES {
             let (here, _) = self.here()?;
-            // This also has what is mounted on demand mounted.
+            // This also triggers an automount.
             let flags = PASS | OFlags::DIRECTORY;
             match retry_on_intr(|| openat(here, name, flags, Mode::empty())) {
                 Ok(directory) => {
@@ -266,14 +265,14 @@ impl<'a> Walk<'a> {
         Err(self.failed(name, Errno::AGAIN))
     }
 
-    /// Goes into a directory that was opened.
+    /// Checks and enters a directory that was opened.
     fn enter_opened(&mut self, name: &OsStr, directory: OwnedFd) -> Result<(), Error> {
         let found = stat(directory.as_fd()).map_err(|source| self.failed(name, source))?;
         let child = ownership(&found);
         let (_, here) = self.here()?;
         here.may_enter(child)
             .and_then(|()| match self.link_owner {
-                Some(user) if !child.lets_through(user) => Err(Distrust::NotLinkOwners(user)),
+                Some(user) if !child.is_searchable_by(user) => Err(Distrust::NotLinkOwners(user)),
                 _ => Ok(()),
             })
             .map_err(|reason| self.untrusted(name, "entered", reason))?;
@@ -285,7 +284,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What a link says, where it may be followed.
+    /// Reads the target of a link that may be followed.
     fn read_link(&mut self, name: &OsStr, link: &Entry) -> Result<PathBuf, Error> {
         if self.links >= MAX_LINKS {
             return Err(self.failed(name, Errno::LOOP));
@@ -304,10 +303,10 @@ impl<'a> Walk<'a> {
         Ok(text)
     }
 
-    fn untrusted(&self, name: &OsStr, done: &'static str, reason: Distrust) -> Error {
+    fn untrusted(&self, name: &OsStr, action: &'static str, reason: Distrust) -> Error {
         Error::Untrusted {
             path: self.path.join(name),
-            done,
+            action,
             reason,
         }
     }

@@ -1,5 +1,4 @@
-//! Making the directories that a path lacks, and taking them away again when
-//! the copy that wanted them comes to nothing.
+//! Creates the missing directories of a path, and removes them if the copy fails.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,20 +18,20 @@ use super::staging;
 
 const PERMISSIONS: Mode = Mode::from_raw_mode(0o755);
 
-/// Directories that a copy made, outermost first. Those that are still empty
-/// are removed when this is dropped.
+/// Directories that a copy created, outermost first. Dropping this removes those that are
+/// still empty.
 #[derive(Default)]
 pub(super) struct CreatedDirectories(Vec<New>);
 
 struct New {
     parent: OwnedFd,
     name: OsString,
-    /// Held, so that no other gets its inode.
+    /// Open, so that its inode number is not reused.
     directory: OwnedFd,
 }
 
 impl CreatedDirectories {
-    /// Lets the directories stay, on disk too if `sync` says so.
+    /// Keeps the directories, and syncs them if `sync`.
     pub(super) fn keep(&mut self, sync: bool) -> Result<(), Errno> {
         for new in self.0.drain(..) {
             if sync {
@@ -47,7 +46,7 @@ impl Drop for CreatedDirectories {
     fn drop(&mut self) {
         for new in self.0.iter().rev() {
             if new.has_its_name() {
-                // Not empty: somebody else uses it by now.
+                // If it is not empty, another program uses it.
                 let _ = unlinkat(&new.parent, new.name.as_os_str(), AtFlags::REMOVEDIR);
             }
         }
@@ -55,7 +54,7 @@ impl Drop for CreatedDirectories {
 }
 
 impl New {
-    /// Whether nobody has put another one in its place.
+    /// Whether its name still leads to this directory.
     fn has_its_name(&self) -> bool {
         let place = |found: Statx| (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
         let this = stat(self.directory.as_fd()).map(place);
@@ -64,8 +63,8 @@ impl New {
     }
 }
 
-/// Goes along the components of `path`, making what is missing where `create` says
-/// so, and makes sure that something may be made in the directory at its end.
+/// Walks along `path`, creates missing directories if `create`, and checks that a file may
+/// be created in the last one.
 pub(super) fn go(
     walk: &mut Walk<'_>,
     path: &Path,
@@ -94,7 +93,7 @@ pub(super) fn go(
     }
 }
 
-/// Makes a directory where the walk is, and goes there.
+/// Creates a directory in the current one and enters it.
 fn make(
     walk: &mut Walk<'_>,
     name: &OsStr,
@@ -121,14 +120,14 @@ fn make(
     }
     let directory = walk.open()?;
     let found = stat(directory.as_fd()).map_err(failed)?;
-    // Where others may rename what is in the parent it may be another one by now.
+    // If others may rename entries of the parent, this may be another directory.
     if !new
         || found.stx_uid != geteuid().as_raw()
         || !is_empty(directory.as_fd()).map_err(failed)?
     {
         return Ok(());
     }
-    // The umask may have taken bits; set-group-ID comes from the parent.
+    // The umask may have cleared bits; set-group-ID is inherited from the parent.
     let mode = Mode::from_raw_mode(found.stx_mode.into());
     let wanted = (mode & Mode::SGID) | PERMISSIONS;
     if mode != wanted {
@@ -152,12 +151,12 @@ fn is_empty(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(true)
 }
 
-/// The error where a directory's attributes keep entries from being made in it or
-/// taken out of it. `path` is for the message.
+/// Returns an error if a directory's attributes forbid to create or remove entries. `path`
+/// is for the message.
 pub(super) fn protected(directory: BorrowedFd<'_>, path: &Path) -> Option<Error> {
     let found = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE).ok()?;
     let (what, flag) = if found.stx_attributes.contains(StatxAttributes::IMMUTABLE) {
-        ("immutable, and nothing can be made", 'i')
+        ("immutable, and nothing can be created", 'i')
     } else if found.stx_attributes.contains(StatxAttributes::APPEND) {
         ("append-only, and nothing can be replaced", 'a')
     } else {

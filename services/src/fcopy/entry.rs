@@ -1,4 +1,4 @@
-//! What stands at a name, held by a descriptor while it is looked at.
+//! A directory entry, held by a descriptor so that checks and use see the same file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,18 +13,18 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::owners::Ownership;
 
-/// Opens something to look at it or to pass through it: no link is followed, and
-/// nothing is read.
+/// Flags that open a file for its status, or a directory to walk through: no link is
+/// followed.
 pub(super) const PASS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What stands at a name, held so that it stays the same.
+/// A directory entry and its status.
 pub(super) struct Entry {
     file: OwnedFd,
     pub(super) found: Statx,
 }
 
 impl Entry {
-    /// Looks at a name without following it.
+    /// Opens a name without following it.
     pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
         Self::of(retry_on_intr(|| {
             openat(directory, name, PASS, Mode::empty())
@@ -40,9 +40,9 @@ impl Entry {
         FileType::from_raw_mode(self.found.stx_mode.into())
     }
 
-    /// What a symbolic link says.
+    /// Reads the target of a symbolic link.
     pub(super) fn target(&self) -> Result<PathBuf, Errno> {
-        // Such a link leads where its text does not say.
+        // Links in `/proc` do not lead to the path that they contain.
         if fstatfs(&self.file)?.f_type == PROC_SUPER_MAGIC {
             return Err(Errno::PERM);
         }
@@ -51,13 +51,13 @@ impl Entry {
     }
 }
 
-/// What is known of an open file.
+/// Reads the status of an open file.
 pub(super) fn stat(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     statx(file, "", AtFlags::EMPTY_PATH, wanted)
 }
 
-/// Of that, who owns it and who may do what with it.
+/// Returns owner, mode and link count of a status.
 pub(super) fn ownership(found: &Statx) -> Ownership {
     Ownership {
         uid: found.stx_uid,

@@ -1,8 +1,7 @@
-//! Why a copy fails, in words for the administrator and as a status for the
-//! host.
+//! Why a copy fails: a message for the administrator and a status for the host.
 //!
-//! Paths and names come from the host: they are shown with `{:?}`, which
-//! escapes control characters and keeps other letters readable.
+//! Paths and names come from the host and are formatted with `{:?}`, which escapes control
+//! characters.
 
 use std::path::PathBuf;
 
@@ -24,29 +23,29 @@ pub(super) enum Error {
     DirectoryName(String),
 
     #[error(
-        "{0:?} is a path as Windows has it, with a drive letter or a backslash; name the file as \
-         Linux does: -DestinationPath /srv/in/"
+        "{0:?} is a Windows path, with a drive letter or a backslash; use a Linux path: \
+         -DestinationPath /srv/in/"
     )]
     WindowsPath(String),
 
     #[error("a size of {size} bytes is over the configured limit of {limit}")]
     OverLimit { size: u64, limit: u64 },
 
-    #[error("no file can have {0} bytes")]
+    #[error("a file cannot have {0} bytes")]
     Size(u64),
 
     #[error("{0:?} lies outside the directories that the configuration allows")]
     NotAllowed(PathBuf),
 
-    #[error("{path:?} is not {done}: {reason}")]
+    #[error("{path:?} is not {action}: {reason}")]
     Untrusted {
         path: PathBuf,
-        done: &'static str,
+        action: &'static str,
         reason: Distrust,
     },
 
     #[error(
-        "the directory {0:?} does not exist, and the host did not ask for it to be made \
+        "the directory {0:?} does not exist, and the host did not request to create it \
          (Copy-VMFile -CreateFullPath)"
     )]
     NoDirectory(PathBuf),
@@ -54,10 +53,10 @@ pub(super) enum Error {
     #[error("cannot open the directory {path:?}{}", advice(.source))]
     Directory { path: PathBuf, source: Errno },
 
-    #[error("cannot make the directory {path:?}{}", advice(.source))]
+    #[error("cannot create the directory {path:?}{}", advice(.source))]
     MakeDirectory { path: PathBuf, source: Errno },
 
-    #[error("the directory {path:?} is {what} in it before `chattr -{flag}`")]
+    #[error("the directory {path:?} is {what} in it until `chattr -{flag}`")]
     ProtectedDirectory {
         path: PathBuf,
         what: &'static str,
@@ -65,7 +64,7 @@ pub(super) enum Error {
     },
 
     #[error(
-        "{0:?} exists already, and the host did not ask for it to be overwritten (Copy-VMFile \
+        "{0:?} exists already, and the host did not request to overwrite it (Copy-VMFile \
          -Force)"
     )]
     Exists(PathBuf),
@@ -105,7 +104,7 @@ pub(super) enum Error {
     },
 
     #[error(
-        "cannot keep {what} of {path:?}, which was to be overwritten; does the agent run as root?"
+        "cannot preserve {what} of {path:?}, which is to be overwritten; does the agent run as root?"
     )]
     Keep {
         what: String,
@@ -113,16 +112,16 @@ pub(super) enum Error {
         source: Errno,
     },
 
-    #[error("the host sent parts too scattered to keep track of")]
+    #[error("the host sent too many separate parts of the file")]
     TooManyParts,
 
     #[error("the host never sent bytes {start} to {end}")]
     Hole { start: u64, end: u64 },
 
-    #[error("the host sent no more of it for {0} s (`idle-limit`)")]
+    #[error("the host sent no more data for {0} s (`idle-limit`)")]
     Stalled(u64),
 
-    #[error("the host began to negotiate anew")]
+    #[error("the host negotiated again during the copy")]
     Renegotiated,
 
     #[error("no copy is in progress")]
@@ -130,7 +129,7 @@ pub(super) enum Error {
 }
 
 impl Error {
-    /// What the host is told. The one place where that is decided.
+    /// Returns the status for the host.
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Malformed(_)
@@ -167,17 +166,17 @@ impl Error {
     }
 }
 
-/// What to do about an error whose name does not say it; goes behind the path.
+/// Advice on errors whose name does not suggest what to do, to append to a path.
 fn advice(source: &Errno) -> &'static str {
     match *source {
         Errno::ROFS => {
-            " (mount its file system with `rw`; where an error made it read-only, `dmesg` says which)"
+            " (mount its file system with `rw`; if an error made it read-only, `dmesg` shows it)"
         }
-        Errno::DQUOT => " (the quota there is used up: see repquota(8))",
+        Errno::DQUOT => " (the disk quota is used up: see repquota(8))",
         Errno::NAMETOOLONG => " (a name has at most 255 bytes on most file systems)",
         Errno::ACCESS => {
-            " (is the agent root, and does SELinux, AppArmor or a network file system's server \
-             let it?)"
+            " (does the agent run as root, and do SELinux, AppArmor or the server of a network \
+             file system allow it?)"
         }
         _ => "",
     }
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_name_the_cause() {
+    fn the_message_ends_with_the_cause() {
         let path = PathBuf::from("/f\n");
         let doing = "write to";
         let source = Errno::IO;
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_explain_comes_with_what_to_do() {
+    fn some_errors_come_with_advice() {
         for (source, words) in [
             (Errno::ROFS, "`rw`"),
             (Errno::DQUOT, "repquota(8)"),

@@ -1,43 +1,42 @@
-//! Which bytes of a file have been written.
+//! Keeps track of the written bytes of a file.
 
 use std::iter;
 use std::ops::Range;
 
-/// Separate parts that are kept track of, at most. A host that sends in any
-/// sensible order needs a handful; the limit bounds what a hostile one can make
-/// us hold and search.
+/// Most separate parts that are tracked. A host that sends in any sensible order needs a
+/// handful; the limit bounds memory and search time if it is hostile.
 const MAX_PARTS: usize = 4096;
 
-/// More separate parts than are kept track of.
+/// More than [`MAX_PARTS`] separate parts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooManyParts;
 
-/// The written bytes: all up to `head`, and parts beyond it. What comes in order
-/// only moves `head`.
+/// The written bytes: all up to `head`, and separate parts after it. Parts in order only
+/// advance `head`.
 #[derive(Debug, Default)]
 pub(super) struct Extents {
     head: u64,
-    /// Sorted, not empty, neither touching each other nor `head`.
+    /// Sorted and not empty; they touch neither each other nor `head`.
     parts: Vec<Range<u64>>,
 }
 
 impl Extents {
-    /// Bytes from the start of the file that are there without a hole.
+    /// Number of bytes from the start of the file to the first hole.
     pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    /// Where the last part ends.
+    /// End of the last part.
     pub(super) fn end(&self) -> u64 {
         self.parts.last().map_or(self.head, |part| part.end)
     }
 
-    /// Where the first hole starts and ends, `None` where there is none.
+    /// The first hole, if there is one.
     pub(super) fn hole(&self) -> Option<Range<u64>> {
         self.parts.first().map(|part| self.head..part.start)
     }
 
-    /// Adds a part that was written.
+    /// Adds a written part.
     pub(super) fn insert(&mut self, part: Range<u64>) -> Result<(), TooManyParts> {
         if part.is_empty() {
             return Ok(());
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_order_needs_no_memory() {
+    fn parts_in_order_need_no_memory() {
         let mut extents = Extents::default();
         for start in (0..1000).step_by(10) {
             assert_eq!(extents.insert(start..start + 10), Ok(()));
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_parts() {
+    fn too_many_parts_are_refused() {
         let mut extents = Extents::default();
         let mut start = 1;
         for _ in 0..MAX_PARTS {
@@ -93,13 +92,13 @@ mod tests {
             start += 2;
         }
         assert_eq!(extents.insert(start..start + 1), Err(TooManyParts));
-        // What joins others still goes in, and makes room.
+        // A part that joins two others is still accepted, and makes room.
         assert_eq!(extents.insert(2..3), Ok(()));
         assert_eq!(extents.insert(start..start + 1), Ok(()));
     }
 
     #[test]
-    fn the_end_of_the_number_range() {
+    fn offsets_up_to_the_maximum_are_accepted() {
         let mut extents = Extents::default();
         assert_eq!(extents.insert(u64::MAX - 1..u64::MAX), Ok(()));
         assert_eq!(extents.hole(), Some(0..u64::MAX - 1));
@@ -107,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn like_a_list_of_bytes(
+        fn extents_equal_a_list_of_bytes(
             writes in proptest::collection::vec((0..120usize, 0..16usize), 0..60)
         ) {
             let mut extents = Extents::default();

@@ -1,15 +1,13 @@
-//! JournalFile, in the state directory, of what a killed agent would leave behind:
-//! temporary files that have a name, and directories made for a copy. The next
-//! start reads them and cleans up.
+//! Records, in the state directory, what a killed agent would leave behind: temporary files
+//! that have a name, and directories that a copy created. The next start cleans up by it.
 //!
-//! A copy has one file of notes, made when there is something to note, locked
-//! while the copy runs and removed at its end. An entry is a letter, an absolute
-//! path and a NUL. That of a file is written before the file is made. That of a
-//! directory is written after, with inode number and time of birth between letter
-//! and path: another directory of the same name is somebody else's. Where the file
-//! system keeps no time of birth, a directory is not noted.
+//! A copy has one journal file, created when there is something to record, locked during the
+//! copy and removed after it. An entry is a letter, an absolute path and a NUL. It is
+//! written before a file, and after a directory, is created. That of a directory has inode
+//! number and birth time between letter and path: another directory of the same name belongs
+//! to somebody else. If the file system has no birth times, directories are not recorded.
 //!
-//! Nothing is noted in, or read from, a state directory in which others may write.
+//! A state directory to which others may write is not used.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
@@ -38,11 +36,10 @@ const TEMPORARY_SUFFIX: &str = ".part";
 const FILE: u8 = b'f';
 const DIRECTORY: u8 = b'd';
 
-/// Bytes of notes that are read, at most: a path for each component of a path,
-/// with room to spare.
+/// Most bytes of a journal that are read: more than one path for each component of a path.
 const MAX_JOURNAL: u64 = 1 << 20;
 
-/// The notes of one copy.
+/// The journal of a copy.
 pub(super) struct Journal {
     state_directory: PathBuf,
     log: Logger,
@@ -50,14 +47,14 @@ pub(super) struct Journal {
 }
 
 enum JournalFile {
-    /// Nothing to note so far.
+    /// Nothing was recorded yet.
     None,
     Open {
         directory: OwnedFd,
         name: String,
         file: File,
     },
-    /// They could not be written, which was logged.
+    /// It could not be written, which was logged.
     Failed,
 }
 
@@ -70,12 +67,12 @@ impl Journal {
         }
     }
 
-    /// JournalFile a temporary file that is about to be made.
+    /// Records a temporary file that is about to be created.
     pub(super) fn add_file(&mut self, directory: BorrowedFd<'_>, name: &OsStr) {
         self.append(&[FILE], directory, name);
     }
 
-    /// JournalFile a directory that was made, of which this was `found`.
+    /// Records a directory that was created and has this status.
     pub(super) fn add_directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, found: &Statx) {
         if let Some(identity) = identity(found) {
             let mut entry = vec![DIRECTORY];
@@ -84,12 +81,12 @@ impl Journal {
         }
     }
 
-    /// A copy goes on without notes: they matter only where the agent is killed.
+    /// A copy continues without a journal, which matters only if the agent is killed.
     fn append(&mut self, what: &[u8], directory: BorrowedFd<'_>, name: &OsStr) {
         if let Err(error) = self.try_append(what, directory, name) {
             if !matches!(self.file, JournalFile::Failed) {
-                warn!(self.log, "cannot note an unfinished copy; were the agent killed now, a \
-                    temporary file could stay behind";
+                warn!(self.log, "cannot write the journal of a copy; a temporary file may \
+                    stay behind if the agent is killed";
                     "state_directory" => ?self.state_directory, "reason" => %error);
             }
             self.file = JournalFile::Failed;
@@ -140,16 +137,16 @@ impl Drop for Journal {
     }
 }
 
-/// Removes what copies left behind whose agent was killed. JournalFile that another
-/// process holds belong to a copy that runs, and are left alone.
+/// Removes what copies of a killed agent left behind. A journal that another process has
+/// locked belongs to a copy in progress and is skipped.
 pub(super) fn clean(state_directory: &Path, log: &Logger) {
     let directory = match open_directory(state_directory) {
         Ok(directory) => directory,
-        // Nothing was ever noted.
+        // Nothing was ever recorded.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => {
-            // What others could have written there would name files to remove.
-            warn!(log, "notes of interrupted copies are not read";
+            // A journal that others wrote could name any file to remove.
+            warn!(log, "ignoring the journals of interrupted copies";
                 "state_directory" => ?state_directory, "reason" => %error);
             return;
         }
@@ -176,23 +173,23 @@ fn clean_one(directory: BorrowedFd<'_>, name: &OsStr, log: &Logger) -> io::Resul
     let regular = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
     if !(regular && ownership(&found).is_private()) {
         return Err(io::Error::other(
-            "others could have written these notes; remove them",
+            "other users could have written this journal; remove it",
         ));
     }
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }
-    let mut notes = Vec::new();
-    file.take(MAX_JOURNAL).read_to_end(&mut notes)?;
-    for note in notes.rsplit(|&byte| byte == 0) {
-        let Some((kind, identity, left)) = parse(note) else {
+    let mut journal = Vec::new();
+    file.take(MAX_JOURNAL).read_to_end(&mut journal)?;
+    for entry in journal.rsplit(|&byte| byte == 0) {
+        let Some((kind, identity, left)) = parse(entry) else {
             continue;
         };
         match remove(kind, identity, left) {
-            Ok(true) => info!(log, "removed what an interrupted copy left"; "path" => ?left),
+            Ok(true) => info!(log, "removed a leftover of an interrupted copy"; "path" => ?left),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Somebody else uses the directory by now.
+            // Another program uses the directory.
             Err(_) if kind == DIRECTORY => {}
             Err(error) => return Err(error),
         }
@@ -200,16 +197,16 @@ fn clean_one(directory: BorrowedFd<'_>, name: &OsStr, log: &Logger) -> io::Resul
     Ok(unlinkat(directory, name, AtFlags::empty())?)
 }
 
-/// What was noted, the identity, and the path.
-fn parse(note: &[u8]) -> Option<(u8, &[u8], &Path)> {
-    let (&kind, rest) = note.split_first()?;
+/// Parses an entry into its letter, identity and path.
+fn parse(entry: &[u8]) -> Option<(u8, &[u8], &Path)> {
+    let (&kind, rest) = entry.split_first()?;
     let slash = rest.iter().position(|&byte| byte == b'/')?;
     let (identity, path) = rest.split_at(slash);
     Some((kind, identity, Path::new(OsStr::from_bytes(path))))
 }
 
-/// Removes what was noted, where it is still that; `false` where it is not, or
-/// where a symbolic link has come into its way since.
+/// Removes a recorded file or directory; `false` if it is another one now, or its path has a
+/// symbolic link now.
 fn remove(kind: u8, recorded: &[u8], path: &Path) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
@@ -235,8 +232,8 @@ fn remove(kind: u8, recorded: &[u8], path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What a directory is known by, without a slash; `None` where its file system does
-/// not keep when it was made.
+/// Formats inode number and birth time of a directory; `None` if its file system has no
+/// birth times.
 fn identity(found: &Statx) -> Option<String> {
     let born = found.stx_btime;
     StatxFlags::from_bits_retain(found.stx_mask)
@@ -244,12 +241,12 @@ fn identity(found: &Statx) -> Option<String> {
         .then(|| format!("{} {}.{:09} ", found.stx_ino, born.tv_sec, born.tv_nsec))
 }
 
-/// A new name for a temporary file.
+/// Returns a random name for a temporary file.
 pub(super) fn temporary_name() -> OsString {
     format!("{TEMPORARY_PREFIX}{:016x}{TEMPORARY_SUFFIX}", random()).into()
 }
 
-/// Whether `name` is one that [`temporary_name`] gives.
+/// Whether [`temporary_name`] could have returned `name`.
 fn is_temporary(name: &OsStr) -> bool {
     name.to_str()
         .and_then(|name| name.strip_prefix(TEMPORARY_PREFIX))
@@ -257,7 +254,7 @@ fn is_temporary(name: &OsStr) -> bool {
         .is_some_and(|hex| hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// Enough to make names differ; where one is taken, another is tried.
+/// Random enough for names: if one exists, another is tried.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -274,9 +271,9 @@ mod tests {
         Logger::root(Discard, o!())
     }
 
-    /// JournalFile as a killed agent leaves them.
+    /// Writes a journal as a killed agent leaves it.
     fn leave(state: &Path, entries: &[(u8, &Path)]) -> PathBuf {
-        let notes = state.join("fcopy-0123456789abcdef.pending");
+        let journal = state.join("fcopy-0123456789abcdef.pending");
         let mut bytes = Vec::new();
         for (kind, path) in entries {
             bytes.push(*kind);
@@ -287,30 +284,30 @@ mod tests {
             bytes.extend_from_slice(path.as_os_str().as_bytes());
             bytes.push(0);
         }
-        fs::write(&notes, bytes).unwrap();
-        fs::set_permissions(&notes, fs::Permissions::from_mode(0o600)).unwrap();
-        notes
+        fs::write(&journal, bytes).unwrap();
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o600)).unwrap();
+        journal
     }
 
     #[test]
-    fn what_was_noted_is_removed() {
+    fn recorded_files_and_directories_are_removed() {
         let state = tempfile::tempdir().unwrap();
         let place = tempfile::tempdir().unwrap();
         let (outer, inner) = (place.path().join("a"), place.path().join("a/b"));
         let part = inner.join(temporary_name());
         fs::create_dir_all(&inner).unwrap();
         fs::write(&part, "half").unwrap();
-        let notes = leave(
+        let journal = leave(
             state.path(),
             &[(b'd', &outer), (b'd', &inner), (b'f', &part)],
         );
         clean(state.path(), &log());
         assert!(!outer.exists());
-        assert!(!notes.exists());
+        assert!(!journal.exists());
     }
 
     #[test]
-    fn what_was_not_ours_stays() {
+    fn files_of_others_stay() {
         let state = tempfile::tempdir().unwrap();
         let place = tempfile::tempdir().unwrap();
         let precious = place.path().join("precious");
@@ -326,26 +323,26 @@ mod tests {
             (b'd', &*used),
             (b'x', &*precious),
         ];
-        let notes = leave(state.path(), &entries);
+        let journal = leave(state.path(), &entries);
         clean(state.path(), &log());
         assert!(precious.exists() && link.is_symlink() && used.join("file").exists());
-        assert!(!notes.exists());
+        assert!(!journal.exists());
     }
 
     #[test]
-    fn a_directory_of_somebody_else_stays() {
+    fn a_directory_of_another_program_stays() {
         let state = tempfile::tempdir().unwrap();
         let place = tempfile::tempdir().unwrap();
         let (again, link) = (place.path().join("again"), place.path().join("link/again"));
         fs::create_dir_all(&again).unwrap();
         symlink(place.path(), place.path().join("link")).unwrap();
-        // As they were noted before directories had an identity.
+        // An entry without an identity.
         let old = [b"d", again.as_os_str().as_bytes(), b"\0"].concat();
         fs::write(leave(state.path(), &[]), old).unwrap();
         clean(state.path(), &log());
         assert!(again.exists() && names(state.path()).is_empty());
 
-        // By way of a link that was not there then.
+        // The path has a link that is new.
         leave(state.path(), &[(b'd', &link)]);
         clean(state.path(), &log());
         assert!(again.exists() && names(state.path()).is_empty());
@@ -363,18 +360,18 @@ mod tests {
     }
 
     #[test]
-    fn notes_that_others_could_have_written_are_not_believed() {
+    fn a_journal_that_others_could_have_written_is_not_read() {
         let state = tempfile::tempdir().unwrap();
         let place = tempfile::tempdir().unwrap();
         let part = place.path().join(temporary_name());
         fs::write(&part, "half").unwrap();
-        let notes = leave(state.path(), &[(b'f', &part)]);
+        let journal = leave(state.path(), &[(b'f', &part)]);
         let mode = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
-        mode(&notes, 0o622);
+        mode(&journal, 0o622);
         clean(state.path(), &log());
-        mode(&notes, 0o600);
+        mode(&journal, 0o600);
         mode(state.path(), 0o777);
         clean(state.path(), &log());
         let directory = File::open(place.path()).unwrap();
@@ -394,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_a_running_copy_are_left_alone() {
+    fn the_journal_of_a_running_copy_is_skipped() {
         let state = tempfile::tempdir().unwrap();
         let place = tempfile::tempdir().unwrap();
         let directory = File::open(place.path()).unwrap();
@@ -413,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_cannot_be_is_survived() {
+    fn a_copy_survives_an_unusable_state_directory() {
         let place = tempfile::tempdir().unwrap();
         let directory = File::open(place.path()).unwrap();
         let mut journal = Journal::new(Path::new("/proc/nothing/here"), &log());

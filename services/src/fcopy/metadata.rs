@@ -1,9 +1,8 @@
-//! Giving a new file what its predecessor had: owner, mode, access control
+//! Copies the metadata of a replaced file to the new one: owner, mode, access control
 //! lists, security labels and other extended attributes.
 //!
-//! What the file system does not support is not there to be kept. Any other
-//! failure is the caller's to treat as one: a file must not come out less
-//! protected than the one it replaces.
+//! What the file system does not support is skipped. Any other failure must fail the copy:
+//! the new file must not be less protected than the one it replaces.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
@@ -20,15 +19,15 @@ const XATTR_MAX: usize = 65536;
 
 const ACL: &CStr = c"system.posix_acl_access";
 
-/// Attributes that say something about a file's content, which is new:
-/// capabilities granted to a program, and signatures over it.
+/// Attributes about a file's content, which is new: the capabilities of a program, and
+/// signatures.
 const ABOUT_CONTENT: [&CStr; 3] = [c"security.capability", c"security.ima", c"security.evm"];
 
-/// What could not be kept, and why.
+/// What could not be copied, and why.
 pub(super) type Lost = (String, Errno);
 
-/// Gives `new` what `old` has.
-pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost> {
+/// Copies the metadata of `old` to `new`.
+pub(super) fn copy(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost> {
     let lost = |what: &str| {
         let what = what.to_owned();
         move |error| (what, error)
@@ -40,7 +39,7 @@ pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost>
         fchown(new, Some(owner), Some(group)).map_err(lost("the owner"))?;
     }
     let names = names(old).map_err(lost("the extended attributes"))?;
-    // A directory's default list may have given the new file one of its own.
+    // The new file may have an access control list from its directory's default list.
     let has_list = names.iter().any(|name| name.as_c_str() == ACL);
     let list = || lost("the access control list");
     if !has_list && value(new, ACL).map_err(list())?.is_some() {
@@ -54,7 +53,7 @@ pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost>
         let Some(value) = value(old, name).map_err(|error| (what(), error))? else {
             continue;
         };
-        // Setting takes more privilege than finding it set.
+        // Setting an attribute needs more privileges than reading it.
         if self::value(new, name).is_ok_and(|there| there.as_ref() == Some(&value)) {
             continue;
         }
@@ -63,8 +62,8 @@ pub(super) fn keep(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Lost>
             Err(error) => return Err((what(), error)),
         }
     }
-    // Last, as a change of owner or list changes mode bits. A file system that
-    // makes modes up refuses a change, and makes up the same for both.
+    // Last, as changing the owner or the list changes mode bits. A file system that
+    // simulates modes refuses changes, and simulates the same mode for both.
     let after = fstat(new).map_err(lost("the mode"))?;
     if before.st_mode != after.st_mode {
         fchmod(new, Mode::from_raw_mode(before.st_mode)).map_err(lost("the mode"))?;
@@ -86,7 +85,7 @@ fn names(file: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
         .collect())
 }
 
-/// An attribute's value; `None` where there is none.
+/// Reads an attribute; `None` if it does not exist.
 fn value(file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>, Errno> {
     let mut value = Vec::with_capacity(XATTR_MAX);
     match fgetxattr(file, name, spare_capacity(&mut value)) {

@@ -1,12 +1,12 @@
 //! Copying files from the host into the guest. Protocol section 5.
 //!
-//! The way of a request: [`request`] decodes it, and the `name`s in it;
-//! START resolves the `target` (`confine` goes to its directory, past each `entry` that
-//! the rules of `owners` let pass; `directories` makes what is missing), `transfer`
-//! keeps the state of the one copy there is, `staging` holds its file until it is whole
-//! and puts it in place, with the `metadata` of what it replaces, and `room` sees to it
-//! that the disk does not fill up. `journal` notes what a killed agent would leave
-//! behind, and `error` says what went wrong, to host and administrator.
+//! [`request`] decodes a message, and the `name`s in it. START resolves the `target`:
+//! `confine` walks to its directory past each `entry` that the rules of `owners` allow, and
+//! `directories` creates what is missing. `transfer` is the state of the one copy in
+//! progress, with the `extents` that were received. `staging` holds its file until it is
+//! complete and puts it in place with the `metadata` of the file that it replaces. `room`
+//! keeps the disk from filling up, `journal` records what a killed agent would leave
+//! behind, and `error` describes failures to the host and the administrator.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -55,9 +55,9 @@ pub static ENTRY: Entry = Entry {
     hvutil: HvUtil {
         node: "vmbus/hv_fcopy",
         registration: &1u32.to_le_bytes(),
-        // A WRITE has 6,196 bytes; what is neither that nor a START comes as long as
-        // the host made it, and the kernel takes 8 KiB. A read for less fails with
-        // `EINVAL` again and again.
+        // A WRITE has 6,196 bytes. Messages of other operations have any length that the
+        // host sent, up to the kernel's buffer of 8 KiB, and the kernel fails a shorter read
+        // with `EINVAL` for as long as the message is pending.
         message_len: 8192,
         reply: ReplyLayout::Status,
     },
@@ -73,8 +73,8 @@ struct FileCopy {
 }
 
 enum State {
-    /// No copy in progress. `quiet` once a request was refused for that: a host
-    /// that goes on sending does not fill the log.
+    /// No copy is in progress. `quiet` after a logged failure, so that a host that
+    /// continues to send does not fill the log.
     Idle {
         quiet: bool,
     },
@@ -105,7 +105,7 @@ impl FileCopy {
     }
 
     fn start(&mut self, start: &Start) -> Result<(), Error> {
-        self.cancel("the host started another");
+        self.cancel("the host started another copy");
         let begun = target::path(start).and_then(|path| {
             let operation = self.progress.begin(Operation::Copying {
                 path: path.display().to_string(),
@@ -163,7 +163,7 @@ impl FileCopy {
         }
     }
 
-    /// Drops a copy in progress.
+    /// Drops the copy in progress, if there is one.
     fn cancel(&mut self, reason: &str) {
         if let Some(transfer) = self.take() {
             warn!(
@@ -176,8 +176,8 @@ impl FileCopy {
         }
     }
 
-    /// Ends the copy in progress, whichever request failed: a part of the file
-    /// may have been in it.
+    /// Fails the copy in progress, whichever request failed: it may have carried data of
+    /// the file.
     fn fail(&mut self, error: &Error) {
         if let Some(transfer) = self.take() {
             self.log_failure(transfer.path(), error);
@@ -278,7 +278,7 @@ impl Service for FileCopy {
         let State::Copying(transfer) = &self.state else {
             return false;
         };
-        // What is new is of other services, and no reason to end it.
+        // Only the configuration of other services changed.
         if self.config == config.fcopy {
             return true;
         }

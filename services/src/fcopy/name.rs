@@ -1,17 +1,17 @@
-//! The names in a START, which fill a field of fixed length. Protocol section 5.
+//! The names in a START: NUL-terminated in a field of fixed length. Protocol section 5.
 
 use hyperv_vmbus::Encoding;
 
-/// Bytes of a name's field: 260 UTF-16 units.
+/// Length of a name's field in bytes: 260 UTF-16 units.
 pub(super) const NAME_LEN: usize = 520;
 
-/// Why a name's field could not be read.
+/// Why a name cannot be decoded.
 pub(super) enum BadName {
     Unterminated,
     NotUnicode,
 }
 
-/// Reads a name up to its NUL.
+/// Decodes a name up to its NUL.
 pub(super) fn read(encoding: Encoding, field: &[u8; NAME_LEN]) -> Result<String, BadName> {
     match encoding {
         Encoding::Utf16 => utf16(field),

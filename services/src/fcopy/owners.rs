@@ -1,9 +1,9 @@
-//! Who may have put something where it is, by owners and modes: pure logic.
+//! Decides by owners and modes whether an ordinary user may have planted a file. Pure logic.
 //!
-//! An ordinary user who can write in a directory puts links, files and directories
-//! there before the host copies something to it. What he may have put is neither
-//! followed nor replaced nor entered, whatever the kernel's own settings
-//! (`fs.protected_symlinks` and its like) say.
+//! An ordinary user who can write to a directory may plant links, files and directories
+//! there before the host copies a file. Such links are not followed, such files not
+//! replaced and such directories not entered, whatever the kernel's own settings
+//! (`fs.protected_symlinks` and the like) are.
 
 use rustix::process::geteuid;
 
@@ -12,54 +12,52 @@ const WRITE_BY_GROUP: u32 = 0o020;
 const WRITE_BY_OTHERS: u32 = 0o002;
 const SEARCH_BY_OTHERS: u32 = 0o001;
 
-/// What is known of a file, directory or link.
+/// Owner, mode and link count of a file, directory or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ownership {
     pub(super) uid: u32,
     /// Permission bits, the sticky bit among them.
     pub(super) mode: u32,
-    /// Names that the file has.
+    /// Number of hard links.
     pub(super) links: u32,
 }
 
-/// Why something is left alone.
+/// Why a file, directory or link is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Distrust {
     #[error(
-        "it belongs to user {0}, who may have put it there, as others may write in its directory; \
+        "it belongs to user {0}, who may have planted it, as others may write to its directory; \
          give it to root or remove it"
     )]
     OtherUser(u32),
 
     #[error(
-        "anybody may have put it there, as its directory is writable by all and has no sticky bit; \
+        "any user may have planted it, as its directory is writable by all and has no sticky bit; \
          `chmod o-w` or `chmod +t` the directory"
     )]
     AnyUser,
 
     #[error(
-        "it has another name elsewhere, and somebody who may write in its directory may have given \
-         it this one; remove it"
+        "it is a hard link that a user who may write to its directory may have created; remove \
+         it"
     )]
     HardLink,
 
-    #[error("user {0} and user {1} could both have made it")]
+    #[error("user {0} or user {1} may have created it")]
     TwoUsers(u32, u32),
 
-    #[error("a symbolic link of user {0} leads there, and it is not that user's")]
+    #[error("a symbolic link of user {0} leads there, and it does not belong to that user")]
     NotLinkOwners(u32),
 }
 
-/// Root, and whoever the agent runs as.
+/// Whether a user is root or the user of the agent.
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
 impl Ownership {
-    /// Whether somebody else than its owner may put something into this directory
-    /// that its owner does not answer for. Those who may write through the group
-    /// are trusted, except where a sticky bit says that they do not trust each
-    /// other.
+    /// Whether users whom its owner does not trust may write to this directory. The members
+    /// of its group are trusted, unless a sticky bit shows that they do not trust each other.
     fn is_open(self) -> bool {
         let writable = match self.mode & STICKY {
             0 => WRITE_BY_OTHERS,
@@ -68,22 +66,22 @@ impl Ownership {
         self.mode & writable != 0
     }
 
-    /// Whether the agent may go into `child`, a directory in this one.
+    /// Checks that the agent may enter `child`, a directory in this one.
     pub(super) fn may_enter(self, child: Self) -> Result<(), Distrust> {
-        if self.is_open() && !self.answers_for(child) {
+        if self.is_open() && !self.is_own_or_trusted(child) {
             return Err(Distrust::OtherUser(child.uid));
         }
         Ok(())
     }
 
-    /// Whether the agent may follow `link` in this directory; gives the ordinary
-    /// user who made it, if one did.
+    /// Checks that the agent may follow `link` in this directory; returns the ordinary user
+    /// who may have created it, if there is one.
     pub(super) fn may_follow(self, link: Self) -> Result<Option<u32>, Distrust> {
         if self.is_open() {
             if self.mode & STICKY == 0 {
                 return Err(Distrust::AnyUser);
             }
-            if !self.answers_for(link) {
+            if !self.is_own_or_trusted(link) {
                 return Err(Distrust::OtherUser(link.uid));
             }
         }
@@ -99,10 +97,10 @@ impl Ownership {
         }
     }
 
-    /// Whether the agent may put a file in the place of `file` in this directory,
-    /// with its owner and mode.
+    /// Checks that the agent may replace `file` in this directory by one with the same owner
+    /// and mode.
     pub(super) fn may_replace(self, file: Self) -> Result<(), Distrust> {
-        if self.is_open() && !self.answers_for(file) {
+        if self.is_open() && !self.is_own_or_trusted(file) {
             return Err(Distrust::OtherUser(file.uid));
         }
         let put_by_owner = !is_trusted(self.uid) && file.uid != self.uid;
@@ -112,18 +110,17 @@ impl Ownership {
         Ok(())
     }
 
-    /// Whether what is in this directory belongs to root or to who has the
-    /// directory.
-    fn answers_for(self, it: Self) -> bool {
+    /// Whether a file in this directory belongs to root or to the directory's owner.
+    fn is_own_or_trusted(self, it: Self) -> bool {
         is_trusted(it.uid) || it.uid == self.uid
     }
 
-    /// Whether `user` may go through this directory.
-    pub(super) fn lets_through(self, user: u32) -> bool {
+    /// Whether `user` may search this directory.
+    pub(super) fn is_searchable_by(self, user: u32) -> bool {
         self.uid == user || self.mode & SEARCH_BY_OTHERS != 0
     }
 
-    /// Whether only root may write in this directory.
+    /// Whether only root may write to this directory.
     pub(super) fn is_private(self) -> bool {
         is_trusted(self.uid) && self.mode & (WRITE_BY_GROUP | WRITE_BY_OTHERS) == 0
     }

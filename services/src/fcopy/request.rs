@@ -1,4 +1,4 @@
-//! What the host asks for. Protocol section 5.
+//! Decodes the host's requests. Protocol section 5.
 
 use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::name::{self, BadName, NAME_LEN};
 
-/// Bytes of data that one WRITE carries at most.
+/// Most bytes of data in one WRITE.
 pub const MAX_DATA: usize = 6144;
 
 const START: u32 = 0;
@@ -47,53 +47,52 @@ struct WriteFields {
 
 const _: () = assert!(size_of::<WriteFields>() == 16);
 
-/// One request.
+/// A request of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// A copy begins.
+    /// Begin a copy.
     Start(Start),
-    /// A part of the file.
+    /// Write a part of the file.
     Write {
-        /// Where in the file the part belongs, in bytes.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// The part, [`MAX_DATA`] bytes at most.
+        /// The data, [`MAX_DATA`] bytes at most.
         data: &'a [u8],
     },
-    /// Every part was sent.
+    /// Finish the copy: all parts were sent.
     Complete,
-    /// The file is not wanted any more.
+    /// Cancel the copy.
     Cancel,
 }
 
-/// What a copy begins with. Nothing in it was checked but that the names are
-/// Unicode and end at the first NUL.
+/// The fields of a START. Names are valid Unicode without a NUL; nothing else is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
-    /// Directory for the file.
+    /// Directory of the file.
     pub directory: String,
     /// Name of the file in that directory.
     pub file_name: String,
     /// Whether a file of that name may be replaced.
     pub overwrite: bool,
-    /// Whether missing directories are made.
+    /// Whether missing directories are created.
     pub create_path: bool,
-    /// Bytes that the file is to have.
+    /// Announced size of the file in bytes.
     pub size: u64,
 }
 
-/// A message that does not hold together. The host is told "invalid argument".
+/// Why a message is malformed. The host gets "invalid argument".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The message ends before its fields do.
-    #[error("the host's message has {len} bytes, its fields take {needed}")]
+    #[error("the host's message has {len} bytes, expected at least {needed}")]
     Short {
         /// Bytes in the message.
         len: usize,
-        /// Bytes that the operation's fields take.
+        /// Length of the fields of its operation.
         needed: usize,
     },
-    /// No such operation.
-    #[error("the host's message asks for operation {0}, which does not exist")]
+    /// An unknown operation.
+    #[error("the host's message has the unknown operation {0}")]
     Operation(u32),
     /// A WRITE that states more than [`MAX_DATA`] bytes.
     #[error("the host's message states {0} bytes of data, more than {MAX_DATA}")]
@@ -106,7 +105,7 @@ pub enum Malformed {
         /// Bytes behind the fields.
         carried: usize,
     },
-    /// A name that fills its field without an end.
+    /// A name without a NUL.
     #[error("the host's {0} has no NUL at its end")]
     Unterminated(&'static str),
     /// A name that is not Unicode: a lone surrogate, or bytes that are not
@@ -115,12 +114,12 @@ pub enum Malformed {
     NotUnicode(&'static str),
 }
 
-/// Decodes the body of a message; what follows the fields of its operation is
-/// padding. Allocates for the names of a START only.
+/// Decodes the body of a message. Bytes after the fields of its operation are padding.
+/// Allocates only for the names of a START.
 ///
 /// # Errors
 ///
-/// Any [`Malformed`].
+/// Returns any [`Malformed`].
 pub fn decode(encoding: Encoding, message: &[u8]) -> Result<Request<'_>, Malformed> {
     let short = |fields: usize| Malformed::Short {
         len: message.len(),

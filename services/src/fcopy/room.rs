@@ -1,4 +1,4 @@
-//! Room on the disk: asked for before it is used, and never the last of it.
+//! Reserves disk space before it is used, and keeps some free.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -8,101 +8,99 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::error::Error;
 
-/// What stays free unless the configuration says how much: a part of the file
-/// system, and at most so many bytes.
-const KEEP_FREE_PART: u64 = 20;
-const KEEP_FREE_MOST: u64 = 1 << 30;
+/// The default of `keep-free`: this fraction of the file system, but at most so many bytes.
+const KEEP_FREE_FRACTION: u64 = 20;
+const KEEP_FREE_MAX: u64 = 1 << 30;
 
-/// Bytes that are asked for at a time beyond what was announced.
+/// Bytes that are reserved at a time beyond the announced size.
 const STEP: u64 = 1 << 20;
 
-/// How much room a file has.
+/// The disk space of a file.
 pub(super) enum Room {
-    /// The file system has reserved so many bytes from the file's start.
+    /// The file system has reserved this many bytes from the file's start.
     Reserved(u64),
-    /// It reserves none; there was room for so many more bytes when it was looked
-    /// at.
-    Seen(u64),
+    /// The file system cannot reserve space; it had space for this many more bytes at the
+    /// last check.
+    Checked(u64),
 }
 
-/// A file that needs room, and what has to stay free.
+/// A file that needs space, and how much stays free.
 pub(super) struct RoomFor<'a> {
     pub(super) file: BorrowedFd<'a>,
     /// For messages.
     pub(super) path: &'a Path,
-    /// `None` for what is usual.
+    /// `None` for the default.
     pub(super) keep_free: Option<u64>,
 }
 
 impl Room {
-    /// Room for an announced size.
+    /// Reserves the announced size.
     pub(super) fn announced(room_for: &RoomFor<'_>, size: u64) -> Result<Self, Error> {
         if size == 0 {
             return Ok(Self::Reserved(0));
         }
-        // Asked for more than there is, some file systems hand out all they have
-        // before they refuse, and for that moment nobody can write anything.
-        room_for.look(size, size)?;
+        // Some file systems allocate all free space before they refuse a request for more,
+        // and for that moment nobody can write.
+        room_for.check(size, size)?;
         match room_for.reserve(0, size)? {
             true => Ok(Self::Reserved(size)),
-            false => Ok(Self::Seen(0)),
+            false => Ok(Self::Checked(0)),
         }
     }
 
-    /// Room for `len` bytes that end at `end` and are about to be written.
+    /// Ensures space for `len` bytes up to `end` that are about to be written.
     pub(super) fn grow(&mut self, room_for: &RoomFor<'_>, end: u64, len: u64) -> Result<(), Error> {
         let more = match self {
             Self::Reserved(reserved) => end.saturating_sub(*reserved),
-            Self::Seen(seen) if *seen >= len => {
+            Self::Checked(seen) if *seen >= len => {
                 *seen -= len;
                 return Ok(());
             }
-            Self::Seen(_) => len,
+            Self::Checked(_) => len,
         };
         if more == 0 {
             return Ok(());
         }
-        let step = match room_for.look(STEP.max(more), end) {
+        let step = match room_for.check(STEP.max(more), end) {
             Ok(()) => STEP.max(more),
-            Err(_) => room_for.look(more, end).map(|()| more)?,
+            Err(_) => room_for.check(more, end).map(|()| more)?,
         };
         match self {
             Self::Reserved(reserved) => {
                 let until = reserved.saturating_add(step);
                 *self = match room_for.reserve(*reserved, step)? {
                     true => Self::Reserved(until),
-                    false => Self::Seen(step.saturating_sub(len)),
+                    false => Self::Checked(step.saturating_sub(len)),
                 };
             }
-            Self::Seen(seen) => *seen = step.saturating_sub(len),
+            Self::Checked(seen) => *seen = step.saturating_sub(len),
         }
         Ok(())
     }
 
-    /// Bytes that are reserved from the file's start.
+    /// Number of bytes reserved from the file's start.
     pub(super) fn reserved(&self) -> u64 {
         match self {
             Self::Reserved(reserved) => *reserved,
-            Self::Seen(_) => 0,
+            Self::Checked(_) => 0,
         }
     }
 }
 
 impl RoomFor<'_> {
-    /// Makes sure that there is room for `more` bytes beside what stays free.
-    /// `size` is the file's, for the message.
-    pub(super) fn look(&self, more: u64, size: u64) -> Result<(), Error> {
+    /// Checks that `more` bytes leave enough free. `size` is the file's, for the message.
+    pub(super) fn check(&self, more: u64, size: u64) -> Result<(), Error> {
         let Ok(fs) = fstatvfs(self.file) else {
             return Ok(());
         };
-        // One that counts no blocks does not know.
+        // A file system that reports no blocks does not know.
         if fs.f_blocks == 0 {
             return Ok(());
         }
-        // What is reserved for root is not among these.
+        // Blocks reserved for root do not count.
         let available = fs.f_bavail.saturating_mul(fs.f_frsize);
         let all = fs.f_blocks.saturating_mul(fs.f_frsize);
-        let usual = (all / KEEP_FREE_PART).min(KEEP_FREE_MOST);
+        let usual = (all / KEEP_FREE_FRACTION).min(KEEP_FREE_MAX);
         let keep_free = self.keep_free.unwrap_or(usual);
         if available < more.saturating_add(keep_free) {
             return Err(Error::KeepFree {
@@ -115,7 +113,7 @@ impl RoomFor<'_> {
         Ok(())
     }
 
-    /// Reserves `len` bytes from `start`; `false` where the file system cannot.
+    /// Reserves `len` bytes from `start`; `false` if the file system cannot.
     fn reserve(&self, start: u64, len: u64) -> Result<bool, Error> {
         let reserved = || fallocate(self.file, FallocateFlags::KEEP_SIZE, start, len);
         match retry_on_intr(reserved) {

@@ -1,8 +1,7 @@
-//! The file while it is being received, and putting it in place in one step.
+//! The temporary file of a copy, which is put in place atomically.
 //!
-//! It has no name where the file system can have such files (`O_TMPFILE`), and
-//! vanishes with its descriptor. Elsewhere it has a hidden name, which is noted
-//! in the journal.
+//! If the file system supports `O_TMPFILE` it has no name and vanishes with its descriptor.
+//! Otherwise it has a hidden name, which the journal records.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,19 +14,19 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::journal::{self, Journal};
 
-/// How many random names are tried.
+/// Number of random names that are tried.
 const NAME_TRIES: u32 = 16;
 
-/// A file that is not in place yet. Dropped, it leaves nothing behind.
+/// A file that is not in place yet. Dropping it deletes the file.
 pub(super) struct Staging {
     directory: OwnedFd,
     file: OwnedFd,
-    /// Its name in `directory`, if it has one that is to go.
+    /// Its temporary name in `directory`, if it has one.
     temporary: Option<OsString>,
 }
 
 impl Staging {
-    /// Makes the file in `directory`, readable and writable by its owner only.
+    /// Creates the file in `directory`, readable and writable by its owner only.
     pub(super) fn new(directory: OwnedFd, journal: &mut Journal) -> Result<Self, Errno> {
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         match retry_on_intr(|| openat(&directory, ".", flags, owner_only())) {
@@ -36,7 +35,7 @@ impl Staging {
                 file,
                 temporary: None,
             }),
-            // What file systems and kernels without O_TMPFILE say.
+            // The errors of file systems and kernels without O_TMPFILE.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
                 Self::with_name(directory, journal)
             }
@@ -64,12 +63,11 @@ impl Staging {
         self.directory.as_fd()
     }
 
-    /// Gives the file its name where there is none of that name.
+    /// Gives the file its name, without replacing another.
     ///
     /// # Errors
     ///
-    /// `EEXIST` where there is one; the file is still staged then, as after any
-    /// other error.
+    /// Returns `EEXIST` if the name exists. The file stays staged after any error.
     pub(super) fn put(&mut self, name: &OsStr) -> Result<(), Errno> {
         match &self.temporary {
             None => link(self.file.as_fd(), self.directory.as_fd(), name),
@@ -87,8 +85,8 @@ impl Staging {
                         self.temporary = None;
                         Ok(())
                     }
-                    // The file system or the kernel does not know the flag. The
-                    // temporary name goes when this is dropped.
+                    // The file system or the kernel does not support the flag. The
+                    // temporary name is removed when this is dropped.
                     Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                         linkat(directory, temporary, directory, name, AtFlags::empty())
                     }
@@ -98,7 +96,7 @@ impl Staging {
         }
     }
 
-    /// Gives the file its name in the place of another that has it.
+    /// Gives the file its name, replacing another.
     pub(super) fn replace(&mut self, name: &OsStr, journal: &mut Journal) -> Result<(), Errno> {
         let (file, directory) = (self.file.as_fd(), self.directory.as_fd());
         let temporary = match self.temporary.take() {
@@ -116,13 +114,13 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // A failure leaves the file for the journal: the next start.
+            // If this fails, the next start removes the file by the journal.
             let _ = unlinkat(&self.directory, temporary.as_os_str(), AtFlags::empty());
         }
     }
 }
 
-/// Makes something under a new temporary name, noted beforehand.
+/// Creates a file under a new temporary name, which is recorded before.
 fn with_new_name<T>(
     directory: BorrowedFd<'_>,
     journal: &mut Journal,
@@ -139,8 +137,8 @@ fn with_new_name<T>(
     Err(Errno::EXIST)
 }
 
-/// Names a file that has no name. Linking a bare descriptor wants a privilege;
-/// linking what `/proc` shows of it does not, but wants `/proc`.
+/// Links a file that has no name. Linking the descriptor itself needs a privilege; linking
+/// its entry in `/proc` does not.
 fn link(file: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match linkat(file, "", directory, name, AtFlags::EMPTY_PATH) {
         Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
@@ -151,8 +149,7 @@ fn link(file: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &OsStr) -> Result
     }
 }
 
-/// Brings a directory's entries to its disk, where its file system has such an
-/// operation.
+/// Syncs a directory, if its file system supports that.
 pub(super) fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     match retry_on_intr(|| fsync(directory)) {
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),

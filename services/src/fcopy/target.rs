@@ -1,5 +1,4 @@
-//! Where a file is to go: the name in an opened directory, and what is there
-//! already.
+//! The destination of a copy: a name in an opened directory, and the existing file.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,25 +19,24 @@ use super::request::Start;
 pub(super) struct Target {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,
-    /// The same as a path, for messages.
+    /// Its path, for messages.
     pub(super) path: PathBuf,
-    /// The ordinary user whose link led here, if one did.
+    /// The ordinary user whose link was followed, if there was one.
     link_owner: Option<u32>,
 }
 
-/// What is at a name.
+/// What exists at a name.
 pub(super) enum Existing {
     None,
-    /// A regular file that can be replaced.
+    /// A regular file that may be replaced.
     File,
     Link(Box<Entry>),
 }
 
-/// The path that a START means, checked by itself.
+/// Builds the path of a START and checks its syntax.
 ///
-/// Whoever names it sits at a Windows machine: a backslash is meant to part names,
-/// although Linux could have it in one. A file or directory of such a name would
-/// appear where nobody looks for it.
+/// The name comes from a Windows machine, where a backslash is a separator. Linux would
+/// allow it in a name, but such a file would appear where nobody looks for it.
 pub(super) fn path(start: &Start) -> Result<PathBuf, Error> {
     let destination = match start.directory.as_str() {
         "" => start.file_name.clone(),
@@ -67,9 +65,9 @@ pub(super) fn path(start: &Start) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Opens the directory for `path`, which [`path`] made of `start`, follows a
-/// symbolic link at its end where the file is to be overwritten, and makes sure
-/// that what is there may be replaced.
+/// Opens the directory of `path`, which [`path`] built from `start`, follows a symbolic
+/// link at its end if the host requests to overwrite, and checks that an existing file may
+/// be replaced.
 pub(super) fn resolve(
     start: &Start,
     path: &Path,
@@ -94,7 +92,7 @@ pub(super) fn resolve(
             }),
             Ok(_) => Err(Error::Exists(target.path)),
             Err(Errno::NOENT) => Ok(target),
-            Err(source) => Err(target.failed("look at", source)),
+            Err(source) => Err(target.failed("read the status of", source)),
         };
     }
     let mut followed = false;
@@ -133,17 +131,17 @@ pub(super) fn resolve(
 }
 
 impl Target {
-    /// Looks at the name.
+    /// Returns what exists at the name.
     ///
     /// # Errors
     ///
-    /// For anything but a regular file or a link, for a file that is protected from
-    /// being replaced, and for one that somebody else may have put there.
+    /// Returns an error for anything but a regular file or a link, for a file that is
+    /// protected by its attributes, and for one that another user may have planted.
     pub(super) fn existing(&self) -> Result<Existing, Error> {
         let entry = match self.look() {
             Ok(entry) => entry,
             Err(Errno::NOENT) => return Ok(Existing::None),
-            Err(source) => return Err(self.failed("look at", source)),
+            Err(source) => return Err(self.failed("read the status of", source)),
         };
         let (kind, attributes) = (entry.kind(), entry.found.stx_attributes);
         let what = match kind {
@@ -158,8 +156,8 @@ impl Target {
                 "a mount point"
             }
             FileType::RegularFile => {
-                // What is linked into an append-only directory for the replacing
-                // could not be taken out again.
+                // A file that is linked into an append-only directory cannot be renamed
+                // from there.
                 return match self.protected() {
                     Some(error) => Err(error),
                     None => self.may_replace(&entry.found).map(|()| Existing::File),
@@ -188,7 +186,7 @@ impl Target {
         }
     }
 
-    /// What it means that something failed.
+    /// Returns the error of a failed call.
     pub(super) fn failed(&self, doing: &'static str, source: Errno) -> Error {
         let protected = match source {
             Errno::PERM => self.protected(),
@@ -201,18 +199,18 @@ impl Target {
         })
     }
 
-    /// The error where the directory is protected.
+    /// Returns an error if attributes protect the directory.
     fn protected(&self) -> Option<Error> {
         let path = self.path.parent().unwrap_or(&self.path);
         directories::protected(self.directory.as_fd(), path)
     }
 
-    /// Makes sure that the file of which this was `found` may be replaced, and keeps
-    /// its owner and mode. Those of its directory count as they are now.
+    /// Checks that a file with this status may be replaced by one with its owner and mode.
+    /// The status of its directory is read again.
     pub(super) fn may_replace(&self, found: &Statx) -> Result<(), Error> {
         let directory = stat(self.directory.as_fd());
-        let directory =
-            directory.map_err(|source| self.failed("look at the directory of", source))?;
+        let directory = directory
+            .map_err(|source| self.failed("read the status of the directory of", source))?;
         let file = ownership(found);
         ownership(&directory)
             .may_replace(file)
@@ -222,12 +220,12 @@ impl Target {
             })
             .map_err(|reason| Error::Untrusted {
                 path: self.path.clone(),
-                done: "replaced",
+                action: "replaced",
                 reason,
             })
     }
 
-    /// Whether it is the same name in the same directory.
+    /// Whether both are the same name in the same directory.
     pub(super) fn is_at(&self, other: &Self) -> bool {
         let place = |target: &Self| {
             let found = fstat(&target.directory).ok()?;

@@ -1,4 +1,4 @@
-//! One copy, from START to COMPLETE.
+//! A copy in progress, from START to COMPLETE.
 
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
@@ -23,44 +23,44 @@ use super::staging::{self, Staging};
 use super::target::{self, Existing, Target};
 use crate::progress::OperationGuard;
 
-/// Bytes after which the disk is set to work on what came in, so that little is
-/// left to wait for at the end.
+/// Bytes after which write-back is started, so that little is left to sync at the end.
 const WRITE_BACK: u64 = 8 << 20;
 
-/// Write-back stops short of a page that the next part will write to again; the
-/// largest page of any system.
+/// The largest page size of any system. Write-back leaves out the last page, to which the
+/// next part writes again.
 const PAGE: u64 = 64 << 10;
 
-/// How often the end is tried again because the file appeared or went meanwhile.
+/// How often putting the file in place is retried because another file of its name appeared
+/// or vanished meanwhile.
 const RACE_RETRIES: u32 = 8;
 
-/// A copy in progress. Dropped, it leaves no trace.
+/// A copy in progress. Dropping it removes everything that it created.
 pub(super) struct Transfer {
     staging: Staging,
-    // After `staging`: directories must be empty to go.
+    // Dropped after `staging`: only empty directories are removed.
     created: CreatedDirectories,
-    // Last: until then a death of the agent would leave something behind.
+    // Dropped last: until then a killed agent would leave something behind.
     journal: Journal,
     target: Target,
     start: Start,
-    /// What [`target::path`] created of it.
+    /// The path that [`target::path`] built from `start`.
     requested: PathBuf,
     room: Room,
     extents: Extents,
-    /// Bytes on their way to the disk.
+    /// Bytes whose write-back was started.
     written_back: u64,
-    /// What last set the disk to work on them.
+    /// The thread that started the last write-back.
     write_back: Option<JoinHandle<()>>,
     started: Instant,
-    /// When the host last sent something of the file.
+    /// When the host last sent data.
     last_data: Instant,
     operation: OperationGuard,
 }
 
 impl Transfer {
-    /// Opens the target, checks what is there, and reserves the space.
+    /// Opens the target, checks an existing file, and reserves disk space.
     ///
-    /// `path` is what [`target::path`] created of `start`.
+    /// `path` is what [`target::path`] built from `start`.
     pub(super) fn start(
         start: &Start,
         path: &Path,
@@ -74,7 +74,9 @@ impl Transfer {
         let target = target::resolve(start, path, &config.directories, &mut created, &mut journal)?;
         let staging = fcntl_dupfd_cloexec(&target.directory, 0)
             .and_then(|directory| Staging::new(directory, &mut journal))
-            .map_err(|source| target.failed("make a temporary file in the directory of", source))?;
+            .map_err(|source| {
+                target.failed("create a temporary file in the directory of", source)
+            })?;
         let room = Room::announced(&room_for(&staging, &target, config), start.size)?;
         let now = Instant::now();
         Ok(Self {
@@ -94,21 +96,21 @@ impl Transfer {
         })
     }
 
-    /// Where the file goes.
+    /// Path of the target.
     pub(super) fn path(&self) -> &Path {
         &self.target.path
     }
 
-    /// When the host will have sent nothing for too long.
+    /// When the copy fails unless the host sends data.
     pub(super) fn deadline(&self, config: &Config) -> Option<Instant> {
         self.last_data.checked_add(config.idle_limit)
     }
 
-    /// Makes sure that the copy could have begun with this configuration, too.
+    /// Checks that the copy could begin with this configuration, too.
     pub(super) fn check(&self, config: &Config, log: &Logger) -> Result<(), Error> {
         let size = self.start.size.max(self.extents.end());
         check_size(size, config)?;
-        room_for(&self.staging, &self.target, config).look(0, size)?;
+        room_for(&self.staging, &self.target, config).check(0, size)?;
         let start = Start {
             create_path: false,
             ..self.start.clone()
@@ -129,8 +131,8 @@ impl Transfer {
         }
     }
 
-    /// Writes one part. After an error, the file has a hole that the host does
-    /// not know of: the copy must end.
+    /// Writes a part. The copy must be dropped after an error: the file has a hole that the
+    /// host does not know of.
     pub(super) fn write(&mut self, offset: u64, data: &[u8], config: &Config) -> Result<(), Error> {
         let end = offset
             .checked_add(data.len() as u64)
@@ -160,8 +162,8 @@ impl Transfer {
         Ok(())
     }
 
-    /// Sets the disk to work on what came in since the last time, on a thread of
-    /// its own: handing it over waits for the disk where that is slow.
+    /// Starts write-back of the data since the last time. This waits for a slow disk, and so
+    /// runs on a thread of its own.
     fn write_back(&mut self) {
         let ready = self.extents.head() / PAGE * PAGE;
         let from = self.written_back;
@@ -170,12 +172,12 @@ impl Transfer {
         if new < WRITE_BACK || self.write_back.as_ref().is_some_and(at_work) {
             return;
         }
-        // It is a hint: an error shows at the end, when it counts.
+        // This is only a hint: errors show when the file is synced.
         let Ok(file) = self.staging.file().try_clone_to_owned() else {
             return;
         };
         let thread = thread::Builder::new().name("write-back".to_owned());
-        // The kernel starts writing what is dirty before it drops what is clean.
+        // The kernel starts write-back of dirty pages before it drops clean ones.
         let started = thread.spawn(move || {
             let _ = fadvise(file, from, NonZeroU64::new(new), Advice::DontNeed);
         });
@@ -195,7 +197,7 @@ impl Transfer {
         let file = self.staging.file();
         if size < self.room.reserved() {
             retry_on_intr(|| ftruncate(file, size))
-                .map_err(|source| self.target.failed("give back space of", source))?;
+                .map_err(|source| self.target.failed("free reserved space of", source))?;
         }
         self.put_in_place(config)?;
         if config.sync {
@@ -225,8 +227,8 @@ impl Transfer {
                 Existing::None => {
                     let mode = Mode::from_raw_mode(config.mode);
                     match fchmod(self.staging.file(), mode) {
-                        // The file is ours, so it is the file system that has
-                        // no such modes.
+                        // The file belongs to this process, so its file system does not
+                        // support the mode.
                         Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                         Err(source) => return Err(self.target.failed("set the mode of", source)),
                     }
@@ -248,15 +250,14 @@ impl Transfer {
                         .replace(&self.target.name, &mut self.journal)
                         .map_err(|source| failed(&self.target, source));
                 }
-                // It was none at START, or was followed then.
+                // At START it was none, or was followed.
                 Existing::Link(_) => return Err(self.target.refused("now a symbolic link")),
             }
         }
         Err(failed(&self.target, Errno::BUSY))
     }
 
-    /// Takes over from the file that is about to be replaced; `false` where it
-    /// went meanwhile.
+    /// Copies the metadata of the file that is about to be replaced; `false` if it is gone.
     fn keep_metadata(&self) -> Result<bool, Error> {
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -268,16 +269,17 @@ impl Transfer {
             Err(source) => {
                 return Err(self
                     .target
-                    .failed("open, to keep its owner and mode,", source));
+                    .failed("open, to preserve its owner and mode,", source));
             }
         };
-        // What is kept is what this file has, whatever was there a moment ago.
-        let found = stat(old.as_fd()).map_err(|source| self.target.failed("look at", source))?;
+        // The checks must apply to the same file as the metadata.
+        let found =
+            stat(old.as_fd()).map_err(|source| self.target.failed("read the status of", source))?;
         if FileType::from_raw_mode(found.stx_mode.into()) != FileType::RegularFile {
             return Err(self.target.refused("not a regular file any more"));
         }
         self.target.may_replace(&found)?;
-        metadata::keep(old.as_fd(), self.staging.file()).map_err(|(what, source)| Error::Keep {
+        metadata::copy(old.as_fd(), self.staging.file()).map_err(|(what, source)| Error::Keep {
             what,
             path: self.target.path.clone(),
             source,
@@ -306,12 +308,12 @@ impl Transfer {
     }
 }
 
-/// How a copy went that succeeded.
+/// A successful copy.
 pub(super) struct Finished {
     pub(super) path: PathBuf,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) size: u64,
-    /// Bytes that START announced.
+    /// Size that START announced, in bytes.
     pub(super) announced: u64,
     pub(super) seconds: f64,
 }

@@ -222,5 +222,5 @@ fn scattered_beyond_reason() {
     let refused = (0..10_000).find(|i| guest.write(1 + i * 2, b"x") != Status::OK);
     assert_eq!(refused, Some(4096));
     assert!(!guest.service.busy());
-    guest.log.assert_says("too scattered");
+    guest.log.assert_says("too many separate parts");
 }

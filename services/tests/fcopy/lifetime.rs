@@ -109,7 +109,7 @@ fn a_new_negotiation() {
     guest.service.negotiated(negotiated);
     assert!(!guest.service.busy());
     assert_no_trace(&guest);
-    guest.log.assert_says("began to negotiate anew");
+    guest.log.assert_says("negotiated again");
     assert_eq!(guest.write(6144, &[1; 6144]), Status::FAIL);
     let lines = guest.log.lines().len();
     guest.service.negotiated(negotiated);
@@ -140,7 +140,7 @@ fn a_copy_that_stalls() {
     assert_eq!(guest.service.deadline(), None);
     assert_no_trace(&guest);
     let path = guest.path("file");
-    let said = format!("WARN copy failed: {path:?}: the host sent no more of it for 0 s");
+    let said = format!("WARN copy failed: {path:?}: the host sent no more data for 0 s");
     guest.log.assert_says(&said);
     assert_eq!(guest.write(6144, &[1; 6144]), Status::FAIL);
     assert_eq!(guest.complete(), Status::FAIL);
@@ -291,7 +291,7 @@ fn the_agent_is_killed() {
     assert!(names(&base.path().join("state/new")).is_empty());
     guest
         .log
-        .assert_says("removed what an interrupted copy left");
+        .assert_says("removed a leftover of an interrupted copy");
 }
 
 #[test]

@@ -208,12 +208,7 @@ fn another_name_of_roots_file_is_not_replaced() {
             let planted = format!("{directory}/tool");
             fs::hard_link(&program, guest.path(&planted)).unwrap();
             fs::rename(program, guest.path("elsewhere")).unwrap();
-            assert_refused(
-                &mut guest,
-                &planted,
-                OVERWRITE,
-                "it has another name elsewhere",
-            );
+            assert_refused(&mut guest, &planted, OVERWRITE, "it is a hard link");
         }
     }
     let Some(mut guest) = guest(0o755) else {
@@ -285,7 +280,7 @@ fn a_link_of_a_user_leads_to_what_is_that_users() {
         &mut guest,
         "home/eves/new",
         0,
-        "user 4000001 and user 4000002",
+        "user 4000001 or user 4000002",
     );
 
     let whole = guest.path("home/his/file");

@@ -102,7 +102,7 @@ fn protected_directories_are_refused_at_the_start() {
         };
         let kept = directory.to_str().unwrap();
         let said = format!("the directory {directory:?} is {attribute}");
-        let chattr = format!("before `chattr -{letter}`");
+        let chattr = format!("until `chattr -{letter}`");
         let mut refused = |directory: &str, name: &str, flags| {
             assert_eq!(guest.start_in(directory, name, flags, 1), Status::FAIL);
             let line = guest.log.lines().pop().unwrap();

@@ -27,7 +27,7 @@ fn said(log: &str, words: &str) -> usize {
 }
 
 pub(super) fn stalled(stage: &mut FcopyStage<'_>) -> Result<()> {
-    const ENDED: &str = "the host sent no more of it for 1 s (`idle-limit`)";
+    const ENDED: &str = "the host sent no more data for 1 s (`idle-limit`)";
     configure(stage, "[fcopy]\nidle-limit = 1")?;
     let mut host = stage.connect()?;
     let before = said(&stage.machine().log(), ENDED);
