@@ -131,7 +131,7 @@ impl Drop for Journal {
             directory, name, ..
         } = &self.file
         {
-            // JournalFile that stay name what is gone: the next start drops them.
+            // If it stays, its files are gone, and the next start removes it.
             let _ = unlinkat(directory, &**name, AtFlags::empty());
         }
     }
