@@ -13,8 +13,8 @@ use hyperv_vmbus::mapping::MappedRings;
 use hyperv_vmbus::ring::RingMemory;
 
 use crate::files::Files;
-use crate::held::Held;
 use crate::network::Network;
+use crate::resources::Resources;
 use crate::volumes::Volumes;
 
 /// A device that the host offers to the guest.
@@ -242,8 +242,8 @@ pub trait Machine {
     /// # Errors
     ///
     /// Where it cannot be looked at.
-    fn held(&self) -> Result<Option<Held>> {
-        self.pid().map(Held::by).transpose()
+    fn resources(&self) -> Result<Option<Resources>> {
+        self.pid().map(Resources::of).transpose()
     }
 
     /// A directory that exists for the program, and under the same path in

@@ -149,7 +149,7 @@ impl BlackBox {
             .add("log", Entry::Link(log.syslog.socket().to_owned()))?;
         let files = directory.path().to_owned();
         let place = (None, files, pools);
-        Ok(Self::furnished(command, guest, log, place, directory))
+        Ok(Self::prepared(command, guest, log, place, directory))
     }
 
     /// A machine in which the program has a root of its own, with no file system
@@ -186,10 +186,10 @@ impl BlackBox {
             .tree
             .add("log", Entry::Link(Path::new("/").join(socket)))?;
         let place = (Some(view), OWN_DIRECTORY.into(), OWN_POOLS.into());
-        Ok(Self::furnished(command, guest, log, place, directory))
+        Ok(Self::prepared(command, guest, log, place, directory))
     }
 
-    fn furnished(
+    fn prepared(
         command: Vec<String>,
         guest: Guest,
         log: Log,

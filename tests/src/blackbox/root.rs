@@ -169,7 +169,7 @@ fn enter<T>(
     // A network of its own makes a sysfs of its own.
     unshare(CloneFlags::CLONE_NEWNET).context("a network of its own")?;
     mount(Some("sys"), "/sys", Some("sysfs"), none, None::<&str>).context("the guest's /sys")?;
-    let furnished = furnish()?;
+    let prepared = furnish()?;
     for (from, to) in [
         ("/sys", "sys"),
         ("/dev", "dev"),
@@ -190,7 +190,7 @@ fn enter<T>(
     umount2(".", MntFlags::MNT_DETACH).context("letting go of the machine's root")?;
     chdir("/")?;
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).context("the root")?;
-    Ok((root, furnished))
+    Ok((root, prepared))
 }
 
 impl Root {
@@ -206,7 +206,7 @@ impl Root {
             programs.push(find(name)?);
         }
         let directory = directory.to_owned();
-        let (root, furnished) = namespace.run(move || enter(&directory, &programs, furnish))??;
+        let (root, prepared) = namespace.run(move || enter(&directory, &programs, furnish))??;
         let view = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
         // From here on that thread can start no other.
         let init = namespace.run(|| {
@@ -226,7 +226,7 @@ impl Root {
             init: Some(init),
         };
         root.wait_for_init()?;
-        Ok((root, furnished))
+        Ok((root, prepared))
     }
 
     fn wait_for_init(&mut self) -> Result<()> {

@@ -1,8 +1,8 @@
-//! What happens to the agent in a round: made from the dice alone, so that a seed
+//! What happens to the agent in a round: made from the rng alone, so that a seed
 //! gives the same list each time.
 
-use super::dice::Dice;
-use super::said::{self, Places, Said, Which};
+use super::messages::{self, Message, Places, ServiceKind};
+use super::rng::Rng;
 use crate::scenario::Transport;
 
 /// Actions in a round.
@@ -10,13 +10,13 @@ pub(super) const ACTIONS: usize = 80;
 
 /// Devices that the host may offer: two of each service, the second one over rings
 /// only.
-pub(super) const SEATS: [Which; 6] = [
-    Which::Fcopy,
-    Which::Kvp,
-    Which::Vss,
-    Which::Fcopy,
-    Which::Kvp,
-    Which::Vss,
+pub(super) const DEVICES: [ServiceKind; 6] = [
+    ServiceKind::Fcopy,
+    ServiceKind::Kvp,
+    ServiceKind::Vss,
+    ServiceKind::Fcopy,
+    ServiceKind::Kvp,
+    ServiceKind::Vss,
 ];
 
 /// The first of the devices that are over rings only.
@@ -25,19 +25,19 @@ pub(super) const SECOND: usize = 3;
 /// One thing that happens.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
-    /// At a device, by its place in [`SEATS`].
-    At(usize, Move),
+    /// At a device, by its place in [`DEVICES`].
+    At(usize, HostAction),
     /// To the agent.
-    Agent(Order),
+    Agent(AgentAction),
     /// By a local user or another program.
-    Local(Deed),
+    Local(LocalAction),
     /// Nothing, for so many milliseconds.
     Pause(u8),
 }
 
 /// What the host does at a device. One that is not there is passed over.
 #[derive(Debug, Clone)]
-pub(super) enum Move {
+pub(super) enum HostAction {
     /// Offers it, if it is not there; the number is that of `/dev/uioN`, within
     /// the device's own.
     Offer(Transport, u32),
@@ -45,9 +45,9 @@ pub(super) enum Move {
     /// Waits a little for the guest to open it.
     Await,
     /// Sends a message, so many times, without a look at replies.
-    Say(Said, usize),
+    Send(Message, usize),
     /// Sends a message and forgets to interrupt the guest.
-    SayQuietly(Said),
+    SendQuietly(Message),
     /// Takes up to so many replies; a little is waited for the first.
     Read(usize),
     /// Sends a packet of this type, which is no message.
@@ -83,7 +83,7 @@ pub(super) enum Spoil {
 
 /// What happens to the agent.
 #[derive(Debug, Clone)]
-pub(super) enum Order {
+pub(super) enum AgentAction {
     Start,
     Stop,
     Rescan,
@@ -106,7 +106,7 @@ pub(super) struct Change {
 
 /// What somebody else does on the machine.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Deed {
+pub(super) enum LocalAction {
     /// Removes all that was copied.
     Clear,
     /// A link to outside, where the host may copy to.
@@ -128,127 +128,127 @@ pub(super) enum Deed {
 }
 
 /// The actions of a round.
-pub(super) fn round(dice: &mut Dice, places: &Places) -> Vec<Action> {
+pub(super) fn round(rng: &mut Rng, places: &Places) -> Vec<Action> {
     // Most devices are there from the beginning.
     let mut actions = Vec::new();
-    for seat in 0..SEATS.len() {
-        if !dice.one_in(3) {
-            actions.push(Action::At(seat, offer(dice, seat)));
+    for device in 0..DEVICES.len() {
+        if !rng.one_in(3) {
+            actions.push(Action::At(device, offer(rng, device)));
         }
     }
     // What comes before the guest has opened a device says nothing.
-    for seat in 0..SEATS.len() {
-        if !dice.one_in(4) {
-            actions.push(Action::At(seat, Move::Await));
+    for device in 0..DEVICES.len() {
+        if !rng.one_in(4) {
+            actions.push(Action::At(device, HostAction::Await));
         }
     }
     let mut step = 0;
     while actions.len() < ACTIONS {
-        actions.push(match dice.below(40) {
-            0 => Action::Agent(order(dice)),
-            1 => Action::Local(deed(dice)),
-            2 => Action::Pause(dice.byte() % 6),
+        actions.push(match rng.below(40) {
+            0 => Action::Agent(order(rng)),
+            1 => Action::Local(local_action(rng)),
+            2 => Action::Pause(rng.byte() % 6),
             3..=9 => {
                 step = (step + 1) % 6;
-                let said = said::copy_step(dice, step, places);
-                Action::At(0, Move::Say(said, 1))
+                let message = messages::copy_step(rng, step, places);
+                Action::At(0, HostAction::Send(message, 1))
             }
             _ => {
-                let seat = dice.below(SEATS.len());
-                Action::At(seat, made(dice, seat, places))
+                let device = rng.below(DEVICES.len());
+                Action::At(device, made(rng, device, places))
             }
         });
     }
     actions
 }
 
-fn offer(dice: &mut Dice, seat: usize) -> Move {
-    let rings = dice.pick(68 << 10, &[16 << 10, 20 << 10, 68 << 10, 256 << 10]);
-    let transport = match seat < SECOND && dice.one_in(3) {
+fn offer(rng: &mut Rng, device: usize) -> HostAction {
+    let rings = rng.pick(68 << 10, &[16 << 10, 20 << 10, 68 << 10, 256 << 10]);
+    let transport = match device < SECOND && rng.one_in(3) {
         true => Transport::HvUtil,
         false => Transport::Uio(rings),
     };
-    Move::Offer(transport, u32::from(dice.byte() % 3))
+    HostAction::Offer(transport, u32::from(rng.byte() % 3))
 }
 
-fn made(dice: &mut Dice, seat: usize, places: &Places) -> Move {
-    let which = SEATS.get(seat).copied().unwrap_or(Which::Fcopy);
-    match dice.below(40) {
-        0 | 1 => offer(dice, seat),
-        2 => Move::Await,
-        3 => Move::Rescind,
-        4 => Move::SayQuietly(said::request(dice, which, places)),
-        5 | 6 => Move::Interrupt,
-        7 => Move::Mask(dice.one_in(2)),
-        8 => Move::NoFlowControl,
-        9 => Move::AwaitRoom(dice.pick(u32::MAX, &[0, 8, 4096, 1 << 20])),
-        10 => Move::Packet(u16::from(dice.byte() % 12), dice.bytes(64)),
-        11 => Move::Packet(6, vec![1; 8 * (seat % 4)]),
-        12 => Move::Refuse,
-        13 | 14 => Move::Spoil(spoil(dice)),
-        15 | 16 => Move::Say(said::request(dice, which, places), 1 + dice.below(60)),
-        17..=21 => Move::Say(said::negotiation(dice, which), 1),
-        22..=27 => Move::Read(1 + dice.below(20)),
-        _ => Move::Say(said::request(dice, which, places), 1),
+fn made(rng: &mut Rng, device: usize, places: &Places) -> HostAction {
+    let which = DEVICES.get(device).copied().unwrap_or(ServiceKind::Fcopy);
+    match rng.below(40) {
+        0 | 1 => offer(rng, device),
+        2 => HostAction::Await,
+        3 => HostAction::Rescind,
+        4 => HostAction::SendQuietly(messages::request(rng, which, places)),
+        5 | 6 => HostAction::Interrupt,
+        7 => HostAction::Mask(rng.one_in(2)),
+        8 => HostAction::NoFlowControl,
+        9 => HostAction::AwaitRoom(rng.pick(u32::MAX, &[0, 8, 4096, 1 << 20])),
+        10 => HostAction::Packet(u16::from(rng.byte() % 12), rng.bytes(64)),
+        11 => HostAction::Packet(6, vec![1; 8 * (device % 4)]),
+        12 => HostAction::Refuse,
+        13 | 14 => HostAction::Spoil(spoil(rng)),
+        15 | 16 => HostAction::Send(messages::request(rng, which, places), 1 + rng.below(60)),
+        17..=21 => HostAction::Send(messages::negotiation(rng, which), 1),
+        22..=27 => HostAction::Read(1 + rng.below(20)),
+        _ => HostAction::Send(messages::request(rng, which, places), 1),
     }
 }
 
-fn spoil(dice: &mut Dice) -> Spoil {
-    let index = dice.pick(u32::MAX, &[0, 4, 8, 16, 0x8000_0000, 0xffff_fff8]);
-    let index = match dice.one_in(2) {
+fn spoil(rng: &mut Rng) -> Spoil {
+    let index = rng.pick(u32::MAX, &[0, 4, 8, 16, 0x8000_0000, 0xffff_fff8]);
+    let index = match rng.one_in(2) {
         true => index,
-        false => dice.word() % (1 << 18),
+        false => rng.word() % (1 << 18),
     };
-    match dice.below(6) {
+    match rng.below(6) {
         0 => Spoil::WriteIndex(index),
         1 => Spoil::ReadIndex(index),
         2 => {
-            let mut len = || u16::from(dice.byte() % 12);
+            let mut len = || u16::from(rng.byte() % 12);
             Spoil::Lengths(len(), len())
         }
-        3 => Spoil::Part(8 * dice.below(12)),
-        4 => Spoil::Garbage(dice.bytes(2048), index % (1 << 14)),
-        _ => Spoil::Headers(std::array::from_fn(|_| match dice.one_in(2) {
-            true => dice.word(),
-            false => (dice.word() % (1 << 16)) & !7,
+        3 => Spoil::Part(8 * rng.below(12)),
+        4 => Spoil::Garbage(rng.bytes(2048), index % (1 << 14)),
+        _ => Spoil::Headers(std::array::from_fn(|_| match rng.one_in(2) {
+            true => rng.word(),
+            false => (rng.word() % (1 << 16)) & !7,
         })),
     }
 }
 
-fn order(dice: &mut Dice) -> Order {
-    match dice.below(8) {
-        0 => Order::Stop,
-        1 => Order::Start,
-        2 | 3 => Order::Rescan,
-        _ => Order::Reload(Change {
-            services: match dice.one_in(2) {
-                true => dice.byte(),
+fn order(rng: &mut Rng) -> AgentAction {
+    match rng.below(8) {
+        0 => AgentAction::Stop,
+        1 => AgentAction::Start,
+        2 | 3 => AgentAction::Rescan,
+        _ => AgentAction::Reload(Change {
+            services: match rng.one_in(2) {
+                true => rng.byte(),
                 false => u8::MAX,
             },
-            unreadable: dice.one_in(8),
-            sync: dice.one_in(2),
-            max_size: dice.pick(None, &[Some(0), Some(1000), Some(1 << 20)]),
-            published: dice.below(5),
-            freeze_limit: dice.pick(600_000, &[1, 20]),
+            unreadable: rng.one_in(8),
+            sync: rng.one_in(2),
+            max_size: rng.pick(None, &[Some(0), Some(1000), Some(1 << 20)]),
+            published: rng.below(5),
+            freeze_limit: rng.pick(600_000, &[1, 20]),
         }),
     }
 }
 
-fn deed(dice: &mut Dice) -> Deed {
-    let pool = dice.byte() % 5;
-    match dice.below(8) {
-        0 => Deed::Clear,
-        1 => Deed::Link,
-        2 => Deed::DirectoryLink,
-        3 => Deed::Fifo,
-        4 => Deed::Directory(dice.below(5)),
-        5 => Deed::Pool {
+fn local_action(rng: &mut Rng) -> LocalAction {
+    let pool = rng.byte() % 5;
+    match rng.below(8) {
+        0 => LocalAction::Clear,
+        1 => LocalAction::Link,
+        2 => LocalAction::DirectoryLink,
+        3 => LocalAction::Fifo,
+        4 => LocalAction::Directory(rng.below(5)),
+        5 => LocalAction::Pool {
             pool,
-            bytes: dice.below(6000),
-            append: dice.one_in(2),
+            bytes: rng.below(6000),
+            append: rng.one_in(2),
         },
-        6 => Deed::CutPool(pool, dice.below(6000) as u64),
-        _ => Deed::RemovePool(pool),
+        6 => LocalAction::CutPool(pool, rng.below(6000) as u64),
+        _ => LocalAction::RemovePool(pool),
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
 
     fn actions(seed: u64, number: u64) -> String {
         let places = Places::new(Path::new("/inside"), Path::new("/outside"));
-        format!("{:?}", round(&mut Dice::new(seed, number), &places))
+        format!("{:?}", round(&mut Rng::new(seed, number), &places))
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         for kind in [
             "Offer",
             "Rescind",
-            "SayQuietly",
+            "SendQuietly",
             "Read(",
             "Packet(",
             "Interrupt",

@@ -13,10 +13,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use super::action::{Action, Change, Deed, Move, Order, SEATS, SECOND};
-use super::dice::Dice;
-use super::said::{NAME, Places};
-use super::seat::Seat;
+use super::action::{Action, AgentAction, Change, DEVICES, HostAction, LocalAction, SECOND};
+use super::host_device::HostDevice;
+use super::messages::{NAME, Places};
+use super::rng::Rng;
 use crate::inprocess::InProcess;
 use crate::kvp::pool;
 use crate::port::Machine;
@@ -24,10 +24,10 @@ use crate::port::Machine;
 /// A machine, its devices, and a directory that is none of its.
 pub(super) struct Guest {
     pub(super) machine: InProcess,
-    pub(super) seats: Vec<Seat>,
+    pub(super) devices: Vec<HostDevice>,
     pub(super) outside: TempDir,
     /// Random bytes of other programs.
-    dice: Dice,
+    rng: Rng,
     config: Config,
     pub(super) running: bool,
 }
@@ -51,9 +51,9 @@ impl Guest {
         drop(setup);
         Ok(Self {
             machine,
-            seats: Seat::all(),
+            devices: HostDevice::all(),
             outside,
-            dice: Dice::new(0, 0),
+            rng: Rng::new(0, 0),
             config,
             running: false,
         })
@@ -80,7 +80,9 @@ impl Guest {
         if self.running {
             self.running = false;
             self.machine.stop()?;
-            self.seats.iter_mut().try_for_each(Seat::excuse)?;
+            self.devices
+                .iter_mut()
+                .try_for_each(HostDevice::allow_close)?;
         }
         Ok(())
     }
@@ -92,7 +94,7 @@ impl Guest {
         setup.config = self.config.clone();
         setup.unreadable = false;
         drop(setup);
-        self.seats.iter_mut().for_each(Seat::excuse_nothing);
+        self.devices.iter_mut().for_each(HostDevice::forbid_close);
         self.machine.reload();
         self.start()
     }
@@ -100,35 +102,35 @@ impl Guest {
     pub(super) fn play(&mut self, action: &Action) -> Result<()> {
         match action {
             Action::At(place, what) => {
-                if matches!(what, Move::Offer(..) | Move::Rescind) {
-                    if let Some(other) = self.seats.get_mut((place + SECOND) % SEATS.len()) {
+                if matches!(what, HostAction::Offer(..) | HostAction::Rescind) {
+                    if let Some(other) = self.devices.get_mut((place + SECOND) % DEVICES.len()) {
                         if other.is_character_device() {
                             // A character device is served only while there are no rings of
                             // the same service.
-                            other.excuse_all()?;
+                            other.allow_close_all_round()?;
                         }
                     }
                 }
-                match self.seats.get_mut(*place) {
-                    Some(seat) => seat.play(&mut self.machine, what),
+                match self.devices.get_mut(*place) {
+                    Some(device) => device.play(&mut self.machine, what),
                     None => Ok(()),
                 }
             }
-            Action::Agent(Order::Start) => {
+            Action::Agent(AgentAction::Start) => {
                 self.machine.setup().unreadable = false;
                 self.start()
             }
-            Action::Agent(Order::Stop) => self.stop(),
-            Action::Agent(Order::Rescan) => {
+            Action::Agent(AgentAction::Stop) => self.stop(),
+            Action::Agent(AgentAction::Rescan) => {
                 self.machine.rescan();
                 Ok(())
             }
-            Action::Agent(Order::Reload(change)) => {
+            Action::Agent(AgentAction::Reload(change)) => {
                 self.change(change)?;
                 self.machine.reload();
                 Ok(())
             }
-            Action::Local(deed) => self.commit(*deed),
+            Action::Local(action) => self.commit(*action),
             Action::Pause(milliseconds) => {
                 std::thread::sleep(Duration::from_millis((*milliseconds).into()));
                 Ok(())
@@ -138,7 +140,9 @@ impl Guest {
 
     fn change(&mut self, change: &Change) -> Result<()> {
         if change.services != u8::MAX {
-            self.seats.iter_mut().try_for_each(Seat::excuse_all)?;
+            self.devices
+                .iter_mut()
+                .try_for_each(HostDevice::allow_close_all_round)?;
         }
         let mut setup = self.machine.setup();
         let on = |place: usize| change.services >> place & 1 == 1;
@@ -156,21 +160,21 @@ impl Guest {
 
     /// Does what a local user or another program may do. That there is something
     /// of that name already, or nothing, does not matter.
-    fn commit(&mut self, deed: Deed) -> Result<()> {
+    fn commit(&mut self, action: LocalAction) -> Result<()> {
         let inside = |name: &str| self.inside().join(format!("{NAME}{name}"));
         let pool = |pool: u8| self.machine.pools().join(pool::file(pool));
-        let done = match deed {
-            Deed::Clear => clear(self.inside()),
-            Deed::Link => symlink(self.outside.path().join("kept"), inside("link")),
-            Deed::DirectoryLink => symlink(self.outside.path(), inside("link")),
-            Deed::Fifo => mkfifo(&inside("fifo"), Mode::S_IRWXU).map_err(Into::into),
-            Deed::Directory(name) => fs::create_dir(inside(&name.to_string())),
-            Deed::Pool {
+        let done = match action {
+            LocalAction::Clear => clear(self.inside()),
+            LocalAction::Link => symlink(self.outside.path().join("kept"), inside("link")),
+            LocalAction::DirectoryLink => symlink(self.outside.path(), inside("link")),
+            LocalAction::Fifo => mkfifo(&inside("fifo"), Mode::S_IRWXU).map_err(Into::into),
+            LocalAction::Directory(name) => fs::create_dir(inside(&name.to_string())),
+            LocalAction::Pool {
                 pool: number,
                 bytes,
                 append,
             } => {
-                let bytes = self.dice.bytes(bytes);
+                let bytes = self.rng.bytes(bytes);
                 let mut options = OpenOptions::new();
                 options
                     .write(true)
@@ -178,17 +182,17 @@ impl Guest {
                     .open(pool(number))
                     .and_then(|mut file: File| file.write_all(&bytes))
             }
-            Deed::CutPool(number, len) => {
+            LocalAction::CutPool(number, len) => {
                 let file = OpenOptions::new().write(true).open(pool(number));
                 file.and_then(|file| file.set_len(len))
             }
-            Deed::RemovePool(number) => fs::remove_file(pool(number)),
+            LocalAction::RemovePool(number) => fs::remove_file(pool(number)),
         };
         match done {
             Err(error)
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) =>
             {
-                Err(error).with_context(|| format!("{deed:?}"))
+                Err(error).with_context(|| format!("{action:?}"))
             }
             _ => Ok(()),
         }

@@ -3,24 +3,24 @@
 //! be as it should.
 //!
 //! A round is a list of actions (`action`), made from the seed and the round's number
-//! alone by the `dice`; `said` has the messages among them. `seat` plays what
+//! alone by the `rng`; `messages` has the messages among them. `device` plays what
 //! happens at one device, `guest` the rest, and `oracle` says what must be so.
 
 mod action;
-mod dice;
 mod guest;
+mod host_device;
+mod messages;
 mod oracle;
-mod said;
-mod seat;
+mod rng;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 
 use crate::port::Machine as _;
-use dice::Dice;
 use guest::Guest;
-use oracle::Holds;
+use oracle::ProcessResources;
+use rng::Rng;
 
 /// After so many rounds the machine is made anew.
 const ROUNDS: u64 = 64;
@@ -90,7 +90,11 @@ pub fn run(options: Options) -> Result<Played> {
                 break;
             }
         }
-        played.replies += guest.seats.iter().map(seat::Seat::replies).sum::<u64>();
+        played.replies += guest
+            .devices
+            .iter()
+            .map(host_device::HostDevice::replies)
+            .sum::<u64>();
         guest.stop()?;
     }
     Ok(played)
@@ -101,9 +105,9 @@ fn play(
     seed: u64,
     round: u64,
     done: u64,
-    held: Option<Holds>,
-) -> Result<Option<Holds>> {
-    let actions = action::round(&mut Dice::new(seed, round), &guest.places());
+    held: Option<ProcessResources>,
+) -> Result<Option<ProcessResources>> {
+    let actions = action::round(&mut Rng::new(seed, round), &guest.places());
     let fail = |guest: &Guest, place: String, upto: usize, error: Error| {
         let from = upto.saturating_sub(TOLD);
         let numbered = actions.iter().enumerate().take(upto).skip(from);
@@ -122,7 +126,9 @@ fn play(
         return Err(fail(guest, "before it".to_owned(), 0, error).into());
     }
     for (number, action) in actions.iter().enumerate() {
-        let played = guest.play(action).and_then(|()| oracle::lives(guest));
+        let played = guest
+            .play(action)
+            .and_then(|()| oracle::expect_running(guest));
         if let Err(error) = played {
             return Err(fail(guest, format!("action {number}"), number + 1, error).into());
         }

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::guest::{Guest, clear, tree};
-use super::said::NAME;
-use super::seat::Seat;
+use super::host_device::HostDevice;
+use super::messages::NAME;
 use crate::fcopy::{Fcopy, FcopyHost, Start};
-use crate::held::{Held, children};
 use crate::host::{Protocol, Service, ServiceHost};
 use crate::kvp::{Kvp, KvpHost};
 use crate::port::{Device, Machine};
+use crate::resources::{Resources, children};
 use crate::scenario::{OPEN_TIME, Pattern, Transport};
 use crate::vss::{Vss, VssHost};
 use crate::wait::until;
@@ -44,7 +44,7 @@ pub(super) fn note_panics() {
 }
 
 /// Expects that nothing has panicked, and that the agent runs where it is to.
-pub(super) fn lives(guest: &mut Guest) -> Result<()> {
+pub(super) fn expect_running(guest: &mut Guest) -> Result<()> {
     let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(
         panics.is_empty(),
@@ -61,15 +61,15 @@ pub(super) fn lives(guest: &mut Guest) -> Result<()> {
 
 /// What this process, in which the agent is, holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Holds {
+pub(super) struct ProcessResources {
     descriptors: usize,
     threads: usize,
     children: usize,
 }
 
-impl Holds {
+impl ProcessResources {
     fn now() -> Result<Self> {
-        let held = Held::by(std::process::id())?;
+        let held = Resources::of(std::process::id())?;
         Ok(Self {
             descriptors: held.descriptors,
             threads: held.threads,
@@ -101,16 +101,16 @@ impl Holds {
 pub(super) fn expect_order(
     guest: &mut Guest,
     round: u64,
-    before: Option<Holds>,
-) -> Result<Option<Holds>> {
+    before: Option<ProcessResources>,
+) -> Result<Option<ProcessResources>> {
     if guest.running {
-        for seat in &mut guest.seats {
-            seat.settle()?;
+        for device in &mut guest.devices {
+            device.settle()?;
         }
     }
-    guest.seats.iter_mut().try_for_each(Seat::rescind)?;
+    guest.devices.iter_mut().try_for_each(HostDevice::rescind)?;
     guest.settle()?;
-    lives(guest)?;
+    expect_running(guest)?;
     expect_nothing_elsewhere(guest)?;
     expect_no_leftovers(guest)?;
     clear(guest.inside())?;
@@ -122,12 +122,12 @@ pub(super) fn expect_order(
     expect_copies(guest, way(0))?;
     expect_pairs(guest, way(1))?;
     expect_backups(guest, way(2))?;
-    lives(guest)?;
+    expect_running(guest)?;
     clear(guest.inside())?;
     // Look-ups of names and what else takes its time has begun only by now.
     match round < WARM_UP {
         true => Ok(None),
-        false => Holds::flat(before).map(Some),
+        false => ProcessResources::flat(before).map(Some),
     }
 }
 
@@ -169,7 +169,7 @@ fn connect<P: Protocol>(device: &dyn Device) -> Result<ServiceHost<P>> {
 fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
     ensure!(
         came == expected,
-        "expected {expected:?} for {what}; the guest said {came:?}"
+        "expected {expected:?} for {what}; the guest replied {came:?}"
     );
     Ok(())
 }
@@ -197,7 +197,7 @@ fn expect_pairs(guest: &mut Guest, transport: Transport) -> Result<()> {
         let value = host.get(0, KEY)?;
         ensure!(
             value.as_deref() == Ok("it does"),
-            "expected the value that was set; the guest said {value:?}"
+            "expected the value that was set; the guest replied {value:?}"
         );
         expect(host.delete(0, KEY)?, Status::OK, "a DELETE")
     })

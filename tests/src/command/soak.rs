@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hyperv_sim::soak::{self, Lap, Options};
+use hyperv_sim::soak::{self, Options, Round};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -53,18 +53,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         reloads: arguments.reloads,
         laps: arguments.laps,
     };
-    println!("lap  seconds  descriptors  threads  processes  KiB in use  bytes of log");
-    soak::run(&command, options, &mut |lap: &Lap| {
-        let holding = lap.holding;
+    println!("round  seconds  descriptors  threads  processes  KiB in use  bytes of log");
+    soak::run(&command, options, &mut |round: &Round| {
+        let totals = round.totals;
         println!(
             "{:3}  {:7.1}  {:11}  {:7}  {:9}  {:10}  {:12}",
-            lap.number,
-            lap.seconds,
-            holding.descriptors,
-            holding.threads,
-            holding.processes,
-            holding.memory,
-            holding.log
+            round.number,
+            round.seconds,
+            totals.descriptors,
+            totals.threads,
+            totals.processes,
+            totals.memory,
+            totals.log
         );
     })?;
     println!(

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::actions::Who;
-use crate::scenario::vss::shelf::{IN_A_FILE, Kind, MOUNTS, NOTES, Shelf};
+use crate::scenario::vss::file_systems::{FileSystems, IN_A_FILE, Kind, MOUNTS, NOTES};
 use crate::scenario::{SETTLE_TIME, VssStage};
 use crate::wait::until;
 
@@ -68,7 +68,7 @@ done
 
 /// The file systems of the guest, and its processes.
 pub(super) struct Guest {
-    shelf: Shelf,
+    file_systems: FileSystems,
     points: Vec<String>,
     /// What is mounted when nothing is done.
     mounted: String,
@@ -76,29 +76,29 @@ pub(super) struct Guest {
 
 impl Guest {
     pub(super) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
-        let shelf = Shelf::new(stage)?;
-        shelf.own_switch()?;
+        let file_systems = FileSystems::new(stage)?;
+        file_systems.own_rcu_expedited()?;
         let mut points = vec![
-            shelf.make(Kind::Ext4, "one")?,
-            shelf.make(Kind::Xfs, "two")?,
+            file_systems.make(Kind::Ext4, "one")?,
+            file_systems.make(Kind::Xfs, "two")?,
         ];
-        let below = shelf.make(Kind::Ext4, "below")?;
+        let below = file_systems.make(Kind::Ext4, "below")?;
         let upper = format!("{MOUNTS}/upper");
-        shelf.script(IN_A_FILE, &[&upper, &below])?;
+        file_systems.script(IN_A_FILE, &[&upper, &below])?;
         points.push(upper);
-        points.extend(shelf.root()?);
-        shelf.configure(CONFIGURATION)?;
+        points.extend(file_systems.root()?);
+        file_systems.configure(CONFIGURATION)?;
         for hook in ["10-first", "20-second"] {
             let path = format!("/etc/hyperv-agent/vss.d/{hook}");
-            shelf.write(&path, HOOK)?;
-            shelf.script("chmod 755 \"$0\"", &[&path])?;
+            file_systems.write(&path, HOOK)?;
+            file_systems.script("chmod 755 \"$0\"", &[&path])?;
         }
         for point in ["/mnt/vss/one", "/mnt/vss/two"] {
-            shelf.script(WRITER, &[point])?;
+            file_systems.script(WRITER, &[point])?;
         }
-        let mounted = shelf.script("cat /proc/self/mountinfo", &[])?;
+        let mounted = file_systems.script("cat /proc/self/mountinfo", &[])?;
         Ok(Self {
-            shelf,
+            file_systems,
             points,
             mounted,
         })
@@ -114,31 +114,31 @@ impl Guest {
             Who::WriteOut => ("vss-write-ou[t]", "."),
             Who::Client => ("bin/hyperv-agen[t]", "tha[w]\\|rehears[e]"),
         };
-        let sent = self.shelf.script(SIGNAL, &[signal, one, other])?;
+        let sent = self.file_systems.script(SIGNAL, &[signal, one, other])?;
         Ok(sent.lines().count())
     }
 
     /// Lets what carries another file system stand still.
     pub(super) fn hang(&self) -> Result<()> {
-        self.shelf.freeze("/mnt/vss/below")
+        self.file_systems.freeze("/mnt/vss/below")
     }
 
     /// Lets it go on.
     pub(super) fn go_on(&self) -> Result<()> {
-        self.shelf.thaw("/mnt/vss/below")
+        self.file_systems.thaw("/mnt/vss/below")
     }
 
     /// Runs the program in the background.
     pub(super) fn begin(&self, arguments: &[&str]) -> Result<()> {
         let script = "\"$0\" \"$@\" >/dev/null 2>&1 </dev/null &";
-        self.shelf
-            .script(script, &[&[self.shelf.path()], arguments].concat())
+        self.file_systems
+            .script(script, &[&[self.file_systems.path()], arguments].concat())
             .map(drop)
     }
 
     /// What was written so far. It does not change while all is frozen.
     pub(super) fn written(&self) -> Result<String> {
-        self.shelf
+        self.file_systems
             .script("cat /mnt/vss/one/count /mnt/vss/two/count", &[])
     }
 
@@ -151,40 +151,42 @@ impl Guest {
     }
 
     pub(super) fn expect_frozen(&self) -> Result<()> {
-        self.shelf.expect_frozen(&self.points, "after a FREEZE")
+        self.file_systems
+            .expect_frozen(&self.points, "after a FREEZE")
     }
 
     /// Expects all to be thawed soon, and to take what is written.
     pub(super) fn expect_thawed(&self, when: &str) -> Result<()> {
-        self.shelf.wait_thawed(&self.points, when)?;
+        self.file_systems.wait_thawed(&self.points, when)?;
         let script = r#"for point in "$0" "$@"; do
             dd if=/dev/zero of="$point/written" bs=1k count=4 conv=fsync 2>&1 || exit; done"#;
         let points: Vec<_> = self.points.iter().map(String::as_str).collect();
-        self.shelf.script(script, &points).map(drop)
+        self.file_systems.script(script, &points).map(drop)
     }
 
     /// Expects that nothing is left of what was done.
     pub(super) fn expect_clean(&self) -> Result<()> {
-        self.shelf.expect_calm("after the thaw")?;
+        self.file_systems
+            .expect_rcu_expedited_off("after the thaw")?;
         let note = "! cat /run/hyperv-agent/vss-frozen 2>/dev/null";
-        self.shelf
+        self.file_systems
             .script(note, &[])
             .context("the record of frozen file systems is still there")?;
-        let mounted = self.shelf.script("cat /proc/self/mountinfo", &[])?;
+        let mounted = self.file_systems.script("cat /proc/self/mountinfo", &[])?;
         ensure!(
             mounted == self.mounted,
             "something is mounted that was not: {mounted}"
         );
         let mut stray = String::new();
         let settled = until(SETTLE_TIME, "no process but those that serve", || {
-            stray = self.shelf.script(STRAY, &[])?;
+            stray = self.file_systems.script(STRAY, &[])?;
             Ok(stray.is_empty().then_some(()))
         });
         settled.with_context(|| format!("there are: {}", stray.trim().replace('\n', ", ")))?;
         let holds = r#"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -e '-> /mnt/vss/[a-z]*$' || :"#;
         let mut held = String::new();
         until(SETTLE_TIME, "nobody to hold a file system", || {
-            held = self.shelf.script(holds, &[])?;
+            held = self.file_systems.script(holds, &[])?;
             Ok(held.is_empty().then_some(()))
         })
         .with_context(|| held.clone())?;
@@ -196,7 +198,7 @@ impl Guest {
         for hook in ["10-first", "20-second"] {
             let notes = format!("{NOTES}/told.{hook}");
             let script = "cat \"$0\" 2>/dev/null; rm -f \"$0\"";
-            let told = self.shelf.script(script, &[&notes])?;
+            let told = self.file_systems.script(script, &[&notes])?;
             let told: Vec<_> = told.lines().collect();
             let twice = told.windows(2).any(|pair| pair == ["freeze", "freeze"]);
             ensure!(

@@ -9,9 +9,9 @@ use hyperv_vmbus::ic::Status;
 
 use super::actions::{Action, Step, Who};
 use super::guest::Guest;
-use crate::held::Held;
 use crate::host::ServiceHost;
 use crate::port::Machine;
+use crate::resources::Resources;
 use crate::scenario::{SETTLE_TIME, Transport, VssStage};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
@@ -43,7 +43,7 @@ pub(super) struct Rounds<'r, 'm> {
     /// It was started, and not told to end.
     runs: bool,
     /// What the program holds when it has nothing to do, by its process.
-    idle: Option<(u32, Held)>,
+    idle: Option<(u32, Resources)>,
     done: Vec<String>,
 }
 
@@ -328,7 +328,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
     fn expect_as_idle(&mut self) -> Result<()> {
         let machine = self.stage.machine();
         let process = machine.pid().context("the program has ended by itself")?;
-        let now = || Held::by(process);
+        let now = || Resources::of(process);
         let Some((_, before)) = self.idle.filter(|(idle, _)| *idle == process) else {
             self.idle = Some((process, now()?));
             return Ok(());

@@ -18,7 +18,7 @@ use hyperv_vmbus::Channel;
 use hyperv_vmbus::discovery::Roots;
 use slog::Logger;
 
-use super::device::{Announcer, World};
+use super::device::{Announcer, Registry};
 use super::setup::Shared;
 
 /// A running agent.
@@ -29,7 +29,7 @@ pub(super) struct Agent {
 }
 
 /// Opens what the host offers.
-struct Devices(Arc<World>);
+struct Devices(Arc<Registry>);
 
 impl Opener for Devices {
     fn open(
@@ -43,7 +43,7 @@ impl Opener for Devices {
 }
 
 impl Agent {
-    pub(super) fn start(world: &Arc<World>, setup: &Shared, log: Logger) -> Result<Self> {
+    pub(super) fn start(world: &Arc<Registry>, setup: &Shared, log: Logger) -> Result<Self> {
         let (its_setup, tree) = (setup.clone(), world.tree().clone());
         let settings = move || {
             let setup = its_setup.lock();

@@ -21,7 +21,7 @@ use crate::sysfs::Tree;
 pub(super) type Announcer = Box<dyn Fn() + Send>;
 
 /// What is offered to the guest.
-pub(super) struct World {
+pub(super) struct Registry {
     tree: Tree,
     files: PathBuf,
     devices: Mutex<BTreeMap<PathBuf, Arc<Offered>>>,
@@ -39,7 +39,7 @@ fn refused(errno: Errno) -> ChannelError {
     }
 }
 
-impl World {
+impl Registry {
     pub(super) fn new(tree: Tree, files: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             tree,
@@ -94,7 +94,7 @@ impl World {
 /// A device that is offered.
 struct Offered {
     offer: Offer,
-    world: Weak<World>,
+    world: Weak<Registry>,
     state: Mutex<State>,
     opened: Condvar,
     /// That it is gone.

@@ -25,7 +25,7 @@ use crate::port::{Device, Machine, Offer};
 use crate::sysfs::Tree;
 use crate::volumes::Volumes;
 use agent::Agent;
-use device::World;
+use device::Registry;
 pub use log::Sink;
 pub use setup::Setup;
 
@@ -47,7 +47,7 @@ const STOP_TIME: Duration = Duration::from_secs(30);
 
 /// A guest machine within this process.
 pub struct InProcess {
-    world: Arc<World>,
+    world: Arc<Registry>,
     agent: Option<Agent>,
     log: log::Log,
     setup: setup::Shared,
@@ -103,7 +103,7 @@ impl InProcess {
             },
         };
         Ok(Self {
-            world: World::new(Tree::new(home.path())?, files),
+            world: Registry::new(Tree::new(home.path())?, files),
             agent: None,
             log: log::Log::new(),
             setup: setup::Shared::new(Setup {

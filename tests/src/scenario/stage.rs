@@ -125,7 +125,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// Where it, or the program's start, fails.
     pub fn offer_again(&mut self) -> Result<()> {
-        self.put_up()?;
+        self.set_up_stage()?;
         if !self.machine.is_running() {
             ensure!(!self.started, "the program ended by itself");
             self.machine.start().context("starting the program")?;
@@ -142,10 +142,10 @@ impl<'m, P: Protocol> Stage<'m, P> {
     /// Where that fails.
     pub fn offer_only(&mut self) -> Result<()> {
         *self.number += 1;
-        self.put_up()
+        self.set_up_stage()
     }
 
-    fn put_up(&mut self) -> Result<()> {
+    fn set_up_stage(&mut self) -> Result<()> {
         let offer = match self.transport {
             Transport::Uio(ring_len) => P::SERVICE.uio(*self.number, ring_len),
             Transport::HvUtil => P::SERVICE.hvutil(),

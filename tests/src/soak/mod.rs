@@ -4,12 +4,12 @@
 //!
 //! All of it happens to an unmodified program in a root of its own, with file systems
 //! of its own to freeze. The work is done in laps; after each the program holds what
-//! `held` looks at, and that is compared with what it held after the first ones.
+//! `resources` looks at, and that is compared with what it held after the first ones.
 
 mod clock;
-mod held;
-mod line;
 mod pressure;
+mod resources;
+mod service_device;
 
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,9 @@ use crate::port::Machine as _;
 use crate::vss::Vss;
 use crate::wait::until;
 use clock::Clock;
-pub use held::Holding;
-use line::Line;
 use pressure::MemoryCgroup;
+pub use resources::Totals;
+use service_device::ServiceDevice;
 
 /// What is done, all in all.
 #[derive(Debug, Clone, Copy)]
@@ -80,59 +80,59 @@ pub fn unavailable() -> Option<String> {
     blackbox::root_unavailable().or_else(clock::unavailable)
 }
 
-/// Does all of it, and tells what the program holds after each lap.
+/// Does all of it, and tells what the program holds after each round.
 ///
 /// # Errors
 ///
 /// Where the program does not do what it is to, or holds more than before.
-pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Result<()> {
+pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Round)) -> Result<()> {
     let mut soak = Soak::new(command)?;
     let laps = options.laps.max(WARM_UP + 1);
-    let share = |all: u64, lap: u64| all * (lap + 1) / laps - all * lap / laps;
-    let mut before: Option<Holding> = None;
+    let share = |all: u64, round: u64| all * (round + 1) / laps - all * round / laps;
+    let mut before: Option<Totals> = None;
     let begun = Instant::now();
-    for lap in 0..laps {
+    for round in 0..laps {
         let played = soak
-            .lap(
-                share(options.toggles, lap),
-                share(options.freezes, lap),
-                share(options.requests, lap),
-                share(options.reloads, lap),
+            .round(
+                share(options.toggles, round),
+                share(options.freezes, round),
+                share(options.requests, round),
+                share(options.reloads, round),
             )
-            .with_context(|| format!("in lap {lap}"));
+            .with_context(|| format!("in round {round}"));
         if let Err(error) = played {
             let log = soak.machine.log();
             let lines: Vec<&str> = log.lines().rev().take(20).collect();
             let lines: Vec<&str> = lines.into_iter().rev().collect();
             return Err(error.context(format!("the log ends with\n{}", lines.join("\n"))));
         }
-        let holding = soak.settle(before)?;
-        tell(&Lap {
-            number: lap,
+        let totals = soak.settle(before)?;
+        tell(&Round {
+            number: round,
             seconds: begun.elapsed().as_secs_f64(),
-            holding,
+            totals,
         });
         ensure!(
-            holding.log <= LOG,
+            totals.log <= LOG,
             "expected at most {LOG} bytes of log, it has {}",
-            holding.log
+            totals.log
         );
-        if lap + 1 == WARM_UP {
-            before = Some(holding);
+        if round + 1 == WARM_UP {
+            before = Some(totals);
         }
     }
     soak.machine.stop()
 }
 
-/// What was seen after a lap.
+/// What was seen after a round.
 #[derive(Debug, Clone, Copy)]
-pub struct Lap {
+pub struct Round {
     /// From 0.
     pub number: u64,
     /// Since the beginning.
     pub seconds: f64,
     /// What the program holds.
-    pub holding: Holding,
+    pub totals: Totals,
 }
 
 struct Soak {
@@ -140,9 +140,9 @@ struct Soak {
     machine: BlackBox,
     cgroup: Option<MemoryCgroup>,
     clock: Clock,
-    copies: Line<Fcopy>,
-    pairs: Line<Kvp>,
-    backups: Line<Vss>,
+    copies: ServiceDevice<Fcopy>,
+    pairs: ServiceDevice<Kvp>,
+    backups: ServiceDevice<Vss>,
     toggles: u64,
     freezes: u64,
     reloads: u64,
@@ -160,9 +160,9 @@ impl Soak {
         let clock = Clock::new(machine.files())?;
         machine.set_environment(clock::ENVIRONMENT);
         let mut soak = Self {
-            copies: Line::offered(&mut machine, 1)?,
-            pairs: Line::offered(&mut machine, 2)?,
-            backups: Line::offered(&mut machine, 3)?,
+            copies: ServiceDevice::offered(&mut machine, 1)?,
+            pairs: ServiceDevice::offered(&mut machine, 2)?,
+            backups: ServiceDevice::offered(&mut machine, 3)?,
             machine,
             cgroup: MemoryCgroup::new(),
             clock,
@@ -181,7 +181,7 @@ impl Soak {
         Ok(soak)
     }
 
-    fn lap(&mut self, toggles: u64, freezes: u64, requests: u64, reloads: u64) -> Result<()> {
+    fn round(&mut self, toggles: u64, freezes: u64, requests: u64, reloads: u64) -> Result<()> {
         for toggle in 0..toggles {
             self.toggle().with_context(|| format!("toggle {toggle}"))?;
         }
@@ -266,7 +266,7 @@ impl Soak {
     }
 
     /// What the program holds when all is at rest, once it is no more than `before`.
-    fn settle(&mut self, before: Option<Holding>) -> Result<Holding> {
+    fn settle(&mut self, before: Option<Totals>) -> Result<Totals> {
         self.machine
             .volumes()?
             .script(WRITE, &[])
@@ -274,7 +274,7 @@ impl Soak {
         let files = self.machine.files().list(COPIES.as_ref())?;
         ensure!(files.is_empty(), "copies that did not end left {files:?}");
         let pid = self.machine.pid().context("the program ended by itself")?;
-        Holding::settled(pid, before, || self.machine.log().len() as u64)
+        Totals::settled(pid, before, || self.machine.log().len() as u64)
     }
 }
 

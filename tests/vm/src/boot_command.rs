@@ -65,8 +65,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let control = monitor.control();
     let stop = monitor.stopper();
-    let talk = thread::spawn(move || {
-        let talked = talk(&control, &arguments.commands, limit, begun);
+    let send_commands = thread::spawn(move || {
+        let talked = send_commands(&control, &arguments.commands, limit, begun);
         if talked.is_err() {
             stop.stop();
         }
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     });
     let host: Arc<dyn Host> = Arc::new(bus.clone());
     let ending = monitor.run(&host);
-    let talked = talk.join();
+    let talked = send_commands.join();
     println!(
         "{:6.2} s: the guest's VMBus:",
         begun.elapsed().as_secs_f64()
@@ -93,7 +93,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
 
 /// Runs each command by what the guest's first program understands: a line to
 /// run, then lines with `|` before them, and the status with `=` before it.
-fn talk(control: &Control, commands: &[String], limit: Duration, begun: Instant) -> Result<()> {
+fn send_commands(
+    control: &Control,
+    commands: &[String],
+    limit: Duration,
+    begun: Instant,
+) -> Result<()> {
     let greeting = control.read_line(limit).context("booting the guest")?;
     println!("{:6.2} s: {greeting}", begun.elapsed().as_secs_f64());
     for command in commands {

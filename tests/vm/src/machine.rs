@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use hyperv_sim::fcopy::Fcopy;
 use hyperv_sim::files::Files;
-use hyperv_sim::held::Held;
 use hyperv_sim::host::Protocol as _;
 use hyperv_sim::network::Network;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
+use hyperv_sim::resources::Resources;
 use hyperv_sim::scenario::OPEN_TIME;
 use hyperv_sim::volumes::Volumes;
 use hyperv_sim::wait::until;
@@ -148,8 +148,8 @@ impl Machine for VmMachine {
         self.pid().is_some()
     }
 
-    fn held(&self) -> Result<Option<Held>> {
-        self.guest.held()
+    fn resources(&self) -> Result<Option<Resources>> {
+        self.guest.resources()
     }
 
     fn directory(&self) -> &Path {

@@ -16,7 +16,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::subject::Subject;
 use super::table::{Row, medians};
-use super::{Common, FCOPY, Way, at_rest, trace};
+use super::{Common, DeviceKind, FCOPY, at_rest, trace};
 
 /// The pool with many records: the one that the guest writes to.
 const POOL: u8 = 1;
@@ -69,7 +69,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     lists: usize,
     #[command(flatten)]
-    way: Way,
+    way: DeviceKind,
 }
 
 /// What is asked again and again.

@@ -60,13 +60,13 @@ struct Common {
 /// How programs have the device of a service that most of them know as a
 /// character device only.
 #[derive(Debug, Args)]
-struct Way {
+struct DeviceKind {
     /// Over the rings of `/dev/uioN`, for programs that know them.
     #[arg(long)]
     uio: bool,
 }
 
-impl Way {
+impl DeviceKind {
     fn transport(&self) -> Transport {
         match self.uio {
             true => Transport::Uio(RING_LEN),
@@ -122,7 +122,7 @@ fn beside() -> Result<String> {
 /// What programs take that do nothing.
 fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> Result<Vec<Row>> {
     for subject in subjects.iter_mut() {
-        subject.settle();
+        subject.wait_until_idle();
     }
     let before: Vec<_> = subjects.iter_mut().map(Subject::switches).collect();
     thread::sleep(Duration::from_secs(idle));

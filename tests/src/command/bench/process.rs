@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::AddAssign;
 
 use anyhow::{Context, Result};
-use hyperv_sim::held::family;
+use hyperv_sim::resources::family;
 
 /// Memory, in KiB.
 #[derive(Default)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyperv_sim::blackbox::BlackBox;
-use hyperv_sim::held::family;
 use hyperv_sim::host::{Protocol, ServiceHost};
 use hyperv_sim::port::{Device, Machine};
+use hyperv_sim::resources::family;
 use hyperv_sim::scenario::{OPEN_TIME, Transport};
 
 use super::process::{self, Memory};
@@ -104,7 +104,7 @@ impl<P: Protocol> Subject<P> {
 
     /// Lets it come to rest after the last message. A program that never does
     /// is measured as it is.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn wait_until_idle(&mut self) {
         for _ in 0..4 {
             let before = self.switches();
             thread::sleep(REST);

@@ -4,30 +4,30 @@ use anyhow::{Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{VssStage, expect};
-use super::shelf::{Kind, MOUNTS, Shelf};
+use super::file_systems::{FileSystems, Kind, MOUNTS};
 use super::{freeze, round, thaw};
 
 pub(in super::super) fn kinds(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let mut points = Vec::new();
     for kind in Kind::ALL {
-        points.push(shelf.make(kind, kind.name())?);
+        points.push(file_systems.make(kind, kind.name())?);
     }
-    points.extend(shelf.root()?);
+    points.extend(file_systems.root()?);
     let mut host = stage.connect()?;
     for _ in 0..3 {
-        shelf.expect_thawed(&points, "before a FREEZE")?;
-        round(&shelf, &points, &mut host)?;
+        file_systems.expect_thawed(&points, "before a FREEZE")?;
+        round(&file_systems, &points, &mut host)?;
     }
     stage.expect_working(&mut host)
 }
 
 /// The same file system in several places, or parts of it.
 pub(in super::super) fn mounted_often(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (ext4, btrfs) = (
-        shelf.make(Kind::Ext4, "ext4")?,
-        shelf.make(Kind::Btrfs, "btrfs")?,
+        file_systems.make(Kind::Ext4, "ext4")?,
+        file_systems.make(Kind::Btrfs, "btrfs")?,
     );
     let script = r#"
         set -e
@@ -41,13 +41,13 @@ pub(in super::super) fn mounted_often(stage: &mut VssStage<'_>) -> Result<()> {
         mount -t btrfs -o subvol=first "$4" first
         mount -t btrfs -o subvol=second "$4" second
     "#;
-    let (ext4_on, btrfs_on) = (shelf.source(&ext4)?, shelf.source(&btrfs)?);
-    shelf.script(script, &[MOUNTS, &ext4, &ext4_on, &btrfs, &btrfs_on])?;
+    let (ext4_on, btrfs_on) = (file_systems.source(&ext4)?, file_systems.source(&btrfs)?);
+    file_systems.script(script, &[MOUNTS, &ext4, &ext4_on, &btrfs, &btrfs_on])?;
     let points: Vec<String> = ["ext4", "again", "bound", "btrfs", "first", "second"]
         .map(|name| format!("{MOUNTS}/{name}"))
         .into();
     let mut host = stage.connect()?;
-    round(&shelf, &points, &mut host)?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
@@ -76,21 +76,24 @@ const MANY: &str = r#"
 "#;
 
 pub(in super::super) fn many_mounts(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    let mounts: u32 = shelf.script(MANY, &[MOUNTS, &point])?.trim().parse()?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    let mounts: u32 = file_systems
+        .script(MANY, &[MOUNTS, &point])?
+        .trim()
+        .parse()?;
     ensure!(mounts >= 2000, "only {mounts} mounts were made");
     let mut host = stage.connect()?;
     for _ in 0..2 {
-        round(&shelf, &[&point], &mut host)?;
+        round(&file_systems, &[&point], &mut host)?;
     }
     stage.expect_working(&mut host)
 }
 
 /// Were the lower one frozen first, the upper could not be written back to it.
 pub(in super::super) fn loop_files(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let lower = shelf.make(Kind::Ext4, "lower")?;
+    let file_systems = FileSystems::new(stage)?;
+    let lower = file_systems.make(Kind::Ext4, "lower")?;
     let script = r#"
         set -e
         truncate -s 20M "$1/file"
@@ -104,21 +107,21 @@ pub(in super::super) fn loop_files(stage: &mut VssStage<'_>) -> Result<()> {
         echo text >"$0/upper/text"
         echo text >"$1/text"
     "#;
-    shelf.script(script, &[MOUNTS, &lower])?;
+    file_systems.script(script, &[MOUNTS, &lower])?;
     let points = [lower, format!("{MOUNTS}/upper"), format!("{MOUNTS}/above")];
     let mut host = stage.connect()?;
-    round(&shelf, &points, &mut host)?;
-    let last = shelf.script("echo more >\"$0/above/more\" && sync", &[MOUNTS]);
+    round(&file_systems, &points, &mut host)?;
+    let last = file_systems.script("echo more >\"$0/above/more\" && sync", &[MOUNTS]);
     last.map(drop)?;
     stage.expect_working(&mut host)
 }
 
 /// What cannot or need not be frozen stands in nobody's way.
 pub(in super::super) fn others(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (plain, read_only) = (
-        shelf.make(Kind::Ext4, "plain")?,
-        shelf.make(Kind::Xfs, "read-only")?,
+        file_systems.make(Kind::Ext4, "plain")?,
+        file_systems.make(Kind::Xfs, "read-only")?,
     );
     let script = r#"
         set -e
@@ -128,89 +131,89 @@ pub(in super::super) fn others(stage: &mut VssStage<'_>) -> Result<()> {
         mount -t tmpfs memory memory
         mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" over overlay
     "#;
-    shelf.script(script, &[MOUNTS, &plain, &read_only])?;
+    file_systems.script(script, &[MOUNTS, &plain, &read_only])?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    shelf.expect_frozen(&[&plain], "after a FREEZE")?;
-    shelf.expect_thawed(&[&read_only], "after a FREEZE")?;
+    file_systems.expect_frozen(&[&plain], "after a FREEZE")?;
+    file_systems.expect_thawed(&[&read_only], "after a FREEZE")?;
     let script = "echo text >\"$0/memory/text\"";
-    shelf.script(script, &[MOUNTS]).map(drop)?;
+    file_systems.script(script, &[MOUNTS]).map(drop)?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&plain], "after a THAW")?;
+    file_systems.expect_thawed(&[&plain], "after a THAW")?;
     let script = "echo text >\"$0/overlay/text\"";
-    shelf.script(script, &[MOUNTS]).map(drop)?;
+    file_systems.script(script, &[MOUNTS]).map(drop)?;
     stage.expect_working(&mut host)
 }
 
 /// What somebody else froze is not the host's to thaw.
 pub(in super::super) fn beforehand(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (theirs, ours) = (
-        shelf.make(Kind::Ext4, "theirs")?,
-        shelf.make(Kind::Xfs, "ours")?,
+        file_systems.make(Kind::Ext4, "theirs")?,
+        file_systems.make(Kind::Xfs, "ours")?,
     );
     let mut host = stage.connect()?;
-    shelf.freeze(&theirs)?;
+    file_systems.freeze(&theirs)?;
     freeze(&mut host)?;
-    shelf.expect_frozen(&[&theirs, &ours], "after a FREEZE")?;
+    file_systems.expect_frozen(&[&theirs, &ours], "after a FREEZE")?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&ours], "after a THAW")?;
-    shelf.expect_frozen(&[&theirs], "by somebody else, after a THAW")?;
-    shelf.thaw(&theirs)?;
+    file_systems.expect_thawed(&[&ours], "after a THAW")?;
+    file_systems.expect_frozen(&[&theirs], "by somebody else, after a THAW")?;
+    file_systems.thaw(&theirs)?;
     // What they thaw while it is ours is in no consistent backup.
     freeze(&mut host)?;
-    shelf.thaw(&theirs)?;
-    shelf.expect_frozen(&[&ours], "after a FREEZE")?;
+    file_systems.thaw(&theirs)?;
+    file_systems.expect_frozen(&[&ours], "after a FREEZE")?;
     expect(
         host.thaw()?,
         Status::FAIL,
         "a THAW of what somebody else has thawed",
     )?;
-    shelf.expect_thawed(&[&theirs, &ours], "after a THAW")?;
+    file_systems.expect_thawed(&[&theirs, &ours], "after a THAW")?;
     stage.expect_working(&mut host)
 }
 
 pub(in super::super) fn twice(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     // What it is answered with is the guest's affair; it has to be true.
     match host.freeze()? {
-        Status::OK => shelf.expect_frozen(&[&point], "after a second FREEZE")?,
-        _ => shelf.expect_thawed(&[&point], "after a second FREEZE that failed")?,
+        Status::OK => file_systems.expect_frozen(&[&point], "after a second FREEZE")?,
+        _ => file_systems.expect_thawed(&[&point], "after a second FREEZE that failed")?,
     }
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&point], "after one THAW")?;
+    file_systems.expect_thawed(&[&point], "after one THAW")?;
     thaw(&mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// Only what the configuration names.
 pub(in super::super) fn configured(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (a, b, c) = (
-        shelf.make(Kind::Ext4, "data-a")?,
-        shelf.make(Kind::Ext4, "data-b")?,
-        shelf.make(Kind::Xfs, "other")?,
+        file_systems.make(Kind::Ext4, "data-a")?,
+        file_systems.make(Kind::Ext4, "data-b")?,
+        file_systems.make(Kind::Xfs, "other")?,
     );
     let lines = format!(
         "[vss.include]\nmount-points = [\"{MOUNTS}/data-*\"]\n\
          [vss.exclude]\nmount-points = [\"{b}\"]"
     );
-    shelf.configure(&lines)?;
+    file_systems.configure(&lines)?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    shelf.expect_frozen(&[&a], "which is included")?;
-    shelf.expect_thawed(&[&b, &c], "which is not included, or is excluded")?;
+    file_systems.expect_frozen(&[&a], "which is included")?;
+    file_systems.expect_thawed(&[&b, &c], "which is not included, or is excluded")?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&a, &b, &c], "after a THAW")
+    file_systems.expect_thawed(&[&a, &b, &c], "after a THAW")
 }
 
 /// What lies on a stack of devices is frozen before what carries the stack.
 pub(in super::super) fn device_mapper(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let lower = shelf.make(Kind::Xfs, "lower")?;
+    let file_systems = FileSystems::new(stage)?;
+    let lower = file_systems.make(Kind::Xfs, "lower")?;
     let script = r#"
         set -e
         truncate -s 20M "$1/file"
@@ -225,26 +228,26 @@ pub(in super::super) fn device_mapper(stage: &mut VssStage<'_>) -> Result<()> {
         mount -t ext4 /dev/mapper/upper "$0/upper"
         echo text >"$0/upper/text"
     "#;
-    shelf.script(script, &[MOUNTS, &lower])?;
+    file_systems.script(script, &[MOUNTS, &lower])?;
     let points = [lower, format!("{MOUNTS}/upper")];
     let mut host = stage.connect()?;
-    round(&shelf, &points, &mut host)?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// There is nothing in a FAT that a freeze makes whole.
 pub(in super::super) fn fat(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (plain, fat) = (
-        shelf.make(Kind::Ext4, "plain")?,
-        shelf.make_by(&["mkfs.vfat"], "vfat", "fat")?,
+        file_systems.make(Kind::Ext4, "plain")?,
+        file_systems.make_by(&["mkfs.vfat"], "vfat", "fat")?,
     );
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    shelf.expect_frozen(&[&plain], "after a FREEZE")?;
+    file_systems.expect_frozen(&[&plain], "after a FREEZE")?;
     let script = "echo text >\"$0/text\"";
-    shelf.script(script, &[&fat]).map(drop)?;
+    file_systems.script(script, &[&fat]).map(drop)?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&plain], "after a THAW")?;
+    file_systems.expect_thawed(&[&plain], "after a THAW")?;
     stage.expect_working(&mut host)
 }

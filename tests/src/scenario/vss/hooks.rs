@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect, expect_failure};
-use super::shelf::{Kind, NOTES, Shelf};
+use super::file_systems::{FileSystems, Kind, NOTES};
 use super::{freeze, round, thaw};
 use crate::vss::Operation;
 use crate::wait::until;
@@ -17,27 +17,27 @@ const KNOWS: &str = "# hyperv-agent: freeze-failed";
 
 /// Makes a hook that notes its name, what it is told and why, and does what `does`
 /// says.
-fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
+fn hook(file_systems: &FileSystems, name: &str, does: &str) -> Result<()> {
     let notes = format!("echo {name} $1 $HYPERV_AGENT_REASON >>{NOTES}/hooks");
-    hook_of(shelf, name, &format!("#!/bin/sh\n{notes}\n{does}\n"))
+    hook_of(file_systems, name, &format!("#!/bin/sh\n{notes}\n{does}\n"))
 }
 
 /// Makes a hook of this text.
-fn hook_of(shelf: &Shelf, name: &str, text: &str) -> Result<()> {
+fn hook_of(file_systems: &FileSystems, name: &str, text: &str) -> Result<()> {
     let path = format!("{DIRECTORY}/{name}");
-    shelf.write(&path, text)?;
-    shelf.script("chmod 755 \"$0\"", &[&path]).map(drop)
+    file_systems.write(&path, text)?;
+    file_systems.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
 /// What hooks have noted since the last look.
-fn noted(shelf: &Shelf) -> Result<Vec<String>> {
+fn noted(file_systems: &FileSystems) -> Result<Vec<String>> {
     let script = "cat \"$0\" 2>/dev/null; rm -f \"$0\"";
-    let said = shelf.script(script, &[&format!("{NOTES}/hooks")])?;
+    let said = file_systems.script(script, &[&format!("{NOTES}/hooks")])?;
     Ok(said.lines().map(str::to_owned).collect())
 }
 
-fn expect_noted(shelf: &Shelf, expected: &[&str], when: &str) -> Result<()> {
-    let found = noted(shelf)?;
+fn expect_noted(file_systems: &FileSystems, expected: &[&str], when: &str) -> Result<()> {
+    let found = noted(file_systems)?;
     ensure!(
         found == expected,
         "expected the hooks to be told {expected:?} {when}; they were told {found:?}"
@@ -46,43 +46,43 @@ fn expect_noted(shelf: &Shelf, expected: &[&str], when: &str) -> Result<()> {
 }
 
 pub(in super::super) fn in_order(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
     // That it can write shows that nothing is frozen while it runs.
     let writes = format!("echo \"$1\" >{point}/application");
-    hook(&shelf, "10-first", &writes)?;
-    hook(&shelf, "20-second", &writes)?;
-    hook(&shelf, "20-second.dpkg-old", "")?;
-    hook(&shelf, "30-left~", "")?;
+    hook(&file_systems, "10-first", &writes)?;
+    hook(&file_systems, "20-second", &writes)?;
+    hook(&file_systems, "20-second.dpkg-old", "")?;
+    hook(&file_systems, "30-left~", "")?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     expect_noted(
-        &shelf,
+        &file_systems,
         &["10-first freeze", "20-second freeze"],
         "at a FREEZE",
     )?;
-    shelf.expect_frozen(&[&point], "after a FREEZE")?;
+    file_systems.expect_frozen(&[&point], "after a FREEZE")?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&point], "after a THAW")?;
+    file_systems.expect_thawed(&[&point], "after a THAW")?;
     let told = ["20-second thaw thawed", "10-first thaw thawed"];
-    expect_noted(&shelf, &told, "at a THAW")?;
+    expect_noted(&file_systems, &told, "at a THAW")?;
     thaw(&mut host)?;
-    expect_noted(&shelf, &[], "at a THAW of nothing")?;
+    expect_noted(&file_systems, &[], "at a THAW of nothing")?;
     stage.expect_working(&mut host)
 }
 
 /// One that does not let it freeze, by what it does.
 fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hook(&shelf, "05-knows", KNOWS)?;
-    hook(&shelf, "10-first", "")?;
-    hook(&shelf, "20-second", does)?;
-    hook(&shelf, "30-third", "")?;
-    shelf.configure("[vss.hooks]\ntime-limit = 1")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hook(&file_systems, "05-knows", KNOWS)?;
+    hook(&file_systems, "10-first", "")?;
+    hook(&file_systems, "20-second", does)?;
+    hook(&file_systems, "30-third", "")?;
+    file_systems.configure("[vss.hooks]\ntime-limit = 1")?;
     let mut host = stage.connect()?;
     expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
-    shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
+    file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
     let told = [
         "05-knows freeze",
         "10-first freeze",
@@ -91,39 +91,39 @@ fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
         "10-first thaw freeze-failed",
         "05-knows freeze-failed freeze-failed",
     ];
-    expect_noted(&shelf, &told, "at a FREEZE that failed")?;
-    let left = shelf.script("grep -ls '^slee[p]' /proc/[0-9]*/cmdline || :", &[])?;
+    expect_noted(&file_systems, &told, "at a FREEZE that failed")?;
+    let left = file_systems.script("grep -ls '^slee[p]' /proc/[0-9]*/cmdline || :", &[])?;
     ensure!(left.is_empty(), "what the hook started still runs: {left}");
     // The host asks for a thaw even so.
     thaw(&mut host)?;
-    hook(&shelf, "20-second", "")?;
-    noted(&shelf)?;
-    round(&shelf, &[&point], &mut host).context("once the hook lets it be")?;
+    hook(&file_systems, "20-second", "")?;
+    noted(&file_systems)?;
+    round(&file_systems, &[&point], &mut host).context("once the hook lets it be")?;
     stage.expect_working(&mut host)
 }
 
 /// Whoever may write to a hook could run what he likes as root.
-pub(in super::super) fn unsafe_one(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hook(&shelf, "10-first", "")?;
-    hook(&shelf, "20-second", "")?;
+pub(in super::super) fn writable_by_others(stage: &mut VssStage<'_>) -> Result<()> {
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hook(&file_systems, "10-first", "")?;
+    hook(&file_systems, "20-second", "")?;
     let path = format!("{DIRECTORY}/20-second");
     let mut host = stage.connect()?;
     for (worse, better) in [("chmod 777", "chmod 755"), ("chown 1", "chown 0")] {
-        shelf.script(&format!("{worse} \"$0\""), &[&path])?;
+        file_systems.script(&format!("{worse} \"$0\""), &[&path])?;
         expect_failure(host.freeze()?, &format!("a FREEZE after {worse} of a hook"))?;
-        shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
-        let told = noted(&shelf)?;
+        file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
+        let told = noted(&file_systems)?;
         ensure!(
             !told.iter().any(|told| told.starts_with("20-second")),
             "the hook was run after {worse}: {told:?}"
         );
         thaw(&mut host)?;
-        shelf.script(&format!("{better} \"$0\""), &[&path])?;
-        noted(&shelf)?;
-        round(&shelf, &[&point], &mut host).context("once the hook is safe")?;
-        noted(&shelf)?;
+        file_systems.script(&format!("{better} \"$0\""), &[&path])?;
+        noted(&file_systems)?;
+        round(&file_systems, &[&point], &mut host).context("once the hook is safe")?;
+        noted(&file_systems)?;
     }
     stage.expect_working(&mut host)
 }
@@ -137,84 +137,88 @@ pub(in super::super) fn hangs(stage: &mut VssStage<'_>) -> Result<()> {
 }
 
 pub(in super::super) fn goes_on(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hook(&shelf, "10-first", "exit 1")?;
-    shelf.configure("[vss.hooks]\non-failure = \"go-on\"")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hook(&file_systems, "10-first", "exit 1")?;
+    file_systems.configure("[vss.hooks]\non-failure = \"go-on\"")?;
     let mut host = stage.connect()?;
     expect(host.freeze()?, Status::OK, "a FREEZE whose hook failed")?;
-    shelf.expect_frozen(&[&point], "although its hook failed")?;
+    file_systems.expect_frozen(&[&point], "although its hook failed")?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&[&point], "after a THAW")?;
+    file_systems.expect_thawed(&[&point], "after a THAW")?;
     let told = ["10-first freeze", "10-first thaw thawed"];
-    expect_noted(&shelf, &told, "in all")?;
+    expect_noted(&file_systems, &told, "in all")?;
     stage.expect_working(&mut host)
 }
 
 /// A hook that hangs, the first time that it is told this.
-fn hanging_once(shelf: &Shelf, action: &str) -> Result<()> {
+fn hanging_once(file_systems: &FileSystems, action: &str) -> Result<()> {
     let does = format!(
         "[ \"$1\" != {action} ] || [ -e {NOTES}/hung ] || {{ echo $$ >{NOTES}/hung; exec sleep 600; }}"
     );
-    hook(shelf, "10-first", &does)
+    hook(file_systems, "10-first", &does)
 }
 
-fn wait_hanging(shelf: &Shelf) -> Result<()> {
+fn wait_hanging(file_systems: &FileSystems) -> Result<()> {
     let there = format!("[ -s {NOTES}/hung ]");
     until(SETTLE_TIME, "the hook to hang", || {
-        Ok(shelf.script(&there, &[]).ok())
+        Ok(file_systems.script(&there, &[]).ok())
     })?;
     Ok(())
 }
 
 /// An agent that is to end waits for no hook, and leaves no application at rest.
 pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hanging_once(&shelf, "freeze")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hanging_once(&file_systems, "freeze")?;
     let mut host = stage.connect()?;
     host.send(&Operation::Freeze)?;
-    wait_hanging(&shelf)?;
+    wait_hanging(&file_systems)?;
     stage.machine().stop().context("stopping the program")?;
     let told = ["10-first freeze", "10-first thaw freeze-failed"];
-    expect_noted(&shelf, &told, "by a program that was stopped meanwhile")?;
+    expect_noted(
+        &file_systems,
+        &told,
+        "by a program that was stopped meanwhile",
+    )?;
     let gone = format!("! kill -0 $(cat {NOTES}/hung) 2>/dev/null");
-    shelf
+    file_systems
         .script(&gone, &[])
         .context("the hook still runs after the program was stopped")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
-    round(&shelf, &[&point], &mut host)?;
+    round(&file_systems, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// A hook still runs with `freeze` when the next agent tells it of the thaw.
 pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let does = format!(
         "[ $1 = freeze ] || exit 0\necho >{NOTES}/begun\n\
          until [ -e {NOTES}/goes-on ]; do sleep 0.05; done\n\
          echo the application rests >>{NOTES}/hooks"
     );
-    hook(&shelf, "10-slow", &does)?;
+    hook(&file_systems, "10-slow", &does)?;
     for by_hand in [false, true] {
-        shelf.script("rm -f \"$0/begun\" \"$0/goes-on\"", &[NOTES])?;
+        file_systems.script("rm -f \"$0/begun\" \"$0/goes-on\"", &[NOTES])?;
         let mut host = stage.connect()?;
         host.send(&Operation::Freeze)?;
         until(SETTLE_TIME, "the hook to begin", || {
-            Ok(shelf.script("cat \"$0/begun\"", &[NOTES]).ok())
+            Ok(file_systems.script("cat \"$0/begun\"", &[NOTES]).ok())
         })?;
         stage.machine().kill()?;
         if by_hand {
-            shelf.program(&["thaw"])?;
+            file_systems.program(&["thaw"])?;
         }
         stage.machine().start()?;
         let mut host = stage.connect()?;
         expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
-        shelf.write(&format!("{NOTES}/goes-on"), "")?;
+        file_systems.write(&format!("{NOTES}/goes-on"), "")?;
         let runs = "! grep -las '1[0]-slow' /proc/[0-9]*/cmdline";
         until(SETTLE_TIME, "the hook to end", || {
-            Ok(shelf.script(runs, &[]).ok())
+            Ok(file_systems.script(runs, &[]).ok())
         })?;
         let why = if by_hand {
             "interrupted"
@@ -222,7 +226,11 @@ pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
             "agent-restarted"
         };
         let told = ["10-slow freeze", &format!("10-slow thaw {why}")];
-        expect_noted(&shelf, &told, "where the program was killed meanwhile")?;
+        expect_noted(
+            &file_systems,
+            &told,
+            "where the program was killed meanwhile",
+        )?;
         stage.machine().stop()?;
         stage.machine().start()?;
     }
@@ -230,29 +238,29 @@ pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
 }
 
 /// An agent is killed while a hook is told of the thaw; gives the file system.
-fn killed(stage: &mut VssStage<'_>) -> Result<(Shelf, String)> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hanging_once(&shelf, "thaw")?;
-    hook(&shelf, "05-before", "")?;
+fn killed(stage: &mut VssStage<'_>) -> Result<(FileSystems, String)> {
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hanging_once(&file_systems, "thaw")?;
+    hook(&file_systems, "05-before", "")?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     host.send(&Operation::Thaw)?;
-    wait_hanging(&shelf)?;
+    wait_hanging(&file_systems)?;
     stage.machine().kill()?;
-    shelf.script(&format!("kill $(cat {NOTES}/hung)"), &[])?;
+    file_systems.script(&format!("kill $(cat {NOTES}/hung)"), &[])?;
     let told = [
         "05-before freeze",
         "10-first freeze",
         "10-first thaw thawed",
     ];
-    expect_noted(&shelf, &told, "until the program was killed")?;
-    Ok((shelf, point))
+    expect_noted(&file_systems, &told, "until the program was killed")?;
+    Ok((file_systems, point))
 }
 
 /// The next agent tells those that were not told.
 pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, point) = killed(stage)?;
+    let (file_systems, point) = killed(stage)?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
@@ -260,19 +268,19 @@ pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<
         "10-first thaw agent-restarted",
         "05-before thaw agent-restarted",
     ];
-    expect_noted(&shelf, &told, "by the next program")?;
-    round(&shelf, &[&point], &mut host)?;
+    expect_noted(&file_systems, &told, "by the next program")?;
+    round(&file_systems, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// So does `hyperv-agent thaw`, where no agent runs, run like this.
 fn by_hand(stage: &mut VssStage<'_>, script: &str) -> Result<()> {
-    let (shelf, point) = killed(stage)?;
-    let said = shelf
-        .script(script, &[shelf.path()])
+    let (file_systems, point) = killed(stage)?;
+    let said = file_systems
+        .script(script, &[file_systems.path()])
         .with_context(|| format!("`hyperv-agent thaw` by {script:?}"))?;
     let told = ["10-first thaw interrupted", "05-before thaw interrupted"];
-    expect_noted(&shelf, &told, "by `hyperv-agent thaw`")?;
+    expect_noted(&file_systems, &told, "by `hyperv-agent thaw`")?;
     ensure!(
         said.is_empty() || said.contains(&format!("{point}: was not frozen")),
         "`hyperv-agent thaw` said {said:?}"
@@ -280,8 +288,8 @@ fn by_hand(stage: &mut VssStage<'_>, script: &str) -> Result<()> {
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
-    expect_noted(&shelf, &[], "by the next program")?;
-    round(&shelf, &[&point], &mut host)?;
+    expect_noted(&file_systems, &[], "by the next program")?;
+    round(&file_systems, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
 
@@ -297,10 +305,10 @@ pub(in super::super) fn killed_then_unheard(stage: &mut VssStage<'_>) -> Result<
 /// What cannot be started stops the freeze with the reason in the log, and is not
 /// told that it is over.
 pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hook(&shelf, "10-first", "")?;
-    shelf.write(&format!("{DIRECTORY}/README"), "no hook\n")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hook(&file_systems, "10-first", "")?;
+    file_systems.write(&format!("{DIRECTORY}/README"), "no hook\n")?;
     let mut host = stage.connect()?;
     // Where it can be told beforehand, no other hook is run either.
     let before: &[&str] = &[];
@@ -314,15 +322,15 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         ),
         ("exit 0\n", "as #!/bin/sh does", first),
     ] {
-        hook_of(&shelf, "20-second", text)?;
-        let plan = shelf.program(&["vss", "plan"])?;
+        hook_of(&file_systems, "20-second", text)?;
+        let plan = file_systems.program(&["vss", "plan"])?;
         ensure!(
             told == first || plan.contains(words),
             "the plan does not say {words:?}: {plan}"
         );
         expect_failure(host.freeze()?, &format!("a FREEZE with the hook {text:?}"))?;
-        shelf.expect_thawed(&[&point], "after a FREEZE that failed")?;
-        expect_noted(&shelf, told, "at a FREEZE that failed")?;
+        file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
+        expect_noted(&file_systems, told, "at a FREEZE that failed")?;
         stage.expect_logged(&[words])?;
         let log = stage.machine().log();
         ensure!(
@@ -331,14 +339,14 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         );
         thaw(&mut host)?;
     }
-    let plan = shelf.program(&["vss", "plan"])?;
+    let plan = file_systems.program(&["vss", "plan"])?;
     let readme = format!("{DIRECTORY}/README");
     ensure!(
         plan.contains(&readme),
         "the plan does not name the file that is not executable: {plan}"
     );
     stage.expect_logged(&[&readme])?;
-    hook(&shelf, "20-second", "")?;
-    round(&shelf, &[&point], &mut host).context("once the hook can be started")?;
+    hook(&file_systems, "20-second", "")?;
+    round(&file_systems, &[&point], &mut host).context("once the hook can be started")?;
     stage.expect_working(&mut host)
 }

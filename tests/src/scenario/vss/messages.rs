@@ -5,7 +5,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::Pattern;
 use super::super::stage::{VssStage, expect, expect_closed, expect_failure};
-use super::shelf::{Kind, Shelf};
+use super::file_systems::{FileSystems, Kind};
 use super::{freeze, thaw};
 use crate::host::{FRAMEWORK, FRAMEWORKS, Protocol as _};
 use crate::vss::{BODY_LEN, LONG_FREEZE, LONG_RECOVER, Operation, Vss, VssHost};
@@ -14,24 +14,24 @@ use crate::vss::{BODY_LEN, LONG_FREEZE, LONG_RECOVER, Operation, Vss, VssHost};
 /// scenario.
 fn connect(stage: &mut VssStage<'_>) -> Result<VssHost> {
     if stage.machine().volumes().is_ok() {
-        Shelf::new(stage)?;
+        FileSystems::new(stage)?;
     }
     stage.connect()
 }
 
 /// A file system to look at, where the guest has some of its own.
-fn one(stage: &mut VssStage<'_>) -> Result<Option<(Shelf, String)>> {
+fn one(stage: &mut VssStage<'_>) -> Result<Option<(FileSystems, String)>> {
     if stage.machine().volumes().is_err() {
         return Ok(None);
     }
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "one")?;
-    Ok(Some((shelf, point)))
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "one")?;
+    Ok(Some((file_systems, point)))
 }
 
-fn expect_frozen(one: Option<&(Shelf, String)>, when: &str) -> Result<()> {
+fn expect_frozen(one: Option<&(FileSystems, String)>, when: &str) -> Result<()> {
     match one {
-        Some((shelf, point)) => shelf.expect_frozen(&[point], when),
+        Some((file_systems, point)) => file_systems.expect_frozen(&[point], when),
         None => Ok(()),
     }
 }

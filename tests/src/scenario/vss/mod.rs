@@ -1,35 +1,35 @@
 //! Backups: what is tried with file systems that stand still for a moment, and
 //! with all that may go wrong meanwhile.
 
+pub(super) mod backup_status;
 pub(super) mod faults;
+pub(crate) mod file_systems;
 pub(super) mod freeze;
 pub(super) mod hooks;
 pub(super) mod image;
+pub(super) mod inaccessible;
+pub(super) mod layers;
 pub(super) mod messages;
-pub(super) mod reach;
+pub(super) mod other_services;
 pub(super) mod rehearsal;
-pub(crate) mod shelf;
-pub(super) mod stacks;
 pub(super) mod stuck;
-pub(super) mod telling;
-pub(super) mod waits;
 
 use anyhow::Result;
 use hyperv_vmbus::ic::Status;
 
-use self::shelf::{Kind, Shelf};
+use self::file_systems::{FileSystems, Kind};
 use super::stage::{VssStage, expect};
 use crate::vss::VssHost;
 
 /// Two file systems, and `/` where that can be frozen too.
-fn two(stage: &mut VssStage<'_>) -> Result<(Shelf, Vec<String>)> {
-    let shelf = Shelf::new(stage)?;
+fn two(stage: &mut VssStage<'_>) -> Result<(FileSystems, Vec<String>)> {
+    let file_systems = FileSystems::new(stage)?;
     let mut points = vec![
-        shelf.make(Kind::Ext4, "one")?,
-        shelf.make(Kind::Xfs, "two")?,
+        file_systems.make(Kind::Ext4, "one")?,
+        file_systems.make(Kind::Xfs, "two")?,
     ];
-    points.extend(shelf.root()?);
-    Ok((shelf, points))
+    points.extend(file_systems.root()?);
+    Ok((file_systems, points))
 }
 
 /// Lets everything stand still.
@@ -43,9 +43,13 @@ fn thaw(host: &mut VssHost) -> Result<()> {
 }
 
 /// Lets everything stand still and go on, and expects these file systems to.
-fn round<P: AsRef<str>>(shelf: &Shelf, points: &[P], host: &mut VssHost) -> Result<()> {
+fn round<P: AsRef<str>>(
+    file_systems: &FileSystems,
+    points: &[P],
+    host: &mut VssHost,
+) -> Result<()> {
     freeze(host)?;
-    shelf.expect_frozen(points, "after a FREEZE")?;
+    file_systems.expect_frozen(points, "after a FREEZE")?;
     thaw(host)?;
-    shelf.expect_thawed(points, "after a THAW")
+    file_systems.expect_thawed(points, "after a THAW")
 }

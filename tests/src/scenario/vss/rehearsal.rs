@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::super::stage::{SETTLE_TIME, VssStage};
-use super::shelf::{Kind, NOTES, Shelf};
-use super::telling::{expect_field, expect_last, hook, runs, status};
+use super::backup_status::{expect_field, expect_last, hook, runs, status};
+use super::file_systems::{FileSystems, Kind, NOTES};
 use super::{freeze, round, thaw, two};
 use crate::wait::until;
 
 /// Rehearses, and gives what is printed.
-fn rehearse(shelf: &Shelf, options: &[&str]) -> Result<String> {
-    shelf.program(&[&["vss", "rehearse"], options].concat())
+fn rehearse(file_systems: &FileSystems, options: &[&str]) -> Result<String> {
+    file_systems.program(&[&["vss", "rehearse"], options].concat())
 }
 
 /// Starts a rehearsal that goes on; `$1` is the program, and what follows options.
@@ -29,40 +29,40 @@ rm -f ended said
 } >/dev/null 2>&1 &
 "#;
 
-fn begin(shelf: &Shelf, options: &[&str]) -> Result<()> {
-    let command = [&[NOTES, shelf.path(), "vss", "rehearse"], options].concat();
-    shelf.script(BEGIN, &command).map(drop)
+fn begin(file_systems: &FileSystems, options: &[&str]) -> Result<()> {
+    let command = [&[NOTES, file_systems.path(), "vss", "rehearse"], options].concat();
+    file_systems.script(BEGIN, &command).map(drop)
 }
 
 /// Waits for the end of a rehearsal that was begun: its exit status, and what it has
 /// printed.
-fn ended(shelf: &Shelf) -> Result<(i32, String)> {
+fn ended(file_systems: &FileSystems) -> Result<(i32, String)> {
     let script = "cd \"$0\" && [ -s ended ] && cat ended said";
     let said = until(SETTLE_TIME, "the end of the rehearsal", || {
-        Ok(shelf.script(script, &[NOTES]).ok())
+        Ok(file_systems.script(script, &[NOTES]).ok())
     })?;
     let (status, said) = said.split_once('\n').context("no status")?;
     Ok((status.parse()?, said.to_owned()))
 }
 
 /// Begins a rehearsal that holds everything frozen for a minute.
-fn hold(shelf: &Shelf, points: &[String]) -> Result<()> {
-    begin(shelf, &["--hold", "60", "--json"])?;
+fn hold(file_systems: &FileSystems, points: &[String]) -> Result<()> {
+    begin(file_systems, &["--hold", "60", "--json"])?;
     until(SETTLE_TIME, "the rehearsal to hold", || {
-        let vss = status(shelf)?;
+        let vss = status(file_systems)?;
         let operation = match vss["operation"].is_null() {
             true => &vss["devices"][0]["operation"],
             false => &vss["operation"],
         };
         Ok((operation["kind"] == "frozen" && operation["rehearsal"] == true).then_some(()))
     })?;
-    shelf.expect_frozen(points, "by a rehearsal")
+    file_systems.expect_frozen(points, "by a rehearsal")
 }
 
 /// Expects a rehearsal that was begun to have ended early, for a reason with these
 /// words.
-fn expect_ended(shelf: &Shelf, outcome: &str, words: &str) -> Result<()> {
-    let (status, said) = ended(shelf)?;
+fn expect_ended(file_systems: &FileSystems, outcome: &str, words: &str) -> Result<()> {
+    let (status, said) = ended(file_systems)?;
     ensure!(
         status == 1,
         "expected exit status 1, it was {status}: {said}"
@@ -75,8 +75,8 @@ fn expect_ended(shelf: &Shelf, outcome: &str, words: &str) -> Result<()> {
 }
 
 /// Expects that a rehearsal is refused with these words.
-fn expect_refused(shelf: &Shelf, words: &str) -> Result<()> {
-    let Err(error) = rehearse(shelf, &[]) else {
+fn expect_refused(file_systems: &FileSystems, words: &str) -> Result<()> {
+    let Err(error) = rehearse(file_systems, &[]) else {
         anyhow::bail!("a rehearsal was not refused");
     };
     let error = format!("{error:#}");
@@ -85,12 +85,12 @@ fn expect_refused(shelf: &Shelf, words: &str) -> Result<()> {
 }
 
 pub(in super::super) fn works(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
-    hook(&shelf, "10-good", "")?;
+    let (file_systems, points) = two(stage)?;
+    hook(&file_systems, "10-good", "")?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
-    let said = rehearse(&shelf, &["--hold", "0", "--json"])?;
-    shelf.expect_thawed(&points, "after a rehearsal")?;
+    let said = rehearse(&file_systems, &["--hold", "0", "--json"])?;
+    file_systems.expect_thawed(&points, "after a rehearsal")?;
     let told: Value = serde_json::from_str(&said)?;
     let fields = [
         ("kind", "rehearsal".into()),
@@ -103,45 +103,45 @@ pub(in super::super) fn works(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(told["frozen_usec"].as_u64() > Some(0), "{told}");
     let expected = ["10-good freeze", "10-good thaw"];
     ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
-    let last = expect_last(&shelf, &fields)?;
+    let last = expect_last(&file_systems, &fields)?;
     ensure!(last == told, "the status has {last}, and was told {told}");
 
-    let text = rehearse(&shelf, &[])?;
+    let text = rehearse(&file_systems, &[])?;
     ensure!(
         text.contains(&format!("{} file systems frozen: ", points.len()))
             && text.ends_with("success\n"),
         "{text}"
     );
     // One that lasts, and has an end of its own.
-    begin(&shelf, &["--hold", "2", "--json"])?;
-    let (code, said) = ended(&shelf)?;
+    begin(&file_systems, &["--hold", "2", "--json"])?;
+    let (code, said) = ended(&file_systems)?;
     let told: Value = serde_json::from_str(&said)?;
     ensure!(
         code == 0 && told["frozen_usec"].as_u64() >= Some(2_000_000),
         "exit status {code}: {said}"
     );
-    round(&shelf, &points, &mut host).context("after rehearsals")?;
-    expect_last(&shelf, &[("kind", "backup".into())])?;
+    round(&file_systems, &points, &mut host).context("after rehearsals")?;
+    expect_last(&file_systems, &[("kind", "backup".into())])?;
     stage.expect_working(&mut host)
 }
 
 pub(in super::super) fn hooks(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    hook(&shelf, "10-good", "")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    hook(&file_systems, "10-good", "")?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
-    begin(&shelf, &["--hooks-only", "--hold", "60", "--json"])?;
+    begin(&file_systems, &["--hooks-only", "--hold", "60", "--json"])?;
     until(SETTLE_TIME, "the applications to be at rest", || {
-        let vss = status(&shelf)?;
+        let vss = status(&file_systems)?;
         Ok((vss["devices"][0]["operation"]["kind"] == "frozen").then_some(()))
     })?;
-    shelf.expect_thawed(&[&point], "by a rehearsal of the hooks")?;
+    file_systems.expect_thawed(&[&point], "by a rehearsal of the hooks")?;
     freeze(&mut host)?;
-    expect_ended(&shelf, "inconsistent", "the host asked for a backup")?;
-    shelf.expect_frozen(&[&point], "by the host")?;
+    expect_ended(&file_systems, "inconsistent", "the host asked for a backup")?;
+    file_systems.expect_frozen(&[&point], "by the host")?;
     thaw(&mut host)?;
-    let said = rehearse(&shelf, &["--hooks-only", "--hold", "0", "--json"])?;
+    let said = rehearse(&file_systems, &["--hooks-only", "--hold", "0", "--json"])?;
     let told: Value = serde_json::from_str(&said)?;
     for (name, expected) in [
         ("kind", "hooks-only".into()),
@@ -155,9 +155,9 @@ pub(in super::super) fn hooks(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
 
     // One that fails at the thaw is a failure of the rehearsal.
-    hook(&shelf, "20-bad", "[ $1 = freeze ]")?;
-    begin(&shelf, &["--hooks-only", "--hold", "0", "--json"])?;
-    let (code, said) = ended(&shelf)?;
+    hook(&file_systems, "20-bad", "[ $1 = freeze ]")?;
+    begin(&file_systems, &["--hooks-only", "--hold", "0", "--json"])?;
+    let (code, said) = ended(&file_systems)?;
     let told: Value = serde_json::from_str(&said)?;
     expect_field(&told, "outcome", &"consistent".into())?;
     ensure!(code == 1, "expected exit status 1, it was {code}: {said}");
@@ -166,134 +166,144 @@ pub(in super::super) fn hooks(stage: &mut VssStage<'_>) -> Result<()> {
 
 /// A backup of the host goes before a rehearsal.
 pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
+    let (file_systems, points) = two(stage)?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    expect_refused(&shelf, "a backup of the host is in progress")?;
-    shelf.expect_frozen(&points, "after a rehearsal was refused")?;
+    expect_refused(&file_systems, "a backup of the host is in progress")?;
+    file_systems.expect_frozen(&points, "after a rehearsal was refused")?;
     thaw(&mut host)?;
 
-    hold(&shelf, &points)?;
-    expect_refused(&shelf, "another rehearsal")?;
+    hold(&file_systems, &points)?;
+    expect_refused(&file_systems, "another rehearsal")?;
     stage.expect_working(&mut host)?;
-    shelf.expect_frozen(&points, "after the host has asked something")?;
+    file_systems.expect_frozen(&points, "after the host has asked something")?;
     freeze(&mut host)?;
-    expect_ended(&shelf, "inconsistent", "the host asked for a backup")?;
-    shelf.expect_frozen(&points, "by the host")?;
+    expect_ended(&file_systems, "inconsistent", "the host asked for a backup")?;
+    file_systems.expect_frozen(&points, "by the host")?;
     expect_field(
-        &status(&shelf)?["devices"][0]["operation"],
+        &status(&file_systems)?["devices"][0]["operation"],
         "rehearsal",
         &false.into(),
     )?;
     thaw(&mut host)?;
-    shelf.expect_thawed(&points, "after a THAW")?;
+    file_systems.expect_thawed(&points, "after a THAW")?;
     expect_last(
-        &shelf,
+        &file_systems,
         &[("kind", "backup".into()), ("outcome", "consistent".into())],
     )?;
 
     // A THAW that the host sends meanwhile has nothing to thaw of its own.
-    hold(&shelf, &points)?;
+    hold(&file_systems, &points)?;
     thaw(&mut host)?;
-    expect_ended(&shelf, "inconsistent", "the host asked for a backup")?;
-    shelf.expect_thawed(&points, "after a THAW")?;
+    expect_ended(&file_systems, "inconsistent", "the host asked for a backup")?;
+    file_systems.expect_thawed(&points, "after a THAW")?;
 
     // The hooks of a rehearsal do not keep the host waiting.
     let hangs = format!("[ -e {NOTES}/hung ] || {{ : >{NOTES}/hung; exec sleep 600; }}");
-    hook(&shelf, "10-hangs", &hangs)?;
-    begin(&shelf, &["--json"])?;
+    hook(&file_systems, "10-hangs", &hangs)?;
+    begin(&file_systems, &["--json"])?;
     until(SETTLE_TIME, "the hook to hang", || {
-        Ok(shelf.script(&format!("[ -e {NOTES}/hung ]"), &[]).ok())
+        Ok(file_systems
+            .script(&format!("[ -e {NOTES}/hung ]"), &[])
+            .ok())
     })?;
-    round(&shelf, &points, &mut host)?;
-    expect_ended(&shelf, "failed", "the host sent a request")?;
+    round(&file_systems, &points, &mut host)?;
+    expect_ended(&file_systems, "failed", "the host sent a request")?;
     stage.expect_working(&mut host)
 }
 
 /// Whatever ends a rehearsal early thaws.
 pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
-    shelf.configure("[vss]\ntime-limit = 10")?;
+    let (file_systems, points) = two(stage)?;
+    file_systems.configure("[vss]\ntime-limit = 10")?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
-    hold(&shelf, &points)?;
-    shelf.script("kill -9 $(cat \"$0/client\")", &[NOTES])?;
-    shelf.wait_thawed(&points, "after the client was killed")?;
+    hold(&file_systems, &points)?;
+    file_systems.script("kill -9 $(cat \"$0/client\")", &[NOTES])?;
+    file_systems.wait_thawed(&points, "after the client was killed")?;
     until(SETTLE_TIME, "the rehearsal to be told of", || {
-        let last = status(&shelf)?["last_backup"].clone();
+        let last = status(&file_systems)?["last_backup"].clone();
         Ok((last["outcome"] == "inconsistent").then_some(()))
     })?;
 
-    hold(&shelf, &points)?;
-    shelf.wait_thawed(&points, "after the time limit")?;
-    expect_ended(&shelf, "inconsistent", "the time limit of 10 s was reached")?;
+    hold(&file_systems, &points)?;
+    file_systems.wait_thawed(&points, "after the time limit")?;
+    expect_ended(
+        &file_systems,
+        "inconsistent",
+        "the time limit of 10 s was reached",
+    )?;
     // None of that was a backup of the host.
     thaw(&mut host)?;
 
-    hold(&shelf, &points)?;
-    shelf.program(&["thaw"])?;
-    shelf.expect_thawed(&points, "after `hyperv-agent thaw`")?;
-    shelf.script("kill -9 $(cat \"$0/client\")", &[NOTES])?;
-    round(&shelf, &points, &mut host)?;
+    hold(&file_systems, &points)?;
+    file_systems.program(&["thaw"])?;
+    file_systems.expect_thawed(&points, "after `hyperv-agent thaw`")?;
+    file_systems.script("kill -9 $(cat \"$0/client\")", &[NOTES])?;
+    round(&file_systems, &points, &mut host)?;
 
-    hold(&shelf, &points)?;
+    hold(&file_systems, &points)?;
     stage.machine().stop().context("stopping the program")?;
-    shelf.expect_thawed(&points, "after the program was stopped")?;
-    expect_ended(&shelf, "inconsistent", "the agent ended")?;
+    file_systems.expect_thawed(&points, "after the program was stopped")?;
+    expect_ended(&file_systems, "inconsistent", "the agent ended")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     // Its end was told; to the host it was no backup.
     thaw(&mut host)?;
 
-    hold(&shelf, &points)?;
+    hold(&file_systems, &points)?;
     stage.machine().kill()?;
-    shelf.wait_thawed(&points, "after the program was killed")?;
+    file_systems.wait_thawed(&points, "after the program was killed")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
     // Not a backup of the host that failed.
     expect_last(
-        &shelf,
+        &file_systems,
         &[
             ("kind", "rehearsal".into()),
             ("outcome", "inconsistent".into()),
         ],
     )?;
-    round(&shelf, &points, &mut host)?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// While the host offers no device there is nobody to back anything up, and hooks are
 /// tried all the same.
 pub(in super::super) fn without_device(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
-    hook(&shelf, "10-good", "")?;
+    let (file_systems, points) = two(stage)?;
+    hook(&file_systems, "10-good", "")?;
     stage.machine().start()?;
     until(SETTLE_TIME, "the program to listen", || {
-        Ok(status(&shelf).ok())
+        Ok(status(&file_systems).ok())
     })?;
-    let told: Value = serde_json::from_str(&rehearse(&shelf, &["--hold", "0", "--json"])?)?;
+    let told: Value = serde_json::from_str(&rehearse(&file_systems, &["--hold", "0", "--json"])?)?;
     expect_field(&told, "file_systems", &points.len().into())?;
     expect_field(&told, "outcome", &"consistent".into())?;
-    let last = status(&shelf)?["last_backup"].clone();
+    let last = status(&file_systems)?["last_backup"].clone();
     ensure!(last == told, "the status has {last}, and was told {told}");
 
-    hold(&shelf, &points)?;
+    hold(&file_systems, &points)?;
     let mut host = stage.connect()?;
-    expect_ended(&shelf, "inconsistent", "the agent ended or lost its device")?;
-    round(&shelf, &points, &mut host)?;
+    expect_ended(
+        &file_systems,
+        "inconsistent",
+        "the agent ended or lost its device",
+    )?;
+    round(&file_systems, &points, &mut host)?;
     stage.stop()?;
 
     stage.rescind()?;
     stage.machine().start()?;
     until(SETTLE_TIME, "the program to listen", || {
-        Ok(status(&shelf).ok())
+        Ok(status(&file_systems).ok())
     })?;
-    hold(&shelf, &points)?;
+    hold(&file_systems, &points)?;
     stage.machine().stop().context("stopping the program")?;
-    shelf.expect_thawed(&points, "after the program was stopped")?;
-    expect_ended(&shelf, "inconsistent", "the agent ended")?;
+    file_systems.expect_thawed(&points, "after the program was stopped")?;
+    expect_ended(&file_systems, "inconsistent", "the agent ended")?;
     let mut host = stage.connect()?;
-    round(&shelf, &points, &mut host)?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }

@@ -11,9 +11,9 @@ use hyperv_services::timeouts::THAW;
 use hyperv_vmbus::ic::Status;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
-use super::faults::{expect_spoiled, guard};
-use super::shelf::{IN_A_FILE, Kind, MOUNTS, NOTES, Shelf};
-use super::telling::hook;
+use super::backup_status::hook;
+use super::faults::{expect_inconsistent, guard};
+use super::file_systems::{FileSystems, IN_A_FILE, Kind, MOUNTS, NOTES};
 use super::{freeze, round};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
@@ -49,7 +49,7 @@ enum Below {
 
 /// File systems of which one is going to hang.
 struct Stuck {
-    shelf: Shelf,
+    file_systems: FileSystems,
     /// Is frozen before the other one.
     well: String,
     /// Lies on what stands still.
@@ -68,23 +68,23 @@ impl Stuck {
     }
 
     fn over(stage: &mut VssStage<'_>, disk: bool) -> Result<Self> {
-        let shelf = Shelf::new(stage)?;
+        let file_systems = FileSystems::new(stage)?;
         let (other, below) = (
-            shelf.make(Kind::Ext4, "other")?,
-            shelf.make(Kind::Ext4, "below")?,
+            file_systems.make(Kind::Ext4, "other")?,
+            file_systems.make(Kind::Ext4, "below")?,
         );
         let (well, hangs) = (format!("{MOUNTS}/a-well"), format!("{MOUNTS}/b-hangs"));
-        shelf.script(IN_A_FILE, &[&well, &other])?;
+        file_systems.script(IN_A_FILE, &[&well, &other])?;
         match disk {
-            true => shelf.script(ON_DISK, &[&hangs, NOTES])?,
-            false => shelf.script(IN_A_FILE, &[&hangs, &below])?,
+            true => file_systems.script(ON_DISK, &[&hangs, NOTES])?,
+            false => file_systems.script(IN_A_FILE, &[&hangs, &below])?,
         };
-        shelf.configure(&format!(
+        file_systems.configure(&format!(
             "[vss]\ntime-limit = 10\n[vss.exclude]\nmount-points = [\"{other}\", \"{below}\"]"
         ))?;
         let host = stage.connect()?;
         Ok(Self {
-            shelf,
+            file_systems,
             well,
             hangs,
             below: match disk {
@@ -103,22 +103,22 @@ impl Stuck {
 
     /// The same.
     fn freeze(mut self, stage: &mut VssStage<'_>) -> Result<Self> {
-        self.stand_still()?;
+        self.stall()?;
         self.host.send(&Operation::Freeze)?;
         self.wait_logged(stage, "to freeze")?;
         let well = &[&self.well];
-        self.shelf
+        self.file_systems
             .expect_frozen(well, "before the one that hangs")?;
         Ok(self)
     }
 
     /// Whatever is written through what is below waits from now on.
-    fn stand_still(&self) -> Result<()> {
+    fn stall(&self) -> Result<()> {
         match &self.below {
-            Below::FileSystem(point) => self.shelf.freeze(point),
+            Below::FileSystem(point) => self.file_systems.freeze(point),
             Below::Disk => {
                 let script = "DM_DISABLE_UDEV=1 dmsetup suspend --nolockfs --noflush upper";
-                self.shelf.script(script, &[]).map(drop)
+                self.file_systems.script(script, &[]).map(drop)
             }
         }
     }
@@ -126,10 +126,10 @@ impl Stuck {
     /// And goes on.
     fn go_on(&self) -> Result<()> {
         match &self.below {
-            Below::FileSystem(point) => self.shelf.thaw(point),
+            Below::FileSystem(point) => self.file_systems.thaw(point),
             Below::Disk => {
                 let script = "DM_DISABLE_UDEV=1 dmsetup resume upper";
-                self.shelf.script(script, &[]).map(drop)
+                self.file_systems.script(script, &[]).map(drop)
             }
         }
     }
@@ -148,8 +148,8 @@ impl Stuck {
         })
     }
 
-    fn wait_well(&self, when: &str) -> Result<()> {
-        self.shelf.wait_thawed(&[&self.well], when)
+    fn wait_stalled(&self, when: &str) -> Result<()> {
+        self.file_systems.wait_thawed(&[&self.well], when)
     }
 
     /// A FREEZE is refused for as long as the other one hangs. Then that goes on, is
@@ -162,14 +162,14 @@ impl Stuck {
 
     /// The same, and the agent is told of the thaw: then it holds nothing any more that
     /// keeps a file system from being unmounted.
-    fn goes_on_told(mut self, stage: &mut VssStage<'_>) -> Result<()> {
+    fn resume_and_check_hooks(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         self.expect_refused()?;
         self.go_on()?;
         self.wait_logged(stage, "is thawed now")?;
         let script = r#"! ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q -e "-> $0\$""#;
         for point in [&self.well, &self.hangs] {
             until(SETTLE_TIME, &format!("nobody to hold {point}"), || {
-                Ok(self.shelf.script(script, &[point]).ok())
+                Ok(self.file_systems.script(script, &[point]).ok())
             })?;
         }
         self.expect_rounds(stage)
@@ -181,14 +181,14 @@ impl Stuck {
             Status::FAIL,
             "a FREEZE while one still hangs",
         )?;
-        self.wait_well("after a FREEZE that was refused")
+        self.wait_stalled("after a FREEZE that was refused")
     }
 
     fn expect_rounds(mut self, stage: &VssStage<'_>) -> Result<()> {
         let both = [&self.well, &self.hangs];
-        self.shelf
+        self.file_systems
             .wait_thawed(&both, "after what they lie on went on")?;
-        round(&self.shelf, &both, &mut self.host).context("the next one")?;
+        round(&self.file_systems, &both, &mut self.host).context("the next one")?;
         stage.expect_working(&mut self.host)
     }
 
@@ -218,7 +218,7 @@ pub(in super::super) fn disk(stage: &mut VssStage<'_>) -> Result<()> {
 impl Stuck {
     /// A FREEZE that waits is given up in time.
     fn given_up(mut self, stage: &mut VssStage<'_>) -> Result<()> {
-        let status = self.shelf.program(&["status"])?;
+        let status = self.file_systems.program(&["status"])?;
         ensure!(
             status.contains(&format!("waiting for {}", self.hangs)),
             "expected the status to name {}; it says {status}",
@@ -226,15 +226,15 @@ impl Stuck {
         );
         let reply = self.host.reply()?.status;
         expect(reply, Status::FAIL, "a FREEZE that hangs")?;
-        self.wait_well("after a FREEZE that hangs")?;
+        self.wait_stalled("after a FREEZE that hangs")?;
         self.wait_logged(stage, "waits for its disk")?;
-        self.goes_on_told(stage)
+        self.resume_and_check_hooks(stage)
     }
 
     /// Expects that a hook was told of the THAW once, and that both are done before the
     /// host gives up.
     fn expect_hook_told_in_time(&self, told: &str) -> Result<()> {
-        let told = self.shelf.script("cat \"$0\"", &[told])?;
+        let told = self.file_systems.script("cat \"$0\"", &[told])?;
         let thaws: Vec<_> = told
             .lines()
             .filter_map(|it| it.strip_prefix("thaw "))
@@ -256,12 +256,12 @@ impl Stuck {
         let both = [self.well.clone(), self.hangs.clone()];
         let told = format!("{NOTES}/told");
         let tells = format!("echo \"$1 $HYPERV_AGENT_TIME_LIMIT\" >>{told}");
-        hook(&self.shelf, "10-tells", &tells)?;
+        hook(&self.file_systems, "10-tells", &tells)?;
         freeze(&mut self.host)?;
-        self.shelf.expect_frozen(&both, "after a FREEZE")?;
-        self.stand_still()?;
+        self.file_systems.expect_frozen(&both, "after a FREEZE")?;
+        self.stall()?;
         self.host.send(&Operation::Thaw)?;
-        self.wait_well("while another one hangs in the THAW")?;
+        self.wait_stalled("while another one hangs in the THAW")?;
         self.wait_logged(stage, "to thaw")?;
         let reply = self.host.reply()?.status;
         expect(reply, Status::FAIL, "a THAW that hangs")?;
@@ -270,9 +270,9 @@ impl Stuck {
         self.start(stage)?;
         self.expect_hook_told_in_time(&told)
             .context("after another start")?;
-        self.shelf
+        self.file_systems
             .script("rm /etc/hyperv-agent/vss.d/10-tells", &[])?;
-        self.goes_on_told(stage)
+        self.resume_and_check_hooks(stage)
     }
 }
 
@@ -287,7 +287,7 @@ pub(in super::super) fn for_a_while(stage: &mut VssStage<'_>) -> Result<()> {
     let reply = stuck.host.reply()?.status;
     expect(reply, Status::OK, "a FREEZE that hangs for a while")?;
     let both = [stuck.well.clone(), stuck.hangs.clone()];
-    stuck.shelf.expect_frozen(&both, "after a FREEZE")?;
+    stuck.file_systems.expect_frozen(&both, "after a FREEZE")?;
     expect(stuck.host.thaw()?, Status::OK, "a THAW")?;
     stuck.expect_rounds(stage)
 }
@@ -296,21 +296,31 @@ pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::new(stage)?;
     freeze(&mut stuck.host)?;
     let both = [stuck.well.clone(), stuck.hangs.clone()];
-    stuck.shelf.expect_frozen(&both, "after a FREEZE")?;
-    stuck.stand_still()?;
-    stuck.wait_well("after the time limit, while another one hangs")?;
+    stuck.file_systems.expect_frozen(&both, "after a FREEZE")?;
+    stuck.stall()?;
+    stuck.wait_stalled("after the time limit, while another one hangs")?;
     stuck.go_on()?;
-    stuck.shelf.wait_thawed(&both, "after the time limit")?;
+    stuck
+        .file_systems
+        .wait_thawed(&both, "after the time limit")?;
     let Stuck {
-        shelf, mut host, ..
+        file_systems,
+        mut host,
+        ..
     } = stuck;
-    expect_spoiled(stage, &shelf, &both, &mut host, "after the time limit")
+    expect_inconsistent(
+        stage,
+        &file_systems,
+        &both,
+        &mut host,
+        "after the time limit",
+    )
 }
 
 pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
     stage.machine().kill()?;
-    stuck.wait_well("after the program was killed while one hangs")?;
+    stuck.wait_stalled("after the program was killed while one hangs")?;
     stuck.start(stage)?;
     stuck.goes_on(stage)
 }
@@ -318,7 +328,7 @@ pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
 pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
     stage.machine().stop().context("stopping the program")?;
-    stuck.wait_well("after the program was stopped while one hangs")?;
+    stuck.wait_stalled("after the program was stopped while one hangs")?;
     stuck.start(stage)?;
     stuck.goes_on(stage)
 }
@@ -327,18 +337,20 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
 pub(in super::super) fn upgraded(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
     let script = "cp \"$0\" \"$0.new\" && mv \"$0.new\" \"$0\"";
-    stuck.shelf.script(script, &[stuck.shelf.path()])?;
+    stuck
+        .file_systems
+        .script(script, &[stuck.file_systems.path()])?;
     stage.machine().stop().context("stopping the program")?;
-    stuck.wait_well("after an upgrade while one hangs")?;
+    stuck.wait_stalled("after an upgrade while one hangs")?;
     stuck.start(stage)?;
     stuck.goes_on(stage)
 }
 
 pub(in super::super) fn guard_killed(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
-    let number = guard(&stuck.shelf)?;
-    stuck.shelf.script("kill -9 \"$0\"", &[&number])?;
-    stuck.wait_well("after the guard was killed while one hangs")?;
+    let number = guard(&stuck.file_systems)?;
+    stuck.file_systems.script("kill -9 \"$0\"", &[&number])?;
+    stuck.wait_stalled("after the guard was killed while one hangs")?;
     let reply = stuck.host.reply()?.status;
     expect(reply, Status::FAIL, "a FREEZE whose guard was killed")?;
     stuck.goes_on(stage)
@@ -351,21 +363,21 @@ pub(in super::super) fn both_killed(stage: &mut VssStage<'_>) -> Result<()> {
         kill -STOP "$parent"
         kill -9 "$0"
     "#;
-    let number = guard(&stuck.shelf)?;
-    stuck.shelf.script(script, &[&number])?;
+    let number = guard(&stuck.file_systems)?;
+    stuck.file_systems.script(script, &[&number])?;
     stage.machine().kill()?;
     let well = &[&stuck.well];
     stuck
-        .shelf
+        .file_systems
         .expect_frozen(well, "with nobody left to thaw it")?;
     stuck.start(stage)?;
-    stuck.wait_well("when the agent is started again while one hangs")?;
+    stuck.wait_stalled("when the agent is started again while one hangs")?;
     stuck.goes_on(stage)
 }
 
 pub(in super::super) fn by_hand(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
-    match stuck.shelf.program(&["thaw"]) {
+    match stuck.file_systems.program(&["thaw"]) {
         Ok(said) => bail!("expected `thaw` to fail while one hangs; it says {said}"),
         Err(error) => {
             let said = format!("{error:#}");
@@ -376,7 +388,7 @@ pub(in super::super) fn by_hand(stage: &mut VssStage<'_>) -> Result<()> {
             );
         }
     }
-    stuck.wait_well("after a thaw by hand while one hangs")?;
+    stuck.wait_stalled("after a thaw by hand while one hangs")?;
     let reply = stuck.host.reply()?.status;
     expect(reply, Status::FAIL, "a FREEZE that was thawed by hand")?;
     stuck.goes_on(stage)
@@ -387,10 +399,10 @@ pub(in super::super) fn all_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
     stage.machine().stop().context("stopping the program")?;
     // It may be done before the other guard is, and say so.
-    let _ = stuck.shelf.program(&["thaw", "--all"]);
+    let _ = stuck.file_systems.program(&["thaw", "--all"]);
     let all = [&stuck.well, &stuck.hangs];
     stuck
-        .shelf
+        .file_systems
         .wait_thawed(&all, "after a thaw of everything by hand")?;
     stuck.start(stage)?;
     stuck.expect_rounds(stage)

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::request::{Numbered, Reply, Request};
 use crate::control::Control;
-use hyperv_sim::held::Held;
+use hyperv_sim::resources::Resources;
 
 /// How long a guest may take to boot, and its first program to be there. Where
 /// the machine is itself a guest of an emulator this takes minutes.
@@ -147,9 +147,9 @@ impl Guest {
     /// # Errors
     ///
     /// Where the guest does not answer.
-    pub fn held(&self) -> Result<Option<Held>> {
-        match self.call(&Request::Held)? {
-            Reply::Held(held) => Ok(held),
+    pub fn resources(&self) -> Result<Option<Resources>> {
+        match self.call(&Request::Resources)? {
+            Reply::Resources(held) => Ok(held),
             other => bail!("the helper answered {other:?}"),
         }
     }

@@ -33,7 +33,7 @@ impl Helper {
         self.syslog = Some(program::collect_syslog()?);
         let mut options = OpenOptions::new();
         let port = options.read(true).write(true).open(port)?;
-        self.converse(BufReader::new(port.try_clone()?), port)
+        self.serve_requests(BufReader::new(port.try_clone()?), port)
     }
 
     /// Answers each line that is a request.
@@ -41,7 +41,7 @@ impl Helper {
     /// # Errors
     ///
     /// Where reading or writing fails.
-    pub fn converse(&mut self, from: impl BufRead, mut to: impl Write) -> Result<()> {
+    pub fn serve_requests(&mut self, from: impl BufRead, mut to: impl Write) -> Result<()> {
         for line in from.split(b'\n') {
             let Ok(asked) = serde_json::from_slice::<Numbered<Request>>(&line?) else {
                 continue;
@@ -93,7 +93,7 @@ impl Helper {
                 self.program.end(signal, Duration::from_millis(millis))?;
             }
             Request::Pid => return Ok(Reply::Pid(self.program.pid()?)),
-            Request::Held => return Ok(Reply::Held(self.program.held()?)),
+            Request::Resources => return Ok(Reply::Resources(self.program.resources()?)),
             Request::StallSyslog(stalled) => {
                 let syslog = self.syslog.as_ref().context("no syslog is read")?;
                 syslog.stall(stalled)?;
@@ -138,7 +138,7 @@ mod tests {
         .join("\n");
         let mut said = Vec::new();
         Helper::default()
-            .converse(lines.as_bytes(), &mut said)
+            .serve_requests(lines.as_bytes(), &mut said)
             .unwrap();
         let said: Vec<Numbered<Reply>> = said
             .split(|byte| *byte == b'\n')

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use hyperv_sim::held::Held;
+use hyperv_sim::resources::Resources;
 use hyperv_sim::syslog::Syslog;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -70,8 +70,8 @@ impl Program {
         Ok(())
     }
 
-    pub(super) fn held(&mut self) -> Result<Option<Held>> {
-        self.pid()?.map(Held::by).transpose()
+    pub(super) fn resources(&mut self) -> Result<Option<Resources>> {
+        self.pid()?.map(Resources::of).transpose()
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use hyperv_sim::files::Facts;
-use hyperv_sim::held::Held;
+use hyperv_sim::resources::Resources;
 use serde::{Deserialize, Serialize};
 
 use super::sparse;
@@ -74,7 +74,7 @@ pub enum Request {
     /// The program's process, while it runs.
     Pid,
     /// What the program holds, while it runs.
-    Held,
+    Resources,
     /// The last of what the program has logged.
     Log,
     /// Lets the reader of syslog stand still with a full socket, or go on.
@@ -103,7 +103,7 @@ pub enum Reply {
     /// Length and hash of a file.
     Digest(u64, u64),
     Pid(Option<u32>),
-    Held(Option<Held>),
+    Resources(Option<Resources>),
 }
 
 /// A hash of bytes (FNV-1a over whole words, and the rest as one): it tells

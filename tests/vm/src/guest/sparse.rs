@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
-    struct Said(#[serde(with = "super")] Vec<u8>);
+    struct ReceivedMessage(#[serde(with = "super")] Vec<u8>);
 
     #[test]
     fn bytes_come_as_they_were_and_zeros_cost_little() {
@@ -81,8 +81,11 @@ mod tests {
             record,
             (0..=255).collect(),
         ] {
-            let said = serde_json::to_string(&Said(bytes.clone())).unwrap();
-            assert_eq!(serde_json::from_str::<Said>(&said).unwrap().0, bytes);
+            let said = serde_json::to_string(&ReceivedMessage(bytes.clone())).unwrap();
+            assert_eq!(
+                serde_json::from_str::<ReceivedMessage>(&said).unwrap().0,
+                bytes
+            );
             let few = bytes.iter().filter(|byte| **byte != 0).count();
             assert!(said.len() < 100 + few * 6, "{said}");
         }
@@ -95,7 +98,10 @@ mod tests {
             r#"{"len":2,"parts":[[3,[]]]}"#,
             r#"{"len":99999999999,"parts":[]}"#,
         ] {
-            assert!(serde_json::from_str::<Said>(said).is_err(), "{said}");
+            assert!(
+                serde_json::from_str::<ReceivedMessage>(said).is_err(),
+                "{said}"
+            );
         }
     }
 }

@@ -43,7 +43,7 @@ const JOURNAL: usize = 1000;
 pub struct VmBus(Arc<Shared>);
 
 struct Shared {
-    /// Held while messages are posted, which keeps them in order: a [`Synic`]
+    /// Resources while messages are posted, which keeps them in order: a [`Synic`]
     /// must not call back.
     state: Mutex<State>,
     changed: Condvar,

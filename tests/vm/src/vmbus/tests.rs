@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::message::Kind;
 use super::*;
-use guest::{FakeGuest, Said};
+use guest::{FakeGuest, ReceivedMessage};
 
 const CLASS: Guid = Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192);
 const INSTANCE: Guid = Guid::from_u128(0xeb765408_105f_49b6_b4aa_c123b64d17d4);
@@ -254,7 +254,7 @@ proptest! {
             let _ = FromGuest::new(port.rings.outgoing).try_recv();
         });
         device.rescind_at_once();
-        while let Some(Said { .. }) = guest.try_next() {}
+        while let Some(ReceivedMessage { .. }) = guest.try_next() {}
         guest.connect();
     }
 }

@@ -43,7 +43,7 @@ const READY: &str = "ready";
 pub(crate) struct Arguments {
     /// What is written first to a file in each of these directories.
     #[arg(long, value_name = "DIRECTORY")]
-    soil: Vec<PathBuf>,
+    make_dirty: Vec<PathBuf>,
     /// How much of it, in KiB.
     #[arg(long, value_name = "KIB")]
     dirty: u64,
@@ -69,9 +69,13 @@ pub(super) fn now() -> Result<u64> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let dirt: Vec<_> = arguments.soil.iter().map(|it| it.join(DIRT)).collect();
+    let dirt: Vec<_> = arguments
+        .make_dirty
+        .iter()
+        .map(|it| it.join(DIRT))
+        .collect();
     for path in &dirt {
-        soil(path, arguments.dirty).with_context(|| path.display().to_string())?;
+        make_dirty(path, arguments.dirty).with_context(|| path.display().to_string())?;
     }
     let stop = AtomicBool::new(false);
     let ready = AtomicUsize::new(0);
@@ -103,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn soil(path: &Path, kib: u64) -> io::Result<()> {
+fn make_dirty(path: &Path, kib: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
     for _ in 0..kib.div_ceil(4) {
         file.write_all(&PAGE)?;
@@ -140,7 +144,7 @@ pub(super) struct Applications {
 }
 
 /// What the host knows of a freeze, by the clock of [`now`].
-pub(super) struct Held {
+pub(super) struct Freeze {
     /// When it sent the FREEZE.
     pub(super) asked: u64,
     /// When it had the reply.
@@ -151,7 +155,7 @@ pub(super) struct Held {
 
 /// For how long applications stood still.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct StoodStill {
+pub(super) struct Pause {
     /// From the last write of the application that stopped first to the reply to
     /// the FREEZE.
     pub(super) to_reply: Duration,
@@ -185,13 +189,13 @@ impl Applications {
 
     /// Ends them, each after another write, and says for how long they stood
     /// still.
-    pub(super) fn end(mut self, held: &Held) -> Result<StoodStill> {
+    pub(super) fn end(mut self, freeze: &Freeze) -> Result<Pause> {
         drop(self.process.stdin.take());
         let each: Vec<Vec<Write>> = serde_json::from_str(&self.line()?)?;
         self.process.wait()?;
-        let mut all = StoodStill::default();
+        let mut all = Pause::default();
         for writes in each {
-            let one = stood_still(&writes, held)?;
+            let one = pause(&writes, freeze)?;
             all.to_reply = all.to_reply.max(one.to_reply);
             all.to_thawed = all.to_thawed.max(one.to_thawed);
             all.longest = all.longest.max(one.longest);
@@ -226,21 +230,21 @@ impl Drop for Applications {
 }
 
 /// For how long one application stood still.
-fn stood_still(writes: &[Write], held: &Held) -> Result<StoodStill> {
-    let (before, after) = writes.split_at(writes.partition_point(|it| it.done < held.thawing));
+fn pause(writes: &[Write], freeze: &Freeze) -> Result<Pause> {
+    let (before, after) = writes.split_at(writes.partition_point(|it| it.done < freeze.thawing));
     let last = before.last().context("nothing was written before")?;
     let next = after.first().context("nothing was written after")?;
     ensure!(
-        last.begun < held.replied,
+        last.begun < freeze.replied,
         "a page was written while everything was to stand still"
     );
-    let to_reply = Duration::from_nanos(held.replied.saturating_sub(last.done));
-    let to_thawed = Duration::from_nanos(next.done - held.thawing);
+    let to_reply = Duration::from_nanos(freeze.replied.saturating_sub(last.done));
+    let to_thawed = Duration::from_nanos(next.done - freeze.thawing);
     let gaps = before.windows(2).filter_map(|pair| match pair {
-        [one, next] if next.done < held.asked => Some(next.done - one.done),
+        [one, next] if next.done < freeze.asked => Some(next.done - one.done),
         _ => None,
     });
-    Ok(StoodStill {
+    Ok(Pause {
         to_reply,
         to_thawed,
         longest: to_reply + to_thawed,
@@ -252,7 +256,7 @@ fn stood_still(writes: &[Write], held: &Held) -> Result<StoodStill> {
 mod tests {
     use super::*;
 
-    const HELD: Held = Held {
+    const FREEZE: Freeze = Freeze {
         asked: 20,
         replied: 50,
         thawing: 100,
@@ -275,20 +279,20 @@ mod tests {
             begun: 33,
             done: 104,
         });
-        let expected = StoodStill {
+        let expected = Pause {
             to_reply: Duration::from_nanos(50 - 31),
             to_thawed: Duration::from_nanos(4),
             longest: Duration::from_nanos(19 + 4),
             otherwise: Duration::from_nanos(5),
         };
-        assert_eq!(stood_still(&writes, &HELD).unwrap(), expected);
+        assert_eq!(pause(&writes, &FREEZE).unwrap(), expected);
     }
 
     #[test]
     fn one_that_went_on_writing_is_an_error() {
-        let error = stood_still(&writes(&[0, 60, 110]), &HELD).unwrap_err();
+        let error = pause(&writes(&[0, 60, 110]), &FREEZE).unwrap_err();
         assert!(error.to_string().contains("stand still"), "{error}");
-        assert!(stood_still(&writes(&[0]), &HELD).is_err());
-        assert!(stood_still(&writes(&[110]), &HELD).is_err());
+        assert!(pause(&writes(&[0]), &FREEZE).is_err());
+        assert!(pause(&writes(&[110]), &FREEZE).is_err());
     }
 }

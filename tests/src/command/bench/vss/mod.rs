@@ -22,11 +22,11 @@ use hyperv_sim::scenario::{OPEN_TIME, Transport};
 use hyperv_sim::vss::Vss;
 use hyperv_vmbus::ic::Status;
 
-use self::applications::{Applications, Held, StoodStill, now};
+use self::applications::{Applications, Freeze, Pause, now};
 use self::layout::Layout;
 use super::subject::{self, Subject};
 use super::table::{Row, medians};
-use super::{Common, FCOPY, Way, at_rest, process, trace};
+use super::{Common, DeviceKind, FCOPY, at_rest, process, trace};
 
 /// For how long the host holds file systems frozen: long enough for every
 /// application to notice.
@@ -70,7 +70,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "KIB", default_value_t = 1024)]
     dirty: u64,
     #[command(flatten)]
-    way: Way,
+    way: DeviceKind,
 }
 
 /// The hosts of the other services.
@@ -79,7 +79,7 @@ type Others = Option<(KvpHost, FcopyHost)>;
 /// What a round gave.
 #[derive(Debug)]
 struct Measured {
-    stood_still: StoodStill,
+    pause: Pause,
     /// From sending a FREEZE to having the reply.
     freeze: Duration,
     /// The same for a THAW.
@@ -208,12 +208,12 @@ fn measure(
     };
     Ok(vec![
         Row::heading(&layout.to_string()),
-        time("ms that an application waits", |it| it.stood_still.longest),
-        time("ms, first freeze to reply", |it| it.stood_still.to_reply),
-        time("ms, THAW to all thawed", |it| it.stood_still.to_thawed),
+        time("ms that an application waits", |it| it.pause.longest),
+        time("ms, first freeze to reply", |it| it.pause.to_reply),
+        time("ms, THAW to all thawed", |it| it.pause.to_thawed),
         time("ms, FREEZE to reply", |it| it.freeze),
         time("ms, THAW to reply", |it| it.thaw),
-        time("ms between writes otherwise", |it| it.stood_still.otherwise),
+        time("ms between writes otherwise", |it| it.pause.otherwise),
         Row::new(
             "system calls, FREEZE to reply",
             medians(&calls, |it| it.all as f64),
@@ -236,7 +236,7 @@ fn round(
     let (points, files) = (layout.points(), layout.files());
     let mut command = vec!["sh", APPLICATIONS, "--dirty", &dirty, "--pages", &pages];
     for point in &points {
-        command.extend(["--soil", point]);
+        command.extend(["--make_dirty", point]);
     }
     command.extend(files.iter().map(String::as_str));
     let applications = Applications::start(&subject.machine, &command)?;
@@ -254,16 +254,16 @@ fn round(
             "{name} answers a FREEZE with {froze:?}, and the THAW with {thawed:?}"
         )));
     }
-    let held = Held {
+    let freeze = Freeze {
         asked,
         replied,
         thawing,
     };
-    let stood_still = applications
-        .end(&held)
+    let pause = applications
+        .end(&freeze)
         .with_context(|| subject.name.clone())?;
     Ok(Ok(Measured {
-        stood_still,
+        pause,
         freeze: Duration::from_nanos(replied - asked),
         thaw: Duration::from_nanos(ended - thawing),
     }))

@@ -16,7 +16,7 @@ const MEMORY: usize = 16 << 20;
 
 /// A message that the host posted.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct ReceivedMessage {
     pub(super) vp: u32,
     pub(super) sint: u8,
     pub(super) kind: Kind,
@@ -25,18 +25,18 @@ pub(super) struct Said {
 
 /// Keeps what the host says.
 #[derive(Default)]
-pub(super) struct Ear {
-    said: Mutex<VecDeque<Said>>,
+pub(super) struct ReceivedMessages {
+    said: Mutex<VecDeque<ReceivedMessage>>,
     signals: Mutex<Vec<(u32, u8, u32)>>,
 }
 
-impl Synic for Ear {
+impl Synic for ReceivedMessages {
     fn post(&self, vp: u32, sint: u8, kind: u32, payload: &[u8]) {
         assert_eq!(kind, message::SYNIC_TYPE);
         assert!(payload.len() <= message::LONGEST);
         let (kind, body) = message::split(payload).unwrap();
         let body = body.to_vec();
-        self.said.lock().unwrap().push_back(Said {
+        self.said.lock().unwrap().push_back(ReceivedMessage {
             vp,
             sint,
             kind,
@@ -49,7 +49,7 @@ impl Synic for Ear {
     }
 }
 
-impl Ear {
+impl ReceivedMessages {
     /// Event flags that were set since the last look.
     pub(super) fn signals(&self) -> Vec<(u32, u8, u32)> {
         std::mem::take(&mut self.signals.lock().unwrap())
@@ -58,7 +58,7 @@ impl Ear {
 
 pub(super) struct FakeGuest {
     pub(super) bus: VmBus,
-    pub(super) synic: Arc<Ear>,
+    pub(super) synic: Arc<ReceivedMessages>,
     /// Where it sends messages.
     pub(super) messages: u32,
     memory: GuestMemoryMmap,
@@ -69,7 +69,7 @@ pub(super) struct FakeGuest {
 impl FakeGuest {
     pub(super) fn new(newest: Version) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let synic = Arc::new(Ear::default());
+        let synic = Arc::new(ReceivedMessages::default());
         Self {
             bus: VmBus::new(memory.clone(), Arc::clone(&synic) as _, newest),
             synic,
@@ -121,12 +121,12 @@ impl FakeGuest {
         assert_eq!(self.bus.post_message(self.messages, 1, &message), 0);
     }
 
-    pub(super) fn try_next(&self) -> Option<Said> {
+    pub(super) fn try_next(&self) -> Option<ReceivedMessage> {
         self.synic.said.lock().unwrap().pop_front()
     }
 
     #[track_caller]
-    pub(super) fn next(&self) -> Said {
+    pub(super) fn next(&self) -> ReceivedMessage {
         self.try_next().expect("the host says something")
     }
 

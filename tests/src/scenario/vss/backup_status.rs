@@ -7,20 +7,20 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::super::stage::{SETTLE_TIME, VssStage, expect_failure};
-use super::shelf::{Kind, Shelf};
+use super::file_systems::{FileSystems, Kind};
 use super::{freeze, thaw, two};
 use crate::wait::until;
 
 /// Makes a hook that does this.
-pub(super) fn hook(shelf: &Shelf, name: &str, does: &str) -> Result<()> {
+pub(super) fn hook(file_systems: &FileSystems, name: &str, does: &str) -> Result<()> {
     let path = format!("/etc/hyperv-agent/vss.d/{name}");
-    shelf.write(&path, &format!("#!/bin/sh\n{does}\n"))?;
-    shelf.script("chmod 755 \"$0\"", &[&path]).map(drop)
+    file_systems.write(&path, &format!("#!/bin/sh\n{does}\n"))?;
+    file_systems.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
 /// What the status says of the service.
-pub(super) fn status(shelf: &Shelf) -> Result<Value> {
-    let said = shelf.program(&["status", "--json"])?;
+pub(super) fn status(file_systems: &FileSystems) -> Result<Value> {
+    let said = file_systems.program(&["status", "--json"])?;
     let status: Value = serde_json::from_str(&said)?;
     let services = status["services"].as_array().context("no services")?;
     let vss = services.iter().find(|service| service["name"] == "vss");
@@ -38,8 +38,8 @@ pub(super) fn expect_field(told: &Value, name: &str, expected: &Value) -> Result
 }
 
 /// Expects what is told of the last backup; gives all of it.
-pub(super) fn expect_last(shelf: &Shelf, fields: &[(&str, Value)]) -> Result<Value> {
-    let last = status(shelf)?["last_backup"].clone();
+pub(super) fn expect_last(file_systems: &FileSystems, fields: &[(&str, Value)]) -> Result<Value> {
+    let last = status(file_systems)?["last_backup"].clone();
     for (name, expected) in fields {
         expect_field(&last, name, expected)?;
     }
@@ -63,15 +63,15 @@ pub(super) fn runs(told: &Value) -> Result<Vec<String>> {
 }
 
 pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
-    hook(&shelf, "10-good", "")?;
+    let (file_systems, points) = two(stage)?;
+    hook(&file_systems, "10-good", "")?;
     let mut host = stage.connect()?;
     ensure!(
-        status(&shelf)?["last_backup"].is_null(),
+        status(&file_systems)?["last_backup"].is_null(),
         "a backup is told of before there was any"
     );
     freeze(&mut host)?;
-    let vss = status(&shelf)?;
+    let vss = status(&file_systems)?;
     let operation = &vss["devices"][0]["operation"];
     for (name, expected) in [
         ("kind", "frozen".into()),
@@ -91,7 +91,7 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     );
     thaw(&mut host)?;
     let told = expect_last(
-        &shelf,
+        &file_systems,
         &[
             ("kind", "backup".into()),
             ("file_systems", points.len().into()),
@@ -104,10 +104,10 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
 
     // A second one that does not come about.
-    hook(&shelf, "20-bad", "[ $1 != freeze ]")?;
+    hook(&file_systems, "20-bad", "[ $1 != freeze ]")?;
     expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
     let told = expect_last(
-        &shelf,
+        &file_systems,
         &[
             ("file_systems", 0.into()),
             ("frozen_usec", Value::Null),
@@ -123,47 +123,47 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
     let reason = told["reason"].as_str().unwrap_or_default();
     ensure!(reason.starts_with("hook 20-bad failed"), "{told}");
-    let text = shelf.program(&["status"])?;
+    let text = file_systems.program(&["status"])?;
     ensure!(
         text.contains("  last backup  ") && text.contains(", failed: hook 20-bad failed"),
         "expected the last backup in {text}"
     );
     // The THAW that the host sends all the same is no backup.
     thaw(&mut host)?;
-    expect_last(&shelf, &[("outcome", "failed".into())])?;
+    expect_last(&file_systems, &[("outcome", "failed".into())])?;
     stage.expect_working(&mut host)
 }
 
 pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let point = shelf.make(Kind::Ext4, "ext4")?;
-    shelf.configure("[vss]\ntime-limit = 10")?;
+    let file_systems = FileSystems::new(stage)?;
+    let point = file_systems.make(Kind::Ext4, "ext4")?;
+    file_systems.configure("[vss]\ntime-limit = 10")?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    shelf.wait_thawed(&[&point], "after its time limit")?;
+    file_systems.wait_thawed(&[&point], "after its time limit")?;
     let told = until(SETTLE_TIME, "the backup to be told of", || {
-        let last = status(&shelf)?["last_backup"].clone();
+        let last = status(&file_systems)?["last_backup"].clone();
         Ok((!last.is_null()).then_some(last))
     })?;
     expect_field(&told, "outcome", &"inconsistent".into())?;
     ensure!(told["frozen_usec"].as_u64() > Some(9_000_000), "{told}");
     expect_failure(host.thaw()?, "a THAW after the time limit")?;
-    expect_last(&shelf, &[("began", told["began"].clone())])?;
+    expect_last(&file_systems, &[("began", told["began"].clone())])?;
     stage.expect_working(&mut host)
 }
 
 /// What an agent that was killed left behind is told of by the next one.
 pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
-    let (shelf, points) = two(stage)?;
+    let (file_systems, points) = two(stage)?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     stage.machine().kill()?;
-    shelf.wait_thawed(&points, "after the program was killed")?;
+    file_systems.wait_thawed(&points, "after the program was killed")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
     expect_last(
-        &shelf,
+        &file_systems,
         &[
             ("file_systems", points.len().into()),
             ("outcome", "inconsistent".into()),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hyperv_vmbus::ic::Version;
 
-use super::dice::Dice;
+use super::rng::Rng;
 use crate::fcopy::{CHUNK, Fcopy, Operation as Copy, Start};
 use crate::host::{FRAMEWORKS, Protocol};
 use crate::ic::{HEADER_LEN, NEGOTIATE, Request};
@@ -18,7 +18,7 @@ pub(super) const NAME: &str = "hyperv-chaos-";
 
 /// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum ServiceKind {
     Fcopy,
     Kvp,
     Vss,
@@ -26,7 +26,7 @@ pub(super) enum Which {
 
 /// A message, over either transport.
 #[derive(Clone)]
-pub(super) struct Said {
+pub(super) struct Message {
     label: String,
     /// Over rings, with its header.
     pub(super) packet: Vec<u8>,
@@ -34,7 +34,7 @@ pub(super) struct Said {
     pub(super) device: Vec<u8>,
 }
 
-impl fmt::Debug for Said {
+impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label)
     }
@@ -60,20 +60,20 @@ impl Places {
 }
 
 /// A negotiation, with versions that the service has or others.
-pub(super) fn negotiation(dice: &mut Dice, which: Which) -> Said {
+pub(super) fn negotiation(rng: &mut Rng, which: ServiceKind) -> Message {
     let known = match which {
-        Which::Fcopy => Fcopy::VERSIONS,
-        Which::Kvp => Kvp::VERSIONS,
-        Which::Vss => Vss::VERSIONS,
+        ServiceKind::Fcopy => Fcopy::VERSIONS,
+        ServiceKind::Kvp => Kvp::VERSIONS,
+        ServiceKind::Vss => Vss::VERSIONS,
     };
-    let mut versions = |known: &[Version]| match dice.below(8) {
+    let mut versions = |known: &[Version]| match rng.below(8) {
         0 => Vec::new(),
         1 => vec![Version::new(9, 9)],
         2 => {
-            let count = dice.below(120);
-            let any = |dice: &mut Dice| u16::from(dice.byte() % 7);
+            let count = rng.below(120);
+            let any = |rng: &mut Rng| u16::from(rng.byte() % 7);
             (0..count)
-                .map(|_| Version::new(any(dice), any(dice)))
+                .map(|_| Version::new(any(rng), any(rng)))
                 .collect()
         }
         _ => known.to_vec(),
@@ -81,24 +81,24 @@ pub(super) fn negotiation(dice: &mut Dice, which: Which) -> Said {
     let (frameworks, messages) = (versions(&FRAMEWORKS), versions(known));
     let label = format!("negotiation of {} and {}", frameworks.len(), messages.len());
     let request = Request::negotiation(0, &frameworks, &messages);
-    said(dice, label, request.ok(), Vec::new())
+    message(rng, label, request.ok(), Vec::new())
 }
 
 /// A request to a service, spoiled or not.
-pub(super) fn request(dice: &mut Dice, which: Which, places: &Places) -> Said {
+pub(super) fn request(rng: &mut Rng, which: ServiceKind, places: &Places) -> Message {
     let (label, rings, device, kind, version) = match which {
-        Which::Fcopy => {
-            let (label, operation) = copy(dice, places);
+        ServiceKind::Fcopy => {
+            let (label, operation) = copy(rng, places);
             let bodies = (operation.encode_utf16(), operation.encode_utf8());
             (label, bodies.0, bodies.1, Fcopy::KIND, Fcopy::VERSION)
         }
-        Which::Kvp => {
-            let (label, operation) = pair(dice);
+        ServiceKind::Kvp => {
+            let (label, operation) = pair(rng);
             let bodies = (operation.encode_utf16(), operation.encode_utf8());
             (label, bodies.0, bodies.1, Kvp::KIND, Kvp::VERSION)
         }
-        Which::Vss => {
-            let (operation, len) = backup(dice);
+        ServiceKind::Vss => {
+            let (operation, len) = backup(rng);
             let label = format!("{operation:?} of {len} bytes");
             let bodies = (operation.encode(len), operation.encode(BODY_LEN));
             (label, bodies.0, bodies.1, Vss::KIND, Vss::VERSION)
@@ -108,30 +108,30 @@ pub(super) fn request(dice: &mut Dice, which: Which, places: &Places) -> Said {
     if let Some(request) = &mut request {
         request.version = version;
     }
-    said(dice, label, request, device)
+    message(rng, label, request, device)
 }
 
 /// A copy's next step: most copies have one after the other, in order.
-pub(super) fn copy_step(dice: &mut Dice, step: usize, places: &Places) -> Said {
+pub(super) fn copy_step(rng: &mut Rng, step: usize, places: &Places) -> Message {
     let operation = match step {
         0 => {
-            let name = format!("{NAME}{}", dice.below(4));
+            let name = format!("{NAME}{}", rng.below(4));
             let directory = &places.inside;
-            let start = Start::new(directory, &name, dice.word() & 3, (3 * CHUNK) as u64);
+            let start = Start::new(directory, &name, rng.word() & 3, (3 * CHUNK) as u64);
             Copy::Start(start)
         }
-        1..=3 => Copy::write(((step - 1) * CHUNK) as u64, &dice.bytes(CHUNK)),
+        1..=3 => Copy::write(((step - 1) * CHUNK) as u64, &rng.bytes(CHUNK)),
         _ => Copy::Complete,
     };
     let request = Request::new(Fcopy::KIND, 0, operation.encode_utf16()).ok();
-    Said {
+    Message {
         label: format!("step {step} of a copy"),
         packet: request.map(|it| it.encode()).unwrap_or_default(),
         device: operation.encode_utf8(),
     }
 }
 
-fn said(dice: &mut Dice, label: String, request: Option<Request>, device: Vec<u8>) -> Said {
+fn message(rng: &mut Rng, label: String, request: Option<Request>, device: Vec<u8>) -> Message {
     let request = request.unwrap_or(Request {
         framework: Version::new(0, 0),
         kind: NEGOTIATE,
@@ -141,51 +141,54 @@ fn said(dice: &mut Dice, label: String, request: Option<Request>, device: Vec<u8
         piped: 0,
         body: Vec::new(),
     });
-    let said = Said {
+    let message = Message {
         label,
         packet: request.encode(),
         device,
     };
-    match dice.one_in(4) {
-        true => spoiled(dice, said, request),
-        false => said,
+    match rng.one_in(4) {
+        true => spoiled(rng, message, request),
+        false => message,
     }
 }
 
 /// Not quite what a host says.
-fn spoiled(dice: &mut Dice, mut said: Said, mut request: Request) -> Said {
-    let how = match dice.below(9) {
+fn spoiled(rng: &mut Rng, mut message: Message, mut request: Request) -> Message {
+    let how = match rng.below(9) {
         0 => {
-            request.stated = u16::from_le_bytes([dice.byte(), dice.byte()]);
-            said.packet = request.encode();
+            request.stated = u16::from_le_bytes([rng.byte(), rng.byte()]);
+            message.packet = request.encode();
             format!("that states {} bytes", request.stated)
         }
         1 => {
-            request.piped = dice.word();
-            said.packet = request.encode();
+            request.piped = rng.word();
+            message.packet = request.encode();
             format!("in a pipe of {} bytes", request.piped)
         }
         2 => {
-            request.kind = u16::from(dice.byte() % 9);
-            said.packet = request.encode();
+            request.kind = u16::from(rng.byte() % 9);
+            message.packet = request.encode();
             format!("of type {}", request.kind)
         }
         3 => {
-            request.version = Version::new(u16::from(dice.byte()), u16::from(dice.byte()));
-            said.packet = request.encode();
+            request.version = Version::new(u16::from(rng.byte()), u16::from(rng.byte()));
+            message.packet = request.encode();
             format!("in version {}", request.version)
         }
         4 => {
-            let (packet, device) = (dice.below(said.packet.len()), dice.below(said.device.len()));
-            said.packet.truncate(packet);
-            said.device.truncate(device);
+            let (packet, device) = (
+                rng.below(message.packet.len()),
+                rng.below(message.device.len()),
+            );
+            message.packet.truncate(packet);
+            message.device.truncate(device);
             format!("cut to {packet} or {device} bytes")
         }
         5 | 6 => {
-            let count = 1 + dice.below(6);
+            let count = 1 + rng.below(6);
             for _ in 0..count {
-                for bytes in [&mut said.packet, &mut said.device] {
-                    let (at, byte) = (dice.below(bytes.len()), dice.byte());
+                for bytes in [&mut message.packet, &mut message.device] {
+                    let (at, byte) = (rng.below(bytes.len()), rng.byte());
                     if let Some(place) = bytes.get_mut(at) {
                         *place = byte;
                     }
@@ -194,34 +197,36 @@ fn spoiled(dice: &mut Dice, mut said: Said, mut request: Request) -> Said {
             format!("with {count} other bytes")
         }
         7 => {
-            let len = 8 * dice.below(40);
-            said.packet.extend(dice.bytes(len));
+            let len = 8 * rng.below(40);
+            message.packet.extend(rng.bytes(len));
             format!("with {len} bytes behind it")
         }
         _ => {
-            let (packet, device) = (said.packet.len(), said.device.len());
-            said.packet.truncate(HEADER_LEN);
-            said.packet.extend(dice.bytes(packet - said.packet.len()));
-            said.device = dice.bytes(device);
+            let (packet, device) = (message.packet.len(), message.device.len());
+            message.packet.truncate(HEADER_LEN);
+            message
+                .packet
+                .extend(rng.bytes(packet - message.packet.len()));
+            message.device = rng.bytes(device);
             "with a random body".to_owned()
         }
     };
-    said.label = format!("{} {how}", said.label);
-    said
+    message.label = format!("{} {how}", message.label);
+    message
 }
 
-fn copy(dice: &mut Dice, places: &Places) -> (String, Copy) {
-    match dice.below(8) {
-        0..=3 => start(dice, places),
+fn copy(rng: &mut Rng, places: &Places) -> (String, Copy) {
+    match rng.below(8) {
+        0..=3 => start(rng, places),
         4 | 5 => {
-            let offset = dice.pick(0, &[1, CHUNK as u64, 5000, 1 << 20, 1 << 40, u64::MAX]);
-            let len = dice.pick(CHUNK, &[0, 1, 100, CHUNK - 1]);
-            let data = dice.bytes(len);
+            let offset = rng.pick(0, &[1, CHUNK as u64, 5000, 1 << 20, 1 << 40, u64::MAX]);
+            let len = rng.pick(CHUNK, &[0, 1, 100, CHUNK - 1]);
+            let data = rng.bytes(len);
             let label = format!("WRITE of {len} bytes at {offset}");
-            let write = match dice.one_in(6) {
+            let write = match rng.one_in(6) {
                 true => Copy::Write {
                     offset,
-                    size: dice.word(),
+                    size: rng.word(),
                     data,
                 },
                 false => Copy::write(offset, &data),
@@ -233,9 +238,9 @@ fn copy(dice: &mut Dice, places: &Places) -> (String, Copy) {
     }
 }
 
-fn start(dice: &mut Dice, places: &Places) -> (String, Copy) {
+fn start(rng: &mut Rng, places: &Places) -> (String, Copy) {
     let Places { inside, outside } = places;
-    let (where_to, directory) = match dice.below(16) {
+    let (where_to, directory) = match rng.below(16) {
         0 => ("outside", outside.clone()),
         1 => ("inside and out by ..", format!("{inside}/../../{NAME}up")),
         2 => ("a link to outside", format!("{inside}/{NAME}link")),
@@ -249,7 +254,7 @@ fn start(dice: &mut Dice, places: &Places) -> (String, Copy) {
         10 | 11 => ("new directories", format!("{inside}/{NAME}a/{NAME}b")),
         _ => ("inside", inside.clone()),
     };
-    let mut name: Vec<u16> = match dice.below(12) {
+    let mut name: Vec<u16> = match rng.below(12) {
         0 => "..".to_owned(),
         1 => format!("../{NAME}out"),
         2 => String::new(),
@@ -262,14 +267,14 @@ fn start(dice: &mut Dice, places: &Places) -> (String, Copy) {
     }
     .encode_utf16()
     .collect();
-    if dice.one_in(20) {
+    if rng.one_in(20) {
         name.push(0xd800);
     }
-    let size = dice.pick(3 * CHUNK as u64, &[0, 1, 1 << 20, 1 << 50, u64::MAX]);
+    let size = rng.pick(3 * CHUNK as u64, &[0, 1, 1 << 20, 1 << 50, u64::MAX]);
     let start = Start {
         path: directory.encode_utf16().collect(),
         name,
-        flags: dice.word() & dice.pick(3, &[u32::MAX]),
+        flags: rng.word() & rng.pick(3, &[u32::MAX]),
         size,
     };
     let label = format!(
@@ -280,9 +285,9 @@ fn start(dice: &mut Dice, places: &Places) -> (String, Copy) {
     (label, Copy::Start(start))
 }
 
-fn pair(dice: &mut Dice) -> (String, Pair) {
-    let pool = dice.pick(0, &[0, 1, 1, 2, 3, 4, 5, 255]);
-    let key = match dice.below(12) {
+fn pair(rng: &mut Rng) -> (String, Pair) {
+    let pool = rng.pick(0, &[0, 1, 1, 2, 3, 4, 5, 255]);
+    let key = match rng.below(12) {
         0 => Vec::new(),
         1 => vec![u16::from(b'k'); 254],
         2 => vec![u16::from(b'k'); 300],
@@ -290,13 +295,13 @@ fn pair(dice: &mut Dice) -> (String, Pair) {
         4 => "ü😀".encode_utf16().collect(),
         other => format!("key {other}").encode_utf16().collect(),
     };
-    let operation = match dice.below(8) {
+    let operation = match rng.below(8) {
         0 => Pair::Get { pool, key },
         1 | 2 => {
-            let value = match dice.below(6) {
-                0 => Value::U32(dice.word()),
-                1 => Value::U64(dice.next()),
-                2 => Value::Qword(dice.next()),
+            let value = match rng.below(6) {
+                0 => Value::U32(rng.word()),
+                1 => Value::U64(rng.next()),
+                2 => Value::Qword(rng.next()),
                 3 => Value::Text(vec![0xfc; 1022]),
                 4 => Value::Text(vec![0xfc; 1100]),
                 _ => Value::text("a value"),
@@ -306,22 +311,22 @@ fn pair(dice: &mut Dice) -> (String, Pair) {
         3 => Pair::Delete { pool, key },
         4 | 5 => Pair::Enumerate {
             pool,
-            index: dice.pick(0, &[1, 2, 3, 9, 10, 1 << 31, u32::MAX]),
+            index: rng.pick(0, &[1, 2, 3, 9, 10, 1 << 31, u32::MAX]),
         },
         6 => Pair::GetIpInfo {
             adapter: "00:15:5D:01:02:03".encode_utf16().collect(),
-            family: dice.byte() % 5,
+            family: rng.byte() % 5,
         },
         _ => Pair::SetIpInfo(IpInfo {
             adapter: "{f8615163-0000-1000-2000-00155d010200}".to_owned(),
-            family: dice.byte() % 5,
-            dhcp: dice.one_in(2),
-            addresses: dice
+            family: rng.byte() % 5,
+            dhcp: rng.one_in(2),
+            addresses: rng
                 .pick("192.0.2.1", &["", ";;", "fe80::1;192.0.2.300", "x"])
                 .to_owned(),
-            subnets: dice.pick("255.255.255.0", &["", "/64", "/999"]).to_owned(),
-            gateways: dice.pick("192.0.2.254", &["", "::"]).to_owned(),
-            dns: dice.pick("192.0.2.53", &["", "1;2;3;4;5;6;7;8"]).to_owned(),
+            subnets: rng.pick("255.255.255.0", &["", "/64", "/999"]).to_owned(),
+            gateways: rng.pick("192.0.2.254", &["", "::"]).to_owned(),
+            dns: rng.pick("192.0.2.53", &["", "1;2;3;4;5;6;7;8"]).to_owned(),
         }),
     };
     let mut label = format!("{operation:?}");
@@ -332,19 +337,19 @@ fn pair(dice: &mut Dice) -> (String, Pair) {
     (label, operation)
 }
 
-fn backup(dice: &mut Dice) -> (Backup, usize) {
-    let operation = match dice.below(9) {
+fn backup(rng: &mut Rng) -> (Backup, usize) {
+    let operation = match rng.below(9) {
         0 | 1 => Backup::HotBackup,
         2 => Backup::GetDmInfo,
         3 | 4 => Backup::Freeze,
         5 | 6 => Backup::Thaw,
         7 => Backup::AutoRecover,
-        _ => Backup::Other(dice.byte()),
+        _ => Backup::Other(rng.byte()),
     };
-    let len = match dice.below(8) {
+    let len = match rng.below(8) {
         0 => LONG_FREEZE,
         1 => LONG_RECOVER,
-        2 => dice.below(64),
+        2 => rng.below(64),
         _ => BODY_LEN,
     };
     (operation, len)

@@ -16,7 +16,7 @@ const RING_LEN: usize = 68 << 10;
 const OTHER: u32 = 1 << 4;
 
 /// A device of a service, and its host.
-pub(super) struct Line<P> {
+pub(super) struct ServiceDevice<P> {
     number: u32,
     toggles: u32,
     device: Arc<dyn Device>,
@@ -27,7 +27,7 @@ fn offer<P: Protocol>(machine: &mut dyn Machine, number: u32) -> Result<Arc<dyn 
     machine.offer(P::SERVICE.uio(number, RING_LEN))
 }
 
-impl<P: Protocol> Line<P> {
+impl<P: Protocol> ServiceDevice<P> {
     /// The device is offered, and nobody has opened it yet.
     pub(super) fn offered(machine: &mut dyn Machine, number: u32) -> Result<Self> {
         Ok(Self {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct Resources {
     /// Open descriptors.
     pub descriptors: usize,
     /// Threads.
@@ -16,13 +16,13 @@ pub struct Held {
     pub private: u64,
 }
 
-impl Held {
+impl Resources {
     /// Looks at a process of this machine.
     ///
     /// # Errors
     ///
     /// Where there is none of that number.
-    pub fn by(pid: u32) -> Result<Self> {
+    pub fn of(pid: u32) -> Result<Self> {
         let count = |what: &str| -> Result<usize> {
             let path = format!("/proc/{pid}/{what}");
             Ok(fs::read_dir(&path).context(path)?.count())

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::super::Pattern;
 use super::super::stage::{OPEN_TIME, SETTLE_TIME, VssStage, expect};
-use super::faults::expect_spoiled;
-use super::shelf::Shelf;
+use super::faults::expect_inconsistent;
+use super::file_systems::FileSystems;
 use super::{freeze, thaw, two};
 use crate::fcopy::{CHUNK, Fcopy, FcopyHost, Operation as Copy, Start};
 use crate::host::Protocol as _;
@@ -30,7 +30,7 @@ const KEY: &str = "a key";
 
 /// Everything stands still, and a second device is there.
 struct Waiting {
-    shelf: Shelf,
+    file_systems: FileSystems,
     points: Vec<String>,
     backups: VssHost,
     device: Arc<dyn Device>,
@@ -43,14 +43,14 @@ impl Waiting {
         offer: Offer,
         connect: fn(Port) -> Result<H>,
     ) -> Result<(Self, H)> {
-        let (shelf, points) = two(stage)?;
+        let (file_systems, points) = two(stage)?;
         let mut backups = stage.connect()?;
         let device = stage.machine().offer(offer)?;
         let host = connect(device.accept(OPEN_TIME)?)?;
         freeze(&mut backups)?;
-        shelf.expect_frozen(&points, "after a FREEZE")?;
+        file_systems.expect_frozen(&points, "after a FREEZE")?;
         let waiting = Self {
-            shelf,
+            file_systems,
             points,
             backups,
             device,
@@ -60,7 +60,7 @@ impl Waiting {
 
     /// The device of a service, as the program's status has it.
     fn status(&self, service: &str) -> Result<Value> {
-        let status = self.shelf.program(&["status", "--json"])?;
+        let status = self.file_systems.program(&["status", "--json"])?;
         let status: Value = serde_json::from_str(&status)?;
         let services = status.get("services").and_then(Value::as_array);
         let device = services
@@ -96,7 +96,7 @@ impl Waiting {
                 "expected the status to say that file systems are frozen; it says {device}"
             );
         }
-        self.shelf
+        self.file_systems
             .expect_frozen(&self.points, &format!("while {service} waits"))?;
         stage.expect_working(&mut self.backups)?;
         ensure!(self.works(service)?, "{service} does not wait for the thaw");
@@ -105,7 +105,8 @@ impl Waiting {
 
     fn thaw(&mut self) -> Result<()> {
         thaw(&mut self.backups)?;
-        self.shelf.expect_thawed(&self.points, "after a THAW")
+        self.file_systems
+            .expect_thawed(&self.points, "after a THAW")
     }
 
     /// Takes the second device away.
@@ -119,11 +120,15 @@ impl Waiting {
 
     /// Expects all to work after the program was ended while it waited.
     fn expect_thawed_and_start(self, stage: &mut VssStage<'_>, when: &str) -> Result<()> {
-        let Self { shelf, points, .. } = &self;
-        shelf.wait_thawed(points, when)?;
+        let Self {
+            file_systems,
+            points,
+            ..
+        } = &self;
+        file_systems.wait_thawed(points, when)?;
         stage.machine().start()?;
         let mut backups = stage.connect()?;
-        expect_spoiled(stage, shelf, points, &mut backups, when)?;
+        expect_inconsistent(stage, file_systems, points, &mut backups, when)?;
         Self { backups, ..self }.end(stage)
     }
 }

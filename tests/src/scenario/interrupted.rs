@@ -6,7 +6,7 @@ use hyperv_vmbus::ic::Status;
 use super::stage::{FcopyStage, SETTLE_TIME, expect, expect_closed};
 use super::{Pattern, Skip};
 use crate::fcopy::{CHUNK, FcopyHost, Operation};
-use crate::held::Held;
+use crate::resources::Resources;
 use crate::wait::until;
 
 /// Begins a copy of two messages and sends the first.
@@ -131,7 +131,7 @@ pub(super) fn toggles(stage: &mut FcopyStage<'_>) -> Result<()> {
         if round == WARM_UP {
             // What the guest lets go of a little later counts as kept here: then
             // the comparison at the end is a little less sharp.
-            before = held(stage)?;
+            before = resources(stage)?;
         }
     }
     let Some(before) = before else {
@@ -142,7 +142,7 @@ pub(super) fn toggles(stage: &mut FcopyStage<'_>) -> Result<()> {
         SETTLE_TIME,
         "as few descriptors and threads as before",
         || {
-            last = held(stage)?.context("the program is gone")?;
+            last = resources(stage)?.context("the program is gone")?;
             let kept = last.descriptors > before.descriptors || last.threads > before.threads;
             Ok((!kept).then_some(()))
         },
@@ -161,9 +161,9 @@ pub(super) fn toggles(stage: &mut FcopyStage<'_>) -> Result<()> {
 
 /// What the program holds; this process, where it is part of it and nothing
 /// else runs here.
-fn held(stage: &mut FcopyStage<'_>) -> Result<Option<Held>> {
-    match stage.machine().held()? {
-        None if stage.alone => Held::by(std::process::id()).map(Some),
+fn resources(stage: &mut FcopyStage<'_>) -> Result<Option<Resources>> {
+    match stage.machine().resources()? {
+        None if stage.alone => Resources::of(std::process::id()).map(Some),
         held => Ok(held),
     }
 }

@@ -4,9 +4,9 @@ use hyperv_needs::random::Random;
 
 /// Draws what is random.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(Random);
+pub(super) struct Rng(Random);
 
-impl Dice {
+impl Rng {
     /// What is drawn in a round, which depends on no round before it.
     pub(super) fn new(seed: u64, round: u64) -> Self {
         Self(Random::of_round(seed, round))

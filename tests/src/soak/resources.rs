@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::held::{Held, family};
+use crate::resources::{Resources, family};
 use crate::wait::until;
 
 /// How long the program may take to let go of what it held.
@@ -21,7 +21,7 @@ const POOLS: usize = 5;
 
 /// What the program holds, with all that it has started.
 #[derive(Debug, Clone, Copy)]
-pub struct Holding {
+pub struct Totals {
     /// Open descriptors.
     pub descriptors: usize,
     /// Threads.
@@ -47,7 +47,7 @@ fn memory(pid: u32) -> Result<u64> {
     own.context("nothing is said of its memory")
 }
 
-impl Holding {
+impl Totals {
     fn of(pid: u32, log: u64) -> Result<Self> {
         let mut all = Self {
             descriptors: 0,
@@ -57,7 +57,7 @@ impl Holding {
             log,
         };
         for pid in family(pid)? {
-            let held = Held::by(pid)?;
+            let held = Resources::of(pid)?;
             all.descriptors += held.descriptors;
             all.threads += held.threads;
             all.processes += 1;

@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::super::Skip;
 use super::super::stage::{SETTLE_TIME, VssStage, expect};
-use super::shelf::{Kind, MOUNTS, Shelf};
+use super::file_systems::{FileSystems, Kind, MOUNTS};
 use super::{freeze, round, thaw};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
 
 /// What `hyperv-agent vss plan --json` says.
-fn plan(shelf: &Shelf) -> Result<Value> {
-    let said = shelf.program(&["vss", "plan", "--json"])?;
+fn plan(file_systems: &FileSystems) -> Result<Value> {
+    let said = file_systems.program(&["vss", "plan", "--json"])?;
     Ok(serde_json::from_str(&said)?)
 }
 
@@ -30,8 +30,8 @@ fn find<'a>(plan: &'a Value, list: &str, point: &str) -> Result<&'a Value> {
 }
 
 /// Expects the plan to have it in `list`, with these words in the reason.
-fn expect_reason(shelf: &Shelf, list: &str, point: &str, words: &str) -> Result<()> {
-    let plan = plan(shelf)?;
+fn expect_reason(file_systems: &FileSystems, list: &str, point: &str, words: &str) -> Result<()> {
+    let plan = plan(file_systems)?;
     let reason = find(&plan, list, point)?.get("reason");
     ensure!(
         reason
@@ -45,7 +45,7 @@ fn expect_reason(shelf: &Shelf, list: &str, point: &str, words: &str) -> Result<
 /// Expects a FREEZE to fail with these words in the log, and all to go on.
 fn expect_refused(
     stage: &mut VssStage<'_>,
-    shelf: &Shelf,
+    file_systems: &FileSystems,
     points: &[&str],
     host: &mut VssHost,
     words: &[&str],
@@ -55,15 +55,15 @@ fn expect_refused(
         Status::FAIL,
         "a FREEZE that something is in the way of",
     )?;
-    shelf.expect_thawed(points, "after a FREEZE that failed")?;
+    file_systems.expect_thawed(points, "after a FREEZE that failed")?;
     stage.expect_logged(words)
 }
 
 pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (good, bad) = (
-        shelf.make(Kind::Ext4, "good")?,
-        shelf.make(Kind::Ext4, "bad")?,
+        file_systems.make(Kind::Ext4, "good")?,
+        file_systems.make(Kind::Ext4, "bad")?,
     );
     let script = r#"
         set -e
@@ -74,16 +74,16 @@ pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
         # From Linux 6.12 to 6.14 nothing shows it: only the freeze itself is refused.
         ! grep -q " $0 .* - ext4 .*\(emergency_ro\| ro,\)" /proc/self/mountinfo || echo shown
     "#;
-    let device = shelf.source(&bad)?;
-    let shown = shelf
+    let device = file_systems.source(&bad)?;
+    let shown = file_systems
         .script(script, &[&bad, &device])
         .context("making it read-only")?;
     let shown = shown.trim() == "shown";
     if shown {
-        expect_reason(&shelf, "left_out", &bad, "read-only after an error")?;
+        expect_reason(&file_systems, "left_out", &bad, "read-only after an error")?;
     }
     let mut host = stage.connect()?;
-    round(&shelf, &[&good], &mut host)?;
+    round(&file_systems, &[&good], &mut host)?;
     if shown {
         let words = [bad.as_str(), "is left out: the kernel made it read-only"];
         stage.expect_logged(&words)?;
@@ -93,9 +93,10 @@ pub(in super::super) fn made_read_only(stage: &mut VssStage<'_>) -> Result<()> {
 
 /// Nothing says so but that nothing can be read any more.
 pub(in super::super) fn shut_down(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let good = shelf.make(Kind::Ext4, "good")?;
-    let bad = [Kind::Xfs, Kind::Ext4].map(|kind| shelf.make(kind, &format!("bad-{}", kind.name())));
+    let file_systems = FileSystems::new(stage)?;
+    let good = file_systems.make(Kind::Ext4, "good")?;
+    let bad = [Kind::Xfs, Kind::Ext4]
+        .map(|kind| file_systems.make(kind, &format!("bad-{}", kind.name())));
     let [xfs, ext4] = bad;
     let (xfs, ext4) = (xfs?, ext4?);
     // Before Linux 6.15 an ext4 does not show it.
@@ -105,10 +106,10 @@ pub(in super::super) fn shut_down(stage: &mut VssStage<'_>) -> Result<()> {
         xfs_io -x -c shutdown "$1"
         grep -q " $1 .*,shutdown" /proc/self/mountinfo || umount "$1"
     "#;
-    shelf.script(script, &[&xfs, &ext4])?;
-    expect_reason(&shelf, "left_out", &xfs, "shut down")?;
+    file_systems.script(script, &[&xfs, &ext4])?;
+    expect_reason(&file_systems, "left_out", &xfs, "shut down")?;
     let mut host = stage.connect()?;
-    round(&shelf, &[&good], &mut host)?;
+    round(&file_systems, &[&good], &mut host)?;
     stage.expect_logged(&[&xfs, "is left out: it was shut down"])?;
     stage.expect_working(&mut host)
 }
@@ -126,8 +127,8 @@ const HANG: &str = r#"
 
 /// The path to a loop device's file leads through what does not answer.
 pub(in super::super) fn path_hangs(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let data = shelf.make(Kind::Ext4, "data")?;
+    let file_systems = FileSystems::new(stage)?;
+    let data = file_systems.make(Kind::Ext4, "data")?;
     let upper = format!("{MOUNTS}/upper");
     let file = format!("{MOUNTS}/server/share/image");
     let script = r#"
@@ -139,42 +140,42 @@ pub(in super::super) fn path_hangs(stage: &mut VssStage<'_>) -> Result<()> {
         mkfs.ext4 -q -F "$2"
         mount -t ext4 -o loop "$2" "$0"
     "#;
-    let below = shelf.make(Kind::Ext4, "below")?;
-    shelf.script(script, &[&upper, MOUNTS, &file, &below])?;
-    if let Err(error) = shelf.script(HANG, &[&format!("{MOUNTS}/server")]) {
+    let below = file_systems.make(Kind::Ext4, "below")?;
+    file_systems.script(script, &[&upper, MOUNTS, &file, &below])?;
+    if let Err(error) = file_systems.script(HANG, &[&format!("{MOUNTS}/server")]) {
         return Err(Skip(format!("no FUSE: {error:#}")).into());
     }
     let silent = format!("{file}, which it lies on, does not answer");
-    expect_reason(&shelf, "blocked", &upper, &silent)?;
+    expect_reason(&file_systems, "blocked", &upper, &silent)?;
     // What is below it can be reached all the same.
     let below = format!("{MOUNTS}/server/below");
     for point in [&data, &below] {
-        find(&plan(&shelf)?, "freeze", point)?;
+        find(&plan(&file_systems)?, "freeze", point)?;
     }
     let mut host = stage.connect()?;
     // The second one waits for nothing.
     for _ in 0..2 {
         let words = [upper.as_str(), &silent];
-        expect_refused(stage, &shelf, &[&data, &upper], &mut host, &words)?;
+        expect_refused(stage, &file_systems, &[&data, &upper], &mut host, &words)?;
     }
     stage.expect_working(&mut host)?;
 
     // What is left out is not looked for.
     stage.machine().stop()?;
-    shelf.configure(&format!("[vss.exclude]\nmount-points = [{upper:?}]"))?;
-    expect_reason(&shelf, "left_out", &upper, "excludes it")?;
+    file_systems.configure(&format!("[vss.exclude]\nmount-points = [{upper:?}]"))?;
+    expect_reason(&file_systems, "left_out", &upper, "excludes it")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
-    round(&shelf, &[data], &mut host)?;
+    round(&file_systems, &[data], &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// File systems of which the last one has something yet to be written that waits for
 /// a disk: a file of the one before it, which somebody else has frozen.
-fn to_be_written(shelf: &Shelf) -> Result<[String; 3]> {
+fn to_be_written(file_systems: &FileSystems) -> Result<[String; 3]> {
     let (data, lower) = (
-        shelf.make(Kind::Ext4, "data")?,
-        shelf.make(Kind::Ext4, "lower")?,
+        file_systems.make(Kind::Ext4, "data")?,
+        file_systems.make(Kind::Ext4, "lower")?,
     );
     let upper = format!("{MOUNTS}/upper");
     let script = r#"
@@ -187,55 +188,55 @@ fn to_be_written(shelf: &Shelf) -> Result<[String; 3]> {
         fsfreeze --freeze "$1"
         echo text >"$0/text"
     "#;
-    shelf.script(script, &[&upper, &lower])?;
+    file_systems.script(script, &[&upper, &lower])?;
     Ok([data, lower, upper])
 }
 
 pub(in super::super) fn write_out_hangs(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let [data, lower, upper] = to_be_written(&shelf)?;
-    shelf.configure("[vss]\nprepare-limit = 3")?;
+    let file_systems = FileSystems::new(stage)?;
+    let [data, lower, upper] = to_be_written(&file_systems)?;
+    file_systems.configure("[vss]\nprepare-limit = 3")?;
     let mut host = stage.connect()?;
     let words = ["cannot write out", upper.as_str(), "does not answer"];
-    expect_refused(stage, &shelf, &[&data], &mut host, &words)?;
+    expect_refused(stage, &file_systems, &[&data], &mut host, &words)?;
     // At once: the first one waits still.
-    expect_refused(stage, &shelf, &[&data], &mut host, &words)?;
-    shelf.thaw(&lower)?;
+    expect_refused(stage, &file_systems, &[&data], &mut host, &words)?;
+    file_systems.thaw(&lower)?;
     // And is not in the way any longer than that.
-    shelf.script("sync -f \"$0\"", &[&upper])?;
-    shelf.expect_thawed(&[&data], "when nobody waits for the FREEZE any more")?;
+    file_systems.script("sync -f \"$0\"", &[&upper])?;
+    file_systems.expect_thawed(&[&data], "when nobody waits for the FREEZE any more")?;
     let points = [data, lower, upper];
-    round(&shelf, &points, &mut host)?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// The program ends while that waits, and another one serves.
 pub(in super::super) fn write_out_stopped(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let points = to_be_written(&shelf)?;
+    let file_systems = FileSystems::new(stage)?;
+    let points = to_be_written(&file_systems)?;
     let mut host = stage.connect()?;
     host.send(&Operation::Freeze)?;
     let waits = r#"grep -qE '^[0-9]+ \((vss-write-out|vss-job)\) D' /proc/[0-9]*/task/*/stat"#;
     until(SETTLE_TIME, "the disk to be waited for", || {
-        Ok(shelf.script(waits, &[]).ok())
+        Ok(file_systems.script(waits, &[]).ok())
     })?;
     stage.machine().stop()?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
-    shelf.thaw(&points[1])?;
-    shelf.wait_thawed(&points, "after the disk answers")?;
-    round(&shelf, &points, &mut host)?;
+    file_systems.thaw(&points[1])?;
+    file_systems.wait_thawed(&points, "after the disk answers")?;
+    round(&file_systems, &points, &mut host)?;
     stage.expect_working(&mut host)
 }
 
 /// A disk is mounted over the directory in which others are, as the temporary disk
 /// of a cloud is over `/mnt`.
 pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (data, cover) = (
-        shelf.make(Kind::Xfs, "data")?,
-        shelf.make(Kind::Ext4, "cover")?,
+        file_systems.make(Kind::Xfs, "data")?,
+        file_systems.make(Kind::Ext4, "cover")?,
     );
     let (hidden, over) = (format!("{MOUNTS}/mnt/data"), format!("{MOUNTS}/mnt"));
     let script = r#"
@@ -247,8 +248,8 @@ pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
         sleep 1000 >/dev/null 2>&1 </dev/null &
         echo $! >>/run/vss/writers
     "#;
-    shelf.script(script, &[&data, &cover, MOUNTS])?;
-    let plan = plan(&shelf)?;
+    file_systems.script(script, &[&data, &cover, MOUNTS])?;
+    let plan = plan(&file_systems)?;
     let under = find(&plan, "freeze", &hidden)?.get("hidden_under");
     ensure!(
         under.and_then(Value::as_str) == Some(&over),
@@ -256,15 +257,15 @@ pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
     );
     // By a process that has it open.
     let script = "echo \"/proc/$(sed -n '$p' /run/vss/writers)/fd/3\"";
-    let reached = shelf.script(script, &[])?;
+    let reached = file_systems.script(script, &[])?;
     let points = [reached.trim().to_owned(), over];
     let mounts = "grep -c . /proc/self/mountinfo";
-    let before = shelf.script(mounts, &[])?;
+    let before = file_systems.script(mounts, &[])?;
     let mut host = stage.connect()?;
     for _ in 0..2 {
-        round(&shelf, &points, &mut host)?;
+        round(&file_systems, &points, &mut host)?;
     }
-    let after = shelf.script(mounts, &[])?;
+    let after = file_systems.script(mounts, &[])?;
     ensure!(
         before == after,
         "expected the {before} mounts as before; there are {after}"
@@ -274,10 +275,10 @@ pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
 
 /// As a container has it, or a service with an image of its own.
 pub(in super::super) fn other_namespaces(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (data, inner) = (
-        shelf.make(Kind::Ext4, "data")?,
-        shelf.make(Kind::Xfs, "inner")?,
+        file_systems.make(Kind::Ext4, "data")?,
+        file_systems.make(Kind::Xfs, "inner")?,
     );
     let script = r#"
         set -e
@@ -288,20 +289,20 @@ pub(in super::super) fn other_namespaces(stage: &mut VssStage<'_>) -> Result<()>
         umount "$0"
         echo "/proc/$(sed -n '$p' /run/vss/writers)/root$0"
     "#;
-    let reached = shelf.script(script, &[&inner])?.trim().to_owned();
-    find(&plan(&shelf)?, "freeze", &reached)?;
+    let reached = file_systems.script(script, &[&inner])?.trim().to_owned();
+    find(&plan(&file_systems)?, "freeze", &reached)?;
     let mut host = stage.connect()?;
-    round(&shelf, &[&data, &reached], &mut host)?;
+    round(&file_systems, &[&data, &reached], &mut host)?;
     stage.expect_working(&mut host)?;
 
     stage.machine().stop()?;
-    shelf.configure("[vss]\nother-namespaces = false")?;
-    expect_reason(&shelf, "left_out", &reached, "other-namespaces")?;
+    file_systems.configure("[vss]\nother-namespaces = false")?;
+    expect_reason(&file_systems, "left_out", &reached, "other-namespaces")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     freeze(&mut host)?;
-    shelf.expect_frozen(&[&data], "after a FREEZE")?;
-    shelf.expect_thawed(&[&reached], "after a FREEZE without it")?;
+    file_systems.expect_frozen(&[&data], "after a FREEZE")?;
+    file_systems.expect_thawed(&[&reached], "after a FREEZE without it")?;
     thaw(&mut host)?;
     stage.expect_working(&mut host)
 }

@@ -147,19 +147,19 @@ const SIZE: &str = "32M";
 
 /// The file systems of a scenario.
 #[derive(Clone)]
-pub(crate) struct Shelf(Arc<dyn Volumes>);
+pub(crate) struct FileSystems(Arc<dyn Volumes>);
 
-impl Shelf {
+impl FileSystems {
     /// An empty one, with the agent's configuration as it is by default.
     pub(crate) fn new(stage: &mut VssStage<'_>) -> Result<Self> {
         if stage.machine().pid().is_some() {
             bail!("the program runs before its file systems are there");
         }
         let volumes = stage.machine().volumes();
-        let shelf = Self(volumes.map_err(|error| Skip(format!("{error:#}")))?);
-        shelf.script(CLEAR, &[]).context("clearing away")?;
-        shelf.configure("")?;
-        Ok(shelf)
+        let file_systems = Self(volumes.map_err(|error| Skip(format!("{error:#}")))?);
+        file_systems.script(CLEAR, &[]).context("clearing away")?;
+        file_systems.configure("")?;
+        Ok(file_systems)
     }
 
     /// Runs a script with these arguments, the first being `$0`.
@@ -232,19 +232,19 @@ impl Shelf {
     }
 
     /// Gives the guest a file for the switch by which its kernel is told to hurry.
-    pub(crate) fn own_switch(&self) -> Result<()> {
+    pub(crate) fn own_rcu_expedited(&self) -> Result<()> {
         let made = self.script(SWITCH, &[]);
         made.map_err(|error| Skip(format!("no file for rcu_expedited: {error:#}")))?;
         Ok(())
     }
 
     /// Sets that switch.
-    pub(crate) fn set_switch(&self, text: &str) -> Result<()> {
+    pub(crate) fn set_rcu_expedited(&self, text: &str) -> Result<()> {
         self.write("/sys/kernel/rcu_expedited", text)
     }
 
     /// Expects it to be off.
-    pub(crate) fn expect_calm(&self, when: &str) -> Result<()> {
+    pub(crate) fn expect_rcu_expedited_off(&self, when: &str) -> Result<()> {
         let set = self.script("cat /sys/kernel/rcu_expedited", &[])?;
         ensure!(
             set.starts_with('0'),

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::super::stage::VssStage;
-use super::shelf::{Kind, MOUNTS, NOTES, Shelf};
+use super::file_systems::{FileSystems, Kind, MOUNTS, NOTES};
 use super::{freeze, round, thaw};
 
 /// What the program would do, as its JSON has it.
-fn plan(shelf: &Shelf) -> Result<Value> {
-    let json = shelf.program(&["vss", "plan", "--json"])?;
+fn plan(file_systems: &FileSystems) -> Result<Value> {
+    let json = file_systems.program(&["vss", "plan", "--json"])?;
     serde_json::from_str(&json).with_context(|| json)
 }
 
@@ -38,8 +38,8 @@ fn array<'a>(value: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
 /// Were the file system frozen first that has the log, or the journal, the others
 /// could not be frozen: they would wait for it.
 pub(in super::super) fn external_log(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let carrier = shelf.make(Kind::Ext4, "carrier")?;
+    let file_systems = FileSystems::new(stage)?;
+    let carrier = file_systems.make(Kind::Ext4, "carrier")?;
     // Each device goes by itself when its file system does.
     let script = r#"
         set -e
@@ -66,9 +66,9 @@ pub(in super::super) fn external_log(stage: &mut VssStage<'_>) -> Result<()> {
         losetup -d "$device"
         losetup -d "$ext4"
     "#;
-    shelf.script(script, &[MOUNTS, &carrier, NOTES])?;
+    file_systems.script(script, &[MOUNTS, &carrier, NOTES])?;
     let names = ["ext4", "xfs"].map(|name| format!("{MOUNTS}/{name}"));
-    let plan = plan(&shelf)?;
+    let plan = plan(&file_systems)?;
     let order = points(&plan, "freeze")?;
     // Frozen in another order, this would hang.
     ensure!(
@@ -87,15 +87,15 @@ pub(in super::super) fn external_log(stage: &mut VssStage<'_>) -> Result<()> {
     let points = [&[carrier][..], &names].concat();
     let mut host = stage.connect()?;
     for _ in 0..2 {
-        round(&shelf, &points, &mut host)?;
+        round(&file_systems, &points, &mut host)?;
     }
     stage.expect_working(&mut host)
 }
 
 /// A stack of devices is told down to its files, and a device goes by its links.
 pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
-    let lower = shelf.make(Kind::Xfs, "lower")?;
+    let file_systems = FileSystems::new(stage)?;
+    let lower = file_systems.make(Kind::Xfs, "lower")?;
     let script = r#"
         set -e
         truncate -s 20M "$1/file"
@@ -111,10 +111,10 @@ pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
         mount -t ext4 /dev/mapper/upper "$0/upper"
         echo "$disk"
     "#;
-    let disk = shelf.script(script, &[MOUNTS, &lower])?;
+    let disk = file_systems.script(script, &[MOUNTS, &lower])?;
     let disk = disk.trim();
     let upper = format!("{MOUNTS}/upper");
-    let before = plan(&shelf)?;
+    let before = plan(&file_systems)?;
     let item = item(&before, &upper)?;
     let layers = array(item, "layers")?;
     let expected = [
@@ -133,8 +133,8 @@ pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
     ];
     ensure!(*layers == expected, "{layers:?} is not {expected:?}");
 
-    shelf.configure("[vss.exclude]\ndevices = [\"/dev/group/volume\"]")?;
-    let after = plan(&shelf)?;
+    file_systems.configure("[vss.exclude]\ndevices = [\"/dev/group/volume\"]")?;
+    let after = plan(&file_systems)?;
     ensure!(
         points(&after, "freeze")? == [lower.as_str()] && points(&after, "left_out")? == [upper],
         "a device is not excluded by a link to it: {after}"
@@ -145,27 +145,27 @@ pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
 
 /// Patterns as people write them, and some that mean nothing.
 pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
-    let shelf = Shelf::new(stage)?;
+    let file_systems = FileSystems::new(stage)?;
     let (a, b, c) = (
-        shelf.make(Kind::Ext4, "a")?,
-        shelf.make(Kind::Ext4, "b")?,
-        shelf.make(Kind::Ext4, "c")?,
+        file_systems.make(Kind::Ext4, "a")?,
+        file_systems.make(Kind::Ext4, "b")?,
+        file_systems.make(Kind::Ext4, "c")?,
     );
     let link = format!("{NOTES}/link");
-    shelf
+    file_systems
         .script("ln -s \"$0\" \"$1\"", &[&b, &link])
         .map(drop)?;
     for wrong in ["mount-points = [\"mnt\"]", "devices = [\"sdb\"]"] {
-        shelf.configure(&format!("[vss.exclude]\n{wrong}"))?;
-        match shelf.program(&["check-config"]) {
+        file_systems.configure(&format!("[vss.exclude]\n{wrong}"))?;
+        match file_systems.program(&["check-config"]) {
             Err(error) if format!("{error:#}").contains("line 4,") => {}
             other => bail!("{wrong} in the configuration: {other:?}"),
         }
     }
-    shelf.configure(&format!(
+    file_systems.configure(&format!(
         "[vss.exclude]\nmount-points = [\"{MOUNTS}//a/\", \"{link}\", \"/nowhere\"]\ntypes = [\"xsf\"]"
     ))?;
-    let plan = plan(&shelf)?;
+    let plan = plan(&file_systems)?;
     let unmatched = array(&plan, "unmatched_patterns")?;
     let patterns = unmatched.iter().filter_map(|it| it.get("pattern"));
     let patterns: Vec<_> = patterns.collect();
@@ -180,8 +180,8 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for _ in 0..2 {
         freeze(&mut host)?;
-        shelf.expect_frozen(&[&c], "which is not excluded")?;
-        shelf.expect_thawed(&[&a, &b], "which are excluded")?;
+        file_systems.expect_frozen(&[&c], "which is not excluded")?;
+        file_systems.expect_thawed(&[&a, &b], "which are excluded")?;
         thaw(&mut host)?;
     }
     stage

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ring::Word;
 
-use super::action::{Move, SEATS, SECOND, Spoil};
-use super::said::{Said, Which};
+use super::action::{DEVICES, HostAction, SECOND, Spoil};
+use super::messages::{Message, ServiceKind};
 use crate::channel::HostChannel;
 use crate::fcopy::Fcopy;
 use crate::host::{Protocol, Service};
@@ -35,15 +35,15 @@ const ID_AT: usize = 24;
 const SECOND_INSTANCE: u128 = 0x00c0_ffee;
 
 /// A device of the host.
-pub(super) struct Seat {
+pub(super) struct HostDevice {
     place: usize,
-    which: Which,
+    which: ServiceKind,
     device: Option<Arc<dyn Device>>,
     /// How the guest has it.
     transport: Transport,
     end: Option<End>,
     /// The guest may close whatever it opens until the end of the round.
-    excused: bool,
+    may_close: bool,
     /// Replies that came over what is open.
     replies: u64,
     /// Replies that came before.
@@ -54,7 +54,7 @@ pub(super) struct Seat {
 struct End {
     link: Link,
     /// The guest may close it: something was wrong with it.
-    excused: bool,
+    may_close: bool,
 }
 
 enum Link {
@@ -77,27 +77,27 @@ struct Char {
     waiting: bool,
 }
 
-fn service(which: Which) -> Service {
+fn service(which: ServiceKind) -> Service {
     match which {
-        Which::Fcopy => Fcopy::SERVICE,
-        Which::Kvp => Kvp::SERVICE,
-        Which::Vss => Vss::SERVICE,
+        ServiceKind::Fcopy => Fcopy::SERVICE,
+        ServiceKind::Kvp => Kvp::SERVICE,
+        ServiceKind::Vss => Vss::SERVICE,
     }
 }
 
-impl Seat {
+impl HostDevice {
     pub(super) fn all() -> Vec<Self> {
-        let seat = |(place, which): (usize, &Which)| Self {
+        let device = |(place, which): (usize, &ServiceKind)| Self {
             place,
             which: *which,
             device: None,
             transport: Transport::HvUtil,
             end: None,
-            excused: false,
+            may_close: false,
             replies: 0,
             answered: 0,
         };
-        SEATS.iter().enumerate().map(seat).collect()
+        DEVICES.iter().enumerate().map(device).collect()
     }
 
     fn offer(
@@ -130,18 +130,18 @@ impl Seat {
     }
 
     /// The guest may close what it has open by now.
-    pub(super) fn excuse(&mut self) -> Result<()> {
+    pub(super) fn allow_close(&mut self) -> Result<()> {
         self.look(Duration::ZERO)?;
         if let Some(end) = &mut self.end {
-            end.excused = true;
+            end.may_close = true;
         }
         Ok(())
     }
 
     /// The guest may close what it opens, until the end of the round.
-    pub(super) fn excuse_all(&mut self) -> Result<()> {
-        self.excused = true;
-        self.excuse()
+    pub(super) fn allow_close_all_round(&mut self) -> Result<()> {
+        self.may_close = true;
+        self.allow_close()
     }
 
     /// Replies that came.
@@ -155,8 +155,8 @@ impl Seat {
     }
 
     /// A new round begins.
-    pub(super) fn excuse_nothing(&mut self) {
-        self.excused = false;
+    pub(super) fn forbid_close(&mut self) {
+        self.may_close = false;
     }
 
     /// Takes over what the guest has opened since the last look.
@@ -179,14 +179,14 @@ impl Seat {
                     waiting: false,
                 }),
             };
-            let excused = self.excused;
+            let may_close = self.may_close;
             // A worker that was told to end because the device before this one went
             // opens it, answers nothing, and closes it.
             let answers = mem::replace(&mut self.replies, 0);
             self.answered += answers;
-            let before = self.end.replace(End { link, excused });
+            let before = self.end.replace(End { link, may_close });
             ensure!(
-                before.is_none_or(|end| end.excused || answers == 0),
+                before.is_none_or(|end| end.may_close || answers == 0),
                 "the guest opened the device anew although nothing was wrong"
             );
         }
@@ -194,22 +194,24 @@ impl Seat {
     }
 
     /// Does this, where it can be done.
-    pub(super) fn play(&mut self, machine: &mut dyn Machine, what: &Move) -> Result<()> {
+    pub(super) fn play(&mut self, machine: &mut dyn Machine, what: &HostAction) -> Result<()> {
         match what {
-            Move::Offer(transport, number) if self.device.is_none() => {
+            HostAction::Offer(transport, number) if self.device.is_none() => {
                 return self.offer(machine, *transport, *number);
             }
-            Move::Offer(..) => return Ok(()),
-            Move::Rescind => return self.rescind(),
-            Move::Await if self.end.is_none() => return self.look(PAUSE),
+            HostAction::Offer(..) => return Ok(()),
+            HostAction::Rescind => return self.rescind(),
+            HostAction::Await if self.end.is_none() => return self.look(PAUSE),
             _ => self.look(Duration::ZERO)?,
         }
         let Some(end) = &mut self.end else {
             return Ok(());
         };
         match &mut end.link {
-            Link::Rings(rings) => rings.play(what, &mut end.excused, &mut self.replies),
-            Link::Device(char) => char.play(what, &mut end.excused, &mut self.replies, self.which),
+            Link::Rings(rings) => rings.play(what, &mut end.may_close, &mut self.replies),
+            Link::Device(char) => {
+                char.play(what, &mut end.may_close, &mut self.replies, self.which)
+            }
         }
     }
 
@@ -217,7 +219,7 @@ impl Seat {
     pub(super) fn settle(&mut self) -> Result<()> {
         self.look(Duration::ZERO)?;
         let which = self.which;
-        let Some(end) = self.end.as_mut().filter(|end| !end.excused) else {
+        let Some(end) = self.end.as_mut().filter(|end| !end.may_close) else {
             return Ok(());
         };
         match &mut end.link {
@@ -243,35 +245,35 @@ impl Rings {
         at < ring.data_len() && at % 8 == 0
     }
 
-    fn play(&mut self, what: &Move, excused: &mut bool, replies: &mut u64) -> Result<()> {
+    fn play(&mut self, what: &HostAction, may_close: &mut bool, replies: &mut u64) -> Result<()> {
         if !self.is_writable() {
             // Spoiled before.
             self.channel.bell().interrupt();
             return Ok(());
         }
         match what {
-            Move::Say(said, times) => {
+            HostAction::Send(message, times) => {
                 for _ in 0..*times {
-                    if !self.say(said, *excused, true)? {
+                    if !self.send(message, *may_close, true)? {
                         break;
                     }
                 }
             }
-            Move::SayQuietly(said) => {
-                self.say(said, *excused, false)?;
+            HostAction::SendQuietly(message) => {
+                self.send(message, *may_close, false)?;
             }
-            Move::Read(most) => {
+            HostAction::Read(most) => {
                 for read in 0..*most {
                     let time = match read == 0 && !self.waiting.is_empty() {
                         true => PAUSE,
                         false => Duration::ZERO,
                     };
-                    if !self.read(time, *excused, replies)? {
+                    if !self.read(time, *may_close, replies)? {
                         break;
                     }
                 }
             }
-            Move::Packet(kind, payload) => {
+            HostAction::Packet(kind, payload) => {
                 let mut packet = Packet::in_band(self.next, payload);
                 packet.kind = *kind;
                 self.next += 1;
@@ -280,29 +282,32 @@ impl Rings {
                     self.waiting.push_back((packet.transaction, packet.payload));
                 }
             }
-            Move::Interrupt => self.channel.bell().interrupt(),
-            Move::Mask(masked) => self.channel.from_guest.mask(*masked),
-            Move::NoFlowControl => self.channel.without_flow_control(),
-            Move::AwaitRoom(bytes) => {
+            HostAction::Interrupt => self.channel.bell().interrupt(),
+            HostAction::Mask(masked) => self.channel.from_guest.mask(*masked),
+            HostAction::NoFlowControl => self.channel.without_flow_control(),
+            HostAction::AwaitRoom(bytes) => {
                 let ring = self.channel.to_guest.raw();
                 ring.store(Word::PendingSendSize, *bytes);
             }
-            Move::Spoil(spoil) => {
-                *excused = true;
+            HostAction::Spoil(spoil) => {
+                *may_close = true;
                 self.spoil(spoil);
             }
-            Move::Offer(..) | Move::Rescind | Move::Await | Move::Refuse => {}
+            HostAction::Offer(..)
+            | HostAction::Rescind
+            | HostAction::Await
+            | HostAction::Refuse => {}
         }
         Ok(())
     }
 
     /// Sends a message, if there is room, and says whether there was.
-    fn say(&mut self, said: &Said, excused: bool, interrupt: bool) -> Result<bool> {
-        let mut message = said.packet.clone();
-        if let Some(id) = message.get_mut(ID_AT) {
+    fn send(&mut self, message: &Message, may_close: bool, interrupt: bool) -> Result<bool> {
+        let mut packet = message.packet.clone();
+        if let Some(id) = packet.get_mut(ID_AT) {
             *id = self.next.to_le_bytes()[0];
         }
-        let packet = Packet::in_band(self.next, &message);
+        let packet = Packet::in_band(self.next, &packet);
         if packet.encode()?.len() + 8 >= self.channel.to_guest.raw().data_len() as usize {
             return Ok(false);
         }
@@ -316,7 +321,7 @@ impl Rings {
         let sent = match sent {
             Ok(sent) => sent,
             // It is the host who spoiled the ring.
-            Err(_) if excused => false,
+            Err(_) if may_close => false,
             Err(error) => return Err(error),
         };
         if sent {
@@ -329,16 +334,16 @@ impl Rings {
     }
 
     /// Takes a reply, if one comes in time, and says whether one came.
-    fn read(&mut self, time: Duration, excused: bool, replies: &mut u64) -> Result<bool> {
+    fn read(&mut self, time: Duration, may_close: bool, replies: &mut u64) -> Result<bool> {
         let packet = match self.channel.recv(time) {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(false),
-            Err(_) if excused => return Ok(false),
+            Err(_) if may_close => return Ok(false),
             // Who opens the device anew, and why, is seen elsewhere.
             Err(_) if time <= PAUSE && self.is_closed() => return Ok(false),
             Err(error) => return Err(error),
         };
-        if excused {
+        if may_close {
             return Ok(true);
         }
         *replies += 1;
@@ -431,29 +436,37 @@ impl Rings {
 impl Char {
     fn play(
         &mut self,
-        what: &Move,
-        excused: &mut bool,
+        what: &HostAction,
+        may_close: &mut bool,
         replies: &mut u64,
-        which: Which,
+        which: ServiceKind,
     ) -> Result<()> {
         match what {
-            Move::Say(said, _) | Move::SayQuietly(said) => self.say(said, replies, which, *excused),
-            Move::Read(_) if self.waiting => self.read(PAUSE, replies).or(Ok(())),
-            Move::Refuse => {
+            HostAction::Send(message, _) | HostAction::SendQuietly(message) => {
+                self.send(message, replies, which, *may_close)
+            }
+            HostAction::Read(_) if self.waiting => self.read(PAUSE, replies).or(Ok(())),
+            HostAction::Refuse => {
                 self.pipe.refuse_writes();
-                *excused = true;
+                *may_close = true;
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn say(&mut self, said: &Said, replies: &mut u64, which: Which, excused: bool) -> Result<()> {
+    fn send(
+        &mut self,
+        message: &Message,
+        replies: &mut u64,
+        which: ServiceKind,
+        may_close: bool,
+    ) -> Result<()> {
         if self.waiting {
             // It may have been closed: that is seen when it is opened anew.
             let _ = self.read(Duration::ZERO, replies);
         }
-        if self.waiting || said.device.is_empty() {
+        if self.waiting || message.device.is_empty() {
             return Ok(());
         }
         let first = !self.registered;
@@ -466,17 +479,17 @@ impl Char {
                     Err(_) => return Ok(()),
                 };
                 match which {
-                    Which::Fcopy => Fcopy::register(&registration),
-                    Which::Kvp => Kvp::register(&registration),
-                    Which::Vss => Vss::register(&registration),
+                    ServiceKind::Fcopy => Fcopy::register(&registration),
+                    ServiceKind::Kvp => Kvp::register(&registration),
+                    ServiceKind::Vss => Vss::register(&registration),
                 }?
             }
-            false => said.device.clone(),
+            false => message.device.clone(),
         };
         match self.pipe.send(&answer) {
             Ok(()) => {
                 self.registered = true;
-                self.waiting = !first && !excused;
+                self.waiting = !first && !may_close;
                 Ok(())
             }
             Err(_) => Ok(()),
