@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// How many mount points of frozen file systems are recorded: there may be thousands.
 pub const MOUNT_POINTS: usize = 16;
 
@@ -28,7 +30,8 @@ pub struct Backup {
 }
 
 /// Who requested a backup, and for what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The host.
     Backup,

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+pub use hyperv_services::backup::Kind;
 use hyperv_services::backup::{self, Backup, HookRun};
 use serde::{Deserialize, Serialize};
 
@@ -45,18 +46,6 @@ pub struct LastBackup {
     pub reason: Option<String>,
 }
 
-/// Who requested a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The host.
-    Backup,
-    /// An administrator, by `hyperv-agent vss rehearse`.
-    Rehearsal,
-    /// An administrator, with `--hooks-only`.
-    HooksOnly,
-}
-
 /// The outcome of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,11 +79,7 @@ impl From<Backup> for LastBackup {
             backup::Outcome::Failed(why) => (Outcome::Failed, Some(why)),
         };
         Self {
-            kind: match backup.kind {
-                backup::Kind::Backup => Kind::Backup,
-                backup::Kind::Rehearsal => Kind::Rehearsal,
-                backup::Kind::HooksOnly => Kind::HooksOnly,
-            },
+            kind: backup.kind,
             began: clock(backup.began),
             frozen_usec: backup.frozen_for.map(usec),
             file_systems: backup.file_systems,

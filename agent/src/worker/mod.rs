@@ -53,14 +53,14 @@ impl Endpoint {
         token: Token,
         supervisor: SupervisorHandle,
     ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
-        let waiting = WorkerPoll::new(registry, token)?;
-        let control = Arc::new(Control::new(waiting.waker()?));
+        let poll = WorkerPoll::new(registry, token)?;
+        let control = Arc::new(Control::new(poll.waker()?));
         let its_control = Arc::clone(&control);
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
                 let mut health = Health::default();
-                let failure = catch_panic(|| self.run(&its_control, waiting, &mut health))
+                let failure = catch_panic(|| self.run(&its_control, poll, &mut health))
                     .unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
                     .err();
                 let healthy = health.was_healthy(failure.as_ref(), Instant::now());
@@ -70,12 +70,7 @@ impl Endpoint {
         Ok((control, thread))
     }
 
-    fn run(
-        self,
-        control: &Control,
-        waiting: WorkerPoll,
-        health: &mut Health,
-    ) -> Result<(), Failure> {
+    fn run(self, control: &Control, poll: WorkerPoll, health: &mut Health) -> Result<(), Failure> {
         // Another device may have the node by now.
         if control.stopping() {
             return Ok(());
@@ -109,14 +104,14 @@ impl Endpoint {
             service,
             channel,
             control,
-            waiting,
+            poll,
             negotiated: None,
             health,
             stats: self.stats,
             log,
         };
         let ended = worker.serve();
-        worker.waiting.deregister(&*worker.channel);
+        worker.poll.deregister(&*worker.channel);
         ended.map_err(Failure::Closed)
     }
 }
@@ -130,7 +125,7 @@ struct Worker<'a> {
     service: Box<dyn Service>,
     channel: Box<dyn Channel>,
     control: &'a Control,
-    waiting: WorkerPoll,
+    poll: WorkerPoll,
     negotiated: Option<Negotiated>,
     health: &'a mut Health,
     stats: Arc<ServiceStats>,
@@ -142,7 +137,7 @@ impl Worker<'_> {
     fn serve(&mut self) -> Result<(), ChannelError> {
         // Messages are copied here, replies are encoded in place.
         let mut buffer = vec![0; self.channel.buffer_len()];
-        self.waiting.register(&*self.channel, false)?;
+        self.poll.register(&*self.channel, false)?;
         // The first message may be there already: it wakes nobody.
         let mut busy_poll = BusyPoll::new();
         let mut config = None;
@@ -186,7 +181,7 @@ impl Worker<'_> {
                 // A device that went away wakes its worker without a message.
                 self.channel.acknowledge()?;
             }
-            self.waiting.register(&*self.channel, busy)?;
+            self.poll.register(&*self.channel, busy)?;
             if self.channel.arm() {
                 continue;
             }
@@ -202,7 +197,7 @@ impl Worker<'_> {
         let until = self.service.deadline();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let limit = limit.into_iter().chain(left).min();
-        let readable = self.waiting.wait(limit, self.service.watched())?;
+        let readable = self.poll.wait(limit, self.service.watched())?;
         if readable || until.is_some_and(|until| until <= Instant::now()) {
             self.service.woken();
         }
@@ -337,7 +332,7 @@ impl Worker<'_> {
                     waited.as_secs()
                 );
             }
-            self.waiting.register(&*self.channel, true)?;
+            self.poll.register(&*self.channel, true)?;
             self.wait(Some(full.next_delay(host_signals_room)))?;
             // Reading the device shows whether it went away; the ring does not.
             self.channel.acknowledge()?;
@@ -368,7 +363,7 @@ mod tests {
     #[test]
     fn a_worker_that_is_stopped_before_it_opens_its_device_leaves_it_closed() {
         let poll = Poll::new().unwrap();
-        let waiting = WorkerPoll::new(poll.registry(), Token(0)).unwrap();
+        let poll = WorkerPoll::new(poll.registry(), Token(0)).unwrap();
         let log = Logger::root(slog::Discard, o!());
         let endpoint = Endpoint {
             entry: &fcopy::ENTRY,
@@ -382,11 +377,11 @@ mod tests {
             stats: ServiceStats::new(RateLimit::new(|| {})),
             log,
         };
-        let control = Control::new(waiting.waker().unwrap());
+        let control = Control::new(poll.waker().unwrap());
         control.stop();
         let mut health = Health::default();
         // Opening it would fail.
-        assert!(endpoint.run(&control, waiting, &mut health).is_ok());
+        assert!(endpoint.run(&control, poll, &mut health).is_ok());
         assert!(health.opened.is_none());
     }
 }
