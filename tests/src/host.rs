@@ -1,7 +1,6 @@
-//! A host that speaks with one service of a guest, over rings or over the char
-//! device: connecting, settling the versions, sending requests and matching
-//! their replies. What is said is the service's: [`crate::fcopy`],
-//! [`crate::kvp`] and [`crate::vss`].
+//! The host's side of one service, over rings or over the character device: it connects,
+//! negotiates versions, sends requests and matches their replies. [`crate::fcopy`],
+//! [`crate::kvp`] and [`crate::vss`] have the messages.
 
 use std::collections::VecDeque;
 use std::fs;

@@ -1,10 +1,10 @@
-//! A simulated Hyper-V host, and the scenarios that it plays with a guest.
+//! A simulated Hyper-V host, and the scenarios that it runs against a guest.
 //!
-//! [`port`] is what a guest machine is to it; [`inprocess`] is one without
-//! privileges, [`blackbox`] one around an unmodified program. [`ring`] and
-//! [`channel`] are the host's side of a VMBus channel, [`ic`] and [`host`] of
-//! what is said over it whatever the service, [`fcopy`], [`kvp`] and [`vss`] of
-//! what is said to one; [`scenario`] has the list of what is tried.
+//! [`port`] has the traits of a guest machine. [`inprocess`] implements them without
+//! privileges, [`blackbox`] around an unmodified program. [`ring`] and [`channel`] are
+//! the host's side of a VMBus channel, [`ic`] and [`host`] of the integration-component
+//! protocol, [`fcopy`], [`kvp`] and [`vss`] of one service each. [`scenario`] has the list
+//! of scenarios.
 
 pub mod blackbox;
 pub mod channel;

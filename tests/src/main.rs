@@ -26,25 +26,25 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copies a file through the agent, which runs in this process, and compares.
+    /// Copies a file through the agent in this process, and compares the copy.
     Copy(command::copy::Arguments),
     /// Lists the scenarios.
     Scenarios,
-    /// Plays scenarios with the agent in this process, or with any program.
+    /// Runs scenarios against the agent in this process, or against any program.
     Run(command::run::Arguments),
-    /// Does to the agent in this process what a host, a local user and an
-    /// administrator can, at random, and looks whether all is well.
+    /// Runs random actions of a host, a local user and an administrator against the agent
+    /// in this process, and checks invariants.
     Chaos(command::chaos::Arguments),
-    /// Lets devices come and go, makes backups and asks for keys, again and again, and
-    /// looks whether a program holds more than before.
+    /// Removes and offers devices, makes backups and reads keys repeatedly, and checks that
+    /// a program does not leak.
     Soak(command::soak::Arguments),
-    /// Freezes file systems of a guest while its processes are killed and stopped, its
-    /// device goes and its disk hangs, as a seed has it.
+    /// Freezes file systems of a guest under random faults: killed processes, removed
+    /// devices, hanging disks.
     FreezeChaos(command::freeze_chaos::Arguments),
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
-    /// Writes to file systems in a guest that is measured.
+    /// Writes to file systems in a guest, for `bench vss`.
     #[command(hide = true)]
     Applications(command::bench::vss::applications::Arguments),
 }

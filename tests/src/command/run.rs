@@ -16,20 +16,20 @@ use hyperv_sim::vss::Vss;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Scenarios to play; all where none is named.
+    /// Scenarios to run; all if none is named.
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// Play with this program and its arguments, quoted as for a shell, as a
-    /// process of its own; otherwise with the agent in this process.
+    /// Run this program with its arguments, quoted as for a shell, instead of the agent
+    /// in this process.
     #[arg(long, value_name = "COMMAND")]
     agent: Option<String>,
-    /// How the guest has its device.
+    /// The guest's transport.
     #[arg(long, value_enum, default_value_t = Wanted::All)]
     transport: Wanted,
     /// Size of the large file, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     large: u64,
-    /// Keep each message that a host sends in a file below this directory, for fuzzing.
+    /// Save each message of the host as a file in this directory, for fuzzing.
     #[arg(long, value_name = "DIRECTORY")]
     messages: Option<PathBuf>,
     /// Print each verdict as a line of JSON.
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 enum Wanted {
     /// Rings through `/dev/uioN`.
     Uio,
-    /// The char device of `hv_utils`.
+    /// The character device of `hv_utils`.
     Hvutil,
     /// Both.
     All,
@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(machine)
     });
     let mut runner = Runner::new(factory, options);
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for scenario in chosen {
         for transport in scenario.transports.iter().copied() {
             if !arguments.transport.takes(transport) {
@@ -106,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 Some(reason) => Verdict::skipped(scenario, transport, reason.clone()),
                 None => runner.run(scenario, transport)?,
             };
-            tally.count(&verdict);
+            counts.count(&verdict);
             match arguments.json {
                 true => println!("{}", serde_json::to_string(&verdict)?),
                 false => print(&verdict),
@@ -117,13 +117,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.json {
         println!(
             "{} passed, {} failed, {} skipped",
-            tally.passed, tally.failed, tally.skipped
+            counts.passed, counts.failed, counts.skipped
         );
-        if skips_fail && tally.skipped > 0 {
-            println!("CI is set: a scenario that was skipped counts as failed");
+        if skips_fail && counts.skipped > 0 {
+            println!("CI is set: a skipped scenario counts as failed");
         }
     }
-    match tally.failed > 0 || (skips_fail && tally.skipped > 0) {
+    match counts.failed > 0 || (skips_fail && counts.skipped > 0) {
         true => Ok(ExitCode::FAILURE),
         false => Ok(ExitCode::SUCCESS),
     }
@@ -143,20 +143,20 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Scenario>> {
         .map(
             |name| match SCENARIOS.iter().find(|scenario| scenario.name == name) {
                 Some(scenario) => Ok(scenario),
-                None => bail!("there is no scenario {name:?}; `hyperv-sim scenarios` lists them"),
+                None => bail!("scenario {name:?} not found; `hyperv-sim scenarios` lists all"),
             },
         )
         .collect()
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct Counts {
     passed: u32,
     failed: u32,
     skipped: u32,
 }
 
-impl Tally {
+impl Counts {
     fn count(&mut self, verdict: &Verdict) {
         match verdict.outcome {
             Outcome::Passed => self.passed += 1,

@@ -187,7 +187,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             || DEVICES.iter().any(|device| device.name == name)
     };
     if let Some(name) = arguments.scenarios.iter().find(|name| !known(name)) {
-        bail!("there is no scenario {name:?}; `hyperv-vm list` lists them");
+        bail!("scenario {name:?} not found; `hyperv-vm list` lists all");
     }
     let command = shell_words::split(&arguments.agent)?;
     let booted = Booted::new(arguments)?;
