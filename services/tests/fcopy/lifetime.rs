@@ -147,7 +147,7 @@ fn a_copy_that_stalls() {
     guest.copy("file", 0, b"next");
 }
 
-/// Whether a copy that is under way goes on with a new configuration.
+/// Whether a copy in progress continues with a new configuration.
 #[track_caller]
 fn goes_on(change: impl FnOnce(&mut fcopy::Config, &Path)) -> Guest {
     let mut guest = Guest::with(Encoding::Utf16, |config, base| {
@@ -216,7 +216,7 @@ fn a_new_configuration_counts_for_a_copy_that_is_under_way() {
         assert_eq!(written == Status::OK, words.is_empty());
         assert_eq!(names(&guest.path("in/deep")), [""; 0]);
     }
-    // Idle, it is made anew.
+    // An idle service is replaced by a new one.
     let mut guest = Guest::new();
     assert!(!guest.service.reconfigure(&Config::default()));
 }

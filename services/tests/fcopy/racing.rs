@@ -169,7 +169,7 @@ fn bob(base: &Path, mut choices: Random, race: &Race) {
     }
 }
 
-/// One copy, which may fail or be called off; gives whether it was completed.
+/// Makes one copy, which may fail or be cancelled; returns whether it was completed.
 fn copy(guest: &mut Guest, choices: &mut Random) -> bool {
     let path = somewhere(guest.directory.path(), choices);
     let home = path.starts_with(guest.path("in/home"));
