@@ -16,6 +16,7 @@ pub(super) struct Document {
     blocked: Vec<LeftOut>,
     left_out: Vec<LeftOut>,
     unmatched_patterns: Vec<Unmatched>,
+    namespaces_cut: bool,
     hooks: Vec<String>,
     refused_hooks: Vec<String>,
     not_executable_hooks: Vec<String>,
@@ -101,6 +102,7 @@ pub(super) fn document(plan: &Plan, hooks: &Hooks) -> Document {
                 pattern: it.pattern.clone(),
             })
             .collect(),
+        namespaces_cut: plan.namespaces_cut,
         hooks: hooks.run.iter().map(|path| lossy(path)).collect(),
         refused_hooks: hooks.refused.clone(),
         not_executable_hooks: hooks
@@ -244,8 +246,19 @@ pub(super) mod tests {
                 "pattern": "/x\u{1b}",
             }])
         );
+        assert_eq!(json["namespaces_cut"], false);
         assert_eq!(json["left_out"][0]["mount_points"][0], "/boot/efi");
         assert_eq!(json["left_out"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn json_says_that_there_are_too_many_mount_namespaces() {
+        let plan = Plan {
+            namespaces_cut: true,
+            ..Plan::default()
+        };
+        let json = serde_json::to_value(document(&plan, &Hooks::default())).unwrap();
+        assert_eq!(json["namespaces_cut"], true);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Plan {
     pub left_out: Vec<LeftOut>,
     /// Patterns of the configuration that match nothing that is mounted.
     pub unmatched: Vec<UnmatchedPattern>,
-    /// Whether there are more mount namespaces than are looked at.
+    /// Whether there are more mount namespaces than are read.
     pub namespaces_cut: bool,
 }
 
@@ -181,8 +181,8 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
 
 impl Plan {
     /// The warning if `namespaces_cut` is set.
-    pub const NAMESPACES_CUT: &str = "there are too many mount namespaces to look at all: file \
-                                      systems that only the others have are not frozen";
+    pub const NAMESPACES_CUT: &str = "there are too many mount namespaces to read all: file systems \
+                                      that are mounted only in the others are not frozen";
 
     /// Returns the file system with this device number, whether it is frozen or not.
     pub fn find(&self, device: DeviceNumber) -> Option<&FileSystem> {
