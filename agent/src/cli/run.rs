@@ -134,7 +134,7 @@ impl Run {
             .handle_signals()
             .context("cannot install signal handlers")?;
         if let Err(error) = supervisor.listen_for_uevents() {
-            warn!(logger, "cannot receive uevents: send SIGHUP to look for new devices";
+            warn!(logger, "cannot receive uevents, send SIGHUP to look for devices";
                 "error" => %error);
         }
         if let Some(directory) = &runtime {

@@ -319,7 +319,7 @@ impl Supervisor {
                 Reaction::Scan
             }
             Some(Err(error)) => {
-                warn!(self.log, "cannot receive uevents any more, send SIGHUP to scan for devices";
+                warn!(self.log, "cannot receive uevents, send SIGHUP to look for devices";
                     "error" => %error);
                 self.uevents = None;
                 Reaction::Scan
