@@ -34,9 +34,9 @@ pub(super) fn in_flight(stage: &mut FcopyStage<'_>) -> Result<()> {
     stage.expect_files(&["2 at a time", "3 at a time", "8 at a time"])
 }
 
-/// A kernel's driver drops a reply for which its ring has no room, and never
-/// tells: it takes a further request while the last reply is not read, and of
-/// whole WRITEs only one reply fits. Of short ones eight do.
+/// A kernel's driver drops a reply for which its ring has no room, and does
+/// not report that. It takes a further request while the last reply is not read. Only
+/// one reply to a full WRITE fits, but eight replies to short ones.
 fn short_in_flight(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     let data = Pattern::bytes(1, 60 * SHORT);
@@ -170,30 +170,30 @@ fn fill(host: &mut FcopyHost) -> Result<()> {
 
 pub(super) fn not_read(stage: &mut FcopyStage<'_>) -> Result<()> {
     const WAITS: &str = "has found no room in the ring of";
-    const GOES_ON: &str = "has found room in the ring of";
+    const CONTINUES: &str = "has found room in the ring of";
     let mut host = stage.connect()?;
     let machine = stage.machine();
-    let said = |machine: &dyn Machine| {
+    let counts = |machine: &dyn Machine| {
         let log = machine.log();
         let of_a_device =
             |text| move |line: &&str| line.contains(text) && line.contains("/dev/uio");
-        [WAITS, GOES_ON].map(|text| log.lines().filter(of_a_device(text)).count())
+        [WAITS, CONTINUES].map(|text| log.lines().filter(of_a_device(text)).count())
     };
-    let [waits, goes_on] = said(machine);
+    let [waits, continues] = counts(machine);
     for round in 1..=2 {
         fill(&mut host)?;
         until(SETTLE_TIME, "a warning", || {
-            let [now, _] = said(machine);
+            let [now, _] = counts(machine);
             Ok((now > waits + round - 1).then_some(()))
         })?;
         while host.in_flight() > 0 {
             host.reply()?;
         }
-        until(SETTLE_TIME, "a record that it goes on", || {
-            let [_, now] = said(machine);
-            Ok((now > goes_on + round - 1).then_some(()))
+        until(SETTLE_TIME, "a log line that the guest continues", || {
+            let [_, now] = counts(machine);
+            Ok((now > continues + round - 1).then_some(()))
         })?;
-        let (came, expected) = (said(machine), [waits + round, goes_on + round]);
+        let (came, expected) = (counts(machine), [waits + round, continues + round]);
         ensure!(
             came == expected,
             "expected each to be logged once, {expected:?} in all; it is {came:?}"
@@ -206,7 +206,7 @@ pub(super) fn gone_while_full(stage: &mut FcopyStage<'_>) -> Result<()> {
     for _ in 0..3 {
         let mut host = stage.connect()?;
         fill(&mut host)?;
-        // The ring does not show it, and nobody else tells.
+        // Neither the ring nor a signal shows it.
         stage.rescind_unannounced()?;
         expect_closed(&mut host)?;
         stage.rescind()?;
@@ -351,7 +351,7 @@ pub(super) fn renegotiation(stage: &mut FcopyStage<'_>) -> Result<()> {
     expect(host.request(&start)?, Status::OK, "a START")?;
     let status = host.request(&Operation::write(0, &Pattern::bytes(6, CHUNK)))?;
     expect(status, Status::OK, "a WRITE before the negotiation")?;
-    expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
+    expect_chosen(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
     let status = host.request(&Operation::write(CHUNK as u64, &[1; CHUNK]))?;
     expect_failure(status, "a WRITE after the negotiation")?;
     expect_failure(host.request(&Operation::Complete)?, "a COMPLETE")?;
@@ -379,22 +379,22 @@ pub(super) fn versions(stage: &mut FcopyStage<'_>) -> Result<()> {
         (vec![v(3, 0); 99], vec![v(1, 1)], Some(OURS)),
         (vec![v(7, 7); 50], vec![v(7, 7); 50], None),
     ] {
-        expect_settled(&mut host, &frameworks, &messages, expected)?;
+        expect_chosen(&mut host, &frameworks, &messages, expected)?;
     }
-    expect_settled(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
+    expect_chosen(&mut host, &FRAMEWORKS, Fcopy::VERSIONS, Some(OURS))?;
     stage.expect_working(&mut host)
 }
 
-fn expect_settled(
+fn expect_chosen(
     host: &mut FcopyHost,
     frameworks: &[Version],
     messages: &[Version],
     expected: Option<(Version, Version)>,
 ) -> Result<()> {
-    let settled = host.negotiate(frameworks, messages)?;
+    let chosen = host.negotiate(frameworks, messages)?;
     ensure!(
-        settled == expected,
-        "expected the offer of {frameworks:?} and {messages:?} to settle on {expected:?}; the guest chose {settled:?}"
+        chosen == expected,
+        "expected the offer of {frameworks:?} and {messages:?} to result in {expected:?}; the guest chose {chosen:?}"
     );
     Ok(())
 }

@@ -96,10 +96,10 @@ pub(super) fn negotiations(stage: &mut FcopyStage<'_>) -> Result<()> {
         let request = Request::new(NEGOTIATE, host.id(), body)?;
         expect_declined(&mut host, request.encode(), what)?;
     }
-    let settled = host.negotiate(&FRAMEWORKS, Fcopy::VERSIONS)?;
+    let chosen = host.negotiate(&FRAMEWORKS, Fcopy::VERSIONS)?;
     ensure!(
-        settled.is_some(),
-        "expected a right negotiation to settle after wrong ones; it did not"
+        chosen.is_some(),
+        "expected a valid negotiation to succeed after invalid ones; it did not"
     );
     stage.expect_working(&mut host)
 }
@@ -162,7 +162,7 @@ fn headers_that_lie(host: &mut FcopyHost, body: &[u8]) -> Result<()> {
         host.submit(request.encode())?;
         ensure!(
             host.reply()?.settled()?.is_some(),
-            "expected a negotiation in a pipe that says {piped} to settle; it did not"
+            "expected a negotiation whose pipe header has the size {piped} to succeed; it did not"
         );
     }
     Ok(())
@@ -299,7 +299,7 @@ pub(super) fn corrupt(stage: &mut FcopyStage<'_>) -> Result<()> {
         stage
             .expect_working(&mut host)
             .with_context(|| format!("after {what}"))?;
-        // A device that comes anew has no failures to its name.
+        // A device that is offered again starts without failures.
         stage.rescind()?;
     }
     Ok(())

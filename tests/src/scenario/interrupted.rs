@@ -80,7 +80,7 @@ pub(super) fn killed(stage: &mut FcopyStage<'_>) -> Result<()> {
     for _ in 0..3 {
         let mut host = stage.connect()?;
         if stage.machine().pid().is_none() {
-            return Err(Skip("the program is no process of its own".into()).into());
+            return Err(Skip("the program is not a separate process".into()).into());
         }
         begin(stage, &mut host, "unfinished")?;
         stage.machine().kill()?;

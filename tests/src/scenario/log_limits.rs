@@ -108,7 +108,7 @@ pub(super) fn corrupts(stage: &mut FcopyStage<'_>) -> Result<()> {
     let mut failed = None;
     for _ in 0..OPENINGS {
         let mut host = stage.connect()?;
-        // What the guest carries out does not make the device one that is in order.
+        // Requests that succeed do not reset the failures of the device.
         let data = Pattern::bytes(1, CHUNK);
         let status = stage.copy(&mut host, "before", &data, OVERWRITE)?;
         expect(status, Status::OK, "a copy")?;

@@ -107,8 +107,8 @@ pub struct Scenario {
     pub summary: &'static str,
     /// Which transports it is tried over.
     pub transports: &'static [Transport],
-    /// It kills the program, gives it a network or file systems, or has others
-    /// beside it: the program has to be a process of its own for that.
+    /// It kills the program, sets up a network or file systems for it, or runs
+    /// others beside it. The program has to be a separate process for that.
     pub own_process: bool,
     /// Whether it is tried with a real kernel between host and program.
     pub kernel: Kernel,

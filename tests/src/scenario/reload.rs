@@ -18,11 +18,11 @@ fn configure(stage: &mut FcopyStage<'_>, lines: &str) -> Result<()> {
 fn wait_for(stage: &mut FcopyStage<'_>, words: &str, before: usize) -> Result<()> {
     let machine = stage.machine();
     until(SETTLE_TIME, &format!("{words:?} in the log"), || {
-        Ok((said(&machine.log(), words) > before).then_some(()))
+        Ok((count(&machine.log(), words) > before).then_some(()))
     })
 }
 
-fn said(log: &str, words: &str) -> usize {
+fn count(log: &str, words: &str) -> usize {
     log.matches(words).count()
 }
 
@@ -30,7 +30,7 @@ pub(super) fn stalled(stage: &mut FcopyStage<'_>) -> Result<()> {
     const ENDED: &str = "the host sent no more data for 1 s (`idle-limit`)";
     configure(stage, "[fcopy]\nidle-limit = 1")?;
     let mut host = stage.connect()?;
-    let before = said(&stage.machine().log(), ENDED);
+    let before = count(&stage.machine().log(), ENDED);
     let start = stage.start("stalls", 0, 2 * CHUNK as u64)?;
     expect(host.request(&start)?, Status::OK, "a START")?;
     let write = Operation::write(0, &Pattern::bytes(1, CHUNK));
@@ -55,7 +55,7 @@ pub(super) fn midway(stage: &mut FcopyStage<'_>) -> Result<()> {
         (format!("directories = [\"{path}/elsewhere\"]"), false),
         (format!("max-size = {CHUNK}"), false),
     ] {
-        let before = said(&stage.machine().log(), TAKEN);
+        let before = count(&stage.machine().log(), TAKEN);
         let start = stage.start("midway", 0, 2 * CHUNK as u64)?;
         expect(host.request(&start)?, Status::OK, "a START")?;
         let data = Pattern::bytes(1, 2 * CHUNK);
@@ -78,7 +78,7 @@ pub(super) fn midway(stage: &mut FcopyStage<'_>) -> Result<()> {
             expect_failure(completed, "its COMPLETE")?;
             stage.expect_files(&[])?;
         }
-        let before = said(&stage.machine().log(), TAKEN);
+        let before = count(&stage.machine().log(), TAKEN);
         configure(stage, "")?;
         wait_for(stage, TAKEN, before)?;
         stage.expect_working(&mut host)?;

@@ -164,7 +164,7 @@ fn end(machine: &mut dyn Machine) -> Result<()> {
 /// its own.
 pub type Factory<'f> = Box<dyn FnMut(Service) -> Result<Box<dyn Machine>> + 'f>;
 
-/// Plays scenarios one after the other on one machine, which is made anew for
+/// Plays scenarios one after the other on one machine, which is made again for
 /// another service and after a failure.
 pub struct Runner<'f> {
     factory: Factory<'f>,

@@ -78,8 +78,8 @@ impl<'m, P: Protocol> Stage<'m, P> {
         until(SETTLE_TIME, &what, || {
             let log = self.machine.log();
             let mut lines = log.lines();
-            let said = lines.any(|line| words.iter().all(|word| line.contains(word)));
-            Ok(said.then_some(()))
+            let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
+            Ok(found.then_some(()))
         })
         .with_context(|| format!("the log is\n{}", self.machine.log()))
     }
@@ -179,7 +179,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     }
 
     /// Offers the device where none is, waits for the guest to open it, and
-    /// settles the versions.
+    /// negotiates the versions.
     ///
     /// # Errors
     ///
@@ -245,7 +245,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     pub fn expect_files_in(&self, directory: &Path, names: &[&str]) -> Result<()> {
         let files = self.files();
         let mut last = Vec::new();
-        let settled = until(SETTLE_TIME, "the right files", || {
+        let result = until(SETTLE_TIME, "the right files", || {
             let mut found = files.list(directory)?;
             found.sort();
             let mut expected = names.to_vec();
@@ -254,7 +254,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
             last = found;
             Ok(same.then_some(()))
         });
-        settled.with_context(|| format!("expected the files {names:?}; found {last:?}"))
+        result.with_context(|| format!("expected the files {names:?}; found {last:?}"))
     }
 
     /// Expects a file with this content.
@@ -391,7 +391,7 @@ impl VssStage<'_> {
         let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(
             flags == Ok(expected),
-            "expected the flags {expected} for a HOT_BACKUP after that; the guest said {flags:?}"
+            "expected the flags {expected} for a HOT_BACKUP after that; the guest answered {flags:?}"
         );
         Ok(())
     }
@@ -420,7 +420,7 @@ pub(super) fn expect_closed<P: Protocol>(host: &mut ServiceHost<P>) -> Result<()
 pub(super) fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
     ensure!(
         came == expected,
-        "expected {expected:?} for {what}; the guest said {came:?}"
+        "expected {expected:?} for {what}; the guest answered {came:?}"
     );
     Ok(())
 }
@@ -429,7 +429,7 @@ pub(super) fn expect(came: Status, expected: Status, what: &str) -> Result<()> {
 pub(super) fn expect_failure(came: Status, what: &str) -> Result<()> {
     ensure!(
         came != Status::OK,
-        "expected a failure for {what}; the guest said ok"
+        "expected a failure for {what}; the guest answered ok"
     );
     Ok(())
 }

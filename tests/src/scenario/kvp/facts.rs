@@ -14,7 +14,9 @@ fn values(host: &mut KvpHost) -> Result<Vec<String>> {
     for (index, key) in (0..).zip(FACTS) {
         let item = host.enumerate(FACT_POOL, index)?;
         let item = item.map_err(|status| {
-            anyhow::anyhow!("expected the fact {key} at place {index}; the guest said {status:?}")
+            anyhow::anyhow!(
+                "expected the fact {key} at place {index}; the guest answered {status:?}"
+            )
         })?;
         ensure!(
             item.key == key,
@@ -43,7 +45,7 @@ pub(in super::super) fn facts(stage: &mut KvpStage<'_>) -> Result<()> {
         let item = host.enumerate(FACT_POOL, index)?;
         ensure!(
             item == Err(Status::NO_MORE_ITEMS),
-            "expected no more items at place {index} of the facts; the guest said {item:?}"
+            "expected no more items at place {index} of the facts; the guest answered {item:?}"
         );
     }
     let files = stage.files();
@@ -93,7 +95,7 @@ pub(in super::super) fn facts(stage: &mut KvpStage<'_>) -> Result<()> {
                 .with_context(|| format!("{what} address {address:?} in {value:?}"))?;
             ensure!(
                 ip.is_ipv4() == (at == 2) && !ip.is_loopback(),
-                "expected {what} addresses without loopback; the guest said {value:?}"
+                "expected {what} addresses without loopback; the guest answered {value:?}"
             );
         }
     }
@@ -105,7 +107,7 @@ pub(in super::super) fn driver_version(stage: &mut KvpStage<'_>) -> Result<()> {
     let values = values(&mut host)?;
     ensure!(
         values.get(1).is_some_and(|value| value == DRIVER_VERSION),
-        "expected the driver's version {DRIVER_VERSION}; the guest said {:?}",
+        "expected the driver's version {DRIVER_VERSION}; the guest answered {:?}",
         values.get(1)
     );
     Ok(())

@@ -89,7 +89,7 @@ pub(in super::super) fn foreign(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut content = Vec::new();
     // A NUL, and what was there before behind it.
     content.extend(pool::record(b"stale\0key", b"stale\0value of before"));
-    // No NUL at all: as much as the host can be told.
+    // No NUL at all: the reply has as much as fits.
     content.extend(pool::record(&[b'k'; pool::KEY], &[b'v'; pool::VALUE]));
     content.extend(pool::record(b"no utf-8 \xff\xfe", b"nor \xc3( here \x80"));
     content.extend(pool::record(b"last", b"here"));
@@ -176,7 +176,7 @@ pub(in super::super) fn locked(stage: &mut KvpStage<'_>) -> Result<()> {
     let items = [("kept", "1"), ("read", "2")];
     stage.expect_items(&mut host, 1, &items)?;
     expect_got(&mut host, 1, "read", "2")?;
-    // The host is told that nothing was written.
+    // The reply to the host reports the failure.
     expect_failure(host.set(1, "kept", "new")?, "a SET in a locked pool")?;
     expect_failure(host.delete(1, "read")?, "a DELETE in a locked pool")?;
     stage.expect_content(&path, &content)?;

@@ -14,19 +14,19 @@ pub(in super::super) fn renegotiation(stage: &mut KvpStage<'_>) -> Result<()> {
     for round in 0..10 {
         let value = round.to_string();
         set(&mut host, 1, "round", &value)?;
-        let settled = host.negotiate(&FRAMEWORKS, Kvp::VERSIONS)?;
+        let chosen = host.negotiate(&FRAMEWORKS, Kvp::VERSIONS)?;
         ensure!(
-            settled == Some((FRAMEWORK, Kvp::VERSION)),
-            "expected the same versions again; the guest chose {settled:?}"
+            chosen == Some((FRAMEWORK, Kvp::VERSION)),
+            "expected the same versions again; the guest chose {chosen:?}"
         );
         expect_value(&mut host, 1, "round", &value)?;
     }
     // An older one serves as well.
     let older = [Kvp::VERSIONS.first().copied().context("a version")?];
-    let settled = host.negotiate(&FRAMEWORKS, &older)?;
+    let chosen = host.negotiate(&FRAMEWORKS, &older)?;
     ensure!(
-        settled == Some((FRAMEWORK, older[0])),
-        "expected the only version that is offered; the guest chose {settled:?}"
+        chosen == Some((FRAMEWORK, older[0])),
+        "expected the only version that is offered; the guest chose {chosen:?}"
     );
     stage.expect_working(&mut host)
 }
@@ -64,7 +64,7 @@ pub(in super::super) fn stopped(stage: &mut KvpStage<'_>) -> Result<()> {
 pub(in super::super) fn killed(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     if stage.machine().pid().is_none() {
-        return Err(Skip("the program is no process of its own".into()).into());
+        return Err(Skip("the program is not a separate process".into()).into());
     }
     for round in 0..3 {
         let value = round.to_string();
@@ -89,7 +89,7 @@ pub(in super::super) fn reply_refused(stage: &mut KvpStage<'_>) -> Result<()> {
     host.send(&Kvp::HARMLESS)?;
     let mut host = stage.connect().context("after a refused reply")?;
     stage.expect_items(&mut host, 0, &[("kept", "value")])?;
-    // By then the kernel has told the host that it failed.
+    // The kernel has replied to the host with a failure meanwhile.
     host.pipe()?.refuse_writes();
     host.send(&Operation::set(0, "kept", Value::text("not told")))?;
     let mut host = stage.connect().context("after a refused reply to a SET")?;

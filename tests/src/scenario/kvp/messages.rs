@@ -91,12 +91,12 @@ pub(in super::super) fn rings(stage: &mut KvpStage<'_>) -> Result<()> {
             ("SET", &set, KEY_SIZE),
             ("DELETE", &delete, DELETE_SIZE),
         ] {
-            let what = format!("a {what} whose key is said to have {size} bytes");
+            let what = format!("a {what} whose key size field is {size}");
             bodies.push((what, with_number(body, at, size)));
         }
     }
     for size in [1, 3, 2049, 2050, 1 << 16, u32::MAX - 1, u32::MAX] {
-        let what = format!("a SET whose value is said to have {size} bytes");
+        let what = format!("a SET whose value size field is {size}");
         bodies.push((what, with_number(&set, VALUE_SIZE, size)));
     }
     for pool in [5, 6, 100, 255] {
@@ -146,12 +146,12 @@ pub(in super::super) fn device(stage: &mut KvpStage<'_>) -> Result<()> {
             ("SET", &set, KEY_SIZE),
             ("DELETE", &delete, DELETE_SIZE),
         ] {
-            let what = format!("a {what} whose key is said to have {size} bytes");
+            let what = format!("a {what} whose key size field is {size}");
             messages.push((what, with_number(message, at, size)));
         }
     }
     for size in [2049, 1 << 16, u32::MAX] {
-        let what = format!("a SET whose value is said to have {size} bytes");
+        let what = format!("a SET whose value size field is {size}");
         messages.push((what, with_number(&set, VALUE_SIZE, size)));
     }
     for pool in [5, 100, 255] {

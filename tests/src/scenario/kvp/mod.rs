@@ -39,7 +39,7 @@ fn expect_got(host: &mut KvpHost, pool: u8, key: &str, value: &str) -> Result<()
     let got = host.get(pool, key)?;
     ensure!(
         got.as_deref() == Ok(value),
-        "expected a GET of {key:?} in pool {pool} to bring {value:?}; the guest said {got:?}"
+        "expected a GET of {key:?} in pool {pool} to bring {value:?}; the guest answered {got:?}"
     );
     Ok(())
 }
@@ -49,7 +49,7 @@ fn expect_missing(host: &mut KvpHost, pool: u8, key: &str) -> Result<()> {
     let got = host.get(pool, key)?;
     ensure!(
         got.is_err(),
-        "expected no {key:?} in pool {pool}; the guest said {got:?}"
+        "expected no {key:?} in pool {pool}; the guest answered {got:?}"
     );
     Ok(())
 }

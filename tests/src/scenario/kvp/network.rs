@@ -1,4 +1,4 @@
-//! The guest's interfaces: what the host is told of them, and what it sets.
+//! The guest's interfaces: what the agent reports of them, and what the host sets.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn addresses(info: &IpInfo) -> BTreeSet<(&str, &str)> {
 fn get_info(host: &mut KvpHost, mac: &str, family: u8) -> Result<IpInfo> {
     let info = host.get_ip_info(mac, family)?;
     info.map_err(|status| {
-        anyhow::anyhow!("expected the configuration of {mac}; the guest said {status:?}")
+        anyhow::anyhow!("expected the configuration of {mac}; the guest answered {status:?}")
     })
 }
 
@@ -71,7 +71,7 @@ const V4: [(&str, &str); 3] = [
 const V6: [(&str, &str); 2] = [("fd00:1::2", "/64"), ("fd00:2::3", "/120")];
 
 /// Gives the first interface these addresses and a gateway, and connects once
-/// the guest tells of them: new ones of IPv6 are checked for being the only ones.
+/// the guest reports them: new ones of IPv6 are checked for being the only ones.
 fn with_addresses(stage: &mut KvpStage<'_>) -> Result<KvpHost> {
     let network = network(stage)?;
     let name = FIRST.name;
@@ -91,7 +91,7 @@ fn with_addresses(stage: &mut KvpStage<'_>) -> Result<KvpHost> {
         let info = last.insert(get_info(&mut host, &mac(&FIRST), BOTH)?);
         Ok((addresses(info) == expected).then_some(()))
     });
-    found.with_context(|| format!("the guest said {last:?}"))?;
+    found.with_context(|| format!("the guest answered {last:?}"))?;
     Ok(host)
 }
 
@@ -100,24 +100,24 @@ pub(in super::super) fn get(stage: &mut KvpStage<'_>) -> Result<()> {
     let info = get_info(&mut host, &mac(&FIRST), BOTH)?;
     ensure!(
         parts(&info.gateways) == ["10.1.0.1"].into() && !info.dhcp,
-        "expected the gateway 10.1.0.1 and no DHCP; the guest said {info:?}"
+        "expected the gateway 10.1.0.1 and no DHCP; the guest answered {info:?}"
     );
     let info = get_info(&mut host, &mac(&SECOND), BOTH)?;
     ensure!(
         addresses(&info) == [("10.9.9.9", "255.0.0.0")].into() && parts(&info.gateways).is_empty(),
-        "expected what the other interface has; the guest said {info:?}"
+        "expected what the other interface has; the guest answered {info:?}"
     );
     let mut last = None;
     let found = until(SETTLE_TIME, "the addresses among the facts", || {
         let facts = last.insert(host.list(FACT_POOL)?);
         let has = |place: usize, expected: &[&str]| {
-            let told = facts.get(place).map(|fact| parts(&fact.1));
-            told.is_some_and(|told| expected.iter().all(|address| told.contains(address)))
+            let addresses = facts.get(place).map(|fact| parts(&fact.1));
+            addresses.is_some_and(|found| expected.iter().all(|address| found.contains(address)))
         };
         let v4 = has(2, &["10.1.0.2", "10.2.0.3", "192.168.7.9", "10.9.9.9"]);
         Ok((v4 && has(3, &["fd00:1::2", "fd00:2::3"])).then_some(()))
     });
-    found.with_context(|| format!("the guest said {last:?}"))
+    found.with_context(|| format!("the guest answered {last:?}"))
 }
 
 pub(in super::super) fn family(stage: &mut KvpStage<'_>) -> Result<()> {
@@ -128,7 +128,7 @@ pub(in super::super) fn family(stage: &mut KvpStage<'_>) -> Result<()> {
         ensure!(
             addresses(&info) == expected
                 && parts(&info.gateways) == gateways.iter().copied().collect(),
-            "expected {expected:?} and {gateways:?} of family {family}; the guest said {info:?}"
+            "expected {expected:?} and {gateways:?} of family {family}; the guest answered {info:?}"
         );
     }
     Ok(())
@@ -141,7 +141,7 @@ pub(in super::super) fn unknown(stage: &mut KvpStage<'_>) -> Result<()> {
         let info = host.get_ip_info(mac, BOTH)?;
         ensure!(
             info == Err(Status::GUID_NOT_FOUND),
-            "expected that nothing has the address {mac:?}; the guest said {info:?}"
+            "expected that nothing has the address {mac:?}; the guest answered {info:?}"
         );
     }
     for adapter in [
@@ -185,9 +185,9 @@ fn calls(network: &dyn Network) -> Result<String> {
 /// Takes away what an earlier scenario left.
 fn clean(network: &dyn Network) -> Result<()> {
     let files = format!("{}/*", tools::CONFIGURATIONS);
-    let told = [tools::CALLS, tools::HANG, tools::FAIL, tools::HUNG].join(" ");
+    let notes = [tools::CALLS, tools::HANG, tools::FAIL, tools::HUNG].join(" ");
     network
-        .run(&["sh", "-c", &format!("rm -f {files} {told}")])
+        .run(&["sh", "-c", &format!("rm -f {files} {notes}")])
         .map(drop)
 }
 
@@ -239,7 +239,7 @@ pub(in super::super) fn set(stage: &mut KvpStage<'_>) -> Result<()> {
     let info = get_info(&mut host, &mac(&FIRST), BOTH)?;
     ensure!(
         addresses(&info) == expected && parts(&info.gateways) == ["10.3.0.1"].into() && !info.dhcp,
-        "expected what was set to be got; the guest said {info:?}"
+        "expected what was set to be got; the guest answered {info:?}"
     );
     // Another in its place.
     let other = IpInfo {
@@ -254,12 +254,12 @@ pub(in super::super) fn set(stage: &mut KvpStage<'_>) -> Result<()> {
     let info = get_info(&mut host, &mac(&FIRST), BOTH)?;
     ensure!(
         addresses(&info) == [("10.5.0.5", "255.0.0.0")].into() && parts(&info.gateways).is_empty(),
-        "expected the second configuration alone; the guest said {info:?}"
+        "expected the second configuration alone; the guest answered {info:?}"
     );
     let untouched = get_info(&mut host, &mac(&SECOND), BOTH)?;
     ensure!(
         untouched.addresses.is_empty(),
-        "expected the other interface without addresses; the guest said {untouched:?}"
+        "expected the other interface without addresses; the guest answered {untouched:?}"
     );
     stage.expect_working(&mut host)
 }

@@ -1,4 +1,4 @@
-"""Programs beside the one that serves the host, each a process of its own.
+"""Programs beside the one that serves the host, each a separate process.
 
 reporter TIMES POOL NAME   cloud-init's handler reports events; prints the
                            records that it wrote

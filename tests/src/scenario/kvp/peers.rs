@@ -1,7 +1,7 @@
 //! Other programs that use the pools at the same time as the host: cloud-init
 //! itself, which takes the locks of `flock`, and others that take those or the
 //! ones of `fcntl`, as `hv_kvp_daemon` does. The two families do not know of
-//! each other, so each has a pool of its own.
+//! each other, so each has its own pool.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -258,8 +258,8 @@ fn need_cloud_init() -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let why = said.lines().next_back().unwrap_or_default();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let why = errors.lines().next_back().unwrap_or_default();
     let reason = format!("no cloud-init ({why}): try PYTHONPATH=$(tests/cloud-init)");
     Err(Skip(reason).into())
 }

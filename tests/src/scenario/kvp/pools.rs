@@ -12,7 +12,7 @@ pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for pool in FILES {
         stage.expect_items(&mut host, pool, &[])?;
-        // Keys that begin alike are told apart.
+        // Keys with a common prefix are distinct.
         for (key, value) in [("one", "1"), ("on", "2"), ("ones", "3"), ("two", "")] {
             set(&mut host, pool, key, value)?;
         }
@@ -96,7 +96,7 @@ fn expect_end(stage: &KvpStage<'_>, host: &mut KvpHost, places: &[u32]) -> Resul
         let item = host.enumerate(1, index)?;
         ensure!(
             item == Err(Status::NO_MORE_ITEMS),
-            "expected no more items at place {index} of 1; the guest said {item:?}"
+            "expected no more items at place {index} of 1; the guest answered {item:?}"
         );
     }
     stage.expect_items(host, 1, &[("there", "value")])

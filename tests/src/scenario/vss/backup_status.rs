@@ -1,6 +1,6 @@
-//! What is told of backups.
+//! The status of the last backup.
 
-// What is not there in a JSON value is null.
+// Indexing a JSON value returns null for a missing key.
 #![expect(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
@@ -11,33 +11,33 @@ use super::file_systems::{FileSystems, Kind};
 use super::{freeze, thaw, two};
 use crate::wait::until;
 
-/// Makes a hook that does this.
+/// Makes a hook with this script.
 pub(super) fn hook(file_systems: &FileSystems, name: &str, does: &str) -> Result<()> {
     let path = format!("/etc/hyperv-agent/vss.d/{name}");
     file_systems.write(&path, &format!("#!/bin/sh\n{does}\n"))?;
     file_systems.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
-/// What the status says of the service.
+/// Returns the status of the service `vss`.
 pub(super) fn status(file_systems: &FileSystems) -> Result<Value> {
-    let said = file_systems.program(&["status", "--json"])?;
-    let status: Value = serde_json::from_str(&said)?;
+    let output = file_systems.program(&["status", "--json"])?;
+    let status: Value = serde_json::from_str(&output)?;
     let services = status["services"].as_array().context("no services")?;
     let vss = services.iter().find(|service| service["name"] == "vss");
     Ok(vss.context("no service of that name")?.clone())
 }
 
-/// Expects that the field of that name is this.
-pub(super) fn expect_field(told: &Value, name: &str, expected: &Value) -> Result<()> {
-    let found = &told[name];
+/// Expects the field to have this value.
+pub(super) fn expect_field(backup: &Value, name: &str, expected: &Value) -> Result<()> {
+    let found = &backup[name];
     ensure!(
         found == expected,
-        "expected {name} to be {expected} in {told}"
+        "expected {name} to be {expected} in {backup}"
     );
     Ok(())
 }
 
-/// Expects what is told of the last backup; gives all of it.
+/// Expects these fields in the status of the last backup, which it returns.
 pub(super) fn expect_last(file_systems: &FileSystems, fields: &[(&str, Value)]) -> Result<Value> {
     let last = status(file_systems)?["last_backup"].clone();
     for (name, expected) in fields {
@@ -46,10 +46,9 @@ pub(super) fn expect_last(file_systems: &FileSystems, fields: &[(&str, Value)]) 
     Ok(last)
 }
 
-/// The runs of hooks that are told of: names, what they were told, and whether they
-/// failed.
-pub(super) fn runs(told: &Value) -> Result<Vec<String>> {
-    let hooks = told["hooks"].as_array().context("no hooks")?;
+/// Returns the runs of hooks in a backup: name, argument, and whether it failed.
+pub(super) fn runs(backup: &Value) -> Result<Vec<String>> {
+    let hooks = backup["hooks"].as_array().context("no hooks")?;
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let run = |run: &Value| {
         let failed = if run["failure"].is_null() {
@@ -68,7 +67,7 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     ensure!(
         status(&file_systems)?["last_backup"].is_null(),
-        "a backup is told of before there was any"
+        "the status has a last backup before there was any"
     );
     freeze(&mut host)?;
     let vss = status(&file_systems)?;
@@ -80,17 +79,17 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     ] {
         expect_field(operation, name, &expected)?;
     }
-    let mut told: Vec<_> =
+    let mut frozen: Vec<_> =
         serde_json::from_value::<Vec<String>>(operation["mount_points"].clone())?;
-    told.sort();
+    frozen.sort();
     let mut expected = points.clone();
     expected.sort();
     ensure!(
-        told == expected,
-        "expected {expected:?} to be told as frozen; it was {told:?}"
+        frozen == expected,
+        "expected the status to list {expected:?} as frozen; it lists {frozen:?}"
     );
     thaw(&mut host)?;
-    let told = expect_last(
+    let backup = expect_last(
         &file_systems,
         &[
             ("kind", "backup".into()),
@@ -99,14 +98,17 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
             ("reason", Value::Null),
         ],
     )?;
-    ensure!(told["frozen_usec"].as_u64() > Some(0), "{told}");
+    ensure!(backup["frozen_usec"].as_u64() > Some(0), "{backup}");
     let expected = ["10-good freeze", "10-good thaw"];
-    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
+    ensure!(
+        runs(&backup)? == expected,
+        "expected {expected:?} in {backup}"
+    );
 
-    // A second one that does not come about.
+    // A second one, which a hook refuses.
     hook(&file_systems, "20-bad", "[ $1 != freeze ]")?;
-    expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
-    let told = expect_last(
+    expect_failure(host.freeze()?, "a FREEZE that a hook refuses")?;
+    let backup = expect_last(
         &file_systems,
         &[
             ("file_systems", 0.into()),
@@ -120,15 +122,18 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
         "20-bad thaw",
         "10-good thaw",
     ];
-    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
-    let reason = told["reason"].as_str().unwrap_or_default();
-    ensure!(reason.starts_with("hook 20-bad failed"), "{told}");
+    ensure!(
+        runs(&backup)? == expected,
+        "expected {expected:?} in {backup}"
+    );
+    let reason = backup["reason"].as_str().unwrap_or_default();
+    ensure!(reason.starts_with("hook 20-bad failed"), "{backup}");
     let text = file_systems.program(&["status"])?;
     ensure!(
         text.contains("  last backup  ") && text.contains(", failed: hook 20-bad failed"),
         "expected the last backup in {text}"
     );
-    // The THAW that the host sends all the same is no backup.
+    // The THAW that the host sends nevertheless is not a backup.
     thaw(&mut host)?;
     expect_last(&file_systems, &[("outcome", "failed".into())])?;
     stage.expect_working(&mut host)
@@ -141,18 +146,18 @@ pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     freeze(&mut host)?;
     file_systems.wait_thawed(&[&point], "after its time limit")?;
-    let told = until(SETTLE_TIME, "the backup to be told of", || {
+    let backup = until(SETTLE_TIME, "the backup to be in the status", || {
         let last = status(&file_systems)?["last_backup"].clone();
         Ok((!last.is_null()).then_some(last))
     })?;
-    expect_field(&told, "outcome", &"inconsistent".into())?;
-    ensure!(told["frozen_usec"].as_u64() > Some(9_000_000), "{told}");
+    expect_field(&backup, "outcome", &"inconsistent".into())?;
+    ensure!(backup["frozen_usec"].as_u64() > Some(9_000_000), "{backup}");
     expect_failure(host.thaw()?, "a THAW after the time limit")?;
-    expect_last(&file_systems, &[("began", told["began"].clone())])?;
+    expect_last(&file_systems, &[("began", backup["began"].clone())])?;
     stage.expect_working(&mut host)
 }
 
-/// What an agent that was killed left behind is told of by the next one.
+/// After an agent was killed in a backup, the next one reports that backup.
 pub(in super::super) fn killed(stage: &mut VssStage<'_>) -> Result<()> {
     let (file_systems, points) = two(stage)?;
     let mut host = stage.connect()?;

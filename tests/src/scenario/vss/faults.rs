@@ -20,7 +20,7 @@ fn frozen(stage: &mut VssStage<'_>, lines: &str) -> Result<(FileSystems, Vec<Str
     Ok((file_systems, points, host))
 }
 
-/// Everything works anew: a freeze, and a thaw.
+/// Expects a freeze and a thaw to work again.
 fn expect_rounds(
     stage: &VssStage<'_>,
     file_systems: &FileSystems,
@@ -31,7 +31,7 @@ fn expect_rounds(
     stage.expect_working(host)
 }
 
-/// Everything works anew after what was frozen was thawed too early, of which
+/// Expects everything to work again after what was frozen was thawed too early, of which
 /// the host has to know: its backup is not consistent.
 pub(super) fn expect_inconsistent(
     stage: &VssStage<'_>,

@@ -84,19 +84,19 @@ mount -t "$kind" -o "$option" "$device" "/mnt/vss/$name"
 
 /// Says whether a file system is frozen, and leaves it as it is.
 const PROBE: &str = r#"
-if said=$(fsfreeze --freeze "$0" 2>&1); then
+if error=$(fsfreeze --freeze "$0" 2>&1); then
     fsfreeze --unfreeze "$0" 2>/dev/null || :
     echo thawed
 else
-    case $said in
+    case $error in
         *busy*) echo frozen ;;
         *"not supported"*) echo thawed ;;
-        *) echo "$said" ;;
+        *) echo "$error" ;;
     esac
 fi
 "#;
 
-/// Puts a file in the place of the switch by which the kernel is told to hurry, which is
+/// Puts a file in the place of `/sys/kernel/rcu_expedited`, which is
 /// the whole machine's.
 const SWITCH: &str = r#"
 set -e
@@ -189,7 +189,7 @@ impl FileSystems {
         self.script(script, &[path, text]).map(drop)
     }
 
-    /// Makes a file system and mounts it; gives where.
+    /// Makes a file system, mounts it, and returns the mount point.
     pub(crate) fn make(&self, kind: Kind, name: &str) -> Result<String> {
         self.make_by(kind.maker(), kind.name(), name)
     }
@@ -217,8 +217,8 @@ impl FileSystems {
 
     /// The device or loop file that carries a file system made here.
     pub(crate) fn carrier(&self, name: &str) -> Result<String> {
-        let said = self.script("cat /run/vss/$0.at", &[name])?;
-        Ok(said.trim_end().trim_end_matches('.').to_owned())
+        let point = self.script("cat /run/vss/$0.at", &[name])?;
+        Ok(point.trim_end().trim_end_matches('.').to_owned())
     }
 
     /// Freezes a file system, as somebody else than the program.
@@ -231,7 +231,7 @@ impl FileSystems {
         self.0.run(&["fsfreeze", "--unfreeze", point]).map(drop)
     }
 
-    /// Gives the guest a file for the switch by which its kernel is told to hurry.
+    /// Sets up a file in the place of the guest's `/sys/kernel/rcu_expedited`.
     pub(crate) fn own_rcu_expedited(&self) -> Result<()> {
         let made = self.script(SWITCH, &[]);
         made.map_err(|error| Skip(format!("no file for rcu_expedited: {error:#}")))?;

@@ -1,4 +1,4 @@
-//! Programs that let applications come to rest.
+//! Hooks: programs that quiesce applications.
 
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
@@ -9,14 +9,13 @@ use super::{freeze, round, thaw};
 use crate::vss::Operation;
 use crate::wait::until;
 
-/// Where the agent looks for them.
+/// Where the agent looks for hooks.
 const DIRECTORY: &str = "/etc/hyperv-agent/vss.d";
 
-/// What a hook says that knows the argument `freeze-failed`.
+/// The comment by which a hook declares that it knows the argument `freeze-failed`.
 const KNOWS: &str = "# hyperv-agent: freeze-failed";
 
-/// Makes a hook that notes its name, what it is told and why, and does what `does`
-/// says.
+/// Makes a hook that records its name, argument and reason, and then runs `does`.
 fn hook(file_systems: &FileSystems, name: &str, does: &str) -> Result<()> {
     let notes = format!("echo {name} $1 $HYPERV_AGENT_REASON >>{NOTES}/hooks");
     hook_of(file_systems, name, &format!("#!/bin/sh\n{notes}\n{does}\n"))
@@ -29,18 +28,18 @@ fn hook_of(file_systems: &FileSystems, name: &str, text: &str) -> Result<()> {
     file_systems.script("chmod 755 \"$0\"", &[&path]).map(drop)
 }
 
-/// What hooks have noted since the last look.
+/// Returns what the hooks have recorded since the last call.
 fn noted(file_systems: &FileSystems) -> Result<Vec<String>> {
     let script = "cat \"$0\" 2>/dev/null; rm -f \"$0\"";
-    let said = file_systems.script(script, &[&format!("{NOTES}/hooks")])?;
-    Ok(said.lines().map(str::to_owned).collect())
+    let output = file_systems.script(script, &[&format!("{NOTES}/hooks")])?;
+    Ok(output.lines().map(str::to_owned).collect())
 }
 
 fn expect_noted(file_systems: &FileSystems, expected: &[&str], when: &str) -> Result<()> {
     let found = noted(file_systems)?;
     ensure!(
         found == expected,
-        "expected the hooks to be told {expected:?} {when}; they were told {found:?}"
+        "expected the hooks to run as {expected:?} {when}; they ran as {found:?}"
     );
     Ok(())
 }
@@ -64,14 +63,14 @@ pub(in super::super) fn in_order(stage: &mut VssStage<'_>) -> Result<()> {
     file_systems.expect_frozen(&[&point], "after a FREEZE")?;
     thaw(&mut host)?;
     file_systems.expect_thawed(&[&point], "after a THAW")?;
-    let told = ["20-second thaw thawed", "10-first thaw thawed"];
-    expect_noted(&file_systems, &told, "at a THAW")?;
+    let expected = ["20-second thaw thawed", "10-first thaw thawed"];
+    expect_noted(&file_systems, &expected, "at a THAW")?;
     thaw(&mut host)?;
     expect_noted(&file_systems, &[], "at a THAW of nothing")?;
     stage.expect_working(&mut host)
 }
 
-/// One that does not let it freeze, by what it does.
+/// A hook that refuses a freeze by running `does`.
 fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let point = file_systems.make(Kind::Ext4, "ext4")?;
@@ -81,9 +80,9 @@ fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
     hook(&file_systems, "30-third", "")?;
     file_systems.configure("[vss.hooks]\ntime-limit = 1")?;
     let mut host = stage.connect()?;
-    expect_failure(host.freeze()?, "a FREEZE that a hook does not let be")?;
+    expect_failure(host.freeze()?, "a FREEZE that a hook refuses")?;
     file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
-    let told = [
+    let expected = [
         "05-knows freeze",
         "10-first freeze",
         "20-second freeze",
@@ -91,14 +90,14 @@ fn refused(stage: &mut VssStage<'_>, does: &str) -> Result<()> {
         "10-first thaw freeze-failed",
         "05-knows freeze-failed freeze-failed",
     ];
-    expect_noted(&file_systems, &told, "at a FREEZE that failed")?;
+    expect_noted(&file_systems, &expected, "at a FREEZE that failed")?;
     let left = file_systems.script("grep -ls '^slee[p]' /proc/[0-9]*/cmdline || :", &[])?;
     ensure!(left.is_empty(), "what the hook started still runs: {left}");
-    // The host asks for a thaw even so.
+    // The host sends a THAW nevertheless.
     thaw(&mut host)?;
     hook(&file_systems, "20-second", "")?;
     noted(&file_systems)?;
-    round(&file_systems, &[&point], &mut host).context("once the hook lets it be")?;
+    round(&file_systems, &[&point], &mut host).context("once the hook succeeds")?;
     stage.expect_working(&mut host)
 }
 
@@ -114,10 +113,10 @@ pub(in super::super) fn writable_by_others(stage: &mut VssStage<'_>) -> Result<(
         file_systems.script(&format!("{worse} \"$0\""), &[&path])?;
         expect_failure(host.freeze()?, &format!("a FREEZE after {worse} of a hook"))?;
         file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
-        let told = noted(&file_systems)?;
+        let runs = noted(&file_systems)?;
         ensure!(
-            !told.iter().any(|told| told.starts_with("20-second")),
-            "the hook was run after {worse}: {told:?}"
+            !runs.iter().any(|run| run.starts_with("20-second")),
+            "the hook was run after {worse}: {runs:?}"
         );
         thaw(&mut host)?;
         file_systems.script(&format!("{better} \"$0\""), &[&path])?;
@@ -146,12 +145,12 @@ pub(in super::super) fn goes_on(stage: &mut VssStage<'_>) -> Result<()> {
     file_systems.expect_frozen(&[&point], "although its hook failed")?;
     thaw(&mut host)?;
     file_systems.expect_thawed(&[&point], "after a THAW")?;
-    let told = ["10-first freeze", "10-first thaw thawed"];
-    expect_noted(&file_systems, &told, "in all")?;
+    let expected = ["10-first freeze", "10-first thaw thawed"];
+    expect_noted(&file_systems, &expected, "in all")?;
     stage.expect_working(&mut host)
 }
 
-/// A hook that hangs, the first time that it is told this.
+/// Makes a hook that hangs the first time that it runs with `action`.
 fn hanging_once(file_systems: &FileSystems, action: &str) -> Result<()> {
     let does = format!(
         "[ \"$1\" != {action} ] || [ -e {NOTES}/hung ] || {{ echo $$ >{NOTES}/hung; exec sleep 600; }}"
@@ -167,7 +166,7 @@ fn wait_hanging(file_systems: &FileSystems) -> Result<()> {
     Ok(())
 }
 
-/// An agent that is to end waits for no hook, and leaves no application at rest.
+/// An agent that is stopped waits for no freeze hook, and runs the thaw hooks.
 pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let point = file_systems.make(Kind::Ext4, "ext4")?;
@@ -176,10 +175,10 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     host.send(&Operation::Freeze)?;
     wait_hanging(&file_systems)?;
     stage.machine().stop().context("stopping the program")?;
-    let told = ["10-first freeze", "10-first thaw freeze-failed"];
+    let expected = ["10-first freeze", "10-first thaw freeze-failed"];
     expect_noted(
         &file_systems,
-        &told,
+        &expected,
         "by a program that was stopped meanwhile",
     )?;
     let gone = format!("! kill -0 $(cat {NOTES}/hung) 2>/dev/null");
@@ -192,7 +191,7 @@ pub(in super::super) fn stopped(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// A hook still runs with `freeze` when the next agent tells it of the thaw.
+/// A hook still runs with `freeze` when the next agent runs it with `thaw`.
 pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let does = format!(
@@ -225,10 +224,10 @@ pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
         } else {
             "agent-restarted"
         };
-        let told = ["10-slow freeze", &format!("10-slow thaw {why}")];
+        let expected = ["10-slow freeze", &format!("10-slow thaw {why}")];
         expect_noted(
             &file_systems,
-            &told,
+            &expected,
             "where the program was killed meanwhile",
         )?;
         stage.machine().stop()?;
@@ -237,7 +236,7 @@ pub(in super::super) fn outlives(stage: &mut VssStage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An agent is killed while a hook is told of the thaw; gives the file system.
+/// Kills an agent while a thaw hook runs, and returns the mount point of the file system.
 fn killed(stage: &mut VssStage<'_>) -> Result<(FileSystems, String)> {
     let file_systems = FileSystems::new(stage)?;
     let point = file_systems.make(Kind::Ext4, "ext4")?;
@@ -249,41 +248,41 @@ fn killed(stage: &mut VssStage<'_>) -> Result<(FileSystems, String)> {
     wait_hanging(&file_systems)?;
     stage.machine().kill()?;
     file_systems.script(&format!("kill $(cat {NOTES}/hung)"), &[])?;
-    let told = [
+    let expected = [
         "05-before freeze",
         "10-first freeze",
         "10-first thaw thawed",
     ];
-    expect_noted(&file_systems, &told, "until the program was killed")?;
+    expect_noted(&file_systems, &expected, "until the program was killed")?;
     Ok((file_systems, point))
 }
 
-/// The next agent tells those that were not told.
+/// The next agent runs the thaw hooks that did not end.
 pub(in super::super) fn killed_then_started(stage: &mut VssStage<'_>) -> Result<()> {
     let (file_systems, point) = killed(stage)?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
     expect(host.thaw()?, Status::FAIL, "a THAW after it was killed")?;
-    let told = [
+    let expected = [
         "10-first thaw agent-restarted",
         "05-before thaw agent-restarted",
     ];
-    expect_noted(&file_systems, &told, "by the next program")?;
+    expect_noted(&file_systems, &expected, "by the next program")?;
     round(&file_systems, &[&point], &mut host)?;
     stage.expect_working(&mut host)
 }
 
-/// So does `hyperv-agent thaw`, where no agent runs, run like this.
+/// So does `hyperv-agent thaw` while no agent runs; `script` calls it.
 fn by_hand(stage: &mut VssStage<'_>, script: &str) -> Result<()> {
     let (file_systems, point) = killed(stage)?;
-    let said = file_systems
+    let output = file_systems
         .script(script, &[file_systems.path()])
         .with_context(|| format!("`hyperv-agent thaw` by {script:?}"))?;
-    let told = ["10-first thaw interrupted", "05-before thaw interrupted"];
-    expect_noted(&file_systems, &told, "by `hyperv-agent thaw`")?;
+    let expected = ["10-first thaw interrupted", "05-before thaw interrupted"];
+    expect_noted(&file_systems, &expected, "by `hyperv-agent thaw`")?;
     ensure!(
-        said.is_empty() || said.contains(&format!("{point}: was not frozen")),
-        "`hyperv-agent thaw` said {said:?}"
+        output.is_empty() || output.contains(&format!("{point}: was not frozen")),
+        "`hyperv-agent thaw` printed {output:?}"
     );
     stage.machine().start()?;
     let mut host = stage.connect()?;
@@ -297,23 +296,23 @@ pub(in super::super) fn killed_then_by_hand(stage: &mut VssStage<'_>) -> Result<
     by_hand(stage, "exec \"$0\" thaw")
 }
 
-/// Also where nothing can be said to anybody.
+/// Also when standard output and standard error cannot be written to.
 pub(in super::super) fn killed_then_unheard(stage: &mut VssStage<'_>) -> Result<()> {
     by_hand(stage, "exec \"$0\" thaw >/dev/full 2>/dev/full")
 }
 
-/// What cannot be started stops the freeze with the reason in the log, and is not
-/// told that it is over.
+/// A hook that cannot be started makes the freeze fail, with the reason in the log, and
+/// is not run at the thaw.
 pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let point = file_systems.make(Kind::Ext4, "ext4")?;
     hook(&file_systems, "10-first", "")?;
     file_systems.write(&format!("{DIRECTORY}/README"), "no hook\n")?;
     let mut host = stage.connect()?;
-    // Where it can be told beforehand, no other hook is run either.
+    // If the check before the run finds it, no other hook is run either.
     let before: &[&str] = &[];
     let first: &[&str] = &["10-first freeze", "10-first thaw freeze-failed"];
-    for (text, words, told) in [
+    for (text, words, expected) in [
         ("#!/bin/sh\r\nexit 0\r\n", "Windows line ends", before),
         (
             "#!/no/such/sh\n",
@@ -325,17 +324,17 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
         hook_of(&file_systems, "20-second", text)?;
         let plan = file_systems.program(&["vss", "plan"])?;
         ensure!(
-            told == first || plan.contains(words),
-            "the plan does not say {words:?}: {plan}"
+            expected == first || plan.contains(words),
+            "the plan does not contain {words:?}: {plan}"
         );
         expect_failure(host.freeze()?, &format!("a FREEZE with the hook {text:?}"))?;
         file_systems.expect_thawed(&[&point], "after a FREEZE that failed")?;
-        expect_noted(&file_systems, told, "at a FREEZE that failed")?;
+        expect_noted(&file_systems, expected, "at a FREEZE that failed")?;
         stage.expect_logged(&[words])?;
         let log = stage.machine().log();
         ensure!(
             !log.contains("20-second failed at thaw"),
-            "a hook was told of the end that was not started: {log}"
+            "a hook that was not started was run at the thaw: {log}"
         );
         thaw(&mut host)?;
     }

@@ -14,8 +14,8 @@ use crate::wait::until;
 
 /// What `hyperv-agent vss plan --json` says.
 fn plan(file_systems: &FileSystems) -> Result<Value> {
-    let said = file_systems.program(&["vss", "plan", "--json"])?;
-    Ok(serde_json::from_str(&said)?)
+    let plan = file_systems.program(&["vss", "plan", "--json"])?;
+    Ok(serde_json::from_str(&plan)?)
 }
 
 /// The file system in `list` of the plan that is mounted there.
@@ -273,7 +273,7 @@ pub(in super::super) fn hidden(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// As a container has it, or a service with an image of its own.
+/// As in a container, or in a service with `RootImage=`.
 pub(in super::super) fn other_namespaces(stage: &mut VssStage<'_>) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let (data, inner) = (

@@ -92,7 +92,8 @@ pub(in super::super) fn external_log(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// A stack of devices is told down to its files, and a device goes by its links.
+/// The plan lists a stack of devices down to its files, and a pattern may name any link
+/// to a device.
 pub(in super::super) fn layers(stage: &mut VssStage<'_>) -> Result<()> {
     let file_systems = FileSystems::new(stage)?;
     let lower = file_systems.make(Kind::Xfs, "lower")?;
@@ -170,13 +171,13 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
     let patterns = unmatched.iter().filter_map(|it| it.get("pattern"));
     let patterns: Vec<_> = patterns.collect();
     ensure!(patterns == ["/nowhere", "xsf"], "{unmatched:?}");
-    // What an earlier program said is there, too.
-    let told = |stage: &mut VssStage<'_>| {
+    // The log also has the lines of an earlier program.
+    let count = |stage: &mut VssStage<'_>| {
         let log = stage.machine().log();
         log.matches("\"/nowhere\" in mount-points of [vss.exclude] matches no file system")
             .count()
     };
-    let before = told(stage);
+    let before = count(stage);
     let mut host = stage.connect()?;
     for _ in 0..2 {
         freeze(&mut host)?;
@@ -186,10 +187,10 @@ pub(in super::super) fn patterns(stage: &mut VssStage<'_>) -> Result<()> {
     }
     stage
         .expect_logged(&["\"/nowhere\" in mount-points of [vss.exclude] matches no file system"])?;
-    let times = told(stage) - before;
+    let times = count(stage) - before;
     ensure!(
         times == 1,
-        "a pattern that means nothing was told {times} times"
+        "a pattern that matches nothing was logged {times} times"
     );
     stage.expect_working(&mut host)
 }

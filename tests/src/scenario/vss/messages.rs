@@ -1,4 +1,4 @@
-//! What is said, whatever there is to freeze.
+//! Messages, independent of what there is to freeze.
 
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::ic::Status;
@@ -42,7 +42,7 @@ pub(in super::super) fn hot_backup(stage: &mut VssStage<'_>) -> Result<()> {
         let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(
             flags == Ok(expected),
-            "expected the flags {expected} for a HOT_BACKUP; the guest said {flags:?}"
+            "expected the flags {expected} for a HOT_BACKUP; the guest answered {flags:?}"
         );
     }
     Ok(())
@@ -53,7 +53,7 @@ pub(in super::super) fn dm_info(stage: &mut VssStage<'_>) -> Result<()> {
     let flags = host.get_dm_info()?;
     ensure!(
         flags == Ok(0),
-        "expected the flags 0 for a GET_DM_INFO; the guest said {flags:?}"
+        "expected the flags 0 for a GET_DM_INFO; the guest answered {flags:?}"
     );
     stage.expect_working(&mut host)
 }
@@ -156,10 +156,10 @@ pub(in super::super) fn renegotiation(stage: &mut VssStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     for _ in 0..3 {
         freeze(&mut host)?;
-        let settled = host.negotiate(&FRAMEWORKS, Vss::VERSIONS)?;
+        let chosen = host.negotiate(&FRAMEWORKS, Vss::VERSIONS)?;
         ensure!(
-            settled == Some((FRAMEWORK, Vss::VERSION)),
-            "expected the same versions again; the guest chose {settled:?}"
+            chosen == Some((FRAMEWORK, Vss::VERSION)),
+            "expected the same versions again; the guest chose {chosen:?}"
         );
         expect_frozen(one.as_ref(), "after a negotiation")?;
         thaw(&mut host)?;

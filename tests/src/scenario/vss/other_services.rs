@@ -79,7 +79,7 @@ impl Waiting {
         Ok(device.get("working") == Some(&Value::Bool(true)))
     }
 
-    /// Waits until a service works on what it was asked for.
+    /// Waits until a service executes its request.
     fn wait_for_work(&self, service: &str) -> Result<()> {
         until(SETTLE_TIME, &format!("{service} to be at work"), || {
             Ok(self.works(service)?.then_some(()))
@@ -187,7 +187,7 @@ pub(in super::super) fn kvp_waits(stage: &mut VssStage<'_>) -> Result<()> {
     let value = pairs.get(0, KEY)?;
     ensure!(
         value.as_deref() == Ok("a value"),
-        "expected what was set before the THAW; the guest said {value:?}"
+        "expected what was set before the THAW; the guest answered {value:?}"
     );
     expect(pairs.delete(0, KEY)?, Status::OK, "a DELETE")?;
     waiting.end(stage)

@@ -1,6 +1,6 @@
-//! Backups that an administrator tries.
+//! Rehearsals: backups that an administrator starts.
 
-// What is not there in a JSON value is null.
+// Indexing a JSON value returns null for a missing key.
 #![expect(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
@@ -12,17 +12,17 @@ use super::file_systems::{FileSystems, Kind, NOTES};
 use super::{freeze, round, thaw, two};
 use crate::wait::until;
 
-/// Rehearses, and gives what is printed.
+/// Runs a rehearsal and returns its output.
 fn rehearse(file_systems: &FileSystems, options: &[&str]) -> Result<String> {
     file_systems.program(&[&["vss", "rehearse"], options].concat())
 }
 
-/// Starts a rehearsal that goes on; `$1` is the program, and what follows options.
+/// Starts a rehearsal in the background; `$1` is the program, options follow.
 const BEGIN: &str = r#"
 cd "$0"
-rm -f ended said
+rm -f ended output
 {
-    "$@" >said 2>&1 &
+    "$@" >output 2>&1 &
     echo $! >client
     wait $!
     echo $? >ended
@@ -34,15 +34,15 @@ fn begin(file_systems: &FileSystems, options: &[&str]) -> Result<()> {
     file_systems.script(BEGIN, &command).map(drop)
 }
 
-/// Waits for the end of a rehearsal that was begun: its exit status, and what it has
-/// printed.
+/// Waits for the end of a rehearsal that was begun and returns its exit status and
+/// output.
 fn ended(file_systems: &FileSystems) -> Result<(i32, String)> {
-    let script = "cd \"$0\" && [ -s ended ] && cat ended said";
-    let said = until(SETTLE_TIME, "the end of the rehearsal", || {
+    let script = "cd \"$0\" && [ -s ended ] && cat ended output";
+    let output = until(SETTLE_TIME, "the end of the rehearsal", || {
         Ok(file_systems.script(script, &[NOTES]).ok())
     })?;
-    let (status, said) = said.split_once('\n').context("no status")?;
-    Ok((status.parse()?, said.to_owned()))
+    let (status, output) = output.split_once('\n').context("no status")?;
+    Ok((status.parse()?, output.to_owned()))
 }
 
 /// Begins a rehearsal that holds everything frozen for a minute.
@@ -59,18 +59,17 @@ fn hold(file_systems: &FileSystems, points: &[String]) -> Result<()> {
     file_systems.expect_frozen(points, "by a rehearsal")
 }
 
-/// Expects a rehearsal that was begun to have ended early, for a reason with these
-/// words.
+/// Expects a rehearsal that was begun to end early, for a reason with these words.
 fn expect_ended(file_systems: &FileSystems, outcome: &str, words: &str) -> Result<()> {
-    let (status, said) = ended(file_systems)?;
+    let (status, output) = ended(file_systems)?;
     ensure!(
         status == 1,
-        "expected exit status 1, it was {status}: {said}"
+        "expected exit status 1, it was {status}: {output}"
     );
-    let told: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
-    expect_field(&told, "outcome", &outcome.into())?;
-    let reason = told["reason"].as_str().unwrap_or_default();
-    ensure!(reason.contains(words), "expected {words:?} in {told}");
+    let backup: Value = serde_json::from_str(&output).with_context(|| output.clone())?;
+    expect_field(&backup, "outcome", &outcome.into())?;
+    let reason = backup["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains(words), "expected {words:?} in {backup}");
     Ok(())
 }
 
@@ -89,22 +88,28 @@ pub(in super::super) fn works(stage: &mut VssStage<'_>) -> Result<()> {
     hook(&file_systems, "10-good", "")?;
     let mut host = stage.connect()?;
     stage.expect_working(&mut host)?;
-    let said = rehearse(&file_systems, &["--hold", "0", "--json"])?;
+    let output = rehearse(&file_systems, &["--hold", "0", "--json"])?;
     file_systems.expect_thawed(&points, "after a rehearsal")?;
-    let told: Value = serde_json::from_str(&said)?;
+    let backup: Value = serde_json::from_str(&output)?;
     let fields = [
         ("kind", "rehearsal".into()),
         ("outcome", "consistent".into()),
         ("file_systems", points.len().into()),
     ];
     for (name, expected) in &fields {
-        expect_field(&told, name, expected)?;
+        expect_field(&backup, name, expected)?;
     }
-    ensure!(told["frozen_usec"].as_u64() > Some(0), "{told}");
+    ensure!(backup["frozen_usec"].as_u64() > Some(0), "{backup}");
     let expected = ["10-good freeze", "10-good thaw"];
-    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
+    ensure!(
+        runs(&backup)? == expected,
+        "expected {expected:?} in {backup}"
+    );
     let last = expect_last(&file_systems, &fields)?;
-    ensure!(last == told, "the status has {last}, and was told {told}");
+    ensure!(
+        last == backup,
+        "the status has {last}, the rehearsal printed {backup}"
+    );
 
     let text = rehearse(&file_systems, &[])?;
     ensure!(
@@ -112,13 +117,13 @@ pub(in super::super) fn works(stage: &mut VssStage<'_>) -> Result<()> {
             && text.ends_with("success\n"),
         "{text}"
     );
-    // One that lasts, and has an end of its own.
+    // One that holds for 2 s and ends by itself.
     begin(&file_systems, &["--hold", "2", "--json"])?;
-    let (code, said) = ended(&file_systems)?;
-    let told: Value = serde_json::from_str(&said)?;
+    let (code, output) = ended(&file_systems)?;
+    let backup: Value = serde_json::from_str(&output)?;
     ensure!(
-        code == 0 && told["frozen_usec"].as_u64() >= Some(2_000_000),
-        "exit status {code}: {said}"
+        code == 0 && backup["frozen_usec"].as_u64() >= Some(2_000_000),
+        "exit status {code}: {output}"
     );
     round(&file_systems, &points, &mut host).context("after rehearsals")?;
     expect_last(&file_systems, &[("kind", "backup".into())])?;
@@ -141,30 +146,33 @@ pub(in super::super) fn hooks(stage: &mut VssStage<'_>) -> Result<()> {
     expect_ended(&file_systems, "inconsistent", "the host asked for a backup")?;
     file_systems.expect_frozen(&[&point], "by the host")?;
     thaw(&mut host)?;
-    let said = rehearse(&file_systems, &["--hooks-only", "--hold", "0", "--json"])?;
-    let told: Value = serde_json::from_str(&said)?;
+    let output = rehearse(&file_systems, &["--hooks-only", "--hold", "0", "--json"])?;
+    let backup: Value = serde_json::from_str(&output)?;
     for (name, expected) in [
         ("kind", "hooks-only".into()),
         ("outcome", "consistent".into()),
         ("file_systems", 0.into()),
         ("frozen_usec", Value::Null),
     ] {
-        expect_field(&told, name, &expected)?;
+        expect_field(&backup, name, &expected)?;
     }
     let expected = ["10-good freeze", "10-good thaw"];
-    ensure!(runs(&told)? == expected, "expected {expected:?} in {told}");
+    ensure!(
+        runs(&backup)? == expected,
+        "expected {expected:?} in {backup}"
+    );
 
     // One that fails at the thaw is a failure of the rehearsal.
     hook(&file_systems, "20-bad", "[ $1 = freeze ]")?;
     begin(&file_systems, &["--hooks-only", "--hold", "0", "--json"])?;
-    let (code, said) = ended(&file_systems)?;
-    let told: Value = serde_json::from_str(&said)?;
-    expect_field(&told, "outcome", &"consistent".into())?;
-    ensure!(code == 1, "expected exit status 1, it was {code}: {said}");
+    let (code, output) = ended(&file_systems)?;
+    let backup: Value = serde_json::from_str(&output)?;
+    expect_field(&backup, "outcome", &"consistent".into())?;
+    ensure!(code == 1, "expected exit status 1, it was {code}: {output}");
     stage.expect_working(&mut host)
 }
 
-/// A backup of the host goes before a rehearsal.
+/// A backup of the host takes precedence over a rehearsal.
 pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
     let (file_systems, points) = two(stage)?;
     let mut host = stage.connect()?;
@@ -192,7 +200,7 @@ pub(in super::super) fn host_first(stage: &mut VssStage<'_>) -> Result<()> {
         &[("kind", "backup".into()), ("outcome", "consistent".into())],
     )?;
 
-    // A THAW that the host sends meanwhile has nothing to thaw of its own.
+    // A THAW from the host meanwhile has no freeze of the host to thaw.
     hold(&file_systems, &points)?;
     thaw(&mut host)?;
     expect_ended(&file_systems, "inconsistent", "the host asked for a backup")?;
@@ -221,7 +229,7 @@ pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
     hold(&file_systems, &points)?;
     file_systems.script("kill -9 $(cat \"$0/client\")", &[NOTES])?;
     file_systems.wait_thawed(&points, "after the client was killed")?;
-    until(SETTLE_TIME, "the rehearsal to be told of", || {
+    until(SETTLE_TIME, "the rehearsal to be in the status", || {
         let last = status(&file_systems)?["last_backup"].clone();
         Ok((last["outcome"] == "inconsistent").then_some(()))
     })?;
@@ -248,7 +256,7 @@ pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
     expect_ended(&file_systems, "inconsistent", "the agent ended")?;
     stage.machine().start()?;
     let mut host = stage.connect()?;
-    // Its end was told; to the host it was no backup.
+    // The client learned of its end; to the host it was not a backup.
     thaw(&mut host)?;
 
     hold(&file_systems, &points)?;
@@ -269,8 +277,7 @@ pub(in super::super) fn ended_early(stage: &mut VssStage<'_>) -> Result<()> {
     stage.expect_working(&mut host)
 }
 
-/// While the host offers no device there is nobody to back anything up, and hooks are
-/// tried all the same.
+/// Rehearsals work while the host offers no device.
 pub(in super::super) fn without_device(stage: &mut VssStage<'_>) -> Result<()> {
     let (file_systems, points) = two(stage)?;
     hook(&file_systems, "10-good", "")?;
@@ -278,11 +285,15 @@ pub(in super::super) fn without_device(stage: &mut VssStage<'_>) -> Result<()> {
     until(SETTLE_TIME, "the program to listen", || {
         Ok(status(&file_systems).ok())
     })?;
-    let told: Value = serde_json::from_str(&rehearse(&file_systems, &["--hold", "0", "--json"])?)?;
-    expect_field(&told, "file_systems", &points.len().into())?;
-    expect_field(&told, "outcome", &"consistent".into())?;
+    let backup: Value =
+        serde_json::from_str(&rehearse(&file_systems, &["--hold", "0", "--json"])?)?;
+    expect_field(&backup, "file_systems", &points.len().into())?;
+    expect_field(&backup, "outcome", &"consistent".into())?;
     let last = status(&file_systems)?["last_backup"].clone();
-    ensure!(last == told, "the status has {last}, and was told {told}");
+    ensure!(
+        last == backup,
+        "the status has {last}, the rehearsal printed {backup}"
+    );
 
     hold(&file_systems, &points)?;
     let mut host = stage.connect()?;

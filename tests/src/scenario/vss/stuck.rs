@@ -36,7 +36,7 @@ const ON_DISK: &str = r#"
     sync -f "$0"
 "#;
 
-/// How many seconds the kernel gives a THAW.
+/// The seconds after which the kernel gives up a THAW.
 const THAW_LIMIT: u64 = 30;
 
 /// What stands still.
@@ -112,7 +112,7 @@ impl Stuck {
         Ok(self)
     }
 
-    /// Whatever is written through what is below waits from now on.
+    /// Makes all writes to the file system or disk below wait.
     fn stall(&self) -> Result<()> {
         match &self.below {
             Below::FileSystem(point) => self.file_systems.freeze(point),
@@ -123,7 +123,7 @@ impl Stuck {
         }
     }
 
-    /// And goes on.
+    /// Lets the writes continue.
     fn go_on(&self) -> Result<()> {
         match &self.below {
             Below::FileSystem(point) => self.file_systems.thaw(point),
@@ -152,16 +152,16 @@ impl Stuck {
         self.file_systems.wait_thawed(&[&self.well], when)
     }
 
-    /// A FREEZE is refused for as long as the other one hangs. Then that goes on, is
-    /// thawed, and all works anew.
+    /// A FREEZE is refused while the other file system hangs. Then that one continues and
+    /// is thawed, and backups work again.
     fn goes_on(mut self, stage: &VssStage<'_>) -> Result<()> {
         self.expect_refused()?;
         self.go_on()?;
         self.expect_rounds(stage)
     }
 
-    /// The same, and the agent is told of the thaw: then it holds nothing any more that
-    /// keeps a file system from being unmounted.
+    /// The same, and the agent notices the thaw: it then holds nothing open that keeps a
+    /// file system from being unmounted.
     fn resume_and_check_hooks(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         self.expect_refused()?;
         self.go_on()?;
@@ -187,7 +187,7 @@ impl Stuck {
     fn expect_rounds(mut self, stage: &VssStage<'_>) -> Result<()> {
         let both = [&self.well, &self.hangs];
         self.file_systems
-            .wait_thawed(&both, "after what they lie on went on")?;
+            .wait_thawed(&both, "after their disk continued")?;
         round(&self.file_systems, &both, &mut self.host).context("the next one")?;
         stage.expect_working(&mut self.host)
     }
@@ -216,7 +216,7 @@ pub(in super::super) fn disk(stage: &mut VssStage<'_>) -> Result<()> {
 }
 
 impl Stuck {
-    /// A FREEZE that waits is given up in time.
+    /// A FREEZE that hangs fails in time.
     fn given_up(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         let status = self.file_systems.program(&["status"])?;
         ensure!(
@@ -231,16 +231,16 @@ impl Stuck {
         self.resume_and_check_hooks(stage)
     }
 
-    /// Expects that a hook was told of the THAW once, and that both are done before the
-    /// host gives up.
-    fn expect_hook_told_in_time(&self, told: &str) -> Result<()> {
-        let told = self.file_systems.script("cat \"$0\"", &[told])?;
-        let thaws: Vec<_> = told
+    /// Expects that the thaw hook ran once, and that hook and THAW end before the host
+    /// gives up.
+    fn expect_thaw_hook_in_time(&self, runs: &str) -> Result<()> {
+        let runs = self.file_systems.script("cat \"$0\"", &[runs])?;
+        let thaws: Vec<_> = runs
             .lines()
             .filter_map(|it| it.strip_prefix("thaw "))
             .collect();
         let [seconds] = thaws[..] else {
-            bail!("expected the hook to be told of one thaw; it was told {told:?}");
+            bail!("expected the hook to run once with `thaw`; its runs were {runs:?}");
         };
         let seconds: u64 = seconds.parse()?;
         let limit = THAW_LIMIT - THAW.as_secs();
@@ -251,12 +251,12 @@ impl Stuck {
         Ok(())
     }
 
-    /// So is a THAW.
+    /// So does a THAW.
     fn thawing(mut self, stage: &mut VssStage<'_>) -> Result<()> {
         let both = [self.well.clone(), self.hangs.clone()];
-        let told = format!("{NOTES}/told");
-        let tells = format!("echo \"$1 $HYPERV_AGENT_TIME_LIMIT\" >>{told}");
-        hook(&self.file_systems, "10-tells", &tells)?;
+        let runs = format!("{NOTES}/runs");
+        let records = format!("echo \"$1 $HYPERV_AGENT_TIME_LIMIT\" >>{runs}");
+        hook(&self.file_systems, "10-records", &records)?;
         freeze(&mut self.host)?;
         self.file_systems.expect_frozen(&both, "after a FREEZE")?;
         self.stall()?;
@@ -265,13 +265,13 @@ impl Stuck {
         self.wait_logged(stage, "to thaw")?;
         let reply = self.host.reply()?.status;
         expect(reply, Status::FAIL, "a THAW that hangs")?;
-        self.expect_hook_told_in_time(&told)?;
+        self.expect_thaw_hook_in_time(&runs)?;
         stage.machine().stop().context("stopping the program")?;
         self.start(stage)?;
-        self.expect_hook_told_in_time(&told)
+        self.expect_thaw_hook_in_time(&runs)
             .context("after another start")?;
         self.file_systems
-            .script("rm /etc/hyperv-agent/vss.d/10-tells", &[])?;
+            .script("rm /etc/hyperv-agent/vss.d/10-records", &[])?;
         self.resume_and_check_hooks(stage)
     }
 }
@@ -378,12 +378,12 @@ pub(in super::super) fn both_killed(stage: &mut VssStage<'_>) -> Result<()> {
 pub(in super::super) fn by_hand(stage: &mut VssStage<'_>) -> Result<()> {
     let mut stuck = Stuck::freezing(stage)?;
     match stuck.file_systems.program(&["thaw"]) {
-        Ok(said) => bail!("expected `thaw` to fail while one hangs; it says {said}"),
+        Ok(output) => bail!("expected `thaw` to fail while one hangs; its output is {output}"),
         Err(error) => {
-            let said = format!("{error:#}");
+            let error = format!("{error:#}");
             ensure!(
-                said.contains(&format!("cannot thaw {}", stuck.hangs)),
-                "expected `thaw` to name {}; it says {said}",
+                error.contains(&format!("cannot thaw {}", stuck.hangs)),
+                "expected `thaw` to name {}; the error is {error}",
                 stuck.hangs
             );
         }
