@@ -1,21 +1,15 @@
-//! Errors of requests, and the statuses that the host gets for them.
+//! Errors of requests.
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use hyperv_vmbus::ic::Status;
 
 use super::freeze::{FreezeError, NotThawed};
 use super::hooks::HookError;
 use super::plan::PlanError;
 use super::prepare::PrepareError;
-use super::wire::Malformed;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-
     #[error(transparent)]
     Plan(#[from] PlanError),
 
@@ -65,21 +59,4 @@ pub(super) enum Inconsistent {
 
     #[error("another program thawed file systems early, so this backup is not consistent: {0:?}")]
     Early(Vec<PathBuf>),
-}
-
-impl Error {
-    /// Returns the status for the host.
-    pub(super) fn status(&self) -> Status {
-        match self {
-            Self::Malformed(malformed) => malformed.status(),
-            Self::Plan(_)
-            | Self::Prepare(_)
-            | Self::NothingIncluded
-            | Self::StillFrozen(_)
-            | Self::Hook(_)
-            | Self::Freeze(_)
-            | Self::Inconsistent(_)
-            | Self::NotThawed { .. } => Status::FAIL,
-        }
-    }
 }

@@ -197,14 +197,7 @@ impl Vss {
         let mut record = match self.in_runtime_directory(state_file::read) {
             Ok(Some(record)) => record,
             Ok(None) => return,
-            Err(error) => {
-                let directory = self.config.environment.runtime_dir.display();
-                warn!(
-                    self.log,
-                    "cannot read the record of frozen file systems in {}: {}", directory, error
-                );
-                return;
-            }
+            Err(error) => return self.warn_of_record("read", &error),
         };
         let deadline = Instant::now() + THAW_AND_HOOKS;
         self.inconsistent = Some(Inconsistent::Restarted);
@@ -665,11 +658,7 @@ impl Vss {
         let record = record.clone();
         let write = move |directory: &Path| state_file::write(directory, &record);
         if let Err(error) = self.in_runtime_directory(write) {
-            let directory = self.config.environment.runtime_dir.display();
-            warn!(
-                self.log,
-                "cannot write the record of frozen file systems in {}: {}", directory, error
-            );
+            self.warn_of_record("write", &error);
         }
     }
 
@@ -683,12 +672,16 @@ impl Vss {
 
     fn remove_record(&self) {
         if let Err(error) = self.in_runtime_directory(state_file::remove) {
-            let directory = self.config.environment.runtime_dir.display();
-            warn!(
-                self.log,
-                "cannot remove the record of frozen file systems in {}: {}", directory, error
-            );
+            self.warn_of_record("remove", &error);
         }
+    }
+
+    fn warn_of_record(&self, doing: &str, error: &io::Error) {
+        let directory = self.config.environment.runtime_dir.display();
+        warn!(
+            self.log,
+            "cannot {} the record of frozen file systems in {}: {}", doing, directory, error
+        );
     }
 
     /// Calls `action` with the runtime directory, which may be on a disk that hangs, and
@@ -739,7 +732,7 @@ impl Service for Vss {
             Err(error) => {
                 // The report of the backup has logged it.
                 debug!(self.log, "request refused: {}", display_chain(&error));
-                error.status()
+                Status::FAIL
             }
         }
     }
