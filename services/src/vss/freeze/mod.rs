@@ -331,26 +331,21 @@ impl Freezer {
             return thawed;
         }
         while let Some(guard) = &mut self.guard {
-            let (index, was) = match guard.next(Instant::now(), None) {
-                GuardEvent::Report(GuardReport::Thawed(index, Ok(()))) => {
-                    (index, ThawOutcome::Frozen)
-                }
-                GuardEvent::Report(GuardReport::Thawed(index, Err(Errno::INVAL))) => {
-                    (index, ThawOutcome::NotFrozen)
-                }
-                GuardEvent::Report(GuardReport::Skipped(index)) => (index, ThawOutcome::Untouched),
-                GuardEvent::Report(_) => continue,
+            let report = match guard.next(Instant::now(), None) {
+                GuardEvent::Report(report) => report,
                 GuardEvent::Timeout | GuardEvent::Stopped => break,
                 GuardEvent::Gone => {
                     self.guard_is_gone(true);
                     break;
                 }
             };
-            if let Some(held) = self.held.get_mut(index) {
-                if held.thawed.is_err() {
-                    held.thawed = Ok(was);
-                    thawed.push(held.record());
-                }
+            let Some((index, Ok(was))) = thaw_outcome(report) else {
+                continue;
+            };
+            let held = self.held.get_mut(index);
+            if let Some(held) = held.filter(|held| held.thawed.is_err()) {
+                held.thawed = Ok(was);
+                thawed.push(held.record());
             }
         }
         if self.held.iter().all(|held| held.thawed.is_ok()) {
@@ -436,20 +431,8 @@ impl Freezer {
         let mut left = self.held.len();
         let mut patience = Instant::now() + PATIENCE;
         while left > 0 {
-            let (index, thawed) = match guard.next(deadline.min(patience), None) {
-                GuardEvent::Report(GuardReport::Thawed(index, Ok(()))) => {
-                    (index, Ok(ThawOutcome::Frozen))
-                }
-                GuardEvent::Report(GuardReport::Thawed(index, Err(Errno::INVAL))) => {
-                    (index, Ok(ThawOutcome::NotFrozen))
-                }
-                GuardEvent::Report(GuardReport::Thawed(index, Err(errno))) => {
-                    (index, Err(NotThawed::Refused(errno)))
-                }
-                GuardEvent::Report(GuardReport::Skipped(index)) => {
-                    (index, Ok(ThawOutcome::Untouched))
-                }
-                GuardEvent::Report(_) => continue,
+            let report = match guard.next(deadline.min(patience), None) {
+                GuardEvent::Report(report) => report,
                 GuardEvent::Gone => return false,
                 GuardEvent::Timeout | GuardEvent::Stopped => {
                     if deadline <= Instant::now() {
@@ -461,11 +444,13 @@ impl Freezer {
                     continue;
                 }
             };
-            if let Some(held) = self.held.get_mut(index) {
-                if held.is_waiting() {
-                    held.thawed = thawed;
-                    left -= 1;
-                }
+            let Some((index, thawed)) = thaw_outcome(report) else {
+                continue;
+            };
+            let held = self.held.get_mut(index);
+            if let Some(held) = held.filter(|held| held.is_waiting()) {
+                held.thawed = thawed;
+                left -= 1;
             }
         }
         true
@@ -514,9 +499,7 @@ impl Freezer {
                         Ok(ThawOutcome::Untouched)
                     }
                     threads::State::Frozen | threads::State::Thawing => Err(NotThawed::Waiting),
-                    threads::State::Thawed(Ok(())) => Ok(ThawOutcome::Frozen),
-                    threads::State::Thawed(Err(Errno::INVAL)) => Ok(ThawOutcome::NotFrozen),
-                    threads::State::Thawed(Err(errno)) => Err(NotThawed::Refused(errno)),
+                    threads::State::Thawed(said) => ThawOutcome::new(said),
                 };
             }
         });
@@ -558,41 +541,55 @@ impl Freezer {
         limit: Duration,
         on_wait: OnWait<'_>,
     ) -> Vec<ThawAttempt> {
-        let tried = |device, mount_point: &Path, outcome| ThawAttempt {
-            device,
-            mount_point: mount_point.to_owned(),
+        let attempt = |tried: FrozenFileSystem, outcome| ThawAttempt {
+            device: tried.device,
+            mount_point: tried.mount_point,
             outcome,
         };
+        let all: Vec<_> = found.iter().rev().map(FrozenFileSystem::from).collect();
+        let all = all.into_iter();
         self.thaw(limit, on_wait);
         if let Some((path, why)) = self.stuck().next() {
             let outcome = || Err(format!("{path:?} is still frozen: {why}"));
-            let found = found.iter().rev();
-            return found
-                .map(|it| tried(it.device, &it.mount_point, outcome()))
-                .collect();
+            return all.map(|it| attempt(it, outcome())).collect();
         }
         if found.is_empty() {
             return Vec::new();
         }
-        let all: Vec<_> = found
-            .iter()
-            .rev()
-            .map(|it| (it.device, it.mount_point.clone()))
-            .collect();
         self.take(found);
         // Without a guard the threads of this process thaw.
         let _ = self.hand_over(Duration::ZERO);
         let thawed = self.thaw(limit, on_wait);
-        let outcome = |(device, mount_point): (DeviceNumber, PathBuf)| {
-            let held = self.held.iter().find(|held| held.device == device);
+        let tried = all.map(|it| {
+            let held = self.held.iter().find(|held| held.device == it.device);
             let outcome = match held.map(|held| held.thawed) {
                 Some(Err(why)) => Err(why.to_string()),
                 Some(Ok(was)) => Ok(was == ThawOutcome::Frozen),
-                None => Ok(!thawed.early.contains(&mount_point)),
+                None => Ok(!thawed.early.contains(&it.mount_point)),
             };
-            tried(device, &mount_point, outcome)
-        };
-        all.into_iter().map(outcome).collect()
+            attempt(it, outcome)
+        });
+        tried.collect()
+    }
+}
+
+impl ThawOutcome {
+    /// Returns what a `FITHAW` with this result found.
+    fn new(said: Result<(), Errno>) -> Result<Self, NotThawed> {
+        match said {
+            Ok(()) => Ok(Self::Frozen),
+            Err(Errno::INVAL) => Ok(Self::NotFrozen),
+            Err(errno) => Err(NotThawed::Refused(errno)),
+        }
+    }
+}
+
+/// Returns the result of a thaw and the index of its file system, if that is reported.
+fn thaw_outcome(report: GuardReport) -> Option<(usize, Result<ThawOutcome, NotThawed>)> {
+    match report {
+        GuardReport::Thawed(index, said) => Some((index, ThawOutcome::new(said))),
+        GuardReport::Skipped(index) => Some((index, Ok(ThawOutcome::Untouched))),
+        _ => None,
     }
 }
 

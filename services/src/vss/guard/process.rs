@@ -66,13 +66,9 @@ pub struct Context {
 /// If the socket fails, or the agent sends an invalid command. File systems are thawed in
 /// any case.
 pub fn main() -> io::Result<()> {
+    use Signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV};
     let mut held_off = SigSet::all();
-    for not in [
-        Signal::SIGSEGV,
-        Signal::SIGBUS,
-        Signal::SIGILL,
-        Signal::SIGFPE,
-    ] {
+    for not in [SIGSEGV, SIGBUS, SIGILL, SIGFPE] {
         held_off.remove(not);
     }
     held_off.thread_block()?;
@@ -177,11 +173,8 @@ impl Watchdog<'_> {
     /// Executes the commands of the agent until it is gone.
     fn serve_agent(&mut self, orphaned: Option<BorrowedFd<'_>>) -> io::Result<()> {
         loop {
-            let more = if self.outbox.is_empty() {
-                PollFlags::IN
-            } else {
-                PollFlags::IN | PollFlags::OUT
-            };
+            let mut more = PollFlags::IN;
+            more.set(PollFlags::OUT, !self.outbox.is_empty());
             let ready = wait(
                 [
                     Some((self.socket.as_fd(), more)),
@@ -413,13 +406,10 @@ impl Watchdog<'_> {
             return;
         };
         threads.each(|index, state| {
-            if let Some(reported) = reported.get_mut(index) {
-                if !*reported {
-                    if let Some(report) = report(index, state) {
-                        *reported = true;
-                        outbox.extend_from_slice(&report.encode());
-                    }
-                }
+            let unreported = reported.get_mut(index).filter(|it| !**it);
+            if let Some((reported, report)) = unreported.zip(report(index, state)) {
+                *reported = true;
+                outbox.extend_from_slice(&report.encode());
             }
         });
     }

@@ -6,11 +6,11 @@
 //! freezes, in freeze order. One thaws, from the last file system to the first; if its call
 //! hangs, further ones continue with the rest.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
@@ -223,14 +223,8 @@ impl ThreadPool {
                 .stack_size(STACK)
                 .spawn(move || work(&shared))?,
         );
-        let mut progress = self.shared.lock();
-        while progress.started < self.threads.len() {
-            progress = self
-                .shared
-                .made
-                .wait(progress)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let starts = |progress: &mut Progress| progress.started < self.threads.len();
+        drop(self.shared.made.wait_while(self.shared.lock(), starts));
         Ok(())
     }
 
@@ -343,12 +337,6 @@ impl State {
 impl AsFd for ThreadPool {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.event.as_fd()
-    }
-}
-
-impl fmt::Debug for ThreadPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadPool").finish_non_exhaustive()
     }
 }
 
