@@ -171,16 +171,20 @@ impl<T: Send + 'static> Job<T> {
     ///
     /// Any [`JobError`]; the job continues then.
     pub(super) fn wait(&self, until: Instant, stop: Option<BorrowedFd<'_>>) -> Result<T, JobError> {
-        let ended = wait(self.done.as_fd(), until, stop);
+        let done = self.done.as_fd();
+        let mut fds =
+            [done, stop.unwrap_or(done)].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let ready = poll_until(&mut fds, Some(until)).is_ok_and(|ready| ready > 0);
+        let stopped = ready && fds[0].revents().is_empty();
         let outcome = lock(&self.outcome).take();
         let (path, refused) = {
             let at = self.place.lock();
             (at.path.clone(), at.refused)
         };
-        match (outcome, ended) {
-            (Some(outcome), _) if !refused => Ok(outcome),
-            (_, WaitOutcome::Stopped) => Err(JobError::Stopped),
-            (_, WaitOutcome::Ended | WaitOutcome::Timeout) => Err(NotResponding(path).into()),
+        match outcome {
+            Some(outcome) if !refused => Ok(outcome),
+            _ if stopped => Err(JobError::Stopped),
+            _ => Err(NotResponding(path).into()),
         }
     }
 }
@@ -227,22 +231,6 @@ impl Place {
             true => Err(NotResponding(path.to_owned())),
             false => Ok(()),
         }
-    }
-}
-
-enum WaitOutcome {
-    Ended,
-    Stopped,
-    Timeout,
-}
-
-fn wait(done: BorrowedFd<'_>, until: Instant, stop: Option<BorrowedFd<'_>>) -> WaitOutcome {
-    let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-    let mut fds = [of(done), of(stop.unwrap_or(done))];
-    match poll_until(&mut fds, Some(until)) {
-        Ok(0) | Err(_) => WaitOutcome::Timeout,
-        Ok(_) if !fds[0].revents().is_empty() => WaitOutcome::Ended,
-        Ok(_) => WaitOutcome::Stopped,
     }
 }
 

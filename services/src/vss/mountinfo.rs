@@ -86,21 +86,21 @@ fn line(line: &[u8]) -> Option<MountInfo> {
     let options = fields.next()?;
     let options = options.split(|byte| *byte == b',');
     let has = |wanted: &[u8]| options.clone().any(|option| option == wanted);
+    let mut own_options = own_options.split(|byte| *byte == b',');
+    let by_kernel = own_options.any(|it| it == b"rw") && MADE_READ_ONLY.contains(&&*kind);
     let read_only = [
         (&b"shutdown"[..], ReadOnly::ShutDown),
         (b"emergency_ro", ReadOnly::Error),
-        (b"ro", ReadOnly::Asked),
+        (
+            b"ro",
+            if by_kernel {
+                ReadOnly::Error
+            } else {
+                ReadOnly::Asked
+            },
+        ),
     ];
     let read_only = read_only.into_iter().find(|(option, _)| has(option));
-    let read_only = read_only.map(|(_, why)| why);
-    let writable = own_options
-        .split(|byte| *byte == b',')
-        .any(|it| it == b"rw");
-    let by_kernel = writable && MADE_READ_ONLY.contains(&&*kind);
-    let read_only = match read_only {
-        Some(ReadOnly::Asked) if by_kernel => Some(ReadOnly::Error),
-        other => other,
-    };
     let subvolume = |option: &[u8]| option.strip_prefix(b"subvol=").map(decode);
     let external = |option: &[u8]| {
         let device = EXTERNAL.iter().find_map(|it| option.strip_prefix(*it))?;
@@ -115,7 +115,7 @@ fn line(line: &[u8]) -> Option<MountInfo> {
         kind,
         source,
         external: options.clone().filter_map(external).collect(),
-        read_only,
+        read_only: read_only.map(|(_, why)| why),
     })
 }
 
@@ -192,7 +192,7 @@ fn text(field: &[u8]) -> String {
 
 /// Decodes a field: bytes that would separate it from the next are escaped as a backslash
 /// and three octal digits.
-fn decode(field: &[u8]) -> OsString {
+pub(super) fn decode(field: &[u8]) -> OsString {
     let mut decoded = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {

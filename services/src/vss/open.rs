@@ -29,32 +29,20 @@ pub struct Opened {
     pub device: DeviceNumber,
 }
 
-/// Why a file system cannot be opened.
+/// Why a file system cannot be opened, with its type and source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It was unmounted meanwhile.
-    #[error("the {kind} file system of {source_name} is not mounted any more")]
-    Gone {
-        /// Its type.
-        kind: String,
-        /// The source that it was mounted from.
-        source_name: String,
-    },
+    #[error("the {0} is not mounted any more")]
+    Gone(String),
     /// It was shut down after an error: nothing can be read or written any more.
-    #[error("the {kind} file system of {source_name} was shut down after an error")]
-    ShutDown {
-        /// Its type.
-        kind: String,
-        /// The source that it was mounted from.
-        source_name: String,
-    },
+    #[error("the {0} was shut down after an error")]
+    ShutDown(String),
     /// It is mounted and cannot be opened at any mount point.
-    #[error("the {kind} file system of {source_name} cannot be opened ({problems})")]
+    #[error("the {name} cannot be opened ({problems})")]
     Failed {
-        /// Its type.
-        kind: String,
-        /// The source that it was mounted from.
-        source_name: String,
+        /// Its type and the source that it was mounted from.
+        name: String,
         /// The problem at each mount point.
         problems: String,
     },
@@ -144,25 +132,18 @@ pub(super) fn open_within(
             break;
         }
     }
-    let kind = file_system.kind.clone();
-    let source_name = file_system.source.clone();
+    let name = format!("{} file system of {}", file_system.kind, file_system.source);
     if !is_mounted(file_system, root) {
-        return Err(OpenError::Gone { kind, source_name });
+        return Err(OpenError::Gone(name));
     }
     if shut_down {
-        return Err(OpenError::ShutDown { kind, source_name });
+        return Err(OpenError::ShutDown(name));
     }
-    match file_system.mounts.len().saturating_sub(MAX_PROBLEMS) {
-        0 => {}
-        more => {
-            let _ = write!(problems, "; and {more} more");
-        }
+    let more = file_system.mounts.len().saturating_sub(MAX_PROBLEMS);
+    if more > 0 {
+        let _ = write!(problems, "; and {more} more");
     }
-    Err(OpenError::Failed {
-        kind,
-        source_name,
-        problems,
-    })
+    Err(OpenError::Failed { name, problems })
 }
 
 /// Returns whether it is still mounted, or that is not known.

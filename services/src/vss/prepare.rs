@@ -61,8 +61,8 @@ pub fn plan_and_open(config: &Config) -> Result<Prepared, PlanError> {
                 prepared.opened.push(opened);
                 plan.freeze.push(file_system);
             }
-            Err(gone @ OpenError::Gone { .. }) => prepared.gone.push(gone),
-            Err(OpenError::ShutDown { .. }) => plan.left_out.push(LeftOut {
+            Err(gone @ OpenError::Gone(_)) => prepared.gone.push(gone),
+            Err(OpenError::ShutDown(_)) => plan.left_out.push(LeftOut {
                 file_system,
                 reason: Reason::ShutDown,
             }),
@@ -99,17 +99,12 @@ impl Prepared {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), PrepareError> {
         for batch in self.opened.chunks(AT_ONCE) {
-            let begun = batch
-                .iter()
-                .map(|opened| (opened, begin(opened, write_out)));
+            let begun = batch.iter().map(|it| (it, begin(it, write_out)));
             // Start all of them before waiting for the first.
             let begun: Vec<_> = begun.collect();
             for (opened, job) in &begun {
-                let ended = match job {
-                    Ok(job) => job.wait(until, stop),
-                    Err(no_answer) => Err(no_answer.clone().into()),
-                };
-                match ended {
+                let job = job.as_ref().map_err(|error| error.clone().into());
+                match job.and_then(|job| job.wait(until, stop)) {
                     Ok(()) => {}
                     Err(JobError::NotResponding(_)) => {
                         let point = opened.mount_point.clone();

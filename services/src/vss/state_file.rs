@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
 use super::device_number::DeviceNumber;
+use super::mountinfo;
 use super::open::Opened;
 use crate::replace::NewFile;
 use crate::trusted::{make_runtime_directory, open_directory};
@@ -100,9 +101,7 @@ pub fn encode(record: &FreezeRecord) -> Vec<u8> {
         text.extend_from_slice(format!("guard {guard}\n").as_bytes());
     }
     for hook in &record.hooks {
-        text.extend_from_slice(b"hook ");
-        text.extend_from_slice(hook.as_os_str().as_bytes());
-        text.push(b'\n');
+        text.extend([b"hook ", hook.as_os_str().as_bytes(), b"\n"].concat());
     }
     if record.rehearsal {
         text.extend_from_slice(b"rehearsal\n");
@@ -149,9 +148,8 @@ pub fn parse(text: &[u8]) -> FreezeRecord {
         if let Some(words) = line.strip_prefix(b"frozen ") {
             record.frozen.extend(frozen(words));
         } else if let Some(number) = line.strip_prefix(b"guard ") {
-            record.guard = std::str::from_utf8(number)
-                .ok()
-                .and_then(|it| it.parse().ok());
+            let number = std::str::from_utf8(number).ok();
+            record.guard = number.and_then(|it| it.parse().ok());
         } else if let Some(path) = line.strip_prefix(b"hook ") {
             record.hooks.push(OsStr::from_bytes(path).into());
         } else if line == b"rehearsal" {
@@ -167,21 +165,9 @@ pub fn parse(text: &[u8]) -> FreezeRecord {
 fn frozen(words: &[u8]) -> Option<FrozenFileSystem> {
     let mut words = words.splitn(2, |&byte| byte == b' ');
     let device = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-    let mut mount_point = Vec::new();
-    let mut rest = words.next().unwrap_or_default();
-    while let Some((&byte, after)) = rest.split_first() {
-        let (byte, after) = match rest {
-            [b'\\', b'0', b'1', b'2', after @ ..] => (b'\n', after),
-            [b'\\', b'1', b'3', b'4', after @ ..] => (b'\\', after),
-            _ => (byte, after),
-        };
-        mount_point.push(byte);
-        rest = after;
-    }
-    let mount_point = OsStr::from_bytes(&mount_point).into();
     Some(FrozenFileSystem {
         device,
-        mount_point,
+        mount_point: mountinfo::decode(words.next().unwrap_or_default()).into(),
     })
 }
 

@@ -31,12 +31,8 @@ pub struct UnmatchedPattern {
 
 impl fmt::Display for UnmatchedPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            table,
-            list,
-            pattern,
-        } = self;
-        let what = match *list {
+        let (table, list, pattern) = (self.table, self.list, &self.pattern);
+        let what = match list {
             TYPES => "type of file system that the kernel knows",
             _ => "file system",
         };
