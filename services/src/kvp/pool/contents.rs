@@ -66,10 +66,8 @@ impl Contents<'_> {
         if let Some(CachedIndex { snapshot, index }) = &*self.index {
             if snapshot.settled && snapshot.stamp == self.snapshot.stamp {
                 for number in index.candidates(key) {
-                    if let Some(raw) = self.at(number)? {
-                        if raw.key() == key {
-                            return Ok(Some((number, raw)));
-                        }
+                    if let Some(raw) = self.at(number)?.filter(|raw| raw.key() == key) {
+                        return Ok(Some((number, raw)));
                     }
                 }
                 return Ok(None);

@@ -35,22 +35,15 @@ pub(super) struct PoolFile {
     path: PathBuf,
     journal: PathBuf,
     /// The configured mode; `None` leaves existing files as they are.
-    mode: Option<u32>,
+    pub(super) mode: Option<u32>,
     open: Option<OpenFile>,
     index: Option<CachedIndex>,
-    /// Set while another program holds the lock.
-    contended: Option<Unchanged>,
+    /// Set while another program holds the lock: a stamp, and since when the file has had it.
+    contended: Option<(Stamp, Instant)>,
     /// The warning about that lock was issued.
     lock_reported: bool,
     /// The warning that the caller has not taken yet.
-    warning: Option<String>,
-}
-
-/// How long a locked file has had the same stamp.
-#[derive(Debug, Clone, Copy)]
-struct Unchanged {
-    stamp: Stamp,
-    since: Instant,
+    pub(super) warning: Option<String>,
 }
 
 /// The journal of a pool that is read without the lock.
@@ -78,10 +71,6 @@ impl PoolFile {
         }
     }
 
-    pub(super) fn set_mode(&mut self, mode: u32) {
-        self.mode = Some(mode);
-    }
-
     /// Applies the configured mode to the file if it exists.
     pub(super) fn apply_mode(&self) -> Result<(), PoolError> {
         match OpenFile::new(&self.path, Access::Shared)? {
@@ -91,42 +80,18 @@ impl PoolFile {
         .map_err(PoolError::file("change the mode of", &self.path))
     }
 
-    /// Takes the warning about the last operations, if there is one.
-    pub(super) fn take_warning(&mut self) -> Option<String> {
-        self.warning.take()
-    }
-
-    /// Reads the file; returns `None` if it does not exist. While another program holds
-    /// the lock, reads without it and repeats that until nothing changed meanwhile.
-    pub(super) fn read<T>(
-        &mut self,
-        token: Option<&CancelToken>,
-        operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
-    ) -> Result<Option<T>, PoolError> {
-        self.with_lock(Access::Shared, token, operation)
-    }
-
-    /// Changes the file; returns `None` if it does not exist.
-    pub(super) fn write<T>(
-        &mut self,
-        token: Option<&CancelToken>,
-        operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
-    ) -> Result<Option<T>, PoolError> {
-        self.with_lock(Access::Exclusive, token, operation)
-    }
-
     /// Changes the file, which is created if it does not exist.
     pub(super) fn write_or_create<T>(
         &mut self,
         token: Option<&CancelToken>,
         operation: impl Fn(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
-        if let Some(done) = self.write(token, &operation)? {
+        if let Some(done) = self.with_lock(Access::Exclusive, token, &operation)? {
             return Ok(done);
         }
         self.create()?;
         // Another program may have removed it again.
-        self.write(token, &operation)?
+        self.with_lock(Access::Exclusive, token, &operation)?
             .ok_or_else(|| PoolError::file("open", &self.path)(io::ErrorKind::NotFound.into()))
     }
 
@@ -158,7 +123,9 @@ impl PoolFile {
         }
     }
 
-    fn with_lock<T>(
+    /// Reads or changes the file; returns `None` if it does not exist. While another program
+    /// holds the lock, reads without it and repeats that until nothing changed meanwhile.
+    pub(super) fn with_lock<T>(
         &mut self,
         access: Access,
         token: Option<&CancelToken>,
@@ -288,14 +255,11 @@ impl PoolFile {
     fn is_stable(&mut self, snapshot: Snapshot) -> bool {
         let now = Instant::now();
         match self.contended {
-            Some(contended) if contended.stamp == snapshot.stamp => {
-                snapshot.settled && now.duration_since(contended.since) >= POOL_STABLE
+            Some((stamp, since)) if stamp == snapshot.stamp => {
+                snapshot.settled && now.duration_since(since) >= POOL_STABLE
             }
             _ => {
-                self.contended = Some(Unchanged {
-                    stamp: snapshot.stamp,
-                    since: now,
-                });
+                self.contended = Some((snapshot.stamp, now));
                 false
             }
         }
@@ -362,7 +326,8 @@ impl PoolFile {
 
     /// Recovers from the journal, which needs the exclusive lock.
     fn recover(&mut self, token: Option<&CancelToken>) -> Result<(), PoolError> {
-        self.write(token, |_| Ok(())).map(drop)
+        self.with_lock(Access::Exclusive, token, |_| Ok(()))
+            .map(drop)
     }
 
     fn check_cancelled(&self, token: Option<&CancelToken>) -> Result<(), PoolError> {

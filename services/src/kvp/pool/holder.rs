@@ -2,7 +2,6 @@
 //! name it.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,9 +12,6 @@ use rustix::fs::{major, minor};
 use super::lock::Access;
 use crate::kvp::files;
 use crate::processes;
-
-/// Bytes that are read of `/proc/locks`: any user can make it long.
-const MAX_LOCKS: u64 = 1 << 20;
 
 /// How long to search for processes that have the file open if the kernel does not tell
 /// which of them holds the lock.
@@ -34,7 +30,11 @@ pub(super) fn describe(file: &File, access: Access) -> String {
     };
     let (device, inode) = (metadata.dev(), metadata.ino());
     let id = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let mut pids = lock_holders(&text(Path::new("/proc/locks")), &id, access);
+    let mut pids = lock_holders(
+        &files::text(Path::new("/proc/locks")).unwrap_or_default(),
+        &id,
+        access,
+    );
     let mut prefix = "";
     if pids.contains(&None) {
         // A lock of an open file description belongs to no process in particular.
@@ -115,7 +115,7 @@ fn other_openers(file: &File) -> Vec<u32> {
 
 /// Describes a process by its number, program and user.
 fn name(pid: u32) -> String {
-    let status = text(Path::new(&format!("/proc/{pid}/status")));
+    let status = files::text(Path::new(&format!("/proc/{pid}/status"))).unwrap_or_default();
     let field = |name: &str| {
         let mut lines = status.lines();
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -138,16 +138,6 @@ fn name(pid: u32) -> String {
         program.escape_debug(),
         user.escape_debug()
     )
-}
-
-/// Reads a file of `/proc`; returns nothing if that fails.
-fn text(path: &Path) -> String {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_LOCKS).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => String::new(),
-    }
 }
 
 #[cfg(test)]

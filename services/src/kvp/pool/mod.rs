@@ -15,6 +15,7 @@ use std::path::Path;
 use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
+use self::lock::Access;
 use self::record::RawRecord;
 pub use self::record::Record;
 use super::cancel::CancelToken;
@@ -65,9 +66,7 @@ impl Pools {
     /// when they are opened. `None` creates files with 0644 and leaves existing ones.
     #[must_use]
     pub fn with_mode(mut self, mode: Option<u32>) -> Self {
-        if let Some(mode) = mode {
-            self.files.iter_mut().for_each(|file| file.set_mode(mode));
-        }
+        self.files.iter_mut().for_each(|file| file.mode = mode);
         self
     }
 
@@ -77,27 +76,22 @@ impl Pools {
     ///
     /// The first [`PoolError`], after trying every file.
     pub fn apply_mode(&self) -> Result<(), PoolError> {
-        let mut result = Ok(());
-        for file in &self.files {
-            result = result.and(file.apply_mode());
-        }
-        result
+        let results = self.files.each_ref().map(PoolFile::apply_mode);
+        results.into_iter().collect()
     }
 
     /// Takes the warnings for the administrator since the last call: which file another
     /// program keeps locked, and which program that is.
     pub fn take_warnings(&mut self) -> Vec<String> {
-        self.files
-            .iter_mut()
-            .filter_map(PoolFile::take_warning)
-            .collect()
+        let files = self.files.iter_mut();
+        files.filter_map(|file| file.warning.take()).collect()
     }
 
     /// Starts operations of a request; what they change after it is cancelled is undone.
     pub(super) fn for_request(&mut self, token: &CancelToken) -> &mut Self {
-        self.token = Some(token.clone());
-        self.last_change = None;
-        self
+        let pools = self.without_token();
+        pools.token = Some(token.clone());
+        pools
     }
 
     /// Starts operations that do not belong to a request.
@@ -115,7 +109,7 @@ impl Pools {
             return Ok(false);
         };
         let (file, _) = self.file(pool);
-        file.write(None, |contents| contents.undo(&change))?;
+        file.with_lock(Access::Exclusive, None, |contents| contents.undo(&change))?;
         Ok(true)
     }
 
@@ -126,7 +120,9 @@ impl Pools {
     /// Any [`PoolError`] about the file, not those about a key or value.
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
         let (file, token) = self.file(pool);
-        let found = file.read(token, |contents| contents.find(key.as_bytes()))?;
+        let found = file.with_lock(Access::Shared, token, |contents| {
+            contents.find(key.as_bytes())
+        })?;
         Ok(found.flatten().map(|(_, raw)| raw.decode().value))
     }
 
@@ -159,7 +155,7 @@ impl Pools {
             return Err(PoolError::EmptyKey);
         }
         let (file, token) = self.file(pool);
-        let deleted = file.write(token, |contents| {
+        let deleted = file.with_lock(Access::Exclusive, token, |contents| {
             let change = contents.delete(key.as_bytes())?;
             if let Some(change) = &change {
                 commit_or_undo(contents, change, token)?;
@@ -177,7 +173,7 @@ impl Pools {
     /// As for [`get`](Self::get).
     pub fn at(&mut self, pool: PoolId, index: u32) -> Result<Option<Record>, PoolError> {
         let (file, token) = self.file(pool);
-        let found = file.read(token, |contents| contents.at(index))?;
+        let found = file.with_lock(Access::Shared, token, |contents| contents.at(index))?;
         Ok(found.flatten().map(|raw| raw.decode()))
     }
 
@@ -188,7 +184,7 @@ impl Pools {
     /// As for [`get`](Self::get).
     pub fn list(&mut self, pool: PoolId) -> Result<Vec<Record>, PoolError> {
         let (file, token) = self.file(pool);
-        let records = file.read(token, |contents| contents.list())?;
+        let records = file.with_lock(Access::Shared, token, |contents| contents.list())?;
         Ok(records.unwrap_or_default())
     }
 

@@ -55,14 +55,10 @@ impl RawRecord {
         if key.is_empty() {
             return Err(PoolError::EmptyKey);
         }
-        fill(&mut raw.key, key).map_err(|error| match error {
-            FieldError::TooLong { len, limit } => PoolError::KeyTooLong { len, limit },
-            FieldError::Nul => PoolError::Nul("key"),
-        })?;
-        fill(&mut raw.value, value).map_err(|error| match error {
-            FieldError::TooLong { len, limit } => PoolError::ValueTooLong { len, limit },
-            FieldError::Nul => PoolError::Nul("value"),
-        })?;
+        let too_long = |len, limit| PoolError::KeyTooLong { len, limit };
+        fill(&mut raw.key, key, "key", too_long)?;
+        let too_long = |len, limit| PoolError::ValueTooLong { len, limit };
+        fill(&mut raw.value, value, "value", too_long)?;
         Ok(raw)
     }
 
@@ -102,24 +98,20 @@ fn text(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-enum FieldError {
-    TooLong { len: usize, limit: usize },
-    Nul,
-}
-
-fn fill(field: &mut [u8], text: &str) -> Result<(), FieldError> {
+fn fill(
+    field: &mut [u8],
+    text: &str,
+    name: &'static str,
+    too_long: fn(usize, usize) -> PoolError,
+) -> Result<(), PoolError> {
     if text.contains('\0') {
-        return Err(FieldError::Nul);
+        return Err(PoolError::Nul(name));
     }
     // The last byte stays a NUL: some readers rely on it.
-    let limit = field.len() - 1;
-    match field.get_mut(..text.len()) {
-        Some(start) if text.len() <= limit => start.copy_from_slice(text.as_bytes()),
-        _ => {
-            let len = text.len();
-            return Err(FieldError::TooLong { len, limit });
-        }
-    }
+    let (len, limit) = (text.len(), field.len() - 1);
+    let start = field.get_mut(..len).filter(|_| len <= limit);
+    let start = start.ok_or_else(|| too_long(len, limit))?;
+    start.copy_from_slice(text.as_bytes());
     Ok(())
 }
 

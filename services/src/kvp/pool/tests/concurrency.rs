@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::*;
 use crate::kvp::pool::crash;
+use crate::kvp::pool::lock::Access;
 
 const KEYS: usize = 25;
 
@@ -262,7 +263,7 @@ fn a_read_without_the_lock_is_repeated_after_a_change() {
     flock(&held, FlockOperation::LockExclusive).unwrap();
     let mut pool = PoolFile::new(place.directory.path(), ".kvp_pool_1");
     let reads = std::cell::Cell::new(0);
-    let read = pool.read(None, |contents| {
+    let read = pool.with_lock(Access::Shared, None, |contents| {
         reads.set(reads.get() + 1);
         let read = contents.list();
         if reads.get() == 1 {
