@@ -122,19 +122,7 @@ impl InjectError {
             Self::Off | Self::NoManager(_) | Self::Unsupported { .. } | Self::NoProgram(_) => {
                 Status::NOT_SUPPORTED
             }
-            Self::Interfaces(_)
-            | Self::InterfaceName(_)
-            | Self::Enslaved { .. }
-            | Self::File { .. }
-            | Self::Untrusted { .. }
-            | Self::Busy
-            | Self::Late
-            | Self::NotAFile(_)
-            | Self::Run(_)
-            | Self::Rejected { .. }
-            | Self::NotInEffect { .. }
-            | Self::RolledBack { .. }
-            | Self::RollbackFailed { .. } => Status::FAIL,
+            _ => Status::FAIL,
         }
     }
 }

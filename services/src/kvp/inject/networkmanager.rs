@@ -100,7 +100,6 @@ pub(super) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
 /// NetworkManager activates the connection of the highest priority as soon as there is one. The
 /// step does not wait for a DHCP server, which may answer later.
 pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, InjectError> {
-    let target = &context.target.name;
     if !context.has_carrier() {
         return Ok(None);
     }
@@ -108,14 +107,14 @@ pub(super) fn up(context: &Context<'_>, which: &[&str]) -> Result<Option<Step>, 
         true => 0,
         false => context.seconds_left(),
     };
-    let wait = wait.to_string();
-    let args = [
-        &["--wait", &wait, "connection", "up"],
-        which,
-        &["ifname", target],
-    ]
-    .concat();
-    context.step("nmcli", &args).map(Some)
+    up_within(context, wait, which).map(Some)
+}
+
+fn up_within(context: &Context<'_>, wait: u64, which: &[&str]) -> Result<Step, InjectError> {
+    let (wait, target) = (wait.to_string(), &context.target.name);
+    let up = ["--wait", &wait, "connection", "up"];
+    let args = [&up[..], which, &["ifname", target]].concat();
+    context.step("nmcli", &args)
 }
 
 /// Returns the step that brings up the connection that is active now, if there is one.
@@ -132,17 +131,7 @@ fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
     if !is_uuid {
         return Ok(None);
     }
-    let args = [
-        "--wait",
-        "0",
-        "connection",
-        "up",
-        "uuid",
-        uuid,
-        "ifname",
-        target,
-    ];
-    context.step("nmcli", &args).map(Some)
+    up_within(context, 0, &["uuid", uuid]).map(Some)
 }
 
 /// Returns whether NetworkManager is in charge of the interface.

@@ -139,7 +139,7 @@ impl Settings {
                 subnet: subnet.to_owned(),
                 address: ip,
             })?;
-            if settings.has(ip) {
+            if settings.addresses().any(|(other, _)| other == ip) {
                 return Err(Invalid::Duplicate(ip));
             }
             match ip {
@@ -162,13 +162,6 @@ impl Settings {
             settings.left_to_dhcp.append(&mut settings.gateways4);
         }
         Ok(settings)
-    }
-
-    fn has(&self, ip: IpAddr) -> bool {
-        match ip {
-            IpAddr::V4(ip) => self.v4.iter().any(|&(other, _)| other == ip),
-            IpAddr::V6(ip) => self.v6.iter().any(|&(other, _)| other == ip),
-        }
     }
 
     fn check(&self, family: Family) -> Result<(), Invalid> {

@@ -80,8 +80,8 @@ impl NewFile {
 /// A program to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
-    program: PathBuf,
-    args: Vec<String>,
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<String>,
     /// A line of standard error with this text is a failure, whatever the exit status.
     error_text: Option<&'static str>,
     /// A failure does not matter.
@@ -144,27 +144,15 @@ impl Step {
     }
 
     /// Ignores a failure of the program.
-    pub(super) fn may_fail(self) -> Self {
-        Self {
-            may_fail: true,
-            ..self
-        }
+    pub(super) fn may_fail(mut self) -> Self {
+        self.may_fail = true;
+        self
     }
 
     /// Takes a line of standard error with this text for a failure.
-    pub(super) fn fails_on(self, error_text: &'static str) -> Self {
-        Self {
-            error_text: Some(error_text),
-            ..self
-        }
-    }
-
-    pub(super) fn program(&self) -> &Path {
-        &self.program
-    }
-
-    pub(super) fn args(&self) -> &[String] {
-        &self.args
+    pub(super) fn fails_on(mut self, error_text: &'static str) -> Self {
+        self.error_text = Some(error_text);
+        self
     }
 
     /// Runs the program.

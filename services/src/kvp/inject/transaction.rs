@@ -1,6 +1,7 @@
 //! Applies a plan as a transaction: afterwards either the new configuration or the previous one
 //! is in effect.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -48,7 +49,9 @@ pub(super) fn apply<T>(
     let result = transaction.apply(apply_deadline).and_then(|()| verify());
     match result {
         Ok(verified) => {
-            undo_log::keep(&paths.undo_log, &paths.applied)?;
+            // In case the host does not get the reply.
+            fs::rename(&paths.undo_log, &paths.applied)
+                .map_err(files::error("rename", &paths.undo_log))?;
             Ok(verified)
         }
         Err(cause) => {

@@ -1,7 +1,6 @@
 //! The undo log of a transaction. If the agent ends before it has replied to the host, the next
 //! one rolls back the IP configuration by what the log says.
 
-use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -43,16 +42,10 @@ pub(super) fn write(path: &Path, plan: &Plan, backups: &Backups<'_>) -> Result<(
 }
 
 fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
-    let program = step.program().as_os_str().as_bytes();
-    let args = step.args().iter().map(String::as_bytes);
+    let program = step.program.as_os_str().as_bytes();
+    let args = step.args.iter().map(String::as_bytes);
     let fields: Vec<&[u8]> = [kind, program].into_iter().chain(args).collect();
     fields.join(&0)
-}
-
-/// Keeps the undo log of a transaction that was applied, in case the host does not get the
-/// reply.
-pub(super) fn keep(undo_log: &Path, applied: &Path) -> Result<(), InjectError> {
-    fs::rename(undo_log, applied).map_err(files::error("rename", undo_log))
 }
 
 /// Parses an undo log; `None` if it is not a complete one.
@@ -99,8 +92,8 @@ mod tests {
             undo_log.files,
             [("/etc/a b".into(), true), ("/etc/c".into(), false)]
         );
-        assert_eq!(undo_log.stop[0].args(), ["eth0"]);
-        assert_eq!(undo_log.revert[0].program(), Path::new("/bin/ifup"));
+        assert_eq!(undo_log.stop[0].args, ["eth0"]);
+        assert_eq!(undo_log.revert[0].program, Path::new("/bin/ifup"));
         for len in 0..bytes.len() {
             assert_eq!(parse(&bytes[..len]), None);
         }

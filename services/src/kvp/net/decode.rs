@@ -24,6 +24,7 @@ const RTA_VIA: u16 = 18;
 pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
     let mut interfaces = BTreeMap::new();
     let mut hops = Vec::new();
+    let mut addresses = Vec::new();
     for message in messages {
         match message.kind {
             libc::RTM_NEWLINK => {
@@ -31,17 +32,14 @@ pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
                     interfaces.insert(interface.index, interface);
                 }
             }
+            libc::RTM_NEWADDR => addresses.extend(address(&message.body)),
             libc::RTM_NEWROUTE => hops.extend(default_next_hops(&message.body)),
             _ => {}
         }
     }
-    for message in messages {
-        if message.kind == libc::RTM_NEWADDR {
-            if let Some((index, address)) = address(&message.body) {
-                if let Some(interface) = interfaces.get_mut(&index) {
-                    interface.addresses.push(address);
-                }
-            }
+    for (index, address) in addresses {
+        if let Some(interface) = interfaces.get_mut(&index) {
+            interface.addresses.push(address);
         }
     }
     hops.sort_by_key(|hop: &NextHop| hop.metric);
