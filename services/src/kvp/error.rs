@@ -71,18 +71,7 @@ impl Error {
             },
             Self::IpInfo(IpInfoError::NoInterface(_)) => Status::GUID_NOT_FOUND,
             Self::Inject(error) => error.status(),
-            Self::Pool(
-                PoolError::Locked { .. }
-                | PoolError::Changing(_)
-                | PoolError::Cancelled(_)
-                | PoolError::Untrusted { .. }
-                | PoolError::NotAFile(_)
-                | PoolError::TooLarge { .. },
-            )
-            | Self::IpInfo(IpInfoError::Interfaces(_))
-            | Self::TooLong(_)
-            | Self::TimedOut(_)
-            | Self::Cancelled => Status::FAIL,
+            _ => Status::FAIL,
         }
     }
 

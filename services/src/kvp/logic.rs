@@ -74,10 +74,8 @@ impl Logic {
     fn execute_request(&mut self, request: Request, token: &CancelToken) -> Result<Reply, Error> {
         self.network_changed = false;
         self.pools.for_request(token);
-        if self
-            .publish_failed
-            .is_some_and(|tried| tried.elapsed() >= PUBLISH_RETRY)
-        {
+        let tried = self.publish_failed;
+        if tried.is_some_and(|tried| tried.elapsed() >= PUBLISH_RETRY) {
             self.publish();
         }
         let outcome = match token.is_expired() {
@@ -95,18 +93,14 @@ impl Logic {
 
     /// Logs why a request failed after the host got its reply: nobody else does.
     fn log_failure_after_timeout(&self, error: &Error, token: &CancelToken) {
+        let cause = display_chain(error);
         if error.is_cancelled() {
             info!(
                 self.log,
-                "a request timed out and was not executed: {}",
-                display_chain(error)
+                "a request timed out and was not executed: {cause}"
             );
         } else if token.is_cancelled() && !error.is_expected() {
-            warn!(
-                self.log,
-                "a request failed after it had timed out: {}",
-                display_chain(error)
-            );
+            warn!(self.log, "a request failed after it had timed out: {cause}");
         }
     }
 
@@ -114,10 +108,10 @@ impl Logic {
         let published = publish::update(&self.config, self.pools.without_token());
         self.publish_failed = published.as_ref().err().map(|_| Instant::now());
         if let Err(error) = published {
+            let cause = display_chain(&error);
             warn!(
                 self.log,
-                "cannot publish all configured keys, will retry: {}",
-                display_chain(&error)
+                "cannot publish all configured keys, will retry: {cause}"
             );
         }
     }
@@ -148,13 +142,10 @@ impl Logic {
         let pools = self.pools.for_request(token);
         match request {
             Request::Get { pool, key } => {
-                let value = match pool {
-                    PoolId::Auto => self.facts.get(&key),
-                    _ => None,
-                };
-                let value = match value {
-                    Some(value) => Some(value),
+                let fact = (pool == PoolId::Auto).then(|| self.facts.get(&key));
+                let value = match fact.flatten() {
                     None => pools.get(pool, &key)?,
+                    fact => fact,
                 };
                 value.map(Reply::Value).ok_or(Error::NoKey)
             }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use wildmatch::WildMatch;
 
+use crate::kvp::ip_info::lists;
 use crate::kvp::net::Interface;
 use crate::kvp::wire::VALUE_UNITS;
 
@@ -51,17 +52,8 @@ pub(super) fn list(
     }
     // A stable sort: equal ones keep the kernel's order.
     found.sort_by_key(|(order, _)| *order);
-    let mut value = String::new();
-    for (_, ip) in found {
-        let separator = if value.is_empty() { "" } else { ";" };
-        let element = format!("{separator}{ip}");
-        // An address is ASCII: a byte of it is a UTF-16 unit.
-        if value.len() + element.len() > VALUE_UNITS {
-            break;
-        }
-        value.push_str(&element);
-    }
-    value
+    // An address is ASCII: a byte of it is a UTF-16 unit.
+    lists::join(found.iter().map(|(_, ip)| ip), VALUE_UNITS)
 }
 
 /// Whether the master of the interface has its addresses, as the netvsc interface has

@@ -52,7 +52,8 @@ pub(super) fn dns(servers: &[IpAddr]) -> String {
     join(servers.iter(), LONG)
 }
 
-fn join<'a>(ips: impl Iterator<Item = &'a IpAddr>, max: usize) -> String {
+/// Joins those that fit `max` bytes with `;`.
+pub(in crate::kvp) fn join<'a>(ips: impl Iterator<Item = &'a IpAddr>, max: usize) -> String {
     let mut list = String::new();
     for ip in ips {
         let ip = ip.to_string();

@@ -16,7 +16,7 @@ use super::request::{Family, IpInfo};
 use crate::timeouts::IP_SCRIPTS;
 
 mod adapter;
-mod lists;
+pub(super) mod lists;
 pub mod managers;
 mod scripts;
 
