@@ -63,7 +63,7 @@ pub enum Outcome {
 pub struct Hook {
     /// Name of the hook.
     pub name: String,
-    /// Its argument: `freeze` or `thaw`.
+    /// Its argument: `freeze`, `thaw` or `freeze-failed`.
     pub action: String,
     /// Duration in microseconds.
     pub usec: u64,
@@ -146,7 +146,7 @@ impl LastBackup {
         let mut failed = self.hooks.iter().filter(|hook| hook.failure.is_some());
         if let Some(hook) = failed.next() {
             let name = escaped(&hook.name);
-            parts.push(format!("hook {name} failed with {}", escaped(&hook.action)));
+            parts.push(format!("hook {name} failed at {}", escaped(&hook.action)));
         }
         parts.push(match (self.outcome, self.kind) {
             (Outcome::Consistent, Kind::HooksOnly) => "nothing frozen".to_owned(),

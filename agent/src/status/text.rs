@@ -353,7 +353,7 @@ one: what one does
 
 vss: what vss does
   state        off
-  last backup  2026-03-04 03:00:12 UTC, 2 file systems frozen for 1.250 s, 1 hook, hook 10-\u{1b}db failed with thaw, not consistent: too late
+  last backup  2026-03-04 03:00:12 UTC, 2 file systems frozen for 1.250 s, 1 hook, hook 10-\u{1b}db failed at thaw, not consistent: too late
 
 Problems:
   vss: no driver has it
