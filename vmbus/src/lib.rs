@@ -135,7 +135,7 @@
 //! [`Message::Malformed`], and the channel lives. Any [`ChannelError`] ends a channel:
 //! the host took the device away, an index or a packet in a ring is invalid, the kernel
 //! refused a reply, or a system call failed. Drop the channel then, and open the device
-//! again, with a back-off, if it still exists.
+//! again, with a backoff, if it still exists.
 //!
 //! Offsets, sizes and the differences between kernels are in `docs/protocol.md` of the
 //! source tree; comments cite its sections.
