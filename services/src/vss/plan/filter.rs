@@ -68,11 +68,11 @@ impl Filter {
 
     /// Returns why the configuration leaves the file system out, if it does.
     pub(super) fn rejects(&self, file_system: &FileSystem) -> Option<Reason> {
-        if let Some((list, pattern)) = self.exclude.first_match(file_system, &self.links) {
+        let first_match = |globs: &Globs| globs.first_match(file_system, &self.links);
+        if let Some((list, pattern)) = first_match(&self.exclude) {
             return Some(Reason::Excluded { list, pattern });
         }
-        let is_included =
-            self.include.is_empty() || self.include.first_match(file_system, &self.links).is_some();
+        let is_included = self.include.is_empty() || first_match(&self.include).is_some();
         (!is_included).then_some(Reason::NotIncluded)
     }
 

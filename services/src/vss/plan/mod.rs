@@ -57,17 +57,14 @@ pub struct Blocked {
     pub reason: Blocker,
 }
 
-/// Why there is no plan.
+/// There is no plan, since a file of `/proc` cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// A file of `/proc` cannot be read.
-    #[error("cannot list file systems: cannot read {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+#[error("cannot list file systems: cannot read {}", path.display())]
+pub struct PlanError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
 }
 
 /// Makes a plan by what is mounted now. A file system that does not answer within seconds
@@ -85,7 +82,7 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     let root = &config.environment.root;
     let unreadable = |path: &str| {
         let path = root.join(path);
-        move |source| PlanError::Unreadable { path, source }
+        move |source| PlanError { path, source }
     };
     let mounted = mountinfo::read(root).map_err(unreadable(mountinfo::LIST))?;
     let filter = Filter::read(config, &mounted).map_err(unreadable(Filter::LIST))?;
