@@ -362,13 +362,10 @@ impl Vss {
             self.record_stuck();
             return Err(error);
         }
+        let mount_points = report.mount_points().iter();
         operation.change_to(Operation::Frozen {
             file_systems: report.file_systems(),
-            mount_points: report
-                .mount_points()
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect(),
+            mount_points: mount_points.map(|it| it.display().to_string()).collect(),
             rehearsal: report.is_rehearsal(),
         });
         Ok((hooks, operation))
@@ -389,9 +386,9 @@ impl Vss {
             }),
             HookStep::Ended(run) => report.add_hooks([run]),
         };
-        let hooks = hooks::run_pre_freeze(&self.config.hooks, deadline, stop, on_step, &self.log)
-            .inspect_err(|_| self.clear_record())?;
-        Ok(hooks)
+        hooks::run_pre_freeze(&self.config.hooks, deadline, stop, on_step, &self.log)
+            .inspect_err(|_| self.clear_record())
+            .map_err(Error::from)
     }
 
     fn freeze_file_systems(
@@ -404,9 +401,8 @@ impl Vss {
     ) -> Result<(), Error> {
         let mut prepared = prepare::plan_and_open(&self.config)?;
         for pattern in prepared.plan.unmatched.drain(..) {
-            if !self.warned_patterns.contains(&pattern) {
+            if self.warned_patterns.insert(pattern.clone()) {
                 warn!(self.log, "{}", pattern);
-                self.warned_patterns.insert(pattern);
             }
         }
         let plan = &prepared.plan;
@@ -598,15 +594,11 @@ impl Vss {
         deadline: Instant,
         limit: Duration,
     ) -> (ThawSummary, Report) {
-        let Freeze {
-            mut report,
-            hooks,
-            operation,
-        } = freeze;
-        let thawed = self.thaw_file_systems(limit, Some(&operation));
+        let mut report = freeze.report;
+        let thawed = self.thaw_file_systems(limit, Some(&freeze.operation));
         report.set_thawed(&thawed);
         let time = deadline.saturating_duration_since(Instant::now());
-        report.add_hooks(hooks.run_post_thaw(end, time, &self.log));
+        report.add_hooks(freeze.hooks.run_post_thaw(end, time, &self.log));
         (thawed, report)
     }
 

@@ -30,13 +30,8 @@ use crate::timeouts::THAW;
 /// If the list of mounts cannot be read.
 pub fn recorded(config: &Config, record: &FreezeRecord) -> Result<Vec<FileSystem>, PlanError> {
     let mounted = all_freezable(config)?;
-    let of = |frozen: &FrozenFileSystem| {
-        mounted
-            .iter()
-            .find(|it| it.device == frozen.device)
-            .cloned()
-    };
-    Ok(record.frozen.iter().filter_map(of).collect())
+    let of = |frozen: &FrozenFileSystem| mounted.iter().find(|it| it.device == frozen.device);
+    Ok(record.frozen.iter().filter_map(of).cloned().collect())
 }
 
 /// Returns all file systems that can be frozen, in freeze order, whatever the

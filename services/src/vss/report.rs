@@ -30,7 +30,29 @@ impl Reports {
     pub(super) fn end(&self, report: Report, outcome: Outcome, log: &Logger) -> Backup {
         let Report(mut backup) = report;
         backup.outcome = outcome;
-        log_end(&backup, log);
+        let event = match backup.kind {
+            Kind::Backup => "backup",
+            Kind::Rehearsal | Kind::HooksOnly => "rehearsal",
+        };
+        let outcome = match backup.outcome {
+            Outcome::Consistent => "consistent",
+            Outcome::Inconsistent(_) => "inconsistent",
+            Outcome::Failed(_) => "failed",
+        };
+        let frozen = backup.frozen_for.unwrap_or_default().as_micros();
+        let fields = slog::o!(
+            "HYPERV_EVENT" => event,
+            "HYPERV_OUTCOME" => outcome,
+            "HYPERV_FROZEN_USEC" => frozen.to_string(),
+            "HYPERV_FILE_SYSTEMS" => backup.file_systems,
+            "HYPERV_HOOKS" => backup.hooks_run(),
+            "HYPERV_HOOKS_FAILED" => backup.hooks_failed(),
+        );
+        if backup.outcome == Outcome::Consistent && backup.hooks_failed() == 0 {
+            info!(log, "{}: {}", event, Line(&backup); fields);
+        } else {
+            warn!(log, "{}: {}", event, Line(&backup); fields);
+        }
         self.last.set(backup.clone());
         backup
     }
@@ -56,11 +78,9 @@ impl Report {
     /// Returns the report of a backup that an earlier agent left behind, with so many
     /// file systems frozen.
     pub(super) fn recovered(kind: Kind, file_systems: usize) -> Self {
-        let Self(backup) = Self::new(kind);
-        Self(Backup {
-            file_systems,
-            ..backup
-        })
+        let mut report = Self::new(kind);
+        report.0.file_systems = file_systems;
+        report
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -102,33 +122,6 @@ impl Report {
         if self.0.file_systems > 0 {
             self.0.frozen_for.get_or_insert(thawed.after);
         }
-    }
-}
-
-/// Logs the end of a backup.
-fn log_end(backup: &Backup, log: &Logger) {
-    let event = match backup.kind {
-        Kind::Backup => "backup",
-        Kind::Rehearsal | Kind::HooksOnly => "rehearsal",
-    };
-    let outcome = match backup.outcome {
-        Outcome::Consistent => "consistent",
-        Outcome::Inconsistent(_) => "inconsistent",
-        Outcome::Failed(_) => "failed",
-    };
-    let frozen = backup.frozen_for.unwrap_or_default().as_micros();
-    let fields = slog::o!(
-        "HYPERV_EVENT" => event,
-        "HYPERV_OUTCOME" => outcome,
-        "HYPERV_FROZEN_USEC" => frozen.to_string(),
-        "HYPERV_FILE_SYSTEMS" => backup.file_systems,
-        "HYPERV_HOOKS" => backup.hooks_run(),
-        "HYPERV_HOOKS_FAILED" => backup.hooks_failed(),
-    );
-    if backup.outcome == Outcome::Consistent && backup.hooks_failed() == 0 {
-        info!(log, "{}: {}", event, Line(backup); fields);
-    } else {
-        warn!(log, "{}: {}", event, Line(backup); fields);
     }
 }
 

@@ -218,13 +218,11 @@ impl Freezer {
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let began = Instant::now();
         self.since = Some(began);
-        match self.freeze_by_guard(limit.min(FREEZE), stop, on_wait) {
-            Ok(()) => Ok(self.summary(began.elapsed())),
-            Err(error) => {
-                self.thaw(THAW_BRIEF, on_wait);
-                Err(error)
-            }
+        if let Err(error) = self.freeze_by_guard(limit.min(FREEZE), stop, on_wait) {
+            self.thaw(THAW_BRIEF, on_wait);
+            return Err(error);
         }
+        Ok(self.summary(began.elapsed()))
     }
 
     fn take(&mut self, file_systems: Vec<Opened>) {
@@ -276,13 +274,9 @@ impl Freezer {
             match guard.next(deadline, stop) {
                 GuardEvent::Report(GuardReport::Frozen) => return refused,
                 GuardEvent::Report(GuardReport::Waiting(index)) => {
-                    waited_for = self
-                        .held
-                        .get_mut(index)
-                        .map(|held| held.mount_point.clone());
-                    waited_for
-                        .as_deref()
-                        .inspect(|path| on_wait(Action::Freeze, path));
+                    let held = self.held.get(index);
+                    waited_for = held.map(|held| held.mount_point.clone());
+                    held.inspect(|held| on_wait(Action::Freeze, &held.mount_point));
                 }
                 GuardEvent::Report(GuardReport::Refused(index, source)) => {
                     let Some(held) = self.held.get_mut(index) else {
@@ -462,10 +456,8 @@ impl Freezer {
             let made = ThreadPool::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
             if let Ok(own) = &made {
                 let held = &self.held;
-                own.assume_frozen(|index| {
-                    held.get(index)
-                        .is_some_and(|held| held.state != State::Ours)
-                });
+                let theirs = |held: &Held| held.state != State::Ours;
+                own.assume_frozen(|index| held.get(index).is_some_and(theirs));
             }
             self.own = made.ok();
         }
@@ -518,11 +510,8 @@ impl Freezer {
             // A call of the guard that still hangs may freeze a file system after the
             // thaw.
             let descriptors = Arc::clone(&self.descriptors);
-            let theirs: Vec<bool> = self
-                .held
-                .iter()
-                .map(|held| held.state != State::Ours)
-                .collect();
+            let theirs = self.held.iter().map(|held| held.state != State::Ours);
+            let theirs: Vec<_> = theirs.collect();
             guard.after_its_end(move || {
                 for (descriptor, theirs) in descriptors.iter().zip(theirs) {
                     if !theirs {

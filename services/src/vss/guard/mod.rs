@@ -216,10 +216,7 @@ impl Guard {
             let Ok(ready) = poll_until(&mut fds, Some(until)) else {
                 return GuardEvent::Gone;
             };
-            if fds
-                .first()
-                .is_some_and(|socket| !socket.revents().is_empty())
-            {
+            if fds.first().is_some_and(|it| !it.revents().is_empty()) {
                 return self.read().map_or(GuardEvent::Gone, GuardEvent::Report);
             }
             if ready > 0 {

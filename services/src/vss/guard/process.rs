@@ -336,7 +336,10 @@ impl Watchdog<'_> {
             Phase::Idle | Phase::Ready => {}
             Phase::Freezing { until, waits } => {
                 let (freezing, over) = (threads.freezing(), threads.freezing_done());
-                self.report_refused();
+                self.report_each(|index, state| match state {
+                    State::Refused(errno) => Some(GuardReport::Refused(index, errno)),
+                    _ => None,
+                });
                 if over {
                     self.reset_rcu_expedited();
                     self.phase = Phase::Frozen {
@@ -367,7 +370,11 @@ impl Watchdog<'_> {
                     threads.escalate();
                 }
                 if asked {
-                    self.report_thawed();
+                    self.report_each(|index, state| match state {
+                        State::Untouched | State::Refused(_) => Some(GuardReport::Skipped(index)),
+                        State::Frozen | State::Thawing => None,
+                        State::Thawed(said) => Some(GuardReport::Thawed(index, said)),
+                    });
                 }
             }
         }
@@ -379,23 +386,6 @@ impl Watchdog<'_> {
             self.report(GuardReport::TimeLimit);
             self.thaw(false);
         }
-    }
-
-    /// Reports which file systems cannot be frozen.
-    fn report_refused(&mut self) {
-        self.report_each(|index, state| match state {
-            State::Refused(errno) => Some(GuardReport::Refused(index, errno)),
-            _ => None,
-        });
-    }
-
-    /// Reports which are thawed, or cannot be.
-    fn report_thawed(&mut self) {
-        self.report_each(|index, state| match state {
-            State::Untouched | State::Refused(_) => Some(GuardReport::Skipped(index)),
-            State::Frozen | State::Thawing => None,
-            State::Thawed(said) => Some(GuardReport::Thawed(index, said)),
-        });
     }
 
     /// Reports each file system once.
