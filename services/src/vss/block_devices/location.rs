@@ -147,18 +147,14 @@ fn vmbus_device(directory: &Path) -> Option<(Guid, Guid)> {
 /// Returns the driver or protocol by which a program serves the disk, if one does.
 pub(super) fn served_by(directory: &Path) -> Option<&'static str> {
     let name = directory.file_name()?.to_string_lossy();
-    let drivers = [("nbd", "nbd"), ("ublkb", "ublk"), ("rbd", "rbd")];
-    let driver = drivers
-        .into_iter()
-        .find(|(start, _)| name.starts_with(start));
-    if let Some((_, by)) = driver {
-        return Some(by);
+    for (start, driver) in [("nbd", "nbd"), ("ublkb", "ublk"), ("rbd", "rbd")] {
+        if name.starts_with(start) {
+            return Some(driver);
+        }
     }
     paths(directory).iter().find_map(|path| {
-        let mut names = path
-            .components()
-            .map(|name| name.as_os_str().to_string_lossy());
-        names.find_map(|name| {
+        path.iter().find_map(|name| {
+            let name = name.to_string_lossy();
             let session = name.strip_prefix("session").unwrap_or_default();
             if session.parse::<u32>().is_ok() {
                 Some("iscsi")

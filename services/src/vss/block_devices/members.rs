@@ -35,10 +35,8 @@ pub(super) fn members(root: &Path, file_system: &FileSystem) -> Vec<Member> {
         all.into_iter().map(Member::Number).collect()
     } else if file_system.kind == "bcachefs" {
         // The source lists all devices.
-        source
-            .split(':')
-            .map(|path| named(Path::new(path)))
-            .collect()
+        let paths = source.split(':').map(Path::new);
+        paths.map(named).collect()
     } else {
         vec![named(Path::new(source))]
     };
@@ -70,12 +68,8 @@ fn journal_of_ext4(root: &Path, file_system: &FileSystem) -> Option<DeviceNumber
     // Each journal is here; an internal one has its inode number after the device.
     let name = node.strip_prefix("/dev").ok()?.to_str()?.replace('/', "!");
     let mut journals = fs::read_dir(root.join("proc/fs/jbd2")).ok()?.flatten();
-    let own = journals.any(|entry| {
-        let journal = entry.file_name().to_string_lossy().into_owned();
-        let rest = journal.strip_prefix(&*name);
-        rest.is_some_and(|rest| rest.starts_with('-'))
-    });
-    if own {
+    let prefix = format!("{name}-");
+    if journals.any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -111,11 +111,8 @@ fn by_number(root: &Path, device: DeviceNumber) -> Found {
 /// below it.
 fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
     if directory.join("partition").exists() {
-        let whole = directory.parent().map(Path::to_owned);
-        return (
-            Kind::Partition,
-            whole.map(Found::Directory).into_iter().collect(),
-        );
+        let whole = directory.parent().map(Path::to_owned).into_iter();
+        return (Kind::Partition, whole.map(Found::Directory).collect());
     }
     let slaves = fs::read_dir(directory.join("slaves")).into_iter().flatten();
     let slaves = slaves.flatten().map(|entry| fs::canonicalize(entry.path()));
@@ -123,6 +120,8 @@ fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
     slaves.sort();
     let below = slaves.into_iter().map(Found::Directory);
 
+    let parent = directory.parent();
+    let is_virtual = parent.is_some_and(|it| it.ends_with("virtual/block"));
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let driver = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
     if let Some(file) = backing_file(directory) {
@@ -140,11 +139,7 @@ fn describe(root: &Path, directory: &Path) -> (Kind, Vec<Found>) {
         Kind::Raid(level)
     } else if let Some(by) = location::served_by(directory) {
         Kind::Served(by)
-    } else if below.len() > 0
-        || directory
-            .parent()
-            .is_some_and(|it| it.ends_with("virtual/block"))
-    {
+    } else if below.len() > 0 || is_virtual {
         Kind::Virtual(driver.to_owned())
     } else {
         Kind::Disk(location::of(directory))

@@ -17,9 +17,6 @@ const IGNORED_SUFFIXES: [&[u8]; 6] = [
     b"bak", b"orig", b"rpmnew", b"rpmorig", b"rpmsave", b"sample",
 ];
 
-/// Prefixes of such suffixes.
-const IGNORED_SUFFIX_PREFIXES: [&[u8]; 2] = [b"dpkg-", b"ucf-"];
-
 /// The content of the hook directory.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -83,11 +80,10 @@ fn is_ignored(name: &OsStr) -> bool {
     name.starts_with(b".")
         || name.starts_with(b"#")
         || name.ends_with(b"~")
-        || (ending.len() < name.len()
+        || ending.len() < name.len()
             && (IGNORED_SUFFIXES.contains(&ending)
-                || IGNORED_SUFFIX_PREFIXES
-                    .iter()
-                    .any(|prefix| ending.starts_with(prefix))))
+                || ending.starts_with(b"dpkg-")
+                || ending.starts_with(b"ucf-"))
 }
 
 /// Returns the real path of a hook or of the hook directory, if only root can write to it.

@@ -94,10 +94,9 @@ pub fn run_pre_freeze(
             on_step(HookStep::Starts(&pending.paths));
         }
         if stops || error.stopped() || Instant::now() >= deadline {
-            let time = if error.stopped() {
-                THAW_AND_HOOKS_AT_EXIT
-            } else {
-                THAW_AND_HOOKS
+            let time = match error.stopped() {
+                true => THAW_AND_HOOKS_AT_EXIT,
+                false => THAW_AND_HOOKS,
             };
             for run in pending.run_post_thaw(EndReason::FreezeFailed, time, log) {
                 on_step(HookStep::Ended(run));

@@ -176,10 +176,8 @@ impl Hook<'_> {
         let name = name(self.path);
         for stream in [&output.stdout, &output.stderr] {
             let text = String::from_utf8_lossy(stream);
-            let mut lines = text
-                .lines()
-                .map(str::trim_end)
-                .filter(|line| !line.is_empty());
+            let lines = text.lines().map(str::trim_end);
+            let mut lines = lines.filter(|line| !line.is_empty());
             for line in lines.by_ref().take(MAX_LINES) {
                 // Output of the hook must not look like a record of the agent.
                 let line = line.replace(char::is_control, " ");
