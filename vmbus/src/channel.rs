@@ -1,9 +1,13 @@
 //! [`Channel`], the interface of both transports, and its errors.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::libc;
 
 use crate::message::{Message, Reply};
 use crate::ring::RingError;
@@ -55,6 +59,14 @@ pub(crate) fn io_error(call: &'static str) -> impl FnOnce(io::Error) -> ChannelE
         Some(Errno::EIO | Errno::ENODEV | Errno::ENXIO | Errno::EBADF) => ChannelError::Gone,
         _ => ChannelError::Io { call, source },
     }
+}
+
+/// Opens a device without blocking later calls.
+pub(crate) fn open_device(path: &Path) -> Result<File, ChannelError> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path);
+    file.map_err(io_error("open"))
 }
 
 /// An open device that carries the messages of an integration service.

@@ -119,10 +119,10 @@ fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, 
         return Ok(None);
     };
     let Ok(class) = class.parse() else {
-        return Err(DiscoveryError::Io {
-            path: path.join("class_id"),
-            source: io::Error::new(ErrorKind::InvalidData, format!("invalid GUID {class:?}")),
-        });
+        return Err(invalid(
+            &path.join("class_id"),
+            format!("invalid GUID {class:?}"),
+        ));
     };
     let driver = fs::read_link(path.join("driver"))
         .ok()
@@ -149,22 +149,15 @@ fn uio(roots: &Roots, device: &Path) -> Result<Option<Uio>, DiscoveryError> {
         .join("class/uio")
         .join(&name)
         .join("maps/map0/size");
-    let ring_len = match attribute(&size)? {
-        None => None,
-        Some(text) => match parse_size(&text) {
-            Some(both) => Some(both / 2),
-            None => {
-                return Err(DiscoveryError::Io {
-                    path: size,
-                    source: io::Error::new(
-                        ErrorKind::InvalidData,
-                        format!("invalid size {text:?}: expected a number of bytes"),
-                    ),
-                });
-            }
-        },
-    };
-    Ok(Some(Uio { name, ring_len }))
+    let text = attribute(&size)?;
+    let ring_len = text.as_deref().and_then(parse_size).map(|both| both / 2);
+    match (text, ring_len) {
+        (Some(text), None) => {
+            let words = format!("invalid size {text:?}: expected a number of bytes");
+            Err(invalid(&size, words))
+        }
+        _ => Ok(Some(Uio { name, ring_len })),
+    }
 }
 
 fn parse_size(text: &str) -> Option<usize> {
@@ -176,20 +169,16 @@ fn parse_size(text: &str) -> Option<usize> {
 
 /// Returns the names in a directory; `None` if it does not exist.
 fn names(directory: &Path) -> Result<Option<Vec<String>>, DiscoveryError> {
-    let io = |source| DiscoveryError::Io {
-        path: directory.to_owned(),
-        source,
-    };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if vanished(&error) => return Ok(None),
-        Err(error) => return Err(io(error)),
+        Err(error) => return Err(io_error(directory)(error)),
     };
     entries
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<io::Result<_>>()
         .map(Some)
-        .map_err(io)
+        .map_err(io_error(directory))
 }
 
 /// Returns the content of an attribute, without the newline; `None` if it does not
@@ -198,10 +187,7 @@ fn attribute(path: &Path) -> Result<Option<String>, DiscoveryError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
         Err(error) if vanished(&error) => Ok(None),
-        Err(source) => Err(DiscoveryError::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(error) => Err(io_error(path)(error)),
     }
 }
 
@@ -245,10 +231,16 @@ pub fn bind_to_uio(roots: &Roots, device: &Device) -> Result<(), DiscoveryError>
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DiscoveryError> {
-    fs::write(path, text).map_err(|source| DiscoveryError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    fs::write(path, text).map_err(io_error(path))
+}
+
+fn invalid(path: &Path, words: String) -> DiscoveryError {
+    io_error(path)(io::Error::new(ErrorKind::InvalidData, words))
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DiscoveryError {
+    let path = path.to_owned();
+    move |source| DiscoveryError::Io { path, source }
 }
 
 #[cfg(test)]

@@ -4,16 +4,14 @@
 //! passes on one message at a time. A program registers by writing a message, and the
 //! kernel answers with one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::channel::{Channel, ChannelError, Sent, io_error};
+use crate::channel::{Channel, ChannelError, Sent, io_error, open_device};
 use crate::message::{Message, Reply, ReplyLayout, Request};
 
 /// A service's character device. Protocol sections 1 and 6.
@@ -49,13 +47,7 @@ impl HvUtilChannel {
     /// [`ChannelError::Io`] if the device cannot be opened or written; its source is
     /// `EBUSY` if another program has the device open.
     pub fn open(path: &Path, hvutil: &HvUtil) -> Result<Self, ChannelError> {
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(io_error("open"))?;
-        Self::new(device.into(), hvutil)
+        Self::new(open_device(path)?.into(), hvutil)
     }
 
     /// Registers with the kernel on a device that is open already.

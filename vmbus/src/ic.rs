@@ -290,18 +290,12 @@ pub fn negotiate(
 
     let size = header.body_len(carried).min(NEGOTIATED_SIZE);
     header.size = u16::try_from(size).unwrap_or(u16::MAX).into();
-    match settled {
-        Some(Negotiated { framework, message }) => {
-            counts.frameworks = 1.into();
-            counts.messages = 1.into();
-            for (place, version) in versions.iter_mut().zip([framework, message]) {
-                place.major = version.major.into();
-                place.minor = version.minor.into();
-            }
-        }
-        None => {
-            counts.frameworks = 0.into();
-            counts.messages = 0.into();
+    counts.frameworks = u16::from(settled.is_some()).into();
+    counts.messages = counts.frameworks;
+    if let Some(Negotiated { framework, message }) = settled {
+        for (place, version) in versions.iter_mut().zip([framework, message]) {
+            place.major = version.major.into();
+            place.minor = version.minor.into();
         }
     }
     Ok(settled)

@@ -1,15 +1,12 @@
 //! A channel over `/dev/uioN`: the rings are mapped into the process, and the file is
 //! the doorbell. Protocol sections 2 and 3.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::libc;
-
-use crate::channel::{Channel, ChannelError, Sent, io_error};
+use crate::channel::{Channel, ChannelError, Sent, io_error, open_device};
 use crate::mapping::{MappedRing, MappedRings};
 use crate::message::{Message, Reply};
 use crate::packet::Packet;
@@ -40,22 +37,6 @@ pub trait Doorbell: Send {
 /// The doorbell of a UIO device: its file.
 #[derive(Debug)]
 pub struct UioFile(File);
-
-impl UioFile {
-    /// Opens the device. The kernel opens the channel, and the host starts to negotiate.
-    ///
-    /// # Errors
-    ///
-    /// The error of `open`.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map(Self)
-    }
-}
 
 impl Doorbell for UioFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -93,7 +74,7 @@ impl UioChannel<UioFile> {
     /// [`ChannelError::Gone`] or [`ChannelError::Io`] if a system call fails,
     /// [`ChannelError::Corrupt`] if an index of a ring is invalid.
     pub fn open(path: &Path, ring_len: usize) -> Result<Self, ChannelError> {
-        let file = UioFile::open(path).map_err(io_error("open"))?;
+        let file = UioFile(open_device(path)?);
         let rings = MappedRings::map(file.as_fd(), ring_len, page_size()?)
             .map_err(io_error("mapping the rings"))?;
         Self::new(file, rings)
@@ -219,10 +200,12 @@ impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {
         match self.doorbell.acknowledge() {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(io_error("reading the interrupt count")(error)),
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Err(io_error("reading the interrupt count")(error))
+            }
+            _ => Ok(()),
         }
     }
 }
