@@ -44,9 +44,8 @@ pub enum Operation {
 /// writes it; any thread may take a [`Snapshot`].
 #[derive(Debug, Default)]
 pub struct Progress {
-    current: Mutex<Option<(Operation, SystemTime)>>,
+    current: Mutex<Option<Snapshot>>,
     done: AtomicU64,
-    waits_for: Mutex<Option<String>>,
 }
 
 /// A [`Progress`] at one moment.
@@ -75,21 +74,16 @@ impl Progress {
 
     /// Returns the current operation, if there is one.
     pub fn snapshot(&self) -> Option<Snapshot> {
-        let current = lock(&self.current);
-        let (mut operation, since) = current.clone()?;
-        if let Operation::Copying { done, .. } = &mut operation {
+        let mut snapshot = self.lock().clone()?;
+        if let Operation::Copying { done, .. } = &mut snapshot.operation {
             *done = self.done.load(Ordering::Relaxed);
         }
-        Some(Snapshot {
-            since,
-            operation,
-            waits_for: lock(&self.waits_for).clone(),
-        })
+        Some(snapshot)
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Snapshot>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Ends its operation when dropped.
@@ -100,8 +94,11 @@ impl OperationGuard {
     /// Replaces the operation by the one that follows it.
     pub fn change_to(&self, operation: Operation) {
         self.0.done.store(0, Ordering::Relaxed);
-        *lock(&self.0.waits_for) = None;
-        *lock(&self.0.current) = Some((operation, SystemTime::now()));
+        *self.0.lock() = Some(Snapshot {
+            since: SystemTime::now(),
+            operation,
+            waits_for: None,
+        });
     }
 
     /// Sets how much of a copy is done. This costs one store: it is called for each
@@ -112,13 +109,15 @@ impl OperationGuard {
 
     /// Sets the mount point of the file system that the operation waits for.
     pub fn set_waits_for(&self, mount_point: &Path) {
-        *lock(&self.0.waits_for) = Some(mount_point.display().to_string());
+        if let Some(current) = &mut *self.0.lock() {
+            current.waits_for = Some(mount_point.display().to_string());
+        }
     }
 }
 
 impl Drop for OperationGuard {
     fn drop(&mut self) {
-        *lock(&self.0.current) = None;
+        *self.0.lock() = None;
     }
 }
 

@@ -116,12 +116,10 @@ impl<'a> Walk<'a> {
 
     /// The current directory, as an `O_PATH` descriptor; see [`Walk::open`].
     pub(super) fn here(&self) -> Result<(BorrowedFd<'_>, Ownership), Error> {
-        let (directory, ownership) = self.passed.last().ok_or_else(|| self.no_directory())?;
+        let Some((directory, ownership)) = self.passed.last() else {
+            return Err(Error::NotAllowed(self.path.clone()));
+        };
         Ok((directory.as_fd(), *ownership))
-    }
-
-    fn no_directory(&self) -> Error {
-        Error::NotAllowed(self.path.clone())
     }
 
     /// Opens the current directory.
@@ -168,19 +166,15 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<OsString>, Error> {
         let text = self.read_link(name, entry)?;
         // A target that ends in `/`, `.` or `..` is a directory.
-        let name = match text.file_name() {
-            Some(name)
-                if text
-                    .as_os_str()
-                    .as_encoded_bytes()
-                    .ends_with(name.as_encoded_bytes()) =>
-            {
-                name.to_owned()
-            }
-            _ => return Ok(None),
+        let whole = text.as_os_str().as_encoded_bytes();
+        let Some(name) = text.file_name() else {
+            return Ok(None);
         };
+        if !whole.ends_with(name.as_encoded_bytes()) {
+            return Ok(None);
+        }
         self.follow(text.parent().unwrap_or(Path::new("")))?;
-        Ok(Some(name))
+        Ok(Some(name.to_owned()))
     }
 
     /// Walks along a path, all of which must exist.

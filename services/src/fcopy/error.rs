@@ -151,17 +151,7 @@ impl Error {
                 Errno::NAMETOOLONG => Status::INVALID_ARGUMENT,
                 _ => Status::FAIL,
             },
-            Self::NotAllowed(_)
-            | Self::Untrusted { .. }
-            | Self::NoDirectory(_)
-            | Self::ProtectedDirectory { .. }
-            | Self::IsDirectory { .. }
-            | Self::NotReplaceable { .. }
-            | Self::TooManyParts
-            | Self::Hole { .. }
-            | Self::Stalled(_)
-            | Self::Renegotiated
-            | Self::Idle => Status::FAIL,
+            _ => Status::FAIL,
         }
     }
 }

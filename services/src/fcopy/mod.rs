@@ -116,21 +116,14 @@ impl FileCopy {
         });
         match begun {
             Ok(transfer) => {
+                let may = |may: bool, what| if may { what } else { "" };
                 info!(
                     self.log,
                     "copy started: {:?}, {} bytes{}{}",
                     transfer.path(),
                     start.size,
-                    if start.overwrite {
-                        ", may overwrite"
-                    } else {
-                        ""
-                    },
-                    if start.create_path {
-                        ", may create its path"
-                    } else {
-                        ""
-                    }
+                    may(start.overwrite, ", may overwrite"),
+                    may(start.create_path, ", may create its path")
                 );
                 self.state = State::Copying(Box::new(transfer));
                 Ok(())

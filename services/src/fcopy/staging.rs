@@ -74,13 +74,8 @@ impl Staging {
             Some(temporary) => {
                 let directory = &self.directory;
                 let temporary = temporary.as_os_str();
-                match renameat_with(
-                    directory,
-                    temporary,
-                    directory,
-                    name,
-                    RenameFlags::NOREPLACE,
-                ) {
+                let flags = RenameFlags::NOREPLACE;
+                match renameat_with(directory, temporary, directory, name, flags) {
                     Ok(()) => {
                         self.temporary = None;
                         Ok(())

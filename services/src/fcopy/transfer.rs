@@ -117,14 +117,8 @@ impl Transfer {
         };
         let mut journal = Journal::new(&config.environment.state_dir, log);
         let mut created = CreatedDirectories::default();
-        let path = &self.requested;
-        let again = target::resolve(
-            &start,
-            path,
-            &config.directories,
-            &mut created,
-            &mut journal,
-        )?;
+        let (path, allowed) = (&self.requested, &config.directories);
+        let again = target::resolve(&start, path, allowed, &mut created, &mut journal)?;
         match again.is_at(&self.target) {
             true => Ok(()),
             false => Err(Error::NotAllowed(path.clone())),

@@ -146,12 +146,10 @@ fn first_line(head: &[u8]) -> Option<&[u8]> {
 /// Reads the start of a file; nothing if it cannot be read.
 fn head(program: &Path) -> Vec<u8> {
     let mut head = Vec::new();
-    if fs::metadata(program).is_ok_and(|file| file.is_file()) {
-        if let Ok(file) = File::open(program) {
-            if file.take(HEAD).read_to_end(&mut head).is_err() {
-                head.clear();
-            }
-        }
+    let regular = fs::metadata(program).is_ok_and(|file| file.is_file());
+    let file = regular.then(|| File::open(program)).and_then(Result::ok);
+    if file.is_some_and(|file| file.take(HEAD).read_to_end(&mut head).is_err()) {
+        head.clear();
     }
     head
 }
