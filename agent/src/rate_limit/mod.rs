@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hyperv_services::PROGRAM_OUTPUT;
 use hyperv_services::registry::SERVICES;
+use serde::{Deserialize, Serialize};
 use slog::{BorrowedKV, Drain, Level, Logger, Never, OwnedKVList, Record, RecordStatic, o, warn};
 
 use self::budget::{Budget, CLASSES, Class};
@@ -44,12 +45,6 @@ const ONE_A_DAY: u64 =
 /// The same for all services and the agent itself.
 const ALL_A_DAY: u64 = (SERVICES.len() as u64 + 1) * ONE_A_DAY;
 
-const _: () = assert!(
-    ALL_A_DAY <= 10 << 20,
-    "more than 10 MiB a day may be logged"
-);
-const _: () = assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_COST);
-
 /// Unwind-safe, as loggers are used inside `catch_unwind`.
 type Wake = dyn Fn() + Send + Sync + UnwindSafe + RefUnwindSafe;
 
@@ -69,19 +64,27 @@ struct State {
     last_summary: Option<Instant>,
 }
 
-/// Numbers of suppressed records since the agent was started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Suppressed {
+/// Numbers of log records that exceeded the rate limit since the agent was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Suppressed {
     /// All records.
-    pub(crate) total: u64,
+    pub total: u64,
     /// Warnings and errors among them.
-    pub(crate) warnings: u64,
-    /// Events among them. Events that report a failure are warnings, too.
-    pub(crate) events: u64,
+    pub warnings: u64,
+    /// Events (`HYPERV_EVENT`) among them: the end of a backup or a copy. Events that report
+    /// a failure are warnings, too.
+    pub events: u64,
 }
 
 impl State {
     fn new(now: Instant) -> Self {
+        const {
+            assert!(
+                ALL_A_DAY <= 10 << 20,
+                "more than 10 MiB a day may be logged"
+            );
+            assert!(kinds::MAX_SUMMARY < MAX_MESSAGE && MAX_MESSAGE < SUMMARY_COST);
+        }
         Self {
             budgets: Class::ALL.map(|class| Budget::new(class, now)),
             kinds: Kinds::default(),

@@ -10,6 +10,7 @@ pub use hyperv_services::progress::{Operation, Snapshot as Progress};
 use serde::{Deserialize, Serialize};
 
 use self::backup::LastBackup;
+pub use crate::rate_limit::Suppressed;
 
 pub mod backup;
 pub mod client;
@@ -58,18 +59,6 @@ pub struct Service {
     pub operation: Option<Progress>,
     /// Its devices.
     pub devices: Vec<Device>,
-}
-
-/// Numbers of log records that exceeded the rate limit since the agent was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Suppressed {
-    /// All records.
-    pub total: u64,
-    /// Warnings and errors among them.
-    pub warnings: u64,
-    /// Events (`HYPERV_EVENT`) among them: the end of a backup or a copy. Events that report
-    /// a failure are warnings, too.
-    pub events: u64,
 }
 
 /// The last error, as it was logged.

@@ -13,13 +13,12 @@ use super::slot::{self, Slot};
 use super::standalone::Standalone;
 use crate::devices::{self, DeviceInfo};
 use crate::locate::{DeviceKey, DeviceNode};
-use crate::rate_limit::{self, RateLimit};
+use crate::rate_limit::RateLimit;
 use crate::settings::Settings;
 use crate::stats::ServiceStats;
 use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use crate::status::{
-    Device, Document, LastError, Operation, Progress, Service, State, Suppressed, Transport,
-    Versions,
+    Device, Document, LastError, Operation, Progress, Service, State, Transport, Versions,
 };
 
 /// Maximum number of devices of a service, and of problems, in the document. The host may
@@ -57,7 +56,7 @@ impl StatusSources<'_> {
                 .map(|entry| self.service(entry, true, &listed))
                 .chain(off.map(|entry| self.service(entry, false, &listed)))
                 .collect(),
-            suppressed: self.limit.suppressed().into(),
+            suppressed: self.limit.suppressed(),
             problems: self
                 .problems
                 .iter()
@@ -91,7 +90,7 @@ impl StatusSources<'_> {
                     text,
                 }),
             suppressed: stats
-                .map(|stats| stats.limit.suppressed().into())
+                .map(|stats| stats.limit.suppressed())
                 .unwrap_or_default(),
             last_backup: stats
                 .and_then(|stats| stats.last_backup.get())
@@ -102,16 +101,6 @@ impl StatusSources<'_> {
                 .and_then(|standalone| standalone.state.snapshot().operation)
                 .map(truncate),
             devices,
-        }
-    }
-}
-
-impl From<rate_limit::Suppressed> for Suppressed {
-    fn from(counts: rate_limit::Suppressed) -> Self {
-        Self {
-            total: counts.total,
-            warnings: counts.warnings,
-            events: counts.events,
         }
     }
 }
