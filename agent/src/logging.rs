@@ -1,6 +1,5 @@
 //! Logging: a bounded queue, and a thread that writes the records to their target.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -199,18 +198,6 @@ impl From<LogLevel> for Level {
             LogLevel::Debug => Self::Debug,
             LogLevel::Trace => Self::Trace,
         }
-    }
-}
-
-impl fmt::Display for LogLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        })
     }
 }
 

@@ -17,26 +17,20 @@ use crate::terminal;
 /// The exit status of a command, as "EXIT STATUS" in hyperv-agent(8) lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
-    Success,
+    Success = 0,
     /// The command failed, or its answer is no.
-    Failure,
+    Failure = 1,
     /// The command line or the configuration is invalid.
-    Usage,
+    Usage = 2,
     /// What the command works on is out of reach: the running agent, or a pool.
-    Unavailable,
+    Unavailable = 3,
     /// This machine is not a Hyper-V guest.
-    NotHyperv,
+    NotHyperv = 77,
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Success => Self::SUCCESS,
-            Exit::Failure => Self::FAILURE,
-            Exit::Usage => Self::from(2),
-            Exit::Unavailable => Self::from(3),
-            Exit::NotHyperv => Self::from(77),
-        }
+        Self::from(exit as u8)
     }
 }
 

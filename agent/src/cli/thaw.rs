@@ -55,7 +55,8 @@ impl Thaw {
         let log = Log::start(Target::Stderr, Threshold::new(Level::Info))?;
         let mut text = String::new();
         let mut complaints = Vec::new();
-        let reset = recover::reset_rcu_expedited(&config.environment.root, &record);
+        let root = &config.environment.root;
+        let reset = recover::reset_rcu_expedited(root, &record);
         match &reset {
             Ok(None) => {}
             Ok(Some(switch)) => writeln!(text, "{}: reset from 1 to 0", switch.display())?,
@@ -81,13 +82,7 @@ impl Thaw {
             );
         }
         let mut freezer = Freezer::new(Guard::start);
-        let tried = recover::thaw(
-            &mut freezer,
-            &found,
-            &config.environment.root,
-            &record,
-            waits,
-        );
+        let tried = recover::thaw(&mut freezer, &found, root, &record, waits);
         let mut left = Vec::new();
         for tried in tried {
             let path = escaped(&tried.mount_point.to_string_lossy());
@@ -134,10 +129,8 @@ fn end_hooks(
     );
     let record = FreezeRecord {
         frozen: left,
-        guard: record.guard,
         hooks: Vec::new(),
-        rehearsal: record.rehearsal,
-        rcu_expedited: record.rcu_expedited,
+        ..record
     };
     state_file::write(directory, &record)
         .with_context(|| format!("cannot record what was thawed in {}", directory.display()))

@@ -429,15 +429,8 @@ impl Supervisor {
     }
 
     fn wake_worker(&self, token: Token) -> Reaction {
-        let served = self.slots.values().find_map(|slot| match &slot.state {
-            State::Running {
-                token: its,
-                control,
-                ..
-            } if *its == token => Some(control),
-            _ => None,
-        });
-        if let Some(control) = served {
+        let slot = self.slots.values().find(|slot| slot.has_token(token));
+        if let Some(control) = slot.and_then(Slot::control) {
             control.wake();
         }
         Reaction::Handled
@@ -458,20 +451,15 @@ impl Supervisor {
     }
 
     fn workers(&self) -> impl Iterator<Item = &Arc<Control>> {
-        self.slots.values().filter_map(|slot| match &slot.state {
-            State::Running { control, .. } => Some(control),
-            State::Backoff(_) => None,
-        })
+        self.slots.values().filter_map(Slot::control)
     }
 
     /// Logs which devices take long to open, and what their workers wait for.
     fn log_slow_openings(&self) {
         for (key, slot) in &self.slots {
-            let State::Running { control, .. } = &slot.state else {
-                continue;
-            };
+            let overdue = slot.control().and_then(|it| it.state.take_overdue());
             let stats = self.stats.get(key.service);
-            if let Some(((waited, waits_for), stats)) = control.state.take_overdue().zip(stats) {
+            if let Some(((waited, waits_for), stats)) = overdue.zip(stats) {
                 let log = stats.logger(self.unlimited.clone());
                 warn!(
                     log.new(o!("service" => key.service)),
@@ -596,13 +584,9 @@ impl Supervisor {
     }
 
     fn worker_ended(&mut self, token: Token, ended: WorkerExit) {
-        let Some(key) = self.slots.iter().find_map(|(key, slot)| match slot.state {
-            State::Running { token: its, .. } if its == token => Some(key.clone()),
-            _ => None,
-        }) else {
-            return;
-        };
-        let Some(mut slot) = self.slots.remove(&key) else {
+        let mut slots = self.slots.iter();
+        let key = slots.find_map(|(key, slot)| slot.has_token(token).then(|| key.clone()));
+        let Some((key, mut slot)) = key.and_then(|key| self.slots.remove_entry(&key)) else {
             return;
         };
         slot.join();
@@ -622,12 +606,8 @@ impl Supervisor {
             Ok(settings) => {
                 let config_changed = settings.config != self.settings.config;
                 self.settings = settings;
-                if config_changed {
-                    for slot in self.slots.values() {
-                        if let State::Running { control, .. } = &slot.state {
-                            control.configure(Arc::clone(&self.settings.config));
-                        }
-                    }
+                for control in self.workers().filter(|_| config_changed) {
+                    control.configure(Arc::clone(&self.settings.config));
                 }
                 info!(self.log, "configuration reloaded"; "changed" => config_changed);
             }
@@ -649,16 +629,11 @@ impl Supervisor {
     /// Ends every worker, within [`timeouts::STOP`] or [`timeouts::STOP_FROZEN`].
     fn stop(mut self) -> io::Result<()> {
         notify_service_manager(&[NotifyState::Stopping]);
-        for slot in self.slots.values() {
-            if let State::Running { control, .. } = &slot.state {
-                control.stop();
-            }
-        }
+        self.workers().for_each(|control| control.stop());
         if let Some(standalone) = &self.standalone {
             standalone.stop();
         }
-        self.slots
-            .retain(|_, slot| matches!(slot.state, State::Running { .. }));
+        self.slots.retain(|_, slot| slot.control().is_some());
         let began = Instant::now();
         while !self.slots.is_empty() || self.standalone.is_some() {
             let frozen = self.slots.values().any(Slot::is_frozen);
@@ -670,9 +645,7 @@ impl Supervisor {
             let left = (began + limit).saturating_duration_since(Instant::now());
             match self.notices.recv_timeout(left) {
                 Ok(Notice::WorkerEnded { token, .. }) => {
-                    self.slots.retain(|_, slot| {
-                        !matches!(slot.state, State::Running { token: its, .. } if its == token)
-                    });
+                    self.slots.retain(|_, slot| !slot.has_token(token));
                 }
                 Ok(Notice::StandaloneEnded) => self.standalone_ended(),
                 Ok(_) => {}

@@ -61,10 +61,20 @@ impl Slot {
 
     /// Returns the operation that its service has in progress.
     pub(crate) fn operation(&self) -> Option<Snapshot> {
+        self.control()?.state.snapshot().operation
+    }
+
+    /// The control of its worker, if it has one.
+    pub(crate) fn control(&self) -> Option<&Arc<Control>> {
         match &self.state {
-            State::Running { control, .. } => control.state.snapshot().operation,
+            State::Running { control, .. } => Some(control),
             State::Backoff(_) => None,
         }
+    }
+
+    /// Whether its worker has this token.
+    pub(crate) fn has_token(&self, token: Token) -> bool {
+        matches!(self.state, State::Running { token: its, .. } if its == token)
     }
 
     /// Joins the thread of a worker that has reported its end. This takes no longer than

@@ -1,6 +1,6 @@
 //! Kernel uevents, which announce devices that come and go.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -51,13 +51,8 @@ impl Uevents {
                 // The receive buffer overflowed: any uevent may have been lost.
                 Err(Errno::ENOBUFS) => concerned = true,
                 Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    let error = io::Error::from(errno);
-                    return match error.kind() {
-                        ErrorKind::WouldBlock => Ok(concerned),
-                        _ => Err(error),
-                    };
-                }
+                Err(Errno::EAGAIN) => return Ok(concerned),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }

@@ -85,6 +85,7 @@ pub(super) fn document(plan: &Plan, hooks: &Hooks) -> Document {
     };
     let blocked = plan.blocked.iter();
     let left_out = plan.left_out.iter();
+    let not_executable = hooks.not_executable.iter();
     Document {
         freeze: plan.freeze.iter().map(item).collect(),
         blocked: blocked
@@ -105,11 +106,7 @@ pub(super) fn document(plan: &Plan, hooks: &Hooks) -> Document {
         namespaces_cut: plan.namespaces_cut,
         hooks: hooks.run.iter().map(|path| lossy(path)).collect(),
         refused_hooks: hooks.refused.clone(),
-        not_executable_hooks: hooks
-            .not_executable
-            .iter()
-            .map(|path| lossy(path))
-            .collect(),
+        not_executable_hooks: not_executable.map(|path| lossy(path)).collect(),
     }
 }
 

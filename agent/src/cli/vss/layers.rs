@@ -188,51 +188,40 @@ impl From<&block_devices::Layer> for Layer {
 
 impl From<&Location> for DiskLocation {
     fn from(location: &Location) -> Self {
-        let common = Self {
+        let mut this = Self {
             text: location.to_string(),
+            controller_type: "SCSI",
             ..Self::default()
         };
         match location {
-            Location::Scsi { controller, lun } => Self {
-                controller_type: "SCSI",
-                controller_id: Some(controller.to_string()),
-                controller_location: Some(*lun),
-                ..common
-            },
+            Location::Scsi { controller, lun } => {
+                this.controller_id = Some(controller.to_string());
+                this.controller_location = Some(*lun);
+            }
             Location::Ide {
                 controller,
                 location,
-            } => Self {
-                controller_type: "IDE",
-                controller_number: Some(*controller),
-                controller_location: Some((*location).into()),
-                ..common
-            },
-            Location::FibreChannel { adapter, lun } => Self {
-                controller_type: "FibreChannel",
-                controller_id: Some(adapter.to_string()),
-                controller_location: Some(*lun),
-                ..common
-            },
-            Location::OtherScsi { address } => Self {
-                controller_type: "SCSI",
-                address: Some(address.clone()),
-                ..common
-            },
-            Location::Nvme { namespace, azure } => Self {
-                controller_type: "NVMe",
-                namespace: Some(*namespace),
-                azure_lun: match azure {
-                    Some(Azure::Data(lun)) => Some(*lun),
-                    Some(Azure::Os) | None => None,
-                },
-                ..common
-            },
-            Location::Pmem => Self {
-                controller_type: "PMEM",
-                ..common
-            },
+            } => {
+                this.controller_type = "IDE";
+                this.controller_number = Some(*controller);
+                this.controller_location = Some((*location).into());
+            }
+            Location::FibreChannel { adapter, lun } => {
+                this.controller_type = "FibreChannel";
+                this.controller_id = Some(adapter.to_string());
+                this.controller_location = Some(*lun);
+            }
+            Location::OtherScsi { address } => this.address = Some(address.clone()),
+            Location::Nvme { namespace, azure } => {
+                this.controller_type = "NVMe";
+                this.namespace = Some(*namespace);
+                if let Some(Azure::Data(lun)) = azure {
+                    this.azure_lun = Some(*lun);
+                }
+            }
+            Location::Pmem => this.controller_type = "PMEM",
         }
+        this
     }
 }
 
