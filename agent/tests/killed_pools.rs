@@ -103,8 +103,8 @@ impl Place {
             .arg(self.directory.path())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
         let items: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let text = |item: &serde_json::Value, field: &str| item[field].as_str().unwrap().to_owned();
         let items = items.as_array().unwrap().iter();
@@ -139,8 +139,8 @@ impl Place {
                 // There was no such key.
                 Some(1) if wanted.is_none() => *values = vec![None],
                 Some(code) => {
-                    let said = io::read_to_string(program.stderr.take().unwrap()).unwrap();
-                    panic!("the program failed with {code}: {said}");
+                    let errors = io::read_to_string(program.stderr.take().unwrap()).unwrap();
+                    panic!("the program failed with {code}: {errors}");
                 }
             }
         }

@@ -46,9 +46,12 @@ fn the_worker_executes_a_request_and_the_client_gets_the_result() {
     guest.offer(&VSS);
     let mut vss = guest.opened(&VSS);
     vss.call(b"request");
-    let mut told = Vec::new();
-    let result = call(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
-    assert_eq!(told, ["device"]);
+    let mut progress = Vec::new();
+    let result = call(&guest.requests(), NOW, |words| {
+        progress.push(words.to_owned())
+    })
+    .unwrap();
+    assert_eq!(progress, ["device"]);
     assert_eq!(
         (result.outcome, result.file_systems),
         (Outcome::Inconsistent, 1000)
@@ -93,11 +96,14 @@ fn a_client_whose_request_is_interrupted_gets_an_error() {
 #[test]
 fn without_a_device_a_standalone_service_executes_a_request() {
     let guest = Guest::start(&[&VSS]);
-    let mut told = Vec::new();
+    let mut progress = Vec::new();
     for _ in 0..10 {
-        call(&guest.requests(), NOW, |words| told.push(words.to_owned())).unwrap();
+        call(&guest.requests(), NOW, |words| {
+            progress.push(words.to_owned())
+        })
+        .unwrap();
     }
-    assert_eq!(told, ["no device"; 10]);
+    assert_eq!(progress, ["no device"; 10]);
     // The last backup stays in the status.
     let services = guest.status().services;
     assert!(services[0].last_backup.is_some());

@@ -80,29 +80,29 @@ fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
     let mut one = guest.opened(&ONE);
     one.call(b"request");
     let status = guest.status();
-    let told = service(&status, "one");
-    assert_eq!((told.requests, told.failures), (1, 0));
-    assert_eq!(told.last_error, None);
-    let told = device(&status, "one");
-    assert!(told.node.ends_with("dev/vmbus/one"), "{}", told.node);
-    assert_eq!(told.transport, Transport::HvUtil);
-    assert_eq!((told.state, told.versions), (State::Serving, None));
-    assert!(!told.working);
+    let found = service(&status, "one");
+    assert_eq!((found.requests, found.failures), (1, 0));
+    assert_eq!(found.last_error, None);
+    let found = device(&status, "one");
+    assert!(found.node.ends_with("dev/vmbus/one"), "{}", found.node);
+    assert_eq!(found.transport, Transport::HvUtil);
+    assert_eq!((found.state, found.versions), (State::Serving, None));
+    assert!(!found.working);
 
     for request in [&b"fail"[..], b"end", b"request"] {
         one.call(request);
     }
-    let told = service(&guest.status(), "one");
-    assert_eq!((told.requests, told.failures), (4, 1));
-    assert_eq!(told.last_error.unwrap().text, "failed, because: asked to");
+    let found = service(&guest.status(), "one");
+    assert_eq!((found.requests, found.failures), (4, 1));
+    assert_eq!(found.last_error.unwrap().text, "failed, because: asked to");
 
     // The counts outlive the device.
     drop(one);
     let mut one = guest.opened(&ONE);
     one.call(b"request");
-    let told = service(&guest.status(), "one");
-    assert_eq!((told.requests, told.failures), (5, 1));
-    assert_eq!(told.last_error.unwrap().text, "the device went away");
+    let found = service(&guest.status(), "one");
+    assert_eq!((found.requests, found.failures), (5, 1));
+    assert_eq!(found.last_error.unwrap().text, "the device went away");
     guest.stop();
 }
 
@@ -175,17 +175,17 @@ fn the_last_backup_is_truncated_and_outlives_its_device() {
         one.call(request);
     }
     let status = guest.status();
-    let told = service(&status, "one").last_backup.unwrap();
+    let found = service(&status, "one").last_backup.unwrap();
     assert_eq!(
-        (told.kind, told.outcome),
+        (found.kind, found.outcome),
         (Kind::Backup, Outcome::Inconsistent)
     );
-    assert_eq!(told.began, UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-    assert_eq!(told.frozen_usec, Some(1_250_000));
-    assert_eq!((told.file_systems, told.mount_points.len()), (1000, 8));
-    assert_eq!((told.hooks.len(), told.more_hooks), (32, 168));
+    assert_eq!(found.began, UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    assert_eq!(found.frozen_usec, Some(1_250_000));
+    assert_eq!((found.file_systems, found.mount_points.len()), (1000, 8));
+    assert_eq!((found.hooks.len(), found.more_hooks), (32, 168));
     assert_eq!(
-        (&*told.hooks[1].action, told.hooks[1].usec),
+        (&*found.hooks[1].action, found.hooks[1].usec),
         ("freeze", 3000)
     );
     let operation = device(&status, "one").operation.unwrap();
@@ -200,7 +200,7 @@ fn the_last_backup_is_truncated_and_outlives_its_device() {
     drop(one);
     guest.opened(&ONE).call(b"request");
     let after = service(&guest.status(), "one").last_backup;
-    assert_eq!(after, Some(told));
+    assert_eq!(after, Some(found));
     guest.stop();
 }
 
@@ -245,8 +245,8 @@ fn the_status_has_the_negotiated_versions() {
     let status = guest.status();
     assert_eq!(device(&status, "ring").versions, None);
     let counts = |status: &Document| {
-        let told = service(status, "ring");
-        (told.requests, told.failures)
+        let found = service(status, "ring");
+        (found.requests, found.failures)
     };
     assert_eq!(counts(&status), (1, 1));
 

@@ -75,7 +75,7 @@ impl Line {
         })
     }
 
-    /// Takes a packet out of the ring, and tells a guest that waited for room.
+    /// Takes a packet out of the ring, and signals a guest that waits for room.
     fn take(&self, from_guest: &mut FromGuest) -> Result<Option<Packet>> {
         let Some((packet, interrupt)) = from_guest.try_recv()? else {
             return Ok(None);
@@ -133,8 +133,8 @@ impl HostChannel {
         }
     }
 
-    /// Makes it a host that neither says what room it waits for nor tells the
-    /// guest of room, and looks at both rings by itself.
+    /// Makes it a host that neither requests nor sends signals about room, and polls
+    /// both rings.
     pub fn without_flow_control(&mut self) {
         self.to_guest.without_flow_control();
         self.from_guest.without_flow_control();
@@ -151,7 +151,7 @@ impl HostChannel {
     ///
     /// # Errors
     ///
-    /// Where the guest makes no room in time, or closes the channel.
+    /// If the guest makes no room in time, or closes the channel.
     pub fn send(&mut self, packet: &Packet, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         while !self.try_send(packet)? {
@@ -179,7 +179,7 @@ impl HostChannel {
     ///
     /// # Errors
     ///
-    /// Where one of them gets no further in time, or the guest closes the
+    /// If one of them gets no further in time, or the guest closes the
     /// channel.
     pub fn exchange(&mut self, packets: &[Packet], timeout: Duration) -> Result<Vec<Packet>> {
         let deadline = Instant::now() + timeout;
@@ -208,7 +208,7 @@ impl HostChannel {
     ///
     /// # Errors
     ///
-    /// Where the guest spoiled the ring.
+    /// If the guest spoiled the ring.
     pub fn try_send(&mut self, packet: &Packet) -> Result<bool> {
         self.line.try_send(&mut self.to_guest, packet)
     }
@@ -217,7 +217,7 @@ impl HostChannel {
     ///
     /// # Errors
     ///
-    /// Where there is no room, or the guest spoiled the ring.
+    /// If there is no room, or the guest spoiled the ring.
     pub fn send_bytes(&mut self, packet: &[u8]) -> Result<()> {
         match self.to_guest.try_send_bytes(packet)? {
             Wrote::Yes { interrupt } => {
@@ -231,11 +231,11 @@ impl HostChannel {
         }
     }
 
-    /// The next packet from the guest; `None` where none came in time.
+    /// The next packet from the guest; `None` if none came in time.
     ///
     /// # Errors
     ///
-    /// Where the guest closes the channel or sends what cannot be.
+    /// If the guest closes the channel or sends what cannot be.
     pub fn recv(&mut self, timeout: Duration) -> Result<Option<Packet>> {
         if let Some(packet) = self.inbox.pop_front() {
             return Ok(Some(packet));
@@ -248,7 +248,7 @@ impl HostChannel {
     ///
     /// # Errors
     ///
-    /// Where it does not in time.
+    /// If it does not in time.
     pub fn wait_closed(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {

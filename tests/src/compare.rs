@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Expects a file with the bytes that `expected` gives.
+/// Expects a file with the bytes that `expected` returns.
 ///
 /// # Errors
 ///
-/// Where it has others, or cannot be read.
+/// If it has others, or cannot be read.
 pub fn expect_same(path: &Path, expected: &mut dyn Read) -> Result<()> {
     let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut at = 0usize;

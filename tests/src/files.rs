@@ -47,7 +47,7 @@ pub struct Facts {
 /// The files of a guest. Every call fails where the operation does.
 #[expect(clippy::missing_errors_doc)]
 pub trait Files: Send + Sync {
-    /// Facts of what is there; `None` where nothing is.
+    /// Facts of what is there; `None` if nothing is.
     fn facts(&self, path: &Path) -> Result<Option<Facts>>;
 
     /// Everything below a directory that is none itself, as paths from there.
@@ -56,7 +56,7 @@ pub trait Files: Send + Sync {
     /// All of a file, which is not a large one.
     fn read(&self, path: &Path) -> Result<Vec<u8>>;
 
-    /// Expects a file with the bytes that `expected` gives.
+    /// Expects a file with the bytes that `expected` returns.
     fn expect_same(&self, path: &Path, expected: &mut dyn Read) -> Result<()>;
 
     /// Makes or replaces a file.
@@ -94,7 +94,7 @@ pub trait Files: Send + Sync {
     fn set_immutable(&self, path: &Path, immutable: bool) -> Result<()>;
 
     /// Mounts an empty file system of `size` bytes where the program sees it,
-    /// and gives the path under which the other calls reach it.
+    /// and returns the path under which the other calls reach it.
     fn mount(&self, path: &Path, size: usize) -> Result<PathBuf>;
 
     /// Unmounts it, busy or not.
@@ -104,7 +104,7 @@ pub trait Files: Send + Sync {
 /// Files of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LocalFiles {
-    /// The program, where it is a process with mounts of its own.
+    /// The program, if it is a process in its own mount namespace.
     pub pid: Option<u32>,
 }
 

@@ -21,7 +21,7 @@ use crate::port::{Offer, Pipe, Port};
 use crate::ring::{IN_BAND, Packet};
 use crate::wait::until;
 
-/// How long a guest may take for a reply. The kernel gives it 30 seconds; the
+/// How long a guest may take for a reply. The kernel waits 30 seconds; the
 /// end of a file copy waits for a disk.
 pub const REPLY_TIME: Duration = Duration::from_secs(60);
 
@@ -111,7 +111,7 @@ pub trait Protocol {
     ///
     /// # Errors
     ///
-    /// Where it is none.
+    /// If it is none.
     fn register(registration: &[u8]) -> Result<Vec<u8>>;
 }
 
@@ -197,21 +197,21 @@ impl<P: Protocol> ServiceHost<P> {
         }
     }
 
-    /// Takes over an opened device and settles the versions, or lets the guest
+    /// Takes over an opened device and negotiates the versions, or lets the guest
     /// register.
     ///
     /// # Errors
     ///
-    /// Where the guest does not take part as it should.
+    /// If the guest does not take part as it should.
     pub fn connect(port: Port) -> Result<Self> {
         let mut host = Self::new(port);
         match &host.link {
             Link::Rings(_) => {
-                let settled = host.negotiate(&FRAMEWORKS, P::VERSIONS)?;
+                let chosen = host.negotiate(&FRAMEWORKS, P::VERSIONS)?;
                 let expected = (FRAMEWORK, P::VERSION);
                 ensure!(
-                    settled == Some(expected),
-                    "expected the guest to settle on framework and messages {expected:?}; it chose {settled:?}"
+                    chosen == Some(expected),
+                    "expected the guest to choose framework and messages {expected:?}; it chose {chosen:?}"
                 );
                 if host.kernel {
                     host.wait_for_program()?;
@@ -241,11 +241,11 @@ impl<P: Protocol> ServiceHost<P> {
         })
     }
 
-    /// Offers versions, and gives what the guest chose.
+    /// Offers versions, and returns what the guest chose.
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer, not with a negotiation's reply, or with
+    /// If the guest does not answer, not with a negotiation's reply, or with
     /// a failure.
     pub fn negotiate(
         &mut self,
@@ -261,7 +261,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where there is a char device instead.
+    /// If there is a char device instead.
     pub fn channel(&mut self) -> Result<&mut HostChannel> {
         match &mut self.link {
             Link::Rings(channel) => Ok(channel),
@@ -273,7 +273,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where there are rings instead.
+    /// If there are rings instead.
     pub fn pipe(&self) -> Result<&Arc<dyn Pipe>> {
         match &self.link {
             Link::Device(pipe) => Ok(pipe),
@@ -310,7 +310,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not take it.
+    /// If the guest does not take it.
     pub fn send(&mut self, operation: &P::Operation) -> Result<()> {
         match &self.link {
             Link::Rings(_) => self.send_body(P::encode_utf16(operation)),
@@ -322,7 +322,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not take it.
+    /// If the guest does not take it.
     pub fn send_body(&mut self, body: Vec<u8>) -> Result<()> {
         let mut request = Request::new(P::KIND, self.id(), body)?;
         request.version = P::VERSION;
@@ -333,7 +333,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not take it.
+    /// If the guest does not take it.
     pub fn submit(&mut self, message: Vec<u8>) -> Result<()> {
         let transaction = self.next;
         keep(P::SERVICE.name, &self.link, &message)?;
@@ -372,7 +372,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer each, or there are no rings.
+    /// If the guest does not answer each, or there are no rings.
     pub fn exchange(&mut self, operations: &[P::Operation]) -> Result<Vec<Reply>> {
         let mut packets = Vec::new();
         for operation in operations {
@@ -401,7 +401,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where none comes in time, or what comes is none.
+    /// If none comes in time, or what comes is none.
     pub fn reply(&mut self) -> Result<Reply> {
         let reply = self.reply_within(REPLY_TIME)?;
         reply.with_context(|| format!("expected a reply within {REPLY_TIME:?}; none came"))
@@ -411,7 +411,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where what comes is none, or no request is in flight.
+    /// If what comes is none, or no request is in flight.
     pub fn reply_within(&mut self, time: Duration) -> Result<Option<Reply>> {
         ensure!(!self.waiting.is_empty(), "no request is in flight");
         match &mut self.link {
@@ -464,7 +464,7 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer as it should; a failure that it states
+    /// If the guest does not answer as it should; a failure that it states
     /// is not an error.
     pub fn call(&mut self, operation: &P::Operation) -> Result<Reply> {
         self.send(operation)?;

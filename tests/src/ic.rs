@@ -53,7 +53,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Where they are more than a message can count.
+    /// If they are more than a message can count.
     pub fn negotiation(id: u8, frameworks: &[Version], messages: &[Version]) -> Result<Self> {
         let mut body = Vec::new();
         body.extend(u16::try_from(frameworks.len())?.to_le_bytes());
@@ -70,7 +70,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Where the body is longer than a message can state.
+    /// If the body is longer than a message can state.
     pub fn new(kind: u16, id: u8, body: Vec<u8>) -> Result<Self> {
         Ok(Self {
             framework: Version::new(3, 0),
@@ -119,7 +119,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// Where its length, its flags or what it repeats of the request is wrong.
+    /// If its length, its flags or what it repeats of the request is wrong.
     pub fn to(request: &[u8], reply: &[u8]) -> Result<Self> {
         let expected = request.len().next_multiple_of(8);
         ensure!(
@@ -193,11 +193,11 @@ impl Reply {
         Ok(())
     }
 
-    /// The versions that a negotiation settled on; `None` where there are none.
+    /// Returns the versions that a negotiation chose; `None` if there are none.
     ///
     /// # Errors
     ///
-    /// Where the body is no negotiation's reply.
+    /// If the body is no negotiation's reply.
     pub fn settled(&self) -> Result<Option<(Version, Version)>> {
         let field = |at: usize| -> Result<u16> {
             let bytes = self
@@ -213,7 +213,7 @@ impl Reply {
                 Version::new(field(12)?, field(14)?),
             ))),
             (frameworks, messages) => anyhow::bail!(
-                "expected a negotiation to settle on one version of each, or none; the reply counts {frameworks} and {messages}"
+                "expected a negotiation to choose one version of each, or none; the reply counts {frameworks} and {messages}"
             ),
         }
     }

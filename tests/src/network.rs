@@ -1,4 +1,4 @@
-//! The network of a guest, where it has one of its own.
+//! The private network of a guest.
 
 use anyhow::Result;
 use hyperv_vmbus::Guid;
@@ -21,14 +21,14 @@ pub trait Network: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Where it cannot be made.
+    /// If it cannot be made.
     fn add(&self, adapter: &Adapter) -> Result<()>;
 
-    /// Runs a command where the program runs, and gives what it prints.
+    /// Runs a command where the program runs, and returns what it prints.
     ///
     /// # Errors
     ///
-    /// Where it cannot be run, or fails.
+    /// If it cannot be run, or fails.
     fn run(&self, command: &[&str]) -> Result<String>;
 }
 

@@ -44,12 +44,12 @@ pub enum Offer {
 
 /// A device that has been offered.
 pub trait Device: Send + Sync {
-    /// Waits until the guest has opened the device, and gives the host's end of
+    /// Waits until the guest has opened the device, and returns the host's end of
     /// it: fresh rings at each open, as the kernel makes them.
     ///
     /// # Errors
     ///
-    /// Where the guest has not opened it in time.
+    /// If the guest has not opened it in time.
     fn accept(&self, timeout: Duration) -> Result<Port>;
 
     /// Takes the device away, as a host does: the guest's descriptor reports an
@@ -58,7 +58,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Where the device could not be removed from the guest's view.
+    /// If the device could not be removed from the guest's view.
     fn rescind(&self) -> Result<()>;
 
     /// Takes the device away, and announces nothing to the guest, where that can be held
@@ -161,14 +161,14 @@ pub trait Pipe: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Where the guest has closed the device.
+    /// If the guest has closed the device.
     fn send(&self, message: &[u8]) -> Result<()>;
 
-    /// Waits for what the guest writes; `None` where nothing came in time.
+    /// Waits for what the guest writes; `None` if nothing came in time.
     ///
     /// # Errors
     ///
-    /// Where the guest has closed the device.
+    /// If the guest has closed the device.
     fn recv(&self, timeout: Duration) -> Result<Option<Vec<u8>>>;
 
     /// Lets each write of the guest fail with `EINVAL` from now on, as the
@@ -179,14 +179,14 @@ pub trait Pipe: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Where the guest has closed the device, or its writes cannot wait.
+    /// If the guest has closed the device, or its writes cannot wait.
     fn hold_writes(&self) -> Result<()>;
 
     /// Waits until one of the guest's writes waits.
     ///
     /// # Errors
     ///
-    /// Where none does in time.
+    /// If none does in time.
     fn wait_for_held(&self, timeout: Duration) -> Result<()>;
 }
 
@@ -196,7 +196,7 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where it could not be put into the guest's view.
+    /// If it could not be put into the guest's view.
     fn offer(&mut self, offer: Offer) -> Result<Arc<dyn Device>>;
 
     /// Gives the agent these lines of configuration: at once where it runs, and at
@@ -204,7 +204,7 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where that cannot be done here.
+    /// If that cannot be done here.
     fn configure(&mut self, _lines: &str) -> Result<()> {
         bail!("the program cannot be given a configuration here")
     }
@@ -213,14 +213,14 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where it cannot be started.
+    /// If it cannot be started.
     fn start(&mut self) -> Result<()>;
 
     /// Ends the program in an orderly way (SIGTERM), and waits for it.
     ///
     /// # Errors
     ///
-    /// Where it does not end in time.
+    /// If it does not end in time.
     fn stop(&mut self) -> Result<()>;
 
     /// Ends the program at once (SIGKILL), where that can be done: in process
@@ -228,20 +228,20 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where there is no program of its own to kill.
+    /// If the program is not a separate process.
     fn kill(&mut self) -> Result<()>;
 
-    /// Process id of the program, where it is a process of its own.
+    /// Process id of the program, if it is a separate process.
     fn pid(&self) -> Option<u32>;
 
     /// Whether the program runs.
     fn is_running(&mut self) -> bool;
 
-    /// What the program holds; `None` where it is no process of its own.
+    /// What the program holds; `None` if it is not a separate process.
     ///
     /// # Errors
     ///
-    /// Where it cannot be looked at.
+    /// If it cannot be looked at.
     fn resources(&self) -> Result<Option<Resources>> {
         self.pid().map(Resources::of).transpose()
     }
@@ -260,7 +260,7 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where it cannot have one.
+    /// If it cannot have one.
     fn network(&mut self) -> Result<Arc<dyn Network>>;
 
     /// File systems that the program may freeze, none of which is this
@@ -268,7 +268,7 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where it has others.
+    /// If it has others.
     fn volumes(&mut self) -> Result<Arc<dyn Volumes>>;
 
     /// Lets nobody read what is sent to syslog any more, and fills its socket:
@@ -276,7 +276,7 @@ pub trait Machine {
     ///
     /// # Errors
     ///
-    /// Where the program has no syslog of its own.
+    /// If the program has no private syslog.
     fn stall_syslog(&mut self, stalled: bool) -> Result<()>;
 
     /// The files that the program sees.

@@ -21,7 +21,7 @@ impl Resources {
     ///
     /// # Errors
     ///
-    /// Where there is none of that number.
+    /// If there is none of that number.
     pub fn of(pid: u32) -> Result<Self> {
         let count = |what: &str| -> Result<usize> {
             let path = format!("/proc/{pid}/{what}");
@@ -44,7 +44,7 @@ impl Resources {
 ///
 /// # Errors
 ///
-/// Where it, or one of its threads, is gone.
+/// If it, or one of its threads, is gone.
 pub fn children(pid: u32) -> Result<Vec<u32>> {
     let mut children = Vec::new();
     let tasks = format!("/proc/{pid}/task");

@@ -50,7 +50,7 @@ impl Packet {
     ///
     /// # Errors
     ///
-    /// Where the payload is too long for the header's field.
+    /// If the payload is too long for the header's field.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let payload = padded(&self.payload);
         let words = u16::try_from((HEADER_LEN + payload.len()) / 8)?;
@@ -112,8 +112,8 @@ impl ToGuest {
         }
     }
 
-    /// Does not say from now on what room the host waits for, and tells the guest
-    /// that the host is one of this kind.
+    /// Stops writing how much room the host waits for, and clears the feature bit that
+    /// announces it.
     pub fn without_flow_control(&mut self) {
         self.flow_control = false;
         self.ring.store(Word::FeatureBits, 0);
@@ -128,7 +128,7 @@ impl ToGuest {
     ///
     /// # Errors
     ///
-    /// Where the guest's read index is no place in the ring.
+    /// If the guest's read index is no place in the ring.
     pub fn try_send(&mut self, packet: &Packet) -> Result<Wrote> {
         let bytes = packet.encode()?;
         self.try_send_bytes(&bytes)
@@ -138,7 +138,7 @@ impl ToGuest {
     ///
     /// # Errors
     ///
-    /// Where the guest's read index is no place in the ring, or the packet is
+    /// If the guest's read index is no place in the ring, or the packet is
     /// longer than the ring.
     pub fn try_send_bytes(&mut self, packet: &[u8]) -> Result<Wrote> {
         let mut bytes = padded(packet);
@@ -167,7 +167,7 @@ impl ToGuest {
         })
     }
 
-    /// Puts bytes at a place in the ring without telling the guest, and gives
+    /// Puts bytes at a place in the ring without publishing them, and returns
     /// the index behind them. The length must be a multiple of 8.
     pub fn place(&self, at: u32, bytes: &[u8]) -> u32 {
         let mut at = at;
@@ -228,7 +228,7 @@ impl FromGuest {
     ///
     /// # Errors
     ///
-    /// Where the guest wrote something that cannot be.
+    /// If the guest wrote something that cannot be.
     pub fn try_recv(&mut self) -> Result<Option<(Packet, bool)>> {
         let size = self.ring.data_len();
         let write = checked_index(&*self.ring, Word::WriteIndex)?;
@@ -282,8 +282,8 @@ impl FromGuest {
         let wanted = self.ring.load(Word::PendingSendSize);
         let crossed = room > wanted && room.saturating_sub(whole) <= wanted;
         let features = self.ring.load(Word::FeatureBits);
-        let told = self.flow_control && features & FEATURE_PENDING_SEND_SIZE != 0;
-        Ok(Some((packet, told && wanted != 0 && crossed)))
+        let announced = self.flow_control && features & FEATURE_PENDING_SEND_SIZE != 0;
+        Ok(Some((packet, announced && wanted != 0 && crossed)))
     }
 
     /// Whether the guest has sent something.

@@ -27,7 +27,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// Where a directory cannot be made.
+    /// If a directory cannot be made.
     pub fn new(root: &Path) -> Result<Self> {
         let tree = Self {
             sys: root.join("sys"),
@@ -65,7 +65,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// Where a file cannot be made.
+    /// If a file cannot be made.
     pub fn add(&self, offer: &Offer) -> Result<()> {
         let (class, driver) = match offer {
             Offer::Uio { class, .. } => (class, UIO_DRIVER),
@@ -102,7 +102,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// Where a file cannot be removed.
+    /// If a file cannot be removed.
     pub fn remove(&self, offer: &Offer) -> Result<()> {
         let gone = self.sys.join("bus/vmbus").join("disappearing");
         fs::rename(self.device(offer), &gone)?;

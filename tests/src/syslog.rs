@@ -70,7 +70,7 @@ impl Syslog {
     ///
     /// # Errors
     ///
-    /// Where the socket cannot be made.
+    /// If the socket cannot be made.
     pub fn new(socket: &Path, mut output: File) -> Result<Self> {
         let receiver = UnixDatagram::bind(socket)
             .with_context(|| format!("the guest's syslog at {}", socket.display()))?;
@@ -116,7 +116,7 @@ impl Syslog {
     ///
     /// # Errors
     ///
-    /// Where the socket cannot be written to.
+    /// If the socket cannot be written to.
     pub fn stall(&self, stalled: bool) -> Result<()> {
         let filler = UnixDatagram::unbound()?;
         let mut state = lock(&self.stall.state);

@@ -1,4 +1,4 @@
-//! The file systems of a guest that has some of its own to freeze.
+//! The file systems of a guest that may freeze them.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -14,14 +14,14 @@ const TIME: Duration = Duration::from_secs(90);
 /// Commands among the file systems that a program sees, none of which is the
 /// machine's.
 pub trait Volumes: Send + Sync {
-    /// Runs a command, which has to end soon, and gives what it prints.
+    /// Runs a command, which has to end soon, and returns what it prints.
     ///
     /// # Errors
     ///
-    /// Where it cannot be run, fails, or does not end.
+    /// If it cannot be run, fails, or does not end.
     fn run(&self, command: &[&str]) -> Result<String>;
 
-    /// Runs a script with these arguments, the first being `$0`, and gives what it
+    /// Runs a script with these arguments, the first being `$0`, and returns what it
     /// prints.
     ///
     /// # Errors
@@ -35,11 +35,11 @@ pub trait Volumes: Send + Sync {
     fn program(&self) -> &str;
 }
 
-/// Runs a command here, and gives what it prints.
+/// Runs a command here, and returns what it prints.
 ///
 /// # Errors
 ///
-/// Where it cannot be started, and as [`said`].
+/// If it cannot be started, and as [`said`].
 pub fn run(command: &[impl AsRef<str>]) -> Result<String> {
     let (program, arguments) = command.split_first().context("the command is empty")?;
     let child = Command::new(program.as_ref())
@@ -52,12 +52,12 @@ pub fn run(command: &[impl AsRef<str>]) -> Result<String> {
     said(command, child)
 }
 
-/// Waits for the end of a command whose output is piped, and gives what it
+/// Waits for the end of a command whose output is piped, and returns what it
 /// printed.
 ///
 /// # Errors
 ///
-/// Where it fails, or does not end: then it is left to itself.
+/// If it fails, or does not end: then it is left to itself.
 pub fn said(command: &[impl AsRef<str>], child: Child) -> Result<String> {
     let words = || {
         let words: Vec<_> = command.iter().map(AsRef::as_ref).collect();

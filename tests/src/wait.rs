@@ -1,4 +1,4 @@
-//! Waiting with a deadline for what gives no event of its own.
+//! Polling with a deadline, for conditions without an event.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use anyhow::{Result, bail};
 /// How long to wait between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Looks until `look` gives a value; an error names `what` was waited for.
+/// Polls until `look` returns a value; an error names `what` was waited for.
 ///
 /// # Errors
 ///
-/// Where the time is over, or `look` fails.
+/// If the time is over, or `look` fails.
 pub fn until<T>(
     timeout: Duration,
     what: &str,

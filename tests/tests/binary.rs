@@ -1,5 +1,5 @@
-//! The shipped binary in a guest of its own: what the scenarios do not look at,
-//! as they are for any program.
+//! The shipped binary in a private guest: what the scenarios do not check, because they
+//! apply to any program.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -40,7 +40,7 @@ fn in_guest(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
     test(&mut BlackBox::new(&format!("{} {arguments}", agent().display())).unwrap());
 }
 
-/// Runs a test in a guest with a root of its own, which the agent may freeze.
+/// Runs a test in a guest with a private root, which the agent may freeze.
 fn in_own_root(arguments: &str, test: impl FnOnce(&mut BlackBox)) {
     if let Some(why) = root_unavailable() {
         return skip(&why);
@@ -179,8 +179,8 @@ fn services_negotiate_side_by_side_and_refuse_what_is_no_request() {
             }
             let mut channel = accept_channel(&device);
             let request = Request::negotiation(1, &FRAMEWORKS, entry.versions).unwrap();
-            let settled = call(&mut channel, &request).settled().unwrap();
-            assert_eq!(settled, Some((entry.frameworks[0], entry.versions[0])));
+            let chosen = call(&mut channel, &request).settled().unwrap();
+            assert_eq!(chosen, Some((entry.frameworks[0], entry.versions[0])));
             let request = Request::new(entry.message_type.0, 2, vec![byte; 64]).unwrap();
             let reply = call(&mut channel, &request);
             assert_eq!(reply.status, status);
@@ -244,8 +244,8 @@ fn status(config: &Path, arguments: &[&str]) -> String {
         .args(arguments)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -310,7 +310,7 @@ fn the_status_shows_how_far_a_copy_is() {
             let words = format!("copying to {target}/file, 4.0 KiB of 8.0 KiB (50 %), for ");
             assert!(text.contains(&words), "{text}");
 
-            // A part behind a hole, and the end: it fails, and that is told.
+            // A part behind a hole, and the end: it fails, and the reply says so.
             for (operation, expected) in [
                 (Operation::write(5000, &[7; 100]), Status::OK),
                 (Operation::Complete, Status::FAIL),

@@ -60,7 +60,7 @@ impl Host {
         })
     }
 
-    /// Sends and gives what the guest answers, without its padding.
+    /// Sends a message and returns the guest's reply, without its padding.
     fn call(&mut self, transaction: u64, payload: &[u8]) -> Result<Vec<u8>> {
         let Written::Done { signal } = self.writer.send(transaction, payload)? else {
             bail!("the ring is full");

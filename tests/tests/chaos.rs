@@ -8,10 +8,10 @@ fn a_few_rounds_leave_all_well() {
         .args(["chaos", "--seconds", "2", "--seed", "1"])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        said.starts_with("chaos with seed 1 for 2 s\n"),
-        "the seed comes first: {said}"
+        text.starts_with("chaos with seed 1 for 2 s\n"),
+        "the seed comes first: {text}"
     );
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{text}");
 }

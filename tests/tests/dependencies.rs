@@ -23,8 +23,8 @@ fn in_the_binary(root: &Path) -> BTreeMap<String, Crate> {
         .current_dir(root)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
     let mut crates = BTreeMap::<String, Crate>::new();
     let mut path: Vec<String> = Vec::new();
     let mut macro_at = None;

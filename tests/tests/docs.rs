@@ -130,7 +130,7 @@ fn anchor(heading: &str) -> String {
         .to_lowercase()
 }
 
-/// A path without `.` and `..`; `None` where it leads out of the repository.
+/// A path without `.` and `..`; `None` if it leads out of the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for component in path.components() {

@@ -133,9 +133,9 @@ fn the_host_writes_its_own_keys_only_and_learns_no_addresses() {
         }
         let pool = fs::metadata(machine.pools().join(".kvp_pool_0")).unwrap();
         assert_eq!(pool.permissions().mode() & 0o7777, 0o600);
-        let told = host.list(FACT_POOL).unwrap().into_iter();
-        let told: Vec<_> = told.filter(|fact| !fact.1.is_empty()).collect();
-        let keys: Vec<_> = told.iter().map(|fact| fact.0.as_str()).collect();
+        let facts = host.list(FACT_POOL).unwrap().into_iter();
+        let facts: Vec<_> = facts.filter(|fact| !fact.1.is_empty()).collect();
+        let keys: Vec<_> = facts.iter().map(|fact| fact.0.as_str()).collect();
         let all = [
             "IntegrationServicesVersion",
             "OSName",
@@ -143,8 +143,8 @@ fn the_host_writes_its_own_keys_only_and_learns_no_addresses() {
             "ProcessorArchitecture",
         ];
         // A machine without os-release has no version to tell.
-        assert!(keys.contains(&"OSName"), "{told:?}");
-        assert!(keys.iter().all(|key| all.contains(key)), "{told:?}");
+        assert!(keys.contains(&"OSName"), "{facts:?}");
+        assert!(keys.iter().all(|key| all.contains(key)), "{facts:?}");
 
         let asked = host.get_ip_info("00:15:5D:01:02:03", 3).unwrap();
         assert_eq!(asked, Err(Status::NOT_SUPPORTED));
@@ -155,7 +155,7 @@ fn the_host_writes_its_own_keys_only_and_learns_no_addresses() {
             ..IpInfo::default()
         });
         assert_eq!(set.unwrap(), Status::NOT_SUPPORTED);
-        // Each is told once, with the line of the configuration that is meant.
+        // Each is logged once, with the line of the configuration.
         for words in ["writable-pools", "ip-info = false", "backend = \"off\""] {
             wait::until(LONG, words, || {
                 Ok(machine.log().contains(words).then_some(()))

@@ -122,7 +122,7 @@ impl Crate {
     }
 }
 
-/// Collects what a file names of its own crate.
+/// Collects the paths in its own crate that a file names.
 struct Paths<'a> {
     module: &'a ModulePath,
     found: BTreeSet<Vec<String>>,
@@ -250,16 +250,16 @@ fn circles(arrows: &BTreeMap<ModulePath, BTreeSet<ModulePath>>) -> BTreeSet<Vec<
 #[test]
 fn no_two_files_need_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut said = String::new();
+    let mut report = String::new();
     for name in ["vmbus", "services", "agent"] {
         let it = Crate::load(&root.join(name).join("src"));
         let arrows = it.arrows();
         for circle in circles(&arrows) {
-            said.push_str("these files need each other:\n");
+            report.push_str("these files import each other:\n");
             for module in &circle {
                 let to = arrows[*module].iter().filter(|to| circle.contains(to));
                 let to: Vec<String> = to.map(|to| it.name(to)).collect();
-                said.push_str(&format!(
+                report.push_str(&format!(
                     "  {} imports {}\n",
                     it.name(module),
                     to.join(", ")
@@ -267,5 +267,5 @@ fn no_two_files_need_each_other() {
             }
         }
     }
-    assert!(said.is_empty(), "{said}");
+    assert!(report.is_empty(), "{report}");
 }

@@ -1,4 +1,4 @@
-//! A guest with a root of its own: what is in it, what is not, and that nothing
+//! A guest with a private root: what is in it, what is not, and that nothing
 //! of it stays.
 
 use std::collections::BTreeSet;

@@ -152,8 +152,8 @@ fn programs_that_it_starts_find_no_trace_of_it() {
 
     let stray = ["/etc/hostname", "/dev/uio", "/run/hyperv-agent"];
     let hook = volumes.run(&["cat", "/run/said"]).unwrap();
-    let soft = |said: &str| {
-        let line = said.lines().find(|line| line.starts_with("Max open files"));
+    let soft = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("Max open files"));
         line.unwrap().split_whitespace().nth(3).unwrap().to_owned()
     };
     assert_eq!(soft(&hook), "300", "{hook}");
@@ -170,10 +170,10 @@ fn programs_that_it_starts_find_no_trace_of_it() {
     let guard = volumes.script(SAY, &["say", guards.trim()]).unwrap();
     // One for each file system.
     assert_ne!(soft(&guard), "300", "{guard}");
-    for said in [hook, guard] {
-        assert!(said.contains("0 -> "), "{said}");
+    for text in [hook, guard] {
+        assert!(text.contains("0 -> "), "{text}");
         for name in stray {
-            assert!(!said.contains(name), "{name} in\n{said}");
+            assert!(!text.contains(name), "{name} in\n{text}");
         }
     }
 }

@@ -200,9 +200,9 @@ fn who_may_not_read_a_pool_is_told_what_to_do() {
     for arguments in [&["list"][..], &["set", "key", "new"]] {
         let output = nobody(arguments);
         assert_eq!(output.status.code(), Some(3));
-        let said = stderr(&output);
-        assert!(said.contains(".kvp_pool_1"), "{said}");
-        assert!(said.contains("run this as root"), "{said}");
+        let errors = stderr(&output);
+        assert!(errors.contains(".kvp_pool_1"), "{errors}");
+        assert!(errors.contains("run this as root"), "{errors}");
     }
     // Reading needs no more than permission to read.
     fs::set_permissions(&pool, Permissions::from_mode(0o444)).unwrap();
@@ -224,8 +224,8 @@ fn root_is_not_told_to_be_root() {
         .arg(&directory)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("belongs to user 65534"), "{said}");
-    assert!(!said.contains("run this as root"), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("belongs to user 65534"), "{errors}");
+    assert!(!errors.contains("run this as root"), "{errors}");
     assert!(!directory.exists());
 }

@@ -91,15 +91,15 @@ fn a_flag_that_is_wrong_is_a_usage_error_that_says_so() {
 fn a_configuration_is_checked_with_the_line_that_is_wrong() {
     let output = check("[services]\nkvp = true\n");
     assert!(output.status.success());
-    let said = stdout(&output);
-    assert!(said.contains("is valid"), "{said}");
-    assert!(said.contains("kvp      on"), "{said}");
+    let text = stdout(&output);
+    assert!(text.contains("is valid"), "{text}");
+    assert!(text.contains("kvp      on"), "{text}");
 
     let output = check("[fcopy]\nmode = \"0844\"\n");
     assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
-    assert!(said.contains("line 2"), "{said}");
-    assert!(said.contains("mode = \"0844\""), "{said}");
+    let text = stderr(&output);
+    assert!(text.contains("line 2"), "{text}");
+    assert!(text.contains("mode = \"0844\""), "{text}");
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn what_is_no_hyperv_guest_is_told_so() {
     for arguments in [&["run"][..], &["run", "--daemon"], &["devices"]] {
         let output = agent(arguments);
         assert_eq!(output.status.code(), Some(77), "{arguments:?}");
-        let said = stderr(&output);
-        assert!(said.contains("is not a Hyper-V guest"), "{said}");
+        let text = stderr(&output);
+        assert!(text.contains("is not a Hyper-V guest"), "{text}");
     }
 }
 
@@ -136,10 +136,10 @@ fn every_file_system_is_in_the_plan_once() {
     fs::write(&config, "[vss.exclude]\ntypes = [\"*\"]\n").unwrap();
     let config = config.to_str().unwrap();
     let output = agent(&["vss", "plan", "--config", config]);
-    let said = stdout(&output);
+    let text = stdout(&output);
     assert!(
-        said.starts_with("No file system would be frozen.\n"),
-        "{said}"
+        text.starts_with("No file system would be frozen.\n"),
+        "{text}"
     );
 
     fs::write(config, "[vss.exclude]\ntype = []\n").unwrap();

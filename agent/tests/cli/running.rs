@@ -28,9 +28,9 @@ fn where_no_agent_runs_the_status_says_how_to_start_one() {
         ] {
             let output = agent(arguments);
             assert_eq!(output.status.code(), Some(3), "{arguments:?}");
-            let said = stderr(&output);
-            assert!(said.contains("no agent is running"), "{said}");
-            assert!(said.contains("systemctl start hyperv-agent"), "{said}");
+            let errors = stderr(&output);
+            assert!(errors.contains("no agent is running"), "{errors}");
+            assert!(errors.contains("systemctl start hyperv-agent"), "{errors}");
             assert!(output.stdout.is_empty());
         }
     };
@@ -75,8 +75,8 @@ fn a_rehearsal_is_told_as_it_goes() {
     assert_eq!(stdout(&output), "at it\nsuccess\n");
     assert!(output.status.success());
     let output = rehearsal_answered(RESULT, &[&options[..], &["--json"]].concat());
-    let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
-    assert_eq!(told["kind"], "hooks-only");
+    let result: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(result["kind"], "hooks-only");
 
     let output = rehearsal_answered("{\"error\":\"not now\"}\n", &options);
     assert_eq!(output.status.code(), Some(1));
@@ -109,8 +109,8 @@ fn who_may_not_ask_is_told_to_be_root() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert!(said.contains("run this as root"), "{said}");
+    let errors = stderr(&output);
+    assert!(errors.contains("run this as root"), "{errors}");
 }
 
 #[test]

@@ -261,7 +261,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether the caller runs in a mount namespace of its own, where it may mount
+/// Whether the caller runs in a private mount namespace, where it may mount
 /// what it likes. If not, the test of that name is run again in one.
 #[track_caller]
 pub fn in_own_mounts(test: &str) -> bool {

@@ -140,8 +140,8 @@ fn a_copy_that_stalls() {
     assert_eq!(guest.service.deadline(), None);
     assert_no_trace(&guest);
     let path = guest.path("file");
-    let said = format!("WARN copy failed: {path:?}: the host sent no more data for 0 s");
-    guest.log.assert_says(&said);
+    let warning = format!("WARN copy failed: {path:?}: the host sent no more data for 0 s");
+    guest.log.assert_says(&warning);
     assert_eq!(guest.write(6144, &[1; 6144]), Status::FAIL);
     assert_eq!(guest.complete(), Status::FAIL);
     guest.copy("file", 0, b"next");
@@ -223,7 +223,7 @@ fn a_new_configuration_counts_for_a_copy_that_is_under_way() {
 
 #[test]
 fn a_new_configuration_of_other_services_ends_no_copy() {
-    // With a new one of its own it could not be begun again.
+    // A changed configuration of fcopy would end the copy, which could not begin again.
     let place = |base: &Path| fs::write(base.join("in/deep/file"), "");
     let guest = goes_on(|_, base| place(base).unwrap());
     assert!(guest.service.busy(), "{}", guest.log.text());
@@ -251,7 +251,7 @@ fn nothing_in_progress() {
     }
 }
 
-/// In a process of its own, a copy is begun and the process dies.
+/// A separate process begins a copy and dies.
 #[test]
 fn the_agent_is_killed() {
     const VICTIM: &str = "HYPERV_FCOPY_TEST_VICTIM";

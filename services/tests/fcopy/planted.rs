@@ -63,8 +63,8 @@ fn assert_refused(guest: &mut Guest, path: &str, flags: u32, words: &str) {
     let (directory, name) = place(guest, path);
     let started = guest.start_in(&directory, &name, flags, 3);
     assert_eq!(started, Status::FAIL, "{path}");
-    let said = guest.log.lines().pop().unwrap();
-    assert!(said.contains(words), "{words:?} is not in {said}");
+    let line = guest.log.lines().pop().unwrap();
+    assert!(line.contains(words), "{words:?} is not in {line}");
     assert_untouched(guest);
 }
 

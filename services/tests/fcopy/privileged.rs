@@ -46,7 +46,7 @@ fn owner_and_labels_are_kept() {
     assert_eq!(metadata.mode() & 0o7777, 0o6751);
     assert_eq!(get("security.selinux").as_deref(), Some(&label[..]));
     assert_eq!(get("trusted.note").as_deref(), Some(&b"kept"[..]));
-    // That was said of the old content.
+    // The capabilities belonged to the old content.
     assert_eq!(get("security.capability"), None);
 }
 
@@ -86,7 +86,7 @@ fn protected_files_are_refused_at_the_start() {
     }
 }
 
-/// What can be made in it, and what is said of the rest.
+/// A copy that the attribute permits succeeds; others fail with the attribute in the log.
 #[test]
 fn protected_directories_are_refused_at_the_start() {
     for (flag, attribute, letter) in [
@@ -101,12 +101,12 @@ fn protected_directories_are_refused_at_the_start() {
             return skip("protecting a directory needs root and a file system that can");
         };
         let kept = directory.to_str().unwrap();
-        let said = format!("the directory {directory:?} is {attribute}");
+        let reason = format!("the directory {directory:?} is {attribute}");
         let chattr = format!("until `chattr -{letter}`");
         let mut refused = |directory: &str, name: &str, flags| {
             assert_eq!(guest.start_in(directory, name, flags, 1), Status::FAIL);
             let line = guest.log.lines().pop().unwrap();
-            assert!(line.contains(&said) && line.ends_with(&chattr), "{line}");
+            assert!(line.contains(&reason) && line.ends_with(&chattr), "{line}");
         };
         refused(kept, "file", OVERWRITE);
         if flag == IFlags::IMMUTABLE {

@@ -105,11 +105,11 @@ fn what_is_no_program_is_no_hook() {
     let expected = ["switched-off", "theirs"].map(|name| hooks.path(name));
     assert_eq!(not_executable, expected);
     drop(hooks.freeze().unwrap());
-    let said = hooks.log.of("INFO");
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("not executable"), "{said:?}");
+    let lines = hooks.log.of("INFO");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("not executable"), "{lines:?}");
     for path in expected {
-        assert!(said[0].contains(path.to_str().unwrap()), "{said:?}");
+        assert!(lines[0].contains(path.to_str().unwrap()), "{lines:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the host is told of an interface that the kernel has.
+//! The IP configuration of the kernel's interfaces, as the agent reports it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +74,7 @@ fn the_kernels_part_is_told() {
     assert_eq!(v6.gateways, "2001:db8::1");
     assert_eq!(v6.family, Family::V6);
 
-    // What changes is told at the next request.
+    // The next request reports changes.
     ip("address del 192.0.2.7/24 dev eth0");
     assert_eq!(get(&config, Family::V4).addresses, "198.51.100.1");
 }
@@ -106,7 +106,7 @@ fn what_is_part_of_another_is_not_meant() {
     ip("address add 192.0.2.7/24 dev eth0");
     let (_root, config) = machine();
     assert_eq!(get(&config, Family::V4).addresses, "192.0.2.7");
-    // An interface without an address is told of all the same.
+    // An interface without an address is reported, too.
     ip("address del 192.0.2.7/24 dev eth0");
     let info = get(&config, Family::V4);
     assert_eq!((&*info.addresses, info.family), ("", Family(0)));
@@ -123,7 +123,7 @@ fn an_address_with_an_end_is_leased() {
     assert!(!get(&config, Family::BOTH).dhcp);
     ip("address add 192.0.2.7/24 dev eth0 valid_lft 1000 preferred_lft 1000");
     assert!(get(&config, Family::BOTH).dhcp);
-    // It is about IPv4, whatever is asked for.
+    // It is about IPv4, for any requested family.
     assert!(get(&config, Family::V6).dhcp);
 }
 

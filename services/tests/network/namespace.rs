@@ -4,7 +4,7 @@ use hyperv_services::kvp::net::{self, Interface};
 
 use crate::apart;
 
-/// Whether the caller runs in a network namespace of its own, where it may make
+/// Whether the caller runs in a private network namespace, where it may make
 /// what it likes. If not, the test of that name is run again in one.
 #[track_caller]
 pub fn in_own_network(test: &str) -> bool {

@@ -2,7 +2,7 @@
 //! what hides what is the kernel's affair; what it is, and on which devices, is made
 //! up, and so is everything below `/proc` and `/sys`.
 //!
-//! `CHAOS_SEED` gives the same machines again, and `SOAK_SECONDS` makes more of them.
+//! `CHAOS_SEED` generates the same machines again, and `SOAK_SECONDS` generates more.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -310,7 +310,8 @@ impl Machine {
         fs::write(self.root.join("proc/filesystems"), types).unwrap();
     }
 
-    /// What is mounted in other namespaces; gives the numbers of what is only there.
+    /// Makes the mounts of other namespaces, and returns the numbers of those that are only
+    /// there.
     fn elsewhere(&mut self) -> HashSet<DeviceNumber> {
         let mut only = HashSet::new();
         if self.random.one_in(2) {
@@ -479,13 +480,14 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Ends the test where a plan takes too long; tells it of each that is begun.
+/// Aborts the test if a plan takes too long. The caller sends the name of each plan that
+/// begins.
 fn watchdog() -> Sender<String> {
-    let (tell, told) = mpsc::channel::<String>();
+    let (sender, receiver) = mpsc::channel::<String>();
     thread::spawn(move || {
         let mut machine = String::new();
         loop {
-            match told.recv_timeout(LIMIT) {
+            match receiver.recv_timeout(LIMIT) {
                 Ok(next) => machine = next,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
@@ -495,10 +497,10 @@ fn watchdog() -> Sender<String> {
             }
         }
     });
-    tell
+    sender
 }
 
-/// One that a lot is asked of: every pattern there is.
+/// A configuration with every kind of pattern.
 fn with_patterns(config: Config) -> Config {
     let patterns = |points: &[&str]| Patterns {
         mount_points: points.iter().map(|it| (*it).to_owned()).collect(),
@@ -514,14 +516,18 @@ fn with_patterns(config: Config) -> Config {
 
 #[test]
 fn made_up_machines_are_planned() {
-    let Some(told) = apart::told() else {
+    let Some(argument) = apart::told() else {
         let seed = random::seed().unwrap();
         println!("CHAOS_SEED={seed}");
         let root = tempfile::tempdir().unwrap();
-        let tell = format!("{seed} {}", root.path().display());
-        return apart::run("machines::made_up_machines_are_planned", &["--mount"], tell);
+        let argument = format!("{seed} {}", root.path().display());
+        return apart::run(
+            "machines::made_up_machines_are_planned",
+            &["--mount"],
+            argument,
+        );
     };
-    let (seed, root) = told.to_str().unwrap().split_once(' ').unwrap();
+    let (seed, root) = argument.to_str().unwrap().split_once(' ').unwrap();
     let (seed, root) = (seed.parse().unwrap(), Path::new(root));
     let time = random::soak_time(10).unwrap();
     let (began, watchdog) = (Instant::now(), watchdog());

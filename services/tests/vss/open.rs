@@ -58,7 +58,7 @@ fn each_is_opened_where_it_is_mounted() {
     );
 }
 
-/// The parent is of the same type, to be told from it by nothing else.
+/// The parent has the same type, so nothing else distinguishes the two.
 #[test]
 fn what_was_unmounted_meanwhile_is_gone_and_its_parent_is_not_opened() {
     in_own_root(
@@ -139,10 +139,10 @@ fn what_is_covered_is_opened_elsewhere_or_uncovered() {
             set_capabilities(None, all).unwrap();
             let error = open(file_system, Path::new(ROOT)).unwrap_err();
             assert!(matches!(error, OpenError::Failed { .. }), "{error}");
-            let said = error.to_string();
-            assert!(said.contains("/fifo: not a directory"), "{said}");
+            let error = error.to_string();
+            assert!(error.contains("/fifo: not a directory"), "{error}");
             let covered = "/data: hidden under /data: cannot make a mount namespace";
-            assert!(said.contains(covered), "{said}");
+            assert!(error.contains(covered), "{error}");
         },
     );
 }

@@ -42,8 +42,8 @@ pub struct OwnRoot {
     watchdog: Option<JoinHandle<()>>,
 }
 
-/// Runs a test in a root of its own. It is called by the test of that name,
-/// which is run once more for it, in a process of its own.
+/// Runs a test in a private root. The test of that name calls this, and is run once more for
+/// it, in a separate process.
 #[track_caller]
 pub fn in_own_root(test: &str, set_up: impl FnOnce(&Stage), run: impl FnOnce(&OwnRoot)) {
     let Some(root) = apart::told() else {
@@ -68,7 +68,7 @@ impl Stage {
         assert_ne!(
             namespace("self"),
             namespace(&parent.to_string()),
-            "this is not a mount namespace of its own"
+            "this is not a private mount namespace"
         );
         mount("test", &root, "tmpfs", MountFlags::empty(), None).unwrap();
         let stage = Self { root };
@@ -133,7 +133,7 @@ impl Stage {
         }
     }
 
-    /// Runs a program of the machine, and returns what it said. Words that are
+    /// Runs a program of the machine, and returns what it printed. Words that are
     /// absolute paths are of the test's root, but for those of devices.
     #[track_caller]
     pub fn run(&self, program: &str, words: &[&str]) -> String {
@@ -143,11 +143,11 @@ impl Stage {
         };
         let mut command = apart::program(program);
         let output = command.args(words.iter().map(word)).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.contains("unknown filesystem type") {
-            apart::skip(&format!("the kernel lacks a file system: {said}"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("unknown filesystem type") {
+            apart::skip(&format!("the kernel lacks a file system: {errors}"));
         }
-        assert!(output.status.success(), "{program}: {said}");
+        assert!(output.status.success(), "{program}: {errors}");
         String::from_utf8(output.stdout).unwrap()
     }
 

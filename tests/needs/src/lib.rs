@@ -78,7 +78,7 @@ fn missing(name: &str) -> String {
     }
 }
 
-/// `unshare` with these options, to run a program in namespaces of its own.
+/// `unshare` with these options, to run a program in private namespaces.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ pub fn namespaces(options: &[&str]) -> Result<Command, String> {
     let tried = tried.map_err(|error| format!("unshare: {error}"))?;
     if !tried.status.success() {
         return Err(format!(
-            "namespaces of its own take root and no container that forbids them ({})",
+            "private namespaces need root, and no container that forbids them ({})",
             String::from_utf8_lossy(&tried.stderr).trim()
         ));
     }

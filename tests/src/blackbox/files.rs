@@ -1,4 +1,4 @@
-//! The files of a guest that has a root of its own.
+//! The files of a guest that has a private root.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -45,7 +45,7 @@ impl Guest {
         Ok(Self::new(tree, namespace, session, None))
     }
 
-    /// A guest with a root of its own, made in `directory`, that has `program`
+    /// A guest with a private root, made in `directory`, that has `program`
     /// in it.
     pub(super) fn with_root(directory: &Path, program: &Path) -> Result<Self> {
         let tree = Arc::new(DevTree::new());

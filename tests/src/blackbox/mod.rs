@@ -8,8 +8,8 @@
 //! last process does: nothing is left on the machine, even where the simulator
 //! is killed.
 //!
-//! A program that freezes file systems gets none of the machine's: it has a root
-//! of its own (`root`), and no other program is offered a device for backups
+//! A program that freezes file systems must not see the machine's: it has a
+//! private root (`root`), and no other program is offered a device for backups
 //! (`mounts`).
 //!
 //! Where a device of ours differs from the kernel's: its node is a regular file;
@@ -64,10 +64,10 @@ use process::Process;
 /// The guest's pool files, in its directory.
 const POOLS: &str = "pools";
 
-/// Where a guest with a root of its own has its pool files.
+/// Where a guest with a private root has its pool files.
 const OWN_POOLS: &str = "/var/lib/hyperv";
 
-/// Where scenarios have their files in a root of its own: what is frozen there is
+/// Where scenarios have their files in a private root: what is frozen there is
 /// not this.
 const OWN_DIRECTORY: &str = "/run/scenarios";
 
@@ -103,11 +103,11 @@ pub struct BlackBox {
     directory: TempDir,
 }
 
-/// Why this machine cannot have a [`BlackBox`], in words; `None` where it can.
+/// Why this machine cannot have a [`BlackBox`], in words; `None` if it can.
 #[must_use]
 pub fn unavailable() -> Option<String> {
     if !geteuid().is_root() {
-        return Some("it takes root to give a program a /dev and a /sys of its own".to_owned());
+        return Some("a program with a private /dev and /sys needs root".to_owned());
     }
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         return Some(format!("/dev/fuse: {error}"));
@@ -119,8 +119,8 @@ pub fn unavailable() -> Option<String> {
         .map(|error| format!("{error:#}"))
 }
 
-/// Why this machine cannot have a [`BlackBox`] with a root of its own, in words;
-/// `None` where it can.
+/// Why this machine cannot have a [`BlackBox`] with a private root, in words;
+/// `None` if it can.
 #[must_use]
 pub fn root_unavailable() -> Option<String> {
     unavailable().or_else(|| {
@@ -136,7 +136,7 @@ impl BlackBox {
     ///
     /// # Errors
     ///
-    /// Where the command is not well-formed or names no program, and where this
+    /// If the command is not well-formed or names no program, and if this
     /// machine cannot have such a guest, for which see [`unavailable`].
     pub fn new(command: &str) -> Result<Self> {
         let (directory, command) = prepare(command)?;
@@ -152,17 +152,17 @@ impl BlackBox {
         Ok(Self::prepared(command, guest, log, place, directory))
     }
 
-    /// A machine in which the program has a root of its own, with no file system
-    /// of this machine in it: it may freeze all that it finds. The program is
+    /// A machine in which the program has a private root, with no file system
+    /// of this machine in it: it may freeze all file systems that it finds. The program is
     /// there as a copy, and the arguments of `command` are paths in that root.
     ///
     /// # Errors
     ///
-    /// As for [`BlackBox::new`], and where programs are missing that make and
+    /// As for [`BlackBox::new`], and if programs are missing that make and
     /// mount file systems; see [`root_unavailable`].
     pub fn with_root(command: &str) -> Result<Self> {
         if let Some(missing) = root::missing() {
-            bail!("a root of its own cannot be made: {missing}");
+            bail!("cannot make a private root: {missing}");
         }
         let (directory, mut command) = prepare(command)?;
         let program = command.first_mut().context("the command is empty")?;
@@ -213,29 +213,29 @@ impl BlackBox {
         }
     }
 
-    /// Puts a further program into the root of its own, as a copy; gives
-    /// `command` with the path that it has in there.
+    /// Copies a further program into the private root, and returns `command` with
+    /// the path that it has in there.
     ///
     /// # Errors
     ///
-    /// Where the guest has no root of its own, or the command names no program.
+    /// If the guest has no private root, or the command names no program.
     pub fn install(&self, command: &str) -> Result<String> {
         let view = self.view.as_ref();
-        let view = view.context("the guest has no root of its own")?;
+        let view = view.context("the guest has no private root")?;
         let mut words = words(command)?;
         let program = words.first_mut().context("the command is empty")?;
         *program = programs::install(Path::new(program), view)?;
         Ok(shell_words::join(&words))
     }
 
-    /// Starts a command in the root of its own, beside the program; its input and
+    /// Starts a command in the private root, beside the program; its input and
     /// output are given to the caller.
     ///
     /// # Errors
     ///
-    /// Where the guest has no root of its own, or the command cannot be started.
+    /// If the guest has no private root, or the command cannot be started.
     pub fn spawn(&self, command: &[&str]) -> Result<Child> {
-        ensure!(self.view.is_some(), "the guest has no root of its own");
+        ensure!(self.view.is_some(), "the guest has no private root");
         root::start(&self.guest.namespace, command)
     }
 
@@ -341,7 +341,7 @@ impl Machine for BlackBox {
     fn configure(&mut self, lines: &str) -> Result<()> {
         ensure!(
             self.view.is_none(),
-            "a guest with a root of its own has its own configuration"
+            "a guest with a private root has its own configuration"
         );
         let path = self.directory.path().join(CONFIGURATION);
         std::fs::write(&path, lines).with_context(|| path.display().to_string())?;
@@ -397,7 +397,7 @@ impl Machine for BlackBox {
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {
         if self.view.is_some() {
-            bail!("a guest with a root of its own has no tools for its network");
+            bail!("a guest with a private root has no tools for its network");
         }
         if !self.own_network {
             let layers = self.directory.path().join(LAYERS);
@@ -449,7 +449,7 @@ impl Drop for BlackBox {
     }
 }
 
-/// The file systems of a guest with a root of its own.
+/// The file systems of a guest with a private root.
 struct OwnVolumes {
     program: String,
     guest: Weak<Guest>,

@@ -1,7 +1,7 @@
 //! Whether a guest could reach a file system of the machine.
 //!
-//! A program that is told to freeze file systems freezes those that it finds
-//! mounted. Were one of the machine's among them, the machine would stand still.
+//! A program that handles a FREEZE freezes all file systems that it finds mounted. If
+//! one of the machine's were among them, the machine would hang.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use super::namespace::Namespace;
 ///
 /// # Errors
 ///
-/// Where one is, or where it cannot be told.
+/// If there is one, or if `mountinfo` cannot be read.
 pub(super) fn expect_none_of_the_machine(namespace: &Namespace) -> Result<()> {
     let thread: Pid = namespace.run(gettid)?;
     let thread = format!("/proc/self/task/{thread}");
@@ -37,7 +37,7 @@ pub(super) fn expect_none_of_the_machine(namespace: &Namespace) -> Result<()> {
         if let Some(shared) = shared(&guest, &machine)? {
             bail!(
                 "refusing to offer a device for backups: the program would freeze file systems \
-                 of this machine ({shared}); it needs a root of its own, with processes of its own"
+                 of this machine ({shared}); it needs a private root and a PID namespace"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! A mount namespace of its own, held by one thread: whatever is mounted on that
+//! A private mount namespace, held by one thread: whatever is mounted on that
 //! thread, and whatever is started from it, stays apart from the machine.
 
 use std::sync::mpsc;
@@ -38,7 +38,7 @@ impl Namespace {
             thread: Some(thread),
         };
         namespace.run(|| {
-            unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of its own")?;
+            unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
             mount(
                 None::<&str>,
                 "/",

@@ -29,7 +29,7 @@ pub(super) trait Node: Send + Sync {
     /// known which.
     fn write(&self, data: &[u8], reply: ReplyWrite);
 
-    /// What the guest is to be told, and whom to tell when that changes.
+    /// Returns the events for the guest, and keeps `notifier` for when they change.
     fn poll(&self, handle: u64, notifier: PollNotifier) -> PollEvents;
 
     /// Ends each read that waits, as a signal does.

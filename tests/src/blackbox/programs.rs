@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// Where programs are in a root of its own.
+/// Where programs are in a private root.
 pub(super) const PLACE: &str = "/usr/bin";
 
 /// Copies a program of the machine, and the libraries and the interpreter that
-/// it is loaded with, below `root`; gives its path in there.
+/// it is loaded with, below `root`; returns its path in there.
 pub(super) fn install(program: &Path, root: &Path) -> Result<String> {
     let name = program.file_name().context("a program has a name")?;
     let place = Path::new(PLACE).join(name);
@@ -42,8 +42,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     // One that is loaded with nothing fails, as a script does.
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(said
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(listed
         .lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .map(PathBuf::from)

@@ -117,7 +117,7 @@ pub(super) struct Root {
     _root: OwnedFd,
     /// Its files, as this process sees them.
     view: PathBuf,
-    /// Gone once it was told to end.
+    /// `None` after it was asked to end.
     init: Option<Child>,
 }
 
@@ -166,8 +166,8 @@ fn enter<T>(
     for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/bin"), ("usr/sbin", "bin")] {
         symlink(target, root.join(link)).context(link)?;
     }
-    // A network of its own makes a sysfs of its own.
-    unshare(CloneFlags::CLONE_NEWNET).context("a network of its own")?;
+    // A sysfs shows the network namespace in which it was mounted.
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
     mount(Some("sys"), "/sys", Some("sysfs"), none, None::<&str>).context("the guest's /sys")?;
     let prepared = furnish()?;
     for (from, to) in [
@@ -194,7 +194,7 @@ fn enter<T>(
 }
 
 impl Root {
-    /// Lets the guest have a root of its own, as [`enter`] makes it.
+    /// Lets the guest have a private root, as [`enter`] makes it.
     pub(super) fn new<T: Send + 'static>(
         namespace: &Namespace,
         directory: &Path,
@@ -210,7 +210,7 @@ impl Root {
         let view = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
         // From here on that thread can start no other.
         let init = namespace.run(|| {
-            unshare(CloneFlags::CLONE_NEWPID).context("processes of its own")?;
+            unshare(CloneFlags::CLONE_NEWPID).context("a PID namespace")?;
             Command::new("/bin/sh")
                 .args(["-c", INIT])
                 .env_clear()
@@ -232,13 +232,13 @@ impl Root {
     fn wait_for_init(&mut self) -> Result<()> {
         let output = self.init.as_mut().and_then(|init| init.stdout.take());
         let output = output.context("the guest's first process has no output")?;
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut line = String::new();
             let _ = BufReader::new(output).read_line(&mut line);
-            let _ = tell.send(line);
+            let _ = sender.send(line);
         });
-        match told.recv_timeout(INIT_TIME).as_deref() {
+        match receiver.recv_timeout(INIT_TIME).as_deref() {
             Ok("ready\n") => Ok(()),
             other => bail!("the guest's first process does not start: {other:?}"),
         }
@@ -280,7 +280,7 @@ pub(super) fn start(namespace: &Namespace, words: &[&str]) -> Result<Child> {
     child.with_context(|| (*program).to_owned())
 }
 
-/// Runs a command of the guest's, and gives what it prints.
+/// Runs a command of the guest's, and returns what it prints.
 pub(super) fn run(namespace: &Namespace, words: &[&str]) -> Result<String> {
     volumes::said(words, start(namespace, words)?)
 }

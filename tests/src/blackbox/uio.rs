@@ -56,7 +56,7 @@ struct OpenChannel {
     line: Arc<Line>,
 }
 
-/// What host and guest have told each other while a channel was open.
+/// What host and guest exchanged while a channel was open.
 #[derive(Default)]
 struct Line {
     counts: Mutex<Counts>,
@@ -142,7 +142,7 @@ impl State {
         }
     }
 
-    /// Answers the reads that wait, and gives whom else to wake.
+    /// Answers the reads that wait, and returns whom else to wake.
     fn announce(&mut self) -> Vec<PollNotifier> {
         let mut waiting = Vec::new();
         for file in self.files.values_mut() {
@@ -322,7 +322,7 @@ impl Bell for UioBell {
         let Some(channel) = &state.channel else {
             return;
         };
-        // The guest has opened the device anew: this line is dead.
+        // The guest has opened the device again: this line is dead.
         if state.rescinded || !Arc::ptr_eq(&channel.line, &self.line) {
             return;
         }

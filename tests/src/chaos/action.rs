@@ -1,5 +1,5 @@
 //! What happens to the agent in a round: made from the rng alone, so that a seed
-//! gives the same list each time.
+//! determines the list.
 
 use super::messages::{self, Message, Places, ServiceKind};
 use super::rng::Rng;
@@ -136,7 +136,7 @@ pub(super) fn round(rng: &mut Rng, places: &Places) -> Vec<Action> {
             actions.push(Action::At(device, offer(rng, device)));
         }
     }
-    // What comes before the guest has opened a device says nothing.
+    // What comes before the guest has opened a device proves nothing.
     for device in 0..DEVICES.len() {
         if !rng.one_in(4) {
             actions.push(Action::At(device, HostAction::Await));

@@ -40,7 +40,7 @@ impl Guest {
         let mut setup = machine.setup();
         let config = &mut setup.config;
         config.fcopy.directories = vec![machine.directory().to_owned()];
-        // None of this machine is asked or told anything.
+        // No program of this machine is run.
         config
             .kvp
             .environment

@@ -180,14 +180,14 @@ impl HostDevice {
                 }),
             };
             let may_close = self.may_close;
-            // A worker that was told to end because the device before this one went
-            // opens it, answers nothing, and closes it.
+            // A worker that is to end because the previous device was rescinded may open
+            // this one, answer nothing, and close it.
             let answers = mem::replace(&mut self.replies, 0);
             self.answered += answers;
             let before = self.end.replace(End { link, may_close });
             ensure!(
                 before.is_none_or(|end| end.may_close || answers == 0),
-                "the guest opened the device anew although nothing was wrong"
+                "the guest opened the device again although nothing was wrong"
             );
         }
         Ok(())
@@ -339,7 +339,7 @@ impl Rings {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(false),
             Err(_) if may_close => return Ok(false),
-            // Who opens the device anew, and why, is seen elsewhere.
+            // Another check covers who opens the device again, and why.
             Err(_) if time <= PAUSE && self.is_closed() => return Ok(false),
             Err(error) => return Err(error),
         };
@@ -463,7 +463,7 @@ impl Char {
         may_close: bool,
     ) -> Result<()> {
         if self.waiting {
-            // It may have been closed: that is seen when it is opened anew.
+            // It may have been closed: that is noticed when it is opened again.
             let _ = self.read(Duration::ZERO, replies);
         }
         if self.waiting || message.device.is_empty() {

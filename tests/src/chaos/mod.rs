@@ -22,23 +22,23 @@ use guest::Guest;
 use oracle::ProcessResources;
 use rng::Rng;
 
-/// After so many rounds the machine is made anew.
+/// The number of rounds after which the machine is made again.
 const ROUNDS: u64 = 64;
 
-/// Actions that a failure tells of, up to the one that failed.
-const TOLD: usize = 25;
+/// The number of actions that a failure prints, up to the one that failed.
+const LAST_ACTIONS: usize = 25;
 
-/// Lines of the agent's log that a failure tells of.
+/// The number of lines of the agent's log that a failure prints.
 const LOG_LINES: usize = 25;
 
 /// What is played.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Gives the same actions again.
+    /// Determines the actions.
     pub seed: u64,
     /// The first round, to come back to one that failed.
     pub round: u64,
-    /// For how long; the round that has begun by then is ended.
+    /// How long to play; the last round is completed.
     pub time: Duration,
 }
 
@@ -109,7 +109,7 @@ fn play(
 ) -> Result<Option<ProcessResources>> {
     let actions = action::round(&mut Rng::new(seed, round), &guest.places());
     let fail = |guest: &Guest, place: String, upto: usize, error: Error| {
-        let from = upto.saturating_sub(TOLD);
+        let from = upto.saturating_sub(LAST_ACTIONS);
         let numbered = actions.iter().enumerate().take(upto).skip(from);
         let log = guest.machine.log();
         let lines: Vec<&str> = log.lines().collect();

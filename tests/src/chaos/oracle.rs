@@ -77,9 +77,9 @@ impl ProcessResources {
         })
     }
 
-    /// What is held where nothing is offered, once it is no more than `before`. Some
-    /// of what is held at first may be on its way out, so that each round is compared
-    /// with the least of those before it.
+    /// Returns what is held without devices, once it is no more than `before`. Some of
+    /// it may be released late, so each round is compared with the least of those
+    /// before it.
     pub(super) fn flat(before: Option<Self>) -> Result<Self> {
         let Some(before) = before else {
             return Self::now();
@@ -96,8 +96,8 @@ impl ProcessResources {
     }
 }
 
-/// Expects all that was asked to be answered, and all to be as it was. What is held
-/// afterwards is compared with `before`.
+/// Expects a reply to every request, and an unchanged machine. Compares the resources
+/// held afterwards with `before`.
 pub(super) fn expect_order(
     guest: &mut Guest,
     round: u64,
@@ -151,9 +151,9 @@ fn offered<T>(
     Ok(done)
 }
 
-/// Connects to the guest. A worker that was told to end because its device went, and
-/// had not opened it yet, may open the one that has come in its place, and closes it
-/// at once: then another one opens it.
+/// Connects to the guest. A worker that is to end because its device was rescinded before
+/// it opened it may open the next device, and closes it at once. Then another worker
+/// opens that device.
 fn connect<P: Protocol>(device: &dyn Device) -> Result<ServiceHost<P>> {
     let answering = |port| {
         let mut host = ServiceHost::connect(port)?;
@@ -208,7 +208,7 @@ fn expect_backups(guest: &mut Guest, transport: Transport) -> Result<()> {
         let mut host: VssHost = connect(device)?;
         let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(flags == Ok(expected), "a HOT_BACKUP was answered {flags:?}");
-        // A backup that was spoiled before is told of once.
+        // The first THAW may report an earlier backup as inconsistent.
         host.thaw()?;
         expect(host.freeze()?, Status::OK, "a FREEZE")?;
         expect(host.thaw()?, Status::OK, "a THAW")?;

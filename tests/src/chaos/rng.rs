@@ -1,4 +1,4 @@
-//! What a round of chaos draws, from numbers that a seed gives again.
+//! Random choices of a round of chaos, determined by a seed.
 
 use hyperv_needs::random::Random;
 

@@ -47,7 +47,7 @@ pub enum Operation {
     Write {
         /// Where in the file they go.
         offset: u64,
-        /// How many they are said to be.
+        /// The number that the size field states.
         size: u32,
         /// The bytes, at most [`CHUNK`].
         data: Vec<u8>,

@@ -14,7 +14,7 @@ use crate::host::{Protocol, Service, ServiceHost};
 use crate::ic::FILE_COPY;
 pub use message::{CHUNK, CREATE_PATH, OVERWRITE, Operation, Start};
 
-/// What is said in a file copy.
+/// The protocol of file copies.
 #[derive(Debug, Clone, Copy)]
 pub struct Fcopy;
 
@@ -57,7 +57,7 @@ impl Protocol for Fcopy {
 pub type FcopyHost = ServiceHost<Fcopy>;
 
 impl ServiceHost<Fcopy> {
-    /// Copies what `source` gives, with up to `in_flight` requests at a time,
+    /// Copies what `source` returns, with up to `in_flight` requests at a time,
     /// telling `progress` how many bytes the guest has taken. A request that
     /// the guest declines ends the copy with a CANCEL. A char device has one
     /// request at a time, and so has the kernel's driver: it drops a reply that
@@ -65,7 +65,7 @@ impl ServiceHost<Fcopy> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer as it should, or `source` fails.
+    /// If the guest does not answer as it should, or `source` fails.
     pub fn copy(
         &mut self,
         start: &Start,

@@ -48,7 +48,7 @@ pub(super) enum Action {
     Offer,
     /// What carries another file system stands still, as a disk that hangs.
     Hang,
-    /// And goes on.
+    /// The file system below continues.
     GoOn,
     ThawByHand,
     ThawAllByHand,

@@ -1,4 +1,4 @@
-//! The guest's file systems and processes, and what can be told of them.
+//! The guest's file systems and processes, and checks of both.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,7 +7,7 @@ use crate::scenario::vss::file_systems::{FileSystems, IN_A_FILE, Kind, MOUNTS, N
 use crate::scenario::{SETTLE_TIME, VssStage};
 use crate::wait::until;
 
-/// The agent's configuration: everything that waits for something gives up soon.
+/// The agent's configuration: all time limits are short.
 const CONFIGURATION: &str = r#"
 [vss]
 time-limit = 5
@@ -18,10 +18,10 @@ time-limit = 2
 mount-points = ["/mnt/vss/below"]
 "#;
 
-/// A hook: it takes its time, and notes what it has done then.
+/// A hook that sleeps for a moment and then records its argument.
 const HOOK: &str = r#"#!/bin/sh
 sleep "0.0$(($$ % 10))"
-echo "$1" >>/run/vss/told."${0##*/}"
+echo "$1" >>/run/vss/runs."${0##*/}"
 "#;
 
 /// Writes numbers to a file again and again. It ends with the guest.
@@ -40,8 +40,8 @@ for process in $(grep -las "$1" /proc/[0-9]*/cmdline); do
 done 2>/dev/null || :
 "#;
 
-/// Processes that are there for no good reason: neither the guest's first one and its
-/// child, nor the agent and its guard, nor what writes, nor this.
+/// Lists unexpected processes: all but the guest's first one and its child, the agent and
+/// its guard, the writers, and this script.
 const STRAY: &str = r#"
 writers=' ' agents=0 guards=0
 while read -r writer; do writers="$writers$writer "; done </run/vss/writers
@@ -104,7 +104,7 @@ impl Guest {
         })
     }
 
-    /// Sends a signal to each of those; tells how many there were.
+    /// Sends a signal to each of these processes, and returns how many there were.
     pub(super) fn signal(&self, who: Who, signal: &str) -> Result<usize> {
         // No pattern matches the script that has it.
         let (one, other) = match who {
@@ -118,12 +118,12 @@ impl Guest {
         Ok(sent.lines().count())
     }
 
-    /// Lets what carries another file system stand still.
+    /// Freezes the file system that carries another one.
     pub(super) fn hang(&self) -> Result<()> {
         self.file_systems.freeze("/mnt/vss/below")
     }
 
-    /// Lets it go on.
+    /// Thaws it.
     pub(super) fn go_on(&self) -> Result<()> {
         self.file_systems.thaw("/mnt/vss/below")
     }
@@ -136,7 +136,7 @@ impl Guest {
             .map(drop)
     }
 
-    /// What was written so far. It does not change while all is frozen.
+    /// Returns what was written so far, which does not change while all is frozen.
     pub(super) fn written(&self) -> Result<String> {
         self.file_systems
             .script("cat /mnt/vss/one/count /mnt/vss/two/count", &[])
@@ -155,7 +155,7 @@ impl Guest {
             .expect_frozen(&self.points, "after a FREEZE")
     }
 
-    /// Expects all to be thawed soon, and to take what is written.
+    /// Expects all to be thawed soon, and to accept writes.
     pub(super) fn expect_thawed(&self, when: &str) -> Result<()> {
         self.file_systems.wait_thawed(&self.points, when)?;
         let script = r#"for point in "$0" "$@"; do
@@ -164,7 +164,7 @@ impl Guest {
         self.file_systems.script(script, &points).map(drop)
     }
 
-    /// Expects that nothing is left of what was done.
+    /// Expects that no process, record or mount is left behind.
     pub(super) fn expect_clean(&self) -> Result<()> {
         self.file_systems
             .expect_rcu_expedited_off("after the thaw")?;
@@ -178,11 +178,11 @@ impl Guest {
             "something is mounted that was not: {mounted}"
         );
         let mut stray = String::new();
-        let settled = until(SETTLE_TIME, "no process but those that serve", || {
+        let result = until(SETTLE_TIME, "no process but those that serve", || {
             stray = self.file_systems.script(STRAY, &[])?;
             Ok(stray.is_empty().then_some(()))
         });
-        settled.with_context(|| format!("there are: {}", stray.trim().replace('\n', ", ")))?;
+        result.with_context(|| format!("there are: {}", stray.trim().replace('\n', ", ")))?;
         let holds = r#"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -e '-> /mnt/vss/[a-z]*$' || :"#;
         let mut held = String::new();
         until(SETTLE_TIME, "nobody to hold a file system", || {
@@ -190,20 +190,20 @@ impl Guest {
             Ok(held.is_empty().then_some(()))
         })
         .with_context(|| held.clone())?;
-        self.expect_hooks_told()
+        self.expect_thaw_hooks()
     }
 
-    /// Expects each hook to have been told of the end of each freeze before the next.
-    fn expect_hooks_told(&self) -> Result<()> {
+    /// Expects each hook to have run with a thaw argument after each `freeze`.
+    fn expect_thaw_hooks(&self) -> Result<()> {
         for hook in ["10-first", "20-second"] {
-            let notes = format!("{NOTES}/told.{hook}");
+            let notes = format!("{NOTES}/runs.{hook}");
             let script = "cat \"$0\" 2>/dev/null; rm -f \"$0\"";
-            let told = self.file_systems.script(script, &[&notes])?;
-            let told: Vec<_> = told.lines().collect();
-            let twice = told.windows(2).any(|pair| pair == ["freeze", "freeze"]);
+            let runs = self.file_systems.script(script, &[&notes])?;
+            let runs: Vec<_> = runs.lines().collect();
+            let twice = runs.windows(2).any(|pair| pair == ["freeze", "freeze"]);
             ensure!(
-                !twice && told.last() != Some(&"freeze"),
-                "{hook} was not told of the end of a freeze: it was told {told:?}"
+                !twice && runs.last() != Some(&"freeze"),
+                "{hook} did not run after a freeze; its runs were {runs:?}"
             );
         }
         Ok(())

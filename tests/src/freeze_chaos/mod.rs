@@ -35,11 +35,11 @@ pub struct Options {
 /// How many rounds of one machine are played over one transport.
 const AT_ONCE: u64 = 20;
 
-/// Plays rounds; gives how many there were.
+/// Plays rounds, and returns how many there were.
 ///
 /// # Errors
 ///
-/// Where something is not as it is to be: with the round, what was done in it, and
+/// If something is not as it is to be: with the round, what was done in it, and
 /// the end of the program's log.
 pub fn run(
     mut machine: impl FnMut() -> Result<Box<dyn Machine>>,

@@ -1,4 +1,4 @@
-//! What is done in rounds, and what is expected after each.
+//! The actions of rounds, and the checks after each.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -16,33 +16,33 @@ use crate::scenario::{SETTLE_TIME, Transport, VssStage};
 use crate::vss::{Operation, VssHost};
 use crate::wait::until;
 
-/// How long a device may take to be opened before the host goes on to something else.
+/// How long a device may take to be opened before the host does something else.
 const OPEN: Duration = Duration::from_millis(500);
 
-/// How long an agent that is told to end may take: it has eight seconds.
+/// How long an agent may take to end; its own limit is eight seconds.
 const END: Duration = Duration::from_secs(20);
 
 /// A request that is not answered yet.
-struct Asked {
+struct Pending {
     operation: Operation,
-    /// There was written to what the host takes for frozen.
-    spoiled: bool,
+    /// A program wrote to file systems that the host believes to be frozen.
+    inconsistent: bool,
 }
 
-/// A guest, and a host that speaks with it.
+/// A guest, and its host.
 pub(super) struct Rounds<'r, 'm> {
     stage: &'r mut VssStage<'m>,
     guest: &'r Guest,
     host: Option<VssHost>,
-    asked: VecDeque<Asked>,
-    /// What was written when the host was told that all is frozen, until it asks for
-    /// something else.
+    pending: VecDeque<Pending>,
+    /// What was written at the reply to a successful FREEZE, until the host's next
+    /// request.
     frozen: Option<String>,
     /// The program may be stopped, so that it answers nothing.
     stopped: bool,
-    /// It was started, and not told to end.
+    /// It was started, and not asked to end.
     runs: bool,
-    /// What the program holds when it has nothing to do, by its process.
+    /// What the program holds while idle, by its process.
     idle: Option<(u32, Resources)>,
     done: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
             stage,
             guest,
             host: None,
-            asked: VecDeque::new(),
+            pending: VecDeque::new(),
             frozen: None,
             stopped: false,
             runs: false,
@@ -62,12 +62,12 @@ impl<'r, 'm> Rounds<'r, 'm> {
         }
     }
 
-    /// What was done, in words.
+    /// Returns a description of the actions.
     pub(super) fn done(&self) -> String {
         self.done.join("; ")
     }
 
-    /// Does all of this, and expects that all goes on afterwards.
+    /// Runs all steps, and expects everything to work afterwards.
     pub(super) fn play(&mut self, steps: &[Step]) -> Result<()> {
         self.done.clear();
         for (pause, action) in steps {
@@ -77,11 +77,11 @@ impl<'r, 'm> Rounds<'r, 'm> {
             self.act(*action)?;
             self.expect_running()?;
         }
-        self.done.push("settle".to_owned());
+        self.done.push("recover".to_owned());
         self.settle()
     }
 
-    /// Adds what came of the last action.
+    /// Adds the result of the last action.
     fn note(&mut self, what: &str) {
         if let Some(last) = self.done.last_mut() {
             *last += &format!(" ({what})");
@@ -128,15 +128,15 @@ impl<'r, 'm> Rounds<'r, 'm> {
         Ok(())
     }
 
-    /// Does what can fail: it may be done already.
+    /// Runs an action that may fail, since its effect may be there already.
     fn may(&mut self, what: fn(&Guest) -> Result<()>) {
         if what(self.guest).is_err() {
             self.note("not now");
         }
     }
 
-    /// Ends the program. Where its guard was killed it thaws by itself, and so ends no
-    /// sooner than what hangs goes on.
+    /// Ends the program. If its guard was killed the program thaws by itself, and ends only
+    /// once a hanging file system continues.
     fn end(&mut self, how: impl FnOnce(&mut dyn Machine) -> Result<()>) -> Result<()> {
         let machine = self.stage.machine();
         if machine.is_running() {
@@ -153,13 +153,13 @@ impl<'r, 'm> Rounds<'r, 'm> {
     }
 
     fn wait_for_end(&mut self) -> Result<()> {
-        let what = "the end of a program that was told to end";
+        let what = "the end of a program that was asked to end";
         until(END, what, || {
             Ok((!self.stage.machine().is_running()).then_some(()))
         })
     }
 
-    /// The program has ended.
+    /// Records that the program has ended.
     fn ended(&mut self) {
         self.stopped = false;
         self.runs = false;
@@ -182,14 +182,14 @@ impl<'r, 'm> Rounds<'r, 'm> {
         Ok(())
     }
 
-    /// The host has nobody to speak with any more.
+    /// Forgets the connection to the program.
     fn hang_up(&mut self) {
         self.host = None;
-        self.asked.clear();
+        self.pending.clear();
         self.frozen = None;
     }
 
-    /// A program that nobody ends runs.
+    /// Expects the program to run unless it was asked to end.
     fn expect_running(&mut self) -> Result<()> {
         let runs = self.stage.machine().is_running();
         ensure!(runs || !self.runs, "the program has ended by itself");
@@ -199,7 +199,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
         Ok(())
     }
 
-    /// Speaks with the program where that has opened its device, or does so soon.
+    /// Connects to the program if it has its device open, or opens it within `time`.
     fn connect(&mut self, time: Duration) -> bool {
         if self.host.is_none() && self.stage.has_device() && !self.stopped {
             let port = self.stage.accept_within(time);
@@ -210,27 +210,30 @@ impl<'r, 'm> Rounds<'r, 'm> {
 
     fn ask(&mut self, operation: Operation) -> Result<()> {
         if !self.connect(OPEN) {
-            self.note("nobody is there");
+            self.note("no connection");
             return Ok(());
         }
         let one_at_a_time = self.stage.transport() == Transport::HvUtil;
-        if one_at_a_time && !self.asked.is_empty() {
+        if one_at_a_time && !self.pending.is_empty() {
             self.look(Instant::now() + OPEN)?;
         }
-        if one_at_a_time && !self.asked.is_empty() {
+        if one_at_a_time && !self.pending.is_empty() {
             self.note("it still has a request");
             return Ok(());
         }
-        let mut spoiled = false;
-        // A FREEZE that is asked for begins anew.
+        let mut inconsistent = false;
+        // A new FREEZE starts over.
         if let Some(before) = self.frozen.take() {
             if operation == Operation::Thaw {
-                spoiled = before != self.guest.written()?;
+                inconsistent = before != self.guest.written()?;
             }
         }
         let sent = self.host.as_mut().map(|host| host.send(&operation));
         if let Some(Ok(())) = sent {
-            self.asked.push_back(Asked { operation, spoiled });
+            self.pending.push_back(Pending {
+                operation,
+                inconsistent,
+            });
         } else {
             self.note("the channel is gone");
             self.hang_up();
@@ -238,9 +241,9 @@ impl<'r, 'm> Rounds<'r, 'm> {
         Ok(())
     }
 
-    /// Takes replies, until all are there or it is this late; tells whether all are.
+    /// Receives replies until the deadline, and returns whether all have arrived.
     fn look(&mut self, until: Instant) -> Result<bool> {
-        while let (Some(host), false) = (&mut self.host, self.asked.is_empty()) {
+        while let (Some(host), false) = (&mut self.host, self.pending.is_empty()) {
             let left = until.saturating_duration_since(Instant::now());
             match host.reply_within(left) {
                 Ok(Some(reply)) => self.answered(reply.status)?,
@@ -254,25 +257,29 @@ impl<'r, 'm> Rounds<'r, 'm> {
         Ok(true)
     }
 
-    /// The host is answered what it asked first.
+    /// Handles the reply to the oldest request.
     fn answered(&mut self, status: Status) -> Result<()> {
-        let Some(Asked { operation, spoiled }) = self.asked.pop_front() else {
+        let Some(Pending {
+            operation,
+            inconsistent,
+        }) = self.pending.pop_front()
+        else {
             return Ok(());
         };
         self.note(&format!("{operation:?}: {status:?}"));
         ensure!(
-            !spoiled || status != Status::OK,
-            "a THAW succeeded although there was written to file systems since the FREEZE"
+            !inconsistent || status != Status::OK,
+            "a THAW succeeded although a program wrote to file systems since the FREEZE"
         );
         if operation == Operation::Freeze {
-            // What was asked after it may have thawed by now.
-            let is_last = status == Status::OK && self.asked.is_empty();
+            // A later request may have thawed them already.
+            let is_last = status == Status::OK && self.pending.is_empty();
             self.frozen = is_last.then(|| self.guest.written()).transpose()?;
         }
         Ok(())
     }
 
-    /// Lets everything go on, and expects it to.
+    /// Lets everything continue, and expects it to work.
     pub(super) fn settle(&mut self) -> Result<()> {
         for who in [
             Who::Agent,
@@ -299,7 +306,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
         ensure!(
             self.look(Instant::now() + SETTLE_TIME)?,
             "{} requests are not answered",
-            self.asked.len()
+            self.pending.len()
         );
         let mut host = match self.host.take() {
             Some(host) => host,
@@ -309,8 +316,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
         self.hang_up();
         host.thaw()?;
         self.guest.expect_thawed("after a THAW")?;
-        // One that comes before the guard has said of all that they are thawed is
-        // refused.
+        // A FREEZE before the guard has confirmed all thaws is refused.
         until(SETTLE_TIME, "a FREEZE to succeed", || {
             Ok((host.freeze()? == Status::OK).then_some(()))
         })?;
@@ -324,7 +330,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
         self.expect_as_idle()
     }
 
-    /// Expects the program to hold no more than when it had nothing to do before.
+    /// Expects the program to hold no more than when it was idle before.
     fn expect_as_idle(&mut self) -> Result<()> {
         let machine = self.stage.machine();
         let process = machine.pid().context("the program has ended by itself")?;
@@ -334,7 +340,7 @@ impl<'r, 'm> Rounds<'r, 'm> {
             return Ok(());
         };
         let mut held = before;
-        let settled = until(
+        let result = until(
             SETTLE_TIME,
             "as many descriptors and threads as before",
             || {
@@ -343,6 +349,6 @@ impl<'r, 'm> Rounds<'r, 'm> {
                 Ok((!more).then_some(()))
             },
         );
-        settled.with_context(|| format!("the program holds {held:?}; it was {before:?}"))
+        result.with_context(|| format!("the program holds {held:?}; it was {before:?}"))
     }
 }

@@ -80,7 +80,7 @@ impl Agent {
         })
     }
 
-    /// What tells the agent that devices came or went.
+    /// Announces to the agent that devices came or went.
     pub(super) fn announcer(&self) -> Announcer {
         let handle = self.handle.clone();
         Box::new(move || handle.rescan())

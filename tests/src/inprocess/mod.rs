@@ -60,7 +60,7 @@ impl InProcess {
     ///
     /// # Errors
     ///
-    /// Where its directories cannot be made.
+    /// If its directories cannot be made.
     pub fn new() -> Result<Self> {
         let home = tempfile::Builder::new()
             .prefix("hyperv-sim-")

@@ -107,7 +107,7 @@ struct HostBell {
 
 impl Bell for HostBell {
     fn interrupt(&self) {
-        // The kernel's driver masks before it tells the program.
+        // The kernel's driver masks before it wakes the program.
         self.incoming.store(Word::InterruptMask, 1);
         self.shared.state().interrupts += 1;
         self.shared.wake();

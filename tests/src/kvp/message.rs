@@ -54,8 +54,7 @@ impl Value {
 /// The IP configuration of an interface; lists are joined with `;`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpInfo {
-    /// Its MAC address where it is asked for, the GUID of its device where it is
-    /// set.
+    /// Its MAC address in a GET, the GUID of its device in a SET.
     pub adapter: String,
     /// 1 for IPv4, 2 for IPv6, 3 for both.
     pub family: u8,

@@ -51,7 +51,7 @@ pub const DRIVER_VERSION: &str = "3.1";
 /// How a program registers: the first byte of its message.
 const REGISTER: u8 = 100;
 
-/// What is said of keys and values.
+/// The protocol of key-value pairs.
 #[derive(Debug, Clone, Copy)]
 pub struct Kvp;
 
@@ -136,7 +136,7 @@ impl ServiceHost<Kvp> {
                 Ok(Item { key, value }) => items.push((key, value)),
                 Err(Status::NO_MORE_ITEMS) => return Ok(items),
                 Err(other) => anyhow::bail!(
-                    "expected item {} of pool {pool}, or no more items; the guest said {other:?}",
+                    "expected item {} of pool {pool}, or no more items; the guest answered {other:?}",
                     items.len()
                 ),
             }

@@ -2,8 +2,8 @@
 //!
 //! Over the char device these stand for the kernel, which copies the program's
 //! reply into the host's own message. It looks for the value of a GET where an
-//! ENUMERATE has it, four bytes behind the place that the message's layout
-//! gives it.
+//! ENUMERATE has it, four bytes behind its offset in the layout
+//! of the message.
 
 use anyhow::{Context, Result, ensure};
 

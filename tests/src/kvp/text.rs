@@ -22,7 +22,7 @@ pub(super) fn to_utf8(units: &[u16], max: usize) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// Where there is no NUL, or bytes before it that are not UTF-8: the kernel
+/// If there is no NUL, or bytes before it that are not UTF-8: the kernel
 /// fails the request then.
 pub(super) fn from_utf8(field: &[u8], max: usize) -> Result<String> {
     let end = field.iter().position(|byte| *byte == 0);
@@ -39,17 +39,17 @@ pub(super) fn from_utf8(field: &[u8], max: usize) -> Result<String> {
         .collect())
 }
 
-/// The text in a field of UTF-16, of which `len` bytes are said to be used, its
-/// NUL included.
+/// The text in a field of UTF-16, whose size field is `len`, its NUL
+/// included.
 ///
 /// # Errors
 ///
-/// Where the length is odd or more than the field has, a NUL stands elsewhere
+/// If the length is odd or more than the field has, a NUL stands elsewhere
 /// than at the end, or half a surrogate pair is in it.
 pub(super) fn from_utf16(field: &[u8], len: usize) -> Result<String> {
     ensure!(
         len % 2 == 0 && len >= 2,
-        "the guest's text is said to have {len} bytes, which cannot be"
+        "the size field of the guest's text is invalid: {len}"
     );
     let bytes = field
         .get(..len)
@@ -69,7 +69,7 @@ pub(super) fn from_utf16(field: &[u8], len: usize) -> Result<String> {
 ///
 /// # Errors
 ///
-/// Where half a surrogate pair is in it.
+/// If half a surrogate pair is in it.
 pub(super) fn from_utf16_field(field: &[u8]) -> Result<String> {
     let units: Vec<u16> = field
         .chunks_exact(2)

@@ -176,7 +176,7 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// Where it is listed, and yet cannot be tried.
+    /// If it is listed, and yet cannot be tried.
     pub fn with_kernel(&self, transport: Transport) -> Result<bool, Skip> {
         if let Kernel::Never(reason) = self.kernel {
             return match self.kernel_has(transport) {

@@ -188,7 +188,7 @@ impl<'f> Runner<'f> {
     ///
     /// # Errors
     ///
-    /// Where a machine cannot be made.
+    /// If a machine cannot be made.
     pub fn run(&mut self, scenario: &Scenario, transport: Transport) -> Result<Verdict> {
         let service = scenario.play.service();
         let mut machine = match self.machine.take() {

@@ -72,7 +72,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where none comes.
+    /// If none comes.
     pub fn expect_logged(&mut self, words: &[&str]) -> Result<()> {
         let what = format!("a line with {words:?} in the log");
         until(SETTLE_TIME, &what, || {
@@ -103,7 +103,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where it is not UTF-8.
+    /// If it is not UTF-8.
     pub fn path(&self) -> Result<String> {
         text(&self.directory)
     }
@@ -113,7 +113,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where one of it fails.
+    /// If one of it fails.
     pub fn offer(&mut self) -> Result<()> {
         *self.number += 1;
         self.offer_again()
@@ -123,7 +123,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where it, or the program's start, fails.
+    /// If it, or the program's start, fails.
     pub fn offer_again(&mut self) -> Result<()> {
         self.set_up_stage()?;
         if !self.machine.is_running() {
@@ -139,7 +139,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where that fails.
+    /// If that fails.
     pub fn offer_only(&mut self) -> Result<()> {
         *self.number += 1;
         self.set_up_stage()
@@ -163,7 +163,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where it does not, or there is none.
+    /// If it does not, or there is none.
     pub fn accept(&mut self) -> Result<crate::port::Port> {
         self.accept_within(OPEN_TIME)
     }
@@ -183,7 +183,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not take part.
+    /// If the guest does not take part.
     pub fn connect(&mut self) -> Result<ServiceHost<P>> {
         if self.device.is_none() {
             self.offer()?;
@@ -196,7 +196,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where it does not end.
+    /// If it does not end.
     pub fn stop(&mut self) -> Result<()> {
         self.started = false;
         self.machine.stop().context("stopping the program")
@@ -206,7 +206,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where that fails.
+    /// If that fails.
     pub fn rescind(&mut self) -> Result<()> {
         match self.device.take() {
             Some(device) => device.rescind().context("taking the device away"),
@@ -218,7 +218,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where that fails, or there is none.
+    /// If that fails, or there is none.
     pub fn rescind_unannounced(&self) -> Result<()> {
         let device = self.device.as_ref().context("no device is offered")?;
         device
@@ -231,7 +231,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where there are others.
+    /// If there are others.
     pub fn expect_files(&self, names: &[&str]) -> Result<()> {
         self.expect_files_in(&self.directory, names)
     }
@@ -241,7 +241,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where there are others.
+    /// If there are others.
     pub fn expect_files_in(&self, directory: &Path, names: &[&str]) -> Result<()> {
         let files = self.files();
         let mut last = Vec::new();
@@ -261,7 +261,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where it has another, or is not there.
+    /// If it has another, or is not there.
     pub fn expect_content(&self, path: &Path, expected: &[u8]) -> Result<()> {
         self.files().expect_same(path, &mut &*expected)
     }
@@ -270,7 +270,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// # Errors
     ///
-    /// Where nothing does.
+    /// If nothing does.
     pub fn facts(&self, name: &str) -> Result<Facts> {
         let facts = self.files().facts(&self.directory.join(name))?;
         facts.with_context(|| format!("expected {name}; nothing of that name is there"))
@@ -285,7 +285,7 @@ impl FcopyStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where the directory is not UTF-8.
+    /// If the directory is not UTF-8.
     pub fn start(&self, name: &str, flags: u32, size: u64) -> Result<Operation> {
         Ok(Operation::Start(Start::new(
             &self.path()?,
@@ -299,7 +299,7 @@ impl FcopyStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer as it should.
+    /// If the guest does not answer as it should.
     pub fn copy(
         &self,
         host: &mut FcopyHost,
@@ -316,7 +316,7 @@ impl FcopyStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where it does not.
+    /// If it does not.
     pub fn expect_working(&self, host: &mut FcopyHost) -> Result<()> {
         let data = Pattern::bytes(host.messages(), 10_000);
         let status = self.copy(host, "still works", &data, 0)?;
@@ -340,7 +340,7 @@ impl KvpStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where it has others.
+    /// If it has others.
     pub fn expect_items(
         &self,
         host: &mut KvpHost,
@@ -364,7 +364,7 @@ impl KvpStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where it does not.
+    /// If it does not.
     pub fn expect_working(&self, host: &mut KvpHost) -> Result<()> {
         const KEY: &str = "still works";
         let value = host.messages().to_string();
@@ -386,7 +386,7 @@ impl VssStage<'_> {
     ///
     /// # Errors
     ///
-    /// Where it does not.
+    /// If it does not.
     pub fn expect_working(&self, host: &mut VssHost) -> Result<()> {
         let (expected, flags) = (host.expected_flags(), host.hot_backup()?);
         ensure!(

@@ -2,8 +2,8 @@
 //! are set and got, the configuration is read again, the wall clock steps, memory is
 //! taken back, again and again; and what the agent holds stays the same.
 //!
-//! All of it happens to an unmodified program in a root of its own, with file systems
-//! of its own to freeze. The work is done in laps; after each the program holds what
+//! All of it happens to an unmodified program in a private root, with
+//! private file systems to freeze. The work is done in laps; after each the program holds what
 //! `resources` looks at, and that is compared with what it held after the first ones.
 
 mod clock;
@@ -80,11 +80,11 @@ pub fn unavailable() -> Option<String> {
     blackbox::root_unavailable().or_else(clock::unavailable)
 }
 
-/// Does all of it, and tells what the program holds after each round.
+/// Runs the soak, and prints what the program holds after each lap.
 ///
 /// # Errors
 ///
-/// Where the program does not do what it is to, or holds more than before.
+/// If the program does not do what it is to, or holds more than before.
 pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Round)) -> Result<()> {
     let mut soak = Soak::new(command)?;
     let laps = options.laps.max(WARM_UP + 1);
@@ -198,7 +198,7 @@ impl Soak {
         Ok(())
     }
 
-    /// A device goes and comes back: in the middle of what was asked, at rest, or
+    /// A device goes and comes back: in the middle of a request, at rest, or
     /// before the program has opened it.
     fn toggle(&mut self) -> Result<()> {
         self.toggles += 1;
@@ -242,7 +242,7 @@ impl Soak {
         let got = host.get(0, &key)?;
         ensure!(
             got.as_deref() == Ok(&*value),
-            "expected {value:?} for {key:?}; the guest said {got:?}"
+            "expected {value:?} for {key:?}; the guest answered {got:?}"
         );
         // The guest's facts among them.
         let _ = host.enumerate(2, u32::try_from(number % 10)?)?;
@@ -260,12 +260,12 @@ impl Soak {
         let pid = self.machine.pid().context("the program ended by itself")?;
         kill(Pid::from_raw(pid as i32), Signal::SIGHUP)?;
         let host = self.pairs.host()?;
-        until(RELOAD_TIME, "what the configuration says", || {
+        until(RELOAD_TIME, "the configured value", || {
             Ok((host.get(1, "soak")?.as_deref() == Ok(&*value)).then_some(()))
         })
     }
 
-    /// What the program holds when all is at rest, once it is no more than `before`.
+    /// Returns what the program holds while idle, once it is no more than `before`.
     fn settle(&mut self, before: Option<Totals>) -> Result<Totals> {
         self.machine
             .volumes()?
@@ -281,7 +281,7 @@ impl Soak {
 fn expect(came: Status, what: &str) -> Result<()> {
     ensure!(
         came == Status::OK,
-        "expected {what} to succeed; the guest said {came:?}"
+        "expected {what} to succeed; the guest answered {came:?}"
     );
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(super) struct MemoryCgroup {
 const ALL: &str = "64M";
 
 impl MemoryCgroup {
-    /// A cgroup of its own, in the hierarchy of either version; `None` where the machine
+    /// A cgroup of its own, in the hierarchy of either version; `None` if the machine
     /// lets none be made.
     pub(super) fn new() -> Option<Self> {
         let name = format!("hyperv-sim-{}", std::process::id());

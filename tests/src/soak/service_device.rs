@@ -73,7 +73,7 @@ impl<P: Protocol> ServiceDevice<P> {
         let expected = [Status::OK, Status::NO_MORE_ITEMS];
         ensure!(
             expected.contains(&status),
-            "expected a request to succeed after the device came back; the guest said {status:?}"
+            "expected a request to succeed after the device came back; the guest answered {status:?}"
         );
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! section 8.
 //!
 //! Over the char device the host stands for the kernel as well: `hv_utils`
-//! answers GET_DM_INFO without asking the program, and gives none of the
+//! answers GET_DM_INFO without asking the program, and passes none of the
 //! program's flags to the host.
 
 mod message;
@@ -27,7 +27,7 @@ const NONE: u32 = 0;
 /// answer.
 const REGISTER: u8 = 129;
 
-/// What is said in a backup.
+/// The protocol of backups.
 #[derive(Debug, Clone, Copy)]
 pub struct Vss;
 

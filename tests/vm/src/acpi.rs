@@ -32,7 +32,7 @@ const NO_VGA_NO_RTC: u16 = 1 << 2 | 1 << 5;
 ///
 /// # Errors
 ///
-/// Where they do not fit.
+/// If they do not fit.
 pub fn write(memory: &GuestMemoryMmap, processors: u8) -> Result<()> {
     // The root pointer's place is kept free until the last address is known.
     let mut at = ACPI.unchecked_add(64);

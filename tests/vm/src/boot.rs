@@ -13,7 +13,7 @@ use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _,
 
 use crate::memory::{ACPI, BOOT_PARAMETERS, COMMAND_LINE, COMMAND_LINE_LEN, HIGH, KERNEL, LOW_END};
 
-/// What a guest's kernel is told unless something else is wanted. Each character
+/// The default command line of a guest's kernel. Each character
 /// on the console is an exit from the guest, so it has warnings and what is worse;
 /// the kernel's log has the rest.
 pub const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off loglevel=5";
@@ -29,11 +29,11 @@ const XLF_KERNEL_64: u8 = 1;
 const USABLE: u32 = 1;
 const RESERVED: u32 = 2;
 
-/// Loads everything, and gives the address of the first instruction.
+/// Loads everything, and returns the address of the first instruction.
 ///
 /// # Errors
 ///
-/// Where a file cannot be read, the kernel has no 64-bit entry, or the guest's
+/// If a file cannot be read, the kernel has no 64-bit entry, or the guest's
 /// memory is too small.
 pub fn load(
     memory: &GuestMemoryMmap,

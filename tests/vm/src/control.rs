@@ -38,11 +38,11 @@ impl Control {
         }
     }
 
-    /// Waits for a line of the guest, and gives it without its end.
+    /// Waits for a line of the guest, and returns it without its end.
     ///
     /// # Errors
     ///
-    /// Where none came in time, or the guest is gone.
+    /// If none came in time, or the guest is gone.
     pub fn read_line(&self, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
@@ -56,7 +56,7 @@ impl Control {
                 bail!("the guest is gone");
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                bail!("the guest said nothing for {} s", timeout.as_secs());
+                bail!("the guest printed nothing for {} s", timeout.as_secs());
             };
             state = self
                 .changed

@@ -55,7 +55,7 @@ const MAPPED: u64 = 4;
 ///
 /// # Errors
 ///
-/// Where KVM refuses.
+/// If KVM refuses.
 pub fn enable_synic(vcpu: &VcpuFd) -> Result<()> {
     let capability = kvm_enable_cap {
         cap: KVM_CAP_HYPERV_SYNIC2,
@@ -69,7 +69,7 @@ pub fn enable_synic(vcpu: &VcpuFd) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Where KVM refuses.
+/// If KVM refuses.
 pub fn set_up(vcpu: &VcpuFd, memory: &GuestMemoryMmap, entry: GuestAddress) -> Result<()> {
     let descriptors = [0, 0, CODE_SEGMENT.1, DATA_SEGMENT.1];
     for (index, descriptor) in (0..).zip(descriptors) {

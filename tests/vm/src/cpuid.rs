@@ -34,7 +34,7 @@ const NO_SPIN_NOTICE: u32 = u32::MAX;
 ///
 /// # Errors
 ///
-/// Where KVM refuses.
+/// If KVM refuses.
 pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd, number: u8, processors: u8) -> Result<()> {
     let own = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     let hyperv = sys::hyperv_cpuid(vcpu).context("KVM has no CPUID leaves of Hyper-V")?;

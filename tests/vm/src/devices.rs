@@ -1,5 +1,5 @@
 //! Devices that the guest's `hv_utils` serves: they are offered, a program
-//! registers, and the kernel settles the versions with the host.
+//! registers, and the kernel negotiates the versions with the host.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::guest::{Guest, Request};
 use crate::vmbus::{VmBus, VmDevice};
 
 /// How long the guest may take for each step. The kernel itself waits 55
-/// seconds for a program before it settles anything.
+/// seconds for a program before it negotiates.
 const STEP: Duration = Duration::from_secs(90);
 
 /// A device of `hv_utils`.
@@ -44,7 +44,7 @@ pub struct Served {
 pub static DEVICES: &[Served] = &[
     Served {
         name: "kvp-device",
-        summary: "KVP is offered, appears as /dev/vmbus/hv_kvp, and settles on version 4.0",
+        summary: "KVP is offered, appears as /dev/vmbus/hv_kvp, and negotiates version 4.0",
         class: Kvp::SERVICE.class,
         instance: Kvp::SERVICE.instance,
         node: "/dev/vmbus/hv_kvp",
@@ -54,7 +54,7 @@ pub static DEVICES: &[Served] = &[
     },
     Served {
         name: "vss-device",
-        summary: "VSS is offered, appears as /dev/vmbus/hv_vss, and settles on version 5.0",
+        summary: "VSS is offered, appears as /dev/vmbus/hv_vss, and negotiates version 5.0",
         class: Vss::SERVICE.class,
         instance: Vss::SERVICE.instance,
         node: "/dev/vmbus/hv_vss",
@@ -82,18 +82,18 @@ pub fn play(device: &Served, bus: &VmBus, guest: &Guest) -> Verdict {
 
 fn try_device(device: &Served, bus: &VmBus, guest: &Guest) -> Result<()> {
     let offered = bus.offer(device.class, device.instance, true)?;
-    let settled = settle(device, &offered, guest);
+    let negotiated = negotiate(device, &offered, guest);
     // Its driver lets go of a device only once no program has it open.
     let closed = guest.order(&Request::LetGo);
     let rescinded = offered.rescind();
-    settled.and(closed).and(rescinded)?;
+    negotiated.and(closed).and(rescinded)?;
     let node = Path::new(device.node);
     until(STEP, "the node to go", || {
         Ok((!guest.has(node)?).then_some(()))
     })
 }
 
-fn settle(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
+fn negotiate(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
     let node = Path::new(device.node);
     until(STEP, device.node, || Ok(guest.has(node)?.then_some(())))?;
     let Port::Kernel(port) = offered.accept(STEP)? else {
@@ -112,11 +112,11 @@ fn settle(device: &Served, offered: &VmDevice, guest: &Guest) -> Result<()> {
     let request = Message::negotiation(1, &FRAMEWORKS, device.versions)?.encode();
     channel.send(&Packet::in_band(1, &request), STEP)?;
     let reply = channel.recv(STEP)?.context("no answer to a negotiation")?;
-    let settled = Reply::to(&request, &reply.payload)?.settled()?;
+    let chosen = Reply::to(&request, &reply.payload)?.settled()?;
     let expected = Some((Version::new(3, 0), device.chosen));
     ensure!(
-        settled == expected,
-        "expected the versions {expected:?}; the kernel chose {settled:?}"
+        chosen == expected,
+        "expected the versions {expected:?}; the kernel chose {chosen:?}"
     );
     Ok(())
 }

@@ -57,7 +57,7 @@ impl VmMachine {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn new(bus: VmBus, guest: Arc<Guest>, command: Vec<String>) -> Result<Self> {
         let machine = Self {
             bus,
@@ -82,7 +82,7 @@ impl VmMachine {
     ///
     /// # Errors
     ///
-    /// Where the program does not open the device.
+    /// If the program does not open the device.
     pub fn ring_len(&mut self) -> Result<usize> {
         let device = self.offer(Fcopy::SERVICE.uio(0, 0))?;
         self.start()?;
@@ -208,7 +208,7 @@ impl Drop for VmMachine {
 ///
 /// # Errors
 ///
-/// Where the driver is not there.
+/// If the driver is not there.
 pub fn bind_to_uio(guest: &Guest) -> Result<()> {
     let path = PathBuf::from("/sys/bus/vmbus/drivers/uio_hv_generic/new_id");
     ensure!(guest.has(&path)?, "the guest has no uio_hv_generic");

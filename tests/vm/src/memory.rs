@@ -39,7 +39,7 @@ pub const KVM_TSS: usize = 0xfffb_d000;
 ///
 /// # Errors
 ///
-/// Where the amount makes no sense, or the machine has not so much.
+/// If the amount makes no sense, or the machine has not so much.
 pub fn create(mebibytes: usize) -> Result<GuestMemoryMmap> {
     ensure!(
         (128..=2048).contains(&mebibytes),

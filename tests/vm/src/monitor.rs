@@ -21,7 +21,7 @@ use crate::ports::{Ports, SERIAL_PORTS};
 use crate::synic::Controllers;
 use crate::{acpi, boot, cpuid, memory, sys};
 
-/// How often a processor is asked to stop until it does.
+/// How often the monitor asks a processor to stop.
 const KICK: Duration = Duration::from_millis(10);
 /// How often the console is written to its file: a file on a slow share would
 /// hold the guest up at each line.
@@ -116,7 +116,7 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// Where KVM is not there or refuses something, or a file cannot be read.
+    /// If KVM is not there or refuses something, or a file cannot be read.
     pub fn new(config: &Config) -> Result<Self> {
         ensure!(
             (1..=8).contains(&config.processors),
@@ -206,7 +206,7 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// Where a processor did something that no guest of this kind does.
+    /// If a processor did something that no guest of this kind does.
     pub fn run(self, host: &Arc<dyn Host>) -> Result<Ending> {
         let Monitor {
             vcpus,

@@ -101,20 +101,20 @@ pub fn list() {
             ("uio", Transport::Uio(16 << 10)),
             ("hvutil", Transport::HvUtil),
         ];
-        let mut said = Vec::new();
+        let mut transports = Vec::new();
         // The kernels here have KVP and VSS in `hv_utils`.
         let fcopy = matches!(scenario.play, Play::Fcopy(_));
         for (name, transport) in ways.into_iter().skip(usize::from(!fcopy)) {
             match scenario.with_kernel(transport) {
-                Ok(true) => said.push(name.to_owned()),
+                Ok(true) => transports.push(name.to_owned()),
                 Ok(false) => {}
-                Err(skip) => said.push(format!("not {name}: {skip}")),
+                Err(skip) => transports.push(format!("not {name}: {skip}")),
             }
         }
         println!(
             "{:26} [{}] {}",
             scenario.name,
-            said.join(", "),
+            transports.join(", "),
             scenario.summary
         );
     }
@@ -180,7 +180,7 @@ const EXIT_RESET: u8 = 75;
 ///
 /// # Errors
 ///
-/// Where the guest does not come up, or is lost on the way.
+/// If the guest does not come up, or is lost on the way.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let known = |name: &String| {
         SCENARIOS.iter().any(|scenario| scenario.name == name)

@@ -85,7 +85,7 @@ impl Controllers {
     ///
     /// # Errors
     ///
-    /// Where KVM refuses.
+    /// If KVM refuses.
     pub fn new(vm: &VmFd, memory: GuestMemoryMmap, processors: u8) -> Result<Self> {
         let controllers = Self::unwired(memory, processors)?;
         let mut routes: Vec<_> = (0..IO_APIC_PINS).map(io_apic_route).collect();
@@ -150,7 +150,7 @@ impl Controllers {
     ///
     /// # Errors
     ///
-    /// Where the events cannot be waited for.
+    /// If the events cannot be waited for.
     pub(crate) fn run(&self, stop: &EventFd) -> Result<()> {
         let epoll = Epoll::new()?;
         let all = self.processors.iter().flat_map(|it| &it.sints);

@@ -27,7 +27,7 @@ const HYPERV_LEAVES: usize = 64;
 ///
 /// # Errors
 ///
-/// Where KVM refuses a region.
+/// If KVM refuses a region.
 pub fn map_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> io::Result<()> {
     for (slot, region) in (0..).zip(memory.iter()) {
         let host = region
@@ -52,7 +52,7 @@ pub fn map_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Where KVM knows nothing of Hyper-V.
+/// If KVM knows nothing of Hyper-V.
 pub fn hyperv_cpuid(vcpu: &VcpuFd) -> io::Result<CpuId> {
     let mut leaves = CpuId::new(HYPERV_LEAVES).map_err(io::Error::other)?;
     // SAFETY: the structure says how many entries lie behind it, and KVM writes

@@ -45,7 +45,7 @@ impl Writer {
         Self { child, committed }
     }
 
-    /// The last transaction that the server said was committed.
+    /// The last transaction that the server confirmed.
     pub(super) fn committed(&self) -> u64 {
         self.committed.load(Ordering::Relaxed)
     }
@@ -64,7 +64,9 @@ impl Writer {
     #[track_caller]
     pub(super) fn await_more(&self, count: u64) {
         let before = self.committed();
-        await_that("the writer goes on", || self.committed() >= before + count);
+        await_that("the writer continues", || {
+            self.committed() >= before + count
+        });
     }
 }
 

@@ -162,15 +162,15 @@ fn loses_the_lock(config: &Config, writer: &Writer) {
 /// What is wrong with a table: what CHECK TABLE says, and statements of which
 /// some rows are missing.
 fn damage_of(table: &str, rows: u32) -> String {
-    let said = sql(&format!("CHECK TABLE test.{table} EXTENDED"));
-    let said: Vec<_> = said
+    let lines = sql(&format!("CHECK TABLE test.{table} EXTENDED"));
+    let lines: Vec<_> = lines
         .lines()
         .filter(|line| !line.ends_with("status\tOK"))
         .collect();
     let partial = sql(&format!(
         "SELECT n, COUNT(*) FROM test.{table} GROUP BY n HAVING COUNT(*) <> {rows}"
     ));
-    format!("{}{partial}", said.join("\n"))
+    format!("{}{partial}", lines.join("\n"))
 }
 
 /// Nothing of the hook is left.

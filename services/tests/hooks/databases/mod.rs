@@ -41,10 +41,10 @@ fn outside(name: &str) -> Result<(), String> {
         .args(["--exact", "--nocapture", &format!("databases::{name}")])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())

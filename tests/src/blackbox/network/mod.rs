@@ -3,7 +3,7 @@
 //!
 //! The kernel's own network tools do the work; what stands for
 //! systemd-networkd, and for the script that distributions bring for the stock
-//! daemon, notes its calls and gives an interface what it is told to.
+//! daemon, records its calls and configures an interface as requested.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -24,7 +24,7 @@ const CLASS: &str = "/sys/class/net";
 /// Where systemd-networkd shows what it has to do with them.
 const LINKS: &str = "/run/systemd/netif/links";
 
-/// Directory of the files with which the tools are told things.
+/// Directory of the files that control the tools.
 const TELL: &str = "/run/hyperv-sim";
 
 /// The driver of the host's adapters.
@@ -49,7 +49,7 @@ pub(super) struct OwnNetwork {
 /// Gives the guest's processes from now on a network without anything in it;
 /// `layers` is an empty directory. Runs on the thread of the guest's mounts.
 pub(super) fn prepare(layers: &Path) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("a network of its own")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
     in_memory(layers)?;
     for directory in ["/etc", "/usr/bin", "/usr/libexec"] {
         overlay(directory, layers)?;
@@ -109,7 +109,7 @@ fn overlay(directory: &str, layers: &Path) -> Result<()> {
     .with_context(|| format!("the guest's own {directory}"))
 }
 
-/// Runs a command, and gives what it prints.
+/// Runs a command, and returns what it prints.
 fn run(command: &[&str]) -> Result<String> {
     let (program, arguments) = command.split_first().context("the command is empty")?;
     let output = Command::new(program)

@@ -48,7 +48,7 @@ const PACES: [(Pace, &str); 3] = [
     (Pace::AfterSleep, "each message after a pause"),
 ];
 
-/// What a round gave, for each message.
+/// The results of a round, for each message.
 #[derive(Debug)]
 struct Measured {
     microseconds: f64,

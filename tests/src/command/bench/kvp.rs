@@ -72,12 +72,12 @@ pub(crate) struct Arguments {
     way: DeviceKind,
 }
 
-/// What is asked again and again.
+/// Requests that are repeated.
 struct Question {
     title: String,
     /// Asked in turns.
     operations: Vec<Operation>,
-    /// Whether the guest has what is asked for.
+    /// Whether the guest has the requested keys.
     there: bool,
 }
 
@@ -134,7 +134,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Starts the program in a network of its own. A file-copy device is there as
+/// Starts the program in a private network. A file-copy device is there as
 /// well: an agent that serves both has both in memory.
 fn prepare(subject: &mut Subject<Kvp>) -> Result<()> {
     let network = subject.machine.network()?;

@@ -1,5 +1,5 @@
 //! `hyperv-sim bench`: the same work for several programs, in turns, in one
-//! run. Each is a process of its own and has its device at the same time; while
+//! run. Each is a separate process and has its device at the same time; while
 //! one is measured the others sleep.
 
 mod fcopy;
@@ -39,7 +39,7 @@ pub(crate) enum Bench {
     Vss(vss::Arguments),
 }
 
-/// What every comparison is told.
+/// Options of every comparison.
 #[derive(Debug, Args)]
 struct Common {
     /// The program that the others are compared with, quoted as for a shell;
@@ -144,7 +144,7 @@ fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> 
             "KiB, shared pages divided (Pss)",
             memory(|memory| memory.proportional),
         ),
-        Row::new("KiB of its own", memory(|memory| memory.private)),
+        Row::new("KiB private", memory(|memory| memory.private)),
         Row::new("KiB not from files", memory(|memory| memory.anonymous)),
         Row::new(&format!("wake-ups in {idle} s"), wakeups),
     ])

@@ -84,8 +84,8 @@ impl<P: Protocol> Subject<P> {
         self.machine.pid().context("it has no process id")
     }
 
-    /// Does something with the host. A program that does not last is ended, to
-    /// be started anew; why, is then the error in words.
+    /// Does something with the host. A program that fails is ended, and is started again
+    /// later; the inner error says why.
     pub(super) fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut ServiceHost<P>) -> Result<T>,

@@ -31,7 +31,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where it does not come up.
+    /// If it does not come up.
     pub fn connect(control: Arc<Control>) -> Result<Self> {
         let deadline = Instant::now() + BOOT_TIME;
         loop {
@@ -63,7 +63,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where none comes, or it says what went wrong.
+    /// If none comes, or it says what went wrong.
     pub fn call(&self, request: &Request) -> Result<Reply> {
         self.call_within(request, ANSWER_TIME)
     }
@@ -101,7 +101,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where it is not.
+    /// If it is not.
     pub fn order(&self, request: &Request) -> Result<()> {
         let reply = self.call(request)?;
         ensure!(reply == Reply::Done, "the helper answered {reply:?}");
@@ -112,7 +112,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where it runs already or cannot be started.
+    /// If it runs already or cannot be started.
     pub fn start(&self, command: &[String]) -> Result<()> {
         self.order(&Request::Start(command.to_vec()))
     }
@@ -121,7 +121,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where it does not run, or does not end in time.
+    /// If it does not run, or does not end in time.
     pub fn end(&self, signal: Signal, timeout: Duration) -> Result<()> {
         let millis = u64::try_from(timeout.as_millis())?;
         let signal = signal as i32;
@@ -134,7 +134,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn pid(&self) -> Result<Option<u32>> {
         match self.call(&Request::Pid)? {
             Reply::Pid(pid) => Ok(pid),
@@ -146,7 +146,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn resources(&self) -> Result<Option<Resources>> {
         match self.call(&Request::Resources)? {
             Reply::Resources(held) => Ok(held),
@@ -158,7 +158,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn log(&self) -> Result<String> {
         match self.call(&Request::Log)? {
             Reply::Text(log) => Ok(log),
@@ -166,11 +166,11 @@ impl Guest {
         }
     }
 
-    /// Runs a command, and gives what it prints.
+    /// Runs a command, and returns what it prints.
     ///
     /// # Errors
     ///
-    /// Where it cannot be run, or fails.
+    /// If it cannot be run, or fails.
     pub fn run(&self, command: &[&str]) -> Result<String> {
         let words = command.iter().map(|word| (*word).to_owned()).collect();
         match self.call(&Request::Run(words))? {
@@ -183,7 +183,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// Where the guest does not answer.
+    /// If the guest does not answer.
     pub fn has(&self, path: &Path) -> Result<bool> {
         let reply = self.call(&Request::Facts(path.to_owned()))?;
         Ok(matches!(reply, Reply::Facts(Some(_))))

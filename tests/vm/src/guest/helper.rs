@@ -24,11 +24,11 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Serves requests until it is told to leave, or nobody asks any more.
+    /// Serves requests until one asks it to leave, or the input ends.
     ///
     /// # Errors
     ///
-    /// Where the port cannot be read or written.
+    /// If the port cannot be read or written.
     pub fn serve(&mut self, port: &Path) -> Result<()> {
         self.syslog = Some(program::collect_syslog()?);
         let mut options = OpenOptions::new();
@@ -40,7 +40,7 @@ impl Helper {
     ///
     /// # Errors
     ///
-    /// Where reading or writing fails.
+    /// If reading or writing fails.
     pub fn serve_requests(&mut self, from: impl BufRead, mut to: impl Write) -> Result<()> {
         for line in from.split(b'\n') {
             let Ok(asked) = serde_json::from_slice::<Numbered<Request>>(&line?) else {
@@ -136,18 +136,18 @@ mod tests {
             ask(5, Request::Hello),
         ]
         .join("\n");
-        let mut said = Vec::new();
+        let mut replies = Vec::new();
         Helper::default()
-            .serve_requests(lines.as_bytes(), &mut said)
+            .serve_requests(lines.as_bytes(), &mut replies)
             .unwrap();
-        let said: Vec<Numbered<Reply>> = said
+        let replies: Vec<Numbered<Reply>> = replies
             .split(|byte| *byte == b'\n')
             .filter_map(|line| serde_json::from_slice(line).ok())
             .collect();
-        let numbers: Vec<u64> = said.iter().map(|reply| reply.number).collect();
+        let numbers: Vec<u64> = replies.iter().map(|reply| reply.number).collect();
         assert_eq!(numbers, [1, 2, 3, 4]);
-        assert_eq!(said[0].what, Reply::Done);
-        assert_eq!(said[1].what, Reply::Names(vec!["a\n\"ü\"".into()]));
-        assert!(matches!(&said[2].what, Reply::Failed(why) if why.contains("below")));
+        assert_eq!(replies[0].what, Reply::Done);
+        assert_eq!(replies[1].what, Reply::Names(vec!["a\n\"ü\"".into()]));
+        assert!(matches!(&replies[2].what, Reply::Failed(why) if why.contains("below")));
     }
 }

@@ -1,4 +1,4 @@
-//! What is said over the serial port.
+//! Messages over the serial port.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::sparse;
 pub struct Numbered<T> {
     /// The same in the reply as in the request.
     pub number: u64,
-    /// What is said.
+    /// The message.
     pub what: T,
 }
 
@@ -106,8 +106,8 @@ pub enum Reply {
     Resources(Option<Resources>),
 }
 
-/// A hash of bytes (FNV-1a over whole words, and the rest as one): it tells
-/// copies that went wrong, not forgeries.
+/// A hash of bytes (FNV-1a over whole words, and the rest as one): it detects
+/// corrupt copies, not forgeries.
 #[derive(Debug, Clone)]
 pub struct Digest {
     hash: u64,
@@ -128,7 +128,7 @@ impl Digest {
     ///
     /// # Errors
     ///
-    /// Where reading fails.
+    /// If reading fails.
     pub fn of(source: &mut dyn Read) -> std::io::Result<Self> {
         let mut digest = Self::default();
         let mut buffer = Vec::with_capacity(1 << 16);

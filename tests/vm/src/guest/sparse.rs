@@ -1,9 +1,9 @@
-//! Bytes as they are said over the serial port, which is slow: runs of zeros, of
+//! Bytes as they are sent over the serial port, which is slow: runs of zeros, of
 //! which files of records have many, are left out.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Shorter runs of zeros are said as they are.
+/// Shorter runs of zeros are sent as they are.
 const SHORTEST: usize = 16;
 
 /// The largest number of bytes that is believed.
@@ -81,26 +81,26 @@ mod tests {
             record,
             (0..=255).collect(),
         ] {
-            let said = serde_json::to_string(&ReceivedMessage(bytes.clone())).unwrap();
+            let text = serde_json::to_string(&ReceivedMessage(bytes.clone())).unwrap();
             assert_eq!(
-                serde_json::from_str::<ReceivedMessage>(&said).unwrap().0,
+                serde_json::from_str::<ReceivedMessage>(&text).unwrap().0,
                 bytes
             );
             let few = bytes.iter().filter(|byte| **byte != 0).count();
-            assert!(said.len() < 100 + few * 6, "{said}");
+            assert!(text.len() < 100 + few * 6, "{text}");
         }
     }
 
     #[test]
     fn parts_that_cannot_be_are_refused() {
-        for said in [
+        for text in [
             r#"{"len":2,"parts":[[1,[1,2]]]}"#,
             r#"{"len":2,"parts":[[3,[]]]}"#,
             r#"{"len":99999999999,"parts":[]}"#,
         ] {
             assert!(
-                serde_json::from_str::<ReceivedMessage>(said).is_err(),
-                "{said}"
+                serde_json::from_str::<ReceivedMessage>(text).is_err(),
+                "{text}"
             );
         }
     }

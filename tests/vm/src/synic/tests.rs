@@ -41,7 +41,7 @@ impl Controllers {
         self.processors[1].sints[2].raise.read().unwrap_or(0)
     }
 
-    /// The guest empties the slot, and says so where it was asked to.
+    /// The guest empties the slot, and confirms that if the host requested it.
     fn take(&self) {
         self.memory
             .store(NONE, GuestAddress(AT), Ordering::SeqCst)

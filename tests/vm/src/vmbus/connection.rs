@@ -9,7 +9,7 @@ pub const MESSAGES: u32 = 1;
 pub const MESSAGES_FROM_5: u32 = 4;
 
 /// Connection that a guest of version 5.0 or later is sent to. Its value is the
-/// host's affair: one that no guest knows shows that it takes what it is told.
+/// host's affair: an unusual one shows that the guest uses the value of the reply.
 pub const MESSAGES_AFTER: u32 = 0x74;
 
 /// Connections of channels' events, and the first channel's.
@@ -100,7 +100,7 @@ impl Connection {
         self.version <= newest && VERSIONS.contains(&self.version)
     }
 
-    /// What the guest is told of where to send its messages.
+    /// Returns the connection to which the guest is to send its messages.
     pub fn messages(&self) -> u32 {
         match self.version.redirects() {
             true => MESSAGES_AFTER,

@@ -28,7 +28,7 @@ impl Gpadl {
     ///
     /// # Errors
     ///
-    /// Where it is no single range of whole pages.
+    /// If it is no single range of whole pages.
     pub fn begin(header: &GpadlHeader, rest: &[u8]) -> Result<Self> {
         let len = usize::from(header.len.get());
         ensure!(
@@ -66,7 +66,7 @@ impl Gpadl {
     ///
     /// # Errors
     ///
-    /// Where the range does not fit its pages, or a page is none of the
+    /// If the range does not fit its pages, or a page is none of the
     /// guest's memory.
     pub fn pages(&self, memory: &GuestMemoryMmap) -> Result<Vec<GuestAddress>> {
         let (range, numbers) =

@@ -252,7 +252,7 @@ pub fn encode(kind: Kind, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
     bytes
 }
 
-/// What a message is, and what follows its header; `None` where it is shorter.
+/// What a message is, and what follows its header; `None` if it is shorter.
 pub fn split(message: &[u8]) -> Option<(Kind, &[u8])> {
     let (header, rest) = Header::read_from_prefix(message).ok()?;
     Some((Kind(header.kind.get()), rest))

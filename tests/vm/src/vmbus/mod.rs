@@ -1,9 +1,9 @@
 //! The host's side of VMBus.
 //!
 //! A guest's message comes in through [`Host::post_message`] and changes the
-//! `state`: `connection` settles the version, `gpadl` collects lists of pages,
+//! `state`: `connection` negotiates the version, `gpadl` collects lists of pages,
 //! and an open channel is `rings` in these pages and a `bell`. `message` has
-//! the layouts. What the host says goes out through [`Synic`]; interrupts are
+//! the layouts. The host's messages go out through [`Synic`]; interrupts are
 //! event flags with the channel's relid as their number, which every version
 //! since 2.4 has.
 //!
@@ -65,14 +65,14 @@ impl VmBus {
     ///
     /// # Errors
     ///
-    /// Where there are too many.
+    /// If there are too many.
     pub fn offer(&self, class: Guid, instance: Guid, kernel: bool) -> Result<Arc<VmDevice>> {
         let relid = self.0.state().offer(class, instance)?;
         self.0.note(format!("channel {relid} is offered: {class}"));
         Ok(Arc::new(VmDevice::new(Arc::clone(&self.0), relid, kernel)))
     }
 
-    /// The version that was settled on; `None` without a connection.
+    /// The negotiated version; `None` without a connection.
     pub fn version(&self) -> Option<Version> {
         let connection = self.0.state().connection;
         connection.map(|connection| connection.version)

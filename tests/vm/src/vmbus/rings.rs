@@ -12,7 +12,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use super::gpadl::PAGE;
 
 /// Whether an opened channel's pages are still the host's to write: once the
-/// guest has closed it, they may be anything of its own.
+/// guest has closed it, the guest may use them for anything.
 #[derive(Debug, Default)]
 pub struct Lease(RwLock<Ended>);
 
@@ -128,7 +128,7 @@ impl RingMemory for GuestRing {
 ///
 /// # Errors
 ///
-/// Where one of them has no page for data.
+/// If one of them has no page for data.
 pub fn rings(
     memory: &GuestMemoryMmap,
     pages: &[GuestAddress],

@@ -158,7 +158,7 @@ impl State {
         true
     }
 
-    /// Forgets all that the guest was told and has said.
+    /// Forgets all that host and guest have exchanged.
     pub(super) fn reset(&mut self) {
         for channel in self.channels.values_mut() {
             channel.close();

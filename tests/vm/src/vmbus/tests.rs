@@ -44,9 +44,9 @@ fn a_guest_of_version_5_is_told_where_to_send_and_hears_at_its_processor() {
     assert!(guest.contact(Version::NEWEST, MESSAGES_FROM_5, 3));
     assert_eq!(guest.messages, MESSAGES_AFTER);
     guest.send(Kind::REQUEST_OFFERS, &[]);
-    let said = guest.next();
+    let message = guest.next();
     assert_eq!(
-        (said.vp, said.sint, said.kind),
+        (message.vp, message.sint, message.kind),
         (3, 2, Kind::ALL_OFFERS_DELIVERED)
     );
 }

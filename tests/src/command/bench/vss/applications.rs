@@ -84,11 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for path in &arguments.files {
             threads.push(scope.spawn(|| write(path, arguments.pages, &ready, &stop)));
         }
-        let said = until(TIME, "all applications at work", || {
+        let result = until(TIME, "all applications at work", || {
             let at_work = ready.load(Ordering::Relaxed);
             Ok((at_work == arguments.files.len()).then_some(()))
         });
-        let said = said.and_then(|()| {
+        let result = result.and_then(|()| {
             println!("{READY}");
             Ok(io::stdin().read_to_end(&mut Vec::new()).map(drop)?)
         });
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             ended.map_err(|_| anyhow!("an application panicked"))?
         });
         let all: Result<Vec<_>> = ended.collect();
-        said.and(all)
+        result.and(all)
     })?;
     for path in &dirt {
         fs::remove_file(path).with_context(|| path.display().to_string())?;

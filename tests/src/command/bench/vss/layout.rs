@@ -83,8 +83,9 @@ impl fmt::Display for Layout {
 
 /// Lets a guest's loop devices look like disks.
 pub(super) fn disks(volumes: &dyn Volumes) -> Result<()> {
-    let said = volumes.script(DISKS, &[]);
-    said.map(drop)
+    let output = volumes.script(DISKS, &[]);
+    output
+        .map(drop)
         .context("letting loop devices look like disks")
 }
 
@@ -106,8 +107,9 @@ impl Layout {
 
     /// Takes it away.
     pub(super) fn clear(&self, volumes: &dyn Volumes) -> Result<()> {
-        let said = volumes.script(CLEAR, &[]);
-        said.map(drop)
+        let output = volumes.script(CLEAR, &[]);
+        output
+            .map(drop)
             .with_context(|| format!("taking {self} away"))
     }
 

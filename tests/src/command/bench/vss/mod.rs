@@ -1,7 +1,7 @@
 //! `hyperv-sim bench vss`: for how long applications stand still for a backup,
 //! and what three services have in memory.
 //!
-//! Each program is in a guest with a root of its own, in which nothing of this
+//! Each program is in a guest with a private root, in which nothing of this
 //! machine is mounted; the guest has the devices of the other services too.
 
 pub(crate) mod applications;
@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
 /// The hosts of the other services.
 type Others = Option<(KvpHost, FcopyHost)>;
 
-/// What a round gave.
+/// The results of a round.
 #[derive(Debug)]
 struct Measured {
     pause: Pause,
@@ -88,7 +88,7 @@ struct Measured {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(reason) = blackbox::root_unavailable() {
-        anyhow::bail!("no program can have a root of its own here: {reason}");
+        anyhow::bail!("a program cannot have a private root here: {reason}");
     }
     let transport = arguments.way.transport();
     let commands = arguments.common.commands()?;

@@ -26,7 +26,7 @@ pub(super) struct ReceivedMessage {
 /// Keeps what the host says.
 #[derive(Default)]
 pub(super) struct ReceivedMessages {
-    said: Mutex<VecDeque<ReceivedMessage>>,
+    messages: Mutex<VecDeque<ReceivedMessage>>,
     signals: Mutex<Vec<(u32, u8, u32)>>,
 }
 
@@ -36,7 +36,7 @@ impl Synic for ReceivedMessages {
         assert!(payload.len() <= message::LONGEST);
         let (kind, body) = message::split(payload).unwrap();
         let body = body.to_vec();
-        self.said.lock().unwrap().push_back(ReceivedMessage {
+        self.messages.lock().unwrap().push_back(ReceivedMessage {
             vp,
             sint,
             kind,
@@ -122,7 +122,7 @@ impl FakeGuest {
     }
 
     pub(super) fn try_next(&self) -> Option<ReceivedMessage> {
-        self.synic.said.lock().unwrap().pop_front()
+        self.synic.messages.lock().unwrap().pop_front()
     }
 
     #[track_caller]
@@ -132,9 +132,9 @@ impl FakeGuest {
 
     #[track_caller]
     fn expect<T: FromBytes>(&self, kind: Kind) -> T {
-        let said = self.next();
-        assert_eq!(said.kind, kind);
-        T::read_from_bytes(&said.body).unwrap()
+        let message = self.next();
+        assert_eq!(message.kind, kind);
+        T::read_from_bytes(&message.body).unwrap()
     }
 
     #[track_caller]
@@ -160,7 +160,7 @@ impl FakeGuest {
         let (first, rest) = list.split_at(list.len().min(216));
         self.send(Kind::GPADL_HEADER, &[header.as_bytes(), first].concat());
         // A host that declined at once has no use for the rest.
-        let declined = self.synic.said.lock().unwrap().len();
+        let declined = self.synic.messages.lock().unwrap().len();
         for (number, part) in rest.chunks(224).enumerate().filter(|_| declined == 0) {
             let body = message::GpadlBody {
                 number: (number as u32 + 1).into(),
