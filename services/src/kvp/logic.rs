@@ -10,7 +10,7 @@ use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
-use super::pool::Pools;
+use super::pool::{Pools, Record};
 use super::request::{PoolId, Reply, Request};
 use super::{inject, ip_info, publish};
 use crate::error_chain::display_chain;
@@ -162,16 +162,12 @@ impl Logic {
                 Ok(Reply::Done)
             }
             Request::Enumerate { pool, index } => {
-                let item = match pool {
-                    PoolId::Auto => self
-                        .facts
-                        .at(index)
-                        .map(|(key, value)| (key.to_owned(), value)),
-                    _ => pools
-                        .at(pool, index)?
-                        .map(|record| (record.key, record.value)),
-                };
-                let (key, value) = item.ok_or(Error::NoItem)?;
+                if pool == PoolId::Auto {
+                    let (key, value) = self.facts.at(index).ok_or(Error::NoItem)?;
+                    let key = key.to_owned();
+                    return Ok(Reply::Item { key, value });
+                }
+                let Record { key, value } = pools.at(pool, index)?.ok_or(Error::NoItem)?;
                 Ok(Reply::Item { key, value })
             }
             Request::GetIpInfo { adapter, family } => {
@@ -179,9 +175,8 @@ impl Logic {
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
-                let _operation = self.progress.begin(Operation::Configuring {
-                    adapter: info.adapter.clone(),
-                });
+                let adapter = info.adapter.clone();
+                let _operation = self.progress.begin(Operation::Configuring { adapter });
                 if token.remaining() < IP_CONFIGURATION_MIN {
                     return Err(Error::Cancelled);
                 }

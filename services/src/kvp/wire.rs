@@ -150,18 +150,14 @@ fn decode_as<E: Form>(message: &[u8]) -> Result<Request, Malformed> {
     let header: &Header = fields(message, 0)?;
     let pool = || PoolId::new(header.pool).ok_or(Malformed::Pool(header.pool));
     match header.operation {
-        GET => {
+        operation @ (GET | SET) => {
             let fields: &ValueFields = fields(message, HEADER_LEN)?;
             let (pool, key) = (pool()?, key::<E>(&fields.key, fields.key_size)?);
-            Ok(Request::Get { pool, key })
-        }
-        SET => {
-            let fields: &ValueFields = fields(message, HEADER_LEN)?;
-            Ok(Request::Set {
-                pool: pool()?,
-                key: key::<E>(&fields.key, fields.key_size)?,
-                value: value::<E>(fields)?,
-            })
+            if operation == GET {
+                return Ok(Request::Get { pool, key });
+            }
+            let value = value::<E>(fields)?;
+            Ok(Request::Set { pool, key, value })
         }
         DELETE => {
             let fields: &DeleteFields = fields(message, HEADER_LEN)?;

@@ -84,7 +84,8 @@ fn is_of(ip: IpAddr, family: Family) -> bool {
     }
 }
 
-fn mask(prefix: u8) -> Ipv4Addr {
+/// Returns the subnet mask of an IPv4 prefix.
+pub(in crate::kvp) fn mask(prefix: u8) -> Ipv4Addr {
     let bits = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into()));
     Ipv4Addr::from_bits(bits.unwrap_or(0))
 }

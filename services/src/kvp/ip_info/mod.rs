@@ -48,16 +48,14 @@ pub fn get(
     let interface = adapter::parse(adapter)
         .and_then(|mac| adapter::find(&interfaces, mac))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
-    let family = match family {
-        Family(0) => Family::BOTH,
-        family => family,
-    };
+    let family = if family.0 == 0 { Family::BOTH } else { family };
 
     let (mut dhcp, mut dns) = (None, None);
     if let Some(directory) = &config.network.scripts {
         let deadline = Instant::now() + IP_SCRIPTS;
-        dhcp = scripts::dhcp(directory, &interface.name, deadline, log);
-        dns = scripts::dns(directory, &interface.name, deadline, log);
+        let run = |script| scripts::output(directory, script, &interface.name, deadline, log);
+        dhcp = run("hv_get_dhcp_info").map(|lines| lines.starts_with("Enabled"));
+        dns = run("hv_get_dns_info").map(|lines| scripts::servers(&lines));
     }
     if dhcp.is_none() || dns.is_none() {
         let known = managers::query(&config.environment.root, interface);

@@ -11,34 +11,16 @@ use crate::error_chain::display_chain;
 use crate::kvp::scripts;
 use crate::subprocess::run;
 
-/// Returns the DNS servers that `hv_get_dns_info` prints, one per line; `None` if the
-/// script does not exist or fails.
-pub(super) fn dns(
-    directory: &Path,
-    interface: &str,
-    deadline: Instant,
-    log: &Logger,
-) -> Option<Vec<IpAddr>> {
-    let lines = output(directory, "hv_get_dns_info", interface, deadline, log)?;
-    let first_words = lines
+/// Parses the output of `hv_get_dns_info`: DNS servers, one per line.
+pub(super) fn servers(lines: &str) -> Vec<IpAddr> {
+    let servers = lines
         .lines()
-        .filter_map(|line| line.split_whitespace().next());
-    Some(first_words.filter_map(|word| word.parse().ok()).collect())
+        .map(|line| line.split_whitespace().next()?.parse().ok());
+    servers.flatten().collect()
 }
 
-/// Returns whether `hv_get_dhcp_info` reports DHCP; `None` if the script does not exist
-/// or fails.
-pub(super) fn dhcp(
-    directory: &Path,
-    interface: &str,
-    deadline: Instant,
-    log: &Logger,
-) -> Option<bool> {
-    let lines = output(directory, "hv_get_dhcp_info", interface, deadline, log)?;
-    Some(lines.starts_with("Enabled"))
-}
-
-fn output(
+/// Returns what the script prints; `None` if it does not exist or fails.
+pub(super) fn output(
     directory: &Path,
     name: &str,
     interface: &str,
@@ -52,12 +34,8 @@ fn output(
     let script = match scripts::trusted(directory, name) {
         Ok(script) => script,
         Err(refusal) => {
-            warn!(
-                log,
-                "{} will not be run: {}",
-                script.display(),
-                display_chain(&refusal)
-            );
+            let why = display_chain(&refusal);
+            warn!(log, "{} will not be run: {why}", script.display());
             return None;
         }
     };
@@ -82,6 +60,21 @@ mod tests {
 
     fn log() -> Logger {
         Logger::root(slog::Discard, slog::o!())
+    }
+
+    fn dns(
+        directory: &Path,
+        interface: &str,
+        deadline: Instant,
+        log: &Logger,
+    ) -> Option<Vec<IpAddr>> {
+        let lines = output(directory, "hv_get_dns_info", interface, deadline, log)?;
+        Some(servers(&lines))
+    }
+
+    fn dhcp(directory: &Path, interface: &str, deadline: Instant, log: &Logger) -> Option<bool> {
+        let lines = output(directory, "hv_get_dhcp_info", interface, deadline, log)?;
+        Some(lines.starts_with("Enabled"))
     }
 
     fn soon() -> Instant {

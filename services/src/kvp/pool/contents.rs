@@ -208,10 +208,8 @@ impl Contents<'_> {
         }
         let removed = before.len() as u64 * RECORD_LEN;
         self.size = self.size.saturating_sub(removed).max(offset);
-        Ok(Some(Change {
-            written: None,
-            before,
-        }))
+        let written = None;
+        Ok(Some(Change { written, before }))
     }
 
     /// Reads records at `offset`; returns the number of bytes.

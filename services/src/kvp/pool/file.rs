@@ -244,10 +244,7 @@ impl PoolFile {
         if !unchanged || whole != snapshot.stamp.size {
             self.index = None;
         }
-        match unchanged {
-            true => result.map(Some),
-            false => Ok(None),
-        }
+        unchanged.then_some(result).transpose()
     }
 
     /// Whether a locked file has been unchanged for long enough, and every later change

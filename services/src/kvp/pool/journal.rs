@@ -108,11 +108,9 @@ pub(super) fn rewrite(
 /// Completes what a crash interrupted. Removes a journal that does not belong to the
 /// pool. The caller holds the exclusive lock.
 pub(super) fn recover(pool: &File, pool_path: &Path, path: &Path) -> Result<(), PoolError> {
+    let failed = PoolError::file("complete an interrupted change of", pool_path);
     match read(pool, path) {
-        Ok(Some((file, header))) => finish(pool, path, file, header).map_err(PoolError::file(
-            "complete an interrupted change of",
-            pool_path,
-        )),
+        Ok(Some((file, header))) => finish(pool, path, file, header).map_err(failed),
         Ok(None) => disk::remove(path).map_err(PoolError::file("remove", path)),
         Err(error) => Err(PoolError::file("read", path)(error)),
     }

@@ -130,10 +130,8 @@ pub(super) fn recover(pool: &File, pool_path: &Path, path: &Path) -> Result<bool
     let Some(redo) = read else {
         return Ok(false);
     };
-    disk::write(pool, redo.record.as_bytes(), redo.offset.get()).map_err(PoolError::file(
-        "complete an interrupted change of",
-        pool_path,
-    ))?;
+    let failed = PoolError::file("complete an interrupted change of", pool_path);
+    disk::write(pool, redo.record.as_bytes(), redo.offset.get()).map_err(failed)?;
     disk::remove(path).map_err(PoolError::file("remove", path))?;
     Ok(true)
 }

@@ -87,10 +87,8 @@ fn servers(text: &str) -> Vec<IpAddr> {
 /// Whether the interface has the address of a lease: the files of leases stay when an
 /// interface no longer uses DHCP.
 fn in_use(address: Ipv4Addr, interface: &Interface) -> bool {
-    interface
-        .addresses
-        .iter()
-        .any(|own| own.ip == IpAddr::V4(address))
+    let mut own = interface.addresses.iter();
+    own.any(|own| own.ip == IpAddr::V4(address))
 }
 
 #[cfg(test)]

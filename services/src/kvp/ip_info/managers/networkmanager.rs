@@ -90,10 +90,8 @@ fn leased(root: &Path, interface: &Interface, state: &str, uuid: &str) -> Option
     if option("dhcp_lease_time").is_some() {
         return Some(Vec::new());
     }
-    let lease = format!(
-        "var/lib/NetworkManager/internal-{uuid}-{}.lease",
-        interface.name
-    );
+    let name = &interface.name;
+    let lease = format!("var/lib/NetworkManager/internal-{uuid}-{name}.lease");
     let lease = files::text(&root.join(lease))?;
     let address = assignments::last(&lease, "ADDRESS")?.parse().ok()?;
     in_use(address, interface)
