@@ -79,10 +79,8 @@ impl<'a> Backups<'a> {
         let previous = backup.previous.as_ref();
         let mode = new.mode.or(previous.map(|previous| previous.mode));
         // A file of the agent's own belongs to root; another keeps its owner.
-        let owner = match new.mode {
-            Some(_) => None,
-            None => previous.map(|previous| previous.owner),
-        };
+        let replaced = previous.filter(|_| new.mode.is_none());
+        let owner = replaced.map(|previous| previous.owner);
         let bytes = new.text.as_bytes();
         write(&new.path, bytes, mode.unwrap_or(FILE_MODE), owner)?;
         backup.replaced = true;

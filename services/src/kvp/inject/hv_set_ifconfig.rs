@@ -2,12 +2,13 @@
 //! site that applies them. Protocol section 7.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::error::InjectError;
 use super::parse::{Settings, joined};
 use super::plan::{Context, NewFile, Plan, Step, is_executable};
 use super::target::Target;
+use crate::kvp::ip_info::lists::mask;
 use crate::kvp::scripts;
 
 const NAME: &str = "hv_set_ifconfig";
@@ -31,26 +32,18 @@ pub(super) fn render_ifcfg(target: &Target, settings: &Settings) -> String {
         set(format!("IPV6ADDR{}", numbered("_", number)), in_full(*ip));
     }
     for (number, (_, prefix)) in (0..).zip(&settings.v4) {
-        let ones = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-        set(
-            format!("NETMASK{number}"),
-            Ipv4Addr::from_bits(ones).to_string(),
-        );
+        set(format!("NETMASK{number}"), mask(*prefix).to_string());
     }
     for (number, (_, prefix)) in (0..).zip(&settings.v6) {
-        set(
-            format!("IPV6NETMASK{}", numbered("_", number)),
-            format!("/{prefix}"),
-        );
+        let key = format!("IPV6NETMASK{}", numbered("_", number));
+        set(key, format!("/{prefix}"));
     }
     for (number, ip) in (0..).zip(&settings.gateways4) {
         set(format!("GATEWAY{}", numbered("", number)), ip.to_string());
     }
     for (number, ip) in (0..).zip(&settings.gateways6) {
-        set(
-            format!("IPV6_DEFAULTGW{}", numbered("_", number)),
-            in_full(*ip),
-        );
+        let key = format!("IPV6_DEFAULTGW{}", numbered("_", number));
+        set(key, in_full(*ip));
     }
     for (number, ip) in (1..).zip(&settings.dns) {
         let ip = match ip {
@@ -79,11 +72,8 @@ fn in_full(ip: Ipv6Addr) -> String {
 pub(super) fn render_keyfile(target: &Target, settings: &Settings) -> String {
     let mut text = format!("[connection]\ninterface-name={}\n", target.name);
     if let Some(mac) = target.mac() {
-        let _ = write!(
-            text,
-            "\n[ethernet]\nmac-address={}\n",
-            mac.to_ascii_uppercase()
-        );
+        let mac = mac.to_ascii_uppercase();
+        let _ = write!(text, "\n[ethernet]\nmac-address={mac}\n");
     }
     let method = if settings.dhcp4 { "auto" } else { "manual" };
     let dns = |v4: bool| settings.dns.iter().filter(move |ip| ip.is_ipv4() == v4);

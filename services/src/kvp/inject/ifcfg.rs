@@ -29,10 +29,8 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     set("TYPE", "Ethernet");
     set("ONBOOT", "yes");
     // NetworkManager may have other connections for the interface.
-    set(
-        "AUTOCONNECT_PRIORITY",
-        &networkmanager::PRIORITY.to_string(),
-    );
+    let priority = networkmanager::PRIORITY.to_string();
+    set("AUTOCONNECT_PRIORITY", &priority);
     set("BOOTPROTO", if settings.dhcp4 { "dhcp" } else { "none" });
     for (number, (ip, prefix)) in (0..).zip(&settings.v4) {
         set(&format!("IPADDR{number}"), &ip.to_string());
@@ -46,10 +44,8 @@ pub(super) fn render_red_hat(target: &Target, settings: &Settings) -> String {
     if let Some(((ip, prefix), further)) = settings.v6.split_first() {
         set("IPV6ADDR", &format!("{ip}/{prefix}"));
         let further = further.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"));
-        set(
-            "IPV6ADDR_SECONDARIES",
-            &format!("\"{}\"", joined(further, " ")),
-        );
+        let further = joined(further, " ");
+        set("IPV6ADDR_SECONDARIES", &format!("\"{further}\""));
     }
     if let Some(gateway) = settings.gateways6.first() {
         set("IPV6_DEFAULTGW", &gateway.to_string());

@@ -6,7 +6,7 @@
 //! ifupdown passes it the interface's name as argument and the line of `map` as input, and `grep`
 //! prints the line because the logical name contains the interface's.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs;
 use std::path::PathBuf;
 
@@ -42,11 +42,7 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
     }
     if let Some((&(ip, prefix), further)) = settings.v4.split_first() {
         let mut lines = vec![format!("address {ip}/{prefix}")];
-        lines.extend(
-            further
-                .iter()
-                .map(|(ip, prefix)| format!("up ip address add {ip}/{prefix} dev $IFACE")),
-        );
+        lines.extend(further.iter().map(|address| up_address("ip", *address)));
         lines.extend(settings.routes4().map(|route| up_route("ip", route)));
         stanza("inet static", &lines);
     }
@@ -60,11 +56,7 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
                 "accept_ra 1".to_owned(),
             ];
             // With a stanza each, duplicate address detection would delay each in turn.
-            lines.extend(
-                further
-                    .iter()
-                    .map(|(ip, prefix)| format!("up ip -6 address add {ip}/{prefix} dev $IFACE")),
-            );
+            lines.extend(further.iter().map(|address| up_address("ip -6", *address)));
             lines.extend(routes);
             stanza("inet6 static", &lines);
         }
@@ -73,6 +65,10 @@ pub(super) fn render(target: &Target, settings: &Settings, grep: &str) -> String
 }
 
 /// Always `onlink`: ifupdown does not check where the gateway is either.
+fn up_address(command: &str, (ip, prefix): (impl Display, u8)) -> String {
+    format!("up {command} address add {ip}/{prefix} dev $IFACE")
+}
+
 fn up_route(ip: &str, route: Route) -> String {
     let (gateway, metric) = (route.gateway, route.metric_after(" metric "));
     format!("up {ip} route add default via {gateway} dev $IFACE onlink{metric}")

@@ -121,13 +121,11 @@ fn set_with(
         }
     };
     let differences = transaction::apply(&plan, &paths(config), apply_deadline, deadline, verify)?;
+    let (name, manager) = (target.name, plan.manager);
+    let result = format!("{settings}{differences}");
     info!(
         log,
-        "{}: applied the host's IP configuration with {}: {}{}",
-        target.name,
-        plan.manager,
-        settings,
-        differences
+        "{name}: applied the host's IP configuration with {manager}: {result}"
     );
     Ok(())
 }
@@ -242,10 +240,8 @@ fn find_target(
             master: master.map_or_else(|| format!("number {index}"), |other| other.name.clone()),
         });
     }
-    let assigned = config
-        .environment
-        .root
-        .join(format!("sys/class/net/{name}/addr_assign_type"));
+    let root = &config.environment.root;
+    let assigned = root.join(format!("sys/class/net/{name}/addr_assign_type"));
     let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
     let target = Target {
         name,

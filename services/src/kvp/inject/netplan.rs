@@ -74,11 +74,8 @@ pub(super) fn render(target: &Target, settings: &Settings, renderer: Renderer) -
     if renderer == Renderer::NetworkManager {
         line(6, "networkmanager:");
         line(8, "passthrough:");
-        let priority = networkmanager::PRIORITY;
-        line(
-            10,
-            &format!("connection.autoconnect-priority: \"{priority}\""),
-        );
+        let (key, priority) = ("connection.autoconnect-priority", networkmanager::PRIORITY);
+        line(10, &format!("{key}: \"{priority}\""));
         // With static addresses, netplan would switch SLAAC off.
         line(10, "ipv6.method: \"auto\"");
     }
@@ -121,13 +118,8 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 
 /// Returns whether netplan has a file to read: many machines have netplan without any.
 pub(super) fn manages(context: &Context<'_>) -> bool {
+    let is_yaml = |entry: fs::DirEntry| entry.path().extension() == Some("yaml".as_ref());
     context.program("netplan").is_ok()
-        && fs::read_dir(context.path("etc/netplan")).is_ok_and(|entries| {
-            entries.flatten().any(|entry| {
-                entry
-                    .path()
-                    .extension()
-                    .is_some_and(|ending| ending == "yaml")
-            })
-        })
+        && fs::read_dir(context.path("etc/netplan"))
+            .is_ok_and(|entries| entries.flatten().any(is_yaml))
 }

@@ -50,10 +50,8 @@ fn section(text: &mut String, settings: &Settings, v4: bool) {
         .filter(|route| route.gateway.is_ipv4() == v4);
     for (number, route) in (1..).zip(routes) {
         let (destination, metric) = (route.destination(), route.metric_after(","));
-        line(format!(
-            "route{number}={destination},{}{metric}",
-            route.gateway
-        ));
+        let gateway = route.gateway;
+        line(format!("route{number}={destination},{gateway}{metric}"));
         if route.on_link {
             line(format!("route{number}_options=onlink=true"));
         }
@@ -66,10 +64,10 @@ fn section(text: &mut String, settings: &Settings, v4: bool) {
 
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
-    let path = context.path(&format!(
-        "etc/NetworkManager/system-connections/{}.nmconnection",
-        target.stem()
-    ));
+    let name = format!("{}.nmconnection", target.stem());
+    let path = context
+        .path("etc/NetworkManager/system-connections")
+        .join(name);
     let (apply, revert) = (apply(context, &path)?, revert(context)?);
     let files = vec![NewFile::new(path, render(target, context.settings), 0o600)];
     Ok(Plan::new("NetworkManager", files, apply, revert))
@@ -124,11 +122,8 @@ fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
     let output = context.step("nmcli", &args)?.run(context.deadline)?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     let uuid = stdout.trim();
-    let is_uuid = uuid.len() == 36
-        && uuid
-            .bytes()
-            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    if !is_uuid {
+    let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    if uuid.len() != 36 || !uuid.bytes().all(plain) {
         return Ok(None);
     }
     up_within(context, 0, &["uuid", uuid]).map(Some)
@@ -136,10 +131,8 @@ fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
 
 /// Returns whether NetworkManager is in charge of the interface.
 pub(super) fn manages(context: &Context<'_>) -> bool {
-    let device = context.path(&format!(
-        "run/NetworkManager/devices/{}",
-        context.target.index
-    ));
+    let index = context.target.index;
+    let device = context.path(&format!("run/NetworkManager/devices/{index}"));
     files::text(&device)
         .is_some_and(|state| state.lines().any(|line| line.trim() == "managed=true"))
 }

@@ -102,9 +102,8 @@ impl Route {
 
     /// Returns the metric with `before` in front of it, if there is one.
     pub(super) fn metric_after(&self, before: &str) -> String {
-        self.metric
-            .map(|metric| format!("{before}{metric}"))
-            .unwrap_or_default()
+        let metric = self.metric.map(|metric| format!("{before}{metric}"));
+        metric.unwrap_or_default()
     }
 }
 
@@ -226,17 +225,13 @@ impl Display for Settings {
             let ignored = joined(&self.left_to_dhcp, " ");
             parts.push(format!("ignoring the host's {ignored}"));
         }
-        parts.extend(
-            self.addresses()
-                .map(|(ip, prefix)| format!("{ip}/{prefix}")),
-        );
+        let addresses = self.addresses();
+        parts.extend(addresses.map(|(ip, prefix)| format!("{ip}/{prefix}")));
         if self.v6.is_empty() {
             parts.push("IPv6 by SLAAC".to_owned());
         }
-        parts.extend(
-            self.routes()
-                .map(|route| format!("gateway {}", route.gateway)),
-        );
+        let gateways = self.routes().map(|route| route.gateway);
+        parts.extend(gateways.map(|ip| format!("gateway {ip}")));
         parts.extend(self.dns.iter().map(|ip| format!("DNS {ip}")));
         f.write_str(&parts.join(", "))
     }
@@ -309,13 +304,11 @@ fn prefix(subnet: &str, address: IpAddr) -> Option<u8> {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
     };
-    if address.is_ipv4() {
-        if let Ok(mask) = subnet.parse::<Ipv4Addr>() {
-            let bits = mask.to_bits();
-            let ones = bits.leading_ones();
-            let contiguous = bits.count_ones() == ones && ones > 0;
-            return u8::try_from(ones).ok().filter(|_| contiguous);
-        }
+    if let (IpAddr::V4(_), Ok(mask)) = (address, subnet.parse::<Ipv4Addr>()) {
+        let bits = mask.to_bits();
+        let ones = bits.leading_ones();
+        let contiguous = bits.count_ones() == ones && ones > 0;
+        return u8::try_from(ones).ok().filter(|_| contiguous);
     }
     let digits = subnet.strip_prefix('/').unwrap_or(subnet);
     // `parse` accepts a sign as well.

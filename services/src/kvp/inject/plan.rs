@@ -9,6 +9,7 @@ use super::error::InjectError;
 use super::parse::Settings;
 use super::target::Target;
 use crate::kvp::config::Config;
+use crate::kvp::files;
 use crate::subprocess::{Output, run};
 
 /// The directories of programs, below the root.
@@ -100,10 +101,7 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Returns a path below the root.
     pub(super) fn path(&self, path: &str) -> PathBuf {
-        self.config
-            .environment
-            .root
-            .join(path.trim_start_matches('/'))
+        files::under(&self.config.environment.root, path)
     }
 
     /// Finds a program.
