@@ -209,18 +209,15 @@ impl Vss {
             };
             Report::recovered(kind, was_frozen)
         });
-        match recover::reset_rcu_expedited(&self.config.environment.root, &record) {
-            Ok(switch) => {
-                record.rcu_expedited = false;
-                if let Some(switch) = switch {
-                    let switch = switch.display();
-                    warn!(
-                        self.log,
-                        "{} was still 1 after a freeze: reset to 0", switch
-                    );
-                }
+        let reset = recover::reset_rcu_expedited(&self.config.environment.root, &record);
+        // One that cannot be reset stays in the record.
+        record.rcu_expedited = reset.is_err();
+        match reset {
+            Ok(None) => {}
+            Ok(Some(switch)) => {
+                let (log, switch) = (&self.log, switch.display());
+                warn!(log, "{} was still 1 after a freeze: reset to 0", switch);
             }
-            // It stays in the record.
             Err((switch, error)) => {
                 let switch = switch.display();
                 warn!(
@@ -286,14 +283,6 @@ impl Vss {
         }
     }
 
-    fn execute(&mut self, request: Request) -> Result<(), Error> {
-        match request {
-            Request::HotBackup | Request::DmInfo | Request::Step => Ok(()),
-            Request::Freeze => self.freeze(),
-            Request::Thaw => self.thaw(),
-        }
-    }
-
     fn freeze(&mut self) -> Result<(), Error> {
         let began = Instant::now();
         let deadline = began + THAW_AND_HOOKS;
@@ -340,12 +329,10 @@ impl Vss {
         let operation = self.progress.begin(Operation::Freezing);
         let hooks = self.run_pre_freeze(report, began + HOOKS_BEFORE_FREEZE, stop)?;
         let latest = (Instant::now() + self.config.prepare_limit).min(began + FREEZE_START);
-        let frozen = match report.kind() {
-            Kind::HooksOnly => Ok(()),
-            Kind::Backup | Kind::Rehearsal => {
-                self.freeze_file_systems(report, &hooks, &operation, latest, stop)
-            }
-        };
+        let mut frozen = Ok(());
+        if report.kind() != Kind::HooksOnly {
+            frozen = self.freeze_file_systems(report, &hooks, &operation, latest, stop);
+        }
         if let Err(error) = frozen {
             let time = match &error {
                 // The thaw has used up its time.
@@ -716,7 +703,12 @@ impl Service for Vss {
                 return malformed.status();
             }
         };
-        match self.execute(request) {
+        let executed = match request {
+            Request::HotBackup | Request::DmInfo | Request::Step => Ok(()),
+            Request::Freeze => self.freeze(),
+            Request::Thaw => self.thaw(),
+        };
+        match executed {
             Ok(()) => {
                 wire::encode(request, body);
                 Status::OK

@@ -38,7 +38,11 @@ pub(super) fn for_each(root: &Path, mut action: impl FnMut(Namespace)) -> bool {
         return false;
     }
     let mut seen = HashSet::from([own]);
-    for process in in_order(root).unwrap_or_default() {
+    let processes = processes::numbers(&root.join("proc")).into_iter().flatten();
+    let mut processes: Vec<u32> = processes.take(MAX_PROCESSES).collect();
+    // Likely the order in which they were started.
+    processes.sort_unstable();
+    for process in processes {
         let Ok(namespace) = of(&process.to_string()) else {
             continue;
         };
@@ -66,14 +70,6 @@ pub(super) fn mounted(root: &Path, process: u32) -> io::Result<Vec<MountInfo>> {
 /// Returns the path of the root of a process.
 pub(super) fn root_of(process: u32) -> PathBuf {
     format!("/proc/{process}/root").into()
-}
-
-/// Returns the processes, likely in the order in which they were started.
-fn in_order(root: &Path) -> io::Result<Vec<u32>> {
-    let numbers = processes::numbers(&root.join("proc"))?;
-    let mut numbers: Vec<u32> = numbers.take(MAX_PROCESSES).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 #[cfg(test)]

@@ -236,11 +236,8 @@ impl Watchdog<'_> {
                 self.phase = Phase::Ready;
                 self.report(GuardReport::Ready(locked));
             }
-            GuardCommand::Freeze => {
-                if self.phase == Phase::Ready {
-                    self.freeze();
-                }
-            }
+            GuardCommand::Freeze if self.phase == Phase::Ready => self.freeze(),
+            GuardCommand::Freeze => {}
             GuardCommand::Thaw => {
                 if self.phase == Phase::Ready {
                     if let Some(threads) = &self.threads {

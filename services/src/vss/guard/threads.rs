@@ -306,7 +306,8 @@ impl ThreadPool {
     /// Returns whether a call has not returned, or anything is to be thawed.
     pub(in super::super) fn is_busy(&self) -> bool {
         let progress = self.shared.lock();
-        progress.freezing.is_some() || progress.each.iter().any(|state| state.is_to_thaw())
+        let to_thaw = |state: &State| matches!(state, State::Frozen | State::Thawing);
+        progress.freezing.is_some() || progress.each.iter().any(to_thaw)
     }
 
     /// Returns whether a thaw has not begun.
@@ -324,12 +325,6 @@ impl ThreadPool {
     pub(in super::super) fn clear_event(&self) {
         // It fails only without an event.
         let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
-    }
-}
-
-impl State {
-    fn is_to_thaw(self) -> bool {
-        matches!(self, Self::Frozen | Self::Thawing)
     }
 }
 
