@@ -115,14 +115,12 @@ pub fn is_open(roots: &Roots, uio: &OsStr) -> Option<bool> {
 }
 
 fn device(roots: &Roots, path: &Path, instance: Guid) -> Result<Option<Device>, DiscoveryError> {
-    let Some(class) = attribute(&path.join("class_id"))? else {
+    let class_id = path.join("class_id");
+    let Some(class) = attribute(&class_id)? else {
         return Ok(None);
     };
     let Ok(class) = class.parse() else {
-        return Err(invalid(
-            &path.join("class_id"),
-            format!("invalid GUID {class:?}"),
-        ));
+        return Err(invalid(&class_id, format!("invalid GUID {class:?}")));
     };
     let driver = fs::read_link(path.join("driver"))
         .ok()

@@ -1,5 +1,7 @@
 //! The names in a START: NUL-terminated in a field of fixed length. Protocol section 5.
 
+use std::ffi::CStr;
+
 use hyperv_vmbus::Encoding;
 
 /// Length of a name's field in bytes: 260 UTF-16 units.
@@ -34,14 +36,9 @@ fn utf16(field: &[u8; NAME_LEN]) -> Result<String, BadName> {
 }
 
 fn utf8(field: &[u8; NAME_LEN]) -> Result<String, BadName> {
-    let end = field
-        .iter()
-        .position(|&byte| byte == 0)
-        .ok_or(BadName::Unterminated)?;
-    let bytes = field.get(..end).unwrap_or_default();
-    std::str::from_utf8(bytes)
-        .map(str::to_owned)
-        .map_err(|_| BadName::NotUnicode)
+    let text = CStr::from_bytes_until_nul(field).map_err(|_| BadName::Unterminated)?;
+    let text = text.to_str().map_err(|_| BadName::NotUnicode)?;
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ use super::journal::{self, Journal};
 /// Number of random names that are tried.
 const NAME_TRIES: u32 = 16;
 
+/// Permission bits of a temporary file.
+const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+
 /// A file that is not in place yet. Dropping it deletes the file.
 pub(super) struct Staging {
     directory: OwnedFd,
@@ -29,7 +32,7 @@ impl Staging {
     /// Creates the file in `directory`, readable and writable by its owner only.
     pub(super) fn new(directory: OwnedFd, journal: &mut Journal) -> Result<Self, Errno> {
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        match retry_on_intr(|| openat(&directory, ".", flags, owner_only())) {
+        match retry_on_intr(|| openat(&directory, ".", flags, OWNER_ONLY)) {
             Ok(file) => Ok(Self {
                 directory,
                 file,
@@ -46,7 +49,7 @@ impl Staging {
     fn with_name(directory: OwnedFd, journal: &mut Journal) -> Result<Self, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let (name, file) = with_new_name(directory.as_fd(), journal, |name| {
-            openat(&directory, name, flags, owner_only())
+            openat(&directory, name, flags, OWNER_ONLY)
         })?;
         Ok(Self {
             directory,
@@ -150,10 +153,6 @@ pub(super) fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         result => result,
     }
-}
-
-fn owner_only() -> Mode {
-    Mode::RUSR | Mode::WUSR
 }
 
 #[cfg(test)]
