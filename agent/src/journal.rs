@@ -6,7 +6,7 @@
 //! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. A record that does not fit a datagram is
 //! truncated, not passed as a file descriptor.
 
-use std::fmt::{Arguments, Write};
+use std::fmt::Arguments;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -167,9 +167,7 @@ impl Datagram {
 
 impl Serializer for Datagram {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
-        let mut text = String::new();
-        write!(text, "{value}")?;
-        self.add(&name(key), &text);
+        self.add(&name(key), &value.to_string());
         Ok(())
     }
 }

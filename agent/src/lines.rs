@@ -20,9 +20,8 @@ impl<W: Write> Drain for Lines<W> {
         let time = format_rfc3339_millis(SystemTime::now());
         let level = record.level().as_short_str();
         // A line break in a text must not look like the start of another record.
-        let text = RecordText::of(record, values)
-            .0
-            .replace(char::is_control, " ");
+        let RecordText(text) = RecordText::of(record, values);
+        let text = text.replace(char::is_control, " ");
         let line = format!("{time} {level} {text}\n");
         let mut to = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         to.write_all(line.as_bytes())

@@ -170,11 +170,8 @@ pub(crate) fn file_systems(count: usize) -> String {
 
 /// Formats the first of `count` mount points.
 pub(crate) fn mount_points(shown: &[String], count: usize) -> String {
-    let mut words = shown
-        .iter()
-        .map(|path| escaped(path))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let paths: Vec<_> = shown.iter().map(|path| escaped(path)).collect();
+    let mut words = paths.join(", ");
     if count > shown.len() {
         words += &format!(" and {} more", count - shown.len());
     }

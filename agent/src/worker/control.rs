@@ -85,9 +85,7 @@ impl Control {
     }
 
     pub(super) fn take_config(&self) -> Option<Arc<hyperv_services::Config>> {
-        self.config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.take()
     }
 }
