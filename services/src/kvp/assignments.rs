@@ -12,10 +12,8 @@ pub fn parse(text: &str) -> impl Iterator<Item = (&str, String)> {
 
 /// Returns the value of the last assignment to this key, which is the effective one.
 pub(super) fn last(text: &str, key: &str) -> Option<String> {
-    parse(text)
-        .filter(|(name, _)| *name == key)
-        .last()
-        .map(|(_, value)| value)
+    let (_, value) = parse(text).filter(|(name, _)| *name == key).last()?;
+    Some(value)
 }
 
 /// Removes quotes and backslashes as a shell does. An unclosed quote ends with the line.

@@ -78,18 +78,15 @@ impl Form for Utf8 {
 
     fn read(field: &[u8]) -> Result<String, NotUnicode> {
         let text = field.split(|&byte| byte == 0).next().unwrap_or_default();
-        std::str::from_utf8(text)
-            .map(str::to_owned)
-            .map_err(|_| NotUnicode)
+        String::from_utf8(text.to_vec()).map_err(|_| NotUnicode)
     }
 
     fn write(text: &str, field: &mut [u8]) -> Option<u32> {
         field.fill(0);
         let (last, places) = field.split_last_mut()?;
         *last = 0;
-        places
-            .get_mut(..text.len())?
-            .copy_from_slice(text.as_bytes());
+        let place = places.get_mut(..text.len())?;
+        place.copy_from_slice(text.as_bytes());
         u32::try_from(text.len() + 1).ok()
     }
 }

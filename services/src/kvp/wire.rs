@@ -193,22 +193,21 @@ fn decode_as<E: Form>(message: &[u8]) -> Result<Request, Malformed> {
 }
 
 fn encode_as<E: Form>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> {
-    let no_room = TooLong("message");
     match reply {
         Reply::Done => Ok(()),
         Reply::Value(value) => {
-            let fields: &mut ValueFields = fields_mut(message, E::GET_VALUE_AT).ok_or(no_room)?;
+            let fields: &mut ValueFields = fields_mut(message, E::GET_VALUE_AT)?;
             write_value::<E>(fields, value)
         }
         Reply::Item { key, value } => {
-            let fields: &mut EnumerateFields = fields_mut(message, HEADER_LEN).ok_or(no_room)?;
+            let fields: &mut EnumerateFields = fields_mut(message, HEADER_LEN)?;
             let key = truncate(key, KEY_UNITS, KEY_LEN - 1);
             let size = E::write(key, &mut fields.item.key).ok_or(TooLong("key"))?;
             fields.item.key_size.set(size);
             write_value::<E>(&mut fields.item, value)
         }
         Reply::IpInfo(info) => {
-            let fields: &mut IpFields = fields_mut(message, E::IP_INFO_AT).ok_or(no_room)?;
+            let fields: &mut IpFields = fields_mut(message, E::IP_INFO_AT)?;
             fields.family = info.family.0;
             fields.dhcp = info.dhcp.into();
             let lists: [(&'static str, &str, &mut [u8]); 4] = [
@@ -259,9 +258,10 @@ fn fields<T: FromBytes + KnownLayout + Immutable + Unaligned>(
 fn fields_mut<T: FromBytes + IntoBytes + KnownLayout + Unaligned>(
     message: &mut [u8],
     at: usize,
-) -> Option<&mut T> {
-    let rest = message.get_mut(at..)?;
-    T::mut_from_prefix(rest).ok().map(|(fields, _)| fields)
+) -> Result<&mut T, TooLong> {
+    let rest = message.get_mut(at..).unwrap_or_default();
+    let (fields, _) = T::mut_from_prefix(rest).map_err(|_| TooLong("message"))?;
+    Ok(fields)
 }
 
 fn key<E: Form>(field: &[u8; KEY_LEN], size: U32) -> Result<String, Malformed> {

@@ -65,10 +65,8 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
 /// Returns whether systemd-networkd is in charge of the interface.
 pub(super) fn manages(context: &Context<'_>) -> bool {
     let link = context.path(&format!("run/systemd/netif/links/{}", context.target.index));
+    let is_managed =
+        |line: &str| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged";
     context.path("run/systemd/netif/state").exists()
-        && files::text(&link).is_some_and(|state| {
-            state
-                .lines()
-                .any(|line| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged")
-        })
+        && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
 }

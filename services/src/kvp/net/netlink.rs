@@ -147,18 +147,15 @@ fn read(mut datagram: &[u8], sequence: u32, reply: &mut Reply) -> io::Result<boo
                 Ok(_) | Err(_) => {}
             }
         }
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        let next = length.next_multiple_of(4);
+        datagram = datagram.get(next..).unwrap_or_default();
     }
     Ok(false)
 }
 
 fn invalid(what: String) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("invalid netlink reply: {what}"),
-    )
+    let error = format!("invalid netlink reply: {what}");
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

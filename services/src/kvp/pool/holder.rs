@@ -133,11 +133,8 @@ fn name(pid: u32) -> String {
     let user = entry
         .and_then(|entry| entry.first().copied())
         .unwrap_or(user);
-    format!(
-        "process {pid} ({}, user {})",
-        program.escape_debug(),
-        user.escape_debug()
-    )
+    let (program, user) = (program.escape_debug(), user.escape_debug());
+    format!("process {pid} ({program}, user {user})")
 }
 
 #[cfg(test)]
