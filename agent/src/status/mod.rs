@@ -1,7 +1,7 @@
 //! The status document of the running agent, which `hyperv-agent status` shows.
 //!
 //! The supervisor `gather`s a [`Document`] when a client connects to the control
-//! socket; the command [`ask`]s for it and shows it as it is, or as [`text`].
+//! socket; the command fetches it and shows it as it is, or as [`text`].
 
 use std::time::SystemTime;
 

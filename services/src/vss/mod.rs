@@ -9,7 +9,7 @@
 //! 4. [`prepare`] opens each ([`open`]) and writes its dirty pages out.
 //! 5. The [`state_file`] records them.
 //! 6. [`freeze`] hands the descriptors to the [`guard`], a watchdog process, which makes
-//!    one `FIFREEZE` call for each, with [`rcu_expedited`] set.
+//!    one `FIFREEZE` call for each, with `rcu_expedited` set.
 //!
 //! A THAW reverses that. Anything else that ends a freeze goes through `Vss::abort`: the
 //! host's THAW then fails, since its backup is not consistent. A `report` collects what

@@ -150,8 +150,8 @@ impl PendingHooks {
     /// runs.
     ///
     /// Returns after `time` at the latest. The hooks run one after another until
-    /// [`HOOKS_SIDE_BY_SIDE`] and [`HOOKS_KILL`] before that; the remaining ones are then
-    /// started at once. They are killed [`HOOKS_KILL`] before the end, and one that cannot
+    /// `HOOKS_SIDE_BY_SIDE` and `HOOKS_KILL` before that; the remaining ones are then
+    /// started at once. They are killed `HOOKS_KILL` before the end, and one that cannot
     /// be killed is abandoned. A hook that fails is logged, and the others still run.
     pub fn run_post_thaw(self, end: EndReason, time: Duration, log: &Logger) -> Vec<HookRun> {
         let began = Instant::now();
