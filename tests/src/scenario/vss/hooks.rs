@@ -296,9 +296,10 @@ pub(in super::super) fn killed_then_by_hand(stage: &mut VssStage<'_>) -> Result<
     by_hand(stage, "exec \"$0\" thaw")
 }
 
-/// Also when standard output and standard error cannot be written to.
+/// Also when standard output and standard error cannot be written to: the exit status is
+/// that of the output then.
 pub(in super::super) fn killed_then_unheard(stage: &mut VssStage<'_>) -> Result<()> {
-    by_hand(stage, "exec \"$0\" thaw >/dev/full 2>/dev/full")
+    by_hand(stage, "\"$0\" thaw >/dev/full 2>/dev/full; [ $? = 1 ]")
 }
 
 /// A hook that cannot be started makes the freeze fail, with the reason in the log, and
@@ -319,7 +320,7 @@ pub(in super::super) fn not_started(stage: &mut VssStage<'_>) -> Result<()> {
             "interpreter /no/such/sh does not exist",
             before,
         ),
-        ("exit 0\n", "as #!/bin/sh does", first),
+        ("exit 0\n", "a line like #!/bin/sh", first),
     ] {
         hook_of(&file_systems, "20-second", text)?;
         let plan = file_systems.program(&["vss", "plan"])?;
