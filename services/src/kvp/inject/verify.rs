@@ -73,7 +73,7 @@ impl Differences {
 }
 
 /// Waits until the interface has its settings and keeps them for `stable_for`, at most for
-/// [`LONGEST`]; for addresses that are `required`, until `deadline`. Returns the differences that
+/// [`IP_VERIFY`]; for addresses that are `required`, until `deadline`. Returns the differences that
 /// remain. `before` is the interface before the change.
 ///
 /// # Errors
