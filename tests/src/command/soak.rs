@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hyperv_sim::soak::{self, Options, Round};
+use hyperv_sim::soak::{self, Lap, Options};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -53,13 +53,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         reloads: arguments.reloads,
         laps: arguments.laps,
     };
-    println!("round  seconds  descriptors  threads  processes  KiB in use  bytes of log");
-    soak::run(&command, options, &mut |round: &Round| {
-        let totals = round.totals;
+    println!("lap  seconds  descriptors  threads  processes  KiB in use  bytes of log");
+    soak::run(&command, options, &mut |lap: &Lap| {
+        let totals = lap.totals;
         println!(
             "{:3}  {:7.1}  {:11}  {:7}  {:9}  {:10}  {:12}",
-            round.number,
-            round.seconds,
+            lap.number,
+            lap.seconds,
             totals.descriptors,
             totals.threads,
             totals.processes,

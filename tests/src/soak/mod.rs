@@ -85,21 +85,21 @@ pub fn unavailable() -> Option<String> {
 /// # Errors
 ///
 /// If the program does not do what it is to, or holds more than before.
-pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Round)) -> Result<()> {
+pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Result<()> {
     let mut soak = Soak::new(command)?;
     let laps = options.laps.max(WARM_UP + 1);
-    let share = |all: u64, round: u64| all * (round + 1) / laps - all * round / laps;
+    let share = |all: u64, lap: u64| all * (lap + 1) / laps - all * lap / laps;
     let mut before: Option<Totals> = None;
     let begun = Instant::now();
-    for round in 0..laps {
+    for lap in 0..laps {
         let played = soak
-            .round(
-                share(options.toggles, round),
-                share(options.freezes, round),
-                share(options.requests, round),
-                share(options.reloads, round),
+            .lap(
+                share(options.toggles, lap),
+                share(options.freezes, lap),
+                share(options.requests, lap),
+                share(options.reloads, lap),
             )
-            .with_context(|| format!("in round {round}"));
+            .with_context(|| format!("in lap {lap}"));
         if let Err(error) = played {
             let log = soak.machine.log();
             let lines: Vec<&str> = log.lines().rev().take(20).collect();
@@ -107,8 +107,8 @@ pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Round)) -> Res
             return Err(error.context(format!("the log ends with\n{}", lines.join("\n"))));
         }
         let totals = soak.settle(before)?;
-        tell(&Round {
-            number: round,
+        tell(&Lap {
+            number: lap,
             seconds: begun.elapsed().as_secs_f64(),
             totals,
         });
@@ -117,16 +117,16 @@ pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Round)) -> Res
             "expected at most {LOG} bytes of log, it has {}",
             totals.log
         );
-        if round + 1 == WARM_UP {
+        if lap + 1 == WARM_UP {
             before = Some(totals);
         }
     }
     soak.machine.stop()
 }
 
-/// What was seen after a round.
+/// What was seen after a lap.
 #[derive(Debug, Clone, Copy)]
-pub struct Round {
+pub struct Lap {
     /// From 0.
     pub number: u64,
     /// Since the beginning.
@@ -181,7 +181,7 @@ impl Soak {
         Ok(soak)
     }
 
-    fn round(&mut self, toggles: u64, freezes: u64, requests: u64, reloads: u64) -> Result<()> {
+    fn lap(&mut self, toggles: u64, freezes: u64, requests: u64, reloads: u64) -> Result<()> {
         for toggle in 0..toggles {
             self.toggle().with_context(|| format!("toggle {toggle}"))?;
         }
