@@ -1,10 +1,11 @@
 //! Waits with a deadline: for descriptors, and for what only trying again can tell.
 
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 /// The longest single wait, within what a `timespec` can express.
@@ -25,6 +26,12 @@ pub fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<u
             polled => return polled,
         }
     }
+}
+
+/// Waits until `fd` is readable, and returns whether it is before `deadline` has passed.
+pub(crate) fn is_readable(fd: impl AsFd, deadline: Instant) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll_until(&mut fds, Some(deadline)).is_ok_and(|ready| ready > 0)
 }
 
 /// Calls `attempt` until it returns a value, and returns `None` once `deadline` has

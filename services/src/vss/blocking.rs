@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::retry::poll_until;
+use crate::retry::{is_readable, poll_until};
 use crate::stop::Stop;
 use crate::timeouts::{LOOKUP, LOOKUP_LATE, LOOKUPS};
 
@@ -194,7 +194,7 @@ impl<T> Drop for Job<T> {
     fn drop(&mut self) {
         let mut left = lock(&ABANDONED);
         // Under the lock it cannot end in between.
-        if !readable(self.done.as_fd()) {
+        if !is_readable(&self.done, Instant::now()) {
             left.push(Arc::clone(&self.place));
         }
     }
@@ -232,11 +232,6 @@ impl Place {
             false => Ok(()),
         }
     }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll_until(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,13 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open};
 use slog::{Logger, warn};
 
 use super::super::blocking::Lookups;
 use crate::processes::{self, Stat};
-use crate::retry::poll_until;
+use crate::retry::is_readable;
 
 /// How long killed hooks are waited for.
 const KILL_TIME: Duration = Duration::from_secs(1);
@@ -61,11 +60,8 @@ struct StaleHook {
 impl StaleHook {
     /// Waits for its end, and returns whether it has ended.
     fn ends_within(&self, time: Duration) -> bool {
-        let Some(process) = &self.process else {
-            return false;
-        };
-        let mut ended = [PollFd::new(process, PollFlags::IN)];
-        poll_until(&mut ended, Some(Instant::now() + time)).is_ok_and(|ready| ready > 0)
+        let process = self.process.as_ref();
+        process.is_some_and(|process| is_readable(process, Instant::now() + time))
     }
 }
 
