@@ -1,6 +1,6 @@
 //! Plays scenarios with a guest that is booted for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -132,14 +132,18 @@ struct Booted {
 }
 
 impl Booted {
-    fn new(arguments: &Arguments) -> Result<Self> {
+    fn new(arguments: &Arguments, number: u32) -> Result<Self> {
+        let mut console = arguments.console.clone();
+        if number > 1 {
+            console.as_mut_os_string().push(format!(".guest-{number}"));
+        }
         let monitor = Monitor::new(&Config {
             kernel: arguments.kernel.clone(),
             initramfs: arguments.initramfs.clone(),
             command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
             memory: arguments.memory,
             processors: arguments.processors,
-            console: arguments.console.clone(),
+            console,
             limit: Duration::from_secs(arguments.limit),
         })?;
         let bus = VmBus::new(monitor.memory(), monitor.synic(), Version::NEWEST);
@@ -172,15 +176,17 @@ impl Booted {
     }
 }
 
-/// Exit status where the guest's processor was reset without a word of its
-/// kernel, which is how an emulated processor fails, too: it is worth another try.
-const EXIT_RESET: u8 = 75;
+/// Guests that are booted at most: one whose processor was reset without a word
+/// of its kernel, which is how an emulated processor fails, has a successor that
+/// begins with the scenario that was lost.
+const GUESTS: u32 = 4;
 
 /// Plays scenarios.
 ///
 /// # Errors
 ///
-/// If the guest does not come up, or is lost on the way.
+/// If a guest does not come up, or is lost on the way for a reason of its own, or
+/// twice in the same scenario.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let known = |name: &String| {
         SCENARIOS.iter().any(|scenario| scenario.name == name)
@@ -190,26 +196,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("scenario {name:?} not found; `hyperv-vm list` lists all");
     }
     let command = shell_words::split(&arguments.agent)?;
-    let booted = Booted::new(arguments)?;
     let mut tally = Tally::new(arguments);
-    let played = play(arguments, &booted, &command, &mut tally);
-    if played.is_err() || tally.failed > 0 {
-        let journal = booted.bus.journal();
-        let lines: Vec<&str> = journal.lines().collect();
-        let end = lines.len().saturating_sub(JOURNAL_LINES);
-        eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
-    }
-    match (played, booted.end()?) {
-        (played, Ending::Stopped) => played?,
-        (Err(lost), Ending::TripleFault) => {
-            eprintln!("the guest's processor was reset: {lost:#}");
-            return Ok(ExitCode::from(EXIT_RESET));
+    let mut guests = 1;
+    let mut lost_at = None;
+    while let Err(lost) = play_in_guest(arguments, guests, &command, &mut tally)? {
+        let played = tally.played.len();
+        if guests == GUESTS || lost_at == Some(played) {
+            return Err(lost.context("a guest's processor was reset again"));
         }
-        // How the guest ended says why it was lost.
-        (Err(lost), ended) => {
-            return Err(lost.context(format!("the guest ended by itself: {ended:?}")));
-        }
-        (Ok(()), ended) => bail!("the guest ended by itself: {ended:?}"),
+        lost_at = Some(played);
+        guests += 1;
+        eprintln!("the guest's processor was reset: {lost:#}");
+        eprintln!("== going on where it was lost, in guest {guests}");
     }
     if !arguments.json {
         let Tally { passed, failed, .. } = tally;
@@ -221,6 +219,32 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match tally.failed {
         0 => Ok(ExitCode::SUCCESS),
         _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Plays what has not been played, in a guest of its own. The inner result is how
+/// the guest was lost, if its processor was reset.
+fn play_in_guest(
+    arguments: &Arguments,
+    number: u32,
+    command: &[String],
+    tally: &mut Tally,
+) -> Result<Result<()>> {
+    let booted = Booted::new(arguments, number)?;
+    let failed = tally.failed;
+    let played = play(arguments, &booted, command, tally);
+    if played.is_err() || tally.failed > failed {
+        let journal = booted.bus.journal();
+        let lines: Vec<&str> = journal.lines().collect();
+        let end = lines.len().saturating_sub(JOURNAL_LINES);
+        eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
+    }
+    match (played, booted.end()?) {
+        (played, Ending::Stopped) => played.map(Ok),
+        (Err(lost), Ending::TripleFault) => Ok(Err(lost)),
+        // How the guest ended says why it was lost.
+        (Err(lost), ended) => Err(lost.context(format!("the guest ended by itself: {ended:?}"))),
+        (Ok(()), ended) => bail!("the guest ended by itself: {ended:?}"),
     }
 }
 
@@ -249,8 +273,10 @@ fn play(
         bind_to_uio(&booted.guest)?;
     }
     let kind = arguments.transport;
-    let wanted = |name: &str| {
-        arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name)
+    let played = tally.played.clone();
+    let wanted = |name: &'static str| {
+        let named = arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|n| n == name);
+        named && !played.contains(&name)
     };
     for device in DEVICES.iter().filter(|device| wanted(device.name)) {
         tally.count(&devices::play(device, &booted.bus, &booted.guest))?;
@@ -278,6 +304,11 @@ fn play(
             Ok(true) => runner.run(scenario, transport)?,
             Err(skip) => Verdict::skipped(scenario, transport, skip.to_string()),
         };
+        // A scenario whose guest is lost has no verdict.
+        if let Outcome::Failed(reason) = &verdict.outcome {
+            let guest = booted.guest.has(Path::new("/"));
+            guest.with_context(|| format!("{}: {reason}", scenario.name))?;
+        }
         tally.count(&verdict)?;
     }
     Ok(())
@@ -285,6 +316,8 @@ fn play(
 
 struct Tally {
     json: bool,
+    /// Names of what has a verdict.
+    played: Vec<&'static str>,
     passed: u32,
     failed: u32,
     skipped: u32,
@@ -294,6 +327,7 @@ impl Tally {
     fn new(arguments: &Arguments) -> Self {
         Self {
             json: arguments.json,
+            played: Vec::new(),
             passed: 0,
             failed: 0,
             skipped: 0,
@@ -308,6 +342,7 @@ impl Tally {
             Outcome::Skipped(reason) => (&mut self.skipped, format!("skipped: {reason}")),
         };
         *count += 1;
+        self.played.push(verdict.scenario);
         if self.json {
             println!("{}", serde_json::to_string(verdict)?);
             return Ok(());
