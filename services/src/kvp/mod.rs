@@ -7,7 +7,8 @@
 //!
 //! [`pool`] holds the keys that host and guest write, [`facts`] computes those of the
 //! guest, and `publish` keeps the configured ones in a pool. [`ip_info`] reads the IP
-//! configuration of an interface and [`inject`] writes it; [`net`] lists the interfaces.
+//! configuration of an interface and [`inject`] writes it; [`interfaces`] lists those of the
+//! machine.
 //! `files`, [`assignments`] and `scripts` handle files of other programs.
 
 use std::sync::Arc;
@@ -39,9 +40,9 @@ mod executor;
 pub mod facts;
 mod files;
 pub mod inject;
+pub mod interfaces;
 pub mod ip_info;
 mod logic;
-pub mod net;
 pub mod pool;
 mod publish;
 pub mod request;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::namespace::{add, in_own_network, interface, ip};
-use hyperv_services::kvp::net;
+use hyperv_services::kvp::interfaces;
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -19,7 +19,7 @@ fn interfaces_are_what_ip_made_of_them() {
     ip("link set vb master br7");
     ip("link set eth0 up");
 
-    let names: Vec<_> = net::interfaces()
+    let names: Vec<_> = interfaces::list()
         .unwrap()
         .into_iter()
         .map(|interface| interface.name)
@@ -134,5 +134,5 @@ fn many_interfaces_come_in_many_parts() {
             "link add many{number} type veth peer name more{number}"
         ));
     }
-    assert_eq!(net::interfaces().unwrap().len(), 201);
+    assert_eq!(interfaces::list().unwrap().len(), 201);
 }

@@ -1,6 +1,6 @@
 //! A network namespace for a test.
 
-use hyperv_services::kvp::net::{self, Interface};
+use hyperv_services::kvp::interfaces::{self, Interface};
 
 use crate::apart;
 
@@ -44,7 +44,7 @@ pub fn add(name: &str, mac: &str) {
 /// The interface of this name.
 #[track_caller]
 pub fn interface(name: &str) -> Interface {
-    net::interfaces()
+    interfaces::list()
         .unwrap()
         .into_iter()
         .find(|interface| interface.name == name)

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use wildmatch::WildMatch;
 
+use crate::kvp::interfaces::Interface;
 use crate::kvp::ip_info::lists;
-use crate::kvp::net::Interface;
 use crate::kvp::wire::VALUE_UNITS;
 
 /// How likely the addresses of an interface are the wanted ones, most likely first.
@@ -69,7 +69,7 @@ fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::net::Address;
+    use crate::kvp::interfaces::Address;
 
     /// An interface with these addresses, `?` before a tentative one.
     fn interface(index: u32, name: &str, addresses: &[&str]) -> Interface {

@@ -1,7 +1,7 @@
 //! The facts that the guest reports about itself in pool 2. Protocol section 7.
 //!
 //! Each is computed at the request, so it is up to date; only the `full_name` is looked
-//! up in the background. `os` reads os-release, and `addresses` sorts those of [`net`].
+//! up in the background. `os` reads os-release, and `addresses` sorts those of [`interfaces`].
 
 use std::ffi::CStr;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use self::full_name::FullName;
 use self::keys::FULL_NAME;
 pub use self::keys::KEYS;
 use super::config::Config;
-use super::net;
+use super::interfaces;
 
 mod addresses;
 mod full_name;
@@ -99,8 +99,8 @@ impl Facts {
 
     /// Returns no address if the kernel does not list the interfaces; the host asks again.
     fn addresses(&self, of_family: fn(&IpAddr) -> bool) -> String {
-        let interfaces = net::interfaces().unwrap_or_default();
-        let on_vmbus = |name: &str| net::vmbus_device(&self.root, name).is_some();
+        let interfaces = interfaces::list().unwrap_or_default();
+        let on_vmbus = |name: &str| interfaces::vmbus_device(&self.root, name).is_some();
         addresses::list(&interfaces, &self.ignored, on_vmbus, of_family)
     }
 }

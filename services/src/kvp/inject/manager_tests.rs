@@ -11,8 +11,8 @@ use std::{env, fs, thread};
 use slog::o;
 
 use super::*;
+use crate::kvp::interfaces::Address;
 use crate::kvp::ip_info;
-use crate::kvp::net::Address;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 
@@ -180,7 +180,7 @@ fn assert_got(set: &IpInfo) {
 fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
     let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
-        interfaces: &net::interfaces,
+        interfaces: &interfaces::list,
     };
     let config = config();
     let lines = Lines::default();

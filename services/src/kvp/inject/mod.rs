@@ -25,7 +25,7 @@ use self::plan::Context;
 use self::target::Target;
 use self::transaction::Paths;
 use super::config::{Backend, Config};
-use super::net::{self, Interface};
+use super::interfaces::{self, Interface};
 use super::request::IpInfo;
 use crate::error_chain::display_chain;
 use crate::retry::retry_until;
@@ -63,8 +63,10 @@ pub(super) fn set(
     log: &Logger,
 ) -> Result<(), InjectError> {
     let kernel = Kernel {
-        interface_by_device: &|device| net::interface_by_device(&config.environment.root, device),
-        interfaces: &net::interfaces,
+        interface_by_device: &|device| {
+            interfaces::interface_by_device(&config.environment.root, device)
+        },
+        interfaces: &interfaces::list,
     };
     set_with(&kernel, config, info, deadline, confirm, log)
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error_chain::display_chain;
-use crate::kvp::net::Address;
+use crate::kvp::interfaces::Address;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 

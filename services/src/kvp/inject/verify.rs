@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::error::InjectError;
 use super::parse::{Settings, joined};
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 use crate::timeouts::IP_VERIFY;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -120,7 +120,7 @@ pub(super) fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::net::Address;
+    use crate::kvp::interfaces::Address;
     use crate::kvp::request::{Family, IpInfo};
 
     /// An interface with these addresses: `?` marks a tentative one, `~` a dynamic one.

@@ -1,6 +1,6 @@
 //! Finds the interface that a request names by its MAC address.
 
-use crate::kvp::net::{Address, Interface};
+use crate::kvp::interfaces::{Address, Interface};
 
 /// Parses a MAC address: six pairs of hexadecimal digits in either case, separated by `:`,
 /// `-` or nothing.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::kvp::net::Address;
+use crate::kvp::interfaces::Address;
 use crate::kvp::request::Family;
 
 /// Longest list of addresses, subnets or DNS servers in UTF-16 units without the NUL. The

@@ -11,7 +11,7 @@ use std::time::Instant;
 use slog::Logger;
 
 use super::config::Config;
-use super::net;
+use super::interfaces;
 use super::request::{Family, IpInfo};
 use crate::timeouts::IP_SCRIPTS;
 
@@ -44,7 +44,7 @@ pub fn get(
     family: Family,
     log: &Logger,
 ) -> Result<IpInfo, IpInfoError> {
-    let interfaces = net::interfaces().map_err(IpInfoError::Interfaces)?;
+    let interfaces = interfaces::list().map_err(IpInfoError::Interfaces)?;
     let interface = adapter::parse(adapter)
         .and_then(|mac| adapter::find(&interfaces, mac))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;

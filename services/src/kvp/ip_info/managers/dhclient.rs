@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Settings, in_use, servers};
 use crate::kvp::files;
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 
 const DIRECTORIES: [&str; 3] = ["var/lib/dhcp", "var/lib/dhclient", "var/lib/NetworkManager"];
 

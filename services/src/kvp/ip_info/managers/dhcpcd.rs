@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Settings, in_use};
 use crate::kvp::files;
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 
 /// Offset of `yiaddr`, the leased address.
 const ADDRESS_AT: usize = 16;

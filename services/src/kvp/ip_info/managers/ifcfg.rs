@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Settings, server};
+use crate::kvp::interfaces::Interface;
 use crate::kvp::ip_info::adapter;
-use crate::kvp::net::Interface;
 use crate::kvp::{assignments, files};
 
 const DIRECTORIES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];

@@ -7,7 +7,7 @@ use wildmatch::WildMatch;
 
 use super::{Settings, servers};
 use crate::kvp::files;
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 
 /// Most sourced files and patterns that are read: a file can source itself.
 const MAX_SOURCED: usize = 200;

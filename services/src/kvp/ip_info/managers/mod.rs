@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 
 pub mod dhclient;
 pub mod dhcpcd;
@@ -98,7 +98,7 @@ pub(super) mod testing {
     use std::fs;
 
     use super::*;
-    use crate::kvp::net::Address;
+    use crate::kvp::interfaces::Address;
 
     /// Creates a directory with these files.
     pub(crate) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {

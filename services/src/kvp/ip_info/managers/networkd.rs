@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::{Settings, in_use, ini, servers};
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 use crate::kvp::{assignments, files};
 
 /// Directories of the drop-ins of a `.network` file. A later one overrides drop-ins of the

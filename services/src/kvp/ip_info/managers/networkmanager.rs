@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::{Settings, ifcfg, in_use, ini, servers};
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 use crate::kvp::{assignments, files};
 
 /// Directories of the key files.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Settings, servers};
-use crate::kvp::net::Interface;
+use crate::kvp::interfaces::Interface;
 use crate::kvp::{assignments, files};
 
 pub(super) fn query(root: &Path, interface: &Interface) -> Option<Settings> {

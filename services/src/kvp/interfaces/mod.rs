@@ -54,7 +54,7 @@ pub struct Address {
 /// # Errors
 ///
 /// Any error of netlink; `TimedOut` if the kernel does not reply within two seconds.
-pub fn interfaces() -> io::Result<Vec<Interface>> {
+pub fn list() -> io::Result<Vec<Interface>> {
     Ok(decode::interfaces(&netlink::dump()?))
 }
 
