@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use hyperv_vmbus::ic::Status;
 
-use super::inject::InjectError;
-use super::ip_info::IpInfoError;
+use super::network::{InjectError, IpInfoError};
 use super::pool::PoolError;
 use super::request::PoolId;
 use super::wire::{Malformed, TooLong};

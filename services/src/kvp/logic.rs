@@ -12,7 +12,7 @@ use super::executor::Job;
 use super::facts::Facts;
 use super::pool::{Pools, Record};
 use super::request::{PoolId, Reply, Request};
-use super::{inject, ip_info, publish};
+use super::{network, publish};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
@@ -52,7 +52,7 @@ impl Logic {
             config,
         };
         logic.publish();
-        inject::recover(&logic.config, Instant::now() + IP_CONFIGURATION, &logic.log);
+        network::recover(&logic.config, Instant::now() + IP_CONFIGURATION, &logic.log);
         logic
     }
 
@@ -120,7 +120,7 @@ impl Logic {
     /// failure to the host.
     fn rollback(&mut self) {
         if self.network_changed {
-            inject::rollback(&self.config, Instant::now() + IP_CONFIGURATION, &self.log);
+            network::rollback(&self.config, Instant::now() + IP_CONFIGURATION, &self.log);
         }
         match self.pools.rollback() {
             Ok(false) => {}
@@ -171,7 +171,7 @@ impl Logic {
                 Ok(Reply::Item { key, value })
             }
             Request::GetIpInfo { adapter, family } => {
-                let info = ip_info::get(&self.config, &adapter, family, &self.log)?;
+                let info = network::get(&self.config, &adapter, family, &self.log)?;
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
@@ -181,7 +181,7 @@ impl Logic {
                     return Err(Error::Cancelled);
                 }
                 let deadline = token.deadline().min(Instant::now() + IP_CONFIGURATION);
-                inject::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
+                network::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
                 self.network_changed = true;
                 Ok(Reply::Done)
             }
@@ -294,7 +294,7 @@ mod tests {
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
         let logic = Logic::new(config(root.path()), log, Arc::default());
-        let busy = || Error::Inject(inject::InjectError::Busy);
+        let busy = || Error::Inject(network::InjectError::Busy);
         let token = CancelToken::new(LONG);
         // The host gets this failure itself.
         logic.log_failure_after_timeout(&busy(), &token);

@@ -6,10 +6,9 @@
 //! in time. [`wire`] encodes the reply in place of the request.
 //!
 //! [`pool`] holds the keys that host and guest write, [`facts`] computes those of the
-//! guest, and `publish` keeps the configured ones in a pool. [`ip_info`] reads the IP
-//! configuration of an interface and [`inject`] writes it; [`interfaces`] lists those of the
-//! machine.
-//! `files`, [`assignments`] and `scripts` handle files of other programs.
+//! guest, and `publish` keeps the configured ones in a pool. [`network`] reads and writes the
+//! IP configuration of an interface; [`interfaces`] lists those of the machine. `files` and
+//! [`assignments`] read files of other programs.
 
 use std::sync::Arc;
 
@@ -39,14 +38,12 @@ mod error;
 mod executor;
 pub mod facts;
 mod files;
-pub mod inject;
 pub mod interfaces;
-pub mod ip_info;
 mod logic;
+pub mod network;
 pub mod pool;
 mod publish;
 pub mod request;
-mod scripts;
 #[cfg(test)]
 mod test_log;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use hyperv_services::kvp::ip_info::{self, IpInfoError};
+use hyperv_services::kvp::network::{self, IpInfoError};
 use hyperv_services::kvp::request::{Family, IpInfo};
 use hyperv_services::kvp::{Config, Network};
 
@@ -30,7 +30,7 @@ fn log() -> slog::Logger {
 
 #[track_caller]
 fn get(config: &Config, family: Family) -> IpInfo {
-    ip_info::get(config, MAC, family, &log()).unwrap()
+    network::get(config, MAC, family, &log()).unwrap()
 }
 
 /// An interface of several addresses and gateways of both families.
@@ -87,7 +87,7 @@ fn another_mac_is_no_interface() {
     add_eth0();
     let (_root, config) = machine();
     for adapter in ["00:15:5D:0A:0B:0D", "eth0", "", "00:00:00:00:00:00"] {
-        let error = ip_info::get(&config, adapter, Family::BOTH, &log()).unwrap_err();
+        let error = network::get(&config, adapter, Family::BOTH, &log()).unwrap_err();
         assert!(matches!(error, IpInfoError::NoInterface(name) if name == adapter));
     }
 }

@@ -4,9 +4,8 @@
 #![no_main]
 
 use hyperv_services::kvp::assignments;
-use hyperv_services::kvp::ip_info::managers::{
-    dhclient, dhcpcd, ifcfg, ifupdown, ini, resolv_conf,
-};
+use hyperv_services::kvp::network::sources::{dhclient, dhcpcd, resolv_conf};
+use hyperv_services::kvp::network::{ifcfg, ifupdown, ini};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|content: &[u8]| {

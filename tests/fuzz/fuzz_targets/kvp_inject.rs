@@ -7,8 +7,8 @@
 use std::fmt::Display;
 
 use arbitrary::Arbitrary;
-use hyperv_services::kvp::inject::parse::{Settings, device};
-use hyperv_services::kvp::inject::renderings;
+use hyperv_services::kvp::network::renderings;
+use hyperv_services::kvp::network::settings::{Settings, device};
 use hyperv_services::kvp::request::{Family, IpInfo};
 use hyperv_vmbus::Guid;
 use libfuzzer_sys::fuzz_target;

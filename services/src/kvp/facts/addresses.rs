@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use wildmatch::WildMatch;
 
 use crate::kvp::interfaces::Interface;
-use crate::kvp::ip_info::lists;
+use crate::kvp::network::lists;
 use crate::kvp::wire::VALUE_UNITS;
 
 /// How likely the addresses of an interface are the wanted ones, most likely first.

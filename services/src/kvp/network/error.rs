@@ -1,0 +1,128 @@
+//! Errors of IP configurations, for the log and as a status for the host.
+
+use std::io;
+use std::path::PathBuf;
+
+use hyperv_vmbus::Guid;
+use hyperv_vmbus::ic::Status;
+
+use super::settings::Invalid;
+use crate::error_chain::display_chain;
+use crate::subprocess::RunError;
+use crate::trusted::Refusal;
+
+/// Why an IP configuration is not in effect.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::kvp) enum InjectError {
+    #[error("the configuration refuses IP configurations from the host (backend = \"off\")")]
+    Off,
+
+    /// A value is not valid. Nothing was changed.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+
+    #[error("no network interface belongs to device {0}")]
+    NoInterface(Guid),
+
+    #[error("cannot list the network interfaces")]
+    Interfaces(#[source] io::Error),
+
+    /// The interface's name cannot be written into the files of network managers.
+    #[error(
+        "interface name {0:?} has characters other than A-Z, a-z, 0-9, `.`, `_` and `-`; rename \
+         the interface"
+    )]
+    InterfaceName(String),
+
+    /// The interface belongs to a bond, a bridge or the like, which would lose it.
+    #[error("{interface} is a port of {master} and has no addresses of its own")]
+    Enslaved { interface: String, master: String },
+
+    #[error(
+        "neither netplan, NetworkManager, systemd-networkd, ifcfg files nor ifupdown manages {0}; \
+         name one in the configuration (backend)"
+    )]
+    NoManager(String),
+
+    /// The network manager cannot apply this configuration.
+    #[error("{manager} cannot be used: {why}")]
+    Unsupported { manager: &'static str, why: String },
+
+    #[error("program `{0}` not found in /usr/sbin, /usr/bin, /sbin or /bin")]
+    NoProgram(&'static str),
+
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+
+    /// Another user than root could change what would be read, replaced or run.
+    #[error("refusing to use {}", path.display())]
+    Untrusted { path: PathBuf, source: Refusal },
+
+    #[error("another IP configuration is still being applied or rolled back")]
+    Busy,
+
+    /// The host was told of a failure, since it took too long.
+    #[error("the host no longer waits for it")]
+    Late,
+
+    /// The file that would be replaced is a directory, a link or the like, or too long.
+    #[error("{} is not a regular file and will not be replaced", .0.display())]
+    NotAFile(PathBuf),
+
+    #[error(transparent)]
+    Run(#[from] RunError),
+
+    /// A program of the network manager printed that it rejects the new file.
+    #[error("{program} rejected the configuration, saying {line:?}")]
+    Rejected { program: String, line: String },
+
+    /// All programs succeeded, but the interface lacks addresses.
+    #[error(
+        "{interface} did not get {absent}; does another file take precedence over the agent's?"
+    )]
+    NotInEffect { interface: String, absent: String },
+
+    #[error("{manager} did not apply the configuration; rolled back to the previous one")]
+    RolledBack {
+        manager: &'static str,
+        source: Box<InjectError>,
+    },
+
+    #[error(
+        "{manager} did not apply the configuration, and the rollback to the previous one failed \
+         ({}); copies of its files are in {}", display_chain(.rollback), backups.display()
+    )]
+    RollbackFailed {
+        manager: &'static str,
+        source: Box<InjectError>,
+        rollback: Box<InjectError>,
+        backups: PathBuf,
+    },
+}
+
+impl InjectError {
+    /// Returns whether the host was told of a failure before the configuration was in effect.
+    pub(in crate::kvp) fn is_late(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::RolledBack { source, .. } => source.is_late(),
+            _ => false,
+        }
+    }
+
+    /// Returns the status for the host.
+    pub(in crate::kvp) fn status(&self) -> Status {
+        match self {
+            Self::Invalid(_) => Status::INVALID_ARGUMENT,
+            Self::NoInterface(_) => Status::GUID_NOT_FOUND,
+            Self::Off | Self::NoManager(_) | Self::Unsupported { .. } | Self::NoProgram(_) => {
+                Status::NOT_SUPPORTED
+            }
+            _ => Status::FAIL,
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Every network manager of Debian, in namespaces: afterwards the kernel has what the host set,
+//! and nothing that other files gave the interface.
+//!
+//! A test runs itself again inside the namespaces, where `INSIDE` is set.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use slog::o;
+
+use super::*;
+use crate::kvp::interfaces::Address;
+use crate::kvp::network;
+use crate::kvp::request::Family;
+use crate::kvp::test_log::Lines;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn test(manager: &str, name: &str) {
+    if env::var_os("INSIDE").is_some() {
+        inside(manager);
+        return;
+    }
+    if let Err(why) = outside(manager, name) {
+        hyperv_needs::skip(&why);
+    }
+}
+
+/// Runs the test in namespaces, or returns why there are none.
+fn outside(manager: &str, name: &str) -> Result<(), String> {
+    hyperv_needs::namespaces(&["--mount", "--net"])?;
+    let root = hyperv_needs::fetched("network-managers")?;
+    let in_namespace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inject/in-namespace");
+    let output = Command::new(in_namespace)
+        .args([&*root, manager])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg(format!("kvp::network::set::manager_tests::{name}"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    Ok(())
+}
+
+#[test]
+fn systemd_networkd() {
+    test("networkd", "systemd_networkd");
+}
+
+#[test]
+fn networkmanager() {
+    test("networkmanager", "networkmanager");
+}
+
+#[test]
+fn netplan_with_networkd() {
+    test("netplan", "netplan_with_networkd");
+}
+
+#[test]
+fn netplan_with_networkmanager() {
+    test("netplan-networkmanager", "netplan_with_networkmanager");
+}
+
+#[test]
+fn ifupdown() {
+    test("ifupdown", "ifupdown");
+}
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Reads eth0 by `ip`.
+fn interfaces() -> io::Result<Vec<Interface>> {
+    let text = output(
+        "ip",
+        &["-o", "address", "show", "dev", "eth0", "scope", "global"],
+    );
+    let addresses = text.lines().map(|line| {
+        let mut words = line.split_whitespace().skip(3);
+        let (ip, prefix) = words.next().unwrap().split_once('/').unwrap();
+        Address {
+            ip: ip.parse().unwrap(),
+            prefix: prefix.parse().unwrap(),
+            dynamic: line.contains(" dynamic "),
+            tentative: line.contains(" tentative "),
+        }
+    });
+    let index = fs::read_to_string("/sys/class/net/eth0/ifindex")?;
+    Ok(vec![Interface {
+        index: index.trim().parse().unwrap(),
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        up: true,
+        loopback: false,
+        master: None,
+        kind: None,
+        addresses: addresses.collect(),
+        gateways: Vec::new(),
+    }])
+}
+
+/// Returns the addresses that no router announced.
+fn addresses() -> Vec<String> {
+    let interfaces = interfaces().unwrap();
+    let addresses = &interfaces[0].addresses;
+    let mut texts: Vec<_> = addresses
+        .iter()
+        .filter(|address| !announced(address))
+        .map(|address| format!("{}/{}", address.ip, address.prefix))
+        .collect();
+    texts.sort();
+    texts
+}
+
+/// Returns whether this is an address of SLAAC.
+fn announced(address: &Address) -> bool {
+    address.ip.to_string().starts_with("fd99:")
+}
+
+/// Returns the gateways of the default routes, in order.
+fn gateways(family: &str) -> Vec<String> {
+    let text = output("ip", &[family, "route", "show", "default", "dev", "eth0"]);
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    text.lines().map(|line| words(line)[2].clone()).collect()
+}
+
+fn config() -> Config {
+    Config {
+        directory: "/tmp/hyperv".into(),
+        environment: crate::Environment {
+            state_dir: "/tmp/state".into(),
+            ..crate::Environment::default()
+        },
+        ..Config::default()
+    }
+}
+
+/// Asserts that the host reads back what it set, except for link-local addresses and those that
+/// routers announce.
+#[track_caller]
+fn assert_got(set: &IpInfo) {
+    let log = Logger::root(slog::Discard, o!());
+    let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
+    let own = |text: &&str| !text.starts_with("fd99:") && !text.starts_with("fe80:");
+    let pairs = |info: &IpInfo| {
+        let subnets = info.subnets.split(';').map(str::to_owned);
+        let pairs = info.addresses.split(';').zip(subnets);
+        let own = pairs.filter(|(ip, _)| !ip.is_empty() && own(ip));
+        let mut own: Vec<_> = own.map(|(ip, subnet)| format!("{ip} {subnet}")).collect();
+        own.sort();
+        own
+    };
+    let sorted = |list: &str| {
+        let mut list: Vec<_> = list.split(';').map(str::to_owned).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(pairs(&got), pairs(set), "{got:?}");
+    assert_eq!(sorted(&got.gateways), sorted(&set.gateways), "{got:?}");
+    assert_eq!(got.dhcp, set.dhcp, "{got:?}");
+    assert_eq!(got.dns, set.dns, "{got:?}");
+}
+
+/// Sets the configuration, and returns the line that is logged.
+fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
+    let kernel = Kernel {
+        interface_by_device: &|_| Some("eth0".to_owned()),
+        interfaces: &interfaces::list,
+    };
+    let config = config();
+    let lines = Lines::default();
+    let log = Logger::root(lines.clone(), o!());
+    set_with(
+        &kernel,
+        &config,
+        info,
+        Instant::now() + time,
+        &|| true,
+        &log,
+    )?;
+    let line = lines.0.lock().unwrap().pop().unwrap();
+    eprintln!("{line}");
+    Ok(line)
+}
+
+fn info(addresses: &str, subnets: &str, gateways: &str, dns: &str) -> IpInfo {
+    IpInfo {
+        adapter: "f8615163-0000-1000-2000-00155d010203".to_owned(),
+        family: Family::BOTH,
+        dhcp: false,
+        addresses: addresses.to_owned(),
+        subnets: subnets.to_owned(),
+        gateways: gateways.to_owned(),
+        dns: dns.to_owned(),
+    }
+}
+
+fn inside(manager: &str) {
+    let mixed = info(
+        "10.0.0.5;10.0.0.6;fd00::5;fd00::6",
+        "255.255.255.0;255.255.255.0;/64;/64",
+        "10.0.0.1;fe80::1",
+        "1.1.1.1;fd00::53",
+    );
+    let line = set(&mixed, LONG).unwrap();
+    assert_got(&mixed);
+    assert!(!line.contains("not on the interface"), "{line}");
+    assert_eq!(
+        addresses(),
+        ["10.0.0.5/24", "10.0.0.6/24", "fd00::5/64", "fd00::6/64"]
+    );
+    eventually(|| gateways("-4") == ["10.0.0.1"] && gateways("-6") == ["fe80::1"]);
+    eventually(|| {
+        let dns = dns(manager);
+        dns.contains("1.1.1.1") && dns.contains("fd00::53") && !dns.contains("9.9.9.9")
+    });
+
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+
+    // Fewer addresses, and gateways in order of preference, one of them in no subnet.
+    let other = info(
+        "10.0.0.7",
+        "255.255.255.0",
+        "10.0.0.1;172.16.0.1",
+        "10.0.0.53",
+    );
+    let line = set(&other, LONG).unwrap();
+    assert_got(&other);
+    assert!(!line.contains("not on the interface"), "{line}");
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+    eventually(|| gateways("-4") == ["10.0.0.1", "172.16.0.1"]);
+
+    // The same again, after somebody removed the address.
+    output("ip", &["address", "del", "10.0.0.7/24", "dev", "eth0"]);
+    assert_eq!(addresses(), [""; 0]);
+    set(&other, LONG).unwrap();
+    assert_got(&other);
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+
+    // A file of the administrator makes it fail: it is rolled back.
+    if let Some(Problem {
+        path,
+        text,
+        mode,
+        message,
+        address,
+    }) = problem(manager)
+    {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = set(&mixed, Duration::from_secs(20)).unwrap_err();
+        let words = crate::error_chain::display_chain(&error);
+        assert!(words.contains(message), "{words}");
+        eventually(|| addresses() == [address]);
+        fs::remove_file(path).unwrap();
+    }
+
+    let dhcp = IpInfo {
+        dhcp: true,
+        ..info("fd00::8", "/64", "", "")
+    };
+    set(&dhcp, LONG).unwrap();
+    eventually(|| addresses() == ["10.0.0.100/24", "fd00::8/64"]);
+    eventually(|| gateways("-4") == ["10.0.0.1"]);
+    eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+    assert_got(&IpInfo {
+        addresses: "10.0.0.100;fd00::8".to_owned(),
+        subnets: "255.255.255.0;/64".to_owned(),
+        gateways: "10.0.0.1".to_owned(),
+        dns: "10.0.0.9".to_owned(),
+        ..dhcp
+    });
+
+    // The lease is released.
+    set(&other, LONG).unwrap();
+    assert_got(&other);
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+    if manager == "netplan" {
+        netplan_takes_an_ethernet_address();
+    }
+}
+
+/// In the namespaces the interface has no permanent address.
+fn netplan_takes_an_ethernet_address() {
+    let target = Target {
+        name: "eth0".to_owned(),
+        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
+        permanent: true,
+        index: 2,
+        device: Guid::from_u128(1),
+    };
+    let settings = Settings::parse(&info("10.0.0.5", "/24", "", "")).unwrap();
+    for renderer in [
+        netplan::Renderer::Networkd,
+        netplan::Renderer::NetworkManager,
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("etc/netplan/90-hyperv-agent-eth0.yaml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, netplan::render(&target, &settings, renderer)).unwrap();
+        let path = root.path().to_str().unwrap();
+        output("netplan", &["generate", "--root-dir", path]);
+        let made = match renderer {
+            netplan::Renderer::Networkd => "systemd/network/10-netplan-0-hyperv-agent-eth0.network",
+            netplan::Renderer::NetworkManager => {
+                "NetworkManager/system-connections/netplan-0-hyperv-agent-eth0.nmconnection"
+            }
+        };
+        let text = fs::read_to_string(root.path().join("run").join(made)).unwrap();
+        assert!(
+            text.contains("00:15:5d:01:02:03") && text.contains("eth0"),
+            "{text}"
+        );
+    }
+}
+
+/// A file that makes a configuration with 10.0.0.5 fail.
+struct Problem {
+    path: &'static str,
+    text: &'static str,
+    mode: u32,
+    /// Part of the error message.
+    message: &'static str,
+    /// The address after the rollback.
+    address: &'static str,
+}
+
+fn problem(manager: &str) -> Option<Problem> {
+    match manager {
+        "netplan" | "netplan-networkmanager" => Some(Problem {
+            path: "/etc/netplan/60-broken.yaml",
+            text: "network: [",
+            mode: 0o600,
+            message: "/etc/netplan/60-broken.yaml",
+            address: "10.0.0.7/24",
+        }),
+        // It takes precedence over the agent's.
+        "networkd" => Some(Problem {
+            path: "/etc/systemd/network/00-first.network",
+            text: "[Match]\nName=eth0\n[Network]\nAddress=192.168.9.9/24\n",
+            mode: 0o644,
+            message: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
+            address: "192.168.9.9/24",
+        }),
+        "ifupdown" => Some(Problem {
+            path: "/etc/network/if-up.d/problem",
+            text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo problem >&2; exit 1 ;; esac\n",
+            mode: 0o755,
+            message: "problem",
+            address: "10.0.0.7/24",
+        }),
+        _ => None,
+    }
+}
+
+fn dns(manager: &str) -> String {
+    match manager {
+        "networkd" | "netplan" => {
+            let index = interfaces().unwrap()[0].index;
+            fs::read_to_string(format!("/run/systemd/netif/links/{index}")).unwrap_or_default()
+        }
+        "ifupdown" => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        _ => output(
+            "nmcli",
+            &["--get-values", "IP4.DNS,IP6.DNS", "device", "show", "eth0"],
+        )
+        .replace('\\', ""),
+    }
+}
+
+/// Waits, since network managers continue for a while.
+fn eventually(condition: impl Fn() -> bool) {
+    let end = Instant::now() + LONG;
+    while !condition() {
+        if Instant::now() > end {
+            let state = output(
+                "sh",
+                &[
+                    "-c",
+                    "ip address; ip route; ip -6 route; cat /etc/resolv.conf",
+                ],
+            );
+            panic!("the condition does not come true:\n{state}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}

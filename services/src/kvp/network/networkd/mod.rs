@@ -1,0 +1,4 @@
+//! systemd-networkd.
+
+pub(super) mod read;
+pub(super) mod write;

@@ -1,0 +1,4 @@
+//! NetworkManager.
+
+pub(super) mod read;
+pub(super) mod write;

@@ -1,0 +1,201 @@
+//! NetworkManager: the state file of a device names the profile in use, which is a key
+//! file or an `ifcfg` file.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::kvp::interfaces::Interface;
+use crate::kvp::network::dns::servers;
+use crate::kvp::network::ifcfg::read as ifcfg;
+use crate::kvp::network::ini;
+use crate::kvp::network::state::{ManagerState, in_use};
+use crate::kvp::{assignments, files};
+
+/// Directories of the key files.
+const PROFILES: [&str; 3] = [
+    "run/NetworkManager/system-connections",
+    "etc/NetworkManager/system-connections",
+    "usr/lib/NetworkManager/system-connections",
+];
+
+pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+    let index = interface.index;
+    let state = files::text(&root.join(format!("run/NetworkManager/devices/{index}")))?;
+    let uuid = ini::last(&state, "device", "connection-uuid")?;
+    let profile = profile(root, uuid);
+    let leased = leased(root, interface, &state, uuid);
+    let mut settings = ManagerState {
+        dhcp: leased.is_some().then_some(true),
+        dns: Vec::new(),
+    };
+    let mut ignore_leased = false;
+    if let Some(profile) = profile {
+        settings.dhcp = profile.settings.dhcp.or(settings.dhcp);
+        settings.dns = profile.settings.dns;
+        ignore_leased = profile.ignore_leased;
+    }
+    if !ignore_leased {
+        settings.dns.extend(leased.unwrap_or_default());
+    }
+    Some(settings)
+}
+
+struct Profile {
+    settings: ManagerState,
+    /// The profile ignores the DNS servers of a lease.
+    ignore_leased: bool,
+}
+
+/// Finds the profile with this UUID.
+fn profile(root: &Path, uuid: &str) -> Option<Profile> {
+    let key_files = PROFILES
+        .iter()
+        .flat_map(|place| files::in_directory(&root.join(place)));
+    key_files
+        .filter_map(|path| files::text(&path))
+        .find(|text| ini::last(text, "connection", "uuid") == Some(uuid))
+        .map(|text| key_file(&text))
+        .or_else(|| {
+            let text = ifcfg::texts(root)
+                .map(|(_, text)| text)
+                .find(|text| assignments::last(text, "UUID").as_deref() == Some(uuid))?;
+            Some(Profile {
+                settings: ifcfg::parse(&text),
+                ignore_leased: assignments::last(&text, "PEERDNS").as_deref() == Some("no"),
+            })
+        })
+}
+
+fn key_file(text: &str) -> Profile {
+    let dns = |section| servers(ini::last(text, section, "dns").unwrap_or_default());
+    Profile {
+        settings: ManagerState {
+            // The default method is automatic.
+            dhcp: Some(ini::last(text, "ipv4", "method").unwrap_or("auto") == "auto"),
+            dns: [dns("ipv4"), dns("ipv6")].concat(),
+        },
+        ignore_leased: ini::last(text, "ipv4", "ignore-auto-dns") == Some("true"),
+    }
+}
+
+/// Returns the DNS servers of the DHCP lease in use; `None` if there is none. Later
+/// versions write them to the state file of the device, earlier ones to the lease only.
+fn leased(root: &Path, interface: &Interface, state: &str, uuid: &str) -> Option<Vec<IpAddr>> {
+    let option = |name: &str| {
+        state.lines().find_map(|line| {
+            let value = line.strip_prefix("dhcp4.")?.strip_prefix(name)?;
+            value.strip_prefix('=')
+        })
+    };
+    if let Some(list) = option("domain_name_servers") {
+        return Some(servers(list));
+    }
+    if option("dhcp_lease_time").is_some() {
+        return Some(Vec::new());
+    }
+    let name = &interface.name;
+    let lease = format!("var/lib/NetworkManager/internal-{uuid}-{name}.lease");
+    let lease = files::text(&root.join(lease))?;
+    let address = assignments::last(&lease, "ADDRESS")?.parse().ok()?;
+    in_use(address, interface)
+        .then(|| servers(&assignments::last(&lease, "DNS").unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvp::network::testing::*;
+
+    const UUID: &str = "c0ffee00-1234-5678-9abc-def012345678";
+    const DEVICE: (&str, &str) = (
+        "run/NetworkManager/devices/2",
+        "[device]\nmanaged=true\nconnection-uuid=c0ffee00-1234-5678-9abc-def012345678\n\
+         nm-owned=0\nroute-metric-default-aspired=100\n",
+    );
+    const OTHER: (&str, &str) = (
+        "etc/NetworkManager/system-connections/other.nmconnection",
+        "[connection]\nuuid=00000000-1234-5678-9abc-def012345678\n[ipv4]\nmethod=auto\n",
+    );
+
+    fn settings(files: &[(&str, &str)]) -> ManagerState {
+        let root = root(&[&[DEVICE, OTHER], files].concat());
+        query(root.path(), &eth0(&["10.0.0.7"])).unwrap()
+    }
+
+    fn profile(rest: &str) -> String {
+        format!("[connection]\nid=eth0\nuuid={UUID}\ntype=ethernet\n\n{rest}")
+    }
+
+    #[test]
+    fn the_key_file_with_the_uuid_is_used() {
+        let manual = profile(
+            "[ipv4]\naddress1=10.0.0.7/24,10.0.0.254\ndns=10.0.0.1;10.0.0.2;\nmethod=manual\n\n\
+             [ipv6]\ndns=fd00::1;\nmethod=auto\n",
+        );
+        for place in PROFILES {
+            let path = format!("{place}/eth0.nmconnection");
+            let found = settings(&[(&path, &manual)]);
+            assert_eq!(found.dhcp, Some(false), "{place}");
+            assert_eq!(found.dns, ips(&["10.0.0.1", "10.0.0.2", "fd00::1"]));
+        }
+    }
+
+    #[test]
+    fn only_the_method_auto_is_dhcp() {
+        for (text, expected) in [
+            ("[ipv4]\nmethod=auto\n", true),
+            ("", true),
+            ("[ipv4]\nmethod=disabled\n", false),
+            ("[ipv4]\nmethod=shared\n", false),
+            ("[ipv4]\nmethod=manual\n[ipv6]\nmethod=auto\n", false),
+        ] {
+            let path = "run/NetworkManager/system-connections/netplan-eth0.nmconnection";
+            let found = settings(&[(path, &profile(text))]);
+            assert_eq!(found.dhcp, Some(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_ifcfg_file_can_be_the_profile() {
+        let text = format!("UUID=\"{UUID}\"\nBOOTPROTO=dhcp\nDNS1=10.0.0.1\n");
+        let found = settings(&[("etc/sysconfig/network-scripts/ifcfg-Wired_1", &text)]);
+        assert_eq!(found.dhcp, Some(true));
+        assert_eq!(found.dns, ips(&["10.0.0.1"]));
+    }
+
+    #[test]
+    fn leased_servers_come_after_those_of_the_profile() {
+        let path = "etc/NetworkManager/system-connections/eth0.nmconnection";
+        let lease =
+            "var/lib/NetworkManager/internal-c0ffee00-1234-5678-9abc-def012345678-eth0.lease";
+        let lease = (lease, "ADDRESS=10.0.0.7\nDNS=10.0.0.3\n");
+        let auto = profile("[ipv4]\nmethod=auto\ndns=10.0.0.1;\n");
+        assert_eq!(
+            settings(&[(path, &auto), lease]).dns,
+            ips(&["10.0.0.1", "10.0.0.3"])
+        );
+        let own = profile("[ipv4]\nmethod=auto\nignore-auto-dns=true\ndns=10.0.0.1;\n");
+        assert_eq!(settings(&[(path, &own), lease]).dns, ips(&["10.0.0.1"]));
+        let stale = (lease.0, "ADDRESS=10.0.0.99\nDNS=10.0.0.3\n");
+        assert_eq!(settings(&[stale]), ManagerState::default());
+    }
+
+    #[test]
+    fn the_state_file_of_the_device_can_have_the_lease() {
+        let state = format!(
+            "{}dhcp4.dhcp_lease_time=3600\ndhcp4.domain_name_servers=10.0.0.3 10.0.0.4\n",
+            DEVICE.1
+        );
+        let root = root(&[(DEVICE.0, &state)]);
+        let found = query(root.path(), &eth0(&[])).unwrap();
+        assert_eq!(found.dhcp, Some(true));
+        assert_eq!(found.dns, ips(&["10.0.0.3", "10.0.0.4"]));
+    }
+
+    #[test]
+    fn a_device_without_a_profile_has_no_settings() {
+        let root = root(&[(DEVICE.0, "[device]\nmanaged=false\n"), OTHER]);
+        assert_eq!(query(root.path(), &eth0(&[])), None);
+        assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);
+    }
+}

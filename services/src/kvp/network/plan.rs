@@ -1,0 +1,184 @@
+//! What applies a configuration: files to write and programs to run.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::error::InjectError;
+use super::settings::Settings;
+use super::target::Target;
+use crate::kvp::config::Config;
+use crate::kvp::files;
+use crate::subprocess::{Output, run};
+
+/// The directories of programs, below the root.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
+
+/// Longest part of a program's error line in a message, in characters.
+const MAX_LINE_LEN: usize = 300;
+
+/// The first line of every file of the agent's own.
+pub(super) const HEADER: &str =
+    "# Written by hyperv-agent: what the Hyper-V host wants this interface to have.\n";
+
+/// How a network manager applies a configuration, decided before anything is done.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The network manager's name, for messages.
+    pub(super) manager: &'static str,
+    /// Run before the files are replaced, and again before a rollback restores them.
+    pub(super) stop: Vec<Step>,
+    /// The files to write.
+    pub(super) files: Vec<NewFile>,
+    /// Run when the files are written.
+    pub(super) apply: Vec<Step>,
+    /// Run when a rollback has restored the previous files.
+    pub(super) revert: Vec<Step>,
+    /// How long the interface has to keep its settings. Not zero for a network manager whose
+    /// programs return before it begins.
+    pub(super) stable_for: Duration,
+}
+
+impl Plan {
+    /// Returns a plan that stops nothing first, and whose programs wait for the network manager.
+    pub(super) fn new(
+        manager: &'static str,
+        files: Vec<NewFile>,
+        apply: Vec<Step>,
+        revert: Vec<Step>,
+    ) -> Self {
+        Self {
+            manager,
+            stop: Vec::new(),
+            files,
+            apply,
+            revert,
+            stable_for: Duration::ZERO,
+        }
+    }
+}
+
+/// A file to write.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// Permission bits; `None` keeps those of the previous file, or is 0644.
+    pub(super) mode: Option<u32>,
+}
+
+impl NewFile {
+    pub(super) fn new(path: PathBuf, text: String, mode: u32) -> Self {
+        Self {
+            path,
+            text,
+            mode: Some(mode),
+        }
+    }
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<String>,
+    /// A line of standard error with this text is a failure, whatever the exit status.
+    error_text: Option<&'static str>,
+    /// A failure does not matter.
+    may_fail: bool,
+}
+
+/// What a network manager's plan is made from.
+pub(super) struct Context<'a> {
+    pub(super) config: &'a Config,
+    pub(super) target: &'a Target,
+    pub(super) settings: &'a Settings,
+    /// When the configuration has to be in effect.
+    pub(super) deadline: Instant,
+}
+
+impl Context<'_> {
+    /// Returns a path below the root.
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        files::under(&self.config.environment.root, path)
+    }
+
+    /// Finds a program.
+    pub(super) fn program(&self, name: &'static str) -> Result<PathBuf, InjectError> {
+        PROGRAM_DIRECTORIES
+            .iter()
+            .map(|directory| self.path(directory).join(name))
+            .find(|path| is_executable(path))
+            .ok_or(InjectError::NoProgram(name))
+    }
+
+    /// Finds the program of a step.
+    pub(super) fn step(&self, name: &'static str, args: &[&str]) -> Result<Step, InjectError> {
+        Ok(Step::new(self.program(name)?, args))
+    }
+
+    /// Returns `false` if the interface is up and has no carrier.
+    pub(super) fn has_carrier(&self) -> bool {
+        let carrier = self.path(&format!("sys/class/net/{}/carrier", self.target.name));
+        !fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0")
+    }
+
+    /// Returns how many seconds a program may wait, at least one.
+    pub(super) fn seconds_left(&self) -> u64 {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        left.saturating_sub(Duration::from_secs(1)).as_secs().max(1)
+    }
+}
+
+impl Step {
+    pub(super) fn new(program: PathBuf, args: &[&str]) -> Self {
+        Self {
+            program,
+            args: args.iter().copied().map(str::to_owned).collect(),
+            error_text: None,
+            may_fail: false,
+        }
+    }
+
+    /// Ignores a failure of the program.
+    pub(super) fn may_fail(mut self) -> Self {
+        self.may_fail = true;
+        self
+    }
+
+    /// Takes a line of standard error with this text for a failure.
+    pub(super) fn fails_on(mut self, error_text: &'static str) -> Self {
+        self.error_text = Some(error_text);
+        self
+    }
+
+    /// Runs the program.
+    ///
+    /// # Errors
+    ///
+    /// [`InjectError::Run`] if it does not succeed by `deadline`, [`InjectError::Rejected`] if it
+    /// prints its error text.
+    pub(super) fn run(&self, deadline: Instant) -> Result<Output, InjectError> {
+        let args: Vec<&OsStr> = self.args.iter().map(OsStr::new).collect();
+        let mut output = run(&self.program, &args, &[], deadline, None)?;
+        if !self.may_fail {
+            output = output.success(&self.program)?;
+        }
+        if let Some(error_text) = self.error_text {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if let Some(line) = stderr.lines().find(|line| line.contains(error_text)) {
+                return Err(InjectError::Rejected {
+                    program: self.program.display().to_string(),
+                    line: line.chars().take(MAX_LINE_LEN).collect(),
+                });
+            }
+        }
+        Ok(output)
+    }
+}
+
+/// Returns whether this is a file that may be run.
+pub(super) fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}

@@ -1,0 +1,285 @@
+//! Applies the IP configuration that the host sets for an interface (SET_IP_INFO). Protocol
+//! section 7.
+//!
+//! [`settings`](super::settings) turns the host's texts into typed values before anything else is
+//! done. `choose` finds the network manager in charge of the interface, which makes a `plan`: the
+//! files to write and the programs to run. `transaction` applies the plan. If that fails, it
+//! restores the previous files and has the network manager load those. If the agent ends in
+//! between, the next one rolls back the IP configuration by the undo log. `verify` waits until the
+//! interface has its addresses, so that the host reads back what it has set.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hyperv_vmbus::Guid;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use slog::{Logger, info, warn};
+
+use super::error::InjectError;
+use super::ifcfg::write as ifcfg;
+use super::ifupdown::write as ifupdown;
+use super::netplan::write as netplan;
+use super::networkd::write as networkd;
+use super::networkmanager::write as networkmanager;
+use super::plan::Context;
+use super::scripts::hv_set_ifconfig;
+use super::settings::{self, Settings};
+use super::target::{self, Target};
+use super::transaction::apply::{self, Paths};
+use super::transaction::{backups, undo_log};
+use super::{choose, verify};
+use crate::error_chain::display_chain;
+use crate::kvp::config::{Backend, Config};
+use crate::kvp::files;
+use crate::kvp::interfaces::{self, Interface};
+use crate::kvp::request::IpInfo;
+use crate::retry::retry_until;
+use crate::trusted::make_state_directory;
+
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Applies an IP configuration, or leaves the previous one in effect; both by `deadline`. Where
+/// `confirm`, which is called last, returns `false`, the configuration is rolled back.
+///
+/// # Errors
+///
+/// Any [`InjectError`].
+pub(in crate::kvp) fn set(
+    config: &Config,
+    info: &IpInfo,
+    deadline: Instant,
+    confirm: &dyn Fn() -> bool,
+    log: &Logger,
+) -> Result<(), InjectError> {
+    let kernel = Kernel {
+        interface_by_device: &|device| {
+            interfaces::interface_by_device(&config.environment.root, device)
+        },
+        interfaces: &interfaces::list,
+    };
+    set_with(&kernel, config, info, deadline, confirm, log)
+}
+
+/// Looks up network interfaces; tests have their own.
+struct Kernel<'a> {
+    interface_by_device: &'a dyn Fn(Guid) -> Option<String>,
+    interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
+}
+
+fn set_with(
+    kernel: &Kernel<'_>,
+    config: &Config,
+    info: &IpInfo,
+    deadline: Instant,
+    confirm: &dyn Fn() -> bool,
+    log: &Logger,
+) -> Result<(), InjectError> {
+    if config.network.backend == Backend::Off {
+        return Err(InjectError::Off);
+    }
+    let device = settings::device(&info.adapter)?;
+    let settings = Settings::parse(info)?;
+    let _lock = lock(config, apply::apply_deadline(deadline))?;
+    let (target, before) = find_target(kernel, config, device)?;
+    let apply_deadline = apply::apply_deadline(deadline);
+    let context = Context {
+        config,
+        target: &target,
+        settings: &settings,
+        deadline: apply_deadline,
+    };
+    let script = hv_set_ifconfig::plan(&context)?;
+    let is_script = script.is_some();
+    let mut plan = match script {
+        Some(plan) => plan,
+        None => choose::plan(&context)?,
+    };
+    plan.files.splice(..0, hv_set_ifconfig::files(&context));
+    let verify = || {
+        // A script may do anything, and without a carrier network managers postpone addresses.
+        let required = !is_script && context.has_carrier();
+        let differences = verify::verify(
+            &before,
+            &settings,
+            required,
+            plan.stable_for,
+            apply_deadline,
+            kernel.interfaces,
+        )?;
+        match confirm() {
+            true => Ok(differences),
+            false => Err(InjectError::Late),
+        }
+    };
+    let differences = apply::apply(&plan, &paths(config), apply_deadline, deadline, verify)?;
+    let (name, manager) = (target.name, plan.manager);
+    let result = format!("{settings}{differences}");
+    info!(
+        log,
+        "{name}: applied the host's IP configuration with {manager}: {result}"
+    );
+    Ok(())
+}
+
+/// Rolls back the IP configuration that an agent was applying when it ended, by `deadline`. To be
+/// called before the first [`set`].
+pub(in crate::kvp) fn recover(config: &Config, deadline: Instant, log: &Logger) {
+    let paths = paths(config);
+    let why = "the agent ended while it applied an IP configuration of the host";
+    rollback_logged(config, &paths, &paths.undo_log, why, deadline, log);
+}
+
+/// Rolls back the IP configuration that was applied last, by `deadline`: the host was told that
+/// it failed.
+pub(in crate::kvp) fn rollback(config: &Config, deadline: Instant, log: &Logger) {
+    let paths = paths(config);
+    let why = "the kernel did not take the reply to an IP configuration of the host";
+    rollback_logged(config, &paths, &paths.applied, why, deadline, log);
+}
+
+fn rollback_logged(
+    config: &Config,
+    paths: &Paths<'_>,
+    undo_log: &Path,
+    why: &str,
+    deadline: Instant,
+    log: &Logger,
+) {
+    if !undo_log.exists() {
+        return;
+    }
+    // A service that was dropped may still be applying or rolling back.
+    let rolled_back = lock(config, deadline).and_then(|_lock| {
+        let Some(bytes) = files::bytes(undo_log) else {
+            return Ok(false);
+        };
+        let steps = undo_log::parse(&bytes);
+        let result = match &steps {
+            Some(steps) => apply::rollback(steps, paths, deadline),
+            None => Ok(()),
+        };
+        backups::remove(undo_log)?;
+        result.map(|()| steps.is_some())
+    });
+    match rolled_back {
+        Ok(true) => warn!(log, "{}; rolled back to the previous one", why),
+        Ok(false) => {}
+        Err(error) => warn!(
+            log,
+            "{}; cannot roll back to the previous one: {}; copies of its files are in {}",
+            why,
+            display_chain(&error),
+            paths.backups.display()
+        ),
+    }
+}
+
+fn paths(config: &Config) -> Paths<'_> {
+    let directory = &config.environment.state_dir;
+    Paths {
+        root: &config.environment.root,
+        backups: directory.join("network"),
+        undo_log: directory.join("network-pending"),
+        applied: directory.join("network-applied"),
+    }
+}
+
+/// Takes the lock under which configurations are applied and rolled back.
+fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
+    let directory = &config.environment.state_dir;
+    let path = directory.join("network-lock");
+    let error = |doing| backups::error(doing, &path);
+    make_state_directory(directory).map_err(backups::error("use the directory", directory))?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(&path)
+        .map_err(error("open"))?;
+    let lock = || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(cause) => Err(error("lock")(cause.into())),
+    };
+    let locked = retry_until(deadline, LOCK_POLL_INTERVAL..=LOCK_POLL_INTERVAL, lock)?;
+    locked.map(|()| file).ok_or(InjectError::Busy)
+}
+
+/// Finds the interface of a device.
+fn find_target(
+    kernel: &Kernel<'_>,
+    config: &Config,
+    device: Guid,
+) -> Result<(Target, Interface), InjectError> {
+    let none = || InjectError::NoInterface(device);
+    let name = (kernel.interface_by_device)(device).ok_or_else(none)?;
+    if !target::is_plain(&name) {
+        return Err(InjectError::InterfaceName(name));
+    }
+    let interfaces = (kernel.interfaces)().map_err(InjectError::Interfaces)?;
+    let interface = interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .cloned()
+        .ok_or_else(none)?;
+    if let Some(index) = interface.master {
+        let master = interfaces.iter().find(|other| other.index == index);
+        return Err(InjectError::Enslaved {
+            interface: name,
+            master: master.map_or_else(|| format!("number {index}"), |other| other.name.clone()),
+        });
+    }
+    let root = &config.environment.root;
+    let assigned = root.join(format!("sys/class/net/{name}/addr_assign_type"));
+    let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
+    let target = Target {
+        name,
+        permanent,
+        mac: interface.mac,
+        index: interface.index,
+        device,
+    };
+    Ok((target, interface))
+}
+
+/// Renders the files of every network manager for an interface, whose name has letters, digits,
+/// `.`, `_` and `-` only. For fuzzing.
+pub fn renderings(
+    name: &str,
+    mac: Option<[u8; 6]>,
+    device: Guid,
+    settings: &Settings,
+) -> Vec<String> {
+    let target = Target {
+        name: name.to_owned(),
+        mac,
+        permanent: true,
+        index: 0,
+        device,
+    };
+    vec![
+        hv_set_ifconfig::render_ifcfg(&target, settings),
+        hv_set_ifconfig::render_keyfile(&target, settings),
+        netplan::render(&target, settings, netplan::Renderer::Networkd),
+        netplan::render(&target, settings, netplan::Renderer::NetworkManager),
+        networkd::render(&target, settings),
+        networkmanager::render(&target, settings),
+        ifupdown::render(&target, settings, "/bin/grep"),
+        ifcfg::render_red_hat(&target, settings),
+        ifcfg::render_suse(settings),
+        ifcfg::render_suse_routes(&target, settings, ""),
+    ]
+}
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod manager_tests;
+#[cfg(test)]
+#[path = "set_tests.rs"]
+mod tests;

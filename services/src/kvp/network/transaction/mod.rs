@@ -1,0 +1,6 @@
+//! Applies a plan as a transaction. `backups` copies the files that it replaces, `undo_log`
+//! records how to undo it, and `apply` carries it out or rolls it back.
+
+pub(super) mod apply;
+pub(super) mod backups;
+pub(super) mod undo_log;

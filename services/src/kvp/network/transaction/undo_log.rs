@@ -1,0 +1,111 @@
+//! The undo log of a transaction. If the agent ends before it has replied to the host, the next
+//! one rolls back the IP configuration by what the log says.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::backups::{self, Backups};
+use crate::kvp::network::error::InjectError;
+use crate::kvp::network::plan::{Plan, Step};
+
+/// How to undo a transaction.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::kvp::network) struct UndoLog {
+    /// Run before the previous files are restored.
+    pub(super) stop: Vec<Step>,
+    /// The files, and whether there were previous ones.
+    pub(super) files: Vec<(PathBuf, bool)>,
+    /// Run when the previous files are restored.
+    pub(super) revert: Vec<Step>,
+}
+
+// The first field of a line. Before each further one is a NUL, which neither paths nor
+// arguments contain.
+const STOP: &[u8] = b"before";
+const REPLACED: &[u8] = b"replaced";
+const NEW: &[u8] = b"new";
+const REVERT: &[u8] = b"revert";
+/// The last line of a complete log.
+const END: &[u8] = b"end";
+
+/// Writes the undo log of a plan whose files are backed up.
+pub(super) fn write(path: &Path, plan: &Plan, backups: &Backups<'_>) -> Result<(), InjectError> {
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    lines.extend(plan.stop.iter().map(|step| step_line(STOP, step)));
+    for (path, existed) in backups.paths() {
+        let kind = if existed { REPLACED } else { NEW };
+        lines.push([kind, path.as_os_str().as_bytes()].join(&0));
+    }
+    lines.extend(plan.revert.iter().map(|step| step_line(REVERT, step)));
+    lines.push(END.to_vec());
+    backups::write(path, &lines.join(&b'\n'), 0o600, None)
+}
+
+fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
+    let program = step.program.as_os_str().as_bytes();
+    let args = step.args.iter().map(String::as_bytes);
+    let fields: Vec<&[u8]> = [kind, program].into_iter().chain(args).collect();
+    fields.join(&0)
+}
+
+/// Parses an undo log; `None` if it is not a complete one.
+pub(in crate::kvp::network) fn parse(bytes: &[u8]) -> Option<UndoLog> {
+    let mut undo_log = UndoLog::default();
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    if lines.next_back()? != END {
+        return None;
+    }
+    for line in lines {
+        let mut fields = line.split(|&byte| byte == 0);
+        let kind = fields.next()?;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(fields.next()?.to_vec()));
+        if !path.is_absolute() {
+            return None;
+        }
+        let args: Option<Vec<&str>> = fields
+            .map(|field| std::str::from_utf8(field).ok())
+            .collect();
+        let args = args?;
+        match kind {
+            STOP => undo_log.stop.push(Step::new(path, &args).may_fail()),
+            REVERT => undo_log.revert.push(Step::new(path, &args)),
+            REPLACED => undo_log.files.push((path, true)),
+            NEW => undo_log.files.push((path, false)),
+            _ => return None,
+        }
+    }
+    Some(undo_log)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_a_complete_undo_log_is_read() {
+        let bytes =
+            b"before\0/bin/ifdown\0eth0\nreplaced\0/etc/a b\nnew\0/etc/c\nrevert\0/bin/ifup\nend";
+        let undo_log = parse(bytes).unwrap();
+        assert_eq!(
+            undo_log.files,
+            [("/etc/a b".into(), true), ("/etc/c".into(), false)]
+        );
+        assert_eq!(undo_log.stop[0].args, ["eth0"]);
+        assert_eq!(undo_log.revert[0].program, Path::new("/bin/ifup"));
+        for len in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..len]), None);
+        }
+        for wrong in ["other\0/x\nend", "new\0x\nend", "new\nend", "\nend"] {
+            assert_eq!(parse(wrong.as_bytes()), None, "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+    }
+}
