@@ -264,7 +264,7 @@ mod tests {
                     ip_info: false,
                 },
                 network: kvp::Network {
-                    backend: kvp::Backend::Networkd,
+                    backend: kvp::Backend::Manager("networkd"),
                     scripts: Some("/usr/libexec/hypervkvpd".into()),
                 },
                 environment: environment.clone(),
@@ -425,8 +425,8 @@ mod tests {
             (
                 "[kvp.network]\nbackend = \"wicked\"",
                 2,
-                "unknown variant `wicked`, expected one of `auto`, `off`, `netplan`, `networkd`, \
-                 `networkmanager`, `ifupdown`, `ifcfg`",
+                "unknown backend `wicked`: expected one of auto, off, netplan, networkmanager, \
+                 networkd, ifcfg, ifupdown",
             ),
             (
                 "[kvp.host]\nwritable-pools = [\"host\"]",

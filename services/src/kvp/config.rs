@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::facts::keys::KEYS;
+use super::network::Backend;
 use super::request::PoolId;
 use crate::environment::Environment;
 use crate::values;
@@ -58,34 +59,13 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Network {
-    /// The backend that writes them.
+    /// The network manager that they are written for.
     pub backend: Backend,
     /// Directory of the distribution's scripts `hv_get_dns_info`, `hv_get_dhcp_info` and
     /// `hv_set_ifconfig`. Those that exist are run instead of the built-in code; `None`
     /// runs none.
     #[serde(deserialize_with = "values::optional_directory")]
     pub scripts: Option<PathBuf>,
-}
-
-/// The backends that write IP configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// The network manager that runs on the machine.
-    #[default]
-    Auto,
-    /// None: the host cannot set IP configurations.
-    Off,
-    /// Netplan.
-    Netplan,
-    /// systemd-networkd.
-    Networkd,
-    /// NetworkManager, by key files.
-    NetworkManager,
-    /// ifupdown, by `/etc/network/interfaces.d`.
-    Ifupdown,
-    /// `ifcfg` files of Red Hat and SUSE.
-    Ifcfg,
 }
 
 /// What the host may read and write. By default everything; [`Backend::Off`] refuses IP

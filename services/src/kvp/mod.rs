@@ -18,10 +18,11 @@ use hyperv_vmbus::message::ReplyLayout;
 use hyperv_vmbus::{Encoding, classes};
 use slog::{Logger, debug, warn};
 
-pub use self::config::{Access, Backend, Config, Network};
+pub use self::config::{Access, Config, Network};
 use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
+pub use self::network::Backend;
 use self::request::{Reply, Request};
 use self::wire::Malformed;
 use crate::error_chain::display_chain;

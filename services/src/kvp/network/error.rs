@@ -1,7 +1,7 @@
 //! Errors of IP configurations, for the log and as a status for the host.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
@@ -39,10 +39,9 @@ pub(in crate::kvp) enum InjectError {
     Enslaved { interface: String, master: String },
 
     #[error(
-        "neither netplan, NetworkManager, systemd-networkd, ifcfg files nor ifupdown manages {0}; \
-         name one in the configuration (backend)"
+        "none of {managers} is in charge of {interface}; name one in the configuration (backend)"
     )]
-    NoManager(String),
+    NoManager { interface: String, managers: String },
 
     /// The network manager cannot apply this configuration.
     #[error("{manager} cannot be used: {why}")]
@@ -105,6 +104,16 @@ pub(in crate::kvp) enum InjectError {
 }
 
 impl InjectError {
+    /// Returns a function that makes an error of a failed call on `path`.
+    pub(super) fn file(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File {
+            doing,
+            path: path.clone(),
+            source,
+        }
+    }
+
     /// Returns whether the host was told of a failure before the configuration was in effect.
     pub(in crate::kvp) fn is_late(&self) -> bool {
         match self {
@@ -119,7 +128,7 @@ impl InjectError {
         match self {
             Self::Invalid(_) => Status::INVALID_ARGUMENT,
             Self::NoInterface(_) => Status::GUID_NOT_FOUND,
-            Self::Off | Self::NoManager(_) | Self::Unsupported { .. } | Self::NoProgram(_) => {
+            Self::Off | Self::NoManager { .. } | Self::Unsupported { .. } | Self::NoProgram(_) => {
                 Status::NOT_SUPPORTED
             }
             _ => Status::FAIL,

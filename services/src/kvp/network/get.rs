@@ -55,7 +55,7 @@ pub fn get(
         dns = run("hv_get_dns_info").map(|lines| hv_get::servers(&lines));
     }
     if dhcp.is_none() || dns.is_none() {
-        let known = managers::query(&config.environment.root, interface);
+        let known = managers::read(&config.environment.root, interface);
         dhcp = dhcp.or(known.dhcp);
         dns = dns.or(Some(known.dns));
     }

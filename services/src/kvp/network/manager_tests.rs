@@ -13,6 +13,7 @@ use slog::o;
 use super::*;
 use crate::kvp::interfaces::Address;
 use crate::kvp::network;
+use crate::kvp::network::netplan::write as netplan;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 
@@ -301,7 +302,6 @@ fn netplan_takes_an_ethernet_address() {
         name: "eth0".to_owned(),
         mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
         permanent: true,
-        index: 2,
         device: Guid::from_u128(1),
     };
     let settings = Settings::parse(&info("10.0.0.5", "/24", "", "")).unwrap();

@@ -1,43 +1,58 @@
-//! The network managers, in order, and what all of them know about an interface.
-//!
-//! The files of each manager are read in `ORDER`: first those that state that the manager
-//! controls the interface, then configuration files, which may be left over from another
-//! manager, then the leases of plain DHCP clients. The first result counts, separately
-//! for DHCP and DNS. The DNS servers of the whole machine are the last resort.
+//! The ordered list of network managers, and what they know about an interface.
 
+use std::iter;
 use std::path::Path;
 
+use super::ifcfg::Ifcfg;
+use super::ifupdown::Ifupdown;
+use super::manager::Manager;
+use super::netplan::Netplan;
+use super::networkd::Networkd;
+use super::networkmanager::NetworkManager;
 use super::sources::{dhclient, dhcpcd, resolv_conf, resolved};
 use super::state::ManagerState;
-use super::{ifcfg, ifupdown, networkd, networkmanager};
 use crate::kvp::interfaces::Interface;
 
-/// Reads the settings of an interface from the files of one manager; returns `None` if
-/// the manager does not control it.
-type Query = fn(&Path, &Interface) -> Option<ManagerState>;
+/// All network managers. Of those that are in charge of an interface, a configuration of the host
+/// is written for the first; where several know something about an interface, the first counts.
+///
+/// First netplan, which writes the files of the next two. Those publish which interfaces they
+/// manage. Files of the others may be left over.
+static MANAGERS: [&dyn Manager; 5] = [&Netplan, &NetworkManager, &Networkd, &Ifcfg, &Ifupdown];
 
-const ORDER: [Query; 7] = [
-    resolved::query,
-    networkd::read::query,
-    networkmanager::read::query,
-    ifupdown::read::query,
-    ifcfg::read::query,
-    dhclient::query,
-    dhcpcd::query,
-];
+/// Returns the manager that this key selects.
+pub(super) fn find(key: &str) -> Option<&'static dyn Manager> {
+    MANAGERS.into_iter().find(|manager| manager.key() == key)
+}
 
-/// Returns what all managers know about the interface. `root` stands for `/`.
-pub(super) fn query(root: &Path, interface: &Interface) -> ManagerState {
+/// Returns the first manager that is in charge of the interface. `root` stands for `/`.
+pub(super) fn in_charge(root: &Path, interface: &Interface) -> Option<&'static dyn Manager> {
+    MANAGERS
+        .into_iter()
+        .find(|manager| manager.in_charge(root, interface))
+}
+
+/// Returns the keys of all managers, for messages.
+pub(super) fn keys() -> String {
+    MANAGERS.map(Manager::key).join(", ")
+}
+
+/// Returns what systemd-resolved, the managers and plain DHCP clients know about the interface.
+/// The first result counts, separately for DHCP and DNS. The DNS servers of the whole machine are
+/// the last resort.
+pub(super) fn read(root: &Path, interface: &Interface) -> ManagerState {
+    let states = iter::once_with(|| resolved::read(root, interface))
+        .chain(MANAGERS.iter().map(|manager| manager.read(root, interface)))
+        .chain(iter::once_with(|| dhclient::read(root, interface)))
+        .chain(iter::once_with(|| dhcpcd::read(root, interface)));
     let mut known = ManagerState::default();
-    for query in ORDER {
+    for state in states.flatten() {
+        known.dhcp = known.dhcp.or(state.dhcp);
+        if known.dns.is_empty() {
+            known.dns = state.dns;
+        }
         if known.dhcp.is_some() && !known.dns.is_empty() {
             break;
-        }
-        if let Some(settings) = query(root, interface) {
-            known.dhcp = known.dhcp.or(settings.dhcp);
-            if known.dns.is_empty() {
-                known.dns = settings.dns;
-            }
         }
     }
     if known.dns.is_empty() {
@@ -56,22 +71,59 @@ mod tests {
         let scripts = "etc/sysconfig/network-scripts/ifcfg-eth0";
         let mut files = vec![
             ("etc/network/interfaces", "iface eth0 inet dhcp\n"),
-            (scripts, "BOOTPROTO=none\nDNS1=10.0.0.3\n"),
+            (scripts, "DNS1=10.0.0.3\n"),
             ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
         ];
-        let known = query(root(&files).path(), &eth0(&[]));
+        let known = read(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.3"]));
         files.push(("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"));
-        let known = query(root(&files).path(), &eth0(&[]));
+        let known = read(root(&files).path(), &eth0(&[]));
         assert_eq!(known.dhcp, Some(true));
         assert_eq!(known.dns, ips(&["10.0.0.1"]));
+    }
+
+    /// The host reads what the manager says that its configuration would be written for.
+    #[test]
+    fn the_manager_in_charge_is_read_first() {
+        let root = root(&[
+            (
+                "run/NetworkManager/devices/2",
+                "[device]\nmanaged=true\nconnection-uuid=1\n",
+            ),
+            (
+                "etc/NetworkManager/system-connections/1.nmconnection",
+                "[connection]\nuuid=1\n[ipv4]\nmethod=manual\ndns=10.0.0.1;\n",
+            ),
+            ("run/systemd/netif/state", ""),
+            (
+                "run/systemd/netif/links/2",
+                "ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/1.network\n\
+                 DNS=10.0.0.2\n",
+            ),
+            ("etc/systemd/network/1.network", "[Network]\nDHCP=yes\n"),
+        ]);
+        let (root, interface) = (root.path(), eth0(&[]));
+        let manager = in_charge(root, &interface).unwrap();
+        assert_eq!(manager.key(), "networkmanager");
+        let known = read(root, &interface);
+        assert_eq!(known.dhcp, Some(false));
+        assert_eq!(known.dns, ips(&["10.0.0.1"]));
+    }
+
+    #[test]
+    fn keys_differ() {
+        let mut keys = vec!["auto", "off"];
+        keys.extend(MANAGERS.map(Manager::key));
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 2 + MANAGERS.len());
     }
 
     #[test]
     fn servers_of_the_machine_come_last() {
         let root = root(&[("etc/resolv.conf", "nameserver 10.0.0.4\n")]);
-        let known = query(root.path(), &eth0(&[]));
+        let known = read(root.path(), &eth0(&[]));
         assert_eq!(
             known,
             ManagerState {
@@ -80,7 +132,7 @@ mod tests {
             }
         );
         assert_eq!(
-            query(Path::new("/nowhere"), &eth0(&[])),
+            read(Path::new("/nowhere"), &eth0(&[])),
             ManagerState::default()
         );
     }

@@ -1,16 +1,18 @@
 //! Reads and writes the IP configuration of interfaces. Protocol section 7.
 //!
-//! `get` answers the host's questions and `set` applies what it wants; both by what the
-//! `managers` say, each a directory of its own. [`settings`] parses the host's texts, `lists`
-//! formats those for it. A network manager makes a `plan`, which a `transaction` applies and
-//! `verify` checks. `scripts` are those of the stock daemon.
+//! `get` reads a configuration for the host and `set` applies one of it. `managers` lists the
+//! network managers in order; each has a directory of its own and implements the trait in
+//! `manager`. [`settings`] parses the host's texts, `lists` formats those for it. A network
+//! manager makes a `plan`, which a `transaction` applies and `verify` checks. [`sources`] know
+//! more about an interface than its manager, and `scripts` are those of the stock daemon.
 
+pub use self::backend::Backend;
 pub(super) use self::error::InjectError;
 pub use self::get::{IpInfoError, get};
-pub use self::set::renderings;
+pub use self::renderings::renderings;
 pub(super) use self::set::{recover, rollback, set};
 
-mod choose;
+mod backend;
 mod dns;
 mod error;
 mod get;
@@ -19,11 +21,14 @@ pub mod ifupdown;
 pub mod ini;
 pub(super) mod lists;
 mod mac;
+mod manager;
 mod managers;
 mod netplan;
 mod networkd;
 mod networkmanager;
 mod plan;
+mod program;
+mod renderings;
 mod scripts;
 mod set;
 pub mod settings;

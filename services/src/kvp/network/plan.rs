@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::InjectError;
+use super::program;
 use super::settings::Settings;
 use super::target::Target;
-use crate::kvp::config::Config;
 use crate::kvp::files;
+use crate::kvp::interfaces::Interface;
 use crate::subprocess::{Output, run};
-
-/// The directories of programs, below the root.
-const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 
 /// Longest part of a program's error line in a message, in characters.
 const MAX_LINE_LEN: usize = 300;
@@ -91,7 +89,10 @@ pub(super) struct Step {
 
 /// What a network manager's plan is made from.
 pub(super) struct Context<'a> {
-    pub(super) config: &'a Config,
+    /// What stands for `/`.
+    pub(super) root: &'a Path,
+    /// The interface before the change.
+    pub(super) interface: &'a Interface,
     pub(super) target: &'a Target,
     pub(super) settings: &'a Settings,
     /// When the configuration has to be in effect.
@@ -101,16 +102,12 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Returns a path below the root.
     pub(super) fn path(&self, path: &str) -> PathBuf {
-        files::under(&self.config.environment.root, path)
+        files::under(self.root, path)
     }
 
     /// Finds a program.
     pub(super) fn program(&self, name: &'static str) -> Result<PathBuf, InjectError> {
-        PROGRAM_DIRECTORIES
-            .iter()
-            .map(|directory| self.path(directory).join(name))
-            .find(|path| is_executable(path))
-            .ok_or(InjectError::NoProgram(name))
+        program::find(self.root, name).ok_or(InjectError::NoProgram(name))
     }
 
     /// Finds the program of a step.
@@ -176,9 +173,4 @@ impl Step {
         }
         Ok(output)
     }
-}
-
-/// Returns whether this is a file that may be run.
-pub(super) fn is_executable(path: &Path) -> bool {
-    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }

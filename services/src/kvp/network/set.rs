@@ -1,12 +1,12 @@
 //! Applies the IP configuration that the host sets for an interface (SET_IP_INFO). Protocol
 //! section 7.
 //!
-//! [`settings`](super::settings) turns the host's texts into typed values before anything else is
-//! done. `choose` finds the network manager in charge of the interface, which makes a `plan`: the
-//! files to write and the programs to run. `transaction` applies the plan. If that fails, it
-//! restores the previous files and has the network manager load those. If the agent ends in
-//! between, the next one rolls back the IP configuration by the undo log. `verify` waits until the
-//! interface has its addresses, so that the host reads back what it has set.
+//! [`settings`] turns the host's texts into typed values before anything else is done. The first
+//! of the `managers` that is in charge of the interface makes a `plan`: the files to write and the
+//! programs to run. `transaction` applies the plan. If that fails, it restores the previous files
+//! and has the network manager load those. If the agent ends in between, the next one rolls back
+//! the IP configuration by the undo log. `verify` waits until the interface has its addresses, so
+//! that the host reads back what it has set.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,21 +19,18 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
+use super::backend::Backend;
 use super::error::InjectError;
-use super::ifcfg::write as ifcfg;
-use super::ifupdown::write as ifupdown;
-use super::netplan::write as netplan;
-use super::networkd::write as networkd;
-use super::networkmanager::write as networkmanager;
+use super::manager::Manager;
 use super::plan::Context;
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings};
 use super::target::{self, Target};
 use super::transaction::apply::{self, Paths};
 use super::transaction::{backups, undo_log};
-use super::{choose, verify};
+use super::{managers, verify};
 use crate::error_chain::display_chain;
-use crate::kvp::config::{Backend, Config};
+use crate::kvp::config::Config;
 use crate::kvp::files;
 use crate::kvp::interfaces::{self, Interface};
 use crate::kvp::request::IpInfo;
@@ -87,18 +84,20 @@ fn set_with(
     let (target, before) = find_target(kernel, config, device)?;
     let apply_deadline = apply::apply_deadline(deadline);
     let context = Context {
-        config,
+        root: &config.environment.root,
+        interface: &before,
         target: &target,
         settings: &settings,
         deadline: apply_deadline,
     };
-    let script = hv_set_ifconfig::plan(&context)?;
+    let script = hv_set_ifconfig::plan(&context, config)?;
     let is_script = script.is_some();
     let mut plan = match script {
         Some(plan) => plan,
-        None => choose::plan(&context)?,
+        None => manager(config, context.interface)?.plan(&context)?,
     };
-    plan.files.splice(..0, hv_set_ifconfig::files(&context));
+    plan.files
+        .splice(..0, hv_set_ifconfig::files(&context, &config.directory));
     let verify = || {
         // A script may do anything, and without a carrier network managers postpone addresses.
         let required = !is_script && context.has_carrier();
@@ -192,8 +191,8 @@ fn paths(config: &Config) -> Paths<'_> {
 fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
     let directory = &config.environment.state_dir;
     let path = directory.join("network-lock");
-    let error = |doing| backups::error(doing, &path);
-    make_state_directory(directory).map_err(backups::error("use the directory", directory))?;
+    let error = |doing| InjectError::file(doing, &path);
+    make_state_directory(directory).map_err(InjectError::file("use the directory", directory))?;
     let file = File::options()
         .write(true)
         .create(true)
@@ -209,6 +208,20 @@ fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
     };
     let locked = retry_until(deadline, LOCK_POLL_INTERVAL..=LOCK_POLL_INTERVAL, lock)?;
     locked.map(|()| file).ok_or(InjectError::Busy)
+}
+
+/// Returns the network manager that the configuration names, or the first that is in charge of
+/// the interface.
+fn manager(config: &Config, interface: &Interface) -> Result<&'static dyn Manager, InjectError> {
+    let manager = match config.network.backend {
+        Backend::Off => return Err(InjectError::Off),
+        Backend::Auto => managers::in_charge(&config.environment.root, interface),
+        Backend::Manager(key) => managers::find(key),
+    };
+    manager.ok_or_else(|| InjectError::NoManager {
+        interface: interface.name.clone(),
+        managers: managers::keys(),
+    })
 }
 
 /// Finds the interface of a device.
@@ -242,39 +255,9 @@ fn find_target(
         name,
         permanent,
         mac: interface.mac,
-        index: interface.index,
         device,
     };
     Ok((target, interface))
-}
-
-/// Renders the files of every network manager for an interface, whose name has letters, digits,
-/// `.`, `_` and `-` only. For fuzzing.
-pub fn renderings(
-    name: &str,
-    mac: Option<[u8; 6]>,
-    device: Guid,
-    settings: &Settings,
-) -> Vec<String> {
-    let target = Target {
-        name: name.to_owned(),
-        mac,
-        permanent: true,
-        index: 0,
-        device,
-    };
-    vec![
-        hv_set_ifconfig::render_ifcfg(&target, settings),
-        hv_set_ifconfig::render_keyfile(&target, settings),
-        netplan::render(&target, settings, netplan::Renderer::Networkd),
-        netplan::render(&target, settings, netplan::Renderer::NetworkManager),
-        networkd::render(&target, settings),
-        networkmanager::render(&target, settings),
-        ifupdown::render(&target, settings, "/bin/grep"),
-        ifcfg::render_red_hat(&target, settings),
-        ifcfg::render_suse(settings),
-        ifcfg::render_suse_routes(&target, settings, ""),
-    ]
 }
 
 #[cfg(test)]

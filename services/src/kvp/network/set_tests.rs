@@ -159,7 +159,7 @@ const QUERY: &str = "nmcli --get-values GENERAL.CON-UUID device show eth0";
 fn cases() -> Vec<Case> {
     vec![
         Case {
-            backend: Backend::Netplan,
+            backend: Backend::Manager("netplan"),
             manager: "netplan",
             tools: &["netplan", "networkctl"],
             machine: &[("etc/netplan/50-cloud-init.yaml", "network: {}\n")],
@@ -170,7 +170,7 @@ fn cases() -> Vec<Case> {
             rejects: "netplan",
         },
         Case {
-            backend: Backend::Networkd,
+            backend: Backend::Manager("networkd"),
             manager: "systemd-networkd",
             tools: &["networkctl"],
             machine: &[
@@ -184,7 +184,7 @@ fn cases() -> Vec<Case> {
             rejects: "networkctl",
         },
         Case {
-            backend: Backend::NetworkManager,
+            backend: Backend::Manager("networkmanager"),
             manager: "NetworkManager",
             tools: &["nmcli"],
             machine: &[("run/NetworkManager/devices/2", "[device]\nmanaged=true\n")],
@@ -201,7 +201,7 @@ fn cases() -> Vec<Case> {
             rejects: "nmcli",
         },
         Case {
-            backend: Backend::Ifcfg,
+            backend: Backend::Manager("ifcfg"),
             manager: "ifcfg",
             tools: &["ifup", "ifdown"],
             machine: &[
@@ -215,7 +215,7 @@ fn cases() -> Vec<Case> {
             rejects: "ifup",
         },
         Case {
-            backend: Backend::Ifcfg,
+            backend: Backend::Manager("ifcfg"),
             manager: "ifcfg",
             tools: &["wicked", "netconfig"],
             machine: &[(
@@ -229,7 +229,7 @@ fn cases() -> Vec<Case> {
             rejects: "wicked",
         },
         Case {
-            backend: Backend::Ifupdown,
+            backend: Backend::Manager("ifupdown"),
             manager: "ifupdown",
             tools: &["ifup", "ifdown", "grep", "resolvconf"],
             machine: &[(
@@ -288,7 +288,6 @@ fn uuid() -> String {
         name: "eth0".to_owned(),
         mac: None,
         permanent: false,
-        index: 2,
         device: DEVICE.parse().unwrap(),
     };
     target.uuid().to_string()
@@ -505,7 +504,7 @@ fn a_manager_that_is_not_in_charge_is_skipped() {
     guest.write("run/systemd/netif/links/2", "ADMIN_STATE=unmanaged\n");
     guest.write("etc/netplan/README", "");
     let error = guest.set(&info(), LONG).unwrap_err();
-    assert!(matches!(error, InjectError::NoManager(_)), "{error}");
+    assert!(matches!(error, InjectError::NoManager { .. }), "{error}");
     assert_eq!(error.status(), Status::NOT_SUPPORTED);
     guest.write("etc/network/interfaces", "source-directory interfaces.d\n");
     guest.set(&info(), LONG).unwrap();
@@ -571,7 +570,7 @@ fn an_invalid_configuration_changes_nothing() {
             Status::NOT_SUPPORTED,
         ),
         (
-            guest(|guest| guest.config.network.backend = Backend::Netplan),
+            guest(|guest| guest.config.network.backend = Backend::Manager("netplan")),
             wrong(|_| ()),
             Status::NOT_SUPPORTED,
         ),
@@ -789,7 +788,7 @@ fn suse_keeps_its_other_routes_and_settings() {
 
 #[test]
 fn red_hat_files_are_loaded_where_networkmanager_runs() {
-    let guest = cases()[3].guest(Backend::Ifcfg);
+    let guest = cases()[3].guest(Backend::Manager("ifcfg"));
     guest.install(&["nmcli"]);
     guest.write("run/NetworkManager/devices/2", "");
     guest.set(&info(), LONG).unwrap();
@@ -821,10 +820,13 @@ fn only_a_permanent_mac_address_is_matched() {
             text.contains("00:15:5d:01:02:03")
         };
         // systemd-networkd compares with the current one.
-        assert_eq!(has_mac(&guest), case.backend == Backend::Networkd);
+        assert_eq!(
+            has_mac(&guest),
+            case.backend == Backend::Manager("networkd")
+        );
         guest.write("sys/class/net/eth0/addr_assign_type", "0\n");
         guest.set(&info(), LONG).unwrap();
-        let by_name = case.rejects == "wicked" || case.backend == Backend::Ifupdown;
+        let by_name = case.rejects == "wicked" || case.backend == Backend::Manager("ifupdown");
         assert_eq!(has_mac(&guest), !by_name, "{}", case.manager);
     }
 }

@@ -10,7 +10,6 @@ pub(super) struct Target {
     pub(super) mac: Option<[u8; 6]>,
     /// Nobody has replaced the Ethernet address of the device.
     pub(super) permanent: bool,
-    pub(super) index: u32,
     /// The VMBus device.
     pub(super) device: Guid,
 }
@@ -59,7 +58,6 @@ mod tests {
             name: "eth0".to_owned(),
             mac: None,
             permanent: false,
-            index: 2,
             device: device.parse().unwrap(),
         };
         let one = target("f8615163-0000-1000-2000-00155d010203").uuid();

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::server;
 use crate::kvp::network::mac;
+use crate::kvp::network::program;
 use crate::kvp::network::state::ManagerState;
 use crate::kvp::{assignments, files};
 
@@ -16,7 +17,24 @@ const PREFIX: &str = "ifcfg-";
 /// Highest number of a `DNS` key.
 const MAX_SERVERS: usize = 16;
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+/// Returns whether `ifcfg` files may configure interfaces: there is a directory of them, and the
+/// program that reads them.
+pub(super) fn in_charge(root: &Path) -> bool {
+    match is_suse(root) {
+        true => program::find(root, "wicked").is_some(),
+        false => {
+            root.join("etc/sysconfig/network-scripts").is_dir()
+                && program::find(root, "ifup").is_some()
+        }
+    }
+}
+
+/// Returns whether this is a directory, as on SUSE; Red Hat has a file there.
+pub(super) fn is_suse(root: &Path) -> bool {
+    root.join("etc/sysconfig/network").is_dir()
+}
+
+pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let (_, text) = texts(root).find(|(name, text)| is_for(name, text, interface))?;
     Some(parse(&text))
 }
@@ -115,11 +133,11 @@ mod tests {
             ("route-eth0", "DEVICE=eth0\nBOOTPROTO=dhcp", false),
         ] {
             let root = root(&[(&format!("{scripts}/{path}"), text)]);
-            let found = query(root.path(), &eth0(&[]));
+            let found = read(root.path(), &eth0(&[]));
             assert_eq!(found.is_some(), is_it, "{path}: {text:?}");
         }
         let suse = root(&[("etc/sysconfig/network/ifcfg-eth0", "BOOTPROTO='static'")]);
-        assert_eq!(query(suse.path(), &eth0(&[])).unwrap().dhcp, Some(false));
+        assert_eq!(read(suse.path(), &eth0(&[])).unwrap().dhcp, Some(false));
     }
 
     proptest! {

@@ -6,12 +6,12 @@
 use std::fmt::Write;
 use std::fs;
 
+use super::read::is_suse;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::networkmanager::write as networkmanager;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
 use crate::kvp::network::settings::{Settings, joined};
 use crate::kvp::network::target::Target;
-use crate::kvp::network::transaction::backups as files;
 
 const MANAGER: &str = "ifcfg";
 
@@ -89,8 +89,8 @@ pub(in crate::kvp::network) fn render_suse_routes(
     text
 }
 
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
-    match is_suse(context) {
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+    match is_suse(context.root) {
         true => plan_suse(context),
         false => plan_red_hat(context),
     }
@@ -152,7 +152,7 @@ fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
 fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
     const KEY: &str = "NETCONFIG_DNS_STATIC_SERVERS=";
     let path = context.path("etc/sysconfig/network/config");
-    let text = fs::read_to_string(&path).map_err(files::error("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(InjectError::file("read", &path))?;
     let others = text
         .lines()
         .filter(|line| !line.trim_start().starts_with(KEY))
@@ -163,21 +163,4 @@ fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
         path,
         mode: None,
     })
-}
-
-/// Returns whether this is a directory, as on SUSE; Red Hat has a file there.
-fn is_suse(context: &Context<'_>) -> bool {
-    context.path("etc/sysconfig/network").is_dir()
-}
-
-/// Returns whether `ifcfg` files may configure the interface: there is a directory of them, and
-/// the program that reads them.
-pub(in crate::kvp::network) fn manages(context: &Context<'_>) -> bool {
-    match is_suse(context) {
-        true => context.program("wicked").is_ok(),
-        false => {
-            context.path("etc/sysconfig/network-scripts").is_dir()
-                && context.program("ifup").is_ok()
-        }
-    }
 }

@@ -8,6 +8,7 @@ use wildmatch::WildMatch;
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
+use crate::kvp::network::program;
 use crate::kvp::network::state::ManagerState;
 
 /// Most sourced files and patterns that are read: a file can source itself.
@@ -33,12 +34,17 @@ pub enum Entry {
     SourceDirectory(String),
 }
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+/// Returns whether ifupdown may be in charge of interfaces: it is installed.
+pub(super) fn in_charge(root: &Path) -> bool {
+    root.join("etc/network/interfaces").exists() && program::find(root, "ifup").is_some()
+}
+
+pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let logical = logical(root, &interface.name);
     let mut entries = Vec::new();
     let mut budget = MAX_SOURCED;
     let start = files::under(root, "/etc/network/interfaces");
-    read(root, &start, &mut budget, &mut entries);
+    read_file(root, &start, &mut budget, &mut entries);
 
     let mut found = None;
     let mut inside = false;
@@ -79,7 +85,7 @@ fn logical(root: &Path, interface: &str) -> String {
 }
 
 /// Reads a file and, as far as the budget goes, the files that it sources.
-fn read(root: &Path, path: &Path, budget: &mut usize, entries: &mut Vec<Entry>) {
+fn read_file(root: &Path, path: &Path, budget: &mut usize, entries: &mut Vec<Entry>) {
     for entry in parse(&files::text(path).unwrap_or_default()) {
         let sourced = match entry {
             Entry::Source(_) | Entry::SourceDirectory(_) if !take_one(budget) => return,
@@ -98,7 +104,7 @@ fn read(root: &Path, path: &Path, budget: &mut usize, entries: &mut Vec<Entry>) 
             if !take_one(budget) {
                 return;
             }
-            read(root, &path, budget, entries);
+            read_file(root, &path, budget, entries);
         }
     }
 }
@@ -184,7 +190,7 @@ mod tests {
 
     fn settings(files: &[(&str, &str)]) -> Option<ManagerState> {
         let root = root(files);
-        query(root.path(), &eth0(&[]))
+        read(root.path(), &eth0(&[]))
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
 use crate::kvp::network::settings::{Route, Settings, joined};
 use crate::kvp::network::target::Target;
-use crate::kvp::network::transaction::backups as files;
 
 const MANAGER: &str = "ifupdown";
 
@@ -74,7 +73,7 @@ fn up_route(ip: &str, route: Route) -> String {
     format!("up {ip} route add default via {gateway} dev $IFACE onlink{metric}")
 }
 
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let unsupported = |why: &str| InjectError::Unsupported {
         manager: MANAGER,
@@ -108,7 +107,7 @@ pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, Injec
 }
 
 fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
-    match path.strip_prefix(&context.config.environment.root) {
+    match path.strip_prefix(context.root) {
         Ok(relative) => format!("/{}", relative.display()),
         Err(_) => path.display().to_string(),
     }
@@ -155,7 +154,7 @@ fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(cause) => return Err(files::error("read", &path)(cause)),
+        Err(cause) => return Err(InjectError::file("read", &path)(cause)),
     };
     let others = text
         .lines()
@@ -167,11 +166,6 @@ fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
         path,
         mode: None,
     }))
-}
-
-/// Returns whether ifupdown may be in charge of the interface: it is installed.
-pub(in crate::kvp::network) fn manages(context: &Context<'_>) -> bool {
-    context.path("etc/network/interfaces").exists() && context.program("ifup").is_ok()
 }
 
 #[cfg(test)]

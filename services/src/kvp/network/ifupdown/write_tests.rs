@@ -1,11 +1,12 @@
 use std::time::Instant;
 
 use super::*;
-use crate::kvp::Config;
+use crate::kvp::interfaces::Interface;
+use crate::kvp::network::testing::eth0;
 
 struct Machine {
     root: tempfile::TempDir,
-    config: Config,
+    interface: Interface,
     target: Target,
     settings: Settings,
 }
@@ -20,19 +21,12 @@ fn machine() -> Machine {
         ..Settings::default()
     };
     Machine {
-        config: Config {
-            environment: crate::Environment {
-                root: root.path().to_owned(),
-                ..crate::Environment::default()
-            },
-            ..Config::default()
-        },
         root,
+        interface: eth0(&[]),
         target: Target {
             name: "eth0".to_owned(),
             mac: None,
             permanent: false,
-            index: 2,
             device: hyperv_vmbus::Guid::from_u128(1),
         },
         settings,
@@ -42,7 +36,8 @@ fn machine() -> Machine {
 impl Machine {
     fn context(&self) -> Context<'_> {
         Context {
-            config: &self.config,
+            root: self.root.path(),
+            interface: &self.interface,
             target: &self.target,
             settings: &self.settings,
             deadline: Instant::now(),

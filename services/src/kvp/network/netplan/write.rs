@@ -8,11 +8,11 @@
 //! rest of the other files (names of devices, other interfaces) stays in effect.
 
 use std::fmt::Write;
-use std::fs;
 use std::time::Duration;
 
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::networkd::write as networkd;
+use crate::kvp::network::networkmanager::read::in_charge;
 use crate::kvp::network::networkmanager::write as networkmanager;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
 use crate::kvp::network::settings::{Settings, joined};
@@ -88,9 +88,9 @@ pub(in crate::kvp::network) fn render(
 }
 
 /// Plans without `netplan apply`, which would do more, such as to bring interfaces down.
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
-    let renderer = match networkmanager::manages(context) {
+    let renderer = match in_charge(context.root, context.interface) {
         true => Renderer::NetworkManager,
         false => Renderer::Networkd,
     };
@@ -119,12 +119,4 @@ pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, Injec
         stable_for,
         ..Plan::new("netplan", files, with(apply), with(revert))
     })
-}
-
-/// Returns whether netplan has a file to read: many machines have netplan without any.
-pub(in crate::kvp::network) fn manages(context: &Context<'_>) -> bool {
-    let is_yaml = |entry: fs::DirEntry| entry.path().extension() == Some("yaml".as_ref());
-    context.program("netplan").is_ok()
-        && fs::read_dir(context.path("etc/netplan"))
-            .is_ok_and(|entries| entries.flatten().any(is_yaml))
 }

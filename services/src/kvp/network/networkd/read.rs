@@ -21,7 +21,16 @@ const DIRECTORIES: [&str; 5] = [
     "etc/systemd/network",
 ];
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+/// Returns whether systemd-networkd manages the interface.
+pub(super) fn in_charge(root: &Path, interface: &Interface) -> bool {
+    let link = root.join(format!("run/systemd/netif/links/{}", interface.index));
+    let is_managed =
+        |line: &str| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged";
+    root.join("run/systemd/netif/state").exists()
+        && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
+}
+
+pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let index = interface.index;
     let state = files::text(&root.join(format!("run/systemd/netif/links/{index}")))?;
     // A link that networkd does not manage has none.
@@ -83,13 +92,13 @@ mod tests {
 
     fn dhcp(files: &[(&str, &str)]) -> Option<bool> {
         let root = root(&[&[LINK], files].concat());
-        query(root.path(), &eth0(&["10.0.0.7"])).unwrap().dhcp
+        read(root.path(), &eth0(&["10.0.0.7"])).unwrap().dhcp
     }
 
     #[test]
     fn the_state_file_of_the_link_has_the_servers() {
         let root = root(&[LINK]);
-        let settings = query(root.path(), &eth0(&[])).unwrap();
+        let settings = read(root.path(), &eth0(&[])).unwrap();
         assert_eq!(settings.dns, ips(&["10.0.0.1", "fe80::1"]));
     }
 
@@ -97,8 +106,8 @@ mod tests {
     fn an_unmanaged_link_has_no_settings() {
         let unmanaged = "ADMIN_STATE=unmanaged\nOPER_STATE=routable\n";
         let root = root(&[("run/systemd/netif/links/2", unmanaged)]);
-        assert_eq!(query(root.path(), &eth0(&[])), None);
-        assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);
+        assert_eq!(read(root.path(), &eth0(&[])), None);
+        assert_eq!(read(Path::new("/nowhere"), &eth0(&[])), None);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::kvp::files;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan, Step};
 use crate::kvp::network::settings::Settings;
@@ -51,7 +50,7 @@ pub(in crate::kvp::network) fn reload(context: &Context<'_>) -> Result<Step, Inj
     context.step("networkctl", &["reload"])
 }
 
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let steps = vec![reload(context)?];
     let path = context.path(&format!("etc/systemd/network/05-{}.network", target.stem()));
@@ -60,13 +59,4 @@ pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, Injec
         stable_for: STABLE_FOR,
         ..Plan::new("systemd-networkd", files, steps.clone(), steps)
     })
-}
-
-/// Returns whether systemd-networkd is in charge of the interface.
-pub(in crate::kvp::network) fn manages(context: &Context<'_>) -> bool {
-    let link = context.path(&format!("run/systemd/netif/links/{}", context.target.index));
-    let is_managed =
-        |line: &str| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged";
-    context.path("run/systemd/netif/state").exists()
-        && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
 }

@@ -18,7 +18,14 @@ const PROFILES: [&str; 3] = [
     "usr/lib/NetworkManager/system-connections",
 ];
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+/// Returns whether NetworkManager manages the interface.
+pub(in crate::kvp::network) fn in_charge(root: &Path, interface: &Interface) -> bool {
+    let device = root.join(format!("run/NetworkManager/devices/{}", interface.index));
+    files::text(&device)
+        .is_some_and(|state| state.lines().any(|line| line.trim() == "managed=true"))
+}
+
+pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let index = interface.index;
     let state = files::text(&root.join(format!("run/NetworkManager/devices/{index}")))?;
     let uuid = ini::last(&state, "device", "connection-uuid")?;
@@ -119,7 +126,7 @@ mod tests {
 
     fn settings(files: &[(&str, &str)]) -> ManagerState {
         let root = root(&[&[DEVICE, OTHER], files].concat());
-        query(root.path(), &eth0(&["10.0.0.7"])).unwrap()
+        read(root.path(), &eth0(&["10.0.0.7"])).unwrap()
     }
 
     fn profile(rest: &str) -> String {
@@ -187,7 +194,7 @@ mod tests {
             DEVICE.1
         );
         let root = root(&[(DEVICE.0, &state)]);
-        let found = query(root.path(), &eth0(&[])).unwrap();
+        let found = read(root.path(), &eth0(&[])).unwrap();
         assert_eq!(found.dhcp, Some(true));
         assert_eq!(found.dns, ips(&["10.0.0.3", "10.0.0.4"]));
     }
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn a_device_without_a_profile_has_no_settings() {
         let root = root(&[(DEVICE.0, "[device]\nmanaged=false\n"), OTHER]);
-        assert_eq!(query(root.path(), &eth0(&[])), None);
-        assert_eq!(query(Path::new("/nowhere"), &eth0(&[])), None);
+        assert_eq!(read(root.path(), &eth0(&[])), None);
+        assert_eq!(read(Path::new("/nowhere"), &eth0(&[])), None);
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::kvp::files;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan, Step};
 use crate::kvp::network::settings::{Settings, joined};
@@ -62,7 +61,7 @@ fn section(text: &mut String, settings: &Settings, v4: bool) {
     }
 }
 
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
     let name = format!("{}.nmconnection", target.stem());
     let path = context
@@ -133,12 +132,4 @@ fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
         return Ok(None);
     }
     up_within(context, 0, &["uuid", uuid]).map(Some)
-}
-
-/// Returns whether NetworkManager is in charge of the interface.
-pub(in crate::kvp::network) fn manages(context: &Context<'_>) -> bool {
-    let index = context.target.index;
-    let device = context.path(&format!("run/NetworkManager/devices/{index}"));
-    files::text(&device)
-        .is_some_and(|state| state.lines().any(|line| line.trim() == "managed=true"))
 }

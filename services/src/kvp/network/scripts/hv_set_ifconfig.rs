@@ -3,11 +3,14 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 
 use super::trusted::trusted;
+use crate::kvp::config::Config;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::lists::mask;
-use crate::kvp::network::plan::{Context, NewFile, Plan, Step, is_executable};
+use crate::kvp::network::plan::{Context, NewFile, Plan, Step};
+use crate::kvp::network::program::is_executable;
 use crate::kvp::network::settings::{Settings, joined};
 use crate::kvp::network::target::Target;
 
@@ -116,10 +119,9 @@ fn line<T: std::fmt::Display>(key: &str, values: impl IntoIterator<Item = T>) ->
     }
 }
 
-/// Returns both files.
-pub(in crate::kvp::network) fn files(context: &Context<'_>) -> [NewFile; 2] {
+/// Returns both files, in `directory`.
+pub(in crate::kvp::network) fn files(context: &Context<'_>, directory: &Path) -> [NewFile; 2] {
     let (target, settings) = (context.target, context.settings);
-    let directory = &context.config.directory;
     let ifcfg = directory.join(format!("ifcfg-{}", target.name));
     let keyfile = directory.join(format!("{}.nmconnection", target.name));
     [
@@ -130,8 +132,11 @@ pub(in crate::kvp::network) fn files(context: &Context<'_>) -> [NewFile; 2] {
 
 /// Returns the plan that runs the script on the files, if the configuration names a directory of
 /// scripts and it has this one.
-pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Option<Plan>, InjectError> {
-    let Some(directory) = &context.config.network.scripts else {
+pub(in crate::kvp::network) fn plan(
+    context: &Context<'_>,
+    config: &Config,
+) -> Result<Option<Plan>, InjectError> {
+    let Some(directory) = &config.network.scripts else {
         return Ok(None);
     };
     let script = directory.join(NAME);
@@ -142,8 +147,8 @@ pub(in crate::kvp::network) fn plan(context: &Context<'_>) -> Result<Option<Plan
         path: script,
         source,
     })?;
-    let paths = files(context).map(|file| file.path.display().to_string());
-    let existed = paths.iter().all(|path| std::path::Path::new(path).exists());
+    let paths = files(context, &config.directory).map(|file| file.path.display().to_string());
+    let existed = paths.iter().all(|path| Path::new(path).exists());
     let step = Step::new(script, &paths.each_ref().map(String::as_str));
     // Without previous files there is nothing to revert to.
     let revert = existed.then(|| step.clone()).into_iter().collect();

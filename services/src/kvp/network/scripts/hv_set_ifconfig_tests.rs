@@ -6,7 +6,6 @@ fn target() -> Target {
         name: "eth0".to_owned(),
         mac: Some([0, 0x15, 0x5d, 1, 2, 0xfe]),
         permanent: false,
-        index: 2,
         device: hyperv_vmbus::Guid::from_u128(1),
     }
 }

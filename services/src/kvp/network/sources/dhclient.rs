@@ -21,7 +21,7 @@ pub struct Lease {
     pub dns: Vec<IpAddr>,
 }
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+pub(in crate::kvp::network) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let paths = DIRECTORIES
         .iter()
         .flat_map(|place| files::in_directory(&root.join(place)));
@@ -103,11 +103,11 @@ mod tests {
             "var/lib/NetworkManager/dhclient-c0ffee00-eth0.lease",
         ] {
             let root = root(&[(path, &text)]);
-            let found = query(root.path(), &eth0(&["192.0.2.1", "10.0.0.7"])).unwrap();
+            let found = read(root.path(), &eth0(&["192.0.2.1", "10.0.0.7"])).unwrap();
             assert_eq!(found.dhcp, Some(true), "{path}");
             assert_eq!(found.dns, ips(&["10.0.0.2", "10.0.0.3"]));
             // The interface no longer has the address.
-            assert_eq!(query(root.path(), &eth0(&["192.0.2.1"])), None);
+            assert_eq!(read(root.path(), &eth0(&["192.0.2.1"])), None);
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Lease {
     pub dns: Vec<IpAddr>,
 }
 
-pub(in crate::kvp::network) fn query(root: &Path, interface: &Interface) -> Option<ManagerState> {
+pub(in crate::kvp::network) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let name = &interface.name;
     let paths = [
         format!("var/lib/dhcpcd/{name}.lease"),
@@ -128,10 +128,10 @@ mod tests {
             let root = root(&[(path, "")]);
             let bytes = message(&[DNS, 4, 10, 0, 0, 1, END]);
             fs::write(root.path().join(path), bytes).unwrap();
-            let found = query(root.path(), &eth0(&["10.0.0.7"])).unwrap();
+            let found = read(root.path(), &eth0(&["10.0.0.7"])).unwrap();
             assert_eq!(found.dhcp, Some(true), "{path}");
             assert_eq!(found.dns, ips(&["10.0.0.1"]));
-            assert_eq!(query(root.path(), &eth0(&["10.0.0.8"])), None);
+            assert_eq!(read(root.path(), &eth0(&["10.0.0.8"])), None);
         }
     }
 

@@ -51,7 +51,7 @@ pub(in crate::kvp::network) fn apply<T>(
         Ok(verified) => {
             // In case the host does not get the reply.
             fs::rename(&paths.undo_log, &paths.applied)
-                .map_err(backups::error("rename", &paths.undo_log))?;
+                .map_err(InjectError::file("rename", &paths.undo_log))?;
             Ok(verified)
         }
         Err(cause) => {

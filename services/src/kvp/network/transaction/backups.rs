@@ -102,12 +102,13 @@ impl<'a> Backups<'a> {
     /// Restores a file from the copy on disk, or removes it if it did not exist before.
     pub(super) fn restore_from_copy(&self, path: &Path, existed: bool) -> Result<(), InjectError> {
         let copy = self.copy_of(path);
-        let previous = match existed {
-            true => Some(
-                read(&copy)?.ok_or_else(|| error("read", &copy)(io::ErrorKind::NotFound.into()))?,
-            ),
-            false => None,
-        };
+        let previous =
+            match existed {
+                true => Some(read(&copy)?.ok_or_else(|| {
+                    InjectError::file("read", &copy)(io::ErrorKind::NotFound.into())
+                })?),
+                false => None,
+            };
         restore(path, previous)
     }
 
@@ -129,7 +130,7 @@ impl<'a> Backups<'a> {
                 .recursive(true)
                 .mode(COPIES_MODE)
                 .create(directory)
-                .map_err(error("make the directory", directory))?;
+                .map_err(InjectError::file("make the directory", directory))?;
         }
         write(&copy, bytes, *mode, Some(*owner))
     }
@@ -147,22 +148,9 @@ pub(in crate::kvp::network) fn remove(path: &Path) -> Result<(), InjectError> {
     use io::ErrorKind::{NotADirectory, NotFound};
     match fs::remove_file(path) {
         Err(cause) if !matches!(cause.kind(), NotFound | NotADirectory) => {
-            Err(error("remove", path)(cause))
+            Err(InjectError::file("remove", path)(cause))
         }
         _ => Ok(()),
-    }
-}
-
-/// Returns a function that makes an [`InjectError`] of a failed call on `path`.
-pub(in crate::kvp::network) fn error(
-    doing: &'static str,
-    path: &Path,
-) -> impl Fn(io::Error) -> InjectError {
-    let path = path.to_owned();
-    move |source| InjectError::File {
-        doing,
-        path: path.clone(),
-        source,
     }
 }
 
@@ -183,7 +171,7 @@ fn read(path: &Path) -> Result<Option<Content>, InjectError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(error("read", path)(cause)),
+        Err(cause) => return Err(InjectError::file("read", path)(cause)),
     };
     if !metadata.is_file() || metadata.len() > MAX_LEN {
         return Err(InjectError::NotAFile(path.to_owned()));
@@ -191,7 +179,7 @@ fn read(path: &Path) -> Result<Option<Content>, InjectError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut bytes))
-        .map_err(error("read", path))?;
+        .map_err(InjectError::file("read", path))?;
     Ok(Some(Content {
         bytes,
         mode: metadata.permissions().mode() & 0o7777,
@@ -213,8 +201,8 @@ pub(super) fn write(
     if directory.is_dir() {
         check_directory(directory)?;
     }
-    let directory =
-        trusted::make(directory, DIRECTORY_MODE).map_err(error("make the directory", directory))?;
+    let directory = trusted::make(directory, DIRECTORY_MODE)
+        .map_err(InjectError::file("make the directory", directory))?;
     let file = replace::NewFile {
         name,
         bytes,
@@ -222,7 +210,8 @@ pub(super) fn write(
         owner,
         sync: true,
     };
-    file.write(&directory).map_err(error("write", path))
+    file.write(&directory)
+        .map_err(InjectError::file("write", path))
 }
 
 #[cfg(test)]
