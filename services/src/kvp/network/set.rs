@@ -261,7 +261,7 @@ fn find_target(
 }
 
 #[cfg(test)]
-#[path = "manager_tests.rs"]
+#[path = "manager_tests/mod.rs"]
 mod manager_tests;
 #[cfg(test)]
 #[path = "set_tests.rs"]

@@ -13,15 +13,21 @@ use slog::o;
 use super::*;
 use crate::kvp::interfaces::Address;
 use crate::kvp::network;
-use crate::kvp::network::netplan::write as netplan;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 
+mod ifupdown;
+mod netplan;
+mod networkd;
+mod networkmanager;
+
 const LONG: Duration = Duration::from_secs(60);
 
-fn test(manager: &str, name: &str) {
+/// Runs a test in the namespaces of `tests/inject/managers/MANAGER`. `name` is the test's, below
+/// this module.
+fn test(manager: &str, name: &str, inside: impl FnOnce()) {
     if env::var_os("INSIDE").is_some() {
-        inside(manager);
+        inside();
         return;
     }
     if let Err(why) = outside(manager, name) {
@@ -49,31 +55,6 @@ fn outside(manager: &str, name: &str) -> Result<(), String> {
     );
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     Ok(())
-}
-
-#[test]
-fn systemd_networkd() {
-    test("networkd", "systemd_networkd");
-}
-
-#[test]
-fn networkmanager() {
-    test("networkmanager", "networkmanager");
-}
-
-#[test]
-fn netplan_with_networkd() {
-    test("netplan", "netplan_with_networkd");
-}
-
-#[test]
-fn netplan_with_networkmanager() {
-    test("netplan-networkmanager", "netplan_with_networkmanager");
-}
-
-#[test]
-fn ifupdown() {
-    test("ifupdown", "ifupdown");
 }
 
 fn output(program: &str, args: &[&str]) -> String {
@@ -211,7 +192,9 @@ fn info(addresses: &str, subnets: &str, gateways: &str, dns: &str) -> IpInfo {
     }
 }
 
-fn inside(manager: &str) {
+/// Sets several configurations, one of which fails if there is a `problem`. `dns` returns a text
+/// with the DNS servers in effect.
+fn configurations(dns: fn() -> String, problem: Option<Problem>) {
     let mixed = info(
         "10.0.0.5;10.0.0.6;fd00::5;fd00::6",
         "255.255.255.0;255.255.255.0;/64;/64",
@@ -227,7 +210,7 @@ fn inside(manager: &str) {
     );
     eventually(|| gateways("-4") == ["10.0.0.1"] && gateways("-6") == ["fe80::1"]);
     eventually(|| {
-        let dns = dns(manager);
+        let dns = dns();
         dns.contains("1.1.1.1") && dns.contains("fd00::53") && !dns.contains("9.9.9.9")
     });
 
@@ -260,7 +243,7 @@ fn inside(manager: &str) {
         mode,
         message,
         address,
-    }) = problem(manager)
+    }) = problem
     {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -291,42 +274,6 @@ fn inside(manager: &str) {
     set(&other, LONG).unwrap();
     assert_got(&other);
     assert_eq!(addresses(), ["10.0.0.7/24"]);
-    if manager == "netplan" {
-        netplan_takes_an_ethernet_address();
-    }
-}
-
-/// In the namespaces the interface has no permanent address.
-fn netplan_takes_an_ethernet_address() {
-    let target = Target {
-        name: "eth0".to_owned(),
-        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
-        permanent: true,
-        device: Guid::from_u128(1),
-    };
-    let settings = Settings::parse(&info("10.0.0.5", "/24", "", "")).unwrap();
-    for renderer in [
-        netplan::Renderer::Networkd,
-        netplan::Renderer::NetworkManager,
-    ] {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("etc/netplan/90-hyperv-agent-eth0.yaml");
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, netplan::render(&target, &settings, renderer)).unwrap();
-        let path = root.path().to_str().unwrap();
-        output("netplan", &["generate", "--root-dir", path]);
-        let made = match renderer {
-            netplan::Renderer::Networkd => "systemd/network/10-netplan-0-hyperv-agent-eth0.network",
-            netplan::Renderer::NetworkManager => {
-                "NetworkManager/system-connections/netplan-0-hyperv-agent-eth0.nmconnection"
-            }
-        };
-        let text = fs::read_to_string(root.path().join("run").join(made)).unwrap();
-        assert!(
-            text.contains("00:15:5d:01:02:03") && text.contains("eth0"),
-            "{text}"
-        );
-    }
 }
 
 /// A file that makes a configuration with 10.0.0.5 fail.
@@ -338,49 +285,6 @@ struct Problem {
     message: &'static str,
     /// The address after the rollback.
     address: &'static str,
-}
-
-fn problem(manager: &str) -> Option<Problem> {
-    match manager {
-        "netplan" | "netplan-networkmanager" => Some(Problem {
-            path: "/etc/netplan/60-broken.yaml",
-            text: "network: [",
-            mode: 0o600,
-            message: "/etc/netplan/60-broken.yaml",
-            address: "10.0.0.7/24",
-        }),
-        // It takes precedence over the agent's.
-        "networkd" => Some(Problem {
-            path: "/etc/systemd/network/00-first.network",
-            text: "[Match]\nName=eth0\n[Network]\nAddress=192.168.9.9/24\n",
-            mode: 0o644,
-            message: "eth0 did not get 10.0.0.5, 10.0.0.6, fd00::5, fd00::6;",
-            address: "192.168.9.9/24",
-        }),
-        "ifupdown" => Some(Problem {
-            path: "/etc/network/if-up.d/problem",
-            text: "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo problem >&2; exit 1 ;; esac\n",
-            mode: 0o755,
-            message: "problem",
-            address: "10.0.0.7/24",
-        }),
-        _ => None,
-    }
-}
-
-fn dns(manager: &str) -> String {
-    match manager {
-        "networkd" | "netplan" => {
-            let index = interfaces().unwrap()[0].index;
-            fs::read_to_string(format!("/run/systemd/netif/links/{index}")).unwrap_or_default()
-        }
-        "ifupdown" => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-        _ => output(
-            "nmcli",
-            &["--get-values", "IP4.DNS,IP6.DNS", "device", "show", "eth0"],
-        )
-        .replace('\\', ""),
-    }
 }
 
 /// Waits, since network managers continue for a while.
