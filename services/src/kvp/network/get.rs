@@ -8,12 +8,12 @@
 use std::io;
 use std::time::Instant;
 
-use slog::Logger;
+use slog::{Logger, debug};
 
 use super::scripts::hv_get;
 use super::{lists, mac, managers};
 use crate::kvp::config::Config;
-use crate::kvp::interfaces;
+use crate::kvp::interfaces::{self, Interface};
 use crate::kvp::request::{Family, IpInfo};
 use crate::timeouts::IP_SCRIPTS;
 
@@ -45,28 +45,61 @@ pub fn get(
     let interface = mac::parse(adapter)
         .and_then(|mac| mac::find(&interfaces, mac))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
+    let answer = answer(config, adapter, interface, family, log);
+    let nobody = "nobody";
+    debug!(
+        log,
+        "{}: DHCP is known from {}, DNS servers from {}",
+        interface.name,
+        answer.dhcp_from.unwrap_or(nobody),
+        answer.dns_from.unwrap_or(nobody)
+    );
+    Ok(answer.info)
+}
+
+/// What the host is told of an interface, and who knows it.
+pub(super) struct Answer {
+    pub(super) info: IpInfo,
+    /// `None` if nobody knew, so that the addresses decided.
+    pub(super) dhcp_from: Option<&'static str>,
+    /// `None` if nobody knows a server.
+    pub(super) dns_from: Option<&'static str>,
+}
+
+/// Returns the IP configuration of an interface, as [`get`].
+pub(super) fn answer(
+    config: &Config,
+    adapter: &str,
+    interface: &Interface,
+    family: Family,
+    log: &Logger,
+) -> Answer {
     let family = if family.0 == 0 { Family::BOTH } else { family };
 
     let (mut dhcp, mut dns) = (None, None);
     if let Some(directory) = &config.network.scripts {
         let deadline = Instant::now() + IP_SCRIPTS;
         let run = |script| hv_get::output(directory, script, &interface.name, deadline, log);
-        dhcp = run("hv_get_dhcp_info").map(|lines| lines.starts_with("Enabled"));
-        dns = run("hv_get_dns_info").map(|lines| hv_get::servers(&lines));
+        let from_script = run("hv_get_dhcp_info").map(|lines| lines.starts_with("Enabled"));
+        dhcp = from_script.map(|dhcp| (dhcp, "hv_get_dhcp_info"));
+        let from_script = run("hv_get_dns_info").map(|lines| hv_get::servers(&lines));
+        dns = from_script.map(|dns| (dns, "hv_get_dns_info"));
     }
     if dhcp.is_none() || dns.is_none() {
         let known = managers::read(&config.environment.root, interface);
         dhcp = dhcp.or(known.dhcp);
-        dns = dns.or(Some(known.dns));
+        dns = dns.or(known.dns);
     }
     // If no manager knows: an address with a lifetime is leased.
     let leased = || {
         let mut addresses = interface.addresses.iter();
         addresses.any(|address| address.dynamic && address.ip.is_ipv4())
     };
+    let (dhcp, dhcp_from) = dhcp.unzip();
+    let (dns, dns_from) = dns.unzip();
 
     let lists = lists::addresses(&interface.addresses, family);
-    Ok(IpInfo {
+    let info = IpInfo {
         adapter: adapter.to_owned(),
         family: lists.family,
         dhcp: dhcp.unwrap_or_else(leased),
@@ -74,5 +107,10 @@ pub fn get(
         subnets: lists.subnets,
         gateways: lists::gateways(&interface.gateways, family),
         dns: lists::dns(&dns.unwrap_or_default()),
-    })
+    };
+    Answer {
+        info,
+        dhcp_from,
+        dns_from,
+    }
 }

@@ -1,6 +1,7 @@
 //! The ordered list of network managers, and what they know about an interface.
 
 use std::iter;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::ifcfg::Ifcfg;
@@ -37,27 +38,48 @@ pub(super) fn keys() -> String {
     MANAGERS.map(Manager::key).join(", ")
 }
 
+/// What is known about an interface, and who knows it: a manager's key, or the name of another
+/// source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Known {
+    /// Whether IPv4 is configured by DHCP; `None` if nobody knows.
+    pub(super) dhcp: Option<(bool, &'static str)>,
+    /// DNS servers in order of preference; `None` if nobody knows one.
+    pub(super) dns: Option<(Vec<IpAddr>, &'static str)>,
+}
+
 /// Returns what systemd-resolved, the managers and plain DHCP clients know about the interface.
 /// The first result counts, separately for DHCP and DNS. The DNS servers of the whole machine are
 /// the last resort.
-pub(super) fn read(root: &Path, interface: &Interface) -> ManagerState {
-    let states = iter::once_with(|| resolved::read(root, interface))
-        .chain(MANAGERS.iter().map(|manager| manager.read(root, interface)))
-        .chain(iter::once_with(|| dhclient::read(root, interface)))
-        .chain(iter::once_with(|| dhcpcd::read(root, interface)));
-    let mut known = ManagerState::default();
-    for state in states.flatten() {
-        known.dhcp = known.dhcp.or(state.dhcp);
-        if known.dns.is_empty() {
-            known.dns = state.dns;
-        }
-        if known.dhcp.is_some() && !known.dns.is_empty() {
+pub(super) fn read(root: &Path, interface: &Interface) -> Known {
+    let states = iter::once_with(|| ("systemd-resolved", resolved::read(root, interface)))
+        .chain(
+            MANAGERS
+                .iter()
+                .map(|manager| (manager.key(), manager.read(root, interface))),
+        )
+        .chain(iter::once_with(|| {
+            ("dhclient", dhclient::read(root, interface))
+        }))
+        .chain(iter::once_with(|| {
+            ("dhcpcd", dhcpcd::read(root, interface))
+        }));
+    let mut known = Known::default();
+    for (source, state) in states {
+        let Some(ManagerState { dhcp, dns }) = state else {
+            continue;
+        };
+        known.dhcp = known.dhcp.or(dhcp.map(|dhcp| (dhcp, source)));
+        let dns = Some((dns, source)).filter(|(dns, _)| !dns.is_empty());
+        known.dns = known.dns.or(dns);
+        if known.dhcp.is_some() && known.dns.is_some() {
             break;
         }
     }
-    if known.dns.is_empty() {
-        known.dns = resolv_conf::servers(root);
-    }
+    let of_machine = || Some((resolv_conf::servers(root), "resolv.conf"));
+    known.dns = known
+        .dns
+        .or_else(|| of_machine().filter(|(dns, _)| !dns.is_empty()));
     known
 }
 
@@ -75,12 +97,12 @@ mod tests {
             ("etc/resolv.conf", "nameserver 10.0.0.4\n"),
         ];
         let known = read(root(&files).path(), &eth0(&[]));
-        assert_eq!(known.dhcp, Some(true));
-        assert_eq!(known.dns, ips(&["10.0.0.3"]));
+        assert_eq!(known.dhcp, Some((true, "ifupdown")));
+        assert_eq!(known.dns, Some((ips(&["10.0.0.3"]), "ifcfg")));
         files.push(("run/systemd/resolve/netif/2", "SERVERS=10.0.0.1\n"));
         let known = read(root(&files).path(), &eth0(&[]));
-        assert_eq!(known.dhcp, Some(true));
-        assert_eq!(known.dns, ips(&["10.0.0.1"]));
+        assert_eq!(known.dhcp, Some((true, "ifupdown")));
+        assert_eq!(known.dns, Some((ips(&["10.0.0.1"]), "systemd-resolved")));
     }
 
     /// The host reads what the manager says that its configuration would be written for.
@@ -107,8 +129,8 @@ mod tests {
         let manager = in_charge(root, &interface).unwrap();
         assert_eq!(manager.key(), "networkmanager");
         let known = read(root, &interface);
-        assert_eq!(known.dhcp, Some(false));
-        assert_eq!(known.dns, ips(&["10.0.0.1"]));
+        assert_eq!(known.dhcp, Some((false, "networkmanager")));
+        assert_eq!(known.dns, Some((ips(&["10.0.0.1"]), "networkmanager")));
     }
 
     #[test]
@@ -126,14 +148,11 @@ mod tests {
         let known = read(root.path(), &eth0(&[]));
         assert_eq!(
             known,
-            ManagerState {
+            Known {
                 dhcp: None,
-                dns: ips(&["10.0.0.4"])
+                dns: Some((ips(&["10.0.0.4"]), "resolv.conf"))
             }
         );
-        assert_eq!(
-            read(Path::new("/nowhere"), &eth0(&[])),
-            ManagerState::default()
-        );
+        assert_eq!(read(Path::new("/nowhere"), &eth0(&[])), Known::default());
     }
 }
