@@ -1,6 +1,7 @@
 //! Requests and replies, independent of the transport.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// A pool of keys and values. Protocol section 7.
@@ -93,6 +94,14 @@ impl Family {
     /// Whether IPv6 is included.
     pub fn has_v6(self) -> bool {
         self.0 & Self::V6.0 != 0
+    }
+
+    /// Whether the family of this address is included.
+    pub fn includes(self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(_) => self.has_v4(),
+            IpAddr::V6(_) => self.has_v6(),
+        }
     }
 }
 

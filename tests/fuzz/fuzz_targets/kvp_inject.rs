@@ -78,8 +78,7 @@ fn sent(settings: &Settings) -> IpInfo {
     let gateways6 = settings.gateways6.iter().map(|ip| ip.to_string());
     IpInfo {
         adapter: String::new(),
-        // Addresses of IPv4 are told apart by themselves.
-        family: Family::V6,
+        family: settings.families,
         dhcp: settings.dhcp4,
         addresses: joined(settings.addresses().map(|(ip, _)| ip)),
         subnets: joined(settings.addresses().map(|(_, prefix)| format!("/{prefix}"))),

@@ -24,7 +24,7 @@ pub(super) struct Addresses {
 pub(super) fn addresses(addresses: &[Address], family: Family) -> Addresses {
     let mut lists = Addresses::default();
     for address in addresses {
-        if !is_of(address.ip, family) {
+        if !family.includes(address.ip) {
             continue;
         }
         let ip = address.ip.to_string();
@@ -44,7 +44,7 @@ pub(super) fn addresses(addresses: &[Address], family: Family) -> Addresses {
 
 /// Lists the gateways of these families.
 pub(super) fn gateways(gateways: &[IpAddr], family: Family) -> String {
-    join(gateways.iter().filter(|ip| is_of(**ip, family)), SHORT)
+    join(gateways.iter().filter(|ip| family.includes(**ip)), SHORT)
 }
 
 /// Lists all DNS servers: those of one family resolve names for both.
@@ -75,13 +75,6 @@ fn push(list: &mut String, element: &str) {
         list.push(';');
     }
     list.push_str(element);
-}
-
-fn is_of(ip: IpAddr, family: Family) -> bool {
-    match ip {
-        IpAddr::V4(_) => family.has_v4(),
-        IpAddr::V6(_) => family.has_v6(),
-    }
 }
 
 /// Returns the subnet mask of an IPv4 prefix.

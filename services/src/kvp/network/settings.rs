@@ -60,10 +60,17 @@ pub enum Invalid {
     Nothing,
 }
 
-/// The IP configuration of an interface. SLAAC is always on: IPv6 addresses are in addition to
-/// those that routers announce.
+/// The IP configuration of an interface.
+///
+/// A family that is not in [`families`](Self::families) is left as it is: a network manager keeps
+/// its addresses, gateways, DNS servers, routes and methods (DHCP, SLAAC) from the file in force,
+/// and the lists here have nothing of it but DNS servers. A family that is there is replaced:
+/// without an address and without DHCP, IPv4 is off. SLAAC is always on in an IPv6 that is
+/// replaced: its addresses are in addition to those that routers announce.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
+    /// The families that the host configures.
+    pub families: Family,
     /// DHCP configures IPv4.
     pub dhcp4: bool,
     /// Static IPv4 addresses and the prefix lengths of their subnets; none with DHCP.
@@ -110,8 +117,10 @@ impl Route {
 impl Settings {
     /// Parses a message of the host.
     ///
-    /// As in the stock daemon, the text of an address tells its family. The message's own
-    /// family matters only without addresses: IPv6 alone then means SLAAC.
+    /// As in the stock daemon, the text of an address tells its family. The message's own family
+    /// adds those of which it has no address: IPv6 then means SLAAC, and IPv4 beside IPv6 means
+    /// none. DHCP is IPv4's, whatever the family. IPv6 link-local addresses are the kernel's
+    /// matter: a host that sends what it has read sends them too.
     ///
     /// # Errors
     ///
@@ -120,19 +129,11 @@ impl Settings {
         if info.family.0 > Family::BOTH.0 {
             return Err(Invalid::Family(info.family.0));
         }
-        let addresses = list(&info.addresses)?;
-        let subnets = list(&info.subnets)?;
-        if addresses.len() != subnets.len() {
-            return Err(Invalid::Counts {
-                addresses: addresses.len(),
-                subnets: subnets.len(),
-            });
-        }
         let mut settings = Self {
             dhcp4: info.dhcp,
             ..Self::default()
         };
-        for (text, subnet) in addresses.into_iter().zip(subnets) {
+        for (text, subnet) in pairs(&info.addresses, &info.subnets)? {
             let ip = unicast(text, "an interface")?;
             let prefix = prefix(subnet, ip).ok_or_else(|| Invalid::Subnet {
                 subnet: subnet.to_owned(),
@@ -143,6 +144,7 @@ impl Settings {
             }
             match ip {
                 IpAddr::V4(ip) => settings.v4.push((ip, prefix)),
+                IpAddr::V6(ip) if ip.is_unicast_link_local() => {}
                 IpAddr::V6(ip) => settings.v6.push((ip, prefix)),
             }
         }
@@ -155,7 +157,8 @@ impl Settings {
         for text in list(&info.dns)? {
             settings.dns.push(unicast(text, "a DNS server")?);
         }
-        settings.check(info.family)?;
+        settings.families = settings.families(info.family);
+        settings.check()?;
         if settings.dhcp4 {
             settings.left_to_dhcp = settings.v4.drain(..).map(|(ip, _)| ip).collect();
             settings.left_to_dhcp.append(&mut settings.gateways4);
@@ -163,18 +166,65 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self, family: Family) -> Result<(), Invalid> {
-        if !self.dhcp4 && self.v4.is_empty() {
+    /// Returns the families that a message of the family `sent` configures.
+    fn families(&self, sent: Family) -> Family {
+        // IPv4 alone and without an address would only switch it off.
+        let v4 = sent == Family::BOTH || self.dhcp4 || !self.v4.is_empty();
+        let v6 = sent.has_v6() || !self.v6.is_empty();
+        let mut families = Family::default();
+        if v4 || !self.gateways4.is_empty() {
+            families.0 |= Family::V4.0;
+        }
+        if v6 || !self.gateways6.is_empty() {
+            families.0 |= Family::V6.0;
+        }
+        families
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        if self.families == Family::default() {
+            return Err(Invalid::Nothing);
+        }
+        if self.families.has_v4() && !self.dhcp4 && self.v4.is_empty() {
             let server = self.dns.iter().find(|ip| ip.is_ipv4()).copied();
             let gateway = self.gateways4.first().copied().map(IpAddr::V4);
             if let Some(ip) = gateway.or(server) {
                 return Err(Invalid::Unreachable(ip));
             }
-            if self.v6.is_empty() && family != Family::V6 {
+            if self.v6.is_empty() {
                 return Err(Invalid::Nothing);
             }
         }
         Ok(())
+    }
+
+    /// Returns whether the host configures the family of this address, so that what the previous
+    /// configuration has of it is not kept.
+    pub(super) fn replaces(&self, ip: IpAddr) -> bool {
+        self.families.includes(ip)
+    }
+
+    /// Returns whether a gateway is on the link without a flag that says so: it is in the subnet
+    /// of a static address, link-local, or of a family that is left as it is. With DHCP or SLAAC,
+    /// the subnets are not known. A route of the previous configuration that stays, and whose
+    /// gateway is not reached, needs that flag: systemd-networkd and `ip route` refuse it else.
+    pub(super) fn reaches(&self, gateway: IpAddr) -> bool {
+        if !self.replaces(gateway) {
+            return true;
+        }
+        match gateway {
+            IpAddr::V4(gateway) => self.v4.iter().any(|&(ip, prefix)| {
+                let difference = ip.to_bits() ^ gateway.to_bits();
+                difference.leading_zeros() >= u32::from(prefix)
+            }),
+            IpAddr::V6(gateway) => {
+                gateway.is_unicast_link_local()
+                    || self.v6.iter().any(|&(ip, prefix)| {
+                        let difference = ip.to_bits() ^ gateway.to_bits();
+                        difference.leading_zeros() >= u32::from(prefix)
+                    })
+            }
+        }
     }
 
     /// Returns the static addresses of both families.
@@ -190,27 +240,24 @@ impl Settings {
 
     /// Returns the IPv4 default routes, preferred first.
     pub(super) fn routes4(&self) -> impl Iterator<Item = Route> {
-        (0..).zip(&self.gateways4).map(|(place, &gateway)| Route {
-            gateway: gateway.into(),
-            on_link: !self.v4.iter().any(|&(ip, prefix)| {
-                let difference = ip.to_bits() ^ gateway.to_bits();
-                difference.leading_zeros() >= u32::from(prefix)
-            }),
-            metric: metric(place),
-        })
+        (0..)
+            .zip(&self.gateways4)
+            .map(|(place, &gateway)| self.route(place, gateway.into()))
     }
 
     /// Returns the IPv6 default routes, preferred first.
     pub(super) fn routes6(&self) -> impl Iterator<Item = Route> {
-        (0..).zip(&self.gateways6).map(|(place, &gateway)| Route {
-            gateway: gateway.into(),
-            on_link: !gateway.is_unicast_link_local()
-                && !self.v6.iter().any(|&(ip, prefix)| {
-                    let difference = ip.to_bits() ^ gateway.to_bits();
-                    difference.leading_zeros() >= u32::from(prefix)
-                }),
+        (0..)
+            .zip(&self.gateways6)
+            .map(|(place, &gateway)| self.route(place, gateway.into()))
+    }
+
+    fn route(&self, place: u32, gateway: IpAddr) -> Route {
+        Route {
+            gateway,
+            on_link: !self.reaches(gateway),
             metric: metric(place),
-        })
+        }
     }
 }
 
@@ -227,7 +274,12 @@ impl Display for Settings {
         }
         let addresses = self.addresses();
         parts.extend(addresses.map(|(ip, prefix)| format!("{ip}/{prefix}")));
-        if self.v6.is_empty() {
+        if !self.families.has_v4() {
+            parts.push("IPv4 left as it is".to_owned());
+        }
+        if !self.families.has_v6() {
+            parts.push("IPv6 left as it is".to_owned());
+        } else if self.v6.is_empty() {
             parts.push("IPv6 by SLAAC".to_owned());
         }
         let gateways = self.routes().map(|route| route.gateway);
@@ -259,18 +311,40 @@ pub fn device(adapter: &str) -> Result<Guid, Invalid> {
 }
 
 /// Splits a list at `;`, without empty elements at its end.
-fn list(text: &str) -> Result<Vec<&str>, Invalid> {
+fn elements(text: &str) -> Vec<&str> {
     let text = text.trim_end_matches([';', ' ']);
-    if text.is_empty() {
-        return Ok(Vec::new());
+    match text {
+        "" => Vec::new(),
+        _ => text
+            .split(';')
+            .map(|element| element.trim_matches(' '))
+            .collect(),
     }
-    let elements: Vec<&str> = text
-        .split(';')
-        .take(MAX_ELEMENTS + 1)
-        .map(|element| element.trim_matches(' '))
-        .collect();
+}
+
+/// Returns the elements of a list that are not empty.
+fn list(text: &str) -> Result<Vec<&str>, Invalid> {
+    let mut elements = elements(text);
+    elements.retain(|element| !element.is_empty());
     match elements.len() {
         0..=MAX_ELEMENTS => Ok(elements),
+        _ => Err(Invalid::TooMany),
+    }
+}
+
+/// Returns each address with its subnet, where not both of them are empty.
+fn pairs<'a>(addresses: &'a str, subnets: &'a str) -> Result<Vec<(&'a str, &'a str)>, Invalid> {
+    let (addresses, subnets) = (elements(addresses), elements(subnets));
+    if addresses.len() != subnets.len() {
+        return Err(Invalid::Counts {
+            addresses: addresses.len(),
+            subnets: subnets.len(),
+        });
+    }
+    let mut pairs: Vec<_> = addresses.into_iter().zip(subnets).collect();
+    pairs.retain(|pair| *pair != ("", ""));
+    match pairs.len() {
+        0..=MAX_ELEMENTS => Ok(pairs),
         _ => Err(Invalid::TooMany),
     }
 }

@@ -24,7 +24,7 @@ fn a_full_configuration_is_parsed() {
         gateways: "10.0.0.1;fe80::1".to_owned(),
         dns: "10.0.0.2; fd00::53;".to_owned(),
         ..info(
-            "10.0.0.5; 192.168.1.9 ;FD00::5;fe80::2;",
+            "10.0.0.5; 192.168.1.9 ;FD00::5;fd00::6;",
             "255.255.255.0;/16;/64;128",
         )
     })
@@ -37,7 +37,7 @@ fn a_full_configuration_is_parsed() {
         settings.v6,
         [
             ("fd00::5".parse().unwrap(), 64),
-            ("fe80::2".parse().unwrap(), 128)
+            ("fd00::6".parse().unwrap(), 128)
         ]
     );
     assert_eq!(settings.gateways4, [Ipv4Addr::new(10, 0, 0, 1)]);
@@ -45,7 +45,7 @@ fn a_full_configuration_is_parsed() {
     assert_eq!(joined(&settings.dns, " "), "10.0.0.2 fd00::53");
     assert_eq!(
         settings.to_string(),
-        "10.0.0.5/24, 192.168.1.9/16, fd00::5/64, fe80::2/128, gateway 10.0.0.1, gateway \
+        "10.0.0.5/24, 192.168.1.9/16, fd00::5/64, fd00::6/128, gateway 10.0.0.1, gateway \
          fe80::1, DNS 10.0.0.2, DNS fd00::53"
     );
 }
@@ -235,16 +235,124 @@ fn contradictions_are_invalid() {
         assert_eq!(family(with_v4).unwrap_err(), Invalid::Nothing);
     }
     // IPv6 without an address means SLAAC.
-    assert_eq!(family(Family::V6).unwrap(), Settings::default());
+    let slaac = family(Family::V6).unwrap();
+    let only_v6 = Settings {
+        families: Family::V6,
+        ..Settings::default()
+    };
+    assert_eq!(slaac, only_v6);
 }
 
 #[test]
-fn the_text_of_an_address_tells_its_family() {
-    let info = IpInfo {
-        family: Family::V4,
-        ..info("fd00::5", "/64")
+fn a_family_that_the_host_does_not_state_is_left_as_it_is() {
+    let (v4, v6) = (("10.0.0.5", "/8"), ("fd00::5", "/64"));
+    let both = ("10.0.0.5;fd00::5", "/8;/64");
+    for (sent, (addresses, subnets), gateways, dhcp, families) in [
+        (Family::V4, v4, "10.0.0.1", false, Family::V4),
+        (Family::V6, v6, "", false, Family::V6),
+        (Family::V6, ("", ""), "fe80::1", false, Family::V6),
+        // The text of an address or a gateway tells its family.
+        (Family::V4, v6, "", false, Family::V6),
+        (Family::V4, both, "", false, Family::BOTH),
+        (Family::V4, v4, "fe80::1", false, Family::BOTH),
+        (Family(0), v4, "", false, Family::V4),
+        (Family(0), v6, "", false, Family::V6),
+        (Family::V6, v4, "", false, Family::BOTH),
+        // No IPv4 is wanted.
+        (Family::BOTH, v6, "", false, Family::BOTH),
+        (Family::BOTH, v4, "", false, Family::BOTH),
+        // DHCP is IPv4's.
+        (Family::V6, v6, "", true, Family::BOTH),
+        (Family(0), ("", ""), "", true, Family::V4),
+        (Family::V4, v4, "", true, Family::V4),
+    ] {
+        let info = IpInfo {
+            family: sent,
+            gateways: gateways.to_owned(),
+            dhcp,
+            ..info(addresses, subnets)
+        };
+        let settings = Settings::parse(&info).unwrap();
+        assert_eq!(settings.families, families, "{sent:?} {addresses} {dhcp}");
+    }
+    let only = |family, addresses, subnets| {
+        let info = IpInfo {
+            family,
+            // For a family that is left as it is, nobody knows what is reachable.
+            dns: "10.0.0.53;fd00::53".to_owned(),
+            ..info(addresses, subnets)
+        };
+        Settings::parse(&info).unwrap().to_string()
     };
-    assert_eq!(Settings::parse(&info).unwrap().v6.len(), 1);
+    assert_eq!(
+        only(Family::V6, "fd00::5", "/64"),
+        "fd00::5/64, IPv4 left as it is, DNS 10.0.0.53, DNS fd00::53"
+    );
+    assert_eq!(
+        only(Family::V4, "10.0.0.5", "/8"),
+        "10.0.0.5/8, IPv6 left as it is, DNS 10.0.0.53, DNS fd00::53"
+    );
+}
+
+/// A host that sends what it has read sends them.
+#[test]
+fn ipv6_link_local_addresses_are_dropped() {
+    let info = info("fe80::5;10.0.0.5;febf::1;169.254.1.1", "/64;/8;/10;/16");
+    let settings = Settings::parse(&info).unwrap();
+    assert!(settings.v6.is_empty());
+    assert_eq!(settings.v4.len(), 2);
+    assert_eq!(settings.families, Family::BOTH);
+    assert!(parse("fe80::5", "/129").is_err());
+}
+
+#[test]
+fn empty_elements_are_passed_over() {
+    let info = IpInfo {
+        gateways: ";10.0.0.1; ;fe80::1;".to_owned(),
+        dns: " ;10.0.0.53;;fd00::53".to_owned(),
+        ..info(";10.0.0.5;;fd00::5", " ;/8;;/64;;")
+    };
+    let settings = Settings::parse(&info).unwrap();
+    assert_eq!(
+        settings.to_string(),
+        "10.0.0.5/8, fd00::5/64, gateway 10.0.0.1, gateway fe80::1, DNS 10.0.0.53, DNS fd00::53"
+    );
+    let sixty_four = vec!["10.0.0.1"; 64].join(";;");
+    let info = IpInfo {
+        dns: sixty_four,
+        ..info
+    };
+    assert_eq!(Settings::parse(&info).unwrap().dns.len(), 64);
+    // A subnet without an address, and the other way round.
+    assert!(matches!(
+        parse("10.0.0.5;;10.0.0.6", "/8;/8;/8"),
+        Err(Invalid::Address(_))
+    ));
+    assert!(matches!(
+        parse("10.0.0.5;10.0.0.6;10.0.0.7", "/8;;/8"),
+        Err(Invalid::Subnet { .. })
+    ));
+}
+
+#[test]
+fn a_gateway_that_stays_is_reached_or_not() {
+    let reaches = |info: &IpInfo, gateway: &str| {
+        let settings = Settings::parse(info).unwrap();
+        settings.reaches(gateway.parse().unwrap())
+    };
+    let v4 = IpInfo {
+        family: Family::V4,
+        ..info("10.0.0.5", "/24")
+    };
+    assert!(reaches(&v4, "10.0.0.254"));
+    assert!(!reaches(&v4, "192.168.7.254"));
+    // IPv6 is left as it is.
+    assert!(reaches(&v4, "fd00::1"));
+    let both = info("10.0.0.5;fd00::5", "/24;/64");
+    assert!(reaches(&both, "fd00::1") && reaches(&both, "fe80::1"));
+    assert!(!reaches(&both, "fd01::1"));
+    let dhcp = IpInfo { dhcp: true, ..both };
+    assert!(!reaches(&dhcp, "10.0.0.254"));
 }
 
 #[test]
@@ -266,7 +374,7 @@ fn a_device_is_a_guid_in_either_case() {
 fn sent(settings: &Settings) -> IpInfo {
     IpInfo {
         adapter: String::new(),
-        family: Family::BOTH,
+        family: settings.families,
         dhcp: settings.dhcp4,
         addresses: joined(settings.addresses().map(|(ip, _)| ip), ";"),
         subnets: joined(
@@ -313,9 +421,10 @@ proptest! {
     #[test]
     fn accepted_settings_contain_addresses_only(
         addresses in almost_a_list(), subnets in almost_subnets(),
-        gateways in almost_a_list(), dns in almost_a_list(), dhcp: bool
+        gateways in almost_a_list(), dns in almost_a_list(), dhcp: bool, family in 0..4u8
     ) {
-        let info = IpInfo { gateways, dns, dhcp, ..info(&addresses, &subnets) };
+        let family = Family(family);
+        let info = IpInfo { family, gateways, dns, dhcp, ..info(&addresses, &subnets) };
         if let Ok(settings) = Settings::parse(&info) {
             let again = sent(&settings);
             for text in [&again.addresses, &again.subnets, &again.gateways, &again.dns] {

@@ -52,14 +52,18 @@ impl Differences {
         let absent = wanted.iter().filter(|ip| !has(ip));
         let unusable = wanted.iter().filter(|ip| !is_usable(ip));
         let unrouted = gateways.iter().filter(|ip| !now.gateways.contains(ip));
+        let replaced = |ip: &IpAddr| settings.replaces(*ip);
         // DHCP may lease the same address again, and routers continue to announce theirs.
         let may_stay = |ip: IpAddr| ip.is_ipv6() || settings.dhcp4;
         let addresses = before.addresses.iter().filter(|address| {
             let expected = wanted.contains(&address.ip) || address.dynamic && may_stay(address.ip);
-            !expected && !address.is_link_local() && has(&address.ip)
+            !expected && !address.is_link_local() && replaced(&address.ip) && has(&address.ip)
         });
         let routes = before.gateways.iter().filter(|gateway| {
-            !gateways.contains(gateway) && !may_stay(**gateway) && now.gateways.contains(gateway)
+            !gateways.contains(gateway)
+                && replaced(gateway)
+                && !may_stay(**gateway)
+                && now.gateways.contains(gateway)
         });
         Self {
             absent: absent.copied().collect(),
@@ -160,6 +164,10 @@ mod tests {
     fn missing_and_stale_addresses_differ() {
         let fixed = settings(false, "10.0.0.5;fd00::5", "/24;/64", "10.0.0.1");
         let by_dhcp = settings(true, "fd00::5", "/64", "");
+        let v6_only = Settings {
+            families: Family::V6,
+            ..settings(false, "fd00::5", "/64", "")
+        };
         let before = interface(
             &[
                 "10.0.0.9",
@@ -203,6 +211,13 @@ mod tests {
                 &["fd00::5", "10.0.0.9"],
                 &[],
                 " (still on the interface: 10.0.0.9)",
+            ),
+            // IPv4 is left as it is.
+            (
+                &v6_only,
+                &["fd00::5", "10.0.0.9", "fd00::9"],
+                &["10.0.0.254"],
+                " (still on the interface: fd00::9)",
             ),
         ] {
             let now = interface(addresses, gateways);

@@ -247,7 +247,6 @@ pub(in super::super) fn set(stage: &mut KvpStage<'_>) -> Result<()> {
         subnets: "255.0.0.0".to_owned(),
         gateways: String::new(),
         dns: String::new(),
-        family: 1,
         ..configuration()
     };
     expect(host.set_ip_info(&other)?, Status::OK, "another SET")?;
