@@ -4,6 +4,7 @@
 #![no_main]
 
 use hyperv_services::kvp::assignments;
+use hyperv_services::kvp::network::ini::{Document, Syntax};
 use hyperv_services::kvp::network::sources::{dhclient, dhcpcd, resolv_conf};
 use hyperv_services::kvp::network::{ifcfg, ifupdown, ini};
 use libfuzzer_sys::fuzz_target;
@@ -16,6 +17,10 @@ fuzz_target!(|content: &[u8]| {
     }
     for section in ["Network", "connection", "ipv4"] {
         let _ = ini::section(&text, section).count();
+    }
+    for syntax in [Syntax::Unit, Syntax::KeyFile] {
+        let document = Document::parse(&text, syntax);
+        assert_eq!(Document::parse(&document.render(), syntax), document);
     }
     let _ = ifcfg::parse(&text);
     let _ = ifupdown::parse(&text);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::error::InjectError;
 use super::program;
-use super::settings::Settings;
+use super::settings::{Settings, joined};
 use super::target::Target;
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
@@ -27,7 +27,7 @@ pub(super) struct Plan {
     pub(super) manager: &'static str,
     /// Run before the files are replaced, and again before a rollback restores them.
     pub(super) stop: Vec<Step>,
-    /// The files to write.
+    /// The files to write and to remove.
     pub(super) files: Vec<NewFile>,
     /// Run when the files are written.
     pub(super) apply: Vec<Step>,
@@ -36,6 +36,9 @@ pub(super) struct Plan {
     /// How long the interface has to keep its settings. Not zero for a network manager whose
     /// programs return before it begins.
     pub(super) stable_for: Duration,
+    /// What the previous configuration had and the new files do not, for the log: each with its
+    /// file and key, such as `10-eth0.network: PreferredSource=192.168.7.7`.
+    pub(super) lost: Vec<String>,
 }
 
 impl Plan {
@@ -53,25 +56,47 @@ impl Plan {
             apply,
             revert,
             stable_for: Duration::ZERO,
+            lost: Vec::new(),
         }
+    }
+
+    /// Returns the paths of the files, for messages.
+    pub(super) fn paths(&self) -> String {
+        joined(self.files.iter().map(|file| file.path.display()), ", ")
     }
 }
 
-/// A file to write.
+/// A file to write or to remove.
 #[derive(Debug)]
 pub(super) struct NewFile {
     pub(super) path: PathBuf,
-    pub(super) text: String,
+    /// `None` removes the file, which need not exist.
+    pub(super) text: Option<String>,
     /// Permission bits; `None` keeps those of the previous file, or is 0644.
     pub(super) mode: Option<u32>,
+    /// User and group; `None` keeps those of the previous file if `mode` is `None`, too, or is
+    /// root.
+    pub(super) owner: Option<(u32, u32)>,
 }
 
 impl NewFile {
+    /// Returns a file of the agent's own.
     pub(super) fn new(path: PathBuf, text: String, mode: u32) -> Self {
         Self {
             path,
-            text,
+            text: Some(text),
             mode: Some(mode),
+            owner: None,
+        }
+    }
+
+    /// Returns a file that keeps its permission bits and its owner.
+    pub(super) fn changed(path: PathBuf, text: String) -> Self {
+        Self {
+            path,
+            text: Some(text),
+            mode: None,
+            owner: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::error::InjectError;
 use super::manager::Manager;
 use super::plan::Context;
 use super::scripts::hv_set_ifconfig;
-use super::settings::{self, Settings};
+use super::settings::{self, Settings, joined};
 use super::target::{self, Target};
 use super::transaction::apply::{self, Paths};
 use super::transaction::{backups, undo_log};
@@ -96,6 +96,7 @@ fn set_with(
         Some(plan) => plan,
         None => manager(config, context.interface)?.plan(&context)?,
     };
+    let files = plan.paths();
     plan.files
         .splice(..0, hv_set_ifconfig::files(&context, &config.directory));
     let verify = || {
@@ -116,11 +117,22 @@ fn set_with(
     };
     let differences = apply::apply(&plan, &paths(config), apply_deadline, deadline, verify)?;
     let (name, manager) = (target.name, plan.manager);
+    let files = match files.is_empty() {
+        true => files,
+        false => format!(" ({files})"),
+    };
     let result = format!("{settings}{differences}");
     info!(
         log,
-        "{name}: applied the host's IP configuration with {manager}: {result}"
+        "{name}: applied the host's IP configuration with {manager}{files}: {result}"
     );
+    if !plan.lost.is_empty() {
+        let lost = joined(&plan.lost, ", ");
+        warn!(
+            log,
+            "{name}: not kept of the previous configuration: {lost}"
+        );
+    }
     Ok(())
 }
 

@@ -309,14 +309,14 @@ fn the_manager_in_charge_is_found_and_gets_its_file() {
             .mode();
         assert_eq!(mode & 0o7777, case.mode, "{}", case.file);
         assert_eq!(Case::calls(&guest), case.applied);
-        assert_eq!(
-            *guest.log.0.lock().unwrap(),
-            [format!(
-                "INFO eth0: applied the host's IP configuration with {}: 10.0.0.5/24, \
-                 fd00::5/64, gateway 10.0.0.1, DNS 1.1.1.1",
-                case.manager
-            )]
+        let log = guest.log.0.lock().unwrap().join("\n");
+        let (manager, file) = (case.manager, guest.path(case.file));
+        let start = format!(
+            "INFO eth0: applied the host's IP configuration with {manager} ({}",
+            file.display()
         );
+        let end = "): 10.0.0.5/24, fd00::5/64, gateway 10.0.0.1, DNS 1.1.1.1";
+        assert!(log.starts_with(&start) && log.ends_with(end), "{log}");
         // The same configuration is applied again: an administrator may have changed something.
         guest.set(&info(), LONG).unwrap();
         assert_eq!(Case::calls(&guest), [case.applied, case.applied].concat());

@@ -158,9 +158,6 @@ fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
         .filter(|line| !line.trim_start().starts_with(KEY))
         .map(str::to_owned);
     let servers = joined(&context.settings.dns, " ");
-    Ok(NewFile {
-        text: joined(others.chain([format!("{KEY}\"{servers}\"")]), "\n") + "\n",
-        path,
-        mode: None,
-    })
+    let text = joined(others.chain([format!("{KEY}\"{servers}\"")]), "\n") + "\n";
+    Ok(NewFile::changed(path, text))
 }

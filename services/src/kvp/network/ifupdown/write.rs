@@ -161,11 +161,8 @@ fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
         .filter(|line| !line.trim_start().starts_with("nameserver"))
         .map(str::to_owned);
     let servers = settings.dns.iter().map(|ip| format!("nameserver {ip}"));
-    Ok(Some(NewFile {
-        text: joined(others.chain(servers), "\n") + "\n",
-        path,
-        mode: None,
-    }))
+    let text = joined(others.chain(servers), "\n") + "\n";
+    Ok(Some(NewFile::changed(path, text)))
 }
 
 #[cfg(test)]

@@ -91,12 +91,15 @@ fn dns_servers_go_into_resolv_conf() {
     .unwrap();
     let file = resolv_conf(&machine.context()).unwrap().unwrap();
     assert_eq!(
-        file.text,
+        file.text.unwrap(),
         "search example.org\noptions rotate\nnameserver 1.1.1.1\nnameserver fd00::53\n"
     );
     fs::remove_file(&path).unwrap();
     let file = resolv_conf(&machine.context()).unwrap().unwrap();
-    assert_eq!(file.text, "nameserver 1.1.1.1\nnameserver fd00::53\n");
+    assert_eq!(
+        file.text.unwrap(),
+        "nameserver 1.1.1.1\nnameserver fd00::53\n"
+    );
     std::os::unix::fs::symlink("/nowhere", &path).unwrap();
     assert!(resolv_conf(&machine.context()).unwrap().is_none());
 }

@@ -158,7 +158,7 @@ fn assert_got(set: &IpInfo) {
     assert_eq!(got.dns, set.dns, "{got:?}");
 }
 
-/// Sets the configuration, and returns the line that is logged.
+/// Sets the configuration, and returns the lines that are logged.
 fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
     let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
@@ -175,9 +175,9 @@ fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
         &|| true,
         &log,
     )?;
-    let line = lines.0.lock().unwrap().pop().unwrap();
-    eprintln!("{line}");
-    Ok(line)
+    let lines = lines.0.lock().unwrap().join("\n");
+    eprintln!("{lines}");
+    Ok(lines)
 }
 
 fn info(addresses: &str, subnets: &str, gateways: &str, dns: &str) -> IpInfo {

@@ -70,19 +70,23 @@ impl<'a> Backups<'a> {
         files.map(|file| (file.path.as_path(), file.previous.is_some()))
     }
 
-    /// Replaces one of the files that were added, atomically and durably.
+    /// Replaces or removes one of the files that were added, atomically and durably.
     pub(super) fn replace(&mut self, new: &NewFile) -> Result<(), InjectError> {
         let mut files = self.files.iter_mut();
         let Some(backup) = files.find(|file| file.path == new.path) else {
             return Err(InjectError::NotAFile(new.path.clone()));
         };
+        let Some(text) = &new.text else {
+            backup.replaced = true;
+            return remove(&new.path);
+        };
         let previous = backup.previous.as_ref();
         let mode = new.mode.or(previous.map(|previous| previous.mode));
         // A file of the agent's own belongs to root; another keeps its owner.
         let replaced = previous.filter(|_| new.mode.is_none());
-        let owner = replaced.map(|previous| previous.owner);
-        let bytes = new.text.as_bytes();
-        write(&new.path, bytes, mode.unwrap_or(FILE_MODE), owner)?;
+        let owner = new.owner.or(replaced.map(|previous| previous.owner));
+        let mode = mode.unwrap_or(FILE_MODE);
+        write(&new.path, text.as_bytes(), mode, owner)?;
         backup.replaced = true;
         Ok(())
     }
@@ -143,14 +147,19 @@ fn restore(path: &Path, previous: Option<Content>) -> Result<(), InjectError> {
     }
 }
 
-/// Removes a file, which need not exist.
+/// Removes a file durably, which need not exist.
 pub(in crate::kvp::network) fn remove(path: &Path) -> Result<(), InjectError> {
     use io::ErrorKind::{NotADirectory, NotFound};
     match fs::remove_file(path) {
         Err(cause) if !matches!(cause.kind(), NotFound | NotADirectory) => {
             Err(InjectError::file("remove", path)(cause))
         }
-        _ => Ok(()),
+        Err(_) => Ok(()),
+        Ok(()) => {
+            let directory = path.parent().unwrap_or(path);
+            let synced = File::open(directory).and_then(|directory| directory.sync_all());
+            synced.map_err(InjectError::file("sync", directory))
+        }
     }
 }
 
@@ -223,8 +232,9 @@ mod tests {
     fn new(path: PathBuf, text: &str, mode: Option<u32>) -> NewFile {
         NewFile {
             path,
-            text: text.to_owned(),
+            text: Some(text.to_owned()),
             mode,
+            owner: None,
         }
     }
 
@@ -299,6 +309,65 @@ mod tests {
         backups.replace(&new(root.join("f"), "new", None)).unwrap();
         assert!(!copies.join("f").exists());
         assert_eq!(mode(&root.join("f")), FILE_MODE);
+    }
+
+    #[test]
+    fn removed_files_come_back() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, copies) = (root.path(), root.path().join("copies"));
+        let (old, absent) = (root.join("old"), root.join("absent"));
+        let text = b"one\r\n\xff\0";
+        for from_copy in [false, true] {
+            fs::write(&old, text).unwrap();
+            fs::set_permissions(&old, Permissions::from_mode(0o640)).unwrap();
+            let mut backups = Backups::new(root, &copies);
+            for path in [&old, &absent] {
+                backups.add(path).unwrap();
+                let removed = NewFile {
+                    text: None,
+                    ..new(path.clone(), "", None)
+                };
+                backups.replace(&removed).unwrap();
+            }
+            assert_eq!(names(root), ["copies"]);
+            let existed: Vec<_> = backups.paths().map(|(_, existed)| existed).collect();
+            assert_eq!(existed, [true, false]);
+            match from_copy {
+                true => {
+                    backups.restore_from_copy(&old, true).unwrap();
+                    backups.restore_from_copy(&absent, false).unwrap();
+                }
+                false => backups.restore().unwrap(),
+            }
+            assert_eq!(
+                (fs::read(&old).unwrap(), mode(&old)),
+                (text.to_vec(), 0o640)
+            );
+            assert!(!absent.exists());
+        }
+    }
+
+    /// As root, for a manager that does not run as root.
+    #[test]
+    fn a_new_file_may_have_an_owner() {
+        if !rustix::process::geteuid().is_root() {
+            hyperv_needs::skip("not root");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let (root, copies) = (root.path(), root.path().join("copies"));
+        let mut backups = Backups::new(root, &copies);
+        let file = NewFile {
+            owner: Some((0, 7)),
+            ..NewFile::new(root.join("f"), "new".to_owned(), 0o640)
+        };
+        backups.add(&file.path).unwrap();
+        backups.replace(&file).unwrap();
+        let metadata = fs::metadata(&file.path).unwrap();
+        assert_eq!(
+            (metadata.uid(), metadata.gid(), mode(&file.path)),
+            (0, 7, 0o640)
+        );
     }
 
     #[test]
