@@ -71,6 +71,61 @@ fn a_key_is_set_found_listed_and_deleted() {
     assert_eq!(stdout(&kvp(&pools, &["list", "--pool", "1"])), "");
 }
 
+/// `hyperv-agent kvp` with a configuration whose pools are in `directory`.
+fn configured(directory: &Path, text: &str, arguments: &[&str]) -> Output {
+    let config = directory.join("config.toml");
+    let pools = directory.join("pools");
+    fs::write(&config, format!("[kvp]\ndirectory = {pools:?}\n{text}")).unwrap();
+    let config = ["--config", config.to_str().unwrap()];
+    agent(&[&["kvp"], arguments, &config].concat())
+}
+
+#[test]
+fn facts_are_shown_as_the_host_gets_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let kvp = |arguments: &[&str]| configured(directory, "", arguments);
+    // A record of the file, hidden by a fact, and another one.
+    for (key, value) in [("OSBuildNumber", "old"), ("Other", "x")] {
+        assert!(kvp(&["set", key, value, "--pool", "auto"]).status.success());
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(stdout(&kvp(&["get", "OSBuildNumber"])), release);
+    assert_eq!(stdout(&kvp(&["get", "Other"])), "x\n");
+    let output = kvp(&["list", "--pool", "auto", "--json"]);
+    let items: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let items = items.as_array().unwrap();
+    let keys: Vec<_> = items.iter().map(|item| &item["key"]).collect();
+    let facts = hyperv_services::kvp::facts::KEYS;
+    assert_eq!(keys[..facts.len()], facts);
+    assert_eq!(keys[facts.len()..], ["Other"]);
+    assert!(items.iter().all(|item| item["pool"] == 2));
+    assert!(items.iter().any(|item| item["value"] == release.trim()));
+    // Nothing but what the host may read is shown.
+    let hidden = "host = { facts = [\"OSName\"] }\n";
+    let output = configured(directory, hidden, &["get", "OSBuildNumber"]);
+    assert_eq!(stdout(&output), "\n");
+}
+
+#[test]
+fn a_wrong_directory_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let missing = place.path().join("missing");
+    for arguments in [&["list"][..], &["get", "k"], &["delete", "k"]] {
+        let output = kvp(&missing, arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        let errors = stderr(&output);
+        assert!(errors.contains("missing is not a directory"), "{errors}");
+    }
+    for arguments in [&["list"][..], &["get", "k"]] {
+        let output = kvp(place.path(), arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        let errors = stderr(&output);
+        assert!(errors.contains("has no pools"), "{errors}");
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn what_the_host_says_is_found_before_what_the_guest_says() {
     let directory = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 //! on a separate thread when one is due. There is at most one look-up at a time in the
 //! process, and none without requests.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,11 +12,15 @@ use std::time::{Duration, Instant};
 
 use dns_lookup::{AddrInfoHints, getaddrinfo};
 
+use crate::retry::retry_until;
+
 /// How long a name is valid.
 const REFRESH: Duration = Duration::from_secs(600);
 
 /// When to retry a failed look-up, such as one before the network is up.
 const RETRY: Duration = Duration::from_secs(60);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// `AI_CANONNAME`, which is the same on every architecture.
 const CANONICAL_NAME: i32 = 2;
@@ -79,6 +84,12 @@ impl FullName {
             Some(name) if state.host == host => name.clone(),
             _ => host.to_owned(),
         }
+    }
+
+    /// Waits until no look-up is running, or until `deadline`.
+    pub(super) fn wait(&self, deadline: Instant) {
+        let done = || Ok::<_, Infallible>((!lock(&self.state).busy).then_some(()));
+        let _ = retry_until(deadline, POLL_INTERVAL..=POLL_INTERVAL, done);
     }
 
     /// Starts a look-up; returns whether a thread could be started.
@@ -172,6 +183,20 @@ mod tests {
         resolver.answer(&name, Some("web.example.org"));
         assert_eq!(name.best_known("web", now), "web.example.org");
         assert!(resolver.asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_look_up_can_be_waited_for() {
+        let (resolver, name) = Resolver::new();
+        name.best_known("web", Instant::now());
+        resolver.was_asked();
+        name.wait(Instant::now());
+        resolver
+            .answers
+            .send(Some("web.example.org".to_owned()))
+            .unwrap();
+        name.wait(Instant::now() + Duration::from_secs(60));
+        assert_eq!(name.best_known("web", Instant::now()), "web.example.org");
     }
 
     #[test]

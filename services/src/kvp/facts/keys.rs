@@ -1,6 +1,7 @@
 //! The keys of the guest's facts. Protocol section 7.
 
-pub(super) const FULL_NAME: &str = "FullyQualifiedDomainName";
+/// The fact that may be looked up for a while.
+pub const FULL_NAME: &str = "FullyQualifiedDomainName";
 
 /// The keys of the facts by index.
 pub const KEYS: [&str; 10] = [

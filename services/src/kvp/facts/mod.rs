@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::system::uname;
 use wildmatch::WildMatch;
@@ -56,6 +56,11 @@ impl Facts {
     /// Sets the version of the kernel's driver: `IntegrationServicesVersion`.
     pub fn set_driver_version(&mut self, version: &str) {
         version.clone_into(&mut self.driver_version);
+    }
+
+    /// Waits for the look-up of the full name that [`Facts::new`] has started, at most this long.
+    pub fn wait_for_full_name(&self, limit: Duration) {
+        self.full_name.wait(Instant::now() + limit);
     }
 
     /// Returns the key and value at this index; `None` past the end.

@@ -71,6 +71,11 @@ impl PoolFile {
         }
     }
 
+    /// Returns whether the file exists, or cannot be looked for.
+    pub(super) fn exists(&self) -> bool {
+        !matches!(self.path.try_exists(), Ok(false))
+    }
+
     /// Applies the configured mode to the file if it exists.
     pub(super) fn apply_mode(&self) -> Result<(), PoolError> {
         match OpenFile::new(&self.path, Access::Shared)? {

@@ -70,6 +70,11 @@ impl Pools {
         self
     }
 
+    /// Returns whether any of the files exists, or cannot be looked for.
+    pub fn exist(&self) -> bool {
+        self.files.iter().any(PoolFile::exists)
+    }
+
     /// Applies the configured mode to all files that exist.
     ///
     /// # Errors

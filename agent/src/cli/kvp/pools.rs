@@ -1,18 +1,21 @@
-//! `hyperv-agent kvp`: reads and writes the key-value pools.
+//! `hyperv-agent kvp list`, `get`, `set` and `delete`: the key-value pools.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use hyperv_services::kvp::pool::Pools;
+use hyperv_services::kvp::facts::Facts;
+use hyperv_services::kvp::facts::keys::{FULL_NAME, KEYS};
+use hyperv_services::kvp::pool::{PoolError, Pools};
 use hyperv_services::kvp::request::PoolId;
 use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
 use serde::Serialize;
 
-use super::args::ConfigFile;
-use super::output::{self, Exit, complain};
+use super::super::args::ConfigFile;
+use super::super::output::{self, Exit, complain};
 use crate::config;
 use crate::terminal::escaped;
 
@@ -29,35 +32,12 @@ const SEARCH_ORDER: [PoolId; 5] = [
 /// Bytes that are read of a value on standard input: more than fit a record.
 const MAX_INPUT: u64 = 64 << 10;
 
-const HELP: &str = "\
-Pools, by number or name:
-  0 external       written by the host's administrator
-  1 guest          written by the guest, read by the host
-  2 auto           facts about the guest, which the running agent computes when
-                   the host reads them; the file is usually empty
-  3 auto-external  facts about the host: its name, the name of this machine there
-  4 auto-internal  not used by any known host
-
-Exit status: 0 success, 1 no such key, 2 invalid usage, 3 the pool cannot be read
-or written. The commands are safe to use while the agent is running.
-
-Examples:
-  hyperv-agent kvp list                          show every pool that has records
-  hyperv-agent kvp get HostName                  show the name of the host
-  hyperv-agent kvp set Role database             set a key for the host (pool 1)
-  hyperv-agent kvp set Key - <file               read the value from a file
-  hyperv-agent kvp delete Role                   delete a key
-  hyperv-agent kvp list --pool external --json   print JSON for a script";
-
-#[derive(Debug, Args)]
-#[command(after_help = HELP)]
-pub(crate) struct Kvp {
-    #[command(subcommand)]
-    command: Command,
-}
+/// How long the look-up of the full name is waited for. The agent waits for none: it
+/// knows the name from before.
+const FULL_NAME_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List keys and values, in the order in which the host sees them
     #[command(after_help = "Control characters are escaped, except in JSON.")]
     List {
@@ -113,8 +93,9 @@ characters are escaped.")]
 }
 
 #[derive(Debug, Args)]
-struct Location {
-    /// Directory of the pool files [default: as configured, or /var/lib/hyperv]
+pub(super) struct Location {
+    /// Directory of the pool files [default: as configured, or /var/lib/hyperv]. Pool 2
+    /// is the file then, not the facts about this machine
     #[arg(long, value_name = "DIR", conflicts_with = "path")]
     directory: Option<PathBuf>,
 
@@ -131,71 +112,120 @@ struct Record {
     value: String,
 }
 
-impl Kvp {
-    pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let location = match &self.command {
-            Command::List { location, .. }
-            | Command::Get { location, .. }
-            | Command::Set { location, .. }
-            | Command::Delete { location, .. } => location,
+/// The pools of this machine, or those in another directory.
+struct Source {
+    pools: Pools,
+    /// What the agent tells of this machine in pool 2.
+    facts: Option<Facts>,
+}
+
+impl Command {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let location = match &self {
+            Self::List { location, .. }
+            | Self::Get { location, .. }
+            | Self::Set { location, .. }
+            | Self::Delete { location, .. } => location,
         };
-        let (directory, mode) = match &location.directory {
-            Some(directory) => (directory.clone(), None),
+        let mut source = match &location.directory {
+            Some(directory) => {
+                if !matches!(self, Self::Set { .. }) && !directory.is_dir() {
+                    complain(&format!("{} is not a directory", directory.display()));
+                    return Ok(Exit::Unavailable);
+                }
+                let pools = Pools::new(directory);
+                if matches!(self, Self::List { .. } | Self::Get { .. }) && !pools.exist() {
+                    let directory = directory.display();
+                    complain(&format!(
+                        "{directory} has no pools: there is no file .kvp_pool_0 to .kvp_pool_4"
+                    ));
+                    return Ok(Exit::Unavailable);
+                }
+                Source { pools, facts: None }
+            }
             None => {
-                let config = config::load(location.config.path.as_deref())?;
-                (config.service.kvp.directory, config.service.kvp.mode)
+                let config = config::load(location.config.path.as_deref())?.service.kvp;
+                Source {
+                    pools: Pools::new(&config.directory).with_mode(config.mode),
+                    facts: Some(Facts::new(&config)),
+                }
             }
         };
-        let mut pools = Pools::new(&directory).with_mode(mode);
-        let result = match self.command {
-            Command::List { pool, json, .. } => list(&mut pools, pool, json),
-            Command::Get {
+        let result = match self {
+            Self::List { pool, json, .. } => source.list(pool, json),
+            Self::Get {
                 key, pool, json, ..
-            } => get(&mut pools, &key, pool, json),
-            Command::Set {
+            } => source.get(&key, pool, json),
+            Self::Set {
                 key, value, pool, ..
-            } => set(&mut pools, pool, &key, value),
-            Command::Delete { key, pool, .. } => delete(&mut pools, pool, &key),
+            } => set(&mut source.pools, pool, &key, value),
+            Self::Delete { key, pool, .. } => delete(&mut source.pools, pool, &key),
         };
-        for warning in pools.take_warnings() {
+        for warning in source.pools.take_warnings() {
             complain(&warning.to_string());
         }
         result
     }
 }
 
-fn list(pools: &mut Pools, only: Option<PoolId>, json: bool) -> anyhow::Result<Exit> {
-    let mut records = Vec::new();
-    for pool in PoolId::ALL {
-        if only.is_none_or(|only| only == pool) {
-            let found = pools.list(pool)?.into_iter();
-            records.extend(found.map(|it| record(pool, it.key, it.value)));
-        }
-    }
-    if json {
-        output::print_json(&records)?;
-    } else {
-        output::print(&table(&records)?)?;
-    }
-    Ok(Exit::Success)
-}
-
-fn get(pools: &mut Pools, key: &str, only: Option<PoolId>, json: bool) -> anyhow::Result<Exit> {
-    for pool in SEARCH_ORDER {
-        if only.is_none_or(|only| only == pool) {
-            if let Some(value) = pools.get(pool, key)? {
-                if json {
-                    output::print_json(&record(pool, key.to_owned(), value))?;
-                } else if io::stdout().is_terminal() {
-                    output::print(&(escaped(&value) + "\n"))?;
-                } else {
-                    output::print_verbatim(&(value + "\n"))?;
+impl Source {
+    fn list(&mut self, only: Option<PoolId>, json: bool) -> anyhow::Result<Exit> {
+        let mut records = Vec::new();
+        for pool in PoolId::ALL {
+            if only.is_none_or(|only| only == pool) {
+                let mut facts = self.facts.as_mut().filter(|_| pool == PoolId::Auto);
+                if let Some(facts) = &mut facts {
+                    facts.wait_for_full_name(FULL_NAME_WAIT);
+                    let all = (0..).map_while(|index| facts.at(index));
+                    records.extend(all.map(|(key, value)| record(pool, key.to_owned(), value)));
                 }
-                return Ok(Exit::Success);
+                // A fact hides a record of the file.
+                let is_fact = |key: &str| facts.is_some() && KEYS.contains(&key);
+                let found = self.pools.list(pool)?.into_iter();
+                let found = found.filter(|it| !is_fact(&it.key));
+                records.extend(found.map(|it| record(pool, it.key, it.value)));
             }
         }
+        if json {
+            output::print_json(&records)?;
+        } else {
+            output::print(&table(&records)?)?;
+        }
+        Ok(Exit::Success)
     }
-    Ok(no_key(key, only))
+
+    fn get(&mut self, key: &str, only: Option<PoolId>, json: bool) -> anyhow::Result<Exit> {
+        for pool in SEARCH_ORDER {
+            if only.is_none_or(|only| only == pool) {
+                if let Some(value) = self.value(pool, key)? {
+                    if json {
+                        output::print_json(&record(pool, key.to_owned(), value))?;
+                    } else if io::stdout().is_terminal() {
+                        output::print(&(escaped(&value) + "\n"))?;
+                    } else {
+                        output::print_verbatim(&(value + "\n"))?;
+                    }
+                    return Ok(Exit::Success);
+                }
+            }
+        }
+        Ok(no_key(key, only))
+    }
+
+    /// Returns the value that the host gets.
+    fn value(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
+        let fact = self.facts.as_mut().filter(|_| pool == PoolId::Auto);
+        let fact = fact.and_then(|facts| {
+            if key == FULL_NAME {
+                facts.wait_for_full_name(FULL_NAME_WAIT);
+            }
+            facts.get(key)
+        });
+        match fact {
+            None => self.pools.get(pool, key),
+            fact => Ok(fact),
+        }
+    }
 }
 
 fn set(pools: &mut Pools, pool: PoolId, key: &str, value: String) -> anyhow::Result<Exit> {
