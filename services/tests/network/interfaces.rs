@@ -121,7 +121,53 @@ fn gateways_are_those_of_default_routes() {
     assert_eq!(interface("eth0").gateways, eth0.map(addr));
     let eth1 = ["198.51.100.3", "fe80::9"];
     assert_eq!(interface("eth1").gateways, eth1.map(addr));
-    assert!(interface("lo").gateways.is_empty());
+    assert_eq!(interface("eth0").policy_gateways, [addr("192.0.2.98")]);
+    assert!(interface("eth1").policy_gateways.is_empty());
+    let lo = interface("lo");
+    assert!(lo.gateways.is_empty() && !lo.default_route);
+}
+
+#[test]
+fn a_default_route_needs_no_gateway() {
+    if !in_own_network("interfaces::a_default_route_needs_no_gateway") {
+        return;
+    }
+    for (name, network) in [("eth0", "192.0.2"), ("eth1", "198.51.100")] {
+        add(name, "00:15:5d:00:00:01");
+        ip(&format!("address add {network}.7/24 dev {name}"));
+    }
+    ip("route add default dev eth0 table 51820");
+    ip("route add unreachable default metric 900");
+    let eth0 = interface("eth0");
+    assert!(eth0.default_route && eth0.gateways.is_empty() && eth0.policy_gateways.is_empty());
+    assert!(!interface("eth1").default_route && !interface("lo").default_route);
+}
+
+#[test]
+fn a_stacked_interface_has_the_one_below_it() {
+    if !in_own_network("interfaces::a_stacked_interface_has_the_one_below_it") {
+        return;
+    }
+    add("eth0", "00:15:5d:00:00:01");
+    ip("link add link eth0 name macvlan0 type macvlan");
+    let eth0 = interface("eth0");
+    // One end of a veth pair is not below the other.
+    assert_eq!(eth0.link, None);
+    assert_eq!(interface("macvlan0").link, Some(eth0.index));
+}
+
+#[test]
+fn an_address_after_its_preferred_lifetime_is_deprecated() {
+    if !in_own_network("interfaces::an_address_after_its_preferred_lifetime_is_deprecated") {
+        return;
+    }
+    add("eth0", "00:15:5d:00:00:01");
+    ip("address add 192.0.2.7/24 dev eth0");
+    ip("address add 192.0.2.8/24 dev eth0 valid_lft 1000 preferred_lft 0");
+    let eth0 = interface("eth0");
+    let found = eth0.addresses.iter().take(2);
+    let found: Vec<_> = found.map(|address| address.deprecated).collect();
+    assert_eq!(found, [false, true]);
 }
 
 #[test]

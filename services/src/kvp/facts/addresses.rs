@@ -69,28 +69,17 @@ fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::interfaces::Address;
+    use crate::kvp::interfaces::{Address, testing};
 
     /// An interface with these addresses, `?` before a tentative one.
     fn interface(index: u32, name: &str, addresses: &[&str]) -> Interface {
+        let address = |text: &&str| Address {
+            tentative: text.starts_with('?'),
+            ..testing::address(text.trim_start_matches('?'), 24)
+        };
         Interface {
-            index,
-            name: name.to_owned(),
-            mac: None,
-            up: true,
-            loopback: false,
-            master: None,
-            kind: None,
-            addresses: addresses
-                .iter()
-                .map(|text| Address {
-                    ip: text.trim_start_matches('?').parse().unwrap(),
-                    prefix: 24,
-                    dynamic: false,
-                    tentative: text.starts_with('?'),
-                })
-                .collect(),
-            gateways: Vec::new(),
+            addresses: addresses.iter().map(address).collect(),
+            ..testing::interface(index, name)
         }
     }
 

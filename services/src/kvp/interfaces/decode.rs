@@ -12,9 +12,11 @@ use super::{Address, Interface};
 
 /// A next hop of a default route.
 struct NextHop {
+    /// The route is in the main table.
+    is_main: bool,
     metric: u32,
     interface: u32,
-    gateway: IpAddr,
+    gateway: Option<IpAddr>,
 }
 
 /// `RTA_VIA`, which the headers of some C libraries lack.
@@ -44,11 +46,15 @@ pub(super) fn interfaces(messages: &[Message]) -> Vec<Interface> {
     }
     hops.sort_by_key(|hop: &NextHop| hop.metric);
     for hop in hops {
-        if let Some(interface) = interfaces.get_mut(&hop.interface) {
-            if !interface.gateways.contains(&hop.gateway) {
-                interface.gateways.push(hop.gateway);
-            }
-        }
+        let Some(interface) = interfaces.get_mut(&hop.interface) else {
+            continue;
+        };
+        interface.default_route = true;
+        let gateways = match hop.is_main {
+            true => &mut interface.gateways,
+            false => &mut interface.policy_gateways,
+        };
+        gateways.extend(hop.gateway.filter(|gateway| !gateways.contains(gateway)));
     }
     interfaces.into_values().collect()
 }
@@ -57,7 +63,10 @@ fn interface(link: &[u8]) -> Option<Interface> {
     let (header, rest) = LinkHeader::read_from_prefix(link).ok()?;
     let mut name = None;
     let mut mac = None;
+    let mut permanent_mac = None;
     let mut master = None;
+    let mut link = None;
+    let mut is_elsewhere = false;
     let mut kind = None;
     for (attribute, value) in attributes(rest) {
         match attribute {
@@ -65,6 +74,15 @@ fn interface(link: &[u8]) -> Option<Interface> {
             libc::IFLA_ADDRESS if header.hardware == libc::ARPHRD_ETHER => {
                 mac = value.try_into().ok();
             }
+            libc::IFLA_PERM_ADDRESS if header.hardware == libc::ARPHRD_ETHER => {
+                permanent_mac = value.try_into().ok();
+            }
+            // An interface with none below it names itself, or 0.
+            libc::IFLA_LINK => {
+                link = parse_u32(value).ok();
+                link = link.filter(|index| *index != 0 && *index != header.index);
+            }
+            libc::IFLA_LINK_NETNSID => is_elsewhere = true,
             libc::IFLA_MASTER => master = parse_u32(value).ok().filter(|index| *index != 0),
             libc::IFLA_LINKINFO => {
                 kind = attributes(value)
@@ -75,16 +93,21 @@ fn interface(link: &[u8]) -> Option<Interface> {
         }
     }
     let has = |flag: i32| header.flags & flag as u32 != 0;
+    // The index is of another namespace, or of the other end.
+    if is_elsewhere || kind.as_deref() == Some("veth") {
+        link = None;
+    }
     Some(Interface {
         index: header.index,
         name: name?,
         mac,
+        permanent_mac,
         up: has(libc::IFF_UP),
         loopback: has(libc::IFF_LOOPBACK),
         master,
+        link,
         kind,
-        addresses: Vec::new(),
-        gateways: Vec::new(),
+        ..Interface::default()
     })
 }
 
@@ -109,12 +132,12 @@ fn address(message: &[u8]) -> Option<(u32, Address)> {
         // An optimistic address is in use during duplicate address detection.
         tentative: has(libc::IFA_F_DADFAILED)
             || has(libc::IFA_F_TENTATIVE) && !has(libc::IFA_F_OPTIMISTIC),
+        deprecated: has(libc::IFA_F_DEPRECATED),
     };
     Some((header.index, address))
 }
 
-/// Returns the next hops of a route that have a gateway; none if it is not a default route of the
-/// main table.
+/// Returns the next hops of a default route; none of any other route.
 fn default_next_hops(route: &[u8]) -> Vec<NextHop> {
     let Ok((header, rest)) = RouteHeader::read_from_prefix(route) else {
         return Vec::new();
@@ -136,7 +159,7 @@ fn default_next_hops(route: &[u8]) -> Vec<NextHop> {
         && header.kind == libc::RTN_UNICAST
         && header.destination_prefix == 0
         && header.source_prefix == 0
-        && table == u32::from(libc::RT_TABLE_MAIN)
+        && table != u32::from(libc::RT_TABLE_LOCAL)
         && header.flags & libc::RTM_F_CLONED == 0;
     if !is_default {
         return Vec::new();
@@ -145,9 +168,10 @@ fn default_next_hops(route: &[u8]) -> Vec<NextHop> {
         .chain(next_hops(multipath))
         .filter_map(|(interface, gateway)| {
             Some(NextHop {
+                is_main: table == u32::from(libc::RT_TABLE_MAIN),
                 metric,
                 interface: interface?,
-                gateway: gateway?,
+                gateway,
             })
         })
         .collect()
@@ -256,9 +280,33 @@ mod tests {
         assert_eq!((lo.index, lo.name.as_str(), lo.mac), (1, "lo", None));
         assert!(lo.loopback && lo.up);
         assert_eq!((vf.mac, vf.master, &vf.kind), (Some(MAC), Some(7), &None));
+        assert_eq!((vf.permanent_mac, vf.link), (None, None));
         assert!(!vf.loopback);
         assert_eq!(bridge.kind.as_deref(), Some("bridge"));
         assert_eq!(bridge.master, None);
+    }
+
+    #[test]
+    fn a_stacked_link_has_the_one_below_it() {
+        let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let permanent = LinkAttribute::PermAddress(vec![2, 0, 0, 0, 0, 9]);
+        let messages = [
+            link(2, "eth0", &[permanent, LinkAttribute::Link(2)]),
+            link(3, "vlan", &[LinkAttribute::Link(2), kind(InfoKind::Vlan)]),
+            // The other end, and an interface of another namespace.
+            link(4, "veth", &[LinkAttribute::Link(2), kind(InfoKind::Veth)]),
+            link(
+                5,
+                "macvlan",
+                &[LinkAttribute::Link(2), LinkAttribute::LinkNetNsId(0)],
+            ),
+            link(6, "tunnel", &[LinkAttribute::Link(0)]),
+        ];
+        let found = interfaces(&messages);
+        let links: Vec<_> = found.iter().map(|interface| interface.link).collect();
+        assert_eq!(links, [None, Some(2), None, None, None]);
+        assert_eq!(found[0].permanent_mac, Some([2, 0, 0, 0, 0, 9]));
+        assert_eq!(found[0].mac, Some(MAC));
     }
 
     #[test]
@@ -287,24 +335,22 @@ mod tests {
     }
 
     #[test]
-    fn flags_make_an_address_dynamic_or_tentative() {
+    fn flags_make_an_address_dynamic_tentative_or_deprecated() {
         use AddressHeaderFlags as Flags;
         let cases = [
-            (Flags::Permanent, false, false),
-            (Flags::empty(), true, false),
-            (Flags::Permanent | Flags::Tentative, false, true),
-            (Flags::Tentative | Flags::Optimistic, true, false),
-            (Flags::Permanent | Flags::Dadfailed, false, true),
+            (Flags::Permanent, (false, false, false)),
+            (Flags::empty(), (true, false, false)),
+            (Flags::Permanent | Flags::Tentative, (false, true, false)),
+            (Flags::Tentative | Flags::Optimistic, (true, false, false)),
+            (Flags::Permanent | Flags::Dadfailed, (false, true, false)),
+            (Flags::Deprecated, (true, false, true)),
         ];
-        for (flags, dynamic, tentative) in cases {
+        for (flags, expected) in cases {
             let address = [AddressAttribute::Address(ip("fe80::1"))];
             let found = interfaces(&[link(2, "eth0", &[]), on(2, flags, &address)]);
             let address = found[0].addresses[0];
-            assert_eq!(
-                (address.dynamic, address.tentative),
-                (dynamic, tentative),
-                "{flags:?}"
-            );
+            let has = (address.dynamic, address.tentative, address.deprecated);
+            assert_eq!(has, expected, "{flags:?}");
         }
     }
 
@@ -335,34 +381,45 @@ mod tests {
         let found = interfaces(&messages);
         let expected = [ip("10.0.0.9"), ip("fe80::1"), ip("10.0.0.3")];
         assert_eq!(found[0].gateways, expected);
-        assert!(found[1].gateways.is_empty());
+        assert!(found[1].gateways.is_empty() && found[0].policy_gateways.is_empty());
+        assert!(found[0].default_route);
+        // A next hop of index 0 is nobody's.
+        assert!(!found[1].default_route);
     }
 
     #[test]
-    fn other_routes_have_no_gateways() {
+    fn only_default_routes_have_gateways() {
         let usual = || default_route(&[RouteAttribute::Oif(2), by("10.0.0.1")]);
         let count = |route| {
             let route = encoded(&RouteNetlinkMessage::NewRoute(route));
-            interfaces(&[link(2, "eth0", &[]), route])[0].gateways.len()
+            let found = &interfaces(&[link(2, "eth0", &[]), route])[0];
+            let (main, policy) = (found.gateways.len(), found.policy_gateways.len());
+            (main, policy, found.default_route)
         };
-        assert_eq!(count(usual()), 1);
+        assert_eq!(count(usual()), (1, 0, true));
+        let without_gateway = default_route(&[RouteAttribute::Oif(2)]);
+        assert_eq!(count(without_gateway), (0, 0, true));
         let mut route = usual();
         route.header.destination_prefix_length = 8;
-        assert_eq!(count(route), 0);
+        assert_eq!(count(route), (0, 0, false));
         let mut route = usual();
         route.header.kind = RouteType::Unreachable;
-        assert_eq!(count(route), 0);
-        let mut route = usual();
-        route.header.table = 100;
-        assert_eq!(count(route.clone()), 0);
-        route.attributes.push(RouteAttribute::Table(254));
-        assert_eq!(count(route), 1);
-        let mut route = usual();
-        route.attributes.push(RouteAttribute::Table(1000));
-        assert_eq!(count(route), 0);
+        assert_eq!(count(route), (0, 0, false));
         let mut route = usual();
         route.header.flags = RouteFlags::Cloned;
-        assert_eq!(count(route), 0);
+        assert_eq!(count(route), (0, 0, false));
+        // Other tables.
+        let mut route = usual();
+        route.header.table = 100;
+        assert_eq!(count(route.clone()), (0, 1, true));
+        route.attributes.push(RouteAttribute::Table(254));
+        assert_eq!(count(route), (1, 0, true));
+        let mut route = usual();
+        route.attributes.push(RouteAttribute::Table(1000));
+        assert_eq!(count(route), (0, 1, true));
+        let mut route = usual();
+        route.header.table = 255;
+        assert_eq!(count(route), (0, 0, false));
     }
 
     #[test]

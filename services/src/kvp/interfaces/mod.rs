@@ -12,9 +12,11 @@ mod decode;
 mod device;
 mod message;
 mod netlink;
+#[cfg(test)]
+pub(super) mod testing;
 
 /// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interface {
     /// Interface index.
     pub index: u32,
@@ -22,18 +24,27 @@ pub struct Interface {
     pub name: String,
     /// Ethernet address.
     pub mac: Option<[u8; 6]>,
+    /// Ethernet address of the hardware, where the kernel tells it: a port of a bond may have
+    /// another one.
+    pub permanent_mac: Option<[u8; 6]>,
     /// `IFF_UP` is set.
     pub up: bool,
     /// `IFF_LOOPBACK` is set.
     pub loopback: bool,
     /// Index of the bond, the bridge or, for a VF, the netvsc interface above it.
     pub master: Option<u32>,
+    /// Index of the interface below a stacked one, such as a VLAN's or a macvlan's parent.
+    pub link: Option<u32>,
     /// Kind of a virtual interface, such as `bridge`; `None` for a hardware device.
     pub kind: Option<String>,
     /// Addresses, in the kernel's order.
     pub addresses: Vec<Address>,
     /// Gateways of the default routes in the main table, by metric.
     pub gateways: Vec<IpAddr>,
+    /// Gateways of the default routes in other tables (policy routing, VRFs), by metric.
+    pub policy_gateways: Vec<IpAddr>,
+    /// It has a default route, with or without a gateway, in some table.
+    pub default_route: bool,
 }
 
 /// An address of an interface.
@@ -47,6 +58,8 @@ pub struct Address {
     pub dynamic: bool,
     /// It is not usable: duplicate address detection is running or has failed.
     pub tentative: bool,
+    /// Not for new connections: its preferred lifetime is over.
+    pub deprecated: bool,
 }
 
 /// Returns all interfaces, by index.

@@ -86,15 +86,7 @@ pub(in crate::kvp) fn mask(prefix: u8) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn address(ip: &str, prefix: u8) -> Address {
-        Address {
-            ip: ip.parse().unwrap(),
-            prefix,
-            dynamic: false,
-            tentative: false,
-        }
-    }
+    use crate::kvp::interfaces::testing::address;
 
     #[test]
     fn each_address_has_a_subnet() {

@@ -47,32 +47,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kvp::interfaces::testing;
 
     const MAC: [u8; 6] = [0x00, 0x15, 0x5d, 0x0a, 0xff, 0x03];
 
     fn interface(index: u32) -> Interface {
         Interface {
-            index,
-            name: format!("eth{index}"),
             mac: Some(MAC),
-            up: true,
-            loopback: false,
-            master: None,
-            kind: None,
-            addresses: Vec::new(),
-            gateways: Vec::new(),
+            ..testing::interface(index, &format!("eth{index}"))
         }
     }
 
     fn with_address(index: u32, ip: &str) -> Interface {
-        let address = Address {
-            ip: ip.parse().unwrap(),
-            prefix: 8,
-            dynamic: false,
-            tentative: false,
-        };
         Interface {
-            addresses: vec![address],
+            addresses: vec![testing::address(ip, 8)],
             ..interface(index)
         }
     }

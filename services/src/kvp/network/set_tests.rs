@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error_chain::display_chain;
-use crate::kvp::interfaces::Address;
+use crate::kvp::interfaces::testing::{self, address};
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 
@@ -33,22 +33,11 @@ fn info() -> IpInfo {
 }
 
 fn interface() -> Interface {
-    let address = |ip: &str, prefix| Address {
-        ip: ip.parse().unwrap(),
-        prefix,
-        dynamic: false,
-        tentative: false,
-    };
     Interface {
-        index: 2,
-        name: "eth0".to_owned(),
         mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
-        up: true,
-        loopback: false,
-        master: None,
-        kind: None,
         addresses: vec![address("10.0.0.5", 24), address("fd00::5", 64)],
         gateways: vec!["10.0.0.1".parse().unwrap()],
+        ..testing::interface(2, "eth0")
     }
 }
 

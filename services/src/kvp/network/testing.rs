@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::IpAddr;
 
-use crate::kvp::interfaces::{Address, Interface};
+use crate::kvp::interfaces::Interface;
+use crate::kvp::interfaces::testing::{address, interface};
 
 /// Creates a directory with these files.
 pub(super) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -19,23 +20,9 @@ pub(super) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
 /// Returns interface 2, `eth0`, with these IPv4 addresses.
 pub(super) fn eth0(addresses: &[&str]) -> Interface {
     Interface {
-        index: 2,
-        name: "eth0".to_owned(),
         mac: Some([0x00, 0x15, 0x5d, 0x01, 0x02, 0x03]),
-        up: true,
-        loopback: false,
-        master: None,
-        kind: None,
-        addresses: addresses
-            .iter()
-            .map(|ip| Address {
-                ip: ip.parse().unwrap(),
-                prefix: 24,
-                dynamic: false,
-                tentative: false,
-            })
-            .collect(),
-        gateways: Vec::new(),
+        addresses: addresses.iter().map(|ip| address(ip, 24)).collect(),
+        ..interface(2, "eth0")
     }
 }
 

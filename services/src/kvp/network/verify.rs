@@ -124,27 +124,20 @@ pub(super) fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::interfaces::Address;
+    use crate::kvp::interfaces::{Address, testing};
     use crate::kvp::request::{Family, IpInfo};
 
     /// An interface with these addresses: `?` marks a tentative one, `~` a dynamic one.
     fn interface(addresses: &[&str], gateways: &[&str]) -> Interface {
         let address = |text: &&str| Address {
-            ip: text.trim_start_matches(['?', '~']).parse().unwrap(),
-            prefix: 24,
             dynamic: text.starts_with('~'),
             tentative: text.starts_with('?'),
+            ..testing::address(text.trim_start_matches(['?', '~']), 24)
         };
         Interface {
-            index: 2,
-            name: "eth0".to_owned(),
-            mac: None,
-            up: true,
-            loopback: false,
-            master: None,
-            kind: None,
             addresses: addresses.iter().map(address).collect(),
             gateways: gateways.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ..testing::interface(2, "eth0")
         }
     }
 

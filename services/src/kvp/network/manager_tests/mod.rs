@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 use slog::o;
 
 use super::*;
-use crate::kvp::interfaces::Address;
+use crate::kvp::interfaces::{Address, testing};
 use crate::kvp::network;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
@@ -72,23 +72,15 @@ fn interfaces() -> io::Result<Vec<Interface>> {
         let mut words = line.split_whitespace().skip(3);
         let (ip, prefix) = words.next().unwrap().split_once('/').unwrap();
         Address {
-            ip: ip.parse().unwrap(),
-            prefix: prefix.parse().unwrap(),
             dynamic: line.contains(" dynamic "),
             tentative: line.contains(" tentative "),
+            ..testing::address(ip, prefix.parse().unwrap())
         }
     });
     let index = fs::read_to_string("/sys/class/net/eth0/ifindex")?;
     Ok(vec![Interface {
-        index: index.trim().parse().unwrap(),
-        name: "eth0".to_owned(),
-        mac: Some([0, 0x15, 0x5d, 1, 2, 3]),
-        up: true,
-        loopback: false,
-        master: None,
-        kind: None,
         addresses: addresses.collect(),
-        gateways: Vec::new(),
+        ..testing::interface(index.trim().parse().unwrap(), "eth0")
     }])
 }
 
