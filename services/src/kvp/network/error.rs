@@ -39,9 +39,15 @@ pub(in crate::kvp) enum InjectError {
     Enslaved { interface: String, master: String },
 
     #[error(
-        "none of {managers} is in charge of {interface}; name one in the configuration (backend)"
+        "none of {managers} is in charge of {interface}{}; name one in the configuration (backend)",
+        failed.map(|unit| format!(" ({unit} failed to start)")).unwrap_or_default()
     )]
-    NoManager { interface: String, managers: String },
+    NoManager {
+        interface: String,
+        managers: String,
+        /// The unit of a manager that would be.
+        failed: Option<&'static str>,
+    },
 
     /// The network manager cannot apply this configuration.
     #[error("{manager} cannot be used: {why}")]

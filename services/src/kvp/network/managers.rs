@@ -15,22 +15,16 @@ use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
 /// All network managers. Of those that are in charge of an interface, a configuration of the host
-/// is written for the first; where several know something about an interface, the first counts.
+/// is written for the first (`choose`); where several know something about an interface, the first counts.
 ///
 /// First netplan, which writes the files of the next two. Those publish which interfaces they
 /// manage. Files of the others may be left over.
-static MANAGERS: [&dyn Manager; 5] = [&Netplan, &NetworkManager, &Networkd, &Ifcfg, &Ifupdown];
+pub(super) static MANAGERS: [&dyn Manager; 5] =
+    [&Netplan, &NetworkManager, &Networkd, &Ifcfg, &Ifupdown];
 
 /// Returns the manager that this key selects.
 pub(super) fn find(key: &str) -> Option<&'static dyn Manager> {
     MANAGERS.into_iter().find(|manager| manager.key() == key)
-}
-
-/// Returns the first manager that is in charge of the interface. `root` stands for `/`.
-pub(super) fn in_charge(root: &Path, interface: &Interface) -> Option<&'static dyn Manager> {
-    MANAGERS
-        .into_iter()
-        .find(|manager| manager.in_charge(root, interface))
 }
 
 /// Returns the keys of all managers, for messages.
@@ -85,6 +79,7 @@ pub(super) fn read(root: &Path, interface: &Interface) -> Known {
 
 #[cfg(test)]
 mod tests {
+    use super::super::manager::Charge;
     use super::super::testing::*;
     use super::*;
 
@@ -126,7 +121,9 @@ mod tests {
             ("etc/systemd/network/1.network", "[Network]\nDHCP=yes\n"),
         ]);
         let (root, interface) = (root.path(), eth0(&[]));
-        let manager = in_charge(root, &interface).unwrap();
+        let in_charge =
+            |manager: &&&dyn Manager| manager.in_charge(root, &interface) == Charge::Now;
+        let manager = MANAGERS.iter().find(in_charge).unwrap();
         assert_eq!(manager.key(), "networkmanager");
         let known = read(root, &interface);
         assert_eq!(known.dhcp, Some((false, "networkmanager")));

@@ -2,7 +2,7 @@
 //!
 //! `get` reads a configuration for the host and `set` applies one of it. `managers` lists the
 //! network managers in order; each has a directory of its own and implements the trait in
-//! `manager`. [`settings`] parses the host's texts, `lists` formats those for it. A network
+//! `manager`. `choose` finds the one in charge of an interface; `startup` tells whether it runs. [`settings`] parses the host's texts, `lists` formats those for it. A network
 //! manager makes a `plan`, which a `transaction` applies and `verify` checks. [`sources`] know
 //! more about an interface than its manager, and `scripts` are those of the stock daemon.
 
@@ -13,6 +13,7 @@ pub use self::renderings::renderings;
 pub(super) use self::set::{recover, rollback, set};
 
 mod backend;
+mod choose;
 mod dns;
 mod error;
 mod get;
@@ -33,6 +34,7 @@ mod scripts;
 mod set;
 pub mod settings;
 pub mod sources;
+mod startup;
 mod state;
 mod target;
 #[cfg(test)]

@@ -110,6 +110,8 @@ pub(super) struct Step {
     error_text: Option<&'static str>,
     /// A failure does not matter.
     may_fail: bool,
+    /// It works while the network manager does not run.
+    pub(super) offline: bool,
 }
 
 /// What a network manager's plan is made from.
@@ -120,6 +122,9 @@ pub(super) struct Context<'a> {
     pub(super) interface: &'a Interface,
     pub(super) target: &'a Target,
     pub(super) settings: &'a Settings,
+    /// Whether the network manager runs. If it does not run yet, planning runs no program, which
+    /// might wait for it.
+    pub(super) running: bool,
     /// When the configuration has to be in effect.
     pub(super) deadline: Instant,
 }
@@ -160,12 +165,20 @@ impl Step {
             args: args.iter().copied().map(str::to_owned).collect(),
             error_text: None,
             may_fail: false,
+            offline: false,
         }
     }
 
     /// Ignores a failure of the program.
     pub(super) fn may_fail(mut self) -> Self {
         self.may_fail = true;
+        self
+    }
+
+    /// Marks a program that works while the network manager does not run, and prepares files for
+    /// it.
+    pub(super) fn offline(mut self) -> Self {
+        self.offline = true;
         self
     }
 

@@ -20,15 +20,15 @@ use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
 use super::backend::Backend;
+use super::choose::choose;
 use super::error::InjectError;
-use super::manager::Manager;
 use super::plan::Context;
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
 use super::target::{self, Target};
 use super::transaction::apply::{self, Paths};
 use super::transaction::{backups, undo_log};
-use super::{managers, verify};
+use super::verify;
 use crate::error_chain::display_chain;
 use crate::kvp::config::Config;
 use crate::kvp::files;
@@ -83,18 +83,24 @@ fn set_with(
     let _lock = lock(config, apply::apply_deadline(deadline))?;
     let (target, before) = find_target(kernel, config, device)?;
     let apply_deadline = apply::apply_deadline(deadline);
-    let context = Context {
-        root: &config.environment.root,
+    let root = &config.environment.root;
+    let mut context = Context {
+        root,
         interface: &before,
         target: &target,
         settings: &settings,
+        running: true,
         deadline: apply_deadline,
     };
     let script = hv_set_ifconfig::plan(&context, config)?;
     let is_script = script.is_some();
     let mut plan = match script {
         Some(plan) => plan,
-        None => manager(config, context.interface)?.plan(&context)?,
+        None => {
+            let choice = choose(root, config.network.backend, &before)?;
+            context.running = choice.running;
+            choice.manager.plan(&context)?
+        }
     };
     let files = plan.paths();
     plan.files
@@ -220,20 +226,6 @@ fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
     };
     let locked = retry_until(deadline, LOCK_POLL_INTERVAL..=LOCK_POLL_INTERVAL, lock)?;
     locked.map(|()| file).ok_or(InjectError::Busy)
-}
-
-/// Returns the network manager that the configuration names, or the first that is in charge of
-/// the interface.
-fn manager(config: &Config, interface: &Interface) -> Result<&'static dyn Manager, InjectError> {
-    let manager = match config.network.backend {
-        Backend::Off => return Err(InjectError::Off),
-        Backend::Auto => managers::in_charge(&config.environment.root, interface),
-        Backend::Manager(key) => managers::find(key),
-    };
-    manager.ok_or_else(|| InjectError::NoManager {
-        interface: interface.name.clone(),
-        managers: managers::keys(),
-    })
 }
 
 /// Finds the interface of a device.

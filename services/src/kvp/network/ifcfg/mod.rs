@@ -4,7 +4,7 @@ use std::path::Path;
 
 pub use self::read::parse;
 use super::error::InjectError;
-use super::manager::Manager;
+use super::manager::{Charge, Manager};
 use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
@@ -20,8 +20,19 @@ impl Manager for Ifcfg {
         "ifcfg"
     }
 
-    fn in_charge(&self, root: &Path, _: &Interface) -> bool {
-        read::in_charge(root)
+    fn in_charge(&self, root: &Path, _: &Interface) -> Charge {
+        Charge::installed(read::in_charge(root))
+    }
+
+    fn will_be_in_charge(&self, root: &Path, interface: &Interface) -> bool {
+        read::in_charge(root) && read::has_file(root, interface)
+    }
+
+    fn units(&self, root: &Path, _: &Interface) -> &'static [&'static str] {
+        match read::is_suse(root) {
+            true => &["wicked.service"],
+            false => &["network.service"],
+        }
     }
 
     fn read(&self, root: &Path, interface: &Interface) -> Option<ManagerState> {

@@ -34,6 +34,11 @@ pub(super) fn is_suse(root: &Path) -> bool {
     root.join("etc/sysconfig/network").is_dir()
 }
 
+/// Returns whether there is a file for the interface.
+pub(super) fn has_file(root: &Path, interface: &Interface) -> bool {
+    texts(root).any(|(name, text)| is_for(&name, &text, interface))
+}
+
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let (_, text) = texts(root).find(|(name, text)| is_for(name, text, interface))?;
     Some(parse(&text))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 pub use self::read::{Entry, parse};
 use super::error::InjectError;
-use super::manager::Manager;
+use super::manager::{Charge, Manager};
 use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
@@ -20,8 +20,19 @@ impl Manager for Ifupdown {
         "ifupdown"
     }
 
-    fn in_charge(&self, root: &Path, _: &Interface) -> bool {
-        read::in_charge(root)
+    fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
+        match read::in_charge(root) {
+            true if read::is_up(root, interface) => Charge::Now,
+            installed => Charge::installed(installed),
+        }
+    }
+
+    fn will_be_in_charge(&self, root: &Path, interface: &Interface) -> bool {
+        read::in_charge(root) && read::read(root, interface).is_some()
+    }
+
+    fn units(&self, _: &Path, _: &Interface) -> &'static [&'static str] {
+        &["networking.service"]
     }
 
     fn read(&self, root: &Path, interface: &Interface) -> Option<ManagerState> {

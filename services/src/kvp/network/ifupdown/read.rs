@@ -39,6 +39,11 @@ pub(super) fn in_charge(root: &Path) -> bool {
     root.join("etc/network/interfaces").exists() && program::find(root, "ifup").is_some()
 }
 
+/// Returns whether ifupdown has brought the interface up.
+pub(super) fn is_up(root: &Path, interface: &Interface) -> bool {
+    brought_up(root, &interface.name).is_some()
+}
+
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let logical = logical(root, &interface.name);
     let mut entries = Vec::new();
@@ -76,12 +81,16 @@ pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
 /// Returns the name of the stanzas that configure the interface: its own, unless a mapping
 /// chose another.
 fn logical(root: &Path, interface: &str) -> String {
-    let state = files::text(&files::under(root, "/run/network/ifstate")).unwrap_or_default();
-    let brought_up = state.lines().find_map(|line| {
+    brought_up(root, interface).unwrap_or_else(|| interface.to_owned())
+}
+
+/// Returns the name of the stanzas by which the interface was brought up.
+fn brought_up(root: &Path, interface: &str) -> Option<String> {
+    let state = files::text(&files::under(root, "/run/network/ifstate"))?;
+    state.lines().find_map(|line| {
         let (name, logical) = line.trim().split_once('=')?;
         (name == interface && !logical.is_empty()).then(|| logical.to_owned())
-    });
-    brought_up.unwrap_or_else(|| interface.to_owned())
+    })
 }
 
 /// Reads a file and, as far as the budget goes, the files that it sources.

@@ -40,6 +40,7 @@ impl Machine {
             interface: &self.interface,
             target: &self.target,
             settings: &self.settings,
+            running: true,
             deadline: Instant::now(),
         }
     }

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use self::write::Renderer;
 use super::error::InjectError;
-use super::manager::Manager;
+use super::manager::{Charge, Manager};
+use super::networkd::read as networkd;
+use super::networkmanager::read as networkmanager;
 use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
@@ -19,8 +22,22 @@ impl Manager for Netplan {
         "netplan"
     }
 
-    fn in_charge(&self, root: &Path, _: &Interface) -> bool {
-        read::in_charge(root)
+    fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
+        match read::has_files(root) {
+            true if write::is_rendered(root, interface) => Charge::Now,
+            has_files => Charge::installed(has_files),
+        }
+    }
+
+    fn will_be_in_charge(&self, root: &Path, _: &Interface) -> bool {
+        read::has_files(root)
+    }
+
+    fn units(&self, root: &Path, interface: &Interface) -> &'static [&'static str] {
+        match write::renderer(root, interface) {
+            Renderer::Networkd => &networkd::UNITS,
+            Renderer::NetworkManager => &networkmanager::UNITS,
+        }
     }
 
     /// Nothing: systemd-networkd or NetworkManager reads what netplan generates.

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::kvp::network::program;
 
 /// Returns whether netplan has a file to read: many machines have netplan without any.
-pub(super) fn in_charge(root: &Path) -> bool {
+pub(super) fn has_files(root: &Path) -> bool {
     let is_yaml = |entry: DirEntry| entry.path().extension() == Some("yaml".as_ref());
     program::find(root, "netplan").is_some()
         && fs::read_dir(root.join("etc/netplan"))

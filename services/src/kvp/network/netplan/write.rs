@@ -8,9 +8,14 @@
 //! rest of the other files (names of devices, other interfaces) stays in effect.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
+use crate::kvp::files;
+use crate::kvp::interfaces::Interface;
 use crate::kvp::network::error::InjectError;
+use crate::kvp::network::ini;
+use crate::kvp::network::networkd::read::is_started;
 use crate::kvp::network::networkd::write as networkd;
 use crate::kvp::network::networkmanager::read::in_charge;
 use crate::kvp::network::networkmanager::write as networkmanager;
@@ -23,6 +28,32 @@ use crate::kvp::network::target::Target;
 pub(in crate::kvp::network) enum Renderer {
     Networkd,
     NetworkManager,
+}
+
+/// Returns whether one of the two programs runs: it takes the agent's file.
+pub(super) fn is_rendered(root: &Path, interface: &Interface) -> bool {
+    is_started(root) || in_charge(root, interface)
+}
+
+/// Returns the program that manages the interface. Where neither runs yet, netplan has made
+/// NetworkManager's files if that is to manage it.
+pub(super) fn renderer(root: &Path, interface: &Interface) -> Renderer {
+    let is_everything = || {
+        root.join("run/NetworkManager/conf.d/10-globally-managed-devices.conf")
+            .exists()
+    };
+    let has_connection = || {
+        let directory = root.join("run/NetworkManager/system-connections");
+        files::in_directory(&directory).iter().any(|path| {
+            let text = files::text(path).unwrap_or_default();
+            ini::last(&text, "connection", "interface-name") == Some(&interface.name)
+        })
+    };
+    let later = || !is_started(root) && (is_everything() || has_connection());
+    match in_charge(root, interface) || later() {
+        true => Renderer::NetworkManager,
+        false => Renderer::Networkd,
+    }
 }
 
 fn definition(target: &Target) -> String {
@@ -90,11 +121,8 @@ pub(in crate::kvp::network) fn render(
 /// Plans without `netplan apply`, which would do more, such as to bring interfaces down.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
     let target = context.target;
-    let renderer = match in_charge(context.root, context.interface) {
-        true => Renderer::NetworkManager,
-        false => Renderer::Networkd,
-    };
-    let generate = context.step("netplan", &["generate"])?;
+    let renderer = renderer(context.root, context.interface);
+    let generate = context.step("netplan", &["generate"])?.offline();
     let (apply, revert, stable_for) = match renderer {
         Renderer::Networkd => {
             let steps = vec![networkd::reload(context)?];

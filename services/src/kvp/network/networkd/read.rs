@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
 use crate::kvp::network::ini;
+use crate::kvp::network::startup::BUS;
 use crate::kvp::network::state::{ManagerState, in_use};
 use crate::kvp::{assignments, files};
 
-/// Directories of the drop-ins of a `.network` file. A later one overrides drop-ins of the
-/// same name in an earlier one.
-const DIRECTORIES: [&str; 5] = [
+/// Its units.
+pub(in crate::kvp::network) const UNITS: [&str; 2] = ["systemd-networkd.service", BUS];
+
+/// Directories of `.network` files and their drop-ins. A later one overrides files of the same
+/// name in an earlier one.
+pub(super) const DIRECTORIES: [&str; 5] = [
     "lib/systemd/network",
     "usr/lib/systemd/network",
     "usr/local/lib/systemd/network",
@@ -24,10 +28,17 @@ const DIRECTORIES: [&str; 5] = [
 /// Returns whether systemd-networkd manages the interface.
 pub(super) fn in_charge(root: &Path, interface: &Interface) -> bool {
     let link = root.join(format!("run/systemd/netif/links/{}", interface.index));
-    let is_managed =
-        |line: &str| line.starts_with("ADMIN_STATE=") && line != "ADMIN_STATE=unmanaged";
+    // In the first two it has not decided yet.
+    let is_managed = |line: &str| {
+        line.strip_prefix("ADMIN_STATE=")
+            .is_some_and(|state| !matches!(state, "pending" | "initialized" | "unmanaged"))
+    };
+    is_started(root) && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
+}
+
+/// Returns whether systemd-networkd was started in this boot.
+pub(in crate::kvp::network) fn is_started(root: &Path) -> bool {
     root.join("run/systemd/netif/state").exists()
-        && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
 }
 
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {

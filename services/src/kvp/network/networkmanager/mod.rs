@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::error::InjectError;
-use super::manager::Manager;
+use super::manager::{Charge, Manager};
 use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
+mod managed;
 pub(super) mod read;
 pub(super) mod write;
 
@@ -19,8 +20,16 @@ impl Manager for NetworkManager {
         "networkmanager"
     }
 
-    fn in_charge(&self, root: &Path, interface: &Interface) -> bool {
-        read::in_charge(root, interface)
+    fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
+        Charge::published(read::in_charge(root, interface))
+    }
+
+    fn will_be_in_charge(&self, root: &Path, interface: &Interface) -> bool {
+        managed::will_manage(root, interface)
+    }
+
+    fn units(&self, _: &Path, _: &Interface) -> &'static [&'static str] {
+        &read::UNITS
     }
 
     fn read(&self, root: &Path, interface: &Interface) -> Option<ManagerState> {

@@ -8,8 +8,12 @@ use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
 use crate::kvp::network::ifcfg::read as ifcfg;
 use crate::kvp::network::ini;
+use crate::kvp::network::startup::BUS;
 use crate::kvp::network::state::{ManagerState, in_use};
 use crate::kvp::{assignments, files};
+
+/// Its units.
+pub(in crate::kvp::network) const UNITS: [&str; 2] = ["NetworkManager.service", BUS];
 
 /// Directories of the key files.
 const PROFILES: [&str; 3] = [

@@ -122,6 +122,9 @@ fn up_within(context: &Context<'_>, wait: u64, which: &[&str]) -> Result<Step, I
 
 /// Returns the step that brings up the connection that is active now, if there is one.
 fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
+    if !context.running {
+        return Ok(None);
+    }
     let target = &context.target.name;
     let args = ["--get-values", "GENERAL.CON-UUID", "device", "show", target];
     let output = context.step("nmcli", &args)?.run(context.deadline)?;

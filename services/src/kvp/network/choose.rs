@@ -1,0 +1,91 @@
+//! Chooses the network manager that a configuration of the host is written for.
+
+use std::path::Path;
+
+use super::backend::Backend;
+use super::error::InjectError;
+use super::manager::{Charge, Manager};
+use super::managers::{self, MANAGERS};
+use super::startup::{self, BUS, Startup};
+use crate::kvp::interfaces::Interface;
+
+/// A network manager for an interface.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    pub(super) manager: &'static dyn Manager,
+    /// Whether its programs can be run. Otherwise it is about to start.
+    pub(super) running: bool,
+}
+
+/// Returns the network manager that the configuration names. Otherwise the first one that is in
+/// charge of the interface, or else the first one that will be in this boot, or else the first
+/// one that is merely installed. `root` stands for `/`.
+///
+/// # Errors
+///
+/// [`InjectError::Off`] and [`InjectError::NoManager`].
+pub(super) fn choose(
+    root: &Path,
+    backend: Backend,
+    interface: &Interface,
+) -> Result<Choice, InjectError> {
+    let all;
+    let candidates: &[&'static dyn Manager] = match backend {
+        Backend::Off => return Err(InjectError::Off),
+        Backend::Auto => &MANAGERS,
+        Backend::Manager(key) => {
+            all = managers::find(key);
+            all.as_slice()
+        }
+    };
+    let first = |charge| {
+        let mut candidates = candidates.iter();
+        candidates.find(|manager| manager.in_charge(root, interface) == charge)
+    };
+    if let Some(manager) = first(Charge::Now) {
+        let running = !awaits_bus(*manager, root, interface);
+        return Ok(Choice {
+            manager: *manager,
+            running,
+        });
+    }
+    let mut failed = None;
+    for manager in candidates {
+        if !manager.will_be_in_charge(root, interface) {
+            continue;
+        }
+        let units = manager.units(root, interface);
+        match startup::of(root, units) {
+            Startup::Starting => {
+                return Ok(Choice {
+                    manager: *manager,
+                    running: false,
+                });
+            }
+            Startup::Failed => failed = failed.or(units.first().copied()),
+            Startup::Running | Startup::Absent => {}
+        }
+    }
+    let named = matches!(backend, Backend::Manager(_)).then(|| candidates.first());
+    let manager = first(Charge::Perhaps).or(named.flatten());
+    manager
+        .map(|manager| Choice {
+            manager: *manager,
+            running: true,
+        })
+        .ok_or_else(|| InjectError::NoManager {
+            interface: interface.name.clone(),
+            managers: managers::keys(),
+            failed,
+        })
+}
+
+/// Returns whether programs of a manager that runs would wait for the system bus.
+pub(super) fn awaits_bus(manager: &dyn Manager, root: &Path, interface: &Interface) -> bool {
+    manager.units(root, interface).contains(&BUS)
+        && startup::systemd(root, &[BUS]) == Some(Startup::Starting)
+}
+
+#[cfg(test)]
+#[path = "choose_tests.rs"]
+mod tests;
