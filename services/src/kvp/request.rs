@@ -105,11 +105,10 @@ impl Family {
     }
 }
 
-/// The IP configuration of an interface as in the messages: lists are joined with `;`.
+/// The IP configuration of an interface as in messages with text: lists are joined with `;`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpInfo {
-    /// The interface: its MAC address if the host reads the configuration, the GUID of
-    /// its VMBus device if the host sets it.
+    /// GUID of the interface's VMBus device if the host sets the configuration.
     pub adapter: String,
     /// Families of the addresses.
     pub family: Family,
@@ -123,6 +122,39 @@ pub struct IpInfo {
     pub gateways: String,
     /// DNS servers.
     pub dns: String,
+}
+
+/// The IP configuration of an interface as the guest reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IpConfiguration {
+    /// Whether IPv4 is configured by DHCP.
+    pub dhcp: bool,
+    /// Addresses, preferred first.
+    pub addresses: Vec<IpAddress>,
+    /// Default gateways, preferred first.
+    pub gateways: Vec<IpAddr>,
+    /// DNS servers, preferred first.
+    pub dns: Vec<IpAddr>,
+}
+
+/// An address of an [`IpConfiguration`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpAddress {
+    /// The IP address.
+    pub ip: IpAddr,
+    /// Prefix length of the subnet.
+    pub prefix: u8,
+    /// Where the address comes from.
+    pub origin: Origin,
+}
+
+/// Where an address comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// DHCP, a router, or the interface itself for a link-local address.
+    Automatic,
+    /// The configuration of the machine.
+    Static,
 }
 
 /// A request of the host.
@@ -184,5 +216,5 @@ pub enum Reply {
         value: String,
     },
     /// The IP configuration of the interface.
-    IpInfo(IpInfo),
+    IpInfo(IpConfiguration),
 }

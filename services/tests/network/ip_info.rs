@@ -1,10 +1,11 @@
 //! The IP configuration of the kernel's interfaces, as the agent reports it.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use hyperv_services::kvp::network::{self, IpInfoError};
-use hyperv_services::kvp::request::{Family, IpInfo};
+use hyperv_services::kvp::request::{Family, IpAddress, IpConfiguration, Origin};
 use hyperv_services::kvp::{Config, Network};
 
 use crate::namespace::{add, in_own_network, interface, ip};
@@ -29,8 +30,20 @@ fn log() -> slog::Logger {
 }
 
 #[track_caller]
-fn get(config: &Config, family: Family) -> IpInfo {
+fn get(config: &Config, family: Family) -> IpConfiguration {
     network::get(config, MAC, family, &log()).unwrap()
+}
+
+/// Returns each address with its prefix length.
+fn addresses(configuration: &IpConfiguration) -> Vec<String> {
+    let addresses = configuration.addresses.iter();
+    addresses
+        .map(|address| format!("{}/{}", address.ip, address.prefix))
+        .collect()
+}
+
+fn ips<const N: usize>(ips: [&str; N]) -> Vec<IpAddr> {
+    ips.map(|ip| ip.parse().unwrap()).into()
 }
 
 /// An interface of several addresses and gateways of both families.
@@ -52,31 +65,37 @@ fn the_kernels_part_is_told() {
     }
     add_eth0();
     let (_root, config) = machine();
-    let both = IpInfo {
-        adapter: MAC.to_owned(),
-        family: Family::BOTH,
+    let address = |ip: &str, prefix, origin| IpAddress {
+        ip: ip.parse().unwrap(),
+        prefix,
+        origin,
+    };
+    let both = IpConfiguration {
         dhcp: false,
-        addresses: "192.0.2.7;198.51.100.1;2001:db8::5;fe80::5".to_owned(),
-        subnets: "255.255.255.0;255.255.255.128;/64;/64".to_owned(),
-        gateways: "2001:db8::1;192.0.2.1;192.0.2.2".to_owned(),
-        dns: String::new(),
+        addresses: vec![
+            address("192.0.2.7", 24, Origin::Static),
+            address("198.51.100.1", 25, Origin::Static),
+            address("2001:db8::5", 64, Origin::Static),
+            address("fe80::5", 64, Origin::Automatic),
+        ],
+        gateways: ips(["2001:db8::1", "192.0.2.1", "192.0.2.2"]),
+        dns: vec![],
     };
     assert_eq!(get(&config, Family::BOTH), both);
     // A host that asks for no family in particular means both.
     assert_eq!(get(&config, Family(0)), both);
 
     let v4 = get(&config, Family::V4);
-    assert_eq!(v4.addresses, "192.0.2.7;198.51.100.1");
-    assert_eq!(v4.gateways, "192.0.2.1;192.0.2.2");
-    assert_eq!(v4.family, Family::V4);
+    assert_eq!(addresses(&v4), ["192.0.2.7/24", "198.51.100.1/25"]);
+    assert_eq!(v4.gateways, ips(["192.0.2.1", "192.0.2.2"]));
     let v6 = get(&config, Family::V6);
-    assert_eq!(v6.subnets, "/64;/64");
-    assert_eq!(v6.gateways, "2001:db8::1");
-    assert_eq!(v6.family, Family::V6);
+    assert_eq!(addresses(&v6), ["2001:db8::5/64", "fe80::5/64"]);
+    assert_eq!(v6.gateways, ips(["2001:db8::1"]));
 
     // The next request reports changes.
     ip("address del 192.0.2.7/24 dev eth0");
-    assert_eq!(get(&config, Family::V4).addresses, "198.51.100.1");
+    let v4 = get(&config, Family::V4);
+    assert_eq!(addresses(&v4), ["198.51.100.1/25"]);
 }
 
 #[test]
@@ -105,11 +124,10 @@ fn what_is_part_of_another_is_not_meant() {
     ip("link set eth0 up");
     ip("address add 192.0.2.7/24 dev eth0");
     let (_root, config) = machine();
-    assert_eq!(get(&config, Family::V4).addresses, "192.0.2.7");
+    assert_eq!(addresses(&get(&config, Family::V4)), ["192.0.2.7/24"]);
     // An interface without an address is reported, too.
     ip("address del 192.0.2.7/24 dev eth0");
-    let info = get(&config, Family::V4);
-    assert_eq!((&*info.addresses, info.family), ("", Family(0)));
+    assert!(get(&config, Family::V4).addresses.is_empty());
 }
 
 #[test]
@@ -122,7 +140,19 @@ fn an_address_with_an_end_is_leased() {
     let (_root, config) = machine();
     assert!(!get(&config, Family::BOTH).dhcp);
     ip("address add 192.0.2.7/24 dev eth0 valid_lft 1000 preferred_lft 1000");
-    assert!(get(&config, Family::BOTH).dhcp);
+    let both = get(&config, Family::BOTH);
+    assert!(both.dhcp);
+    let origins = both.addresses.iter().map(|address| address.origin);
+    assert!(
+        origins
+            .into_iter()
+            .all(|origin| origin == Origin::Automatic)
+    );
+    // A further address was assigned by hand.
+    ip("address add 198.51.100.1/25 dev eth0");
+    let v4 = get(&config, Family::V4).addresses;
+    let by_hand = v4.iter().find(|address| address.prefix == 25).unwrap();
+    assert_eq!(by_hand.origin, Origin::Static);
     // It is about IPv4, for any requested family.
     assert!(get(&config, Family::V6).dhcp);
 }
@@ -144,7 +174,9 @@ fn the_managers_part_is_told() {
 
     let info = get(&config, Family::V4);
     assert!(info.dhcp);
-    assert_eq!(info.dns, "10.0.0.1;fd00::1");
+    assert_eq!(info.dns, ips(["10.0.0.1", "fd00::1"]));
+    // Some DHCP clients set no lifetime.
+    assert_eq!(info.addresses[0].origin, Origin::Automatic);
 }
 
 #[test]
@@ -171,5 +203,5 @@ fn scripts_come_before_the_managers() {
     let info = get(&config, Family::V4);
     assert!(info.dhcp);
     // There is no script for this part.
-    assert_eq!(info.dns, "10.0.0.9");
+    assert_eq!(info.dns, ips(["10.0.0.9"]));
 }

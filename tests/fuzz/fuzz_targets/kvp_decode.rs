@@ -3,7 +3,9 @@
 
 #![no_main]
 
-use hyperv_services::kvp::request::{IpInfo, Reply, Request};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hyperv_services::kvp::request::{IpAddress, IpConfiguration, Origin, Reply, Request};
 use hyperv_services::kvp::wire;
 use hyperv_vmbus::Encoding;
 use libfuzzer_sys::fuzz_target;
@@ -28,12 +30,28 @@ fn reply(request: &Request) -> Reply {
             value: key,
         },
         Request::Enumerate { .. } => Reply::Done,
-        Request::GetIpInfo { adapter, family } => Reply::IpInfo(IpInfo {
-            dns: adapter.clone(),
-            gateways: adapter,
-            family,
-            ..IpInfo::default()
-        }),
-        Request::SetIpInfo(info) => Reply::IpInfo(info),
+        Request::GetIpInfo { adapter, family } => Reply::IpInfo(configuration(&adapter, family.0)),
+        Request::SetIpInfo(info) => Reply::IpInfo(configuration(&info.addresses, info.family.0)),
+    }
+}
+
+/// As many addresses as the text has letters.
+fn configuration(text: &str, prefix: u8) -> IpConfiguration {
+    let ips = || {
+        text.chars().map(|letter| match letter {
+            '\0'..='9' => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX - u32::from(letter))),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX - u128::from(letter))),
+        })
+    };
+    let addresses = ips().map(|ip| IpAddress {
+        ip,
+        prefix,
+        origin: Origin::Static,
+    });
+    IpConfiguration {
+        dhcp: prefix & 4 != 0,
+        addresses: addresses.collect(),
+        gateways: ips().collect(),
+        dns: ips().collect(),
     }
 }

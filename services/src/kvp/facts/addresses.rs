@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use wildmatch::WildMatch;
 
 use crate::kvp::interfaces::Interface;
-use crate::kvp::network::lists;
-use crate::kvp::wire::VALUE_UNITS;
+use crate::kvp::wire::{VALUE_UNITS, text_ip};
 
 /// How likely the addresses of an interface are the wanted ones, most likely first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +52,7 @@ pub(super) fn list(
     // A stable sort: equal ones keep the kernel's order.
     found.sort_by_key(|(order, _)| *order);
     // An address is ASCII: a byte of it is a UTF-16 unit.
-    lists::join(found.iter().map(|(_, ip)| ip), VALUE_UNITS)
+    text_ip::join(found.iter().map(|(_, ip)| ip), VALUE_UNITS)
 }
 
 /// Whether the master of the interface has its addresses, as the netvsc interface has

@@ -2,8 +2,7 @@
 //!
 //! The interface is found by its MAC address (`mac`). Its addresses and gateways are the
 //! kernel's; whether it uses DHCP and its DNS servers are known to the network managers only
-//! (`managers`), or to the distribution's `scripts` if the configuration names them. `lists`
-//! formats the reply.
+//! (`managers`), or to the distribution's `scripts` if the configuration names them.
 
 use std::io;
 use std::time::Instant;
@@ -11,10 +10,10 @@ use std::time::Instant;
 use slog::{Logger, debug};
 
 use super::scripts::hv_get;
-use super::{lists, mac, managers};
+use super::{mac, managers};
 use crate::kvp::config::Config;
 use crate::kvp::interfaces::{self, Interface};
-use crate::kvp::request::{Family, IpInfo};
+use crate::kvp::request::{Family, IpAddress, IpConfiguration, Origin};
 use crate::timeouts::IP_SCRIPTS;
 
 /// Why there is no IP configuration to return.
@@ -40,12 +39,12 @@ pub fn get(
     adapter: &str,
     family: Family,
     log: &Logger,
-) -> Result<IpInfo, IpInfoError> {
+) -> Result<IpConfiguration, IpInfoError> {
     let interfaces = interfaces::list().map_err(IpInfoError::Interfaces)?;
     let interface = mac::parse(adapter)
         .and_then(|mac| mac::find(&interfaces, mac))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
-    let answer = answer(config, adapter, interface, family, log);
+    let answer = answer(config, interface, family, log);
     let nobody = "nobody";
     debug!(
         log,
@@ -59,7 +58,7 @@ pub fn get(
 
 /// What the host is told of an interface, and who knows it.
 pub(super) struct Answer {
-    pub(super) info: IpInfo,
+    pub(super) info: IpConfiguration,
     /// `None` if nobody knew, so that the addresses decided.
     pub(super) dhcp_from: Option<&'static str>,
     /// `None` if nobody knows a server.
@@ -69,7 +68,6 @@ pub(super) struct Answer {
 /// Returns the IP configuration of an interface, as [`get`].
 pub(super) fn answer(
     config: &Config,
-    adapter: &str,
     interface: &Interface,
     family: Family,
     log: &Logger,
@@ -90,23 +88,34 @@ pub(super) fn answer(
         dhcp = dhcp.or(known.dhcp);
         dns = dns.or(known.dns);
     }
-    // If no manager knows: an address with a lifetime is leased.
-    let leased = || {
-        let mut addresses = interface.addresses.iter();
-        addresses.any(|address| address.dynamic && address.ip.is_ipv4())
-    };
+    let mut addresses = interface.addresses.iter();
+    let leased = addresses.any(|address| address.dynamic && address.ip.is_ipv4());
     let (dhcp, dhcp_from) = dhcp.unzip();
     let (dns, dns_from) = dns.unzip();
+    // If no manager knows: an address with a lifetime is leased.
+    let dhcp = dhcp.unwrap_or(leased);
+    // Some DHCP clients set no lifetime.
+    let v4_automatic = dhcp && !leased;
 
-    let lists = lists::addresses(&interface.addresses, family);
-    let info = IpInfo {
-        adapter: adapter.to_owned(),
-        family: lists.family,
-        dhcp: dhcp.unwrap_or_else(leased),
-        addresses: lists.addresses,
-        subnets: lists.subnets,
-        gateways: lists::gateways(&interface.gateways, family),
-        dns: lists::dns(&dns.unwrap_or_default()),
+    let addresses = interface.addresses.iter().map(|address| IpAddress {
+        ip: address.ip,
+        prefix: address.prefix,
+        origin: match address.dynamic
+            || address.is_link_local()
+            || address.ip.is_ipv4() && v4_automatic
+        {
+            true => Origin::Automatic,
+            false => Origin::Static,
+        },
+    });
+    let gateways = interface.gateways.iter().copied();
+    let info = IpConfiguration {
+        dhcp,
+        addresses: addresses
+            .filter(|address| family.includes(address.ip))
+            .collect(),
+        gateways: gateways.filter(|ip| family.includes(*ip)).collect(),
+        dns: dns.unwrap_or_default(),
     };
     Answer {
         info,

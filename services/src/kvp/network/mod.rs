@@ -2,9 +2,10 @@
 //!
 //! `get` reads a configuration for the host and `set` applies one of it. `managers` lists the
 //! network managers in order; each has a directory of its own and implements the trait in
-//! `manager`. `choose` finds the one in charge of an interface; `startup` tells whether it runs. [`settings`] parses the host's texts, `lists` formats those for it. A network
-//! manager makes a `plan`, which a `transaction` applies and `verify` checks. [`sources`] know
-//! more about an interface than its manager, and `scripts` are those of the stock daemon.
+//! `manager`. `choose` finds the one in charge of an interface; `startup` tells whether it
+//! runs. [`settings`] parses the host's texts. A network manager makes a `plan`, which a
+//! `transaction` applies and `verify` checks. [`sources`] know more about an interface than its
+//! manager, and `scripts` are those of the stock daemon.
 
 pub use self::backend::Backend;
 pub(super) use self::error::InjectError;
@@ -20,7 +21,6 @@ mod get;
 pub mod ifcfg;
 pub mod ifupdown;
 pub mod ini;
-pub(super) mod lists;
 mod mac;
 mod manager;
 mod managers;

@@ -15,6 +15,7 @@ use crate::kvp::interfaces::{Address, testing};
 use crate::kvp::network;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
+use crate::kvp::wire::text_ip;
 
 mod ifupdown;
 mod netplan;
@@ -130,6 +131,7 @@ fn config() -> Config {
 fn assert_got(set: &IpInfo) {
     let log = Logger::root(slog::Discard, o!());
     let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
+    let got = text_ip::lists(&got);
     let own = |text: &&str| !text.starts_with("fd99:") && !text.starts_with("fe80:");
     let pairs = |info: &IpInfo| {
         let subnets = info.subnets.split(';').map(str::to_owned);

@@ -1,5 +1,7 @@
 //! The layout of a message in either encoding. Protocol section 7.
 
+pub(super) mod text_ip;
+
 use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -206,8 +208,9 @@ fn encode_as<E: Form>(message: &mut [u8], reply: &Reply) -> Result<(), TooLong> 
             fields.item.key_size.set(size);
             write_value::<E>(&mut fields.item, value)
         }
-        Reply::IpInfo(info) => {
+        Reply::IpInfo(configuration) => {
             let fields: &mut IpFields = fields_mut(message, E::IP_INFO_AT)?;
+            let info = text_ip::lists(configuration);
             fields.family = info.family.0;
             fields.dhcp = info.dhcp.into();
             let lists: [(&'static str, &str, &mut [u8]); 4] = [
@@ -302,6 +305,9 @@ fn string<E: Form>(name: &'static str, field: &[u8]) -> Result<String, Malformed
 mod tests {
     use proptest::prelude::*;
 
+    use std::net::IpAddr;
+
+    use super::super::request::{IpAddress, IpConfiguration, Origin};
     use super::*;
 
     type Write = fn(&str) -> Vec<u8>;
@@ -350,6 +356,29 @@ mod tests {
         let letter = any::<char>().prop_filter("NUL", |&letter| letter != '\0');
         proptest::collection::vec(letter, 0..=max_chars)
             .prop_map(|letters| letters.into_iter().collect())
+    }
+
+    fn configuration() -> impl Strategy<Value = IpConfiguration> {
+        use proptest::collection::vec;
+        let address = (any::<IpAddr>(), any::<u8>(), any::<bool>());
+        let address = address.prop_map(|(ip, prefix, automatic)| IpAddress {
+            ip,
+            prefix,
+            origin: if automatic {
+                Origin::Automatic
+            } else {
+                Origin::Static
+            },
+        });
+        let ips = || vec(any::<IpAddr>(), 0..150);
+        (any::<bool>(), vec(address, 0..150), ips(), ips()).prop_map(
+            |(dhcp, addresses, gateways, dns)| IpConfiguration {
+                dhcp,
+                addresses,
+                gateways,
+                dns,
+            },
+        )
     }
 
     proptest! {
@@ -403,7 +432,7 @@ mod tests {
         }
 
         #[test]
-        fn an_ip_configuration_travels_both_ways(
+        fn an_ip_configuration_is_decoded(
             adapter in text(60), lists in proptest::array::uniform4(text(200)),
             family in 0..4u8, dhcp: bool,
         ) {
@@ -415,20 +444,29 @@ mod tests {
                 let info = IpInfo {
                     adapter: adapter.clone(), family: Family(family), dhcp, addresses, subnets, gateways, dns,
                 };
-                prop_assert_eq!(decode(encoding, &message), Ok(Request::SetIpInfo(info.clone())));
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::SetIpInfo(info)));
                 let mut asked = message;
                 asked[0] = GET_IP_INFO;
                 asked[at + 256..].fill(0xee);
                 let wanted = Request::GetIpInfo { adapter: adapter.clone(), family: Family(0xee) };
                 prop_assert_eq!(decode(encoding, &asked), Ok(wanted));
-                encode(encoding, &mut asked, &Reply::IpInfo(info.clone())).unwrap();
-                asked[0] = SET_IP_INFO;
-                prop_assert_eq!(decode(encoding, &asked), Ok(Request::SetIpInfo(info)));
             }
         }
 
         #[test]
-        fn no_bytes_make_it_panic(operation in 0..7u8, bytes: Vec<u8>, fill: u8, len in 0..8000usize, value in text(3000)) {
+        fn an_ip_configuration_is_encoded(adapter in text(60), configuration in configuration()) {
+            for (at, (encoding, write)) in [2, 4].into_iter().zip(ENCODINGS) {
+                let mut message = ip_message(at, [&write(&adapter), &[], &[], &[], &[]], 0, 0);
+                message[at + 256..].fill(0xee);
+                encode(encoding, &mut message, &Reply::IpInfo(configuration.clone())).unwrap();
+                message[0] = SET_IP_INFO;
+                let info = IpInfo { adapter: adapter.clone(), ..text_ip::lists(&configuration) };
+                prop_assert_eq!(decode(encoding, &message), Ok(Request::SetIpInfo(info)));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(operation in 0..7u8, bytes: Vec<u8>, fill: u8, len in 0..8000usize, value in text(3000), configuration in configuration()) {
             let mut message = vec![operation];
             message.extend(bytes);
             message.resize(len, fill);
@@ -436,8 +474,7 @@ mod tests {
                 let _ = decode(encoding, &message);
                 let _ = encode(encoding, &mut message.clone(), &Reply::Value(value.clone()));
                 let _ = encode(encoding, &mut message.clone(), &Reply::Item { key: value.clone(), value: value.clone() });
-                let info = IpInfo { addresses: value.clone(), ..IpInfo::default() };
-                let _ = encode(encoding, &mut message.clone(), &Reply::IpInfo(info));
+                let _ = encode(encoding, &mut message.clone(), &Reply::IpInfo(configuration.clone()));
             }
         }
 
