@@ -8,15 +8,12 @@
 //! the IP configuration by the undo log. `verify` waits until the interface has its addresses, so
 //! that the host reads back what it has set.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyperv_vmbus::Guid;
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
 use slog::{Logger, info, warn};
 
 use super::backend::Backend;
@@ -27,6 +24,7 @@ use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
 use super::target::{self, Target};
 use super::transaction::apply::{self, Paths};
+use super::transaction::lock::lock;
 use super::transaction::{backups, undo_log};
 use super::verify;
 use crate::error_chain::display_chain;
@@ -34,10 +32,6 @@ use crate::kvp::config::Config;
 use crate::kvp::files;
 use crate::kvp::interfaces::{self, Interface};
 use crate::kvp::request::IpInfo;
-use crate::retry::retry_until;
-use crate::trusted::make_state_directory;
-
-const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Applies an IP configuration, or leaves the previous one in effect; both by `deadline`. Where
 /// `confirm`, which is called last, returns `false`, the configuration is rolled back.
@@ -121,7 +115,7 @@ fn set_with(
             false => Err(InjectError::Late),
         }
     };
-    let differences = apply::apply(&plan, &paths(config), apply_deadline, deadline, verify)?;
+    let differences = apply::apply(&plan, &Paths::of(config), apply_deadline, deadline, verify)?;
     let (name, manager) = (target.name, plan.manager);
     let files = match files.is_empty() {
         true => files,
@@ -145,7 +139,7 @@ fn set_with(
 /// Rolls back the IP configuration that an agent was applying when it ended, by `deadline`. To be
 /// called before the first [`set`].
 pub(in crate::kvp) fn recover(config: &Config, deadline: Instant, log: &Logger) {
-    let paths = paths(config);
+    let paths = Paths::of(config);
     let why = "the agent ended while it applied an IP configuration of the host";
     rollback_logged(config, &paths, &paths.undo_log, why, deadline, log);
 }
@@ -153,7 +147,7 @@ pub(in crate::kvp) fn recover(config: &Config, deadline: Instant, log: &Logger) 
 /// Rolls back the IP configuration that was applied last, by `deadline`: the host was told that
 /// it failed.
 pub(in crate::kvp) fn rollback(config: &Config, deadline: Instant, log: &Logger) {
-    let paths = paths(config);
+    let paths = Paths::of(config);
     let why = "the kernel did not take the reply to an IP configuration of the host";
     rollback_logged(config, &paths, &paths.applied, why, deadline, log);
 }
@@ -193,39 +187,6 @@ fn rollback_logged(
             paths.backups.display()
         ),
     }
-}
-
-fn paths(config: &Config) -> Paths<'_> {
-    let directory = &config.environment.state_dir;
-    Paths {
-        root: &config.environment.root,
-        backups: directory.join("network"),
-        undo_log: directory.join("network-pending"),
-        applied: directory.join("network-applied"),
-    }
-}
-
-/// Takes the lock under which configurations are applied and rolled back.
-fn lock(config: &Config, deadline: Instant) -> Result<File, InjectError> {
-    let directory = &config.environment.state_dir;
-    let path = directory.join("network-lock");
-    let error = |doing| InjectError::file(doing, &path);
-    make_state_directory(directory).map_err(InjectError::file("use the directory", directory))?;
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(&path)
-        .map_err(error("open"))?;
-    let lock = || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(())),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-        Err(cause) => Err(error("lock")(cause.into())),
-    };
-    let locked = retry_until(deadline, LOCK_POLL_INTERVAL..=LOCK_POLL_INTERVAL, lock)?;
-    locked.map(|()| file).ok_or(InjectError::Busy)
 }
 
 /// Finds the interface of a device.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::backups::{self, Backups};
 use super::undo_log::{self, UndoLog};
+use crate::kvp::config::Config;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Plan, Step};
 use crate::timeouts::IP_ROLLBACK;
@@ -29,6 +30,19 @@ pub(in crate::kvp::network) struct Paths<'a> {
     pub(in crate::kvp::network) undo_log: PathBuf,
     /// The undo log of the transaction that was applied last.
     pub(in crate::kvp::network) applied: PathBuf,
+}
+
+impl<'a> Paths<'a> {
+    /// Returns those of the agent.
+    pub(in crate::kvp::network) fn of(config: &'a Config) -> Self {
+        let directory = &config.environment.state_dir;
+        Self {
+            root: &config.environment.root,
+            backups: directory.join("network"),
+            undo_log: directory.join("network-pending"),
+            applied: directory.join("network-applied"),
+        }
+    }
 }
 
 /// Applies the plan by `apply_deadline` and returns what `verify` does, or rolls back by
