@@ -11,6 +11,10 @@ use super::request::PoolId;
 use crate::environment::Environment;
 use crate::values;
 
+/// Interfaces of containers and virtual machines. These patterns do not apply to an interface that
+/// has a default route or is above a VMBus device: `br-ex` may have the machine's address.
+pub(super) const DEFAULT_IGNORED: [&str; 5] = ["docker*", "veth*", "br-*", "virbr*", "cni*"];
+
 /// The configuration of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -43,9 +47,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             directory: PathBuf::from("/var/lib/hyperv"),
-            ignored_interfaces: ["docker*", "veth*", "br-*", "virbr*", "cni*"]
-                .map(str::to_owned)
-                .into(),
+            ignored_interfaces: DEFAULT_IGNORED.map(str::to_owned).into(),
             publish: BTreeMap::new(),
             mode: None,
             access: Access::default(),

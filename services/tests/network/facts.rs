@@ -1,5 +1,7 @@
 //! The addresses among the guest's facts.
 
+use std::fs;
+
 use hyperv_services::kvp::Config;
 use hyperv_services::kvp::facts::Facts;
 
@@ -35,4 +37,42 @@ fn addresses_are_those_of_the_moment() {
     ip("link del eth0");
     assert_eq!(get("NetworkAddressIPv4"), "10.1.0.1");
     assert_eq!(get("NetworkAddressIPv6"), "");
+}
+
+#[test]
+fn a_bridge_of_an_adapter_has_the_machines_address() {
+    if !in_own_network("facts::a_bridge_of_an_adapter_has_the_machines_address") {
+        return;
+    }
+    add("eth0", "00:15:5d:00:00:01");
+    for (name, address) in [
+        ("br-lan", "192.0.2.7/24"),
+        ("br-ex", "198.51.100.7/24"),
+        ("br-0123", "172.18.0.1/16"),
+    ] {
+        ip(&format!("link add {name} type bridge"));
+        ip(&format!("link set {name} up addrgenmode none"));
+        ip(&format!("address add {address} dev {name}"));
+    }
+    ip("link set eth0 master br-lan");
+    ip("route add default via 198.51.100.1 dev br-ex table 100");
+
+    let root = tempfile::tempdir().unwrap();
+    let device = root.path().join("sys/class/net/eth0/device");
+    fs::create_dir_all(&device).unwrap();
+    let id = "{f8615163-df3e-46c5-913f-f2d2f965ed0e}\n";
+    fs::write(device.join("device_id"), id).unwrap();
+    let config = Config {
+        environment: hyperv_services::Environment {
+            root: root.path().to_owned(),
+            ..hyperv_services::Environment::default()
+        },
+        ..Config::default()
+    };
+    let mut facts = Facts::new(&config);
+    let mut get = |key| facts.get(key).unwrap();
+    assert_eq!(get("NetworkAddressIPv4"), "192.0.2.7;198.51.100.7");
+    ip("link set eth0 nomaster");
+    ip("route del default table 100");
+    assert_eq!(get("NetworkAddressIPv4"), "");
 }

@@ -4,47 +4,76 @@ use std::net::IpAddr;
 
 use wildmatch::WildMatch;
 
-use crate::kvp::interfaces::Interface;
+use crate::kvp::config::DEFAULT_IGNORED;
+use crate::kvp::interfaces::{self, Interface};
 use crate::kvp::wire::{VALUE_UNITS, text_ip};
+
+/// A glob of interfaces whose addresses are left out.
+pub(super) struct Pattern {
+    glob: WildMatch,
+    /// It does not apply to interfaces that may have the machine's own address.
+    is_default: bool,
+}
+
+impl Pattern {
+    pub(super) fn new(glob: &str) -> Self {
+        Self {
+            glob: WildMatch::new(glob),
+            is_default: DEFAULT_IGNORED.contains(&glob),
+        }
+    }
+}
 
 /// How likely the addresses of an interface are the wanted ones, most likely first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It has a gateway, or is a device of the host.
-    Main,
+    /// A device of the host, or above one.
+    OnVmbus,
+    /// It has a default route, as a VPN may have.
+    Routed,
     Hardware,
     /// Created by software: a bridge, a tunnel.
     Virtual,
 }
 
-/// Joins the addresses of one family with `;`, by [`Rank`] and with link-local ones last.
-/// Leaves out those of interfaces that are down, and those that do not fit the value.
-/// `on_vmbus` returns whether the interface of that name is a VMBus device.
+/// Joins the addresses of one family with `;`, by [`Interface::order`] and [`Rank`]. Leaves out
+/// those of interfaces that are down, and those that do not fit the value. `on_vmbus` returns
+/// whether the interface of that name is a VMBus device.
 pub(super) fn list(
     interfaces: &[Interface],
-    ignored: &[WildMatch],
+    ignored: &[Pattern],
     on_vmbus: impl Fn(&str) -> bool,
     of_family: fn(&IpAddr) -> bool,
 ) -> String {
+    let devices = interfaces
+        .iter()
+        .filter(|interface| on_vmbus(&interface.name));
+    let devices: Vec<u32> = devices.map(|interface| interface.index).collect();
+    let above_vmbus = interfaces::above(&devices, interfaces);
     let mut found = Vec::new();
     for interface in interfaces {
-        let name = interface.name.as_str();
-        if interface.loopback
-            || !interface.up
-            || is_slave(interface, interfaces)
-            || ignored.iter().any(|pattern| pattern.matches(name))
-        {
+        let above_vmbus = above_vmbus.contains(&interface.index);
+        let may_be_main = above_vmbus || interface.default_route;
+        let is_ignored = ignored.iter().any(|pattern| {
+            pattern.glob.matches(&interface.name) && !(pattern.is_default && may_be_main)
+        });
+        // The master of an interface has its addresses, as the netvsc interface has its VF's.
+        let is_port = interfaces::top(interface, interfaces).index != interface.index;
+        if interface.loopback || !interface.up || is_port || is_ignored {
             continue;
         }
-        let has_gateway = !interface.gateways.is_empty();
         let rank = match &interface.kind {
-            _ if has_gateway || on_vmbus(name) => Rank::Main,
+            _ if above_vmbus => Rank::OnVmbus,
+            _ if interface.default_route => Rank::Routed,
             None => Rank::Hardware,
             Some(_) => Rank::Virtual,
         };
+        // Policy routing is for further adapters.
+        let route = (interface.gateways.is_empty(), !interface.default_route);
         for address in &interface.addresses {
-            if !address.tentative && of_family(&address.ip) {
-                let order = (address.is_link_local(), rank, !has_gateway);
+            if !address.tentative && of_family(&address.ip) && !address.ip.is_loopback() {
+                let (link_local, deprecated, is_virtual) = interface.order(address);
+                let order = (link_local, deprecated, rank, route, is_virtual);
                 found.push((order, address.ip));
             }
         }
@@ -53,16 +82,6 @@ pub(super) fn list(
     found.sort_by_key(|(order, _)| *order);
     // An address is ASCII: a byte of it is a UTF-16 unit.
     text_ip::join(found.iter().map(|(_, ip)| ip), VALUE_UNITS)
-}
-
-/// Whether the master of the interface has its addresses, as the netvsc interface has
-/// those of its VF. Interfaces of a VRF have their own.
-fn is_slave(interface: &Interface, interfaces: &[Interface]) -> bool {
-    interface.master.is_some_and(|master| {
-        !interfaces
-            .iter()
-            .any(|other| other.index == master && other.kind.as_deref() == Some("vrf"))
-    })
 }
 
 #[cfg(test)]
@@ -94,21 +113,87 @@ mod tests {
         assert_eq!(v4(&[]), "");
     }
 
+    fn of_kind(kind: &str, interface: Interface) -> Interface {
+        Interface {
+            kind: Some(kind.to_owned()),
+            ..interface
+        }
+    }
+
     #[test]
     fn addresses_are_sorted_by_rank() {
-        let mut bridge = interface(2, "br0", &["10.2.0.1"]);
-        bridge.kind = Some("bridge".to_owned());
+        let bridge = of_kind("bridge", interface(2, "br0", &["10.2.0.1"]));
         let hardware = interface(3, "eth1", &["169.254.3.3", "10.3.0.1"]);
         let on_vmbus = interface(4, "eth2", &["169.254.4.4", "10.4.0.1"]);
-        let mut tunnel = interface(5, "wg0", &["10.5.0.1"]);
-        tunnel.kind = Some("wireguard".to_owned());
-        tunnel.gateways = vec!["10.5.0.2".parse().unwrap()];
-        let all = [bridge, hardware, on_vmbus, tunnel];
-        let value = list(&all, &[], |name| name == "eth2", IpAddr::is_ipv4);
+        let tunnel = Interface {
+            gateways: vec!["10.5.0.2".parse().unwrap()],
+            default_route: true,
+            ..of_kind("wireguard", interface(5, "wg0", &["10.5.0.1"]))
+        };
+        let by_policy = Interface {
+            policy_gateways: vec!["10.6.0.2".parse().unwrap()],
+            default_route: true,
+            ..interface(6, "eth3", &["10.6.0.1"])
+        };
+        let main = Interface {
+            gateways: vec!["10.7.0.2".parse().unwrap()],
+            default_route: true,
+            ..interface(7, "eth4", &["10.7.0.1"])
+        };
+        let all = [bridge, hardware, on_vmbus, tunnel, by_policy, main];
+        let on_vmbus = |name: &str| ["eth2", "eth3", "eth4"].contains(&name);
+        let value = list(&all, &[], on_vmbus, IpAddr::is_ipv4);
         assert_eq!(
             value,
-            "10.5.0.1;10.4.0.1;10.3.0.1;10.2.0.1;169.254.4.4;169.254.3.3"
+            "10.7.0.1;10.6.0.1;10.4.0.1;10.5.0.1;10.3.0.1;10.2.0.1;169.254.4.4;169.254.3.3"
         );
+    }
+
+    #[test]
+    fn of_one_interface_the_preferred_address_of_a_subnet_comes_first() {
+        let mut eth0 = interface(2, "eth0", &["10.0.0.1", "10.0.0.9", "10.0.0.2", "fd00::1"]);
+        eth0.addresses[0].deprecated = true;
+        eth0.addresses[1].prefix = 32;
+        assert_eq!(v4(&[eth0]), "10.0.0.2;10.0.0.9;10.0.0.1");
+        // Some clouds give nothing but /32.
+        let mut eth1 = interface(3, "eth1", &["10.1.0.1", "10.1.0.2"]);
+        eth1.addresses[0].prefix = 32;
+        eth1.addresses[1].prefix = 32;
+        let eth2 = interface(4, "eth2", &["10.2.0.1"]);
+        assert_eq!(v4(&[eth1, eth2]), "10.1.0.1;10.1.0.2;10.2.0.1");
+        // DHCPv6 leases a /128.
+        let mut eth3 = interface(5, "eth3", &["fd00::9", "fd00::8", "fd00::1"]);
+        eth3.addresses[0].prefix = 128;
+        eth3.addresses[1].prefix = 128;
+        eth3.addresses[1].dynamic = true;
+        let value = list(&[eth3], &[], |_| false, IpAddr::is_ipv6);
+        assert_eq!(value, "fd00::8;fd00::1;fd00::9");
+    }
+
+    #[test]
+    fn a_default_pattern_does_not_hide_the_machines_address() {
+        let defaults = DEFAULT_IGNORED.map(Pattern::new);
+        let bridge = |index, name, ip| of_kind("bridge", interface(index, name, &[ip]));
+        let routed = Interface {
+            default_route: true,
+            ..bridge(3, "br-ex", "10.3.0.1")
+        };
+        let port = Interface {
+            master: Some(4),
+            ..interface(2, "eth0", &[])
+        };
+        let all = [
+            port,
+            routed,
+            bridge(4, "br-lan", "10.4.0.1"),
+            bridge(5, "br-0123", "172.18.0.1"),
+        ];
+        let value =
+            |patterns: &[Pattern]| list(&all, patterns, |name| name == "eth0", IpAddr::is_ipv4);
+        assert_eq!(value(&defaults), "10.4.0.1;10.3.0.1");
+        // An administrator's pattern applies to all.
+        assert_eq!(value(&["br-?*"].map(Pattern::new)), "");
+        assert_eq!(value(&[]), "10.4.0.1;10.3.0.1;172.18.0.1");
     }
 
     #[test]
@@ -122,15 +207,14 @@ mod tests {
         let mut off = interface(5, "eth1", &["10.0.0.4"]);
         off.up = false;
         let all = [lo, eth0, vf, docker, off];
-        let ignored = [WildMatch::new("docker*")];
+        let ignored = [Pattern::new("docker*")];
         let value = list(&all, &ignored, |_| false, IpAddr::is_ipv4);
         assert_eq!(value, "10.0.0.2");
     }
 
     #[test]
     fn an_interface_of_a_vrf_has_its_own_addresses() {
-        let mut vrf = interface(2, "vrf-blue", &[]);
-        vrf.kind = Some("vrf".to_owned());
+        let vrf = of_kind("vrf", interface(2, "vrf-blue", &["127.0.0.1"]));
         let mut eth0 = interface(3, "eth0", &["10.0.0.1"]);
         eth0.master = Some(2);
         assert_eq!(v4(&[vrf, eth0]), "10.0.0.1");

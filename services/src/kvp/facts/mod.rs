@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::system::uname;
-use wildmatch::WildMatch;
 
+use self::addresses::Pattern;
 use self::full_name::FullName;
 use self::keys::FULL_NAME;
 pub use self::keys::KEYS;
@@ -30,7 +30,7 @@ const DRIVER_VERSION: &str = "3.1";
 /// Computes the guest's facts.
 pub struct Facts {
     root: PathBuf,
-    ignored: Vec<WildMatch>,
+    ignored: Vec<Pattern>,
     exposed: Vec<&'static str>,
     driver_version: String,
     full_name: FullName,
@@ -42,7 +42,7 @@ impl Facts {
         let patterns = config.ignored_interfaces.iter();
         let facts = Self {
             root: config.environment.root.clone(),
-            ignored: patterns.map(|glob| WildMatch::new(glob)).collect(),
+            ignored: patterns.map(|glob| Pattern::new(glob)).collect(),
             exposed: config.access.facts.clone(),
             driver_version: DRIVER_VERSION.to_owned(),
             full_name: FullName::new(),

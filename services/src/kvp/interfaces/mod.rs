@@ -1,17 +1,19 @@
 //! Lists the network interfaces, by netlink and sysfs.
 //!
 //! `netlink` requests `message`s from the kernel, `decode` turns them into interfaces, `device`
-//! finds the VMBus devices of interfaces.
+//! finds the VMBus devices of interfaces, `stack` the masters of ports.
 
 use std::io;
 use std::net::IpAddr;
 
 pub(super) use self::device::{interface_by_device, vmbus_device};
+pub(super) use self::stack::{above, top};
 
 mod decode;
 mod device;
 mod message;
 mod netlink;
+mod stack;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -69,6 +71,24 @@ pub struct Address {
 /// Any error of netlink; `TimedOut` if the kernel does not reply within two seconds.
 pub fn list() -> io::Result<Vec<Interface>> {
     Ok(decode::interfaces(&netlink::dump()?))
+}
+
+impl Interface {
+    /// Returns the order in which the host is told of an address, the best first: one that reaches
+    /// further than the link, one that is not deprecated, and one of a subnet before the virtual
+    /// ones that clusters add to it as `/32` or `/128`. (DHCPv6 leases a `/128`.)
+    pub(super) fn order(&self, address: &Address) -> (bool, bool, bool) {
+        let is_host = |address: &Address| match address.ip {
+            IpAddr::V4(_) => address.prefix == 32,
+            IpAddr::V6(_) => address.prefix == 128 && !address.dynamic,
+        };
+        let has_subnet = || {
+            let mut others = self.addresses.iter();
+            others.any(|other| other.ip.is_ipv4() == address.ip.is_ipv4() && !is_host(other))
+        };
+        let is_virtual = is_host(address) && has_subnet();
+        (address.is_link_local(), address.deprecated, is_virtual)
+    }
 }
 
 impl Address {
