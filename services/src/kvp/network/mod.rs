@@ -2,10 +2,10 @@
 //!
 //! `get` reads a configuration for the host and `set` applies one of it. `managers` lists the
 //! network managers in order; each has a directory of its own and implements the trait in
-//! `manager`. `choose` finds the one in charge of an interface; `startup` tells whether it
-//! runs. [`settings`] parses the host's texts. A network manager makes a `plan`, which a
-//! `transaction` applies and `verify` checks. [`sources`] know more about an interface than its
-//! manager, and `scripts` are those of the stock daemon.
+//! `manager`. `choose` finds the one in charge of an interface; `startup` tells whether it runs.
+//! [`settings`] parses the host's texts. A network manager makes a `plan`, which a `transaction`
+//! applies and `verify` checks; [`record`] keeps what became of it. [`sources`] know more about an
+//! interface than its manager, and `scripts` are those of the stock daemon.
 
 pub use self::backend::Backend;
 pub(super) use self::error::InjectError;
@@ -29,6 +29,7 @@ mod networkd;
 mod networkmanager;
 mod plan;
 mod program;
+pub mod record;
 mod renderings;
 mod scripts;
 mod set;

@@ -11,7 +11,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use hyperv_vmbus::Guid;
 use slog::{Logger, info, warn};
@@ -20,6 +20,7 @@ use super::backend::Backend;
 use super::choose::choose;
 use super::error::InjectError;
 use super::plan::Context;
+use super::record::{Record, State};
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
 use super::target::{self, Target};
@@ -88,13 +89,26 @@ fn set_with(
     };
     let script = hv_set_ifconfig::plan(&context, config)?;
     let is_script = script.is_some();
-    let mut plan = match script {
-        Some(plan) => plan,
+    let (mut plan, key) = match script {
+        Some(plan) => (plan, ""),
         None => {
             let choice = choose(root, config.network.backend, &before)?;
             context.running = choice.running;
-            choice.manager.plan(&context)?
+            (choice.manager.plan(&context)?, choice.manager.key())
         }
+    };
+    let mut record = Record {
+        interface: target.name.clone(),
+        time: SystemTime::now(),
+        manager: plan.manager.to_owned(),
+        key: key.to_owned(),
+        files: plan.files.iter().map(|file| file.path.clone()).collect(),
+        settings: settings.to_string(),
+        state: State::Deferred,
+        info: IpInfo {
+            adapter: device.to_string(),
+            ..info.clone()
+        },
     };
     let files = plan.paths();
     plan.files
@@ -117,6 +131,10 @@ fn set_with(
     };
     let differences = apply::apply(&plan, &Paths::of(config), apply_deadline, deadline, verify)?;
     let (name, manager) = (target.name, plan.manager);
+    record.state = State::InForce {
+        differences: differences.to_string(),
+    };
+    record.write_logged(&config.environment.runtime_dir, log);
     let files = match files.is_empty() {
         true => files,
         false => format!(" ({files})"),

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error_chain::display_chain;
 use crate::kvp::interfaces::testing::{self, address};
+use crate::kvp::network::record;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 
@@ -58,6 +59,7 @@ impl Guest {
             environment: crate::Environment {
                 root: root.path().to_owned(),
                 state_dir: root.path().join("state"),
+                runtime_dir: root.path().join("run/hyperv-agent"),
                 ..crate::Environment::default()
             },
             ..Config::default()
@@ -306,6 +308,16 @@ fn the_manager_in_charge_is_found_and_gets_its_file() {
         );
         let end = "): 10.0.0.5/24, fd00::5/64, gateway 10.0.0.1, DNS 1.1.1.1";
         assert!(log.starts_with(&start) && log.ends_with(end), "{log}");
+        let records = record::records(&guest.config.environment.runtime_dir);
+        let [record] = &records[..] else {
+            panic!("{records:?}");
+        };
+        assert_eq!(record.to_string(), "in force");
+        assert_eq!(
+            (&*record.interface, &*record.manager),
+            ("eth0", case.manager)
+        );
+        assert_eq!(record.files[0], guest.path(case.file));
         // The same configuration is applied again: an administrator may have changed something.
         guest.set(&info(), LONG).unwrap();
         assert_eq!(Case::calls(&guest), [case.applied, case.applied].concat());

@@ -119,6 +119,7 @@ fn config() -> Config {
         directory: "/tmp/hyperv".into(),
         environment: crate::Environment {
             state_dir: "/tmp/state".into(),
+            runtime_dir: "/tmp/runtime".into(),
             ..crate::Environment::default()
         },
         ..Config::default()
