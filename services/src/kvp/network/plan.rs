@@ -39,6 +39,11 @@ pub(super) struct Plan {
     /// What the previous configuration had and the new files do not, for the log: each with its
     /// file and key, such as `10-eth0.network: PreferredSource=192.168.7.7`.
     pub(super) lost: Vec<String>,
+    /// The units of the network manager, set by the caller of [`Manager::plan`]. None if the agent
+    /// cannot tell whether it runs.
+    ///
+    /// [`Manager::plan`]: super::manager::Manager::plan
+    pub(super) units: &'static [&'static str],
 }
 
 impl Plan {
@@ -57,6 +62,7 @@ impl Plan {
             revert,
             stable_for: Duration::ZERO,
             lost: Vec::new(),
+            units: &[],
         }
     }
 

@@ -206,9 +206,15 @@ pub fn records(runtime_dir: &Path) -> Vec<Record> {
     records.collect()
 }
 
-/// Removes the record of an interface, which need not exist.
-pub(super) fn remove(runtime_dir: &Path, interface: &str) {
-    let _ = fs::remove_file(runtime_dir.join(DIRECTORY).join(interface));
+/// Removes the records of configurations that wrote one of these files.
+pub(super) fn forget<'a>(runtime_dir: &Path, files: impl Iterator<Item = &'a Path>) {
+    let files: Vec<_> = files.collect();
+    for record in records(runtime_dir) {
+        if !record.files.iter().any(|file| files.contains(&&**file)) {
+            continue;
+        }
+        let _ = fs::remove_file(runtime_dir.join(DIRECTORY).join(&record.interface));
+    }
 }
 
 #[cfg(test)]
@@ -260,8 +266,10 @@ mod tests {
         };
         all[0].write(runtime.path()).unwrap();
         assert_eq!(records(runtime.path()), all);
-        remove(runtime.path(), "eth0");
-        remove(runtime.path(), "eth0");
+        all[1].files = vec!["/etc/d".into()];
+        all[1].write(runtime.path()).unwrap();
+        let files = ["/etc/other", "/etc/c"].map(Path::new);
+        forget(runtime.path(), files.into_iter());
         assert_eq!(records(runtime.path()), all[1..]);
     }
 

@@ -20,7 +20,7 @@ use super::backend::Backend;
 use super::choose::choose;
 use super::error::InjectError;
 use super::plan::Context;
-use super::record::{Record, State};
+use super::record::{self, Record, State};
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
 use super::target::{self, Target};
@@ -94,7 +94,9 @@ fn set_with(
         None => {
             let choice = choose(root, config.network.backend, &before)?;
             context.running = choice.running;
-            (choice.manager.plan(&context)?, choice.manager.key())
+            let mut plan = choice.manager.plan(&context)?;
+            plan.units = choice.manager.units(root, &before);
+            (plan, choice.manager.key())
         }
     };
     let mut record = Record {
@@ -192,6 +194,9 @@ fn rollback_logged(
             None => Ok(()),
         };
         backups::remove(undo_log)?;
+        if let Some(steps) = &steps {
+            record::forget(&config.environment.runtime_dir, steps.paths());
+        }
         result.map(|()| steps.is_some())
     });
     match rolled_back {

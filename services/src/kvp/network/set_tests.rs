@@ -60,7 +60,6 @@ impl Guest {
                 root: root.path().to_owned(),
                 state_dir: root.path().join("state"),
                 runtime_dir: root.path().join("run/hyperv-agent"),
-                ..crate::Environment::default()
             },
             ..Config::default()
         };
@@ -692,6 +691,38 @@ fn the_next_agent_rolls_back_what_one_left_half_done() {
     }
 }
 
+/// After a power failure the agent starts before any network manager.
+#[test]
+fn no_program_of_a_manager_that_starts_runs_in_a_rollback() {
+    for case in cases() {
+        let guest = case.guest(Backend::Auto);
+        guest.write(case.file, "previous\n");
+        let before = tree(&guest);
+        end_midway(&guest);
+        let calls = Case::calls(&guest);
+        guest
+            .write("run/systemd/system/x", "")
+            .install(&["systemctl"]);
+        guest.write(
+            "behaviour",
+            "[ \"$name\" != systemctl ] || printf 'LoadState=loaded\\nActiveState=inactive\\nJob=7\\n'\n",
+        );
+        recover_now(&guest);
+        assert_eq!(tree(&guest), before, "{}", case.manager);
+        let further = Case::calls(&guest).split_off(calls.len());
+        let further: Vec<_> = further
+            .iter()
+            .filter(|call| !call.starts_with("systemctl "))
+            .collect();
+        // It makes the files of the renderer.
+        let expected: &[&str] = match case.manager {
+            "netplan" => &["netplan generate"],
+            _ => &[],
+        };
+        assert_eq!(further, expected, "{}", case.manager);
+    }
+}
+
 #[test]
 fn nothing_is_rolled_back_twice_or_after_it_was_applied() {
     let case = &cases()[1];
@@ -873,6 +904,8 @@ fn what_the_kernel_did_not_take_the_reply_to_is_rolled_back() {
         for _ in 0..2 {
             rollback(&guest.config, Instant::now() + LONG, &log);
             assert_eq!(tree(&guest), before, "{}", case.manager);
+            let records = record::records(&guest.config.environment.runtime_dir);
+            assert_eq!(records, []);
             assert_eq!(Case::calls(&guest), [case.applied, case.reverted].concat());
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn of(root: &Path, units: &[&str]) -> Startup {
 
 /// Asks systemd; `None` where it is not the service manager, or does not answer.
 pub(super) fn systemd(root: &Path, units: &[&str]) -> Option<Startup> {
-    if !root.join("run/systemd/system").is_dir() {
+    if units.is_empty() || !root.join("run/systemd/system").is_dir() {
         return None;
     }
     let program = program::find(root, "systemctl")?;

@@ -10,6 +10,7 @@ use super::undo_log::{self, UndoLog};
 use crate::kvp::config::Config;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Plan, Step};
+use crate::kvp::network::startup::{self, Startup};
 use crate::timeouts::IP_ROLLBACK;
 
 /// Returns when a configuration has to be in effect so that there is time for a rollback.
@@ -76,20 +77,27 @@ pub(in crate::kvp::network) fn apply<T>(
     }
 }
 
-/// Rolls back the transaction of an agent that ended before it could.
+/// Rolls back the transaction of an agent that ended before it could. A network manager that is
+/// about to start reads the restored files then; its programs would only wait for it.
 pub(in crate::kvp::network) fn rollback(
     undo_log: &UndoLog,
     paths: &Paths<'_>,
     deadline: Instant,
 ) -> Result<(), InjectError> {
     let backups = Backups::new(paths.root, &paths.backups);
-    run_all(&undo_log.stop, half_way_to(deadline))?;
+    let units: Vec<&str> = undo_log.units.iter().map(String::as_str).collect();
+    let online = startup::systemd(paths.root, &units) != Some(Startup::Starting);
+    let may_run = |steps: &[Step]| -> Vec<Step> {
+        let may_run = steps.iter().filter(|step| online || step.offline);
+        may_run.cloned().collect()
+    };
+    run_all(&may_run(&undo_log.stop), half_way_to(deadline))?;
     let mut result = Ok(());
     for (path, existed) in undo_log.files.iter().rev() {
         result = result.and(backups.restore_from_copy(path, *existed));
     }
     result?;
-    run_all(&undo_log.revert, deadline)
+    run_all(&may_run(&undo_log.revert), deadline)
 }
 
 struct Transaction<'a> {

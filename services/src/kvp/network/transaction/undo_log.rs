@@ -17,6 +17,15 @@ pub(in crate::kvp::network) struct UndoLog {
     pub(super) files: Vec<(PathBuf, bool)>,
     /// Run when the previous files are restored.
     pub(super) revert: Vec<Step>,
+    /// The units of the network manager. While they start, only steps that work offline are run.
+    pub(super) units: Vec<String>,
+}
+
+impl UndoLog {
+    /// Returns the files that the transaction wrote or removed.
+    pub(in crate::kvp::network) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
 }
 
 // The first field of a line. Before each further one is a NUL, which neither paths nor
@@ -25,18 +34,25 @@ const STOP: &[u8] = b"before";
 const REPLACED: &[u8] = b"replaced";
 const NEW: &[u8] = b"new";
 const REVERT: &[u8] = b"revert";
+const REVERT_OFFLINE: &[u8] = b"revert-offline";
+const UNIT: &[u8] = b"unit";
 /// The last line of a complete log.
 const END: &[u8] = b"end";
 
 /// Writes the undo log of a plan whose files are backed up.
 pub(super) fn write(path: &Path, plan: &Plan, backups: &Backups<'_>) -> Result<(), InjectError> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
+    let units = plan.units.iter();
+    lines.extend(units.map(|unit| [UNIT, unit.as_bytes()].join(&0)));
     lines.extend(plan.stop.iter().map(|step| step_line(STOP, step)));
     for (path, existed) in backups.paths() {
         let kind = if existed { REPLACED } else { NEW };
         lines.push([kind, path.as_os_str().as_bytes()].join(&0));
     }
-    lines.extend(plan.revert.iter().map(|step| step_line(REVERT, step)));
+    lines.extend(plan.revert.iter().map(|step| {
+        let kind = if step.offline { REVERT_OFFLINE } else { REVERT };
+        step_line(kind, step)
+    }));
     lines.push(END.to_vec());
     backups::write(path, &lines.join(&b'\n'), 0o600, None)
 }
@@ -58,7 +74,12 @@ pub(in crate::kvp::network) fn parse(bytes: &[u8]) -> Option<UndoLog> {
     for line in lines {
         let mut fields = line.split(|&byte| byte == 0);
         let kind = fields.next()?;
-        let path = PathBuf::from(std::ffi::OsString::from_vec(fields.next()?.to_vec()));
+        let first = fields.next()?.to_vec();
+        if kind == UNIT {
+            undo_log.units.push(String::from_utf8(first).ok()?);
+            continue;
+        }
+        let path = PathBuf::from(std::ffi::OsString::from_vec(first));
         if !path.is_absolute() {
             return None;
         }
@@ -69,6 +90,7 @@ pub(in crate::kvp::network) fn parse(bytes: &[u8]) -> Option<UndoLog> {
         match kind {
             STOP => undo_log.stop.push(Step::new(path, &args).may_fail()),
             REVERT => undo_log.revert.push(Step::new(path, &args)),
+            REVERT_OFFLINE => undo_log.revert.push(Step::new(path, &args).offline()),
             REPLACED => undo_log.files.push((path, true)),
             NEW => undo_log.files.push((path, false)),
             _ => return None,
@@ -86,14 +108,17 @@ mod tests {
     #[test]
     fn only_a_complete_undo_log_is_read() {
         let bytes =
-            b"before\0/bin/ifdown\0eth0\nreplaced\0/etc/a b\nnew\0/etc/c\nrevert\0/bin/ifup\nend";
+            b"unit\0networking.service\nbefore\0/bin/ifdown\0eth0\nreplaced\0/etc/a b\nnew\0/etc/c\n\
+            revert-offline\0/bin/generate\nrevert\0/bin/ifup\nend";
         let undo_log = parse(bytes).unwrap();
+        assert_eq!(undo_log.units, ["networking.service"]);
         assert_eq!(
             undo_log.files,
             [("/etc/a b".into(), true), ("/etc/c".into(), false)]
         );
         assert_eq!(undo_log.stop[0].args, ["eth0"]);
-        assert_eq!(undo_log.revert[0].program, Path::new("/bin/ifup"));
+        assert!(undo_log.revert[0].offline && !undo_log.revert[1].offline);
+        assert_eq!(undo_log.revert[1].program, Path::new("/bin/ifup"));
         for len in 0..bytes.len() {
             assert_eq!(parse(&bytes[..len]), None);
         }
