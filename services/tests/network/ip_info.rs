@@ -131,6 +131,72 @@ fn what_is_part_of_another_is_not_meant() {
 }
 
 #[test]
+fn the_bridge_of_an_adapter_answers_for_it() {
+    if !in_own_network("ip_info::the_bridge_of_an_adapter_answers_for_it") {
+        return;
+    }
+    add("eth0", MAC);
+    ip("link add br0 address 02:00:00:00:00:01 type bridge");
+    ip("link set br0 up addrgenmode none");
+    ip("link set eth0 master br0");
+    ip("address add 192.0.2.7/24 dev br0");
+    ip("route add default via 192.0.2.1 dev br0");
+    let (root, config) = machine();
+    let states = root.path().join("run/systemd/resolve/netif");
+    fs::create_dir_all(&states).unwrap();
+    let state = states.join(interface("br0").index.to_string());
+    fs::write(state, "SERVERS=192.0.2.53\n").unwrap();
+    let info = get(&config, Family::V4);
+    assert_eq!(addresses(&info), ["192.0.2.7/24"]);
+    assert_eq!(info.gateways, ips(["192.0.2.1"]));
+    assert_eq!(info.dns, ips(["192.0.2.53"]));
+}
+
+#[test]
+fn unusable_addresses_are_not_told_and_deprecated_ones_come_last() {
+    if !in_own_network("ip_info::unusable_addresses_are_not_told_and_deprecated_ones_come_last") {
+        return;
+    }
+    ip(&format!(
+        "link add eth0 address {MAC} type veth peer name peer"
+    ));
+    // Without a peer that is up, an address stays tentative.
+    ip("link set eth0 up addrgenmode none");
+    ip("address add 192.0.2.9/32 dev eth0");
+    ip("address add 192.0.2.8/24 dev eth0 valid_lft 1000 preferred_lft 0");
+    ip("address add 169.254.7.7/16 dev eth0");
+    ip("address add 192.0.2.7/25 dev eth0");
+    ip("address add 2001:db8::5/64 dev eth0");
+    ip("address add 2001:db8::6/64 dev eth0 nodad");
+    let (_root, config) = machine();
+    let v4 = [
+        "192.0.2.7/25",
+        "192.0.2.9/32",
+        "192.0.2.8/24",
+        "169.254.7.7/16",
+    ];
+    assert_eq!(addresses(&get(&config, Family::V4)), v4);
+    assert_eq!(addresses(&get(&config, Family::V6)), ["2001:db8::6/64"]);
+}
+
+#[test]
+fn gateways_of_other_tables_are_told_where_the_main_one_has_none() {
+    if !in_own_network("ip_info::gateways_of_other_tables_are_told_where_the_main_one_has_none") {
+        return;
+    }
+    add_eth0();
+    ip("route add default via 192.0.2.9 dev eth0 table 100");
+    ip("-6 route add default via 2001:db8::9 dev eth0 table 100");
+    let (_root, config) = machine();
+    let told = || get(&config, Family::BOTH).gateways;
+    assert_eq!(told(), ips(["2001:db8::1", "192.0.2.1", "192.0.2.2"]));
+    ip("-6 route del default via 2001:db8::1 dev eth0");
+    assert_eq!(told(), ips(["192.0.2.1", "192.0.2.2", "2001:db8::9"]));
+    ip("route flush default");
+    assert_eq!(told(), ips(["192.0.2.9", "2001:db8::9"]));
+}
+
+#[test]
 fn an_address_with_an_end_is_leased() {
     if !in_own_network("ip_info::an_address_with_an_end_is_leased") {
         return;
@@ -174,7 +240,10 @@ fn the_managers_part_is_told() {
 
     let info = get(&config, Family::V4);
     assert!(info.dhcp);
-    assert_eq!(info.dns, ips(["10.0.0.1", "fd00::1"]));
+    assert_eq!(info.dns, ips(["10.0.0.1"]));
+    assert_eq!(get(&config, Family::V6).dns, ips(["fd00::1"]));
+    let both = ips(["10.0.0.1", "fd00::1"]);
+    assert_eq!(get(&config, Family::BOTH).dns, both);
     // Some DHCP clients set no lifetime.
     assert_eq!(info.addresses[0].origin, Origin::Automatic);
 }

@@ -1,10 +1,12 @@
 //! Reads the IP configuration of an interface (GET_IP_INFO). Protocol section 7.
 //!
-//! The interface is found by its MAC address (`mac`). Its addresses and gateways are the
+//! The interface is found by its MAC address (`mac`); for a port of a bridge, bond or team, the
+//! topmost master answers, which has the port's addresses. Its addresses and gateways are the
 //! kernel's; whether it uses DHCP and its DNS servers are known to the network managers only
 //! (`managers`), or to the distribution's `scripts` if the configuration names them.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use slog::{Logger, debug};
@@ -27,9 +29,9 @@ pub enum IpInfoError {
     NoInterface(String),
 }
 
-/// Returns the IP configuration of the interface with this MAC address. Addresses,
-/// including link-local ones, and gateways are those of the given families; no family
-/// means both.
+/// Returns the IP configuration of the interface with this MAC address, or of its topmost master.
+/// Addresses, including link-local ones, gateways and DNS servers are those of the given families;
+/// no family means both.
 ///
 /// # Errors
 ///
@@ -41,8 +43,10 @@ pub fn get(
     log: &Logger,
 ) -> Result<IpConfiguration, IpInfoError> {
     let interfaces = interfaces::list().map_err(IpInfoError::Interfaces)?;
+    let root = &config.environment.root;
+    let on_vmbus = |name: &str| interfaces::vmbus_device(root, name).is_some();
     let interface = mac::parse(adapter)
-        .and_then(|mac| mac::find(&interfaces, mac))
+        .and_then(|mac| mac::find(&interfaces, mac, on_vmbus))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
     let answer = answer(config, interface, family, log);
     let nobody = "nobody";
@@ -97,7 +101,12 @@ pub(super) fn answer(
     // Some DHCP clients set no lifetime.
     let v4_automatic = dhcp && !leased;
 
-    let addresses = interface.addresses.iter().map(|address| IpAddress {
+    let addresses = interface.addresses.iter();
+    let mut addresses: Vec<_> = addresses
+        .filter(|address| !address.tentative && family.includes(address.ip))
+        .collect();
+    addresses.sort_by_key(|address| interface.order(address));
+    let addresses = addresses.into_iter().map(|address| IpAddress {
         ip: address.ip,
         prefix: address.prefix,
         origin: match address.dynamic
@@ -108,14 +117,20 @@ pub(super) fn answer(
             false => Origin::Static,
         },
     });
-    let gateways = interface.gateways.iter().copied();
+    // Those of other tables only where the main one has none: a host that sends what it has read
+    // must not make a second default route of them.
+    let is_routed = |ip: &IpAddr| {
+        let mut main = interface.gateways.iter();
+        main.any(|gateway| gateway.is_ipv4() == ip.is_ipv4())
+    };
+    let by_policy = interface.policy_gateways.iter().filter(|ip| !is_routed(ip));
+    let gateways = interface.gateways.iter().chain(by_policy).copied();
+    let dns = dns.unwrap_or_default().into_iter();
     let info = IpConfiguration {
         dhcp,
-        addresses: addresses
-            .filter(|address| family.includes(address.ip))
-            .collect(),
+        addresses: addresses.collect(),
         gateways: gateways.filter(|ip| family.includes(*ip)).collect(),
-        dns: dns.unwrap_or_default(),
+        dns: dns.filter(|ip| family.includes(*ip)).collect(),
     };
     Answer {
         info,

@@ -1,6 +1,6 @@
 //! Finds the interface that a request names by its MAC address.
 
-use crate::kvp::interfaces::{Address, Interface};
+use crate::kvp::interfaces::{self, Address, Interface};
 
 /// Parses a MAC address: six pairs of hexadecimal digits in either case, separated by `:`,
 /// `-` or nothing.
@@ -26,20 +26,28 @@ pub(super) fn parse(text: &str) -> Option<[u8; 6]> {
     Some(mac)
 }
 
-/// Returns the interface with this MAC address. Several can have the same: a netvsc
-/// interface and its VF, a bridge or bond and its ports, a VLAN and its parent. This
-/// prefers the one with the addresses.
-pub(super) fn find(interfaces: &[Interface], mac: [u8; 6]) -> Option<&Interface> {
+/// Returns the topmost master of the interface with this MAC address, current or permanent; the
+/// interface itself if it is no port. Several can have the same address: a netvsc interface and its
+/// VF, a bridge or bond and its ports, a VLAN and its parent. This prefers the one with the
+/// addresses, then that of a VMBus device. `on_vmbus` returns whether the interface of that name
+/// is one.
+pub(super) fn find(
+    interfaces: &[Interface],
+    mac: [u8; 6],
+    on_vmbus: impl Fn(&str) -> bool,
+) -> Option<&Interface> {
     interfaces
         .iter()
-        .filter(|interface| interface.mac == Some(mac))
-        .min_by_key(|interface| {
+        .filter(|interface| [interface.mac, interface.permanent_mac].contains(&Some(mac)))
+        .map(|interface| (interface, interfaces::top(interface, interfaces)))
+        .min_by_key(|(interface, top)| {
             (
-                interface.master.is_some(),
-                interface.addresses.iter().all(Address::is_link_local),
+                top.addresses.iter().all(Address::is_link_local),
+                !on_vmbus(&interface.name),
                 interface.kind.is_some(),
             )
         })
+        .map(|(_, top)| top)
 }
 
 #[cfg(test)]
@@ -67,7 +75,7 @@ mod tests {
 
     #[track_caller]
     fn assert_found(interfaces: &[Interface], index: u32) {
-        assert_eq!(find(interfaces, MAC).unwrap().index, index);
+        assert_eq!(find(interfaces, MAC, |_| false).unwrap().index, index);
     }
 
     #[test]
@@ -116,10 +124,58 @@ mod tests {
 
     #[test]
     fn an_unknown_mac_address_finds_nothing() {
-        assert!(find(&[interface(2)], [0; 6]).is_none());
+        assert!(find(&[interface(2)], [0; 6], |_| false).is_none());
         let mut tunnel = interface(2);
         tunnel.mac = None;
-        assert!(find(&[tunnel], MAC).is_none());
+        assert!(find(&[tunnel], MAC, |_| false).is_none());
+    }
+
+    #[test]
+    fn the_topmost_master_of_a_port_is_found() {
+        let of_kind = |kind: &str, mac, interface| Interface {
+            kind: Some(kind.to_owned()),
+            mac,
+            ..interface
+        };
+        let vf = Interface {
+            master: Some(3),
+            ..interface(2)
+        };
+        let netvsc = Interface {
+            master: Some(4),
+            ..interface(3)
+        };
+        let bond = Interface {
+            master: Some(5),
+            ..of_kind("bond", Some(MAC), interface(4))
+        };
+        // A bridge may have a MAC address of its own.
+        let bridge = of_kind("bridge", Some([2; 6]), with_address(5, "10.0.0.1"));
+        assert_found(&[vf, netvsc.clone(), bond.clone(), bridge], 5);
+        // An interface of a VRF has its own addresses.
+        let vrf = of_kind("vrf", None, interface(4));
+        assert_found(&[netvsc, vrf], 3);
+        // The second port of a bond has the address of the first.
+        let second = Interface {
+            mac: Some([2; 6]),
+            permanent_mac: Some(MAC),
+            master: Some(4),
+            ..interface(3)
+        };
+        let bond = Interface {
+            master: None,
+            mac: Some([2; 6]),
+            ..bond
+        };
+        assert_found(&[second, bond], 4);
+    }
+
+    #[test]
+    fn the_device_of_the_host_is_preferred() {
+        let both = [with_address(2, "10.0.0.1"), with_address(3, "10.0.0.2")];
+        assert_found(&both, 2);
+        let found = find(&both, MAC, |name| name == "eth3");
+        assert_eq!(found.unwrap().index, 3);
     }
 
     proptest! {

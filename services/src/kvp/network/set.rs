@@ -229,11 +229,11 @@ fn find_target(
         .find(|interface| interface.name == name)
         .cloned()
         .ok_or_else(none)?;
-    if let Some(index) = interface.master {
-        let master = interfaces.iter().find(|other| other.index == index);
+    let master = interfaces::top(&interface, &interfaces);
+    if master.index != interface.index {
         return Err(InjectError::Enslaved {
             interface: name,
-            master: master.map_or_else(|| format!("number {index}"), |other| other.name.clone()),
+            master: master.name.clone(),
         });
     }
     let root = &config.environment.root;

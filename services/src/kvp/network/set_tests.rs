@@ -52,6 +52,15 @@ struct Guest {
 }
 
 impl Guest {
+    /// Puts eth0 below an interface of this kind.
+    fn put_below(&mut self, kind: &str) {
+        self.interfaces[0].master = Some(9);
+        self.interfaces.push(Interface {
+            kind: Some(kind.to_owned()),
+            ..testing::interface(9, &format!("{kind}9"))
+        });
+    }
+
     fn new(backend: Backend, tools: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut config = Config {
@@ -560,7 +569,7 @@ fn an_invalid_configuration_changes_nothing() {
             Status::FAIL,
         ),
         (
-            guest(|guest| guest.interfaces[0].master = Some(9)),
+            guest(|guest| guest.put_below("bridge")),
             wrong(|_| ()),
             Status::FAIL,
         ),
@@ -581,6 +590,17 @@ fn an_invalid_configuration_changes_nothing() {
         assert_eq!(tree(&guest), before, "{error}");
         assert_eq!(guest.calls(), [""; 0], "{error}");
     }
+}
+
+#[test]
+fn an_interface_of_a_vrf_is_configured_and_a_port_is_not() {
+    let mut guest = cases()[1].guest(Backend::Auto);
+    guest.put_below("vrf");
+    guest.set(&info(), LONG).unwrap();
+    let mut guest = cases()[1].guest(Backend::Auto);
+    guest.put_below("bond");
+    let error = guest.set(&info(), LONG).unwrap_err();
+    assert!(error.to_string().starts_with("eth0 is a port of bond9"));
 }
 
 #[test]
