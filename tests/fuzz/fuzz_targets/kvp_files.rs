@@ -5,7 +5,7 @@
 
 use hyperv_services::kvp::assignments;
 use hyperv_services::kvp::network::ini::{Document, Syntax};
-use hyperv_services::kvp::network::sources::{dhclient, dhcpcd, resolv_conf};
+use hyperv_services::kvp::network::sources::{dhclient, dhcpcd, dnsmasq, resolv_conf};
 use hyperv_services::kvp::network::{ifcfg, ifupdown, ini};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,5 +25,6 @@ fuzz_target!(|content: &[u8]| {
     let _ = ifcfg::parse(&text);
     let _ = ifupdown::parse(&text);
     let _ = dhclient::parse(&text);
+    let _ = dnsmasq::parse(&text);
     assert!(resolv_conf::parse(&text).iter().all(|ip| !ip.is_loopback()));
 });

@@ -10,7 +10,7 @@ use super::manager::Manager;
 use super::netplan::Netplan;
 use super::networkd::Networkd;
 use super::networkmanager::NetworkManager;
-use super::sources::{dhclient, dhcpcd, resolv_conf, resolved};
+use super::sources::{dhclient, dhcpcd, dnsmasq, resolv_conf, resolved};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
@@ -70,10 +70,12 @@ pub(super) fn read(root: &Path, interface: &Interface) -> Known {
             break;
         }
     }
-    let of_machine = || Some((resolv_conf::servers(root), "resolv.conf"));
-    known.dns = known
-        .dns
-        .or_else(|| of_machine().filter(|(dns, _)| !dns.is_empty()));
+    let of_machine = || {
+        iter::once_with(|| (resolv_conf::servers(root), "resolv.conf"))
+            .chain(iter::once_with(|| (dnsmasq::servers(root), "dnsmasq")))
+            .find(|(dns, _)| !dns.is_empty())
+    };
+    known.dns = known.dns.or_else(of_machine);
     known
 }
 
@@ -137,6 +139,19 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 2 + MANAGERS.len());
+    }
+
+    #[test]
+    fn a_local_resolver_has_servers_of_its_own() {
+        let mut files = vec![
+            ("etc/resolv.conf", "nameserver 127.0.0.1\n"),
+            ("etc/dnsmasq.conf", "server=10.0.0.5\n"),
+        ];
+        let known = read(root(&files).path(), &eth0(&[]));
+        assert_eq!(known.dns, Some((ips(&["10.0.0.5"]), "dnsmasq")));
+        files[0].1 = "nameserver 127.0.0.1\nnameserver 10.0.0.4\n";
+        let known = read(root(&files).path(), &eth0(&[]));
+        assert_eq!(known.dns, Some((ips(&["10.0.0.4"]), "resolv.conf")));
     }
 
     #[test]
