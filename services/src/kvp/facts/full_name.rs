@@ -17,10 +17,16 @@ use crate::retry::retry_until;
 /// How long a name is valid.
 const REFRESH: Duration = Duration::from_secs(600);
 
-/// When to retry a failed look-up, such as one before the network is up.
+/// When to retry a failed look-up.
 const RETRY: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The same while the first look-up is recent: the network may be about to start.
+const EARLY_RETRY: Duration = Duration::from_secs(10);
+
+/// How long the first look-up is recent.
+const EARLY: Duration = Duration::from_secs(120);
 
 /// `AI_CANONNAME`, which is the same on every architecture.
 const CANONICAL_NAME: i32 = 2;
@@ -45,6 +51,8 @@ struct State {
     busy: bool,
     /// The host name of the last look-up.
     host: String,
+    /// When the first look-up of it began.
+    first: Option<Instant>,
     /// When the next look-up is due.
     due: Option<Instant>,
     /// The full name for `host`.
@@ -78,7 +86,9 @@ impl FullName {
         }
         if !state.busy && !host.is_empty() && state.due.is_none_or(|due| due <= now) {
             state.busy = self.look_up(host.to_owned());
-            state.due = Some(now + RETRY);
+            let first = *state.first.get_or_insert(now);
+            let early = now.saturating_duration_since(first) < EARLY;
+            state.due = Some(now + if early { EARLY_RETRY } else { RETRY });
         }
         match &state.full_name {
             Some(name) if state.host == host => name.clone(),
@@ -235,6 +245,25 @@ mod tests {
         assert!(resolver.was_asked().is_some());
         resolver.answer(&name, Some("web.new"));
         assert_eq!(name.best_known("web", later), "web.new");
+    }
+
+    #[test]
+    fn a_look_up_that_failed_is_retried_soon_at_first() {
+        let (resolver, name) = Resolver::new();
+        let mut now = Instant::now();
+        let start = now;
+        let mut looked_up = Vec::new();
+        while now < start + EARLY * 2 {
+            name.best_known("web", now);
+            if lock(&name.state).busy {
+                looked_up.push((now - start).as_secs());
+                resolver.was_asked();
+                resolver.answer(&name, None);
+            }
+            now += Duration::from_secs(1);
+        }
+        let early = (0..=12).map(|at| at * 10);
+        assert_eq!(looked_up, early.chain([180]).collect::<Vec<_>>());
     }
 
     #[test]
