@@ -18,7 +18,7 @@ use slog::{Drain, KV, Key, Level, OwnedKVList, Record, Serializer};
 use crate::fields::{RecordText, is_field};
 
 /// Directory of the journal's sockets.
-const DIRECTORY: &str = "/run/systemd/journal";
+pub(crate) const DIRECTORY: &str = "/run/systemd/journal";
 
 /// Maximum length of a value in bytes. With [`MAX_FIELDS`] of them, a record fits a
 /// datagram.
@@ -34,13 +34,15 @@ const MAX_NAME: usize = 64;
 /// may hang, and the queue is bounded.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns the journal's socket, if the socket at `log` belongs to the journal.
-pub(crate) fn socket(log: &Path) -> Option<PathBuf> {
-    let directory = Path::new(DIRECTORY);
-    let leads_to = log.canonicalize().ok()?;
-    leads_to
-        .starts_with(directory)
-        .then(|| directory.join("socket"))
+/// Returns the journal's socket in `directory`, if the socket at `log` belongs to the
+/// journal or does not exist yet, as early in the boot.
+pub(crate) fn socket(log: &Path, directory: &Path) -> Option<PathBuf> {
+    let socket = directory.join("socket");
+    let is_log = match log.canonicalize() {
+        Ok(leads_to) => leads_to.starts_with(directory),
+        Err(error) => error.kind() == ErrorKind::NotFound && socket.exists(),
+    };
+    is_log.then_some(socket)
 }
 
 /// A drain that sends records to the journal.
@@ -289,12 +291,27 @@ mod tests {
     fn the_journal_is_used_if_it_is_the_system_log() {
         let home = tempfile::tempdir().unwrap();
         let log = home.path().join("log");
-        assert_eq!(socket(&log), None);
+        let directory = home.path().join("journal");
+        std::fs::create_dir(&directory).unwrap();
+        let journal = directory.join("socket");
         std::fs::write(&log, "").unwrap();
-        assert_eq!(socket(&log), None);
+        assert_eq!(socket(&log, &directory), None);
         std::fs::remove_file(&log).unwrap();
-        symlink("/run/systemd/journal/dev-log", &log).unwrap();
-        let there = Path::new("/run/systemd/journal/dev-log").exists();
-        assert_eq!(socket(&log).is_some(), there);
+        std::fs::write(directory.join("dev-log"), "").unwrap();
+        symlink(directory.join("dev-log"), &log).unwrap();
+        assert_eq!(socket(&log, &directory), Some(journal));
+    }
+
+    #[test]
+    fn the_journal_is_used_while_there_is_no_system_log_yet() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        let journal = home.path().join("socket");
+        assert_eq!(socket(&log, home.path()), None);
+        std::fs::write(&journal, "").unwrap();
+        assert_eq!(socket(&log, home.path()), Some(journal.clone()));
+        // The link is there before the socket.
+        symlink(home.path().join("dev-log"), &log).unwrap();
+        assert_eq!(socket(&log, home.path()), Some(journal));
     }
 }

@@ -70,15 +70,17 @@ impl Log {
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
         let (queue, guard) = match target {
             // Without the journal's native socket, its socket for syslog is used.
-            Target::Syslog => match journal::socket(Path::new(SYSLOG_SOCKET))
-                .and_then(|path| Journal::connect(path).ok())
-            {
-                Some(journal) => queue(journal.ignore_res()),
-                None => {
-                    let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
-                    queue(WithoutFields(syslog).ignore_res())
+            Target::Syslog => {
+                match journal::socket(Path::new(SYSLOG_SOCKET), Path::new(journal::DIRECTORY))
+                    .and_then(|path| Journal::connect(path).ok())
+                {
+                    Some(journal) => queue(journal.ignore_res()),
+                    None => {
+                        let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
+                        queue(WithoutFields(syslog).ignore_res())
+                    }
                 }
-            },
+            }
             Target::Stderr => queue(Lines(Mutex::new(io::stderr())).ignore_res()),
         };
         let drain = ThresholdDrain {

@@ -11,10 +11,20 @@ use crate::worker::exit::WorkerExit;
 /// A message to the loop.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    WorkerEnded { token: Token, ended: WorkerExit },
-    Request { request: Request, client: Client },
+    WorkerEnded {
+        token: Token,
+        ended: WorkerExit,
+    },
+    Request {
+        request: Request,
+        client: Client,
+    },
     StandaloneEnded,
     Rescan,
+    /// Local file systems are still being mounted.
+    Mounting,
+    /// All local file systems are mounted.
+    Mounted,
     Reload,
     Stop,
 }

@@ -1,5 +1,6 @@
 //! The supervisor's settings, and how they are reloaded.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hyperv_services::service::Entry;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub bind_uio: bool,
     /// Where sysfs and the device nodes are.
     pub roots: Roots,
+    /// Where udev and systemd say what they are doing: `/run`, except in tests.
+    pub run: PathBuf,
 }
 
 /// Loads the settings again. After an error, the old settings stay in use.

@@ -18,6 +18,13 @@ pub(crate) const LOG_FLUSH: Duration = Duration::from_millis(200);
 /// When systemd kills an agent that does not end: `TimeoutStopSec` of the unit.
 const SERVICE_MANAGER_STOP: Duration = Duration::from_secs(10);
 
+/// How long creating what other programs expect of the services may take. Then the agent
+/// is ready without it.
+pub(crate) const PREPARE: Duration = Duration::from_secs(2);
+
+/// When systemd kills an agent that does not get ready: `TimeoutStartSec` of the unit.
+const SERVICE_MANAGER_START: Duration = Duration::from_secs(30);
+
 /// How long an operation of a worker may take before a warning says what it waits for.
 pub(crate) const OVERDUE: Duration = Duration::from_secs(5);
 
@@ -42,6 +49,7 @@ const _: () = {
     assert!(fit(&[THAW_AND_HOOKS_AT_EXIT], STOP_FROZEN));
     assert!(fit(&[STOP], STOP_FROZEN));
     assert!(fit(&[STOP_FROZEN, LOG_FLUSH], SERVICE_MANAGER_STOP));
+    assert!(fit(&[PREPARE], SERVICE_MANAGER_START));
     assert!(fit(&[HOLDER_SEARCH], OVERDUE));
     assert!(fit(&[BACKOFF_MIN], BACKOFF_MAX));
     assert!(fit(&[BACKOFF_MAX], HEALTHY));
@@ -53,9 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_has_the_limit_of_the_service_manager() {
+    fn the_unit_has_the_limits_of_the_service_manager() {
         let unit = include_str!("../../packaging/systemd/hyperv-agent.service");
-        let line = format!("\nTimeoutStopSec={}s\n", SERVICE_MANAGER_STOP.as_secs());
-        assert!(unit.contains(&line));
+        for (key, limit) in [
+            ("TimeoutStartSec", SERVICE_MANAGER_START),
+            ("TimeoutStopSec", SERVICE_MANAGER_STOP),
+        ] {
+            let line = format!("\n{key}={}s\n", limit.as_secs());
+            assert!(unit.contains(&line), "{line}");
+        }
     }
 }

@@ -146,3 +146,24 @@ fn a_device_without_a_driver_is_bound_where_that_is_allowed() {
     assert_eq!(bound, ONE.class.to_string());
     guest.stop();
 }
+
+#[test]
+fn what_other_programs_expect_is_created_without_a_device() {
+    let guest = Guest::start(&[]);
+    let home = tempfile::tempdir().unwrap();
+    let pools = home.path().join("pools");
+    let files = || fs::read_dir(&pools).map_or(0, Iterator::count);
+    guest.change(|settings| {
+        let config = Arc::make_mut(&mut settings.config);
+        config.kvp.directory.clone_from(&pools);
+    });
+    guest.log.wait_for("configuration reloaded");
+    assert_eq!(files(), 0);
+    guest.change(|settings| settings.services.push(&hyperv_services::kvp::ENTRY));
+    let deadline = Instant::now() + LONG;
+    while files() < 5 {
+        assert!(Instant::now() < deadline, "{} files", files());
+        thread::yield_now();
+    }
+    guest.stop();
+}

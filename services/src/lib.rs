@@ -2,6 +2,7 @@
 //! handlers of messages from the host. The transports are in `hyperv-vmbus`.
 
 pub mod backup;
+pub mod boot;
 pub mod clock;
 pub mod command;
 pub mod config;

@@ -35,6 +35,12 @@ pub struct Entry {
     pub hvutil: HvUtil,
     /// Whether it runs unless switched off.
     pub default: bool,
+    /// Whether it must not run before all local file systems are mounted: it writes to
+    /// paths that one of them may cover.
+    pub after_mounts: bool,
+    /// Creates what other programs expect of the service as soon as it is switched on,
+    /// with or without a device. It may wait for a disk. An error is logged as it is.
+    pub prepare: Option<fn(&Config) -> Result<(), String>>,
     /// Creates the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
 }

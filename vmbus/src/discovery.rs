@@ -31,6 +31,18 @@ impl Default for Roots {
     }
 }
 
+/// Returns whether the firmware describes a VMBus, which exists in sysfs once the kernel
+/// module `hv_vmbus` is loaded.
+pub fn firmware_has_vmbus(roots: &Roots) -> bool {
+    let devices = names(&roots.sys.join("bus/acpi/devices"));
+    let mut devices = devices.ok().flatten().into_iter().flatten();
+    devices.any(|name| {
+        // Both spellings exist, and a number follows.
+        name.get(..6)
+            .is_some_and(|id| id.eq_ignore_ascii_case("VMBUS:"))
+    })
+}
+
 /// `state` of a device whose channel is open.
 const STATE_OPEN: &str = "3";
 
@@ -317,6 +329,16 @@ mod tests {
             dev: "/nonexistent".into(),
         };
         assert!(matches!(devices(&roots), Err(DiscoveryError::NoVmbus(_))));
+    }
+
+    #[test]
+    fn the_firmware_tells_of_a_vmbus_before_the_kernel_does() {
+        let sysfs = Sysfs::new();
+        assert!(!firmware_has_vmbus(&sysfs.roots()));
+        for (device, vmbus) in [("PNP0A03:00", false), ("VMBUS", false), ("VMBus:01", true)] {
+            fs::create_dir_all(sysfs.path(&format!("bus/acpi/devices/{device}"))).unwrap();
+            assert_eq!(firmware_has_vmbus(&sysfs.roots()), vmbus, "{device}");
+        }
     }
 
     #[test]

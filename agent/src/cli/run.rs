@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
-use hyperv_vmbus::discovery::Roots;
+use hyperv_vmbus::discovery::{self, Roots};
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};
 
@@ -64,7 +64,9 @@ impl Run {
         }
         let config = config::load(self.config.path.as_deref())?;
         let roots = Roots::default();
-        if !roots.sys.join("bus/vmbus").exists() && !roots.dev.join("vmbus").exists() {
+        let vmbus = roots.sys.join("bus/vmbus").exists() || roots.dev.join("vmbus").exists();
+        // Early in the boot, its kernel module may be loaded a moment later.
+        if !vmbus && !discovery::firmware_has_vmbus(&roots) {
             return Ok(no_vmbus(&roots));
         }
         // The configuration sets the modes of copied files, not the umask of whoever
@@ -168,6 +170,7 @@ impl Run {
             config: Arc::new(config.service.clone()),
             bind_uio: config.bind_uio,
             roots,
+            run: "/run".into(),
         }
     }
 }

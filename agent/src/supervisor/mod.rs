@@ -1,8 +1,8 @@
 //! The supervisor: one mio loop over idle devices, uevents, signals, timers and local
 //! clients. It starts and stops a worker thread for each device.
 //!
-//! The loop accesses no file system other than sysfs, resolves no name, runs no program
-//! and waits for nothing but its poll.
+//! The loop accesses no file system other than sysfs and `/run`, resolves no name, runs no
+//! program and waits for nothing but its poll.
 
 mod scan;
 mod slot;
@@ -14,8 +14,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use hyperv_services::boot;
 use hyperv_services::command::{self, Command};
 use hyperv_services::service::Entry;
 use hyperv_services::sys;
@@ -27,7 +29,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
 
-use self::scan::Scanner;
+use self::scan::{Mounts, Scanner};
 use self::slot::{Slot, State};
 use self::standalone::Standalone;
 use self::status::StatusSources;
@@ -225,7 +227,10 @@ impl Supervisor {
     /// If the poll fails.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
+        self.await_mounts();
         self.scan_devices();
+        // It may wait for a disk, which may even be frozen until a worker thaws it.
+        let _ = self.prepare_services().recv_timeout(timeouts::PREPARE);
         notify_service_manager(&[NotifyState::Ready]);
         if self.slots.is_empty() {
             info!(
@@ -260,6 +265,48 @@ impl Supervisor {
         }
     }
 
+    /// Starts to wait for the local file systems that systemd mounts. Services that need
+    /// them are left out until then.
+    fn await_mounts(&mut self) {
+        if !boot::has_systemd(&self.settings.run) {
+            return;
+        }
+        let handle = self.handle();
+        let wait = move || {
+            boot::wait_for_local_file_systems(|| handle.send(Notice::Mounting));
+            handle.send(Notice::Mounted);
+        };
+        match thread::Builder::new().name("mounts".to_owned()).spawn(wait) {
+            Ok(_) => self.scanner.set_mounts(Mounts::Unknown),
+            Err(error) => warn!(self.log, "cannot start a thread: {}", error),
+        }
+    }
+
+    /// Starts to create what other programs expect of the enabled services. Returns a
+    /// channel that is closed when that is done or has failed.
+    fn prepare_services(&mut self) -> Receiver<()> {
+        let (done, ended) = channel();
+        let services = self.settings.services.clone();
+        let services: Vec<_> = services
+            .into_iter()
+            .filter_map(|entry| Some((entry.prepare?, self.stats_and_log(entry).1)))
+            .collect();
+        let config = Arc::clone(&self.settings.config);
+        let prepare = move || {
+            let _done = done;
+            for (prepare, log) in services {
+                if let Err(problem) = prepare(&config) {
+                    warn!(log, "{}", problem);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("prepare".to_owned());
+        if let Err(error) = thread.spawn(prepare) {
+            warn!(self.log, "cannot start a thread: {}", error);
+        }
+        ended
+    }
+
     /// Calls the handler of a source, or wakes the worker of a device.
     fn dispatch(&mut self, token: Token) -> Reaction {
         match self.handlers.get(&token) {
@@ -291,6 +338,8 @@ impl Supervisor {
                 }
                 Notice::StandaloneEnded => self.standalone_ended(),
                 Notice::Rescan => {}
+                Notice::Mounting => self.scanner.set_mounts(Mounts::Pending),
+                Notice::Mounted => self.scanner.set_mounts(Mounts::Done),
                 Notice::Reload => self.reload(),
                 Notice::Stop => return Reaction::Stop,
             }
@@ -609,6 +658,9 @@ impl Supervisor {
                 for control in self.workers().filter(|_| config_changed) {
                     control.configure(Arc::clone(&self.settings.config));
                 }
+                // Another directory of the pools, or a file system that is no longer
+                // read-only.
+                drop(self.prepare_services());
                 info!(self.log, "configuration reloaded"; "changed" => config_changed);
             }
             Err(error) => {

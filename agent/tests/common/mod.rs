@@ -178,6 +178,8 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
             reply: ReplyLayout::StatusInBody,
         },
         default: true,
+        after_mounts: false,
+        prepare: None,
         make: |config, log| {
             Box::new(Probe {
                 mode: config.fcopy.mode,
@@ -410,6 +412,7 @@ impl Guest {
                 sys: root.path().join("sys"),
                 dev: root.path().join("dev"),
             },
+            run: root.path().join("run"),
         }));
         let (sender, opened) = channel();
         let refuse = Arc::new(AtomicBool::new(false));

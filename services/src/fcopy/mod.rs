@@ -62,6 +62,8 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::Status,
     },
     default: true,
+    after_mounts: true,
+    prepare: None,
     make: |config, log| Box::new(FileCopy::new(&config.fcopy, log)),
 };
 

@@ -10,30 +10,34 @@ use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
-use super::pool::{Pools, Record};
+use super::pool::{Pools, Record, Stamp};
 use super::request::{PoolId, Reply, Request};
 use super::{network, publish};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
 
-/// When to retry publishing the configured keys.
-const PUBLISH_RETRY: Duration = Duration::from_secs(60);
+/// When to retry creating the pools, or publishing the configured keys.
+const RETRY: Duration = Duration::from_secs(60);
 
 pub(super) struct Logic {
     config: Config,
     pools: Pools,
     facts: Facts,
     progress: Arc<Progress>,
+    /// When creating the missing pools failed.
+    create_failed: Option<Instant>,
     /// When publishing the configured keys failed.
     publish_failed: Option<Instant>,
+    /// The state of pool 1 in which all configured keys are there.
+    published: Option<Stamp>,
     /// The last request changed the IP configuration.
     network_changed: bool,
     log: Logger,
 }
 
 impl Logic {
-    /// Publishes the configured keys, and rolls back an IP configuration that a killed
+    /// Creates the missing pools, publishes the configured keys, and rolls back an IP configuration that a killed
     /// program left half applied.
     pub(super) fn new(config: Config, log: Logger, progress: Arc<Progress>) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
@@ -46,11 +50,14 @@ impl Logic {
             facts: Facts::new(&config),
             pools,
             progress,
+            create_failed: None,
             publish_failed: None,
+            published: None,
             network_changed: false,
             log,
             config,
         };
+        logic.create_pools();
         logic.publish();
         network::recover(&logic.config, Instant::now() + IP_CONFIGURATION, &logic.log);
         logic
@@ -74,14 +81,25 @@ impl Logic {
     fn execute_request(&mut self, request: Request, token: &CancelToken) -> Result<Reply, Error> {
         self.network_changed = false;
         self.pools.for_request(token);
-        let tried = self.publish_failed;
-        if tried.is_some_and(|tried| tried.elapsed() >= PUBLISH_RETRY) {
+        let due = |tried: Option<Instant>| tried.is_some_and(|tried| tried.elapsed() >= RETRY);
+        if due(self.create_failed) && self.create_pools() {
+            info!(self.log, "created the pools");
+        }
+        if due(self.publish_failed) || self.lost_published_keys(&request) {
             self.publish();
         }
+        let changes_published = matches!(
+            request,
+            Request::Set { pool, .. } | Request::Delete { pool, .. } if pool == PoolId::Guest
+        );
         let outcome = match token.is_expired() {
             true => Err(Error::Cancelled),
             false => self.dispatch(request, token),
         };
+        // What the host does to a published key stays until the next start.
+        if changes_published {
+            self.published = self.pools.stamp(PoolId::Guest);
+        }
         for warning in self.pools.take_warnings() {
             warn!(self.log, "{}", warning);
         }
@@ -104,8 +122,40 @@ impl Logic {
         }
     }
 
+    /// Creates the pools that are missing; returns whether all are there. The supervisor
+    /// does the same at its start, and logs why it fails.
+    fn create_pools(&mut self) -> bool {
+        let created = self.pools.create_missing();
+        self.create_failed = created.is_err().then(Instant::now);
+        if let Err(error) = &created {
+            debug!(
+                self.log,
+                "cannot create the pools: {}",
+                display_chain(error)
+            );
+        }
+        created.is_ok()
+    }
+
+    /// Returns whether pool 1, which a request is for, was changed since the configured
+    /// keys were published. cloud-init and azure-init empty it in the first minute of a
+    /// boot, to get rid of their records of the last one.
+    fn lost_published_keys(&self, request: &Request) -> bool {
+        let pool = match request {
+            Request::Get { pool, .. }
+            | Request::Set { pool, .. }
+            | Request::Delete { pool, .. }
+            | Request::Enumerate { pool, .. } => Some(*pool),
+            Request::GetIpInfo { .. } | Request::SetIpInfo(_) => None,
+        };
+        !self.config.publish.is_empty()
+            && pool == Some(PoolId::Guest)
+            && self.published != self.pools.stamp(PoolId::Guest)
+    }
+
     fn publish(&mut self) {
         let published = publish::update(&self.config, self.pools.without_token());
+        self.published = self.pools.stamp(PoolId::Guest);
         self.publish_failed = published.as_ref().err().map(|_| Instant::now());
         if let Err(error) = published {
             let cause = display_chain(&error);
@@ -327,6 +377,69 @@ mod tests {
     }
 
     #[test]
+    fn published_keys_are_back_after_another_program_has_emptied_the_pool() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            publish: [("Role".to_owned(), "web".to_owned())].into(),
+            ..config(root.path())
+        };
+        let pool = config.directory.join(".kvp_pool_1");
+        let mut executor = executor(&config);
+        let get = |executor: &mut Executor| {
+            let pool = PoolId::Guest;
+            let key = "Role".to_owned();
+            executor.execute(Request::Get { pool, key }, LONG)
+        };
+        let web = Reply::Value("web".to_owned());
+        assert_eq!(get(&mut executor).unwrap(), web);
+        // As cloud-init does, with a record of its own.
+        fs::File::create(&pool).unwrap();
+        let mut other = Pools::new(&config.directory);
+        other.set(PoolId::Guest, "CLOUD_INIT", "x").unwrap();
+        for (index, expected) in [(0, "CLOUD_INIT"), (1, "Role")] {
+            let pool = PoolId::Guest;
+            let got = executor.execute(Request::Enumerate { pool, index }, LONG);
+            match got.unwrap() {
+                Reply::Item { key, .. } => assert_eq!(key, expected),
+                reply => panic!("{reply:?}"),
+            }
+        }
+        fs::remove_file(&pool).unwrap();
+        assert_eq!(get(&mut executor).unwrap(), web);
+        // What the host deletes stays deleted.
+        let (pool, key) = (PoolId::Guest, "Role".to_owned());
+        executor
+            .execute(Request::Delete { pool, key }, LONG)
+            .unwrap();
+        let got = get(&mut executor);
+        assert!(matches!(got, Err(Error::NoKey)), "{got:?}");
+    }
+
+    #[test]
+    fn missing_pools_are_created_again_after_a_failure() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        fs::write(&config.directory, "a file in the directory's place").unwrap();
+        let lines = Lines::default();
+        let log = Logger::root(lines.clone(), slog::o!());
+        let mut logic = Logic::new(config.clone(), log, Arc::default());
+        let ask = |logic: &mut Logic| {
+            let _ = logic.execute(Job::Request(get("k"), CancelToken::new(LONG)));
+        };
+        fs::remove_file(&config.directory).unwrap();
+        ask(&mut logic);
+        assert!(!config.directory.exists());
+        logic.create_failed = logic.create_failed.map(|tried| tried - RETRY);
+        ask(&mut logic);
+        assert_eq!(fs::read_dir(&config.directory).unwrap().count(), 5);
+        let lines = lines.0.lock().unwrap();
+        let told = lines
+            .iter()
+            .filter(|line| line.contains("created the pools"));
+        assert_eq!(told.count(), 1, "{lines:?}");
+    }
+
+    #[test]
     fn publishing_is_retried_after_a_failure() {
         let root = tempfile::tempdir().unwrap();
         let config = Config {
@@ -339,7 +452,7 @@ mod tests {
         let log = Logger::root(slog::Discard, slog::o!());
         let mut logic = Logic::new(config, log, Arc::default());
         fs::remove_dir(&pool).unwrap();
-        logic.publish_failed = logic.publish_failed.map(|tried| tried - PUBLISH_RETRY);
+        logic.publish_failed = logic.publish_failed.map(|tried| tried - RETRY);
         let role = Request::Get {
             pool: PoolId::Guest,
             key: "Role".to_owned(),

@@ -23,6 +23,7 @@ use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
 pub use self::network::Backend;
+use self::pool::Pools;
 use self::request::{Reply, Request};
 use self::wire::Malformed;
 use crate::error_chain::display_chain;
@@ -75,8 +76,20 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::StatusInBody,
     },
     default: true,
+    after_mounts: false,
+    prepare: Some(|config| create_pools(&config.kvp)),
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
+
+/// Creates the pools that are missing: programs of the first boot write to them, before
+/// the host offers a device.
+fn create_pools(config: &Config) -> Result<(), String> {
+    let pools = Pools::new(&config.directory).with_mode(config.mode);
+    pools.create_missing().map_err(|error| {
+        let cause = display_chain(&error);
+        format!("cannot create the pools, will retry with the host's requests: {cause}")
+    })
+}
 
 struct KeyValue {
     executor: Executor,

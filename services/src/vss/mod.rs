@@ -97,6 +97,8 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::StatusInBody,
     },
     default: true,
+    after_mounts: false,
+    prepare: None,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
 

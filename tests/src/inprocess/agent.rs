@@ -56,6 +56,8 @@ impl Agent {
                     sys: tree.sys.clone(),
                     dev: tree.dev.clone(),
                 },
+                // What this machine's own service manager does matters to no scenario.
+                run: "/nonexistent".into(),
             })
         };
         let supervisor = Supervisor::new(

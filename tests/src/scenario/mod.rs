@@ -311,6 +311,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-unicode" KVP_BOTH kvp::pools::unicode: "keys and values beyond ASCII, surrogate pairs included";
         "kvp-too-long" KVP_UIO kvp::pools::too_long: "what does not fit into a record fails and changes nothing";
         "kvp-lone-surrogate" KVP_UIO kvp::pools::lone_surrogate: "a lone surrogate fails and changes nothing";
+        "kvp-pools-at-start" KVP_BOTH kvp::files::at_start: "missing pool files exist once the program runs, before there is a device";
         "kvp-first-boot" KVP_BOTH kvp::files::first_boot: "pool files that exist before the program starts keep their content and mode";
         "kvp-torn-record" KVP_BOTH kvp::files::torn: "a torn record does not affect the others";
         "kvp-foreign-records" KVP_BOTH kvp::files::foreign: "records without NULs, with bytes after them, or not in UTF-8, are read";

@@ -85,6 +85,12 @@ impl PoolFile {
         .map_err(PoolError::file("change the mode of", &self.path))
     }
 
+    /// Returns the stamp of the file that the path names; `None` if there is none.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let taken = Snapshot::take(|| fs::metadata(&self.path));
+        taken.ok().map(|(snapshot, _)| snapshot.stamp)
+    }
+
     /// Changes the file, which is created if it does not exist.
     pub(super) fn write_or_create<T>(
         &mut self,
@@ -100,7 +106,17 @@ impl PoolFile {
             .ok_or_else(|| PoolError::file("open", &self.path)(io::ErrorKind::NotFound.into()))
     }
 
-    fn create(&mut self) -> Result<(), PoolError> {
+    /// Creates the file if nothing has its name. It opens nothing that exists, which
+    /// might wait for a disk.
+    pub(super) fn create_if_missing(&self) -> Result<(), PoolError> {
+        match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(),
+            Err(error) => Err(PoolError::file("stat", &self.path)(error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn create(&self) -> Result<(), PoolError> {
         if let Some(directory) = self.path.parent() {
             if !directory.exists() {
                 trusted::make(directory, DIRECTORY_MODE)

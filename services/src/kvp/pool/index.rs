@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The metadata that change with a file's content. Equal stamps mean equal content only
 /// if the first was [`settled`](Snapshot::settled).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(in super::super) struct Stamp {
     device: u64,
     inode: u64,
     pub(super) size: u64,

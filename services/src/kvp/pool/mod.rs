@@ -15,6 +15,7 @@ use std::path::Path;
 use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
+pub(super) use self::index::Stamp;
 use self::lock::Access;
 use self::record::RawRecord;
 pub use self::record::Record;
@@ -82,6 +83,16 @@ impl Pools {
     /// The first [`PoolError`], after trying every file.
     pub fn apply_mode(&self) -> Result<(), PoolError> {
         let results = self.files.each_ref().map(PoolFile::apply_mode);
+        results.into_iter().collect()
+    }
+
+    /// Creates the directory and the files that are missing. What exists is not touched.
+    ///
+    /// # Errors
+    ///
+    /// The first [`PoolError`], after trying every file.
+    pub fn create_missing(&self) -> Result<(), PoolError> {
+        let results = self.files.each_ref().map(PoolFile::create_if_missing);
         results.into_iter().collect()
     }
 
@@ -191,6 +202,11 @@ impl Pools {
         let (file, token) = self.file(pool);
         let records = file.with_lock(Access::Shared, token, |contents| contents.list())?;
         Ok(records.unwrap_or_default())
+    }
+
+    /// Returns what changes with the content of a pool; `None` without a file.
+    pub(super) fn stamp(&self, pool: PoolId) -> Option<Stamp> {
+        self.files.get(usize::from(pool.number()))?.stamp()
     }
 
     /// Returns the file of the pool, and the token of the request.

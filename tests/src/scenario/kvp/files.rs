@@ -7,9 +7,10 @@ use hyperv_vmbus::ic::Status;
 use rustix::fs::{FlockOperation, flock};
 
 use super::super::Pattern;
-use super::super::stage::{KvpStage, expect, expect_failure};
+use super::super::stage::{KvpStage, SETTLE_TIME, expect, expect_failure};
 use super::{FILES, expect_got, expect_value, set};
 use crate::kvp::{POOLS, pool};
+use crate::wait::until;
 
 pub(in super::super) fn first_boot(stage: &mut KvpStage<'_>) -> Result<()> {
     let files = stage.files();
@@ -37,12 +38,37 @@ pub(in super::super) fn first_boot(stage: &mut KvpStage<'_>) -> Result<()> {
     expect_mode(stage, 3, 0o600)
 }
 
+pub(in super::super) fn at_start(stage: &mut KvpStage<'_>) -> Result<()> {
+    let files = stage.files();
+    let before = pool::records(&[("kept", "1")]);
+    files.write(&stage.pool(3), &before)?;
+    files.set_mode(&stage.pool(3), 0o600)?;
+    stage.machine().start().context("starting the program")?;
+    until(SETTLE_TIME, "all pool files to be there", || {
+        let there: Result<Vec<_>> = POOLS
+            .map(|pool| files.facts(&stage.pool(pool)))
+            .into_iter()
+            .collect();
+        Ok(there?.iter().all(Option::is_some).then_some(()))
+    })?;
+    for pool in [0, 1, 2, 4] {
+        stage.expect_content(&stage.pool(pool), b"")?;
+        expect_mode(stage, pool, 0o644)?;
+    }
+    stage.expect_content(&stage.pool(3), &before)?;
+    expect_mode(stage, 3, 0o600)?;
+    stage.offer_only()?;
+    let mut host = stage.connect()?;
+    stage.expect_items(&mut host, 3, &[("kept", "1")])?;
+    stage.expect_working(&mut host)
+}
+
 fn expect_mode(stage: &KvpStage<'_>, pool: u8, expected: u32) -> Result<()> {
     let facts = stage.files().facts(&stage.pool(pool))?;
     let mode = facts.context("the file is gone")?.mode;
     ensure!(
         mode == expected,
-        "expected the file of pool {pool} to keep the mode {expected:04o}; it is {mode:04o}"
+        "expected the file of pool {pool} to have the mode {expected:04o}; it is {mode:04o}"
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use zerocopy::{FromBytes, IntoBytes};
@@ -104,6 +104,64 @@ fn a_missing_file_is_an_empty_pool_and_stays_missing() {
     assert!(!pools.delete(PoolId::Guest, "a").unwrap());
     assert!(list(&mut pools).is_empty());
     assert!(!place.path().exists());
+}
+
+#[test]
+fn missing_pools_are_created_and_others_left() {
+    let place = Place::empty();
+    let directory = place.directory.path().join("hyperv");
+    let file = |pool: usize| directory.join(format!(".kvp_pool_{pool}"));
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
+    Pools::new(&directory).create_missing().unwrap();
+    assert_eq!(mode(&directory), 0o755);
+    assert!((0..5).all(|pool| mode(&file(pool)) == 0o644));
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 5);
+
+    // A pool with records and another mode, one with a mode that nobody can use, a
+    // dangling link, a directory, and one that is missing.
+    fs::write(file(0), self::file(&[("k", "v")])).unwrap();
+    fs::set_permissions(file(0), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(file(1), fs::Permissions::from_mode(0)).unwrap();
+    for pool in 2..5 {
+        fs::remove_file(file(pool)).unwrap();
+    }
+    symlink("nowhere", file(2)).unwrap();
+    fs::create_dir(file(3)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let stamps = || {
+        [0, 1, 2, 3].map(|pool| {
+            let seen = fs::symlink_metadata(file(pool)).unwrap();
+            (
+                seen.ino(),
+                seen.mode(),
+                seen.mtime_nsec(),
+                seen.ctime_nsec(),
+                seen.size(),
+            )
+        })
+    };
+    let before = stamps();
+    Pools::new(&directory)
+        .with_mode(Some(0o640))
+        .create_missing()
+        .unwrap();
+    assert_eq!(stamps(), before);
+    assert_eq!(mode(&directory), 0o700);
+    assert_eq!(mode(&file(4)), 0o640);
+    assert!(!directory.join("nowhere").exists());
+}
+
+#[test]
+fn pools_are_created_only_where_root_alone_can_write() {
+    let place = Place::empty();
+    let open = place.directory.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    Pools::new(&open).create_missing().unwrap_err();
+    Pools::new(&open.join("hyperv"))
+        .create_missing()
+        .unwrap_err();
+    assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
 }
 
 #[test]
