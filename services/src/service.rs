@@ -15,6 +15,9 @@ use crate::config::Config;
 use crate::progress::Progress;
 use crate::stop::Stop;
 
+/// Creates what other programs expect of a service. An error says what is missing.
+pub type Prepare = fn(&Config) -> Result<(), String>;
+
 /// One service: its name, the devices that carry it, and how to create it.
 #[derive(Debug)]
 pub struct Entry {
@@ -40,7 +43,7 @@ pub struct Entry {
     pub after_mounts: bool,
     /// Creates what other programs expect of the service as soon as it is switched on,
     /// with or without a device. It may wait for a disk. An error is logged as it is.
-    pub prepare: Option<fn(&Config) -> Result<(), String>>,
+    pub prepare: Option<Prepare>,
     /// Creates the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
 }

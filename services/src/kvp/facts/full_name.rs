@@ -20,13 +20,13 @@ const REFRESH: Duration = Duration::from_secs(600);
 /// When to retry a failed look-up.
 const RETRY: Duration = Duration::from_secs(60);
 
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
-
 /// The same while the first look-up is recent: the network may be about to start.
 const EARLY_RETRY: Duration = Duration::from_secs(10);
 
 /// How long the first look-up is recent.
 const EARLY: Duration = Duration::from_secs(120);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// `AI_CANONNAME`, which is the same on every architecture.
 const CANONICAL_NAME: i32 = 2;

@@ -121,7 +121,7 @@ fn missing_pools_are_created_and_others_left() {
     // dangling link, a directory, and one that is missing.
     fs::write(file(0), self::file(&[("k", "v")])).unwrap();
     fs::set_permissions(file(0), fs::Permissions::from_mode(0o600)).unwrap();
-    fs::set_permissions(file(1), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(file(1), fs::Permissions::from_mode(0o000)).unwrap();
     for pool in 2..5 {
         fs::remove_file(file(pool)).unwrap();
     }
