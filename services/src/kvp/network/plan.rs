@@ -96,6 +96,16 @@ impl NewFile {
         }
     }
 
+    /// Returns a file to remove, which need not exist.
+    pub(super) fn removed(path: PathBuf) -> Self {
+        Self {
+            path,
+            text: None,
+            mode: None,
+            owner: None,
+        }
+    }
+
     /// Returns a file that keeps its permission bits and its owner.
     pub(super) fn changed(path: PathBuf, text: String) -> Self {
         Self {

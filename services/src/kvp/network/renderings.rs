@@ -29,8 +29,8 @@ pub fn renderings(
         networkd::write::render(&target, settings),
         networkmanager::write::render(&target, settings),
         ifupdown::write::render(&target, settings, "/bin/grep"),
-        ifcfg::write::render_red_hat(&target, settings),
-        ifcfg::write::render_suse(settings),
-        ifcfg::write::render_suse_routes(&target, settings, ""),
+        ifcfg::red_hat::render(&target, settings),
+        ifcfg::suse::render("", settings).0,
+        ifcfg::suse::render_routes(&target, settings, ""),
     ]
 }

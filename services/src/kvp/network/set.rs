@@ -115,9 +115,10 @@ fn set_with(
     let files = plan.paths();
     plan.files
         .splice(..0, hv_set_ifconfig::files(&context, &config.directory));
+    let has_carrier = context.has_carrier();
     let verify = || {
         // A script may do anything, and without a carrier network managers postpone addresses.
-        let required = !is_script && context.has_carrier();
+        let required = !is_script && has_carrier;
         let differences = verify::verify(
             &before,
             &settings,
@@ -141,7 +142,11 @@ fn set_with(
         true => files,
         false => format!(" ({files})"),
     };
-    let result = format!("{settings}{differences}");
+    let later = match has_carrier {
+        true => "",
+        false => ", in force when the interface has a carrier",
+    };
+    let result = format!("{settings}{differences}{later}");
     info!(
         log,
         "{name}: applied the host's IP configuration with {manager}{files}: {result}"

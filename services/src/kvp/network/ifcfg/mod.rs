@@ -10,6 +10,9 @@ use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
 pub(super) mod read;
+pub(super) mod red_hat;
+pub(super) mod suse;
+mod variables;
 pub(super) mod write;
 
 /// What reads `ifcfg` files: the network scripts of Red Hat, NetworkManager, wicked.

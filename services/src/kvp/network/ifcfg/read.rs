@@ -1,6 +1,6 @@
 //! `ifcfg` files of Red Hat and SUSE.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::server;
@@ -36,16 +36,28 @@ pub(super) fn is_suse(root: &Path) -> bool {
 
 /// Returns whether there is a file for the interface.
 pub(super) fn has_file(root: &Path, interface: &Interface) -> bool {
-    texts(root).any(|(name, text)| is_for(&name, &text, interface))
+    in_force(root, interface).is_some()
 }
 
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
-    let (_, text) = texts(root).find(|(name, text)| is_for(name, text, interface))?;
-    Some(parse(&text))
+    in_force(root, interface).map(|file| parse(&file.text))
 }
 
-/// Returns the name after `ifcfg-` and the text of each file.
-pub(in crate::kvp::network) fn texts(root: &Path) -> impl Iterator<Item = (String, String)> {
+/// An `ifcfg` file.
+pub(in crate::kvp::network) struct IfcfgFile {
+    pub(in crate::kvp::network) path: PathBuf,
+    /// What is after `ifcfg-` in its name.
+    pub(in crate::kvp::network) name: String,
+    pub(in crate::kvp::network) text: String,
+}
+
+/// Returns the file that configures the interface.
+pub(in crate::kvp::network) fn in_force(root: &Path, interface: &Interface) -> Option<IfcfgFile> {
+    all(root).find(|file| is_for(&file.name, &file.text, interface))
+}
+
+/// Returns all files.
+pub(in crate::kvp::network) fn all(root: &Path) -> impl Iterator<Item = IfcfgFile> {
     let paths = DIRECTORIES
         .iter()
         .flat_map(|place| files::in_directory(&root.join(place)));
@@ -58,7 +70,8 @@ pub(in crate::kvp::network) fn texts(root: &Path) -> impl Iterator<Item = (Strin
         if is_copy.iter().any(|end| name.ends_with(end)) {
             return None;
         }
-        Some((name, files::text(&path)?))
+        let text = files::text(&path)?;
+        Some(IfcfgFile { path, name, text })
     })
 }
 

@@ -1,102 +1,36 @@
 //! `ifcfg` files: `/etc/sysconfig/network-scripts` of Red Hat, for NetworkManager where it runs or
 //! else the network scripts, and `/etc/sysconfig/network` of SUSE, for wicked.
 //!
-//! There is one file an interface, whose name is given; the agent replaces all of it.
+//! The file in force is written again with the host's configuration in it.
 
-use std::fmt::Write;
 use std::fs;
+use std::io;
+use std::path::Path;
 
-use super::read::is_suse;
+use super::read::{self, IfcfgFile, is_suse};
+use super::variables::Variables;
+use super::{red_hat, suse};
 use crate::kvp::network::error::InjectError;
-use crate::kvp::network::networkmanager::write as networkmanager;
-use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
-use crate::kvp::network::settings::{Settings, joined};
-use crate::kvp::network::target::Target;
+use crate::kvp::network::networkmanager::nmcli;
+use crate::kvp::network::plan::{Context, NewFile, Plan};
 
 const MANAGER: &str = "ifcfg";
 
-/// Renders the `ifcfg` file of Red Hat.
-pub(in crate::kvp::network) fn render_red_hat(target: &Target, settings: &Settings) -> String {
-    let mut text = String::from(HEADER);
-    let mut set = |key: &str, value: &str| {
-        let _ = writeln!(text, "{key}={value}");
-    };
-    set("DEVICE", &target.name);
-    set("NAME", &target.stem());
-    set("UUID", &target.uuid().to_string());
-    if let Some(mac) = target.permanent_mac() {
-        set("HWADDR", &mac.to_ascii_uppercase());
-    }
-    set("TYPE", "Ethernet");
-    set("ONBOOT", "yes");
-    // NetworkManager may have other connections for the interface.
-    let priority = networkmanager::PRIORITY.to_string();
-    set("AUTOCONNECT_PRIORITY", &priority);
-    set("BOOTPROTO", if settings.dhcp4 { "dhcp" } else { "none" });
-    for (number, (ip, prefix)) in (0..).zip(&settings.v4) {
-        set(&format!("IPADDR{number}"), &ip.to_string());
-        set(&format!("PREFIX{number}"), &prefix.to_string());
-    }
-    if let Some(gateway) = settings.gateways4.first() {
-        set("GATEWAY", &gateway.to_string());
-    }
-    set("IPV6INIT", "yes");
-    set("IPV6_AUTOCONF", "yes");
-    if let Some(((ip, prefix), further)) = settings.v6.split_first() {
-        set("IPV6ADDR", &format!("{ip}/{prefix}"));
-        let further = further.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"));
-        let further = joined(further, " ");
-        set("IPV6ADDR_SECONDARIES", &format!("\"{further}\""));
-    }
-    if let Some(gateway) = settings.gateways6.first() {
-        set("IPV6_DEFAULTGW", &gateway.to_string());
-    }
-    for (number, ip) in (1..).zip(&settings.dns) {
-        set(&format!("DNS{number}"), &ip.to_string());
-    }
-    set("PEERDNS", "yes");
-    text
-}
-
-/// Renders the `ifcfg` file of SUSE.
-pub(in crate::kvp::network) fn render_suse(settings: &Settings) -> String {
-    let protocol = if settings.dhcp4 { "dhcp4" } else { "static" };
-    let mut text = format!("{HEADER}STARTMODE='auto'\nBOOTPROTO='{protocol}'\n");
-    for (number, (ip, prefix)) in (0..).zip(settings.addresses()) {
-        let _ = writeln!(text, "IPADDR_{number}='{ip}/{prefix}'");
-    }
-    text
-}
-
-/// Renders the `ifroute` file of SUSE: `previous` with its default routes replaced.
-pub(in crate::kvp::network) fn render_suse_routes(
-    target: &Target,
-    settings: &Settings,
-    previous: &str,
-) -> String {
-    let mut text = String::new();
-    let is_default = |line: &&str| {
-        let destination = line.split_whitespace().next();
-        matches!(destination, Some("default" | "0.0.0.0/0" | "::/0"))
-    };
-    for line in previous.lines().filter(|line| !is_default(line)) {
-        let _ = writeln!(text, "{line}");
-    }
-    for route in settings.routes() {
-        let metric = route.metric_after(" metric ");
-        let _ = writeln!(text, "default {} - {}{metric}", route.gateway, target.name);
-    }
-    text
-}
-
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
+    let in_force = read::in_force(context.root, context.interface);
     match is_suse(context.root) {
         true => plan_suse(context),
-        false => plan_red_hat(context),
+        false => plan_red_hat(context, in_force, None),
     }
 }
 
-fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
+/// Plans how to change the file in force. Where the file has no UUID, NetworkManager may have made
+/// one.
+pub(in crate::kvp::network) fn plan_red_hat(
+    context: &Context<'_>,
+    in_force: Option<IfcfgFile>,
+    uuid: Option<String>,
+) -> Result<Plan, InjectError> {
     let (target, settings) = (context.target, context.settings);
     if settings.gateways4.len() > 1 || settings.gateways6.len() > 1 {
         return Err(InjectError::Unsupported {
@@ -104,60 +38,96 @@ fn plan_red_hat(context: &Context<'_>) -> Result<Plan, InjectError> {
             why: "its files hold one gateway of each family".to_owned(),
         });
     }
-    let path = context.path(&format!(
-        "etc/sysconfig/network-scripts/ifcfg-{}",
-        target.name
-    ));
+    let own_uuid = target.uuid().to_string();
+    let (file, uuid, lost) = match in_force {
+        Some(IfcfgFile { path, name, text }) => {
+            check(&path, &text)?;
+            let mut file = Variables::parse(&text);
+            let bound = ["DEVICE", "HWADDR"];
+            if bound.iter().all(|key| file.last(key).is_none()) {
+                file.set("DEVICE", &target.name);
+            }
+            let uuid = file.last("UUID").or(uuid).unwrap_or_else(|| {
+                file.set("UUID", &own_uuid);
+                own_uuid.clone()
+            });
+            if let Some(mac) = target.permanent_mac().filter(|_| uuid == own_uuid) {
+                file.set("HWADDR", mac.to_ascii_uppercase());
+            }
+            let lost = red_hat::replace(&mut file, settings).into_iter();
+            let lost = lost.map(|lost| format!("ifcfg-{name}: {lost}")).collect();
+            (NewFile::changed(path, file.to_string()), uuid, lost)
+        }
+        None => {
+            let name = format!("ifcfg-{}", target.name);
+            let path = context.path("etc/sysconfig/network-scripts").join(name);
+            let text = red_hat::render(target, settings);
+            (NewFile::new(path, text, 0o644), own_uuid, Vec::new())
+        }
+    };
     let (stop, apply, revert) = if context.path("run/NetworkManager").exists() {
         (
             Vec::new(),
-            networkmanager::apply(context, &path)?,
-            networkmanager::revert(context)?,
+            nmcli::apply(context, &file.path, &uuid)?,
+            nmcli::revert(context)?,
         )
     } else {
         let ifup = vec![context.step("ifup", &[&target.name])?];
         let ifdown = context.step("ifdown", &[&target.name])?.may_fail();
         (vec![ifdown], ifup.clone(), ifup)
     };
-    let files = vec![NewFile::new(path, render_red_hat(target, settings), 0o644)];
     Ok(Plan {
         stop,
-        ..Plan::new(MANAGER, files, apply, revert)
+        lost,
+        ..Plan::new(MANAGER, vec![file], apply, revert)
     })
+}
+
+fn check(path: &Path, text: &str) -> Result<(), InjectError> {
+    match text.contains(char::REPLACEMENT_CHARACTER) {
+        true => Err(InjectError::Unsupported {
+            manager: MANAGER,
+            why: format!("{} is not UTF-8", path.display()),
+        }),
+        false => Ok(()),
+    }
 }
 
 fn plan_suse(context: &Context<'_>) -> Result<Plan, InjectError> {
     let (target, settings) = (context.target, context.settings);
-    let routes = context.path(&format!("etc/sysconfig/network/ifroute-{}", target.name));
-    let previous = fs::read_to_string(&routes).unwrap_or_default();
-    let path = context.path(&format!("etc/sysconfig/network/ifcfg-{}", target.name));
+    let directory = context.path("etc/sysconfig/network");
+    let path = directory.join(format!("ifcfg-{}", target.name));
+    let routes_path = directory.join(format!("ifroute-{}", target.name));
+    let (ifcfg, routes) = (previous(&path)?, previous(&routes_path)?);
+    let (text, lost) = suse::render(&ifcfg, settings);
+    let lost = lost.into_iter();
+    let lost = lost.map(|lost| format!("ifcfg-{}: {lost}", target.name));
     let mut files = vec![
-        NewFile::new(path, render_suse(settings), 0o644),
-        NewFile::new(
-            routes,
-            render_suse_routes(target, settings, &previous),
-            0o644,
-        ),
+        NewFile::changed(path, text),
+        NewFile::changed(routes_path, suse::render_routes(target, settings, &routes)),
     ];
     let mut steps = Vec::new();
     // DNS servers belong to the machine, not to an interface.
     if !settings.dns.is_empty() {
-        files.push(suse_dns(context)?);
+        let path = directory.join("config");
+        let config = fs::read_to_string(&path).map_err(InjectError::file("read", &path))?;
+        let has_others =
+            read::all(context.root).any(|file| file.name != "lo" && file.name != target.name);
+        let text = suse::render_dns(settings, &config, &ifcfg, has_others);
+        files.push(NewFile::changed(path, text));
         steps.push(context.step("netconfig", &["update", "-f"])?);
     }
     steps.push(context.step("wicked", &["ifreload", &target.name])?);
-    Ok(Plan::new(MANAGER, files, steps.clone(), steps))
+    Ok(Plan {
+        lost: lost.collect(),
+        ..Plan::new(MANAGER, files, steps.clone(), steps)
+    })
 }
 
-fn suse_dns(context: &Context<'_>) -> Result<NewFile, InjectError> {
-    const KEY: &str = "NETCONFIG_DNS_STATIC_SERVERS=";
-    let path = context.path("etc/sysconfig/network/config");
-    let text = fs::read_to_string(&path).map_err(InjectError::file("read", &path))?;
-    let others = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with(KEY))
-        .map(str::to_owned);
-    let servers = joined(&context.settings.dns, " ");
-    let text = joined(others.chain([format!("{KEY}\"{servers}\"")]), "\n") + "\n";
-    Ok(NewFile::changed(path, text))
+/// Returns the text of a file; none if it does not exist.
+fn previous(path: &Path) -> Result<String, InjectError> {
+    match fs::read_to_string(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        result => result.map_err(InjectError::file("read", path)),
+    }
 }

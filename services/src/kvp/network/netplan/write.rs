@@ -17,8 +17,8 @@ use crate::kvp::network::error::InjectError;
 use crate::kvp::network::ini;
 use crate::kvp::network::networkd::read::is_started;
 use crate::kvp::network::networkd::write as networkd;
+use crate::kvp::network::networkmanager::nmcli as networkmanager;
 use crate::kvp::network::networkmanager::read::in_charge;
-use crate::kvp::network::networkmanager::write as networkmanager;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
 use crate::kvp::network::settings::{Settings, joined};
 use crate::kvp::network::target::Target;
@@ -133,7 +133,7 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             let id = format!("netplan-{}", definition(target));
             let up = networkmanager::up(context, &["id", &id])?;
             (
-                [reload].into_iter().chain(up).collect(),
+                vec![reload, up],
                 networkmanager::revert(context)?,
                 Duration::ZERO,
             )

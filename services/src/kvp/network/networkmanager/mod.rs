@@ -8,8 +8,13 @@ use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
+mod keep;
+mod key_file;
 mod managed;
+pub(super) mod nmcli;
+mod profiles;
 pub(super) mod read;
+mod routes;
 pub(super) mod write;
 
 /// NetworkManager.

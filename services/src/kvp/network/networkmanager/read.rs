@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::profiles::{self, File};
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
 use crate::kvp::network::ifcfg::read as ifcfg;
@@ -15,13 +16,6 @@ use crate::kvp::{assignments, files};
 /// Its units.
 pub(in crate::kvp::network) const UNITS: [&str; 2] = ["NetworkManager.service", BUS];
 
-/// Directories of the key files.
-const PROFILES: [&str; 3] = [
-    "run/NetworkManager/system-connections",
-    "etc/NetworkManager/system-connections",
-    "usr/lib/NetworkManager/system-connections",
-];
-
 /// Returns whether NetworkManager manages the interface.
 pub(in crate::kvp::network) fn in_charge(root: &Path, interface: &Interface) -> bool {
     let device = root.join(format!("run/NetworkManager/devices/{}", interface.index));
@@ -30,63 +24,40 @@ pub(in crate::kvp::network) fn in_charge(root: &Path, interface: &Interface) -> 
 }
 
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
-    let index = interface.index;
-    let state = files::text(&root.join(format!("run/NetworkManager/devices/{index}")))?;
-    let uuid = ini::last(&state, "device", "connection-uuid")?;
-    let profile = profile(root, uuid);
-    let leased = leased(root, interface, &state, uuid);
+    let state = profiles::state(root, interface)?;
+    // Before it is active, only a profile of a device that is managed says anything.
+    let profile = profiles::in_force(root, interface)?;
+    let is_active = ini::last(&state, "device", "connection-uuid").is_some();
+    if !is_active && !in_charge(root, interface) {
+        return None;
+    }
+    let leased = leased(root, interface, &state, &profile.uuid);
     let mut settings = ManagerState {
         dhcp: leased.is_some().then_some(true),
         dns: Vec::new(),
     };
     let mut ignore_leased = false;
-    if let Some(profile) = profile {
-        settings.dhcp = profile.settings.dhcp.or(settings.dhcp);
-        settings.dns = profile.settings.dns;
-        ignore_leased = profile.ignore_leased;
+    match &profile.file {
+        File::Key(_, file) => {
+            let dns = |section| servers(file.last(section, "dns").unwrap_or_default());
+            // The default method is automatic.
+            let method = file.last("ipv4", "method").unwrap_or("auto");
+            settings.dhcp = Some(method == "auto");
+            settings.dns = [dns("ipv4"), dns("ipv6")].concat();
+            ignore_leased = file.last("ipv4", "ignore-auto-dns") == Some("true");
+        }
+        File::Ifcfg(file) => {
+            let parsed = ifcfg::parse(&file.text);
+            settings.dhcp = parsed.dhcp.or(settings.dhcp);
+            settings.dns = parsed.dns;
+            ignore_leased = assignments::last(&file.text, "PEERDNS").as_deref() == Some("no");
+        }
+        File::None => {}
     }
     if !ignore_leased {
         settings.dns.extend(leased.unwrap_or_default());
     }
     Some(settings)
-}
-
-struct Profile {
-    settings: ManagerState,
-    /// The profile ignores the DNS servers of a lease.
-    ignore_leased: bool,
-}
-
-/// Finds the profile with this UUID.
-fn profile(root: &Path, uuid: &str) -> Option<Profile> {
-    let key_files = PROFILES
-        .iter()
-        .flat_map(|place| files::in_directory(&root.join(place)));
-    key_files
-        .filter_map(|path| files::text(&path))
-        .find(|text| ini::last(text, "connection", "uuid") == Some(uuid))
-        .map(|text| key_file(&text))
-        .or_else(|| {
-            let text = ifcfg::texts(root)
-                .map(|(_, text)| text)
-                .find(|text| assignments::last(text, "UUID").as_deref() == Some(uuid))?;
-            Some(Profile {
-                settings: ifcfg::parse(&text),
-                ignore_leased: assignments::last(&text, "PEERDNS").as_deref() == Some("no"),
-            })
-        })
-}
-
-fn key_file(text: &str) -> Profile {
-    let dns = |section| servers(ini::last(text, section, "dns").unwrap_or_default());
-    Profile {
-        settings: ManagerState {
-            // The default method is automatic.
-            dhcp: Some(ini::last(text, "ipv4", "method").unwrap_or("auto") == "auto"),
-            dns: [dns("ipv4"), dns("ipv6")].concat(),
-        },
-        ignore_leased: ini::last(text, "ipv4", "ignore-auto-dns") == Some("true"),
-    }
 }
 
 /// Returns the DNS servers of the DHCP lease in use; `None` if there is none. Later
@@ -143,7 +114,7 @@ mod tests {
             "[ipv4]\naddress1=10.0.0.7/24,10.0.0.254\ndns=10.0.0.1;10.0.0.2;\nmethod=manual\n\n\
              [ipv6]\ndns=fd00::1;\nmethod=auto\n",
         );
-        for place in PROFILES {
+        for place in profiles::DIRECTORIES {
             let path = format!("{place}/eth0.nmconnection");
             let found = settings(&[(&path, &manual)]);
             assert_eq!(found.dhcp, Some(false), "{place}");
@@ -201,6 +172,56 @@ mod tests {
         let found = read(root.path(), &eth0(&[])).unwrap();
         assert_eq!(found.dhcp, Some(true));
         assert_eq!(found.dns, ips(&["10.0.0.3", "10.0.0.4"]));
+    }
+
+    /// While it waits, the state file names no profile.
+    #[test]
+    fn a_device_that_waits_for_a_lease_has_dhcp() {
+        let device = (DEVICE.0, "[device]\nmanaged=true\nnm-owned=false\n");
+        let place = "etc/NetworkManager/system-connections";
+        let file = |name: &str, rest: &str| {
+            let text = format!("[connection]\nuuid={name}\n{rest}");
+            (format!("{place}/{name}.nmconnection"), text)
+        };
+        let dhcp = |files: &[(String, String)]| {
+            let files = files
+                .iter()
+                .map(|(path, text)| (path.as_str(), text.as_str()));
+            let files: Vec<_> = files.chain([device]).collect();
+            read(root(&files).path(), &eth0(&[])).map(|state| state.dhcp)
+        };
+        let by_dhcp = file("1", "interface-name=eth0\n");
+        let fixed = "[ipv4]\nmethod=manual\n";
+        let with = |rest: &str| dhcp(&[by_dhcp.clone(), file("2", &format!("{rest}{fixed}"))]);
+        assert_eq!(dhcp(&[]), None);
+        assert_eq!(dhcp(std::slice::from_ref(&by_dhcp)), Some(Some(true)));
+        assert_eq!(with("autoconnect-priority=1\n"), Some(Some(false)));
+        for other in [
+            "autoconnect-priority=-1\n",
+            "autoconnect-priority=1\nautoconnect=false\n",
+            "autoconnect-priority=1\ninterface-name=eth1\n",
+            "autoconnect-priority=1\ntype=wifi\n",
+            "autoconnect-priority=1\nmaster=br0\n",
+            "autoconnect-priority=1\n[ethernet]\nmac-address=00:15:5D:01:02:04\n",
+        ] {
+            assert_eq!(with(other), Some(Some(true)), "{other}");
+        }
+        let used = |uuid: &str| {
+            let used = format!("[timestamps]\n{uuid}=1700000000\n");
+            dhcp(&[
+                by_dhcp.clone(),
+                file("2", fixed),
+                ("var/lib/NetworkManager/timestamps".to_owned(), used),
+            ])
+        };
+        assert_eq!(
+            (used("1"), used("2")),
+            (Some(Some(true)), Some(Some(false)))
+        );
+        // Of no matter while NetworkManager leaves the device alone.
+        let unmanaged = (DEVICE.0, "[device]\nmanaged=false\n");
+        let root = root(&[(&by_dhcp.0, &by_dhcp.1), unmanaged]);
+        assert_eq!(read(root.path(), &eth0(&[])), None);
     }
 
     #[test]

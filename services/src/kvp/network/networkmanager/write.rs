@@ -1,138 +1,179 @@
-//! NetworkManager: a key file with the highest priority of all connections.
+//! NetworkManager: the profile in force with the host's configuration in it. Its UUID stays where
+//! that is possible: other profiles name it as their parent.
 
-use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::key_file::KeyFile;
+use super::profiles::{self, File, Profile};
+use super::{keep, nmcli};
 use crate::kvp::network::error::InjectError;
-use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan, Step};
-use crate::kvp::network::settings::{Settings, joined};
+use crate::kvp::network::ifcfg::write as ifcfg;
+use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
+use crate::kvp::network::settings::Settings;
 use crate::kvp::network::target::Target;
 
-/// The highest `autoconnect-priority` that NetworkManager accepts.
-pub(in crate::kvp::network) const PRIORITY: u32 = 999;
+/// Where an administrator's key files are.
+const DIRECTORY: &str = "etc/NetworkManager/system-connections";
 
-/// Renders the file.
+/// Where an operating system's key files are: one of an administrator with the same UUID counts
+/// before them.
+const SYSTEM_DIRECTORY: &str = "usr/lib/NetworkManager/system-connections";
+
+const MANAGER: &str = "NetworkManager";
+
+/// Renders a profile of the agent's own.
 pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings) -> String {
-    let mut text = format!(
-        "{HEADER}[connection]\nid={}\nuuid={}\ntype=ethernet\ninterface-name={}\nautoconnect=true\n\
-         autoconnect-priority={PRIORITY}\n",
-        target.stem(),
-        target.uuid(),
-        target.name
-    );
-    if let Some(mac) = target.permanent_mac() {
-        let _ = write!(text, "\n[ethernet]\nmac-address={mac}\n");
-    }
-    section(&mut text, settings, true);
-    section(&mut text, settings, false);
-    text
+    let (file, _) = own(target, settings, KeyFile::parse(""));
+    file.to_string()
 }
 
-fn section(text: &mut String, settings: &Settings, v4: bool) {
-    let mut line = |content: String| {
-        let _ = writeln!(text, "{content}");
-    };
-    let (name, method) = match (v4, settings.dhcp4, settings.v4.is_empty()) {
-        (true, true, _) => ("ipv4", "auto"),
-        (true, false, false) => ("ipv4", "manual"),
-        (true, false, true) => ("ipv4", "disabled"),
-        (false, ..) => ("ipv6", "auto"),
-    };
-    line(format!("\n[{name}]\nmethod={method}"));
-    let addresses = settings.addresses().filter(|(ip, _)| ip.is_ipv4() == v4);
-    for (number, (ip, prefix)) in (1..).zip(addresses) {
-        line(format!("address{number}={ip}/{prefix}"));
+/// Makes a profile of the agent's own from the one in force. Returns what cannot stay, too.
+fn own(target: &Target, settings: &Settings, mut file: KeyFile) -> (KeyFile, Vec<String>) {
+    let is_new = !file.has("connection");
+    // NetworkManager's notes on a profile that it made.
+    file.retain_sections(|name| !name.starts_with('.'));
+    file.set("connection", "id", target.stem());
+    file.set("connection", "uuid", target.uuid());
+    file.set("connection", "type", "ethernet");
+    file.set("connection", "interface-name", &target.name);
+    if let Some(mac) = target.permanent_mac() {
+        file.set(profiles::ethernet(&file), "mac-address", mac);
     }
-    // A route, since `gateway` needs a static address.
-    let routes = settings
-        .routes()
-        .filter(|route| route.gateway.is_ipv4() == v4);
-    for (number, route) in (1..).zip(routes) {
-        let (destination, metric) = (route.destination(), route.metric_after(","));
-        let gateway = route.gateway;
-        line(format!("route{number}={destination},{gateway}{metric}"));
-        if route.on_link {
-            line(format!("route{number}_options=onlink=true"));
+    let lost = keep::replace(&mut file, settings);
+    // Nothing was in force of a family that the host does not configure.
+    for (section, method) in [("ipv4", "disabled"), ("ipv6", "auto")] {
+        if is_new && !file.has(section) {
+            file.add(section, "method", method);
         }
     }
-    let dns = joined(settings.dns.iter().filter(|ip| ip.is_ipv4() == v4), ";");
-    if !dns.is_empty() {
-        line(format!("dns={dns};"));
-    }
+    file.comment(HEADER.trim_end());
+    (file, lost)
 }
 
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
-    let target = context.target;
-    let name = format!("{}.nmconnection", target.stem());
-    let path = context
-        .path("etc/NetworkManager/system-connections")
-        .join(name);
-    let (apply, revert) = (apply(context, &path)?, revert(context)?);
-    let files = vec![NewFile::new(path, render(target, context.settings), 0o600)];
-    Ok(Plan::new("NetworkManager", files, apply, revert))
-}
-
-/// Returns the steps that load the agent's connection and bring it up.
-pub(in crate::kvp::network) fn apply(
-    context: &Context<'_>,
-    path: &Path,
-) -> Result<Vec<Step>, InjectError> {
-    let load = context
-        .step("nmcli", &["connection", "load", &path.to_string_lossy()])?
-        .fails_on("Could not load");
-    let uuid = context.target.uuid().to_string();
-    let up = up(context, &["uuid", &uuid])?;
-    Ok([load].into_iter().chain(up).collect())
-}
-
-/// Returns the steps that reload all files and bring up the connection that is active now.
-pub(in crate::kvp::network) fn revert(context: &Context<'_>) -> Result<Vec<Step>, InjectError> {
-    let reload = reload(context)?;
-    Ok([reload].into_iter().chain(active_up(context)?).collect())
-}
-
-/// Returns the step that reloads all files.
-pub(in crate::kvp::network) fn reload(context: &Context<'_>) -> Result<Step, InjectError> {
-    context.step("nmcli", &["connection", "reload"])
-}
-
-/// Returns the step that brings a connection up; none without a carrier: it would fail, and
-/// NetworkManager activates the connection of the highest priority as soon as there is one. The
-/// step does not wait for a DHCP server, which may answer later.
-pub(in crate::kvp::network) fn up(
-    context: &Context<'_>,
-    which: &[&str],
-) -> Result<Option<Step>, InjectError> {
-    if !context.has_carrier() {
-        return Ok(None);
-    }
-    let wait = match context.settings.dhcp4 {
-        true => 0,
-        false => context.seconds_left(),
+    let in_force = profiles::in_force(context.root, context.interface);
+    let changed = match in_force {
+        Some(Profile {
+            file: File::Ifcfg(file),
+            uuid,
+        }) => return ifcfg::plan_red_hat(context, Some(file), Some(uuid)),
+        Some(Profile {
+            file: File::Key(path, file),
+            uuid,
+        }) => change(context, path, file, uuid)?,
+        Some(Profile {
+            file: File::None, ..
+        })
+        | None => copy(context, KeyFile::parse("")),
     };
-    up_within(context, wait, which).map(Some)
+    let Changed {
+        path,
+        file,
+        uuid,
+        lost,
+    } = changed;
+    let apply = nmcli::apply(context, &path, &uuid)?;
+    let revert = nmcli::revert(context)?;
+    let own = own_path(context);
+    let mut files = Vec::new();
+    // A profile of the agent's own from before would be of the same priority.
+    if path != own && own.exists() {
+        files.push(NewFile::removed(own));
+    }
+    files.push(NewFile::new(path, file.to_string(), 0o600));
+    Ok(Plan {
+        lost,
+        ..Plan::new(MANAGER, files, apply, revert)
+    })
 }
 
-fn up_within(context: &Context<'_>, wait: u64, which: &[&str]) -> Result<Step, InjectError> {
-    let (wait, target) = (wait.to_string(), &context.target.name);
-    let up = ["--wait", &wait, "connection", "up"];
-    let args = [&up[..], which, &["ifname", target]].concat();
-    context.step("nmcli", &args)
+/// A profile with the host's configuration in it.
+struct Changed {
+    path: PathBuf,
+    file: KeyFile,
+    uuid: String,
+    lost: Vec<String>,
 }
 
-/// Returns the step that brings up the connection that is active now, if there is one.
-fn active_up(context: &Context<'_>) -> Result<Option<Step>, InjectError> {
-    if !context.running {
-        return Ok(None);
+/// Changes the profile in force, or copies it where that is not possible.
+fn change(
+    context: &Context<'_>,
+    path: PathBuf,
+    mut file: KeyFile,
+    uuid: String,
+) -> Result<Changed, InjectError> {
+    if file.to_string().contains(char::REPLACEMENT_CHARACTER) {
+        return Err(InjectError::Unsupported {
+            manager: MANAGER,
+            why: format!("{} is not UTF-8", path.display()),
+        });
     }
-    let target = &context.target.name;
-    let args = ["--get-values", "GENERAL.CON-UUID", "device", "show", target];
-    let output = context.step("nmcli", &args)?.run(context.deadline)?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let uuid = stdout.trim();
-    let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
-    if uuid.len() != 36 || !uuid.bytes().all(plain) {
-        return Ok(None);
+    let (root, interface) = (context.root, context.interface);
+    let place = |directory| path.starts_with(root.join(directory));
+    let is_bound = profiles::is_bound(&file, interface);
+    let is_file = place(DIRECTORY) || place(SYSTEM_DIRECTORY);
+    if uuid == context.target.uuid().to_string() {
+        return Ok(copy(context, file));
     }
-    up_within(context, 0, &["uuid", uuid]).map(Some)
+    if !is_file || !is_bound && has_other_adapters(context) {
+        let mut copy = copy(context, file);
+        let children = profiles::children(root, &uuid);
+        copy.lost.extend(
+            children
+                .iter()
+                .map(|child| format!("{child}: parent={uuid}")),
+        );
+        return Ok(copy);
+    }
+    if !is_bound {
+        file.set("connection", "interface-name", &context.target.name);
+    }
+    let lost = keep::replace(&mut file, context.settings);
+    file.comment(HEADER.trim_end());
+    let path = match place(DIRECTORY) {
+        true => path,
+        false => own_path(context),
+    };
+    Ok(Changed {
+        lost: named(&path, lost),
+        path,
+        file,
+        uuid,
+    })
 }
+
+/// Makes a profile of the agent's own from the one in force.
+fn copy(context: &Context<'_>, file: KeyFile) -> Changed {
+    let (file, lost) = own(context.target, context.settings, file);
+    let path = own_path(context);
+    Changed {
+        lost: named(&path, lost),
+        path,
+        file,
+        uuid: context.target.uuid().to_string(),
+    }
+}
+
+fn own_path(context: &Context<'_>) -> PathBuf {
+    let name = format!("{}.nmconnection", context.target.stem());
+    context.path(DIRECTORY).join(name)
+}
+
+/// Puts the name of the file in front of what cannot stay.
+fn named(path: &Path, lost: Vec<String>) -> Vec<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    lost.iter().map(|lost| format!("{name}: {lost}")).collect()
+}
+
+/// Returns whether the machine has another network adapter, for which a profile without a name
+/// and an address is, too.
+fn has_other_adapters(context: &Context<'_>) -> bool {
+    let directory = context.path("sys/class/net");
+    let names = crate::kvp::files::in_directory(&directory).into_iter();
+    let mut others = names.filter(|path| !path.ends_with(&context.target.name));
+    others.any(|path| path.join("device").exists())
+}
+
+#[cfg(test)]
+#[path = "write_tests.rs"]
+mod tests;
