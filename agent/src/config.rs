@@ -425,7 +425,7 @@ mod tests {
             (
                 "[kvp.network]\nbackend = \"wicked\"",
                 2,
-                "unknown backend `wicked`: expected one of auto, off, netplan, networkmanager, \
+                "unknown backend `wicked`: expected one of auto, off, script, netplan, networkmanager, \
                  networkd, ifcfg, ifupdown",
             ),
             (

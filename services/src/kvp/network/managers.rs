@@ -10,17 +10,25 @@ use super::manager::Manager;
 use super::netplan::Netplan;
 use super::networkd::Networkd;
 use super::networkmanager::NetworkManager;
+use super::script::Script;
 use super::sources::{dhclient, dhcpcd, dnsmasq, resolv_conf, resolved};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
 /// All network managers. Of those that are in charge of an interface, a configuration of the host
-/// is written for the first (`choose`); where several know something about an interface, the first counts.
+/// is written for the first (`choose`); where several know something about an interface, the first
+/// counts.
 ///
-/// First netplan, which writes the files of the next two. Those publish which interfaces they
-/// manage. Files of the others may be left over.
-pub(super) static MANAGERS: [&dyn Manager; 5] =
-    [&Netplan, &NetworkManager, &Networkd, &Ifcfg, &Ifupdown];
+/// First the administrator's own script. Then netplan, which writes the files of the next two.
+/// Those publish which interfaces they manage. Files of the others may be left over.
+pub(super) static MANAGERS: [&dyn Manager; 6] = [
+    &Script,
+    &Netplan,
+    &NetworkManager,
+    &Networkd,
+    &Ifcfg,
+    &Ifupdown,
+];
 
 /// Returns the manager that this key selects.
 pub(super) fn find(key: &str) -> Option<&'static dyn Manager> {

@@ -31,6 +31,7 @@ mod plan;
 mod program;
 pub mod record;
 mod renderings;
+mod script;
 mod scripts;
 mod set;
 pub mod settings;

@@ -5,7 +5,7 @@ use hyperv_vmbus::Guid;
 use super::scripts::hv_set_ifconfig;
 use super::settings::Settings;
 use super::target::Target;
-use super::{ifcfg, ifupdown, netplan, networkd, networkmanager};
+use super::{ifcfg, ifupdown, netplan, networkd, networkmanager, script};
 
 /// Renders the files of every network manager for an interface, whose name has letters, digits,
 /// `.`, `_` and `-` only.
@@ -24,6 +24,7 @@ pub fn renderings(
     vec![
         hv_set_ifconfig::render_ifcfg(&target, settings),
         hv_set_ifconfig::render_keyfile(&target, settings),
+        script::write::render(&target, settings, ""),
         netplan::write::render(&target, settings, netplan::write::Renderer::Networkd),
         netplan::write::render(&target, settings, netplan::write::Renderer::NetworkManager),
         networkd::write::render(&target, settings),

@@ -84,13 +84,17 @@ impl Guest {
         guest
     }
 
+    /// Installs fake programs: in `usr/bin`, or at a path.
     fn install(&self, tools: &[&str]) {
-        let directory = self.path("usr/bin");
-        fs::create_dir_all(&directory).unwrap();
         let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/fake-tool");
         for name in tools {
+            let path = match name.contains('/') {
+                true => self.path(name),
+                false => self.path("usr/bin").join(name),
+            };
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
             // No link: others may be able to write to the working copy.
-            fs::copy(&tool, directory.join(name)).unwrap();
+            fs::copy(&tool, path).unwrap();
         }
     }
 
@@ -240,6 +244,17 @@ fn cases() -> Vec<Case> {
             applied: &["ifdown --force eth0", "ifup eth0"],
             reverted: &["ifdown --force eth0", "ifup eth0"],
             rejects: "ifup",
+        },
+        Case {
+            backend: Backend::Manager("script"),
+            manager: "script",
+            tools: &["etc/hyperv-agent/network", "grep"],
+            machine: &[],
+            file: "var/lib/hyperv-agent/ip/eth0",
+            mode: 0o600,
+            applied: &["network apply /var/lib/hyperv-agent/ip/eth0"],
+            reverted: &["network revert /var/lib/hyperv-agent/ip/eth0"],
+            rejects: "network",
         },
     ]
 }
@@ -965,6 +980,10 @@ fn what_other_users_can_write_is_neither_replaced_nor_run() {
         open_to_all(&guest.path(directory));
         refused(&guest);
     }
+    let script = cases().pop().unwrap();
+    let guest = script.guest(Backend::Auto);
+    open_to_all(&guest.path("etc/hyperv-agent/network"));
+    refused(&guest);
     // A script that anybody can write, and one in a directory that anybody can write.
     for place in ["scripts/hv_set_ifconfig", "scripts"] {
         let mut guest = case.guest(Backend::Auto);

@@ -21,6 +21,7 @@ mod ifupdown;
 mod netplan;
 mod networkd;
 mod networkmanager;
+mod script;
 
 const LONG: Duration = Duration::from_secs(60);
 
