@@ -89,8 +89,11 @@ pub trait Protocol {
     /// The message versions that a host offers.
     const VERSIONS: &'static [Version];
 
-    /// The message version that a guest is to choose.
+    /// The message version that the agent is to choose.
     const VERSION: Version;
+
+    /// The message version that the guest's kernel is to choose.
+    const KERNEL_VERSION: Version = Self::VERSION;
 
     /// Bytes of a reply over the char device. The first four are the status.
     const REPLY_LEN: usize;
@@ -101,8 +104,8 @@ pub trait Protocol {
     /// A request that harms nothing, for seeing whether a program answers.
     const HARMLESS: Self::Operation;
 
-    /// A request's body as it travels over rings.
-    fn encode_utf16(operation: &Self::Operation) -> Vec<u8>;
+    /// A request's body as it travels over rings in this version.
+    fn encode_utf16(operation: &Self::Operation, version: Version) -> Vec<u8>;
 
     /// A request as the kernel hands it to the char device.
     fn encode_utf8(operation: &Self::Operation) -> Vec<u8>;
@@ -120,6 +123,8 @@ pub struct ServiceHost<P> {
     link: Link,
     /// The other end of the rings is the guest's driver, not the program.
     kernel: bool,
+    /// The message version of the last negotiation over rings.
+    version: Version,
     next: u64,
     waiting: VecDeque<Waiting>,
     messages: u64,
@@ -184,6 +189,7 @@ impl<P: Protocol> ServiceHost<P> {
                 Port::HvUtil(pipe) => Link::Device(pipe),
             },
             kernel,
+            version: P::VERSION,
             // A driver's channel outlives the program, and may still answer
             // what another host asked: no two hosts use the same numbers.
             next: match kernel {
@@ -208,7 +214,10 @@ impl<P: Protocol> ServiceHost<P> {
         match &host.link {
             Link::Rings(_) => {
                 let chosen = host.negotiate(&FRAMEWORKS, P::VERSIONS)?;
-                let expected = (FRAMEWORK, P::VERSION);
+                let expected = match host.kernel {
+                    true => (FRAMEWORK, P::KERNEL_VERSION),
+                    false => (FRAMEWORK, P::VERSION),
+                };
                 ensure!(
                     chosen == Some(expected),
                     "expected the guest to choose framework and messages {expected:?}; it chose {chosen:?}"
@@ -241,7 +250,8 @@ impl<P: Protocol> ServiceHost<P> {
         })
     }
 
-    /// Offers versions, and returns what the guest chose.
+    /// Offers versions, and returns what the guest chose, in which the requests are from now
+    /// on.
     ///
     /// # Errors
     ///
@@ -254,7 +264,11 @@ impl<P: Protocol> ServiceHost<P> {
     ) -> Result<Option<(Version, Version)>> {
         let request = Request::negotiation(self.id(), frameworks, messages)?;
         self.submit(request.encode())?;
-        self.reply()?.settled()
+        let chosen = self.reply()?.settled()?;
+        if let Some((_, version)) = chosen {
+            self.version = version;
+        }
+        Ok(chosen)
     }
 
     /// The channel beneath.
@@ -291,6 +305,11 @@ impl<P: Protocol> ServiceHost<P> {
         matches!(self.link, Link::Rings(_))
     }
 
+    /// The message version of the last negotiation over rings.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// Requests that were sent so far.
     pub fn messages(&self) -> u64 {
         self.messages
@@ -313,7 +332,7 @@ impl<P: Protocol> ServiceHost<P> {
     /// If the guest does not take it.
     pub fn send(&mut self, operation: &P::Operation) -> Result<()> {
         match &self.link {
-            Link::Rings(_) => self.send_body(P::encode_utf16(operation)),
+            Link::Rings(_) => self.send_body(P::encode_utf16(operation, self.version)),
             Link::Device(_) => self.submit(P::encode_utf8(operation)),
         }
     }
@@ -325,7 +344,7 @@ impl<P: Protocol> ServiceHost<P> {
     /// If the guest does not take it.
     pub fn send_body(&mut self, body: Vec<u8>) -> Result<()> {
         let mut request = Request::new(P::KIND, self.id(), body)?;
-        request.version = P::VERSION;
+        request.version = self.version;
         self.submit(request.encode())
     }
 
@@ -376,8 +395,9 @@ impl<P: Protocol> ServiceHost<P> {
     pub fn exchange(&mut self, operations: &[P::Operation]) -> Result<Vec<Reply>> {
         let mut packets = Vec::new();
         for operation in operations {
-            let mut request = Request::new(P::KIND, self.id(), P::encode_utf16(operation))?;
-            request.version = P::VERSION;
+            let body = P::encode_utf16(operation, self.version);
+            let mut request = Request::new(P::KIND, self.id(), body)?;
+            request.version = self.version;
             packets.push(Packet::in_band(self.next, &request.encode()));
             self.expect(request.encode());
         }

@@ -15,6 +15,14 @@ pub(super) trait Form {
     /// Offset of the fields that hold the value in the reply to a GET.
     const GET_VALUE_AT: usize;
 
+    /// Returns the length in UTF-16 units, without the NUL, of the longest string that the
+    /// host gets from a reply's field of `size` bytes.
+    fn max_units(size: usize) -> usize;
+
+    /// Returns the length in bytes of UTF-8, without a NUL, of the longest string that a
+    /// field of `size` bytes holds.
+    fn max_bytes(size: usize) -> usize;
+
     /// Whether a string can have this size in bytes.
     fn is_valid_size(size: usize) -> bool;
 
@@ -33,6 +41,15 @@ impl Form for Utf16 {
     const IP_INFO_AT: usize = 2;
     const HAS_NUMBERS: bool = true;
     const GET_VALUE_AT: usize = 4;
+
+    fn max_units(size: usize) -> usize {
+        (size / 2).saturating_sub(1)
+    }
+
+    /// The units alone limit it.
+    fn max_bytes(_: usize) -> usize {
+        usize::MAX
+    }
 
     fn is_valid_size(size: usize) -> bool {
         size % 2 == 0
@@ -71,6 +88,15 @@ impl Form for Utf8 {
     /// The kernel reads the value of every reply at its offset in an ENUMERATE, four bytes
     /// after that in a GET.
     const GET_VALUE_AT: usize = 8;
+
+    /// The kernel leaves the last unit of the field before the NUL empty.
+    fn max_units(size: usize) -> usize {
+        (size / 2).saturating_sub(2)
+    }
+
+    fn max_bytes(size: usize) -> usize {
+        size.saturating_sub(1)
+    }
 
     fn is_valid_size(_: usize) -> bool {
         true

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use hyperv_vmbus::hvutil::HvUtil;
-use hyperv_vmbus::ic::{MessageType, Status, Version};
+use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
 use hyperv_vmbus::message::ReplyLayout;
 use hyperv_vmbus::{Encoding, classes};
 use slog::{Logger, debug, warn};
@@ -25,7 +25,7 @@ use self::logic::Logic;
 pub use self::network::Backend;
 use self::pool::Pools;
 use self::request::{Reply, Request};
-use self::wire::Malformed;
+use self::wire::{IpLayout, Malformed};
 use crate::error_chain::display_chain;
 use crate::progress::Progress;
 use crate::service::{Entry, Service};
@@ -68,7 +68,12 @@ pub static ENTRY: Entry = Entry {
     class: classes::KVP,
     message_type: MessageType::KVP,
     frameworks: &[Version::new(3, 0), Version::new(1, 0)],
-    versions: &[Version::new(4, 0), Version::new(3, 0), Version::new(1, 0)],
+    versions: &[
+        Version::new(5, 0),
+        Version::new(4, 0),
+        Version::new(3, 0),
+        Version::new(1, 0),
+    ],
     hvutil: HvUtil {
         node: "vmbus/hv_kvp",
         registration: &REGISTRATION,
@@ -95,6 +100,8 @@ struct KeyValue {
     executor: Executor,
     progress: Arc<Progress>,
     log: Logger,
+    /// That of the last negotiation.
+    ip_layout: IpLayout,
     /// The timeout of the current request was logged; those of requests that wait for it
     /// are not.
     timeout_logged: bool,
@@ -115,6 +122,7 @@ impl KeyValue {
             executor,
             progress,
             log,
+            ip_layout: IpLayout::default(),
             timeout_logged: false,
             executed: false,
         }
@@ -128,8 +136,10 @@ impl KeyValue {
 
 impl Service for KeyValue {
     fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
-        let outcome = self.execute(wire::decode(encoding, body));
-        let error = match outcome.and_then(|reply| Ok(wire::encode(encoding, body, &reply)?)) {
+        let layout = self.ip_layout;
+        let outcome = self.execute(wire::decode(encoding, layout, body));
+        let encode = |reply| Ok(wire::encode(encoding, layout, body, &reply)?);
+        let error = match outcome.and_then(encode) {
             Ok(()) => {
                 self.timeout_logged = false;
                 return Status::OK;
@@ -148,6 +158,10 @@ impl Service for KeyValue {
 
     fn progress(&self) -> Option<Arc<Progress>> {
         Some(Arc::clone(&self.progress))
+    }
+
+    fn negotiated(&mut self, versions: Negotiated) {
+        self.ip_layout = IpLayout::of(versions.message);
     }
 
     fn unanswered(&mut self) {

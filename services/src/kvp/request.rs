@@ -86,6 +86,14 @@ impl Family {
     /// Both.
     pub const BOTH: Self = Self(3);
 
+    /// Returns the family of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
     /// Whether IPv4 is included.
     pub fn has_v4(self) -> bool {
         self.0 & Self::V4.0 != 0
@@ -98,10 +106,7 @@ impl Family {
 
     /// Whether the family of this address is included.
     pub fn includes(self, ip: IpAddr) -> bool {
-        match ip {
-            IpAddr::V4(_) => self.has_v4(),
-            IpAddr::V6(_) => self.has_v6(),
-        }
+        self.0 & Self::of(ip).0 != 0
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages of the key-value service, in both encodings: any bytes are
+//! Messages of the key-value service, in each encoding and layout: any bytes are
 //! decoded or refused, and what is decoded can be answered.
 
 #![no_main]
@@ -6,15 +6,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyperv_services::kvp::request::{IpAddress, IpConfiguration, Origin, Reply, Request};
-use hyperv_services::kvp::wire;
+use hyperv_services::kvp::wire::{self, IpLayout};
 use hyperv_vmbus::Encoding;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    for encoding in [Encoding::Utf16, Encoding::Utf8] {
+    for (encoding, layout) in [
+        (Encoding::Utf16, IpLayout::Text),
+        (Encoding::Utf16, IpLayout::Binary),
+        (Encoding::Utf8, IpLayout::Text),
+    ] {
         let mut message = bytes.to_vec();
-        if let Ok(request) = wire::decode(encoding, bytes) {
-            let _ = wire::encode(encoding, &mut message, &reply(&request));
+        if let Ok(request) = wire::decode(encoding, layout, bytes) {
+            let _ = wire::encode(encoding, layout, &mut message, &reply(&request));
         }
     }
     let _ = wire::driver_version(bytes);

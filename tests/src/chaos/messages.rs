@@ -94,8 +94,10 @@ pub(super) fn request(rng: &mut Rng, which: ServiceKind, places: &Places) -> Mes
         }
         ServiceKind::Kvp => {
             let (label, operation) = pair(rng);
-            let bodies = (operation.encode_utf16(), operation.encode_utf8());
-            (label, bodies.0, bodies.1, Kvp::KIND, Kvp::VERSION)
+            // Of the version that was negotiated or of another.
+            let version = rng.pick(Kvp::VERSION, Kvp::VERSIONS);
+            let bodies = (operation.encode_utf16(version), operation.encode_utf8());
+            (label, bodies.0, bodies.1, Kvp::KIND, version)
         }
         ServiceKind::Vss => {
             let (operation, len) = backup(rng);
@@ -327,6 +329,7 @@ fn pair(rng: &mut Rng) -> (String, Pair) {
             subnets: rng.pick("255.255.255.0", &["", "/64", "/999"]).to_owned(),
             gateways: rng.pick("192.0.2.254", &["", "::"]).to_owned(),
             dns: rng.pick("192.0.2.53", &["", "1;2;3;4;5;6;7;8"]).to_owned(),
+            origins: Vec::new(),
         }),
     };
     let mut label = format!("{operation:?}");

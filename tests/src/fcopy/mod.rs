@@ -35,7 +35,7 @@ impl Protocol for Fcopy {
     /// There is nothing to call off.
     const HARMLESS: Operation = Operation::Cancel;
 
-    fn encode_utf16(operation: &Operation) -> Vec<u8> {
+    fn encode_utf16(operation: &Operation, _: Version) -> Vec<u8> {
         operation.encode_utf16()
     }
 

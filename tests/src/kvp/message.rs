@@ -1,7 +1,14 @@
 //! What the host asks of keys and values, for rings and for the char device.
 //! Protocol section 7.
 
+use hyperv_vmbus::ic::Version;
+
+use super::binary;
+use super::ip_info::{ADAPTER_UNITS, IpInfo};
 use super::text::to_utf8;
+
+/// The first version in which an IP configuration is binary.
+pub const BINARY: Version = Version::new(5, 0);
 
 /// Bytes of every message on the char device.
 pub const DEVICE_LEN: usize = 7432;
@@ -15,17 +22,20 @@ pub(super) const VALUE_BYTES: usize = 2048;
 /// Bytes before the fields: operation, pool and padding.
 pub(super) const HEADER: usize = 4;
 
+/// Bytes of a body with an IP configuration over rings.
+const RING_IP_LEN: usize = 7428;
+
 /// Bytes before the fields of an IP configuration over rings, where there is no
 /// padding.
 pub(super) const IP_HEADER: usize = 2;
 
 /// Units of the fields of an IP configuration.
-pub(super) const ADAPTER_UNITS: usize = 128;
 pub(super) const ADDRESS_UNITS: usize = 1024;
 pub(super) const GATEWAY_UNITS: usize = 512;
 
 /// Types of values.
 pub(super) const TEXT: u32 = 1;
+const EXPANDABLE: u32 = 2;
 const U32: u32 = 4;
 const U64: u32 = 8;
 /// As Windows has it.
@@ -36,6 +46,8 @@ const QWORD: u32 = 11;
 pub enum Value {
     /// Text, in UTF-16 without its NUL.
     Text(Vec<u16>),
+    /// Text with variables to expand, in UTF-16 without its NUL.
+    Expandable(Vec<u16>),
     /// A number of 32 bits.
     U32(u32),
     /// A number of 64 bits, under the number that Linux has for these.
@@ -49,25 +61,6 @@ impl Value {
     pub fn text(text: &str) -> Self {
         Self::Text(text.encode_utf16().collect())
     }
-}
-
-/// The IP configuration of an interface; lists are joined with `;`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct IpInfo {
-    /// Its MAC address in a GET, the GUID of its device in a SET.
-    pub adapter: String,
-    /// 1 for IPv4, 2 for IPv6, 3 for both.
-    pub family: u8,
-    /// IPv4 by DHCP.
-    pub dhcp: bool,
-    /// Addresses.
-    pub addresses: String,
-    /// Masks of IPv4, `/` and a prefix length for IPv6.
-    pub subnets: String,
-    /// Default gateways.
-    pub gateways: String,
-    /// Name servers.
-    pub dns: String,
 }
 
 /// What the host asks.
@@ -155,8 +148,8 @@ impl Operation {
         }
     }
 
-    /// The body as it travels over rings.
-    pub fn encode_utf16(&self) -> Vec<u8> {
+    /// The body as it travels over rings in this version.
+    pub fn encode_utf16(&self, version: Version) -> Vec<u8> {
         let mut body = self.head().to_vec();
         body.resize(HEADER, 0);
         match self {
@@ -172,6 +165,10 @@ impl Operation {
                     Value::Text(text) => {
                         let (len, text) = utf16_text(text, VALUE_BYTES);
                         (TEXT, len, text)
+                    }
+                    Value::Expandable(text) => {
+                        let (len, text) = utf16_text(text, VALUE_BYTES);
+                        (EXPANDABLE, len, text)
                     }
                     Value::U32(number) => (U32, 4, number.to_le_bytes().to_vec()),
                     Value::U64(number) => (U64, 8, number.to_le_bytes().to_vec()),
@@ -191,27 +188,21 @@ impl Operation {
                 body.resize(body.len() + KEY_BYTES + VALUE_BYTES, 0);
             }
             Self::GetIpInfo { adapter, family } => {
-                body.truncate(IP_HEADER);
                 let info = IpInfo {
                     family: *family,
                     ..IpInfo::default()
                 };
-                body.extend(ip_info(adapter, &info, |text, units| {
-                    utf16_text(text, 2 * units).1
-                }));
+                utf16_ip_info(&mut body, version, adapter, &info);
             }
             Self::SetIpInfo(info) => {
-                body.truncate(IP_HEADER);
-                body.extend(ip_info(&units(&info.adapter), info, |text, units| {
-                    utf16_text(text, 2 * units).1
-                }));
+                utf16_ip_info(&mut body, version, &units(&info.adapter), info);
             }
         }
         body
     }
 
     /// The message as the kernel hands it to the char device. It does not pass
-    /// on the type of a value, and knows no [`Value::Qword`].
+    /// on the type of a value, and knows neither [`Value::Expandable`] nor [`Value::Qword`].
     pub fn encode_utf8(&self) -> Vec<u8> {
         let mut message = self.head().to_vec();
         message.resize(HEADER, 0);
@@ -227,7 +218,7 @@ impl Operation {
                     Value::Text(text) => utf8_text(text, VALUE_BYTES),
                     Value::U32(number) => utf8_text(&units(&number.to_string()), VALUE_BYTES),
                     Value::U64(number) => utf8_text(&units(&number.to_string()), VALUE_BYTES),
-                    Value::Qword(_) => (0, Vec::new()),
+                    Value::Expandable(_) | Value::Qword(_) => (0, Vec::new()),
                 };
                 message.extend(numbers(&[0, key_len, value_len]));
                 message.extend(key);
@@ -264,8 +255,21 @@ pub(super) fn registered(operation: u8, version: &str) -> Vec<u8> {
     message
 }
 
+/// Adds an IP configuration to the head of a body. The body is as long in every version.
+fn utf16_ip_info(body: &mut Vec<u8>, version: Version, adapter: &[u16], info: &IpInfo) {
+    let text = |text: &[u16], units: usize| utf16_text(text, 2 * units).1;
+    if version == BINARY {
+        body.extend(text(adapter, ADAPTER_UNITS));
+        binary::insert(body, info);
+        body.resize(RING_IP_LEN, 0);
+    } else {
+        body.truncate(IP_HEADER);
+        body.extend(ip_info(adapter, info, text));
+    }
+}
+
 /// The fields of an IP configuration; `text` encodes one of so many units.
-fn ip_info(adapter: &[u16], info: &IpInfo, text: fn(&[u16], usize) -> Vec<u8>) -> Vec<u8> {
+fn ip_info(adapter: &[u16], info: &IpInfo, text: impl Fn(&[u16], usize) -> Vec<u8>) -> Vec<u8> {
     let field = |value: &[u16], units: usize| padded(text(value, units), 2 * units);
     let mut bytes = field(adapter, ADAPTER_UNITS);
     bytes.extend([info.family, u8::from(info.dhcp)]);
@@ -312,6 +316,8 @@ fn utf8_text(text: &[u16], field: usize) -> (u32, Vec<u8>) {
 mod tests {
     use super::*;
 
+    const TEXT: Version = Version::new(4, 0);
+
     #[test]
     fn bodies_have_the_lengths_of_the_wire() {
         for (operation, len) in [
@@ -322,7 +328,8 @@ mod tests {
             (Operation::get_ip_info("m", 3), 7428),
             (Operation::SetIpInfo(IpInfo::default()), 7428),
         ] {
-            assert_eq!(operation.encode_utf16().len(), len, "{operation:?}");
+            assert_eq!(operation.encode_utf16(TEXT).len(), len, "{operation:?}");
+            assert_eq!(operation.encode_utf16(BINARY).len(), len, "{operation:?}");
             assert_eq!(operation.encode_utf8().len(), 7432, "{operation:?}");
         }
     }
@@ -330,7 +337,7 @@ mod tests {
     #[test]
     fn fields_stand_where_each_transport_has_them() {
         let set = Operation::set(3, "ü", Value::text("v"));
-        let utf16 = set.encode_utf16();
+        let utf16 = set.encode_utf16(TEXT);
         assert_eq!(
             &utf16[..16],
             [1, 3, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0]
@@ -346,7 +353,7 @@ mod tests {
         assert_eq!(&utf8[528..530], b"v\0");
 
         let set = |value| Operation::set(0, "k", value);
-        let utf16 = set(Value::Qword(0x0102)).encode_utf16();
+        let utf16 = set(Value::Qword(0x0102)).encode_utf16(TEXT);
         assert_eq!(&utf16[4..16], [11, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0]);
         assert_eq!(&utf16[528..536], [2, 1, 0, 0, 0, 0, 0, 0]);
         let utf8 = set(Value::U64(u64::MAX)).encode_utf8();
@@ -361,8 +368,9 @@ mod tests {
             subnets: "s".into(),
             gateways: "g".into(),
             dns: "d".into(),
+            origins: Vec::new(),
         };
-        let utf16 = Operation::SetIpInfo(info.clone()).encode_utf16();
+        let utf16 = Operation::SetIpInfo(info.clone()).encode_utf16(TEXT);
         let utf8 = Operation::SetIpInfo(info).encode_utf8();
         for (message, base) in [(utf16, 2), (utf8, 4)] {
             assert_eq!(message[0], 5);

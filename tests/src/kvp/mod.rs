@@ -5,6 +5,8 @@
 //! side shows on the other. Over the char device the host stands for the kernel
 //! as well: it turns UTF-16 into UTF-8 and back as `hv_utils` does.
 
+mod binary;
+mod ip_info;
 mod message;
 pub mod pool;
 mod reply;
@@ -16,14 +18,21 @@ use hyperv_vmbus::ic::{Status, Version};
 
 use crate::host::{Protocol, Service, ServiceHost};
 use crate::ic::KEY_VALUE;
-pub use message::{DEVICE_LEN, IpInfo, Operation, Value};
+pub use ip_info::IpInfo;
+pub use message::{BINARY, DEVICE_LEN, Operation, Value};
 pub use reply::Item;
 
-/// Units of the longest key, without its NUL.
-pub const KEY_UNITS: usize = 254;
+/// Units of the longest key over rings, without its NUL.
+pub const KEY_UNITS: usize = 255;
 
-/// Units of the longest value, without its NUL.
-pub const VALUE_UNITS: usize = 1022;
+/// Units of the longest value over rings, without its NUL.
+pub const VALUE_UNITS: usize = 1023;
+
+/// Units of the longest key over the char device, without its NUL.
+pub const DEVICE_KEY_UNITS: usize = 254;
+
+/// Units of the longest value over the char device, without its NUL.
+pub const DEVICE_VALUE_UNITS: usize = 1022;
 
 /// Items of the guest's facts, in pool 2.
 pub const FACTS: [&str; 10] = [
@@ -65,7 +74,8 @@ impl Protocol for Kvp {
     const KIND: u16 = KEY_VALUE;
     const VERSIONS: &'static [Version] =
         &[Version::new(3, 0), Version::new(4, 0), Version::new(5, 0)];
-    const VERSION: Version = Version::new(4, 0);
+    const VERSION: Version = Version::new(5, 0);
+    const KERNEL_VERSION: Version = Version::new(4, 0);
     const REPLY_LEN: usize = DEVICE_LEN;
 
     type Operation = Operation;
@@ -76,8 +86,8 @@ impl Protocol for Kvp {
         index: 1 << 24,
     };
 
-    fn encode_utf16(operation: &Operation) -> Vec<u8> {
-        operation.encode_utf16()
+    fn encode_utf16(operation: &Operation, version: Version) -> Vec<u8> {
+        operation.encode_utf16(version)
     }
 
     fn encode_utf8(operation: &Operation) -> Vec<u8> {
@@ -146,7 +156,14 @@ impl ServiceHost<Kvp> {
     /// The IP configuration of the interface with this MAC address.
     pub fn get_ip_info(&mut self, mac: &str, family: u8) -> Result<Answer<IpInfo>> {
         let reply = self.call(&Operation::get_ip_info(mac, family))?;
-        self.answer(reply, reply::ip_info)
+        let read = match self.version() {
+            BINARY => |body: &reply::Body<'_>| match body {
+                reply::Body::Rings(body) => binary::ip_info(body),
+                reply::Body::Device(_) => reply::ip_info(body),
+            },
+            _ => reply::ip_info,
+        };
+        self.answer(reply, read)
     }
 
     /// Gives an interface an IP configuration.

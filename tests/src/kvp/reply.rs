@@ -7,12 +7,12 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::ip_info::{ADAPTER_UNITS, IpInfo};
 use super::message::{
-    ADAPTER_UNITS, ADDRESS_UNITS, GATEWAY_UNITS, HEADER, IP_HEADER, IpInfo, KEY_BYTES, TEXT,
-    VALUE_BYTES,
+    ADDRESS_UNITS, GATEWAY_UNITS, HEADER, IP_HEADER, KEY_BYTES, TEXT, VALUE_BYTES,
 };
 use super::text::{from_utf8, from_utf16, from_utf16_field};
-use super::{KEY_UNITS, VALUE_UNITS};
+use super::{DEVICE_KEY_UNITS, DEVICE_VALUE_UNITS, KEY_UNITS, VALUE_UNITS};
 
 /// Bytes of type and sizes.
 const SIZES: usize = 12;
@@ -65,7 +65,7 @@ fn ring_value(body: &[u8], at: usize) -> Result<String> {
 /// A value over the char device.
 fn device_value(body: &[u8]) -> Result<String> {
     let field = part(body, INDEX + SIZES + KEY_BYTES, VALUE_BYTES)?;
-    from_utf8(field, VALUE_UNITS).context("a value")
+    from_utf8(field, DEVICE_VALUE_UNITS).context("a value")
 }
 
 /// What a GET brings.
@@ -92,7 +92,7 @@ pub(super) fn item(body: &Body<'_>) -> Result<Item> {
         }
         Body::Device(body) => {
             let field = part(body, INDEX + SIZES, KEY_BYTES)?;
-            let key = from_utf8(field, KEY_UNITS).context("a key")?;
+            let key = from_utf8(field, DEVICE_KEY_UNITS).context("a key")?;
             let value = device_value(body)?;
             Ok(Item { key, value })
         }
@@ -133,19 +133,24 @@ pub(super) fn ip_info(body: &Body<'_>) -> Result<IpInfo> {
         subnets,
         gateways,
         dns,
+        origins: Vec::new(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use hyperv_vmbus::ic::Version;
+
     use super::super::{Operation, Value};
     use super::*;
 
+    const TEXT_VERSION: Version = Version::new(4, 0);
+
     #[test]
     fn values_are_read_from_where_the_wire_has_them() {
-        let body = Operation::set(1, "k", Value::text("välue")).encode_utf16();
+        let body = Operation::set(1, "k", Value::text("välue")).encode_utf16(TEXT_VERSION);
         assert_eq!(value(&Body::Rings(&body)).unwrap(), "välue");
-        let body = Operation::set(1, "k", Value::U32(1)).encode_utf16();
+        let body = Operation::set(1, "k", Value::U32(1)).encode_utf16(TEXT_VERSION);
         assert!(value(&Body::Rings(&body)).is_err());
         let mut body = vec![0; 7428];
         body[16..19].copy_from_slice(b"key");
@@ -165,8 +170,9 @@ mod tests {
             subnets: "255.0.0.0;/64".into(),
             gateways: "10.0.0.2".into(),
             dns: "10.0.0.3".into(),
+            origins: Vec::new(),
         };
-        let utf16 = Operation::SetIpInfo(info.clone()).encode_utf16();
+        let utf16 = Operation::SetIpInfo(info.clone()).encode_utf16(TEXT_VERSION);
         assert_eq!(ip_info(&Body::Rings(&utf16)).unwrap(), info);
         let utf8 = Operation::SetIpInfo(info.clone()).encode_utf8();
         assert_eq!(ip_info(&Body::Device(&utf8[4..])).unwrap(), info);

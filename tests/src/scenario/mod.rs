@@ -306,7 +306,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-get" KVP_BOTH kvp::pools::get: "GET returns the value of a key, the first of two equal ones";
         "kvp-missing-keys" KVP_BOTH kvp::pools::missing: "a missing key fails, and an index past the end means no more items";
         "kvp-places-beyond" KVP_BOTH kvp::pools::beyond: "indexes far past the end mean no more items";
-        "kvp-numbers" KVP_BOTH kvp::pools::numbers: "32-bit and 64-bit numbers become decimal text";
+        "kvp-numbers" KVP_BOTH kvp::pools::numbers: "32-bit and 64-bit numbers become decimal text, and text with variables is text";
         "kvp-longest" KVP_BOTH kvp::pools::longest: "the longest key and the longest value are stored unchanged";
         "kvp-unicode" KVP_BOTH kvp::pools::unicode: "keys and values beyond ASCII, surrogate pairs included";
         "kvp-too-long" KVP_UIO kvp::pools::too_long: "what does not fit into a record fails and changes nothing";
@@ -329,6 +329,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-set-ip-info" KVP_BOTH kvp::network::set, own_process => TOOLS: "an IP configuration is written, applied, and read back";
         "kvp-set-ip-dhcp" KVP_BOTH kvp::network::dhcp, own_process => TOOLS: "DHCP replaces static addresses";
         "kvp-set-ip-malformed" KVP_BOTH kvp::network::malformed, own_process => TOOLS: "an invalid IP configuration is an invalid argument and changes nothing";
+        "kvp-versions" KVP_UIO kvp::network::versions, own_process => TOOLS: "IP configurations are binary in version 5.0 and text in older ones, after each negotiation";
         "kvp-set-ip-fails" KVP_BOTH kvp::network::fails, own_process => TOOLS: "the request fails when a tool fails";
         "kvp-set-ip-hangs" KVP_BOTH kvp::network::hangs, own_process => TOOLS: "the request fails in time when a tool hangs, and no process is left";
         "kvp-malformed-messages" KVP_UIO kvp::messages::rings: "each malformed message gets a failure reply and changes nothing, and the channel stays open";

@@ -48,7 +48,7 @@ impl Protocol for Vss {
     /// A question only.
     const HARMLESS: Operation = Operation::HotBackup;
 
-    fn encode_utf16(operation: &Operation) -> Vec<u8> {
+    fn encode_utf16(operation: &Operation, _: Version) -> Vec<u8> {
         operation.encode(BODY_LEN)
     }
 

@@ -50,7 +50,7 @@ pub static DEVICES: &[Served] = &[
         node: "/dev/vmbus/hv_kvp",
         registration: (100, 7432),
         versions: Kvp::VERSIONS,
-        chosen: Kvp::VERSION,
+        chosen: Kvp::KERNEL_VERSION,
     },
     Served {
         name: "vss-device",
@@ -60,7 +60,7 @@ pub static DEVICES: &[Served] = &[
         node: "/dev/vmbus/hv_vss",
         registration: (129, BODY_LEN),
         versions: Vss::VERSIONS,
-        chosen: Vss::VERSION,
+        chosen: Vss::KERNEL_VERSION,
     },
 ];
 

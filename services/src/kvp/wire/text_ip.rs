@@ -1,9 +1,70 @@
-//! An IP configuration in text: lists that are joined with `;` and truncated to the size of
-//! their fields.
+//! The text layout of an IP configuration: lists that are joined with `;` and truncated to the
+//! size of their fields.
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::error::{Malformed, TooLong};
+use super::fields::string;
+use crate::kvp::encoding::Form;
 use crate::kvp::request::{Family, IpConfiguration, IpInfo};
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct TextIpFields {
+    adapter: [u8; 256],
+    family: u8,
+    dhcp: u8,
+    addresses: [u8; 2048],
+    subnets: [u8; 2048],
+    gateways: [u8; 1024],
+    dns: [u8; 2048],
+}
+
+const _: () = assert!(size_of::<TextIpFields>() == 7426);
+
+impl TextIpFields {
+    pub(super) fn adapter<E: Form>(&self) -> Result<String, Malformed> {
+        string::<E>("adapter", &self.adapter)
+    }
+
+    pub(super) fn family(&self) -> Family {
+        Family(self.family)
+    }
+
+    pub(super) fn info<E: Form>(&self) -> Result<IpInfo, Malformed> {
+        Ok(IpInfo {
+            adapter: self.adapter::<E>()?,
+            family: self.family(),
+            dhcp: self.dhcp != 0,
+            addresses: string::<E>("list of addresses", &self.addresses)?,
+            subnets: string::<E>("list of subnets", &self.subnets)?,
+            gateways: string::<E>("list of gateways", &self.gateways)?,
+            dns: string::<E>("list of DNS servers", &self.dns)?,
+        })
+    }
+
+    /// Writes everything but the adapter.
+    pub(super) fn write<E: Form>(
+        &mut self,
+        configuration: &IpConfiguration,
+    ) -> Result<(), TooLong> {
+        let info = lists(configuration);
+        self.family = info.family.0;
+        self.dhcp = info.dhcp.into();
+        let lists: [(&'static str, &str, &mut [u8]); 4] = [
+            ("list of addresses", &info.addresses, &mut self.addresses),
+            ("list of subnets", &info.subnets, &mut self.subnets),
+            ("list of gateways", &info.gateways, &mut self.gateways),
+            ("list of DNS servers", &info.dns, &mut self.dns),
+        ];
+        for (name, list, field) in lists {
+            E::write(list, field).ok_or(TooLong(name))?;
+        }
+        Ok(())
+    }
+}
 
 /// Longest list of addresses, subnets or DNS servers in UTF-16 units without the NUL. The
 /// lists are ASCII: a byte is a unit.
@@ -22,16 +83,16 @@ pub(in crate::kvp) fn lists(configuration: &IpConfiguration) -> IpInfo {
     };
     for address in &configuration.addresses {
         let ip = address.ip.to_string();
-        let (subnet, family) = match address.ip {
-            IpAddr::V4(_) => (mask(address.prefix).to_string(), Family::V4),
-            IpAddr::V6(_) => (format!("/{}", address.prefix), Family::V6),
+        let subnet = match address.ip {
+            IpAddr::V4(_) => mask(address.prefix).to_string(),
+            IpAddr::V6(_) => format!("/{}", address.prefix),
         };
         if !(has_room(&lists.addresses, &ip, LONG) && has_room(&lists.subnets, &subnet, LONG)) {
             break;
         }
         push(&mut lists.addresses, &ip);
         push(&mut lists.subnets, &subnet);
-        lists.family.0 |= family.0;
+        lists.family.0 |= Family::of(address.ip).0;
     }
     lists
 }

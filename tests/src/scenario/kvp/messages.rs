@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use super::super::Pattern;
 use super::super::stage::{KvpStage, expect_failure};
 use super::set;
-use crate::kvp::{DEVICE_LEN, KvpHost, Operation, Value};
+use crate::host::Protocol as _;
+use crate::kvp::{DEVICE_LEN, Kvp, KvpHost, Operation, Value};
 
 /// Where a body has the sizes of a SET's or GET's key and of its value, and of a
 /// DELETE's key; the key and value of the first two, over both transports.
@@ -49,11 +50,12 @@ fn expect_declined(
 pub(in super::super) fn rings(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
     set(&mut host, 0, "kept", "value")?;
-    let set = Operation::set(0, "kept", Value::text("other")).encode_utf16();
-    let get = Operation::get(0, "kept").encode_utf16();
-    let delete = Operation::delete(0, "kept").encode_utf16();
-    let enumerate = Operation::Enumerate { pool: 0, index: 0 }.encode_utf16();
-    let get_ip = Operation::get_ip_info("00:15:5D:00:00:01", 3).encode_utf16();
+    let body = |operation: Operation| operation.encode_utf16(Kvp::VERSION);
+    let set = body(Operation::set(0, "kept", Value::text("other")));
+    let get = body(Operation::get(0, "kept"));
+    let delete = body(Operation::delete(0, "kept"));
+    let enumerate = body(Operation::Enumerate { pool: 0, index: 0 });
+    let get_ip = body(Operation::get_ip_info("00:15:5D:00:00:01", 3));
     let cut = |body: &[u8], len: usize| body.get(..len).unwrap_or_default().to_vec();
     let mut bodies = vec![
         ("a body of no bytes".to_owned(), vec![]),

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hyperv_vmbus::Guid;
-use hyperv_vmbus::ic::Status;
+use hyperv_vmbus::ic::{Status, Version};
 
+use super::super::Transport;
 use super::super::stage::{KvpStage, SETTLE_TIME, expect, expect_failure};
-use crate::kvp::{FACT_POOL, IpInfo, KvpHost};
+use crate::host::{FRAMEWORK, FRAMEWORKS, Protocol as _};
+use crate::kvp::{BINARY, FACT_POOL, IpInfo, Kvp, KvpHost};
 use crate::network::{Adapter, Network, tools};
 use crate::wait::until;
 
@@ -28,6 +30,9 @@ const SECOND: Adapter = Adapter {
 
 /// Both families.
 const BOTH: u8 = 3;
+
+/// The origin of an address that was set by hand.
+const STATIC: u16 = 2;
 
 /// The kernel fails a request after that time, whatever comes then.
 const KERNELS_PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +107,14 @@ pub(in super::super) fn get(stage: &mut KvpStage<'_>) -> Result<()> {
         parts(&info.gateways) == ["10.1.0.1"].into() && !info.dhcp,
         "expected the gateway 10.1.0.1 and no DHCP; the guest answered {info:?}"
     );
+    let origins = match stage.transport() {
+        Transport::Uio(_) => vec![STATIC; V4.len() + V6.len()],
+        Transport::HvUtil => vec![],
+    };
+    ensure!(
+        info.origins == origins,
+        "expected addresses of the origins {origins:?}; the guest answered {info:?}"
+    );
     let info = get_info(&mut host, &mac(&SECOND), BOTH)?;
     ensure!(
         addresses(&info) == [("10.9.9.9", "255.0.0.0")].into() && parts(&info.gateways).is_empty(),
@@ -170,6 +183,7 @@ fn configuration() -> IpInfo {
         subnets: "255.255.255.0;255.255.0.0;/64".to_owned(),
         gateways: "10.3.0.1".to_owned(),
         dns: "10.3.0.53;10.3.0.54".to_owned(),
+        origins: Vec::new(),
     }
 }
 
@@ -295,7 +309,7 @@ pub(in super::super) fn malformed(stage: &mut KvpStage<'_>) -> Result<()> {
         change(&mut info);
         info
     };
-    for (what, info) in [
+    let cases = [
         (
             "an address in words",
             with(|info| info.addresses = "ten".into()),
@@ -336,14 +350,96 @@ pub(in super::super) fn malformed(stage: &mut KvpStage<'_>) -> Result<()> {
             "a prefix too long",
             with(|info| info.subnets = "255.255.255.0;255.255.0.0;/129".into()),
         ),
+        (
+            "more addresses than there is room for",
+            with(|info| {
+                let addresses: Vec<_> = (1..=65).map(|last| format!("10.3.0.{last}")).collect();
+                info.addresses = addresses.join(";");
+                info.subnets = ["255.255.255.0"; 65].join(";");
+            }),
+        ),
+        (
+            "more name servers than there is room for",
+            with(|info| info.dns = ["fd00:3::53"; 65].join(";")),
+        ),
+    ];
+    // Of an older version, so that they are text over rings, too.
+    if host.has_rings() {
+        host.negotiate(&FRAMEWORKS, &[Kvp::KERNEL_VERSION])?;
+    }
+    for (what, info) in &cases {
+        expect_refused(stage, &*network, &pools, &mut host, info, what)?;
+    }
+    if host.has_rings() {
+        host.negotiate(&FRAMEWORKS, Kvp::VERSIONS)?;
+        let gateways = with(|info| info.gateways = ["10.3.0.1"; 6].join(";"));
+        let gateways = ("more gateways than there is room for", gateways);
+        for (what, info) in cases.iter().chain([&gateways]) {
+            expect_refused(stage, &*network, &pools, &mut host, info, what)?;
+        }
+    }
+    stage.expect_working(&mut host)
+}
+
+/// Expects that a configuration is invalid and changes nothing.
+fn expect_refused(
+    stage: &KvpStage<'_>,
+    network: &dyn Network,
+    pools: &Path,
+    host: &mut KvpHost,
+    info: &IpInfo,
+    what: &str,
+) -> Result<()> {
+    let what = format!("{what} in version {}", host.version());
+    expect(host.set_ip_info(info)?, Status::INVALID_ARGUMENT, &what)?;
+    let written = written(stage, network, pools)?;
+    ensure!(
+        written.is_empty() && calls(network)?.is_empty(),
+        "expected nothing to be written for {what}; found {written:?}"
+    );
+    Ok(())
+}
+
+/// A layout for each version.
+pub(in super::super) fn versions(stage: &mut KvpStage<'_>) -> Result<()> {
+    let network = network(stage)?;
+    clean(&*network)?;
+    let mut host = stage.connect()?;
+    let [three, four, six] = [3, 4, 6].map(|major| Version::new(major, 0));
+    for (offered, expected, round) in [
+        (&[four][..], four, 1),
+        (&[BINARY], BINARY, 2),
+        (&[three], three, 3),
+        (&[three, four, BINARY, six], BINARY, 4),
     ] {
-        let status = host.set_ip_info(&info)?;
-        expect(status, Status::INVALID_ARGUMENT, what)?;
-        let written = written(stage, &*network, &pools)?;
-        ensure!(
-            written.is_empty() && calls(&*network)?.is_empty(),
-            "expected nothing to be written for {what}; found {written:?}"
-        );
+        // Between two negotiations the layout stays.
+        for change in [true, false] {
+            if change {
+                let chosen = host.negotiate(&FRAMEWORKS, offered)?;
+                ensure!(
+                    chosen == Some((FRAMEWORK, expected)),
+                    "expected version {expected} of {offered:?}; the guest chose {chosen:?}"
+                );
+                let addresses = format!("10.3.{round}.2;fd00:3::{round}");
+                let status = host.set_ip_info(&IpInfo {
+                    addresses,
+                    subnets: "255.255.255.0;/64".to_owned(),
+                    gateways: format!("10.3.{round}.1"),
+                    ..configuration()
+                })?;
+                expect(status, Status::OK, &format!("a SET in version {expected}"))?;
+            }
+            let info = get_info(&mut host, &mac(&FIRST), BOTH)?;
+            let (v4, v6) = (format!("10.3.{round}.2"), format!("fd00:3::{round}"));
+            let gateway = format!("10.3.{round}.1");
+            let origins = usize::from(expected == BINARY) * 2;
+            ensure!(
+                addresses(&info) == [(&*v4, "255.255.255.0"), (&*v6, "/64")].into()
+                    && parts(&info.gateways) == [&*gateway].into()
+                    && info.origins == vec![STATIC; origins],
+                "expected what was set in version {expected}; the guest answered {info:?}"
+            );
+        }
     }
     stage.expect_working(&mut host)
 }

@@ -15,7 +15,7 @@ use hyperv_vmbus::ic::Status;
 use super::super::Skip;
 use super::super::stage::{KvpStage, expect, text};
 use super::{expect_got, set};
-use crate::kvp::{Item, KvpHost, VALUE_UNITS, pool};
+use crate::kvp::{DEVICE_VALUE_UNITS, Item, KvpHost, pool};
 use crate::wait::until;
 
 /// The other programs.
@@ -114,9 +114,9 @@ struct HostSide {
 /// Value of the host's key with this number.
 fn value(number: usize) -> String {
     format!("{number}|")
-        .repeat(VALUE_UNITS / 5)
+        .repeat(DEVICE_VALUE_UNITS / 5)
         .chars()
-        .take(number * 37 % VALUE_UNITS)
+        .take(number * 37 % DEVICE_VALUE_UNITS)
         .collect()
 }
 

@@ -6,7 +6,18 @@ use hyperv_vmbus::ic::Status;
 use super::super::Transport;
 use super::super::stage::{KvpStage, expect, expect_failure};
 use super::{FILES, expect_got, expect_missing, expect_value, set};
-use crate::kvp::{KEY_UNITS, KvpHost, Operation, POOLS, VALUE_UNITS, Value, pool};
+use crate::kvp::{
+    DEVICE_KEY_UNITS, DEVICE_VALUE_UNITS, KEY_UNITS, KvpHost, Operation, POOLS, VALUE_UNITS, Value,
+    pool,
+};
+
+/// Units of the longest key and the longest value.
+fn longest_of(transport: Transport) -> (usize, usize) {
+    match transport {
+        Transport::Uio(_) => (KEY_UNITS, VALUE_UNITS),
+        Transport::HvUtil => (DEVICE_KEY_UNITS, DEVICE_VALUE_UNITS),
+    }
+}
 
 pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
@@ -42,7 +53,8 @@ pub(in super::super) fn pools(stage: &mut KvpStage<'_>) -> Result<()> {
 }
 
 pub(in super::super) fn get(stage: &mut KvpStage<'_>) -> Result<()> {
-    let (key, value) = ("k".repeat(KEY_UNITS), "v".repeat(VALUE_UNITS));
+    let (key_units, value_units) = longest_of(stage.transport());
+    let (key, value) = ("k".repeat(key_units), "v".repeat(value_units));
     let letters = "😀".repeat(511);
     let items = [
         ("short", "1"),
@@ -111,8 +123,10 @@ pub(in super::super) fn numbers(stage: &mut KvpStage<'_>) -> Result<()> {
         (Value::U64(0), "0"),
         (Value::U64(u64::MAX), "18446744073709551615"),
     ];
-    // The kernel's driver does not know the number that Windows has for these.
+    // The kernel's driver does not know the numbers that Windows has for these.
     if let Transport::Uio(_) = stage.transport() {
+        let text = Value::Expandable("%windir%".encode_utf16().collect());
+        numbers.push((text, "%windir%"));
         numbers.push((Value::Qword(0), "0"));
         numbers.push((Value::Qword(1 << 63), "9223372036854775808"));
         numbers.push((Value::Qword(u64::MAX), "18446744073709551615"));
@@ -128,15 +142,16 @@ pub(in super::super) fn numbers(stage: &mut KvpStage<'_>) -> Result<()> {
 
 pub(in super::super) fn longest(stage: &mut KvpStage<'_>) -> Result<()> {
     let mut host = stage.connect()?;
-    let key = "k".repeat(KEY_UNITS);
-    let value = "v".repeat(VALUE_UNITS);
+    let (key_units, value_units) = longest_of(stage.transport());
+    let key = "k".repeat(key_units);
+    let value = "v".repeat(value_units);
     set(&mut host, 0, "before", "1")?;
     set(&mut host, 0, &key, &value)?;
     set(&mut host, 0, "after", "2")?;
     let items = [("before", "1"), (&key, &value), ("after", "2")];
     stage.expect_items(&mut host, 0, &items)?;
     // One that differs in its last unit only is another.
-    let other = format!("{}x", "k".repeat(KEY_UNITS - 1));
+    let other = format!("{}x", "k".repeat(key_units - 1));
     expect_missing(&mut host, 0, &other)?;
     set(&mut host, 0, &other, "3")?;
     expect_value(&mut host, 0, &key, &value)?;
@@ -196,7 +211,11 @@ pub(in super::super) fn too_long(stage: &mut KvpStage<'_>) -> Result<()> {
     set(&mut host, 0, "kept", "value")?;
     let key = "目".repeat(171);
     let value = "目".repeat(683);
+    let (units, more_units) = ("k".repeat(KEY_UNITS + 1), "v".repeat(VALUE_UNITS + 1));
     for (key, value) in [
+        (units.as_str(), "v"),
+        ("k", more_units.as_str()),
+        ("kept", more_units.as_str()),
         (key.as_str(), "v"),
         ("k", value.as_str()),
         ("kept", value.as_str()),
