@@ -890,6 +890,46 @@ fn red_hat_files_are_loaded_where_networkmanager_runs() {
 }
 
 #[test]
+fn red_hat_files_in_force_are_changed() {
+    let guest = cases()[3].guest(Backend::Auto);
+    let (file, routes) = (
+        "etc/sysconfig/network-scripts/ifcfg-Wired_1",
+        "etc/sysconfig/network-scripts/route-Wired_1",
+    );
+    let text = "DEVICE=eth0\nMTU=1400\nIPADDR=192.168.7.7\nKEY_PASSWORD=secret\n";
+    guest.write(file, text);
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(guest.path(file), mode).unwrap();
+    guest.write(routes, "10.50.0.0/16 via 192.168.7.1 src 192.168.7.7\n");
+    let before = tree(&guest);
+    guest.write("behaviour", "[ $name = ifdown ] || exit 1");
+    guest.set(&info(), LONG).unwrap_err();
+    assert_eq!(tree(&guest), before);
+    guest.write("behaviour", "");
+    for _ in 0..2 {
+        guest.set(&info(), LONG).unwrap();
+        let text = guest.read(file).unwrap();
+        assert!(text.contains("MTU=1400\nKEY_PASSWORD=secret\n"), "{text}");
+        assert!(text.contains("\nIPADDR=10.0.0.5\n"), "{text}");
+        assert_eq!(
+            fs::metadata(guest.path(file)).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            guest.read(routes).unwrap(),
+            "10.50.0.0/16 via 192.168.7.1 onlink\n"
+        );
+        assert_eq!(guest.read("etc/sysconfig/network-scripts/ifcfg-eth0"), None);
+    }
+    let log = guest.log.0.lock().unwrap().join("\n");
+    assert!(!log.contains("secret"), "{log}");
+    assert!(
+        log.contains("not kept of the previous configuration: route-Wired_1: src 192.168.7.7"),
+        "{log}"
+    );
+}
+
+#[test]
 fn only_a_permanent_mac_address_is_matched() {
     for case in cases() {
         let guest = case.guest(Backend::Auto);

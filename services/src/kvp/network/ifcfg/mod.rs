@@ -11,6 +11,7 @@ use crate::kvp::interfaces::Interface;
 
 pub(super) mod read;
 pub(super) mod red_hat;
+mod red_hat_routes;
 pub(super) mod suse;
 mod variables;
 pub(super) mod write;

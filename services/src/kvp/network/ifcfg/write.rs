@@ -5,14 +5,15 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::read::{self, IfcfgFile, is_suse};
 use super::variables::Variables;
-use super::{red_hat, suse};
+use super::{red_hat, red_hat_routes, suse};
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::networkmanager::nmcli;
 use crate::kvp::network::plan::{Context, NewFile, Plan};
+use crate::kvp::network::settings::Settings;
 
 const MANAGER: &str = "ifcfg";
 
@@ -39,6 +40,7 @@ pub(in crate::kvp::network) fn plan_red_hat(
         });
     }
     let own_uuid = target.uuid().to_string();
+    let mut files = Vec::new();
     let (file, uuid, lost) = match in_force {
         Some(IfcfgFile { path, name, text }) => {
             check(&path, &text)?;
@@ -55,7 +57,11 @@ pub(in crate::kvp::network) fn plan_red_hat(
                 file.set("HWADDR", mac.to_ascii_uppercase());
             }
             let lost = red_hat::replace(&mut file, settings).into_iter();
-            let lost = lost.map(|lost| format!("ifcfg-{name}: {lost}")).collect();
+            let mut lost: Vec<String> = lost.map(|lost| format!("ifcfg-{name}: {lost}")).collect();
+            for kind in ["route", "route6"] {
+                let path = path.with_file_name(format!("{kind}-{name}"));
+                files.extend(routes(path, settings, &mut lost)?);
+            }
             (NewFile::changed(path, file.to_string()), uuid, lost)
         }
         None => {
@@ -76,11 +82,26 @@ pub(in crate::kvp::network) fn plan_red_hat(
         let ifdown = context.step("ifdown", &[&target.name])?.may_fail();
         (vec![ifdown], ifup.clone(), ifup)
     };
+    files.push(file);
     Ok(Plan {
         stop,
         lost,
-        ..Plan::new(MANAGER, vec![file], apply, revert)
+        ..Plan::new(MANAGER, files, apply, revert)
     })
+}
+
+/// Returns a file of routes, if it has to change.
+fn routes(
+    path: PathBuf,
+    settings: &Settings,
+    lost: &mut Vec<String>,
+) -> Result<Option<NewFile>, InjectError> {
+    let before = previous(&path)?;
+    let mut of_routes = Vec::new();
+    let text = red_hat_routes::replace(&before, settings, &mut of_routes);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    lost.extend(of_routes.iter().map(|lost| format!("{name}: {lost}")));
+    Ok((text.trim_end() != before.trim_end()).then(|| NewFile::changed(path, text)))
 }
 
 fn check(path: &Path, text: &str) -> Result<(), InjectError> {

@@ -86,13 +86,13 @@ fn interfaces() -> io::Result<Vec<Interface>> {
     }])
 }
 
-/// Returns the addresses that no router announced.
+/// Returns the usable addresses that no router announced.
 fn addresses() -> Vec<String> {
     let interfaces = interfaces().unwrap();
     let addresses = &interfaces[0].addresses;
     let mut texts: Vec<_> = addresses
         .iter()
-        .filter(|address| !announced(address))
+        .filter(|address| !announced(address) && !address.tentative)
         .map(|address| format!("{}/{}", address.ip, address.prefix))
         .collect();
     texts.sort();
