@@ -38,6 +38,12 @@ pub(crate) const IP_ROLLBACK: Duration = Duration::from_secs(8);
 /// IPv6 address takes some two seconds of duplicate address detection.
 pub(crate) const IP_VERIFY: Duration = Duration::from_secs(4);
 
+/// How long an interface that is being set up is waited for.
+pub(crate) const IP_INTERFACE: Duration = Duration::from_secs(2);
+
+/// How long a network manager that is about to start is waited for.
+pub(crate) const IP_MANAGER_START: Duration = Duration::from_secs(5);
+
 /// How long the distribution's scripts may take together to answer one query.
 pub(crate) const IP_SCRIPTS: Duration = Duration::from_secs(8);
 
@@ -114,7 +120,10 @@ const _: () = {
     assert!(fit(&[KVP_REPLY, KVP_LAST_RESULT], KERNEL_REPLY));
     assert!(fit(&[IP_CONFIGURATION], KVP_REPLY));
     assert!(fit(&[IP_CONFIGURATION_MIN], IP_CONFIGURATION));
-    assert!(fit(&[IP_VERIFY, IP_ROLLBACK], IP_CONFIGURATION));
+    assert!(fit(
+        &[IP_INTERFACE, IP_MANAGER_START, IP_VERIFY, IP_ROLLBACK],
+        IP_CONFIGURATION
+    ));
     assert!(fit(&[IP_SCRIPTS], KVP_REPLY));
     assert!(fit(&[POOL_LOCK, POOL_READ_LOCKED], KVP_REPLY));
     assert!(fit(&[POOL_STABLE], POOL_READ_LOCKED));

@@ -19,6 +19,8 @@ pub(super) enum Job {
     Request(Request, CancelToken),
     /// Undoes the last request: the host got a failure for it.
     Rollback,
+    /// Looks what became of deferred IP configurations.
+    CheckDeferred,
 }
 
 type Outcome = Result<Reply, Error>;
@@ -169,7 +171,7 @@ mod tests {
                     None
                 }
                 Job::Request(..) => Some(Ok(Reply::Value(version.clone()))),
-                Job::Rollback => None,
+                Job::Rollback | Job::CheckDeferred => None,
             }
         });
         executor.submit(Job::DriverVersion("3.1".to_owned()));

@@ -1,6 +1,7 @@
 //! Dispatches requests to the pools, the facts and the network.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, warn};
@@ -12,7 +13,7 @@ use super::executor::Job;
 use super::facts::Facts;
 use super::pool::{Pools, Record, Stamp};
 use super::request::{PoolId, Reply, Request};
-use super::{network, publish};
+use super::{interfaces, network, publish};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
@@ -33,13 +34,21 @@ pub(super) struct Logic {
     published: Option<Stamp>,
     /// The last request changed the IP configuration.
     network_changed: bool,
+    /// An IP configuration is in force when its network manager starts.
+    deferred: Arc<AtomicBool>,
+    checks: network::Checks,
     log: Logger,
 }
 
 impl Logic {
     /// Creates the missing pools, publishes the configured keys, and rolls back an IP configuration that a killed
     /// program left half applied.
-    pub(super) fn new(config: Config, log: Logger, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        log: Logger,
+        progress: Arc<Progress>,
+        deferred: Arc<AtomicBool>,
+    ) -> Self {
         let pools = Pools::new(&config.directory).with_mode(config.mode);
         if config.mode.is_some() {
             if let Err(error) = pools.apply_mode() {
@@ -54,6 +63,8 @@ impl Logic {
             publish_failed: None,
             published: None,
             network_changed: false,
+            deferred,
+            checks: network::Checks::default(),
             log,
             config,
         };
@@ -73,6 +84,10 @@ impl Logic {
             Job::Request(request, token) => Some(self.execute_request(request, &token)),
             Job::Rollback => {
                 self.rollback();
+                None
+            }
+            Job::CheckDeferred => {
+                self.check_deferred();
                 None
             }
         }
@@ -166,6 +181,12 @@ impl Logic {
         }
     }
 
+    fn check_deferred(&mut self) {
+        let interfaces = &interfaces::list;
+        let deferred = network::check(&self.config, interfaces, &mut self.checks, &self.log);
+        self.deferred.store(deferred, Ordering::Relaxed);
+    }
+
     /// Undoes the last request: the kernel did not accept the reply, and reported a
     /// failure to the host.
     fn rollback(&mut self) {
@@ -233,6 +254,8 @@ impl Logic {
                 let deadline = token.deadline().min(Instant::now() + IP_CONFIGURATION);
                 network::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
                 self.network_changed = true;
+                let deferred = network::is_deferred(&self.config);
+                self.deferred.store(deferred, Ordering::Relaxed);
                 Ok(Reply::Done)
             }
         }
@@ -258,7 +281,7 @@ mod tests {
         let note = format!("new\0{}\nend", new.display());
         fs::write(config.environment.state_dir.join("network-pending"), note).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        Logic::new(config, log, Arc::default());
+        Logic::new(config, log, Arc::default(), Arc::default());
         assert!(!new.exists());
     }
 
@@ -278,7 +301,7 @@ mod tests {
         let config = config.clone();
         Executor::start(move || {
             let log = Logger::root(slog::Discard, slog::o!());
-            let mut logic = Logic::new(config, log, Arc::default());
+            let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
             move |job| logic.execute(job)
         })
     }
@@ -323,7 +346,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let log = Logger::root(slog::Discard, slog::o!());
-        let mut logic = Logic::new(config, log, Arc::default());
+        let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
         let mut ask = |request, time| {
             logic
                 .execute(Job::Request(request, CancelToken::new(time)))
@@ -343,7 +366,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
-        let logic = Logic::new(config(root.path()), log, Arc::default());
+        let logic = Logic::new(config(root.path()), log, Arc::default(), Arc::default());
         let busy = || Error::Inject(network::InjectError::Busy);
         let token = CancelToken::new(LONG);
         // The host gets this failure itself.
@@ -422,7 +445,7 @@ mod tests {
         fs::write(&config.directory, "a file in the directory's place").unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
-        let mut logic = Logic::new(config.clone(), log, Arc::default());
+        let mut logic = Logic::new(config.clone(), log, Arc::default(), Arc::default());
         let ask = |logic: &mut Logic| {
             let _ = logic.execute(Job::Request(get("k"), CancelToken::new(LONG)));
         };
@@ -450,7 +473,7 @@ mod tests {
         let pool = config.directory.join(".kvp_pool_1");
         fs::create_dir_all(&pool).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        let mut logic = Logic::new(config, log, Arc::default());
+        let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
         fs::remove_dir(&pool).unwrap();
         logic.publish_failed = logic.publish_failed.map(|tried| tried - RETRY);
         let role = Request::Get {

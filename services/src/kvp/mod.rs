@@ -11,6 +11,8 @@
 //! [`assignments`] read files of other programs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
@@ -54,6 +56,15 @@ pub mod wire;
 const MESSAGE_LEN: usize = 7432;
 
 const OP_REGISTER: u8 = 100;
+
+/// How often to look what became of a deferred IP configuration.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often, if the network manager still has not started after [`BOOT`].
+const CHECK_INTERVAL_LATER: Duration = Duration::from_secs(30);
+
+/// How long a boot may take.
+const BOOT: Duration = Duration::from_secs(600);
 
 static REGISTRATION: [u8; MESSAGE_LEN] = {
     let mut message = [0; MESSAGE_LEN];
@@ -107,15 +118,24 @@ struct KeyValue {
     timeout_logged: bool,
     /// The last message was a valid request, which the executor got.
     executed: bool,
+    /// An IP configuration is in force when its network manager starts. The executor's thread sets
+    /// and clears it.
+    deferred: Arc<AtomicBool>,
+    /// When to look what became of it.
+    next_check: Instant,
+    /// When the service was created.
+    created: Instant,
 }
 
 impl KeyValue {
     fn new(config: &Config, log: &Logger) -> Self {
         let progress = Arc::<Progress>::default();
         let log = log.clone();
-        let args = (config.clone(), log.clone(), Arc::clone(&progress));
+        let deferred = Arc::new(AtomicBool::new(network::is_deferred(config)));
+        let args = (config.clone(), log.clone());
+        let shared = (Arc::clone(&progress), Arc::clone(&deferred));
         let executor = Executor::start(move || {
-            let mut logic = Logic::new(args.0, args.1, args.2);
+            let mut logic = Logic::new(args.0, args.1, shared.0, shared.1);
             move |job| logic.execute(job)
         });
         Self {
@@ -125,6 +145,9 @@ impl KeyValue {
             ip_layout: IpLayout::default(),
             timeout_logged: false,
             executed: false,
+            deferred,
+            next_check: Instant::now(),
+            created: Instant::now(),
         }
     }
 
@@ -164,6 +187,24 @@ impl Service for KeyValue {
         self.ip_layout = IpLayout::of(versions.message);
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        let deferred = self.deferred.load(Ordering::Relaxed);
+        deferred.then_some(self.next_check)
+    }
+
+    fn woken(&mut self) {
+        let now = Instant::now();
+        if !self.deferred.load(Ordering::Relaxed) || now < self.next_check {
+            return;
+        }
+        self.executor.submit(Job::CheckDeferred);
+        self.next_check = now
+            + match self.created.elapsed() < BOOT {
+                true => CHECK_INTERVAL,
+                false => CHECK_INTERVAL_LATER,
+            };
+    }
+
     fn unanswered(&mut self) {
         // Otherwise the last request is an earlier one, and the host got its reply.
         if self.executed {
@@ -182,6 +223,30 @@ impl Service for KeyValue {
 mod tests {
     use super::*;
     use crate::kvp::request::PoolId;
+
+    /// An idle service makes no wake-ups.
+    #[test]
+    fn only_a_deferred_ip_configuration_wakes_the_service() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            directory: root.path().join("pools"),
+            environment: crate::Environment {
+                root: root.path().to_owned(),
+                state_dir: root.path().join("state"),
+                runtime_dir: root.path().join("runtime"),
+            },
+            ..Config::default()
+        };
+        let new = || KeyValue::new(&config, &Logger::root(slog::Discard, slog::o!()));
+        assert_eq!(new().deadline(), None);
+        let record = root.path().join("runtime/ip-configurations/eth0");
+        std::fs::create_dir_all(record.parent().unwrap()).unwrap();
+        std::fs::write(record, "deferred\0").unwrap();
+        let mut service = new();
+        assert!(service.deadline().is_some_and(|at| at <= Instant::now()));
+        service.woken();
+        assert!(service.deadline().is_none_or(|at| at > Instant::now()));
+    }
 
     #[test]
     fn an_invalid_message_rolls_nothing_back() {

@@ -49,6 +49,14 @@ pub(in crate::kvp) enum InjectError {
         failed: Option<&'static str>,
     },
 
+    /// The network manager was waited for.
+    #[error("{0} failed to start")]
+    Startup(&'static str),
+
+    /// Another one took charge of the interface than the one that was waited for.
+    #[error("another network manager is in charge of the interface")]
+    Overtaken,
+
     /// The network manager cannot apply this configuration.
     #[error("{manager} cannot be used: {why}")]
     Unsupported { manager: &'static str, why: String },
@@ -117,6 +125,15 @@ impl InjectError {
             doing,
             path: path.clone(),
             source,
+        }
+    }
+
+    /// Returns whether another network manager took charge, and nothing is left of the attempt.
+    pub(super) fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Overtaken => true,
+            Self::RolledBack { source, .. } => source.is_overtaken(),
+            _ => false,
         }
     }
 

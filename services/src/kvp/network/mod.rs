@@ -8,6 +8,7 @@
 //! interface than its manager, and `scripts` are those of the stock daemon.
 
 pub use self::backend::Backend;
+pub(super) use self::early::{Checks, check, is_deferred};
 pub(super) use self::error::InjectError;
 pub use self::get::{IpInfoError, get};
 pub use self::renderings::renderings;
@@ -16,6 +17,7 @@ pub(super) use self::set::{recover, rollback, set};
 mod backend;
 mod choose;
 mod dns;
+mod early;
 mod error;
 mod get;
 pub mod ifcfg;

@@ -1,14 +1,13 @@
 //! What applies a configuration: files to write and programs to run.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::InjectError;
 use super::program;
 use super::settings::{Settings, joined};
-use super::target::Target;
+use super::target::{self, Target};
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
 use crate::subprocess::{Output, run};
@@ -163,8 +162,7 @@ impl Context<'_> {
 
     /// Returns `false` if the interface is up and has no carrier.
     pub(super) fn has_carrier(&self) -> bool {
-        let carrier = self.path(&format!("sys/class/net/{}/carrier", self.target.name));
-        !fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "0")
+        target::has_carrier(self.root, &self.target.name)
     }
 
     /// Returns how many seconds a program may wait, at least one.

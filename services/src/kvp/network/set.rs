@@ -8,18 +8,18 @@
 //! the IP configuration by the undo log. `verify` waits until the interface has its addresses, so
 //! that the host reads back what it has set.
 
-use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_vmbus::Guid;
 use slog::{Logger, info, warn};
 
 use super::backend::Backend;
-use super::choose::choose;
+use super::choose::{Choice, choose};
+use super::early::{self, Waited};
 use super::error::InjectError;
-use super::plan::Context;
+use super::plan::{Context, Plan};
 use super::record::{self, Record, State};
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
@@ -33,6 +33,11 @@ use crate::kvp::config::Config;
 use crate::kvp::files;
 use crate::kvp::interfaces::{self, Interface};
 use crate::kvp::request::IpInfo;
+use crate::retry::retry_until;
+use crate::timeouts::IP_INTERFACE;
+
+/// How often an interface is looked up that is being set up.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Applies an IP configuration, or leaves the previous one in effect; both by `deadline`. Where
 /// `confirm`, which is called last, returns `false`, the configuration is rolled back.
@@ -76,10 +81,10 @@ fn set_with(
     let device = settings::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
     let _lock = lock(config, apply::apply_deadline(deadline))?;
-    let (target, before) = find_target(kernel, config, device)?;
     let apply_deadline = apply::apply_deadline(deadline);
+    let (target, before) = find_target(kernel, config, device, apply_deadline)?;
     let root = &config.environment.root;
-    let mut context = Context {
+    let context = Context {
         root,
         interface: &before,
         target: &target,
@@ -87,78 +92,165 @@ fn set_with(
         running: true,
         deadline: apply_deadline,
     };
-    let script = hv_set_ifconfig::plan(&context, config)?;
-    let is_script = script.is_some();
-    let (mut plan, key) = match script {
-        Some(plan) => (plan, ""),
-        None => {
-            let choice = choose(root, config.network.backend, &before)?;
-            context.running = choice.running;
-            let mut plan = choice.manager.plan(&context)?;
-            plan.units = choice.manager.units(root, &before);
-            (plan, choice.manager.key())
-        }
-    };
-    let mut record = Record {
-        interface: target.name.clone(),
-        time: SystemTime::now(),
-        manager: plan.manager.to_owned(),
-        key: key.to_owned(),
-        files: plan.files.iter().map(|file| file.path.clone()).collect(),
-        settings: settings.to_string(),
-        state: State::Deferred,
+    let mut change = Change {
+        kernel,
+        config,
+        context,
         info: IpInfo {
             adapter: device.to_string(),
             ..info.clone()
         },
+        deadline,
+        confirm,
+        log,
     };
-    let files = plan.paths();
-    plan.files
-        .splice(..0, hv_set_ifconfig::files(&context, &config.directory));
-    let has_carrier = context.has_carrier();
-    let verify = || {
+    if let Some(plan) = hv_set_ifconfig::plan(&change.context, config)? {
+        return change.apply(plan, None);
+    }
+    let mut attempts = 0;
+    loop {
+        let choice = choose(root, config.network.backend, &before)?;
+        change.context.running = choice.running;
+        let mut plan = choice.manager.plan(&change.context)?;
+        plan.units = choice.manager.units(root, &before);
+        attempts += 1;
+        match change.apply(plan, Some(choice)) {
+            // One that was waited for is not in charge, and nothing is left of its files.
+            Err(error) if error.is_overtaken() && attempts == 1 => {}
+            result => return result,
+        }
+    }
+}
+
+/// A change of the IP configuration.
+struct Change<'a> {
+    kernel: &'a Kernel<'a>,
+    config: &'a Config,
+    context: Context<'a>,
+    /// With the canonical GUID of the device.
+    info: IpInfo,
+    deadline: Instant,
+    confirm: &'a dyn Fn() -> bool,
+    log: &'a Logger,
+}
+
+impl Change<'_> {
+    /// Applies the plan of the chosen manager, or of the site's script.
+    fn apply(&self, mut plan: Plan, choice: Option<Choice>) -> Result<(), InjectError> {
+        let Self {
+            config,
+            context,
+            log,
+            ..
+        } = self;
+        let (name, settings) = (&context.target.name, context.settings);
+        let mut record = Record {
+            interface: name.clone(),
+            time: SystemTime::now(),
+            manager: plan.manager.to_owned(),
+            key: choice.map_or("", |choice| choice.manager.key()).to_owned(),
+            files: plan.files.iter().map(|file| file.path.clone()).collect(),
+            settings: settings.to_string(),
+            state: State::Deferred,
+            info: self.info.clone(),
+        };
+        let files = match plan.paths() {
+            paths if paths.is_empty() => paths,
+            paths => format!(" ({paths})"),
+        };
+        plan.files
+            .splice(..0, hv_set_ifconfig::files(context, &config.directory));
+        let paths = Paths::of(config);
+        let finish = || {
+            let state = match choice {
+                Some(choice) if !choice.running => self.wait(&plan, choice)?,
+                _ => self.verify(&plan, choice.is_some())?,
+            };
+            match (self.confirm)() {
+                true => Ok(state),
+                false => Err(InjectError::Late),
+            }
+        };
+        let running = context.running;
+        let apply_deadline = context.deadline;
+        let later = match context.has_carrier() {
+            true => "",
+            false => ", in force when the interface has a carrier",
+        };
+        record.state = apply::apply(
+            &plan,
+            &paths,
+            running,
+            apply_deadline,
+            self.deadline,
+            finish,
+        )?;
+        record.write_logged(&config.environment.runtime_dir, log);
+        let manager = plan.manager;
+        match &record.state {
+            State::InForce { differences } => info!(
+                log,
+                "{name}: applied the host's IP configuration with {manager}{files}: \
+                 {settings}{differences}{later}"
+            ),
+            _ => info!(
+                log,
+                "{name}: wrote the host's IP configuration for {manager}{files}, in force when \
+                 {manager} starts: {settings}"
+            ),
+        }
+        if !plan.lost.is_empty() {
+            let lost = joined(&plan.lost, ", ");
+            warn!(
+                log,
+                "{name}: not kept of the previous configuration: {lost}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until the interface has its settings.
+    fn verify(&self, plan: &Plan, is_manager: bool) -> Result<State, InjectError> {
+        let context = &self.context;
         // A script may do anything, and without a carrier network managers postpone addresses.
-        let required = !is_script && has_carrier;
+        let required = is_manager && context.has_carrier();
         let differences = verify::verify(
-            &before,
-            &settings,
+            context.interface,
+            context.settings,
             required,
             plan.stable_for,
-            apply_deadline,
-            kernel.interfaces,
+            context.deadline,
+            self.kernel.interfaces,
         )?;
-        match confirm() {
-            true => Ok(differences),
-            false => Err(InjectError::Late),
-        }
-    };
-    let differences = apply::apply(&plan, &Paths::of(config), apply_deadline, deadline, verify)?;
-    let (name, manager) = (target.name, plan.manager);
-    record.state = State::InForce {
-        differences: differences.to_string(),
-    };
-    record.write_logged(&config.environment.runtime_dir, log);
-    let files = match files.is_empty() {
-        true => files,
-        false => format!(" ({files})"),
-    };
-    let later = match has_carrier {
-        true => "",
-        false => ", in force when the interface has a carrier",
-    };
-    let result = format!("{settings}{differences}{later}");
-    info!(
-        log,
-        "{name}: applied the host's IP configuration with {manager}{files}: {result}"
-    );
-    if !plan.lost.is_empty() {
-        let lost = joined(&plan.lost, ", ");
-        warn!(
-            log,
-            "{name}: not kept of the previous configuration: {lost}"
-        );
+        Ok(State::InForce {
+            differences: differences.to_string(),
+        })
     }
-    Ok(())
+
+    /// Waits for a manager that starts, and has it apply the files that are written.
+    fn wait(&self, plan: &Plan, choice: Choice) -> Result<State, InjectError> {
+        let (context, manager) = (&self.context, choice.manager);
+        let (name, label) = (&context.target.name, plan.manager);
+        info!(self.log, "{name}: waiting for {label}, which is starting");
+        match early::wait(self.config, manager, context.interface, context.deadline)? {
+            Waited::Starting => return Ok(State::Deferred),
+            Waited::Overtaken => return Err(InjectError::Overtaken),
+            Waited::InCharge => {}
+        }
+        let interfaces = (self.kernel.interfaces)().unwrap_or_default();
+        let now = interfaces.iter().find(|now| now.name == *name);
+        // It may have read its files before these were written.
+        let in_force = now.is_some_and(|now| early::is_in_force(context.settings, now));
+        if !in_force {
+            let plan = manager.plan(&Context {
+                running: true,
+                ..*context
+            })?;
+            apply::run_all(&plan.stop, context.deadline)?;
+            apply::run_all(&plan.apply, context.deadline)?;
+        }
+        self.verify(plan, true)
+    }
 }
 
 /// Rolls back the IP configuration that an agent was applying when it ended, by `deadline`. To be
@@ -217,14 +309,33 @@ fn rollback_logged(
     }
 }
 
-/// Finds the interface of a device.
+/// Finds the interface of a device, which may have none for a moment, or lose its name to a rule of
+/// udev: early in the boot, or just after the host has added it.
 fn find_target(
     kernel: &Kernel<'_>,
     config: &Config,
     device: Guid,
+    deadline: Instant,
 ) -> Result<(Target, Interface), InjectError> {
     let none = || InjectError::NoInterface(device);
-    let name = (kernel.interface_by_device)(device).ok_or_else(none)?;
+    let root = &config.environment.root;
+    let is_offered = root
+        .join(format!("sys/bus/vmbus/devices/{device}"))
+        .exists();
+    let find = || {
+        let name = (kernel.interface_by_device)(device);
+        let later = match &name {
+            None => is_offered,
+            Some(name) => !target::is_set_up(root, name),
+        };
+        Ok::<_, InjectError>((!later).then_some(name))
+    };
+    let deadline = deadline.min(Instant::now() + IP_INTERFACE);
+    let name = match retry_until(deadline, POLL_INTERVAL..=POLL_INTERVAL, find)? {
+        Some(name) => name,
+        None => (kernel.interface_by_device)(device),
+    };
+    let name = name.ok_or_else(none)?;
     if !target::is_plain(&name) {
         return Err(InjectError::InterfaceName(name));
     }
@@ -241,15 +352,7 @@ fn find_target(
             master: master.name.clone(),
         });
     }
-    let root = &config.environment.root;
-    let assigned = root.join(format!("sys/class/net/{name}/addr_assign_type"));
-    let permanent = fs::read_to_string(assigned).is_ok_and(|kind| kind.trim() == "0");
-    let target = Target {
-        name,
-        permanent,
-        mac: interface.mac,
-        device,
-    };
+    let target = Target::new(&config.environment.root, &interface, device);
     Ok((target, interface))
 }
 

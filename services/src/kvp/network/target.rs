@@ -1,6 +1,11 @@
 //! The interface to configure, and the names for it in the files of network managers.
 
+use std::fs;
+use std::path::Path;
+
 use hyperv_vmbus::Guid;
+
+use crate::kvp::interfaces::Interface;
 
 /// An interface of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +20,17 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Returns the interface of a device. `root` stands for `/`.
+    pub(super) fn new(root: &Path, interface: &Interface, device: Guid) -> Self {
+        let assigned = attribute(root, &interface.name, "addr_assign_type");
+        Self {
+            name: interface.name.clone(),
+            mac: interface.mac,
+            permanent: assigned.is_some_and(|kind| kind.trim() == "0"),
+            device,
+        }
+    }
+
     /// Returns the Ethernet address in lower case, with colons.
     pub(super) fn mac(&self) -> Option<String> {
         let [a, b, c, d, e, f] = self.mac?;
@@ -40,6 +56,25 @@ impl Target {
         let mixed = (self.device.to_u128() ^ SALT) & !VERSION & !VARIANT;
         Guid::from_u128(mixed | (8 << 76) | (0b10 << 62))
     }
+}
+
+/// Returns `false` if the interface is up and has no carrier.
+pub(super) fn has_carrier(root: &Path, name: &str) -> bool {
+    attribute(root, name, "carrier").is_none_or(|carrier| carrier.trim() != "0")
+}
+
+/// Returns whether udev, where it runs, has set the interface up. It may rename it before.
+pub(super) fn is_set_up(root: &Path, name: &str) -> bool {
+    let data = root.join("run/udev/data");
+    let Some(index) = attribute(root, name, "ifindex").filter(|_| data.is_dir()) else {
+        return true;
+    };
+    let entry = fs::read_to_string(data.join(format!("n{}", index.trim())));
+    entry.is_ok_and(|entry| entry.lines().any(|line| line.starts_with("I:")))
+}
+
+fn attribute(root: &Path, name: &str, attribute: &str) -> Option<String> {
+    fs::read_to_string(root.join(format!("sys/class/net/{name}/{attribute}"))).ok()
 }
 
 /// Returns whether a name can be written into the files of every network manager as it is.

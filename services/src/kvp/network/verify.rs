@@ -41,7 +41,13 @@ impl fmt::Display for Differences {
 }
 
 impl Differences {
-    fn new(settings: &Settings, before: &Interface, now: &Interface) -> Self {
+    /// Returns whether the interface lacks an address.
+    pub(super) fn is_absent(&self) -> bool {
+        !self.absent.is_empty()
+    }
+
+    /// Compares the interface as it is now. `before` is the interface before the change.
+    pub(super) fn new(settings: &Settings, before: &Interface, now: &Interface) -> Self {
         let wanted: Vec<IpAddr> = settings.addresses().map(|(ip, _)| ip).collect();
         let gateways: Vec<IpAddr> = settings.routes().map(|route| route.gateway).collect();
         let has = |ip: &IpAddr| now.addresses.iter().any(|address| address.ip == *ip);

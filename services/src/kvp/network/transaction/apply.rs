@@ -47,7 +47,8 @@ impl<'a> Paths<'a> {
 }
 
 /// Applies the plan by `apply_deadline` and returns what `verify` does, or rolls back by
-/// `deadline`.
+/// `deadline`. For a manager that is not `running` yet it writes the files, and runs only what
+/// works without it; `verify` does the rest.
 ///
 /// # Errors
 ///
@@ -56,13 +57,14 @@ impl<'a> Paths<'a> {
 pub(in crate::kvp::network) fn apply<T>(
     plan: &Plan,
     paths: &Paths<'_>,
+    running: bool,
     apply_deadline: Instant,
     deadline: Instant,
     verify: impl FnOnce() -> Result<T, InjectError>,
 ) -> Result<T, InjectError> {
     let mut transaction = Transaction::begin(plan, paths)?;
-    let result = transaction.apply(apply_deadline).and_then(|()| verify());
-    match result {
+    let result = transaction.apply(running, apply_deadline);
+    match result.and_then(|()| verify()) {
         Ok(verified) => {
             // In case the host does not get the reply.
             fs::rename(&paths.undo_log, &paths.applied)
@@ -86,21 +88,19 @@ pub(in crate::kvp::network) fn rollback(
 ) -> Result<(), InjectError> {
     let backups = Backups::new(paths.root, &paths.backups);
     let units: Vec<&str> = undo_log.units.iter().map(String::as_str).collect();
-    let online = startup::systemd(paths.root, &units) != Some(Startup::Starting);
-    let may_run = |steps: &[Step]| -> Vec<Step> {
-        let may_run = steps.iter().filter(|step| online || step.offline);
-        may_run.cloned().collect()
-    };
-    run_all(&may_run(&undo_log.stop), half_way_to(deadline))?;
+    let can_run = can_run(paths.root, &units);
+    run_some(&undo_log.stop, can_run, half_way_to(deadline))?;
     let mut result = Ok(());
     for (path, existed) in undo_log.files.iter().rev() {
         result = result.and(backups.restore_from_copy(path, *existed));
     }
     result?;
-    run_all(&may_run(&undo_log.revert), deadline)
+    run_some(&undo_log.revert, can_run, deadline)
 }
 
 struct Transaction<'a> {
+    /// What stands for `/`.
+    root: &'a Path,
     plan: &'a Plan,
     backups: Backups<'a>,
     /// The network manager may have seen something of the new configuration.
@@ -116,20 +116,21 @@ impl<'a> Transaction<'a> {
         }
         undo_log::write(&paths.undo_log, plan, &backups)?;
         Ok(Self {
+            root: paths.root,
             plan,
             backups,
             touched: false,
         })
     }
 
-    fn apply(&mut self, deadline: Instant) -> Result<(), InjectError> {
-        self.touched = !self.plan.stop.is_empty();
-        run_all(&self.plan.stop, deadline)?;
+    fn apply(&mut self, running: bool, deadline: Instant) -> Result<(), InjectError> {
+        self.touched = running && !self.plan.stop.is_empty();
+        run_some(&self.plan.stop, running, deadline)?;
         for file in &self.plan.files {
             self.backups.replace(file)?;
         }
         self.touched = true;
-        run_all(&self.plan.apply, deadline)
+        run_some(&self.plan.apply, running, deadline)
     }
 
     /// Brings the previous configuration back, and returns what the transaction failed with.
@@ -159,10 +160,11 @@ impl<'a> Transaction<'a> {
         if !self.touched {
             return self.backups.restore();
         }
+        let can_run = can_run(self.root, self.plan.units);
         // Whether or not this succeeds, the files have to be restored.
-        let stopped = run_all(&self.plan.stop, half_way_to(deadline));
+        let stopped = run_some(&self.plan.stop, can_run, half_way_to(deadline));
         self.backups.restore()?;
-        run_all(&self.plan.revert, deadline)?;
+        run_some(&self.plan.revert, can_run, deadline)?;
         stopped
     }
 }
@@ -172,8 +174,22 @@ fn half_way_to(deadline: Instant) -> Instant {
     now + deadline.saturating_duration_since(now) / 2
 }
 
-fn run_all(steps: &[Step], deadline: Instant) -> Result<(), InjectError> {
-    steps
-        .iter()
-        .try_for_each(|step| step.run(deadline).map(drop))
+/// Returns whether programs of the network manager with these units can be run: while it starts
+/// they would only wait for it.
+fn can_run(root: &Path, units: &[&str]) -> bool {
+    startup::systemd(root, units) != Some(Startup::Starting)
+}
+
+/// Runs the steps, or those that work without the network manager.
+fn run_some(steps: &[Step], can_run: bool, deadline: Instant) -> Result<(), InjectError> {
+    let mut steps = steps.iter().filter(|step| can_run || step.offline);
+    steps.try_for_each(|step| step.run(deadline).map(drop))
+}
+
+/// Runs all steps.
+pub(in crate::kvp::network) fn run_all(
+    steps: &[Step],
+    deadline: Instant,
+) -> Result<(), InjectError> {
+    run_some(steps, true, deadline)
 }
