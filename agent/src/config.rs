@@ -426,7 +426,7 @@ mod tests {
                 "[kvp.network]\nbackend = \"wicked\"",
                 2,
                 "unknown backend `wicked`: expected one of auto, off, script, netplan, networkmanager, \
-                 networkd, ifcfg, ifupdown",
+                 networkd, connman, ifcfg, ifupdown",
             ),
             (
                 "[kvp.host]\nwritable-pools = [\"host\"]",

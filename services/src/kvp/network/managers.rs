@@ -4,6 +4,7 @@ use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::connman::Connman;
 use super::ifcfg::Ifcfg;
 use super::ifupdown::Ifupdown;
 use super::manager::Manager;
@@ -21,11 +22,12 @@ use crate::kvp::interfaces::Interface;
 ///
 /// First the administrator's own script. Then netplan, which writes the files of the next two.
 /// Those publish which interfaces they manage. Files of the others may be left over.
-pub(super) static MANAGERS: [&dyn Manager; 6] = [
+pub(super) static MANAGERS: [&dyn Manager; 7] = [
     &Script,
     &Netplan,
     &NetworkManager,
     &Networkd,
+    &Connman,
     &Ifcfg,
     &Ifupdown,
 ];

@@ -16,6 +16,7 @@ pub(super) use self::set::{recover, rollback, set};
 
 mod backend;
 mod choose;
+mod connman;
 mod dns;
 mod early;
 mod error;

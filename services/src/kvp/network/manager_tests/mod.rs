@@ -17,6 +17,7 @@ use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
 use crate::kvp::wire::text_ip;
 
+mod connman;
 mod ifupdown;
 mod netplan;
 mod networkd;
