@@ -235,14 +235,17 @@ fn cases() -> Vec<Case> {
             backend: Backend::Manager("ifupdown"),
             manager: "ifupdown",
             tools: &["ifup", "ifdown", "grep", "resolvconf"],
-            machine: &[(
-                "etc/network/interfaces",
-                "source /etc/network/interfaces.d/*\n",
-            )],
+            machine: &[
+                (
+                    "etc/network/interfaces",
+                    "source /etc/network/interfaces.d/*\n",
+                ),
+                ("run/network/ifstate", "lo=lo\neth0=lan\n"),
+            ],
             file: "etc/network/interfaces.d/hyperv-agent-eth0",
             mode: 0o644,
-            applied: &["ifdown --force eth0", "ifup eth0"],
-            reverted: &["ifdown --force eth0", "ifup eth0"],
+            applied: &["ifdown --force eth0", "ifup eth0=hyperv-agent-eth0"],
+            reverted: &["ifdown --force eth0", "ifup eth0=lan"],
             rejects: "ifup",
         },
         Case {

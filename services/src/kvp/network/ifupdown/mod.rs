@@ -1,15 +1,22 @@
-//! ifupdown, by `/etc/network/interfaces.d`.
+//! ifupdown, ifupdown-ng and BusyBox, by `/etc/network/interfaces` and what it sources.
 
 use std::path::Path;
 
-pub use self::read::{Entry, parse};
+pub use self::interfaces::{Entry, Family, parse};
 use super::error::InjectError;
 use super::manager::{Charge, Manager};
 use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
+mod hook;
+mod in_place;
+mod interfaces;
+mod kept;
+mod metric;
 mod read;
+mod resolv_conf;
+mod stanzas;
 pub(super) mod write;
 
 /// ifupdown.

@@ -1,38 +1,12 @@
-//! ifupdown: `/etc/network/interfaces` and the files that it sources.
+//! What the stanzas of an interface say.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use wildmatch::WildMatch;
-
-use crate::kvp::files;
+use super::interfaces::{Family, Interfaces, logical};
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
 use crate::kvp::network::program;
 use crate::kvp::network::state::ManagerState;
-
-/// Most sourced files and patterns that are read: a file can source itself.
-const MAX_SOURCED: usize = 200;
-
-/// A relevant line of an `interfaces` file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// The start of a stanza.
-    Interface {
-        /// The interface.
-        name: String,
-        /// Whether it configures IPv4, and not IPv6.
-        is_v4: bool,
-        /// The method, such as `dhcp`.
-        method: String,
-    },
-    /// DNS servers in the current stanza.
-    Dns(String),
-    /// A file or pattern to read.
-    Source(String),
-    /// A directory to read the files of.
-    SourceDirectory(String),
-}
 
 /// Returns whether ifupdown may be in charge of interfaces: it is installed.
 pub(super) fn in_charge(root: &Path) -> bool {
@@ -41,159 +15,41 @@ pub(super) fn in_charge(root: &Path) -> bool {
 
 /// Returns whether ifupdown has brought the interface up.
 pub(super) fn is_up(root: &Path, interface: &Interface) -> bool {
-    brought_up(root, &interface.name).is_some()
+    logical(root, &interface.name).is_some()
 }
 
 pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
+    let interfaces = Interfaces::read(root);
     let logical = logical(root, &interface.name);
-    let mut entries = Vec::new();
-    let mut budget = MAX_SOURCED;
-    let start = files::under(root, "/etc/network/interfaces");
-    read_file(root, &start, &mut budget, &mut entries);
-
-    let mut found = None;
-    let mut inside = false;
-    for entry in entries {
-        match entry {
-            Entry::Interface {
-                name,
-                is_v4,
-                method,
-            } => {
-                inside = name == logical;
-                if inside {
-                    let settings: &mut ManagerState = found.get_or_insert_default();
-                    let dhcp = settings.dhcp == Some(true) || is_v4 && method == "dhcp";
-                    settings.dhcp = Some(dhcp);
-                }
-            }
-            Entry::Dns(list) if inside => {
-                if let Some(settings) = &mut found {
-                    settings.dns.extend(servers(&list));
-                }
-            }
-            _ => {}
-        }
+    let logical = logical.unwrap_or_else(|| interfaces.name_at_boot(&interface.name));
+    let stanzas = interfaces.stanzas(&logical);
+    if stanzas.is_empty() {
+        return None;
     }
-    found
-}
-
-/// Returns the name of the stanzas that configure the interface: its own, unless a mapping
-/// chose another.
-fn logical(root: &Path, interface: &str) -> String {
-    brought_up(root, interface).unwrap_or_else(|| interface.to_owned())
-}
-
-/// Returns the name of the stanzas by which the interface was brought up.
-fn brought_up(root: &Path, interface: &str) -> Option<String> {
-    let state = files::text(&files::under(root, "/run/network/ifstate"))?;
-    state.lines().find_map(|line| {
-        let (name, logical) = line.trim().split_once('=')?;
-        (name == interface && !logical.is_empty()).then(|| logical.to_owned())
-    })
-}
-
-/// Reads a file and, as far as the budget goes, the files that it sources.
-fn read_file(root: &Path, path: &Path, budget: &mut usize, entries: &mut Vec<Entry>) {
-    for entry in parse(&files::text(path).unwrap_or_default()) {
-        let sourced = match entry {
-            Entry::Source(_) | Entry::SourceDirectory(_) if !take_one(budget) => return,
-            Entry::Source(pattern) => matching(root, &pattern),
-            Entry::SourceDirectory(directory) => {
-                let mut paths = files::in_directory(&resolve(root, &directory));
-                paths.retain(|path| path.file_name().is_some_and(is_plain));
-                paths
-            }
-            other => {
-                entries.push(other);
-                continue;
-            }
-        };
-        for path in sourced {
-            if !take_one(budget) {
-                return;
-            }
-            read_file(root, &path, budget, entries);
-        }
-    }
-}
-
-/// Takes one from the budget; returns `false` if it is used up.
-fn take_one(budget: &mut usize) -> bool {
-    let rest = budget.checked_sub(1);
-    *budget = rest.unwrap_or_default();
-    rest.is_some()
-}
-
-/// Returns the files that match a pattern with wildcards in its last component.
-fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
-    let path = resolve(root, pattern);
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
-    else {
-        return Vec::new();
+    let mut state = ManagerState {
+        dhcp: Some(false),
+        ..ManagerState::default()
     };
-    let pattern = WildMatch::new(name);
-    let mut paths = files::in_directory(directory);
-    paths.retain(|path| {
-        let name = path.file_name().and_then(OsStr::to_str);
-        name.is_some_and(|name| !name.starts_with('.') && pattern.matches(name))
-    });
-    paths
-}
-
-fn resolve(root: &Path, path: &str) -> PathBuf {
-    if path.starts_with('/') {
-        files::under(root, path)
-    } else {
-        files::under(root, "/etc/network").join(path)
-    }
-}
-
-/// Whether ifupdown reads a file of that name in a directory: not the backups of editors
-/// and dpkg.
-fn is_plain(name: &OsStr) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    name.as_encoded_bytes().iter().all(plain)
-}
-
-/// Parses the relevant lines of an `interfaces` file, in order.
-pub fn parse(text: &str) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for line in text.replace("\\\n", " ").lines() {
-        let mut words = line.split_whitespace();
-        let Some(keyword) = words.next() else {
-            continue;
-        };
-        let rest = || words.clone().collect::<Vec<_>>().join(" ");
-        match keyword {
-            "iface" => {
-                let rest: Vec<_> = words.collect();
-                // With `inherits`, the family follows later or is missing.
-                let family = rest
-                    .iter()
-                    .position(|word| matches!(*word, "inet" | "inet6"));
-                let method = family.and_then(|at| rest.get(at + 1));
-                entries.push(Entry::Interface {
-                    name: rest.first().copied().unwrap_or_default().to_owned(),
-                    is_v4: family.and_then(|at| rest.get(at)) == Some(&"inet"),
-                    method: method.copied().unwrap_or_default().to_owned(),
-                });
+    for stanza in stanzas {
+        let mut dhcp = stanza.family == Some(Family::V4) && stanza.method == "dhcp";
+        for (key, value) in &stanza.options {
+            match &**key {
+                "dns-nameservers" | "dns-nameserver" => state.dns.extend(servers(value)),
+                // ifupdown-ng, and ifupdown2.
+                "use" => dhcp |= value.split_whitespace().any(|word| word == "dhcp"),
+                "address" => dhcp |= stanza.family != Some(Family::V6) && value == "dhcp",
+                _ => {}
             }
-            "dns-nameservers" | "dns-nameserver" => entries.push(Entry::Dns(rest())),
-            "source" => entries.extend(words.map(|word| Entry::Source(word.to_owned()))),
-            "source-directory" | "source-dir" => {
-                entries.extend(words.map(|word| Entry::SourceDirectory(word.to_owned())));
-            }
-            _ => {}
+        }
+        if dhcp {
+            state.dhcp = Some(true);
         }
     }
-    entries
+    Some(state)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::kvp::network::testing::*;
 
@@ -236,6 +92,15 @@ mod tests {
             ("iface eth0 inet manual", Some(false)),
             ("iface eth0 inet", Some(false)),
             ("iface eth0", Some(false)),
+            // ifupdown-ng.
+            ("iface eth0\n use dhcp", Some(true)),
+            ("iface eth0\n use link\n use dhcp", Some(true)),
+            ("template t\n use dhcp\niface eth0\n inherit t", Some(true)),
+            ("iface eth0\n use ppp\n dhcp-hostname x", Some(false)),
+            ("iface eth0\nauto eth1\n use dhcp", Some(false)),
+            // ifupdown2.
+            ("iface eth0\n address dhcp", Some(true)),
+            ("iface eth0 inet6 static\n address dhcp", Some(false)),
             ("iface", None),
             ("iface eth00 inet dhcp", None),
         ] {
@@ -287,23 +152,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_selects_other_stanzas_before_the_boot_does() {
+        let stanza = "\niface office inet static\ndns-nameservers 10.0.0.1\n";
+        for (line, selects) in [
+            ("auto /eth*=office", true),
+            ("allow-hotplug lo /e?h*/1=office", true),
+            ("auto eth0=office", true),
+            ("auto /eth*", false),
+            ("auto /en*=office", false),
+            ("auto eth00=office eth0=", false),
+        ] {
+            let text = line.to_owned() + stanza;
+            let found = settings(&[("etc/network/interfaces", &text)]);
+            assert_eq!(found.is_some(), selects, "{line}");
+        }
+    }
+
+    #[test]
     fn a_file_that_sources_itself_ends() {
         let text = "iface eth0 inet dhcp\nsource /etc/network/inter*\nsource /etc/network/*\n";
         let found = settings(&[("etc/network/interfaces", text)]).unwrap();
         assert_eq!(found.dhcp, Some(true));
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text: String) {
-            let _ = parse(&text);
-        }
-
-        #[test]
-        fn no_words_panic(words in prop::collection::vec(
-            "iface|inet|inet6|dhcp|source|source-directory|dns-nameservers|eth0|\\\\|\n| |/|\\*", 0..30,
-        )) {
-            let _ = parse(&words.concat());
-        }
     }
 }

@@ -1,109 +1,290 @@
-//! ifupdown: a file in `/etc/network/interfaces.d`.
+//! Debian's ifupdown: a file in `/etc/network/interfaces.d`.
 //!
 //! Stanzas for one interface in several files add up, and Debian's installer and cloud-init both
 //! write some. The agent's file therefore defines a logical interface, and maps the interface to
 //! it: the stanzas of other files stay there without effect. The script of the mapping is `grep`:
 //! ifupdown passes it the interface's name as argument and the line of `map` as input, and `grep`
-//! prints the line because the logical name contains the interface's.
+//! prints the line because the logical name contains the interface's. For another interface it
+//! prints nothing, so that nothing is mapped.
+//!
+//! BusyBox and ifupdown-ng have no mappings: see `in_place`.
 
-use std::fmt::{Display, Write};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::in_place;
+use super::interfaces::{Family, Interfaces, brought_up, logical};
+use super::kept::{Kept, Part};
+use super::metric::Metrics;
+use super::resolv_conf;
+use super::stanzas::{self, Dialect};
+use crate::kvp::files;
 use crate::kvp::network::error::InjectError;
-use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
-use crate::kvp::network::settings::{Route, Settings, joined};
-use crate::kvp::network::target::Target;
+use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan, Step};
+use crate::kvp::network::settings::Settings;
+use crate::kvp::network::target::{Target, is_plain};
 
 const MANAGER: &str = "ifupdown";
 
+/// Most interfaces above one that are brought up again.
+const MAX_STACKED: usize = 64;
+
 /// Renders the file. `grep` is the path of that program.
 pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings, grep: &str) -> String {
+    let metrics = Metrics::alone(0);
+    render_mapped(target, settings, grep, &[], metrics, &Kept::default())
+}
+
+/// Renders the file. `others` are the logical names that other files give the interface.
+fn render_mapped(
+    target: &Target,
+    settings: &Settings,
+    grep: &str,
+    others: &[String],
+    metrics: Metrics,
+    kept: &Kept,
+) -> String {
     let (name, logical) = (&target.name, target.stem());
-    let mut text = format!(
+    let mapped = [std::slice::from_ref(name), others].concat().join(" ");
+    let stanzas = stanzas::by_family(&logical, Dialect::Ifupdown, settings, metrics, kept);
+    format!(
         "{HEADER}\
          # Stanzas for {name} in other files have no effect while this file exists.\n\
          auto {name}\n\
-         mapping {name}\n    script {grep}\n    map {logical}\n"
-    );
-    let mut dns = joined(&settings.dns, " ");
-    let mut stanza = |family: &str, lines: &[String]| {
-        let _ = writeln!(text, "\niface {logical} {family}");
-        // Once is enough, in the first stanza.
-        let dns = std::mem::take(&mut dns);
-        let dns = (!dns.is_empty()).then(|| format!("dns-nameservers {dns}"));
-        for line in lines.iter().chain(&dns) {
-            let _ = writeln!(text, "    {line}");
-        }
-    };
-    if settings.dhcp4 {
-        stanza("inet dhcp", &[]);
-    }
-    if let Some((&(ip, prefix), further)) = settings.v4.split_first() {
-        let mut lines = vec![format!("address {ip}/{prefix}")];
-        lines.extend(further.iter().map(|address| up_address("ip", *address)));
-        lines.extend(settings.routes4().map(|route| up_route("ip", route)));
-        stanza("inet static", &lines);
-    }
-    let routes = settings.routes6().map(|route| up_route("ip -6", route));
-    match settings.v6.split_first() {
-        None => stanza("inet6 auto", &routes.collect::<Vec<_>>()),
-        Some((&(ip, prefix), further)) => {
-            let mut lines = vec![
-                format!("address {ip}/{prefix}"),
-                "autoconf 1".to_owned(),
-                "accept_ra 1".to_owned(),
-            ];
-            // With a stanza each, duplicate address detection would delay each in turn.
-            lines.extend(further.iter().map(|address| up_address("ip -6", *address)));
-            lines.extend(routes);
-            stanza("inet6 static", &lines);
-        }
-    }
-    text
-}
-
-/// Always `onlink`: ifupdown does not check where the gateway is either.
-fn up_address(command: &str, (ip, prefix): (impl Display, u8)) -> String {
-    format!("up {command} address add {ip}/{prefix} dev $IFACE")
-}
-
-fn up_route(ip: &str, route: Route) -> String {
-    let (gateway, metric) = (route.gateway, route.metric_after(" metric "));
-    format!("up {ip} route add default via {gateway} dev $IFACE onlink{metric}")
+         mapping {mapped}\n    script {grep}\n    map {logical}\n\
+         {stanzas}"
+    )
 }
 
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
-    let target = context.target;
-    let unsupported = |why: &str| InjectError::Unsupported {
-        manager: MANAGER,
-        why: why.to_owned(),
-    };
-    let ifup = context.step("ifup", &[&target.name])?;
-    let ifdown = context
-        .step("ifdown", &["--force", &target.name])?
-        .may_fail();
-    let grep = context.program("grep")?;
     // Other programs install their `ifup` as a link to one of these.
     let real = fs::canonicalize(context.program("ifup")?).unwrap_or_default();
-    if real.ends_with("busybox") || real.ends_with("ifupdown") {
-        return Err(unsupported(
-            "its ifup belongs to BusyBox, ifupdown2 or ifupdown-ng, which have no mappings",
-        ));
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with("busybox") {
+        return plan_in_place(context, |settings, metrics, interfaces| {
+            let name = &context.target.name;
+            let kept = Kept::of_families(interfaces.stanzas(name), name, settings);
+            let text = stanzas::by_family(
+                name,
+                Dialect::BusyBox,
+                settings,
+                metrics(kept.part(Family::V4), kept.part(Family::V6)),
+                &kept,
+            );
+            (text, kept.lost)
+        });
     }
+    if name == "ifupdown" {
+        return plan_in_place(context, |settings, metrics, interfaces| {
+            let name = &context.target.name;
+            let (part, lost) = Kept::of_interface(interfaces.stanzas(name), name, settings);
+            (
+                stanzas::of_interface(name, settings, metrics(&part, &part), &part),
+                lost,
+            )
+        });
+    }
+    if name.starts_with("ifupdown2") || name.starts_with("ifreload") {
+        return Err(unsupported("its ifup belongs to ifupdown2"));
+    }
+    plan_mapped(context)
+}
+
+fn unsupported(why: impl Into<String>) -> InjectError {
+    InjectError::Unsupported {
+        manager: MANAGER,
+        why: why.into(),
+    }
+}
+
+fn plan_mapped(context: &Context<'_>) -> Result<Plan, InjectError> {
+    let target = context.target;
+    let name = &target.name;
+    let own = target.stem();
+    let grep = context.program("grep")?;
     let path = own_file(context).ok_or_else(|| {
         unsupported(
             "/etc/network/interfaces does not read /etc/network/interfaces.d; add the line \
              `source /etc/network/interfaces.d/*`",
         )
     })?;
-    let text = render(target, context.settings, &path_without_root(context, grep));
-    let mut files = vec![NewFile::new(path, text, 0o644)];
-    files.extend(resolv_conf(context)?);
+    let interfaces = Interfaces::read(context.root);
+    let up_as = logical(context.root, name);
+    let in_force = up_as
+        .clone()
+        .unwrap_or_else(|| interfaces.name_at_boot(name));
+    let others = other_names(context, &path, &in_force)?;
+    let kept = Kept::of_families(interfaces.stanzas(&in_force), name, context.settings);
+    let own_names = [&others[..], &[own.clone(), in_force.clone()]].concat();
+    let metrics = Metrics::new(
+        context.root,
+        name,
+        context.interface.index,
+        &own_names,
+        &interfaces,
+        (kept.part(Family::V4), kept.part(Family::V6)),
+    );
+    let grep = path_without_root(context, grep);
+    let text = render_mapped(target, context.settings, &grep, &others, metrics, &kept);
+    let mut new = vec![NewFile::new(path, text, 0o644)];
+    new.extend(resolv_conf::plan(
+        context,
+        &interfaces,
+        &in_force,
+        metrics.v4.is_some(),
+    )?);
+
+    let ifup = |logical: &str| context.step("ifup", &[&format!("{name}={logical}")]);
+    let mut revert = Vec::new();
+    match up_as {
+        Some(logical) => revert.push(ifup(&logical)?),
+        None if interfaces.names().any(|other| other == name) => {
+            revert.push(context.step("ifup", &[name])?);
+        }
+        None => {}
+    }
+    let lost = named(&in_force, kept.lost);
+    finish(context, "--force", new, vec![ifup(&own)?], revert, lost)
+}
+
+/// Returns lines of stanzas with the name of these.
+fn named(logical: &str, lines: Vec<String>) -> Vec<String> {
+    let lines = lines.into_iter();
+    lines
+        .map(|line| format!("iface {logical}: {line}"))
+        .collect()
+}
+
+/// Returns the other logical names that the interface is mapped from.
+fn other_names(
+    context: &Context<'_>,
+    own_file: &Path,
+    in_force: &str,
+) -> Result<Vec<String>, InjectError> {
+    let name = &context.target.name;
+    let own = context.target.stem();
+    let mut others: Vec<String> = match in_force == own {
+        false => vec![in_force.to_owned()],
+        // Those that the previous file has.
+        true => {
+            let text = files::text(own_file).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("mapping "));
+            line.unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect()
+        }
+    };
+    others.retain(|other| other != name);
+    if let Some(other) = others.iter().find(|other| !is_plain(other)) {
+        return Err(unsupported(format!("{name} is up as {other:?}")));
+    }
+    // `grep` finds the name of such an interface in the name of this one's stanzas.
+    let clash = brought_up(context.root)
+        .into_iter()
+        .find(|(other, logical)| {
+            other != name && name.contains(&**other) && others.contains(logical)
+        });
+    match clash {
+        None => Ok(others),
+        Some((other, logical)) => Err(unsupported(format!(
+            "{name} and {other} are both up as {logical}; give {name} a stanza of its own"
+        ))),
+    }
+}
+
+/// Plans to replace the stanzas of the interface where they are.
+fn plan_in_place(
+    context: &Context<'_>,
+    render: impl FnOnce(
+        &Settings,
+        &dyn Fn(&Part, &Part) -> Metrics,
+        &Interfaces,
+    ) -> (String, Vec<String>),
+) -> Result<Plan, InjectError> {
+    let name = &context.target.name;
+    if let Some(logical) = logical(context.root, name).filter(|logical| logical != name) {
+        return Err(unsupported(format!(
+            "{name} is up as {logical}, which may be for other interfaces too; give {name} a \
+             stanza of its own"
+        )));
+    }
+    let interfaces = Interfaces::read(context.root);
+    let metrics = |v4: &Part, v6: &Part| {
+        let index = context.interface.index;
+        Metrics::new(context.root, name, index, &[], &interfaces, (v4, v6))
+    };
+    let (text, lost) = render(context.settings, &metrics, &interfaces);
+    let other_is_default = metrics(&Part::default(), &Part::default()).v4.is_some();
+    let mut new: Vec<NewFile> = in_place::rewrite(&interfaces.sources, name, &text)
+        .into_iter()
+        .map(|(path, text)| NewFile::changed(path, text))
+        .collect();
+    new.extend(resolv_conf::plan(
+        context,
+        &interfaces,
+        name,
+        other_is_default,
+    )?);
+    let ifup = context.step("ifup", &[name])?;
+    let had_stanza = interfaces.names().any(|other| other == name);
+    let revert = had_stanza.then(|| ifup.clone()).into_iter().collect();
+    finish(context, "-f", new, vec![ifup], revert, named(name, lost))
+}
+
+/// Completes a plan: what is above the interface is taken down before it, and brought up again.
+fn finish(
+    context: &Context<'_>,
+    force: &str,
+    files: Vec<NewFile>,
+    mut apply: Vec<Step>,
+    mut revert: Vec<Step>,
+    lost: Vec<String>,
+) -> Result<Plan, InjectError> {
+    let name = &context.target.name;
+    let stacked = stacked(context);
+    let mut stop = Vec::new();
+    for (child, _) in stacked.iter().rev() {
+        stop.push(context.step("ifdown", &[force, child])?.may_fail());
+    }
+    stop.push(context.step("ifdown", &[force, name])?.may_fail());
+    if context.settings.families.has_v4() {
+        // What a DHCP client or somebody else has left. Without `ip`, nobody has.
+        let flush = ["-4", "address", "flush", "dev", name, "scope", "global"];
+        stop.extend(context.step("ip", &flush).ok().map(Step::may_fail));
+    }
+    for (child, logical) in &stacked {
+        let ifup = context.step("ifup", &[&format!("{child}={logical}")])?;
+        apply.push(ifup.clone());
+        revert.push(ifup);
+    }
     Ok(Plan {
-        stop: vec![ifdown],
-        ..Plan::new(MANAGER, files, vec![ifup.clone()], vec![ifup])
+        stop,
+        lost,
+        ..Plan::new(MANAGER, files, apply, revert)
     })
+}
+
+/// Returns the interfaces above this one that ifupdown has brought up, such as VLANs, and the
+/// names of their stanzas; the lower ones come first.
+fn stacked(context: &Context<'_>) -> Vec<(String, String)> {
+    let up = brought_up(context.root);
+    let mut all = vec![context.target.name.clone()];
+    let mut next = 0;
+    while let Some(name) = all.get(next).filter(|_| next < MAX_STACKED) {
+        let entries = files::in_directory(&context.path(&format!("sys/class/net/{name}")));
+        let above = entries.iter().filter_map(|entry| {
+            let name = entry.file_name()?.to_str()?.strip_prefix("upper_")?;
+            Some(name.to_owned())
+        });
+        let new: Vec<String> = above.filter(|name| !all.contains(name)).collect();
+        all.extend(new);
+        next += 1;
+    }
+    let stacked = all.into_iter().skip(1);
+    stacked
+        .filter_map(|name| up.iter().find(|(other, _)| *other == name).cloned())
+        .collect()
 }
 
 fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
@@ -137,32 +318,6 @@ fn own_file(context: &Context<'_>) -> Option<PathBuf> {
             .all(plain)
             .then(|| directory.join(format!("{stem}{ending}")))
     })
-}
-
-/// Returns the new `/etc/resolv.conf` for a machine without a program that takes `dns-nameservers`
-/// from ifupdown. A link belongs to another program, and with DHCP its client writes the file.
-fn resolv_conf(context: &Context<'_>) -> Result<Option<NewFile>, InjectError> {
-    let path = context.path("etc/resolv.conf");
-    let settings = context.settings;
-    if settings.dns.is_empty()
-        || settings.dhcp4
-        || path.is_symlink()
-        || context.program("resolvconf").is_ok()
-    {
-        return Ok(None);
-    }
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(cause) => return Err(InjectError::file("read", &path)(cause)),
-    };
-    let others = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("nameserver"))
-        .map(str::to_owned);
-    let servers = settings.dns.iter().map(|ip| format!("nameserver {ip}"));
-    let text = joined(others.chain(servers), "\n") + "\n";
-    Ok(Some(NewFile::changed(path, text)))
 }
 
 #[cfg(test)]
