@@ -30,6 +30,9 @@ pub(crate) const IP_CONFIGURATION: Duration = Duration::from_secs(20);
 /// less, network managers would be killed in the middle of their work.
 pub(crate) const IP_CONFIGURATION_MIN: Duration = Duration::from_secs(10);
 
+/// How long undoing an IP configuration at an administrator's request may take: no host waits.
+pub const IP_UNDO: Duration = Duration::from_secs(60);
+
 /// How much of [`IP_CONFIGURATION`] is kept for the rollback; half of what is left, if
 /// that is less.
 pub(crate) const IP_ROLLBACK: Duration = Duration::from_secs(8);

@@ -30,6 +30,9 @@ pub trait Network: Send + Sync {
     ///
     /// If it cannot be run, or fails.
     fn run(&self, command: &[&str]) -> Result<String>;
+
+    /// Path of the program, as these commands see it.
+    fn program(&self) -> &str;
 }
 
 /// Files and directories of the tools with which a guest's network is

@@ -14,6 +14,7 @@ pub use crate::rate_limit::Suppressed;
 
 pub mod backup;
 pub mod client;
+pub mod ip_configuration;
 pub mod text;
 
 /// The status of an agent.

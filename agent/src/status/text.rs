@@ -6,18 +6,25 @@ use std::time::SystemTime;
 use crate::terminal::escaped;
 
 use super::backup::{file_systems, mount_points};
+use super::ip_configuration::IpConfiguration;
 use super::{Device, Document, Operation, Progress, Service, State, Suppressed, Transport};
 use hyperv_services::clock::utc;
 
-/// Returns the status as text, with times relative to `now`.
-pub fn render(document: &Document, now: SystemTime) -> String {
+/// Returns the status as text, with times relative to `now`, and these IP configurations of the
+/// host.
+pub fn render(document: &Document, configured: &[IpConfiguration], now: SystemTime) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut out, document, now);
+    let _ = write(&mut out, document, configured, now);
     out
 }
 
-fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Result {
+fn write(
+    out: &mut String,
+    document: &Document,
+    configured: &[IpConfiguration],
+    now: SystemTime,
+) -> std::fmt::Result {
     let since = utc(document.since);
     writeln!(
         out,
@@ -35,6 +42,18 @@ fn write(out: &mut String, document: &Document, now: SystemTime) -> std::fmt::Re
             escaped(&service.summary)
         )?;
         write_service(out, service, now)?;
+    }
+    if !configured.is_empty() {
+        writeln!(out, "\nIP configurations of the host:")?;
+    }
+    for one in configured {
+        let ago = ago(one.at, now);
+        let (interface, manager) = (escaped(&one.interface), escaped(&one.manager));
+        let at = utc(one.at);
+        writeln!(out, "  {interface}, {at} ({ago}), with {manager}:")?;
+        for line in one.lines() {
+            writeln!(out, "    {line}")?;
+        }
     }
     if !document.problems.is_empty() {
         writeln!(out, "\nProblems:")?;
@@ -175,7 +194,7 @@ fn line(out: &mut String, what: &str, text: &str) -> std::fmt::Result {
     writeln!(out, "  {what:11}  {text}")
 }
 
-fn ago(then: SystemTime, now: SystemTime) -> String {
+pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
     format!("{} ago", span(then, now))
 }
 
@@ -210,6 +229,8 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use humantime::parse_rfc3339;
+    use hyperv_services::kvp::network::record::{self, Record};
+    use hyperv_services::kvp::request::IpInfo;
 
     use super::super::backup::{Hook, Kind, LastBackup, Outcome};
     use super::super::{LastError, Versions};
@@ -358,7 +379,54 @@ vss: what vss does
 Problems:
   vss: no driver has it
 "#;
-        assert_eq!(render(&document(), now()), expected);
+        assert_eq!(render(&document(), &[], now()), expected);
+    }
+
+    #[test]
+    fn ip_configurations_as_text() {
+        let mut set = Record {
+            interface: "eth0".into(),
+            time: at("2026-03-04T11:57:00Z"),
+            manager: "netplan".into(),
+            key: "netplan".into(),
+            files: vec!["/etc/netplan/90-hyperv-agent-eth0.yaml".into()],
+            settings: "10.0.0.5/24".into(),
+            state: record::State::InForce {
+                differences: " (not on the interface yet: 10.0.0.5)".into(),
+            },
+            info: IpInfo::default(),
+        };
+        let text = |record: &Record| {
+            let text = render(&document(), &[IpConfiguration::from(record)], now());
+            let at = text.find("\nIP conf").unwrap();
+            let end = text.find("\nProblems").unwrap();
+            text[at..end].to_owned()
+        };
+        let expected = "\nIP configurations of the host:\n  \
+                        eth0, 2026-03-04 11:57:00 UTC (3 min ago), with netplan:\n    \
+                        10.0.0.5/24\n    \
+                        in force (not on the interface yet: 10.0.0.5)\n    \
+                        /etc/netplan/90-hyperv-agent-eth0.yaml\n";
+        assert_eq!(text(&set), expected);
+        set.state = record::State::Deferred;
+        let deferred = text(&set);
+        assert!(
+            deferred.contains("    written, in force when netplan starts\n"),
+            "{deferred}"
+        );
+        let json = serde_json::to_value(IpConfiguration::from(&set)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "interface": "eth0",
+                "at": "2026-03-04T11:57:00Z",
+                "manager": "netplan",
+                "files": ["/etc/netplan/90-hyperv-agent-eth0.yaml"],
+                "settings": "10.0.0.5/24",
+                "state": "deferred",
+                "details": "",
+            })
+        );
     }
 
     #[test]

@@ -284,3 +284,62 @@ fn root_is_not_told_to_be_root() {
     assert!(!errors.contains("run this as root"), "{errors}");
     assert!(!directory.exists());
 }
+
+/// `hyperv-agent kvp ip` with an empty state.
+fn ip(directory: &Path, arguments: &[&str]) -> Output {
+    let config = directory.join("config.toml");
+    let (state, run) = (directory.join("state"), directory.join("run"));
+    let text = format!("state-directory = {state:?}\nruntime-directory = {run:?}\n");
+    fs::write(&config, text).unwrap();
+    let config = ["--config", config.to_str().unwrap()];
+    agent(&[&["kvp", "ip"], arguments, &config].concat())
+}
+
+#[test]
+fn an_interface_is_shown_with_what_the_host_would_get_and_set() {
+    let directory = tempfile::tempdir().unwrap();
+    let ip = |arguments: &[&str]| ip(directory.path(), arguments);
+    let shown = stdout(&ip(&["lo"]));
+    for words in [
+        "  the host is told nothing: it has no MAC address\n",
+        "  a configuration of the host is refused: it is not an adapter of the host\n",
+    ] {
+        assert!(
+            shown.starts_with("lo\n") && shown.contains(words),
+            "{shown}"
+        );
+    }
+    let json: serde_json::Value = serde_json::from_str(&stdout(&ip(&["lo", "--json"]))).unwrap();
+    assert_eq!(json[0]["interface"], "lo");
+    assert_eq!(json[0]["target"]["manager"], serde_json::Value::Null);
+    assert_eq!(json[0]["configured"], serde_json::Value::Null);
+    assert_eq!(json[0]["undo"], serde_json::json!([]));
+}
+
+#[test]
+fn what_cannot_be_shown_tried_or_undone_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, status, words) in [
+        (&["none0"][..], 1, "no interface has the name"),
+        (&["lo", "--dry-run"], 1, "lo is not an adapter of the host"),
+        (&["lo", "--dhcp"], 2, "--dry-run"),
+        (
+            &["lo", "--dry-run", "--family", "ipx"],
+            2,
+            "ipv4, ipv6, both",
+        ),
+        (&["undo"], 1, "the host has configured no interface"),
+        (&["undo", "lo"], 1, "nothing on lo or any other interface"),
+        (&["undo", "../x"], 1, "nothing on ../x"),
+    ] {
+        let output = ip(directory.path(), arguments);
+        let errors = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{arguments:?}: {errors}"
+        );
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+    }
+    assert!(!directory.path().join("state").exists());
+}

@@ -25,6 +25,7 @@ use self::error::Error;
 use self::executor::{Executor, Job};
 use self::logic::Logic;
 pub use self::network::Backend;
+use self::network::IpInfoError;
 use self::pool::Pools;
 use self::request::{Reply, Request};
 use self::wire::{IpLayout, Malformed};
@@ -65,6 +66,9 @@ const CHECK_INTERVAL_LATER: Duration = Duration::from_secs(30);
 
 /// How long a boot may take.
 const BOOT: Duration = Duration::from_secs(600);
+
+/// Most MAC addresses that warnings name: some more than a machine can have adapters.
+const MAX_MACS: usize = 16;
 
 static REGISTRATION: [u8; MESSAGE_LEN] = {
     let mut message = [0; MESSAGE_LEN];
@@ -125,6 +129,8 @@ struct KeyValue {
     next_check: Instant,
     /// When the service was created.
     created: Instant,
+    /// MAC addresses that no interface has, and that a warning has named.
+    unknown_macs: Vec<String>,
 }
 
 impl KeyValue {
@@ -148,12 +154,38 @@ impl KeyValue {
             deferred,
             next_check: Instant::now(),
             created: Instant::now(),
+            unknown_macs: Vec::new(),
         }
     }
 
     fn execute(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
         self.executed = request.is_ok();
         self.executor.execute(request?, KVP_REPLY)
+    }
+
+    /// Logs why a request failed: a warning, unless that was said before.
+    fn log_failure(&mut self, error: &Error) {
+        let timed_out = matches!(error, Error::TimedOut(_));
+        let repeated = timed_out && self.timeout_logged;
+        self.timeout_logged = timed_out;
+        if error.is_expected() || repeated || self.is_known_mac(error) {
+            debug!(self.log, "request refused: {}", display_chain(error));
+        } else {
+            warn!(self.log, "request refused: {}", display_chain(error));
+        }
+    }
+
+    /// Returns whether the failure is about a MAC address that a warning has named, or about one
+    /// too many: hosts ask again and again for an adapter that the guest does not have.
+    fn is_known_mac(&mut self, error: &Error) -> bool {
+        let Error::IpInfo(IpInfoError::NoInterface(mac)) = error else {
+            return false;
+        };
+        let is_known = self.unknown_macs.contains(mac) || self.unknown_macs.len() >= MAX_MACS;
+        if !is_known {
+            self.unknown_macs.push(mac.clone());
+        }
+        is_known
     }
 }
 
@@ -169,13 +201,7 @@ impl Service for KeyValue {
             }
             Err(error) => error,
         };
-        let timed_out = matches!(error, Error::TimedOut(_));
-        if error.is_expected() || timed_out && self.timeout_logged {
-            debug!(self.log, "request refused: {}", display_chain(&error));
-        } else {
-            warn!(self.log, "request refused: {}", display_chain(&error));
-        }
-        self.timeout_logged = timed_out;
+        self.log_failure(&error);
         error.status()
     }
 
@@ -221,6 +247,9 @@ impl Service for KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::test_log::Lines;
     use super::*;
     use crate::kvp::request::PoolId;
 
@@ -248,19 +277,43 @@ mod tests {
         assert!(service.deadline().is_none_or(|at| at > Instant::now()));
     }
 
-    #[test]
-    fn an_invalid_message_rolls_nothing_back() {
-        let root = tempfile::tempdir().unwrap();
+    fn service(root: &Path, log: &Logger) -> KeyValue {
         let config = Config {
-            directory: root.path().join("pools"),
+            directory: root.join("pools"),
             environment: crate::Environment {
-                root: root.path().to_owned(),
-                state_dir: root.path().join("state"),
+                root: root.to_owned(),
+                state_dir: root.join("state"),
                 ..crate::Environment::default()
             },
             ..Config::default()
         };
-        let mut service = KeyValue::new(&config, &Logger::root(slog::Discard, slog::o!()));
+        KeyValue::new(&config, log)
+    }
+
+    #[test]
+    fn an_unknown_mac_address_is_a_warning_once() {
+        let root = tempfile::tempdir().unwrap();
+        let lines = Lines::default();
+        let mut service = service(root.path(), &Logger::root(lines.clone(), slog::o!()));
+        let mut fail = |mac: &str| {
+            service.log_failure(&Error::IpInfo(IpInfoError::NoInterface(mac.to_owned())));
+            lines.0.lock().unwrap().pop().unwrap()
+        };
+        for mac in ["00:15:5D:00:00:01", "00:15:5D:00:00:02"] {
+            assert!(fail(mac).starts_with("WARN"), "{mac}");
+            for _ in 0..3 {
+                assert!(fail(mac).starts_with("DEBUG"), "{mac}");
+            }
+        }
+        // However many a host thinks of.
+        let warnings = (0..1000).filter(|number| fail(&number.to_string()).starts_with("WARN"));
+        assert_eq!(warnings.count(), MAX_MACS - 2);
+    }
+
+    #[test]
+    fn an_invalid_message_rolls_nothing_back() {
+        let root = tempfile::tempdir().unwrap();
+        let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
         let pool = PoolId::External;
         let key = || "key".to_owned();
         let set = |value: &str| {

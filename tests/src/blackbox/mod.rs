@@ -408,6 +408,7 @@ impl Machine for BlackBox {
             self.own_network = true;
         }
         Ok(Arc::new(OwnNetwork {
+            program: self.command.first().context("no program")?.clone(),
             guest: Arc::downgrade(&self.guest),
         }))
     }

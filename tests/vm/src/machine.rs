@@ -161,7 +161,10 @@ impl Machine for VmMachine {
     }
 
     fn network(&mut self) -> Result<Arc<dyn Network>> {
-        Ok(Arc::new(GuestNetwork(Arc::clone(&self.guest))))
+        Ok(Arc::new(GuestNetwork {
+            guest: Arc::clone(&self.guest),
+            program: self.command.first().context("no program")?.clone(),
+        }))
     }
 
     fn volumes(&mut self) -> Result<Arc<dyn Volumes>> {

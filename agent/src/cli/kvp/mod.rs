@@ -1,5 +1,6 @@
 //! `hyperv-agent kvp`: the key-value pools, and the IP configurations of the interfaces.
 
+mod ip;
 mod pools;
 
 use clap::{Args, Subcommand};
@@ -25,7 +26,8 @@ Examples:
   hyperv-agent kvp set Role database             set a key for the host (pool 1)
   hyperv-agent kvp set Key - <file               read the value from a file
   hyperv-agent kvp delete Role                   delete a key
-  hyperv-agent kvp list --pool external --json   print JSON for a script";
+  hyperv-agent kvp list --pool external --json   print JSON for a script
+  hyperv-agent kvp ip                            show the network as the host sees it";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -38,12 +40,16 @@ pub(crate) struct Kvp {
 enum Command {
     #[command(flatten)]
     Pools(pools::Command),
+    /// Show what the host reads of the network adapters, try what it would set, or undo
+    /// what it has set
+    Ip(ip::Ip),
 }
 
 impl Kvp {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             Command::Pools(command) => command.run(),
+            Command::Ip(ip) => ip.run(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Chooses the network manager that a configuration of the host is written for.
 
+use std::fmt;
 use std::path::Path;
 
 use super::backend::Backend;
@@ -15,6 +16,29 @@ pub(super) struct Choice {
     pub(super) manager: &'static dyn Manager,
     /// Whether its programs can be run. Otherwise it is about to start.
     pub(super) running: bool,
+    /// Why it was chosen.
+    pub(super) why: Why,
+}
+
+/// Why a network manager was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    InCharge,
+    /// This unit of it is starting.
+    WillBe(&'static str),
+    Installed,
+    Named,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InCharge => f.write_str("it is in charge of the interface"),
+            Self::WillBe(unit) => write!(f, "it will be in charge when {unit} has started"),
+            Self::Installed => f.write_str("it is installed, and no other one is in charge"),
+            Self::Named => f.write_str("the configuration names it (backend)"),
+        }
+    }
 }
 
 /// Returns the network manager that the configuration names. Otherwise the first one that is in
@@ -47,6 +71,7 @@ pub(super) fn choose(
         return Ok(Choice {
             manager: *manager,
             running,
+            why: Why::InCharge,
         });
     }
     let mut failed = None;
@@ -60,18 +85,24 @@ pub(super) fn choose(
                 return Ok(Choice {
                     manager: *manager,
                     running: false,
+                    why: Why::WillBe(units.first().copied().unwrap_or_default()),
                 });
             }
             Startup::Failed => failed = failed.or(units.first().copied()),
             Startup::Running | Startup::Absent => {}
         }
     }
-    let named = matches!(backend, Backend::Manager(_)).then(|| candidates.first());
-    let manager = first(Charge::Perhaps).or(named.flatten());
+    let why = match backend {
+        Backend::Manager(_) => Why::Named,
+        _ => Why::Installed,
+    };
+    let named = candidates.first().filter(|_| why == Why::Named);
+    let manager = first(Charge::Perhaps).or(named);
     manager
         .map(|manager| Choice {
             manager: *manager,
             running: true,
+            why,
         })
         .ok_or_else(|| InjectError::NoManager {
             interface: interface.name.clone(),

@@ -115,10 +115,10 @@ fn a_manager_that_failed_is_named() {
         let error = choice(Backend::Auto, &[], &[], units).unwrap_err();
         error.to_string()
     };
-    assert!(failed(&[]).contains("is in charge of eth0; name one"));
+    assert!(failed(&[]).contains("is in charge of eth0; `hyperv-agent kvp ip`"));
     let words = failed(&["NetworkManager.service"]);
     assert!(
-        words.contains("of eth0 (NetworkManager.service failed to start); name one"),
+        words.contains("of eth0 (NetworkManager.service failed to start); `hyperv-agent kvp ip`"),
         "{words}"
     );
 }

@@ -76,6 +76,7 @@ pub(super) fn wait(
             if let Ok(Choice {
                 manager: other,
                 running: true,
+                ..
             }) = choose(root, config.network.backend, interface)
             {
                 if other.key() != manager.key() && other.in_charge(root, interface) == Charge::Now {

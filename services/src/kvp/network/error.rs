@@ -39,7 +39,9 @@ pub(in crate::kvp) enum InjectError {
     Enslaved { interface: String, master: String },
 
     #[error(
-        "none of {managers} is in charge of {interface}{}; name one in the configuration (backend)",
+        "none of {managers} is in charge of {interface}{}; `hyperv-agent kvp ip` shows what each \
+         needs; name one in the configuration (backend), or put a script of your own at \
+         /etc/hyperv-agent/network",
         failed.map(|unit| format!(" ({unit} failed to start)")).unwrap_or_default()
     )]
     NoManager {

@@ -43,25 +43,38 @@ pub fn get(
     log: &Logger,
 ) -> Result<IpConfiguration, IpInfoError> {
     let interfaces = interfaces::list().map_err(IpInfoError::Interfaces)?;
-    let root = &config.environment.root;
-    let on_vmbus = |name: &str| interfaces::vmbus_device(root, name).is_some();
-    let interface = mac::parse(adapter)
-        .and_then(|mac| mac::find(&interfaces, mac, on_vmbus))
-        .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
-    let answer = answer(config, interface, family, log);
+    let answer = explain(config, &interfaces, adapter, family, log)?;
     let nobody = "nobody";
     debug!(
         log,
         "{}: DHCP is known from {}, DNS servers from {}",
-        interface.name,
+        answer.interface,
         answer.dhcp_from.unwrap_or(nobody),
         answer.dns_from.unwrap_or(nobody)
     );
     Ok(answer.info)
 }
 
+/// Returns what [`get`] does, of these interfaces, and where it comes from.
+pub(super) fn explain(
+    config: &Config,
+    interfaces: &[Interface],
+    adapter: &str,
+    family: Family,
+    log: &Logger,
+) -> Result<Answer, IpInfoError> {
+    let root = &config.environment.root;
+    let on_vmbus = |name: &str| interfaces::vmbus_device(root, name).is_some();
+    let interface = mac::parse(adapter)
+        .and_then(|mac| mac::find(interfaces, mac, on_vmbus))
+        .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
+    Ok(answer(config, interface, family, log))
+}
+
 /// What the host is told of an interface, and who knows it.
 pub(super) struct Answer {
+    /// The name of the interface.
+    pub(super) interface: String,
     pub(super) info: IpConfiguration,
     /// `None` if nobody knew, so that the addresses decided.
     pub(super) dhcp_from: Option<&'static str>,
@@ -69,13 +82,7 @@ pub(super) struct Answer {
     pub(super) dns_from: Option<&'static str>,
 }
 
-/// Returns the IP configuration of an interface, as [`get`].
-pub(super) fn answer(
-    config: &Config,
-    interface: &Interface,
-    family: Family,
-    log: &Logger,
-) -> Answer {
+fn answer(config: &Config, interface: &Interface, family: Family, log: &Logger) -> Answer {
     let family = if family.0 == 0 { Family::BOTH } else { family };
 
     let (mut dhcp, mut dns) = (None, None);
@@ -133,6 +140,7 @@ pub(super) fn answer(
         dns: dns.filter(|ip| family.includes(*ip)).collect(),
     };
     Answer {
+        interface: interface.name.clone(),
         info,
         dhcp_from,
         dns_from,

@@ -26,6 +26,11 @@ pub(super) fn parse(text: &str) -> Option<[u8; 6]> {
     Some(mac)
 }
 
+/// Formats a MAC address in lower case, with colons.
+pub(super) fn format([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
 /// Returns the topmost master of the interface with this MAC address, current or permanent; the
 /// interface itself if it is no port. Several can have the same address: a netvsc interface and its
 /// VF, a bridge or bond and its ports, a VLAN and its parent. This prefers the one with the

@@ -35,6 +35,10 @@ pub(super) trait Manager: Sync {
     /// Returns the name that selects it in the configuration (`backend`).
     fn key(&self) -> &'static str;
 
+    /// Returns what shows that it is in charge of the interface, for people, such as the file that
+    /// says so.
+    fn sign(&self, interface: &Interface) -> String;
+
     /// Returns whether it is in charge of the interface, so that a configuration of the host is
     /// written for it.
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge;

@@ -7,17 +7,24 @@
 //! applies and `verify` checks; [`record`] keeps what became of it. [`sources`] know more about an
 //! interface than its manager, and `scripts` are those of the stock daemon.
 
+pub use self::adapters::{
+    Adapter, AdaptersError, Candidate, Sources, Target as SetTarget, Told, adapters,
+};
 pub use self::backend::Backend;
+pub use self::dry_run::{DryRun, DryRunError, NewContent, dry_run};
 pub(super) use self::early::{Checks, check, is_deferred};
 pub(super) use self::error::InjectError;
 pub use self::get::{IpInfoError, get};
 pub use self::renderings::renderings;
 pub(super) use self::set::{recover, rollback, set};
+pub use self::undo::{UndoError, Undoable, Undone, undo, undo_files, undoable};
 
+mod adapters;
 mod backend;
 mod choose;
 mod connman;
 mod dns;
+mod dry_run;
 mod early;
 mod error;
 mod get;
@@ -45,4 +52,5 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod undo;
 mod verify;

@@ -210,11 +210,17 @@ pub fn records(runtime_dir: &Path) -> Vec<Record> {
 pub(super) fn forget<'a>(runtime_dir: &Path, files: impl Iterator<Item = &'a Path>) {
     let files: Vec<_> = files.collect();
     for record in records(runtime_dir) {
-        if !record.files.iter().any(|file| files.contains(&&**file)) {
-            continue;
+        // Several interfaces can have a file in common, such as /etc/resolv.conf.
+        let is_of = record.files.iter().all(|file| files.contains(&&**file));
+        if is_of && !record.files.is_empty() {
+            remove(runtime_dir, &record.interface);
         }
-        let _ = fs::remove_file(runtime_dir.join(DIRECTORY).join(&record.interface));
     }
+}
+
+/// Removes the record of an interface, if there is one.
+pub(super) fn remove(runtime_dir: &Path, interface: &str) {
+    let _ = fs::remove_file(runtime_dir.join(DIRECTORY).join(interface));
 }
 
 #[cfg(test)]
@@ -268,7 +274,7 @@ mod tests {
         assert_eq!(records(runtime.path()), all);
         all[1].files = vec!["/etc/d".into()];
         all[1].write(runtime.path()).unwrap();
-        let files = ["/etc/other", "/etc/c"].map(Path::new);
+        let files = ["/etc/c", "/etc/other", "/etc/a b"].map(Path::new);
         forget(runtime.path(), files.into_iter());
         assert_eq!(records(runtime.path()), all[1..]);
     }

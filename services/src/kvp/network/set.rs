@@ -27,7 +27,7 @@ use super::target::{self, Target};
 use super::transaction::apply::{self, Paths};
 use super::transaction::lock::lock;
 use super::transaction::{backups, undo_log};
-use super::verify;
+use super::{undo, verify};
 use crate::error_chain::display_chain;
 use crate::kvp::config::Config;
 use crate::kvp::files;
@@ -62,9 +62,9 @@ pub(in crate::kvp) fn set(
 }
 
 /// Looks up network interfaces; tests have their own.
-struct Kernel<'a> {
-    interface_by_device: &'a dyn Fn(Guid) -> Option<String>,
-    interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
+pub(super) struct Kernel<'a> {
+    pub(super) interface_by_device: &'a dyn Fn(Guid) -> Option<String>,
+    pub(super) interfaces: &'a dyn Fn() -> io::Result<Vec<Interface>>,
 }
 
 fn set_with(
@@ -186,6 +186,10 @@ impl Change<'_> {
             finish,
         )?;
         record.write_logged(&config.environment.runtime_dir, log);
+        if let Err(error) = undo::keep(config, name) {
+            let cause = display_chain(&error);
+            warn!(log, "{name}: cannot keep how to undo this: {cause}");
+        }
         let manager = plan.manager;
         match &record.state {
             State::InForce { differences } => info!(
@@ -293,6 +297,9 @@ fn rollback_logged(
         backups::remove(undo_log)?;
         if let Some(steps) = &steps {
             record::forget(&config.environment.runtime_dir, steps.paths());
+            if undo_log == paths.applied {
+                undo::drop_last(config, steps)?;
+            }
         }
         result.map(|()| steps.is_some())
     });
@@ -311,7 +318,7 @@ fn rollback_logged(
 
 /// Finds the interface of a device, which may have none for a moment, or lose its name to a rule of
 /// udev: early in the boot, or just after the host has added it.
-fn find_target(
+pub(super) fn find_target(
     kernel: &Kernel<'_>,
     config: &Config,
     device: Guid,

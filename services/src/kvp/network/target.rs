@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hyperv_vmbus::Guid;
 
+use super::mac;
 use crate::kvp::interfaces::Interface;
 
 /// An interface of the guest.
@@ -33,8 +34,7 @@ impl Target {
 
     /// Returns the Ethernet address in lower case, with colons.
     pub(super) fn mac(&self) -> Option<String> {
-        let [a, b, c, d, e, f] = self.mac?;
-        Some(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+        self.mac.map(mac::format)
     }
 
     /// Returns the Ethernet address for network managers that compare it with the permanent one.

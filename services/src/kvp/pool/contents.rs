@@ -212,6 +212,14 @@ impl Contents<'_> {
         Ok(Some(Change { written, before }))
     }
 
+    /// Deletes all records.
+    pub(super) fn clear(&mut self) -> Result<(), PoolError> {
+        *self.index = None;
+        disk::resize(self.file, 0).map_err(PoolError::file("truncate", self.path))?;
+        self.size = 0;
+        Ok(())
+    }
+
     /// Reads records at `offset`; returns the number of bytes.
     fn read(&self, bytes: &mut [u8], offset: u64) -> Result<usize, PoolError> {
         let len = read(self.file, bytes, offset).map_err(PoolError::file("read", self.path))?;

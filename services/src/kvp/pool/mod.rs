@@ -182,6 +182,18 @@ impl Pools {
         Ok(self.last_change.is_some())
     }
 
+    /// Deletes all records of a pool, those without a key included.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub fn clear(&mut self, pool: PoolId) -> Result<(), PoolError> {
+        self.last_change = None;
+        let (file, token) = self.file(pool);
+        file.with_lock(Access::Exclusive, token, |contents| contents.clear())?;
+        Ok(())
+    }
+
     /// Returns the record at this position; `None` past the end.
     ///
     /// # Errors

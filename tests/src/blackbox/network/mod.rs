@@ -43,6 +43,7 @@ const TOOL: &str = include_str!("tool");
 
 /// The guest's network.
 pub(super) struct OwnNetwork {
+    pub(super) program: String,
     pub(super) guest: Weak<Guest>,
 }
 
@@ -174,5 +175,9 @@ impl Network for OwnNetwork {
             let command: Vec<&str> = command.iter().map(String::as_str).collect();
             run(&command)
         })?
+    }
+
+    fn program(&self) -> &str {
+        &self.program
     }
 }

@@ -6,6 +6,7 @@ pub(super) mod files;
 pub(super) mod lifetime;
 pub(super) mod messages;
 pub(super) mod network;
+pub(super) mod network_command;
 pub(super) mod peers;
 pub(super) mod pools;
 

@@ -37,7 +37,7 @@ const STATIC: u16 = 2;
 /// The kernel fails a request after that time, whatever comes then.
 const KERNELS_PATIENCE: Duration = Duration::from_secs(30);
 
-fn network(stage: &mut KvpStage<'_>) -> Result<Arc<dyn Network>> {
+pub(super) fn network(stage: &mut KvpStage<'_>) -> Result<Arc<dyn Network>> {
     let network = stage.machine().network()?;
     network.add(&FIRST)?;
     network.add(&SECOND)?;
@@ -174,7 +174,7 @@ fn adapter(adapter: &Adapter) -> String {
     format!("{{{}}}", adapter.device)
 }
 
-fn configuration() -> IpInfo {
+pub(super) fn configuration() -> IpInfo {
     IpInfo {
         adapter: adapter(&FIRST),
         family: BOTH,
@@ -188,7 +188,7 @@ fn configuration() -> IpInfo {
 }
 
 /// The tools that were called so far.
-fn calls(network: &dyn Network) -> Result<String> {
+pub(super) fn calls(network: &dyn Network) -> Result<String> {
     network.run(&[
         "sh",
         "-c",
@@ -197,7 +197,7 @@ fn calls(network: &dyn Network) -> Result<String> {
 }
 
 /// Takes away what an earlier scenario left.
-fn clean(network: &dyn Network) -> Result<()> {
+pub(super) fn clean(network: &dyn Network) -> Result<()> {
     let files = format!("{}/*", tools::CONFIGURATIONS);
     let notes = [tools::CALLS, tools::HANG, tools::FAIL, tools::HUNG].join(" ");
     network
@@ -206,7 +206,11 @@ fn clean(network: &dyn Network) -> Result<()> {
 }
 
 /// Everything that programs write configurations to.
-fn written(stage: &KvpStage<'_>, network: &dyn Network, pools: &Path) -> Result<Vec<String>> {
+pub(super) fn written(
+    stage: &KvpStage<'_>,
+    network: &dyn Network,
+    pools: &Path,
+) -> Result<Vec<String>> {
     let mut files = stage.files().list(pools)?;
     files.retain(|name| !name.starts_with('.'));
     let list = network.run(&["ls", tools::CONFIGURATIONS])?;

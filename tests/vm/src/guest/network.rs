@@ -8,7 +8,12 @@ use hyperv_sim::network::{Adapter, Network};
 use super::client::Guest;
 
 /// The guest's network: it has nothing else in it but what is made here.
-pub struct GuestNetwork(pub Arc<Guest>);
+pub struct GuestNetwork {
+    /// The guest.
+    pub guest: Arc<Guest>,
+    /// Path of the program in it.
+    pub program: String,
+}
 
 impl Network for GuestNetwork {
     fn add(&self, adapter: &Adapter) -> Result<()> {
@@ -26,6 +31,10 @@ impl Network for GuestNetwork {
     }
 
     fn run(&self, command: &[&str]) -> Result<String> {
-        self.0.run(command)
+        self.guest.run(command)
+    }
+
+    fn program(&self) -> &str {
+        &self.program
     }
 }

@@ -19,6 +19,10 @@ impl Manager for Connman {
         "connman"
     }
 
+    fn sign(&self, interface: &Interface) -> String {
+        format!("ConnMan runs, and has a service of {}", interface.name)
+    }
+
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
         Charge::published(read::in_charge(root, interface))
     }

@@ -24,6 +24,11 @@ impl Manager for Ifcfg {
         "ifcfg"
     }
 
+    fn sign(&self, _: &Interface) -> String {
+        "/etc/sysconfig/network-scripts and the program ifup, or /etc/sysconfig/network and wicked"
+            .to_owned()
+    }
+
     fn in_charge(&self, root: &Path, _: &Interface) -> Charge {
         Charge::installed(read::in_charge(root))
     }

@@ -27,6 +27,11 @@ impl Manager for Ifupdown {
         "ifupdown"
     }
 
+    fn sign(&self, interface: &Interface) -> String {
+        let name = &interface.name;
+        format!("/etc/network/interfaces and the program ifup; {name} in /run/network/ifstate")
+    }
+
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
         match read::in_charge(root) {
             true if read::is_up(root, interface) => Charge::Now,

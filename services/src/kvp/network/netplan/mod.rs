@@ -22,6 +22,10 @@ impl Manager for Netplan {
         "netplan"
     }
 
+    fn sign(&self, _: &Interface) -> String {
+        "a `.yaml` file in /etc/netplan, and the program netplan".to_owned()
+    }
+
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
         match read::has_files(root) {
             true if write::is_rendered(root, interface) => Charge::Now,

@@ -20,6 +20,11 @@ impl Manager for Networkd {
         "networkd"
     }
 
+    fn sign(&self, interface: &Interface) -> String {
+        let state = format!("/run/systemd/netif/links/{}", interface.index);
+        format!("an ADMIN_STATE such as configured in {state}")
+    }
+
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
         Charge::published(read::in_charge(root, interface))
     }

@@ -25,6 +25,13 @@ impl Manager for NetworkManager {
         "networkmanager"
     }
 
+    fn sign(&self, interface: &Interface) -> String {
+        format!(
+            "managed=true in /run/NetworkManager/devices/{}",
+            interface.index
+        )
+    }
+
     fn in_charge(&self, root: &Path, interface: &Interface) -> Charge {
         Charge::published(read::in_charge(root, interface))
     }

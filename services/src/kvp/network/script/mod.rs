@@ -20,6 +20,10 @@ impl Manager for Script {
         "script"
     }
 
+    fn sign(&self, _: &Interface) -> String {
+        "an executable /etc/hyperv-agent/network that only root can change".to_owned()
+    }
+
     /// Whoever installs the script wants all interfaces to be configured by it.
     fn in_charge(&self, root: &Path, _: &Interface) -> Charge {
         Charge::published(read::in_charge(root))

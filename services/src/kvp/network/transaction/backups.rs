@@ -22,7 +22,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 const COPIES_MODE: u32 = 0o700;
 
 /// What the files of a transaction were before it.
-pub(super) struct Backups<'a> {
+pub(in crate::kvp::network) struct Backups<'a> {
     root: &'a Path,
     /// The directory of copies on disk, for the administrator and for an agent that finds an
     /// undo log.
@@ -44,7 +44,7 @@ struct Content {
 }
 
 impl<'a> Backups<'a> {
-    pub(super) fn new(root: &'a Path, copies: &'a Path) -> Self {
+    pub(in crate::kvp::network) fn new(root: &'a Path, copies: &'a Path) -> Self {
         Self {
             root,
             copies,
@@ -53,7 +53,7 @@ impl<'a> Backups<'a> {
     }
 
     /// Reads the file at `path` and copies it.
-    pub(super) fn add(&mut self, path: &Path) -> Result<(), InjectError> {
+    pub(in crate::kvp::network) fn add(&mut self, path: &Path) -> Result<(), InjectError> {
         let previous = read(path)?;
         self.copy(path, previous.as_ref())?;
         self.files.push(Backup {
@@ -114,6 +114,15 @@ impl<'a> Backups<'a> {
                 false => None,
             };
         restore(path, previous)
+    }
+
+    /// Copies the copy on disk of a file to the copies of `other`.
+    pub(in crate::kvp::network) fn pass_on(
+        &self,
+        path: &Path,
+        other: &Backups<'_>,
+    ) -> Result<(), InjectError> {
+        other.copy(path, read(&self.copy_of(path))?.as_ref())
     }
 
     fn copy_of(&self, path: &Path) -> PathBuf {
@@ -198,7 +207,7 @@ fn read(path: &Path) -> Result<Option<Content>, InjectError> {
 
 /// Writes a file atomically, and creates its directory where it is missing. Network managers
 /// ignore the hidden file from which it is renamed.
-pub(super) fn write(
+pub(in crate::kvp::network) fn write(
     path: &Path,
     bytes: &[u8],
     mode: u32,

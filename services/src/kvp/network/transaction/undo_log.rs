@@ -14,7 +14,7 @@ pub(in crate::kvp::network) struct UndoLog {
     /// Run before the previous files are restored.
     pub(super) stop: Vec<Step>,
     /// The files, and whether there were previous ones.
-    pub(super) files: Vec<(PathBuf, bool)>,
+    pub(in crate::kvp::network) files: Vec<(PathBuf, bool)>,
     /// Run when the previous files are restored.
     pub(super) revert: Vec<Step>,
     /// The units of the network manager. While they start, only steps that work offline are run.
@@ -22,6 +22,14 @@ pub(in crate::kvp::network) struct UndoLog {
 }
 
 impl UndoLog {
+    /// Returns the log with its files only.
+    pub(in crate::kvp::network) fn without_steps(self) -> Self {
+        Self {
+            files: self.files,
+            ..Self::default()
+        }
+    }
+
     /// Returns the files that the transaction wrote or removed.
     pub(in crate::kvp::network) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
@@ -62,6 +70,45 @@ fn step_line(kind: &[u8], step: &Step) -> Vec<u8> {
     let args = step.args.iter().map(String::as_bytes);
     let fields: Vec<&[u8]> = [kind, program].into_iter().chain(args).collect();
     fields.join(&0)
+}
+
+/// Returns the undo log of two transactions of which `first` was applied first: what was before
+/// both. It also returns the files of `then` that are not in `first`.
+pub(in crate::kvp::network) fn joined(first: &[u8], then: &[u8]) -> (Vec<u8>, Vec<PathBuf>) {
+    let lines = |log: &'_ [u8]| -> Vec<Vec<u8>> {
+        let lines = log.split(|&byte| byte == b'\n');
+        lines
+            .map(<[u8]>::to_vec)
+            .filter(|line| line != END)
+            .collect()
+    };
+    let mut joined: Vec<Vec<u8>> = match first {
+        [] => Vec::new(),
+        first => lines(first),
+    };
+    let known: Vec<PathBuf> = joined.iter().filter_map(|line| file(line)).collect();
+    let then = lines(then);
+    let files = then.iter().filter_map(|line| file(line));
+    let new: Vec<PathBuf> = files.filter(|path| !known.contains(path)).collect();
+    // Otherwise it has no step that the first one does not have, or would go back to it.
+    if !new.is_empty() {
+        for line in then {
+            let is_new = file(&line).is_none_or(|path| new.contains(&path));
+            if is_new && !joined.contains(&line) {
+                joined.push(line);
+            }
+        }
+    }
+    joined.push(END.to_vec());
+    (joined.join(&b'\n'), new)
+}
+
+/// Returns the file of a line, if it is about one.
+fn file(line: &[u8]) -> Option<PathBuf> {
+    let (kind, path) = line.split_at(line.iter().position(|&byte| byte == 0)?);
+    let path = path.get(1..)?.to_vec();
+    let path = || PathBuf::from(std::ffi::OsString::from_vec(path));
+    matches!(kind, REPLACED | NEW).then(path)
 }
 
 /// Parses an undo log; `None` if it is not a complete one.
@@ -127,10 +174,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_first_of_two_transactions_says_what_was_before() {
+        let first = b"replaced\0/etc/a\nrevert\0/bin/up\0old\nend";
+        let (log, new) = joined(b"", first);
+        assert_eq!((&*log, &*new), (&first[..], &[PathBuf::from("/etc/a")][..]));
+        // The same file: nothing is added, and `/bin/up mine` would bring up what is undone.
+        let again = b"replaced\0/etc/a\nrevert\0/bin/up\0mine\nend";
+        assert_eq!(joined(&log, again), (log.clone(), Vec::new()));
+        // Another network manager.
+        let other = b"before\0/bin/down\nnew\0/etc/b\nreplaced\0/etc/a\nrevert\0/bin/reload\nend";
+        let (log, new) = joined(&log, other);
+        assert_eq!(new, [PathBuf::from("/etc/b")]);
+        let log = parse(&log).unwrap();
+        assert_eq!(
+            log.files,
+            [("/etc/a".into(), true), ("/etc/b".into(), false)]
+        );
+        assert_eq!((log.stop.len(), log.revert.len()), (1, 2));
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>) {
+        fn no_bytes_panic(bytes: Vec<u8>, other: Vec<u8>) {
             let _ = parse(&bytes);
+            let _ = joined(&bytes, &other);
         }
     }
 }

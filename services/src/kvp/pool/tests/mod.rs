@@ -96,6 +96,19 @@ fn dirty(key: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_cleared_pool_has_no_record() {
+    // One has no key, and the last one is incomplete.
+    let place = Place::new(&[dirty("a", "1"), dirty("", "2"), b"b".to_vec()].concat());
+    let mut pools = place.pools();
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap().as_deref(), Some("1"));
+    pools.clear(PoolId::Guest).unwrap();
+    pools.clear(PoolId::External).unwrap();
+    assert_eq!(place.bytes(), b"");
+    assert_eq!(pools.get(PoolId::Guest, "a").unwrap(), None);
+    assert!(!pools.rollback().unwrap());
+}
+
+#[test]
 fn a_missing_file_is_an_empty_pool_and_stays_missing() {
     let place = Place::empty();
     let mut pools = place.pools();
