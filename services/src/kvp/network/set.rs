@@ -364,6 +364,9 @@ pub(super) fn find_target(
 }
 
 #[cfg(test)]
+#[path = "boot_tests.rs"]
+mod boot_tests;
+#[cfg(test)]
 #[path = "manager_tests/mod.rs"]
 mod manager_tests;
 #[cfg(test)]
