@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Guest, HANGS, LONG, ONE, RELEASE, TWO};
+use hyperv_services::service::Entry;
 
 const MODE: u32 = 0o744;
 
@@ -144,6 +145,38 @@ fn a_device_without_a_driver_is_bound_where_that_is_allowed() {
     guest.log.wait_for("bound to uio_hv_generic");
     let bound = fs::read_to_string(driver.join("new_id")).unwrap();
     assert_eq!(bound, ONE.class.to_string());
+    guest.stop();
+}
+
+#[test]
+fn the_agent_is_ready_although_a_disk_hangs() {
+    static HANGS_AT_START: Entry = Entry {
+        prepare: Some(|_| {
+            loop {
+                thread::park();
+            }
+        }),
+        ..ONE
+    };
+    let guest = Guest::start(&[&HANGS_AT_START]);
+    // This is logged when the agent is ready.
+    guest.log.wait_for("waiting for the host to offer one");
+    guest.offer(&ONE);
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    guest.stop();
+}
+
+#[test]
+fn what_cannot_be_created_is_one_warning() {
+    static FAILS: Entry = Entry {
+        prepare: Some(|_| Err("cannot create it".to_owned())),
+        ..ONE
+    };
+    let guest = Guest::start(&[&FAILS]);
+    guest.log.wait_for("cannot create it");
+    guest.offer(&ONE);
+    assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    assert_eq!(guest.log.with("cannot create it"), 1);
     guest.stop();
 }
 

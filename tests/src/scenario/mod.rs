@@ -318,6 +318,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-duplicates" KVP_BOTH kvp::files::duplicates: "of duplicate keys the first counts, and DELETE removes both";
         "kvp-other-writers" KVP_BOTH kvp::files::other_writers: "records that another program appends or rewrites are visible at once";
         "kvp-peers" KVP_BOTH kvp::peers::at_once, own_process => PYTHON: "cloud-init, programs with POSIX locks and the host write concurrently, and no record is lost or torn";
+        "kvp-new-boot" KVP_BOTH kvp::peers::new_boot, own_process => PYTHON: "cloud-init empties pool 1 in a new boot, and the keys that the configuration publishes are there again";
         "kvp-locked" KVP_BOTH kvp::files::locked => HERE: "a pool that another program keeps locked is read without the lock and not written, and the log names the program";
         "kvp-file-removed" KVP_BOTH kvp::files::removed: "a removed pool file counts as empty, and is created again";
         "kvp-many-records" KVP_BOTH kvp::files::many => SLOW_LINE: "ten thousand records are enumerated";

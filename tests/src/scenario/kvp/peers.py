@@ -4,12 +4,15 @@ reporter TIMES POOL NAME   cloud-init's handler reports events; prints the
                            records that it wrote
 flock TIMES POOL NAME      counts in a record that is there and appends another,
 fcntl TIMES POOL NAME      each time under a lock of this family
+boot TIMES POOL NAME       cloud-init's handler in a new boot, which empties the
+                           pool, reports so many events
 
 Each looks at the pool with its own eyes, and fails where something is wrong.
 """
 
 import collections
 import fcntl
+import os
 import sys
 
 KEY, RECORD = 512, 2560
@@ -55,6 +58,19 @@ def reporter(times, pool, name):
     sys.stdout.buffer.write(b"".join(handler.written))
 
 
+def boot(times, pool, name):
+    from cloudinit.reporting import events
+    from cloudinit.reporting.handlers import HyperVKvpReportingHandler
+
+    # What was there is from the last boot.
+    os.utime(pool, (0, 0))
+    handler = HyperVKvpReportingHandler(pool)
+    assert os.path.getsize(pool) == 0, "the handler has not emptied the pool"
+    for number in range(times):
+        handler.publish_event(events.ReportingEvent("start", f"{name}-{number}", "boot"))
+    handler.flush()
+
+
 def counter(lock, times, pool, name):
     for number in range(times):
         with open(pool, "r+b", buffering=0) as file:
@@ -77,6 +93,8 @@ def counter(lock, times, pool, name):
 def main(what, times, *arguments):
     if what == "reporter":
         reporter(int(times), *arguments)
+    elif what == "boot":
+        boot(int(times), *arguments)
     else:
         lock = {"flock": fcntl.flock, "fcntl": fcntl.lockf}[what]
         counter(lock, int(times), *arguments)

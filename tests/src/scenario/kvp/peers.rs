@@ -14,7 +14,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::super::Skip;
 use super::super::stage::{KvpStage, expect, text};
-use super::{expect_got, set};
+use super::{expect_got, expect_value, set};
 use crate::kvp::{DEVICE_VALUE_UNITS, Item, KvpHost, pool};
 use crate::wait::until;
 
@@ -313,6 +313,34 @@ pub(in super::super) fn at_once(stage: &mut KvpStage<'_>) -> Result<()> {
     for (side, others) in sides.iter().zip([of_flock, of_fcntl]) {
         side.expect_all(stage, &mut host, rounds, &others)?;
     }
+    stage.expect_working(&mut host)
+}
+
+pub(in super::super) fn new_boot(stage: &mut KvpStage<'_>) -> Result<()> {
+    need_cloud_init()?;
+    let old = pool::records(&[("CLOUD_INIT|old", "x")]);
+    stage.files().write(&stage.pool(FLOCK), &old)?;
+    let published = "[kvp.publish]\nRole = \"web\"\nSite = \"north\"";
+    stage.machine().configure(published)?;
+    let mut host = stage.connect()?;
+    expect_value(&mut host, FLOCK, "Role", "web")?;
+    expect_value(&mut host, FLOCK, "CLOUD_INIT|old", "x")?;
+
+    let pool = text(&stage.pool(FLOCK))?;
+    let arguments = ["boot", "3", &pool, "new"];
+    let mut peer = Peer::start(stage.directory(), "boot|0", &arguments)?;
+    until(LIMIT, "cloud-init's handler to end", || {
+        Ok(peer.has_ended()?.then_some(()))
+    })?;
+    let items = host.list(FLOCK)?;
+    let of_this_boot = items.iter().filter(|item| item.0.starts_with(REPORT));
+    ensure!(of_this_boot.count() == 3, "expected 3 reports: {items:?}");
+    ensure!(
+        items.iter().all(|item| item.0 != "CLOUD_INIT|old"),
+        "what cloud-init removed is back: {items:?}"
+    );
+    expect_value(&mut host, FLOCK, "Role", "web")?;
+    expect_value(&mut host, FLOCK, "Site", "north")?;
     stage.expect_working(&mut host)
 }
 
