@@ -311,6 +311,30 @@ mod tests {
     }
 
     #[test]
+    fn the_last_negotiation_chooses_the_layout_of_ip_configurations() {
+        let root = tempfile::tempdir().unwrap();
+        let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
+        // Of no adapter, and too short for the text layout.
+        let get_ip_info = |service: &mut KeyValue| {
+            let mut message = [0; 3716];
+            message[0] = 4;
+            service.handle(Encoding::Utf16, &mut message)
+        };
+        assert_eq!(get_ip_info(&mut service), Status::INVALID_ARGUMENT);
+        for (major, status) in [
+            (5, Status::GUID_NOT_FOUND),
+            (4, Status::INVALID_ARGUMENT),
+            (5, Status::GUID_NOT_FOUND),
+        ] {
+            service.negotiated(Negotiated {
+                framework: Version::new(3, 0),
+                message: Version::new(major, 0),
+            });
+            assert_eq!(get_ip_info(&mut service), status);
+        }
+    }
+
+    #[test]
     fn an_invalid_message_rolls_nothing_back() {
         let root = tempfile::tempdir().unwrap();
         let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
