@@ -18,7 +18,8 @@ pub(super) const DIRECTORIES: [&str; 3] = [
 
 /// A profile that configures an interface.
 pub(in crate::kvp::network) struct Profile {
-    /// Its UUID; empty if the file has none and NetworkManager does not tell it.
+    /// Its UUID; empty if the file has none and NetworkManager, which makes one from the path of
+    /// the file, does not tell it.
     pub(in crate::kvp::network) uuid: String,
     pub(in crate::kvp::network) file: File,
 }
@@ -47,7 +48,7 @@ pub(in crate::kvp::network) fn in_force(root: &Path, interface: &Interface) -> O
     match uuid {
         Some(uuid) => Some(Profile {
             uuid: uuid.to_owned(),
-            file: find(root, uuid),
+            file: find(root, interface, uuid),
         }),
         None => next(root, interface),
     }
@@ -66,27 +67,58 @@ fn key_files(root: &Path) -> Vec<(PathBuf, KeyFile)> {
         let file = KeyFile::parse(&text);
         let uuid = file.last("connection", "uuid");
         let is_shadowed = |(_, other): &(_, KeyFile)| other.last("connection", "uuid") == uuid;
-        if uuid.is_some() && !found.iter().any(is_shadowed) {
+        if uuid.is_none() || !found.iter().any(is_shadowed) {
             found.push((path, file));
         }
     }
     found
 }
 
-fn find(root: &Path, uuid: &str) -> File {
-    let mut key_files = key_files(root).into_iter();
-    let found = key_files.find(|(_, file)| file.last("connection", "uuid") == Some(uuid));
+fn find(root: &Path, interface: &Interface, uuid: &str) -> File {
+    let (named, unnamed): (Vec<_>, Vec<_>) = key_files(root)
+        .into_iter()
+        .partition(|(_, file)| file.last("connection", "uuid").is_some());
+    let mut named = named.into_iter();
+    let found = named.find(|(_, file)| file.last("connection", "uuid") == Some(uuid));
     if let Some((path, file)) = found {
         return File::Key(path, file);
     }
     let found = ifcfg::all(root)
         .find(|file| assignments::last(&file.text, "UUID").as_deref() == Some(uuid));
-    found.map_or(File::None, File::Ifcfg)
+    if let Some(file) = found {
+        return File::Ifcfg(file);
+    }
+    match best(root, interface, unnamed) {
+        Some((path, file)) => File::Key(path, file),
+        None => File::None,
+    }
 }
 
-/// Returns the profile that NetworkManager would activate for the interface: of those that fit,
-/// the one of the highest priority, and of these, the one that was active last.
+/// Returns the profile that NetworkManager would activate for the interface.
 fn next(root: &Path, interface: &Interface) -> Option<Profile> {
+    let Some((path, file)) = best(root, interface, key_files(root)) else {
+        let file = ifcfg::in_force(root, interface)?;
+        return Some(Profile {
+            uuid: assignments::last(&file.text, "UUID").unwrap_or_default(),
+            file: File::Ifcfg(file),
+        });
+    };
+    Some(Profile {
+        uuid: file
+            .last("connection", "uuid")
+            .unwrap_or_default()
+            .to_owned(),
+        file: File::Key(path, file),
+    })
+}
+
+/// Returns the first that NetworkManager would activate for the interface: of those that fit, the
+/// one of the highest priority, and of these, the one that was active last.
+fn best(
+    root: &Path,
+    interface: &Interface,
+    files: Vec<(PathBuf, KeyFile)>,
+) -> Option<(PathBuf, KeyFile)> {
     let used = files::text(&root.join("var/lib/NetworkManager/timestamps")).unwrap_or_default();
     let rank = |file: &KeyFile| {
         let priority = file.last("connection", "autoconnect-priority");
@@ -96,20 +128,8 @@ fn next(root: &Path, interface: &Interface) -> Option<Profile> {
         let used: u64 = used.and_then(|text| text.parse().ok()).unwrap_or(0);
         (priority, used)
     };
-    let fitting = key_files(root)
-        .into_iter()
-        .filter(|(_, file)| fits(file, interface));
-    let Some((path, file)) = fitting.max_by_key(|(_, file)| rank(file)) else {
-        let file = ifcfg::in_force(root, interface)?;
-        return Some(Profile {
-            uuid: assignments::last(&file.text, "UUID").unwrap_or_default(),
-            file: File::Ifcfg(file),
-        });
-    };
-    Some(Profile {
-        uuid: file.last("connection", "uuid")?.to_owned(),
-        file: File::Key(path, file),
-    })
+    let fitting = files.into_iter().filter(|(_, file)| fits(file, interface));
+    fitting.max_by_key(|(_, file)| rank(file))
 }
 
 /// Returns whether NetworkManager would activate the profile for the interface by itself.
@@ -153,16 +173,19 @@ pub(super) fn ethernet(file: &KeyFile) -> &'static str {
     }
 }
 
-/// Returns the names of the profiles whose parent is the profile with this UUID.
-pub(super) fn children(root: &Path, uuid: &str) -> Vec<String> {
-    let key_files = key_files(root).into_iter();
-    let children = key_files.filter(|(_, file)| {
+/// Returns the profiles whose parent is the profile with this UUID.
+pub(in crate::kvp::network) fn children(root: &Path, uuid: &str) -> Vec<KeyFile> {
+    let is_child = |file: &KeyFile| {
         let mut assignments = file.assignments();
-        assignments.any(|(_, key, value)| key == "parent" && value == uuid)
-    });
-    let name = |file: &KeyFile| {
-        let name = file.last("connection", "interface-name");
-        name.or(file.last("connection", "id")).map(str::to_owned)
+        !uuid.is_empty() && assignments.any(|(_, key, value)| key == "parent" && value == uuid)
     };
-    children.filter_map(|(_, file)| name(&file)).collect()
+    let files = key_files(root).into_iter().map(|(_, file)| file);
+    files.filter(is_child).collect()
+}
+
+/// Returns what does not stay of a profile whose parent is replaced by one of another UUID.
+pub(in crate::kvp::network) fn orphan(child: &KeyFile, uuid: &str) -> String {
+    let name = child.last("connection", "interface-name");
+    let name = name.or(child.last("connection", "id"));
+    format!("{}: parent={uuid}", name.unwrap_or_default())
 }

@@ -117,23 +117,29 @@ fn change(
     }
     if !is_file || !is_bound && has_other_adapters(context) {
         let mut copy = copy(context, file);
-        let children = profiles::children(root, &uuid);
-        copy.lost.extend(
-            children
-                .iter()
-                .map(|child| format!("{child}: parent={uuid}")),
-        );
+        let children = profiles::children(root, &uuid).into_iter();
+        copy.lost
+            .extend(children.map(|child| profiles::orphan(&child, &uuid)));
         return Ok(copy);
     }
+    let is_unknown = uuid.is_empty();
     if !is_bound {
         file.set("connection", "interface-name", &context.target.name);
     }
     let lost = keep::replace(&mut file, context.settings);
     file.comment(HEADER.trim_end());
-    let path = match place(DIRECTORY) {
-        true => path,
-        false => own_path(context),
+    let (path, is_moved) = match place(DIRECTORY) {
+        true => (path, false),
+        false => (own_path(context), true),
     };
+    // NetworkManager makes a UUID from the path where the file has none.
+    let uuid = match is_unknown {
+        true => context.target.uuid().to_string(),
+        false => uuid,
+    };
+    if is_moved || is_unknown {
+        file.set("connection", "uuid", &uuid);
+    }
     Ok(Changed {
         lost: named(&path, lost),
         path,

@@ -108,6 +108,19 @@ fn the_profile_in_force_is_changed_where_that_is_possible() {
     }
 }
 
+/// NetworkManager makes the UUID of a file that has none from its path.
+#[test]
+fn a_profile_without_a_uuid_is_found() {
+    let text = "[connection]\nid=wired\ninterface-name=eth0\n";
+    for (place, path, written) in [(ETC, ETC, None), (LIB, OWN, Some(UUID))] {
+        let plan = planned(&[(place, text)], &settings()).unwrap();
+        assert_eq!(plan.files[0].path, Path::new(path));
+        let file = KeyFile::parse(plan.files[0].text.as_ref().unwrap());
+        assert_eq!(file.last("connection", "uuid"), written);
+        assert!(plan.apply[1].args.iter().any(|arg| arg == UUID));
+    }
+}
+
 #[test]
 fn an_unused_profile_of_the_agents_own_is_removed() {
     let own = format!("[connection]\nuuid={OWN_UUID}\n");
