@@ -69,14 +69,6 @@ fn calls(guest: &Guest) -> Vec<String> {
     calls
 }
 
-/// What works without the network manager.
-fn offline(case: &Case) -> &'static [&'static str] {
-    match case.manager {
-        "netplan" => &["netplan generate"],
-        _ => &[],
-    }
-}
-
 /// Has the manager in charge of eth0.
 fn start(case: &Case, guest: &Guest) {
     let files = case.machine.iter();
@@ -84,8 +76,10 @@ fn start(case: &Case, guest: &Guest) {
         guest.write(path, text);
     }
     match case.manager {
-        "netplan" => {
+        "systemd-networkd" | "netplan" => {
             guest.write("run/systemd/netif/state", "");
+            let state = format!("ADMIN_STATE=configured\nNETWORK_FILE=/{}\n", case.file);
+            guest.write("run/systemd/netif/links/2", &state);
         }
         "ifupdown" => {
             guest.write("run/network/ifstate", "lo=lo\neth0=hyperv-agent-eth0\n");
@@ -139,7 +133,7 @@ fn a_manager_that_starts_later_finds_its_file() {
         guest.set(&info(), SHORT).unwrap();
         let text = guest.read(case.file).unwrap();
         assert!(text.contains("10.0.0.5"), "{text}");
-        assert_eq!(calls(&guest), offline(case), "{}", case.manager);
+        assert_eq!(calls(&guest), [""; 0], "{}", case.manager);
         assert_eq!(state(&guest), Some(State::Deferred));
         let log = guest.log.0.lock().unwrap().join("\n");
         let manager = case.manager;
@@ -161,7 +155,7 @@ fn a_manager_that_starts_later_finds_its_file() {
             )),
             "{log}"
         );
-        assert_eq!(calls(&guest), offline(case), "{manager}");
+        assert_eq!(calls(&guest), [""; 0], "{manager}");
         assert!(matches!(state(&guest), Some(State::InForce { .. })));
 
         // The kernel did not take the reply, and the manager has not started.
@@ -171,8 +165,7 @@ fn a_manager_that_starts_later_finds_its_file() {
         let log = Logger::root(guest.log.clone(), o!());
         rollback(&guest.config, Instant::now() + LONG, &log);
         assert_eq!(tree(&guest), before, "{manager}");
-        let offline = [offline(case), offline(case)].concat();
-        assert_eq!(calls(&guest), offline, "{manager}");
+        assert_eq!(calls(&guest), [""; 0], "{manager}");
         assert_eq!(state(&guest), None);
     }
     let cases = with_units();
@@ -198,8 +191,8 @@ fn a_manager_that_takes_charge_while_it_is_waited_for_applies_its_file() {
             || guest.set(&info(), LONG).unwrap(),
         );
         let expected = match in_force {
-            true => offline(case).to_vec(),
-            false => [offline(case), case.applied].concat(),
+            true => &[],
+            false => case.applied,
         };
         assert_eq!(calls(&guest), expected, "{}", case.manager);
         let log = guest.log.0.lock().unwrap().join("\n");

@@ -96,10 +96,15 @@ pub(in crate::kvp) enum InjectError {
     Rejected { program: String, line: String },
 
     /// All programs succeeded, but the interface lacks addresses.
-    #[error(
-        "{interface} did not get {absent}; does another file take precedence over the agent's?"
-    )]
-    NotInEffect { interface: String, absent: String },
+    #[error("{interface} did not get {absent}; {}", obstacle.as_deref().unwrap_or(
+        "does another file take precedence over the agent's?"
+    ))]
+    NotInEffect {
+        interface: String,
+        absent: String,
+        /// What is in the way, if that is known.
+        obstacle: Option<String>,
+    },
 
     #[error("{manager} did not apply the configuration; rolled back to the previous one")]
     RolledBack {
@@ -136,6 +141,20 @@ impl InjectError {
             Self::Overtaken => true,
             Self::RolledBack { source, .. } => source.is_overtaken(),
             _ => false,
+        }
+    }
+
+    /// Adds what keeps a configuration from being in effect.
+    pub(super) fn because_of(self, cause: Option<String>) -> Self {
+        match self {
+            Self::NotInEffect {
+                interface, absent, ..
+            } => Self::NotInEffect {
+                interface,
+                absent,
+                obstacle: cause,
+            },
+            other => other,
         }
     }
 

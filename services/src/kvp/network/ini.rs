@@ -56,13 +56,18 @@ pub enum Syntax {
 }
 
 impl Document {
+    /// Returns a file without sections.
+    pub fn new(syntax: Syntax) -> Self {
+        Self {
+            sections: Vec::new(),
+            syntax,
+        }
+    }
+
     /// Parses a text. Lines that are neither a section's header nor an assignment are passed
     /// over, and those outside of any section.
     pub fn parse(text: &str, syntax: Syntax) -> Self {
-        let mut document = Self {
-            sections: Vec::new(),
-            syntax,
-        };
+        let mut document = Self::new(syntax);
         let mut inside = false;
         let mut begun = String::new();
         // systemd ends a line at each of these.

@@ -43,7 +43,13 @@ pub(super) struct Plan {
     ///
     /// [`Manager::plan`]: super::manager::Manager::plan
     pub(super) units: &'static [&'static str],
+    /// Waits for the network manager to use the files, and helps it to.
+    pub(super) settle: Option<Settle>,
+    /// Returns what keeps the files from being in force, for the message if addresses are missing.
+    pub(super) obstacle: Option<fn(&Context<'_>) -> Option<String>>,
 }
+
+pub(super) type Settle = fn(&Context<'_>) -> Result<(), InjectError>;
 
 impl Plan {
     /// Returns a plan that stops nothing first, and whose programs wait for the network manager.
@@ -62,6 +68,8 @@ impl Plan {
             stable_for: Duration::ZERO,
             lost: Vec::new(),
             units: &[],
+            settle: None,
+            obstacle: None,
         }
     }
 

@@ -216,6 +216,9 @@ impl Change<'_> {
     /// Waits until the interface has its settings.
     fn verify(&self, plan: &Plan, is_manager: bool) -> Result<State, InjectError> {
         let context = &self.context;
+        if let Some(settle) = plan.settle {
+            settle(context)?;
+        }
         // A script may do anything, and without a carrier network managers postpone addresses.
         let required = is_manager && context.has_carrier();
         let differences = verify::verify(
@@ -225,7 +228,10 @@ impl Change<'_> {
             plan.stable_for,
             context.deadline,
             self.kernel.interfaces,
-        )?;
+        );
+        let differences = differences.map_err(|error| {
+            error.because_of(plan.obstacle.and_then(|obstacle| obstacle(context)))
+        })?;
         Ok(State::InForce {
             differences: differences.to_string(),
         })

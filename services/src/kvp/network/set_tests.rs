@@ -165,12 +165,15 @@ fn cases() -> Vec<Case> {
             backend: Backend::Manager("netplan"),
             manager: "netplan",
             tools: &["netplan", "networkctl"],
-            machine: &[("etc/netplan/50-cloud-init.yaml", "network: {}\n")],
-            file: "etc/netplan/90-hyperv-agent-eth0.yaml",
-            mode: 0o600,
-            applied: &["netplan generate", "networkctl reload"],
-            reverted: &["netplan generate", "networkctl reload"],
-            rejects: "netplan",
+            machine: &[
+                ("etc/netplan/50-cloud-init.yaml", "network: {}\n"),
+                ("run/systemd/netif/links/2", "ADMIN_STATE=configured\n"),
+            ],
+            file: "etc/systemd/network/05-hyperv-agent-eth0.network",
+            mode: 0o644,
+            applied: &["networkctl reload"],
+            reverted: &["networkctl reload", "networkctl reconfigure eth0"],
+            rejects: "networkctl",
         },
         Case {
             backend: Backend::Manager("networkd"),
@@ -183,7 +186,7 @@ fn cases() -> Vec<Case> {
             file: "etc/systemd/network/05-hyperv-agent-eth0.network",
             mode: 0o644,
             applied: &["networkctl reload"],
-            reverted: &["networkctl reload"],
+            reverted: &["networkctl reload", "networkctl reconfigure eth0"],
             rejects: "networkctl",
         },
         Case {
@@ -270,7 +273,13 @@ impl Case {
         }
         guest.write(
             "behaviour",
-            "case \"$*\" in *CON-UUID*) echo 11111111-2222-3333-4444-555555555555 ;; esac\n",
+            "case \"$name $*\" in\n\
+             *CON-UUID*) echo 11111111-2222-3333-4444-555555555555 ;;\n\
+             'networkctl reload')\n\
+                 first=$(ls \"$root/etc/systemd/network\" 2>/dev/null | head -n 1)\n\
+                 printf 'ADMIN_STATE=configured\\nNETWORK_FILE=/etc/systemd/network/%s\\n' \"$first\" \\\n\
+                     >\"$root/run/systemd/netif/links/2\" ;;\n\
+             esac\n",
         );
         guest
     }
@@ -752,12 +761,48 @@ fn with_units() -> Vec<Case> {
     cases
 }
 
+/// What earlier versions of the agent wrote for netplan with systemd-networkd.
+const OLD_NETPLAN: &str = "etc/netplan/90-hyperv-agent-eth0.yaml";
+
+#[test]
+fn the_file_of_an_earlier_agent_is_removed() {
+    let case = &cases()[0];
+    let guest = case.guest(Backend::Auto);
+    guest.write(OLD_NETPLAN, "previous\n");
+    // What the agent's own definition became is not kept.
+    for (name, mtu) in [("0-hyperv-agent-eth0", 1300), ("eth0", 1400)] {
+        let path = format!("run/systemd/network/10-netplan-{name}.network");
+        guest.write(
+            &path,
+            &format!("[Match]\nName=eth0\n[Link]\nMTUBytes={mtu}\n"),
+        );
+    }
+    case.reject(&guest, "echo no such thing >&2; exit 4");
+    let before = tree(&guest);
+    guest.set(&info(), LONG).unwrap_err();
+    assert_eq!(tree(&guest), before);
+    guest.write("behaviour", "");
+    guest.write("log", "");
+    guest.set(&info(), LONG).unwrap();
+    assert_eq!(guest.read(OLD_NETPLAN), None);
+    let text = guest.read(case.file).unwrap();
+    assert!(text.contains("\nMTUBytes=1400\n"), "{text}");
+    let calls = Case::calls(&guest);
+    assert!(
+        calls.starts_with(&owned(&["netplan generate", "networkctl reload"])),
+        "{calls:?}"
+    );
+}
+
 /// After a power failure the agent starts before any network manager.
 #[test]
 fn no_program_of_a_manager_that_starts_runs_in_a_rollback() {
     for case in with_units() {
         let guest = case.guest(Backend::Auto);
         guest.write(case.file, "previous\n");
+        if case.manager == "netplan" {
+            guest.write(OLD_NETPLAN, "previous\n");
+        }
         let before = tree(&guest);
         end_midway(&guest);
         let calls = Case::calls(&guest);
@@ -951,10 +996,7 @@ fn only_a_permanent_mac_address_is_matched() {
             text.contains("00:15:5d:01:02:03")
         };
         // systemd-networkd compares with the current one.
-        assert_eq!(
-            has_mac(&guest),
-            case.backend == Backend::Manager("networkd")
-        );
+        assert_eq!(has_mac(&guest), case.rejects == "networkctl");
         guest.write("sys/class/net/eth0/addr_assign_type", "0\n");
         guest.set(&info(), LONG).unwrap();
         let by_name = case.rejects == "wicked" || case.backend == Backend::Manager("ifupdown");

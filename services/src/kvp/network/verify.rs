@@ -121,6 +121,7 @@ pub(super) fn verify(
             return Err(InjectError::NotInEffect {
                 interface: before.name.clone(),
                 absent: joined(differences.absent, ", "),
+                obstacle: None,
             });
         }
         thread::sleep(POLL_INTERVAL);

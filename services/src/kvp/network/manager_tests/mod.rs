@@ -132,6 +132,14 @@ fn config() -> Config {
 /// routers announce.
 #[track_caller]
 fn assert_got(set: &IpInfo) {
+    // The host is not told of addresses that are not usable yet.
+    eventually(|| {
+        let interfaces = interfaces().unwrap();
+        !interfaces[0]
+            .addresses
+            .iter()
+            .any(|address| address.tentative)
+    });
     let log = Logger::root(slog::Discard, o!());
     let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
     let got = text_ip::lists(&got);
@@ -282,6 +290,53 @@ struct Problem {
     message: &'static str,
     /// The address after the rollback.
     address: &'static str,
+}
+
+/// Stops the network manager, makes its devices go and starts it again, as `reboot` in
+/// `tests/inject/managers` says.
+fn reboot() {
+    let output = Command::new("/tmp/reboot").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Returns what a file of the machine says.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Asserts that the machine keeps all that is on eth0 beside its IPv4 configuration: a device on
+/// top, a static route, a search domain (if the manager tells), an MTU and IPv6. Then that it has
+/// it after a reboot, and after the same SET once more, which changes no file of `files`. The
+/// configuration has been 192.168.7.7/24 and fd07::7/64, with gateways.
+fn nothing_is_lost(stacked: &str, domains: fn() -> String, files: &[&str]) {
+    let has_all = |address: &str| {
+        eventually(|| {
+            addresses() == [address, "fd07::7/64"]
+                && output("ip", &["address", "show", "dev", stacked]).contains("172.16.10.5/24")
+                && output("ip", &["route", "show", "10.50.0.0/16"]).contains("via 192.168.7.254")
+                && gateways("-6") == ["fe80::7"]
+                && domains().contains("corp.example")
+                && read("/sys/class/net/eth0/mtu") == "1400\n"
+        });
+    };
+    has_all("192.168.7.7/24");
+    let v4 = IpInfo {
+        family: Family::V4,
+        ..info("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.53")
+    };
+    set(&v4, LONG).unwrap();
+    has_all("10.0.0.5/24");
+    eventually(|| gateways("-4") == ["10.0.0.1"]);
+    reboot();
+    has_all("10.0.0.5/24");
+    eventually(|| gateways("-4") == ["10.0.0.1"]);
+
+    let before: Vec<_> = files.iter().map(|path| read(path)).collect();
+    assert!(before.iter().all(|text| !text.is_empty()), "{before:?}");
+    set(&v4, LONG).unwrap();
+    has_all("10.0.0.5/24");
+    let after: Vec<_> = files.iter().map(|path| read(path)).collect();
+    assert_eq!(before, after);
 }
 
 /// Waits, since network managers continue for a while.

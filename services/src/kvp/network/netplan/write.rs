@@ -1,15 +1,16 @@
-//! Netplan: a file in `/etc/netplan`.
+//! Netplan, which has files in `/etc/netplan` and generates others for systemd-networkd or
+//! NetworkManager.
 //!
 //! Netplan merges definitions of the same name from several files, and concatenates lists: no
-//! later file can remove an address that cloud-init's file assigns to `eth0`. The agent's file
-//! therefore has a second definition for the interface. Its name starts with a digit: of the files
-//! that netplan generates for systemd-networkd, only the first by name takes effect. Of the
-//! connections that it generates for NetworkManager, the one with the highest priority does. The
-//! rest of the other files (names of devices, other interfaces) stays in effect.
-
-use std::fmt::Write;
-use std::path::Path;
-use std::time::Duration;
+//! later file can remove an address that cloud-init's file assigns to `eth0`.
+//!
+//! systemd-networkd uses the first file that matches an interface. Netplan generates its files in
+//! `/run` and with names that begin with `10-`, so the agent writes one of its own that comes
+//! before these, with what they have. Whatever netplan can do, it has done by then.
+//!
+//! NetworkManager uses the connection of the highest priority. There the agent's file, in
+//! `/etc/netplan`, has a second definition for the interface. The rest of the other files (names of
+//! devices, other interfaces) stays in effect.
 
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
@@ -22,6 +23,8 @@ use crate::kvp::network::networkmanager::read::in_charge;
 use crate::kvp::network::plan::{Context, HEADER, NewFile, Plan};
 use crate::kvp::network::settings::{Settings, joined};
 use crate::kvp::network::target::Target;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 /// The program that netplan generates files for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,21 +64,13 @@ fn definition(target: &Target) -> String {
 }
 
 /// Renders the file.
-pub(in crate::kvp::network) fn render(
-    target: &Target,
-    settings: &Settings,
-    renderer: Renderer,
-) -> String {
+pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings) -> String {
     let mut text = format!("{HEADER}network:\n  version: 2\n  ethernets:\n");
     let mut line = |indent: usize, content: &str| {
         let _ = writeln!(text, "{:indent$}{content}", "");
     };
     line(4, &format!("{}:", definition(target)));
-    let name = match renderer {
-        Renderer::Networkd => "networkd",
-        Renderer::NetworkManager => "NetworkManager",
-    };
-    line(6, &format!("renderer: {name}"));
+    line(6, "renderer: NetworkManager");
     line(6, "match:");
     line(8, &format!("name: \"{}\"", target.name));
     if let Some(mac) = target.permanent_mac() {
@@ -107,44 +102,50 @@ pub(in crate::kvp::network) fn render(
         let servers = joined(settings.dns.iter().map(|ip| format!("\"{ip}\"")), ", ");
         line(8, &format!("addresses: [{servers}]"));
     }
-    if renderer == Renderer::NetworkManager {
-        line(6, "networkmanager:");
-        line(8, "passthrough:");
-        let (key, priority) = ("connection.autoconnect-priority", networkmanager::PRIORITY);
-        line(10, &format!("{key}: \"{priority}\""));
-        // With static addresses, netplan would switch SLAAC off.
-        line(10, "ipv6.method: \"auto\"");
-    }
+    line(6, "networkmanager:");
+    line(8, "passthrough:");
+    let (key, priority) = ("connection.autoconnect-priority", networkmanager::PRIORITY);
+    line(10, &format!("{key}: \"{priority}\""));
+    // With static addresses, netplan would switch SLAAC off.
+    line(10, "ipv6.method: \"auto\"");
     text
 }
 
 /// Plans without `netplan apply`, which would do more, such as to bring interfaces down.
 pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
-    let target = context.target;
-    let renderer = renderer(context.root, context.interface);
+    match renderer(context.root, context.interface) {
+        Renderer::Networkd => over_networkd(context),
+        Renderer::NetworkManager => over_networkmanager(context),
+    }
+}
+
+fn path(context: &Context<'_>) -> PathBuf {
+    context.path(&format!("etc/netplan/90-{}.yaml", context.target.stem()))
+}
+
+/// Plans a file for systemd-networkd that comes before those that netplan generates, and keeps
+/// what these have. A file for netplan, which earlier versions of the agent wrote, is removed.
+fn over_networkd(context: &Context<'_>) -> Result<Plan, InjectError> {
+    let generated = format!("10-netplan-{}", definition(context.target));
     let generate = context.step("netplan", &["generate"])?.offline();
-    let (apply, revert, stable_for) = match renderer {
-        Renderer::Networkd => {
-            let steps = vec![networkd::reload(context)?];
-            (steps.clone(), steps, networkd::STABLE_FOR)
-        }
-        Renderer::NetworkManager => {
-            let reload = networkmanager::reload(context)?;
-            let id = format!("netplan-{}", definition(target));
-            let up = networkmanager::up(context, &["id", &id])?;
-            (
-                vec![reload, up],
-                networkmanager::revert(context)?,
-                Duration::ZERO,
-            )
-        }
-    };
-    let with = |steps| [vec![generate.clone()], steps].concat();
-    let path = context.path(&format!("etc/netplan/90-{}.yaml", target.stem()));
-    let text = render(target, context.settings, renderer);
-    let files = vec![NewFile::new(path, text, 0o600)];
-    Ok(Plan {
-        stable_for,
-        ..Plan::new("netplan", files, with(apply), with(revert))
-    })
+    let mut plan = networkd::plan_over(context, "netplan", &|name| name.starts_with(&generated))?;
+    let path = path(context);
+    if path.exists() {
+        plan.apply.insert(0, generate.clone());
+        plan.revert.insert(0, generate);
+        plan.files.push(NewFile::removed(path));
+    }
+    Ok(plan)
+}
+
+fn over_networkmanager(context: &Context<'_>) -> Result<Plan, InjectError> {
+    let generate = context.step("netplan", &["generate"])?.offline();
+    let reload = networkmanager::reload(context)?;
+    let id = format!("netplan-{}", definition(context.target));
+    let up = networkmanager::up(context, &["id", &id])?;
+    let apply = vec![generate.clone(), reload, up];
+    let revert = [vec![generate], networkmanager::revert(context)?].concat();
+    let text = render(context.target, context.settings);
+    let files = vec![NewFile::new(path(context), text, 0o600)];
+    Ok(Plan::new("netplan", files, apply, revert))
 }

@@ -1,28 +1,24 @@
 //! Which `.network` file systemd-networkd will use for an interface: before it runs it has
 //! published nothing.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
 
-use super::read::DIRECTORIES;
+use super::directories::network_files;
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::{ini, mac};
 
-/// Returns the file, unless it leaves the interface unmanaged.
-pub(super) fn file(root: &Path, interface: &Interface) -> Option<PathBuf> {
-    let mut by_name = BTreeMap::new();
-    for directory in DIRECTORIES {
-        for path in files::in_directory(&root.join(directory)) {
-            if path.extension() == Some(OsStr::new("network")) {
-                by_name.insert(path.file_name().map(OsStr::to_owned), path);
-            }
-        }
-    }
-    let (path, text) = by_name.into_values().find_map(|path| {
+/// Returns the file, unless it leaves the interface unmanaged. Files for which `counts` returns
+/// `false` are passed over.
+pub(super) fn file(
+    root: &Path,
+    interface: &Interface,
+    counts: &dyn Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let mut paths = network_files(root).into_iter().filter(|path| counts(path));
+    let (path, text) = paths.find_map(|path| {
         let text = files::text(&path)?;
         matches(&text, interface).then_some((path, text))
     })?;
@@ -100,7 +96,7 @@ mod tests {
         );
         let found = |files: &[(&str, &str)]| {
             let root = root(files);
-            let file = file(root.path(), &eth0(&[]))?;
+            let file = file(root.path(), &eth0(&[]), &|_| true)?;
             Some(file.strip_prefix(root.path()).unwrap().to_owned())
         };
         assert_eq!(found(&[all, eth]), Some(eth.0.into()));

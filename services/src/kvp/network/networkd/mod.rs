@@ -8,8 +8,12 @@ use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
+mod base;
+mod directories;
+pub(super) mod keep;
 mod matching;
 pub(super) mod read;
+mod settle;
 pub(super) mod write;
 
 /// systemd-networkd.
@@ -30,7 +34,7 @@ impl Manager for Networkd {
     }
 
     fn will_be_in_charge(&self, root: &Path, interface: &Interface) -> bool {
-        matching::file(root, interface).is_some()
+        matching::file(root, interface, &|_| true).is_some()
     }
 
     fn units(&self, _: &Path, _: &Interface) -> &'static [&'static str] {

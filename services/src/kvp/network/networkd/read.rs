@@ -1,10 +1,11 @@
 //! systemd-networkd: the state file of a link names the `.network` file that configures
 //! it, and its DNS servers.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::base::LinkState;
+use super::directories::drop_ins;
+use super::keep::dhcp;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
 use crate::kvp::network::ini;
@@ -15,25 +16,10 @@ use crate::kvp::{assignments, files};
 /// Its units.
 pub(in crate::kvp::network) const UNITS: [&str; 2] = ["systemd-networkd.service", BUS];
 
-/// Directories of `.network` files and their drop-ins. A later one overrides files of the same
-/// name in an earlier one.
-pub(super) const DIRECTORIES: [&str; 5] = [
-    "lib/systemd/network",
-    "usr/lib/systemd/network",
-    "usr/local/lib/systemd/network",
-    "run/systemd/network",
-    "etc/systemd/network",
-];
-
 /// Returns whether systemd-networkd manages the interface.
 pub(super) fn in_charge(root: &Path, interface: &Interface) -> bool {
-    let link = root.join(format!("run/systemd/netif/links/{}", interface.index));
-    // In the first two it has not decided yet.
-    let is_managed = |line: &str| {
-        line.strip_prefix("ADMIN_STATE=")
-            .is_some_and(|state| !matches!(state, "pending" | "initialized" | "unmanaged"))
-    };
-    is_started(root) && files::text(&link).is_some_and(|state| state.lines().any(is_managed))
+    let managed = LinkState::read(root, interface).is_some_and(|state| state.is_managed());
+    managed && is_started(root)
 }
 
 /// Returns whether systemd-networkd was started in this boot.
@@ -62,30 +48,9 @@ fn configured(root: &Path, file: &str) -> Option<bool> {
     let main = files::text(&files::under(root, file))?;
     let drop_ins = drop_ins(root, Path::new(file).file_name()?);
     let texts = drop_ins.iter().filter_map(|path| files::text(path));
-    let setting = |text: &str| ini::last(text, "Network", "DHCP").map(is_dhcp);
+    let setting = |text: &str| ini::last(text, "Network", "DHCP").map(|value| dhcp(value).0);
     let last = texts.filter_map(|text| setting(&text)).next_back();
     Some(last.or_else(|| setting(&main)).unwrap_or(false))
-}
-
-fn drop_ins(root: &Path, name: &OsStr) -> Vec<PathBuf> {
-    let mut directory = name.to_owned();
-    directory.push(".d");
-    let mut by_name = BTreeMap::new();
-    for place in DIRECTORIES {
-        for path in files::in_directory(&root.join(place).join(&directory)) {
-            if path.extension() == Some(OsStr::new("conf")) {
-                by_name.insert(path.file_name().map(OsStr::to_owned), path);
-            }
-        }
-    }
-    by_name.into_values().collect()
-}
-
-/// Whether a value of `DHCP=` enables DHCP for IPv4. Old versions use `both`, `v4` and
-/// `none`.
-fn is_dhcp(value: &str) -> bool {
-    let on = ["1", "yes", "y", "true", "t", "on", "ipv4", "both", "v4"];
-    on.iter().any(|word| word.eq_ignore_ascii_case(value))
 }
 
 #[cfg(test)]

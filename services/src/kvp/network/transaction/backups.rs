@@ -332,11 +332,7 @@ mod tests {
             let mut backups = Backups::new(root, &copies);
             for path in [&old, &absent] {
                 backups.add(path).unwrap();
-                let removed = NewFile {
-                    text: None,
-                    ..new(path.clone(), "", None)
-                };
-                backups.replace(&removed).unwrap();
+                backups.replace(&NewFile::removed(path.clone())).unwrap();
             }
             assert_eq!(names(root), ["copies"]);
             let existed: Vec<_> = backups.paths().map(|(_, existed)| existed).collect();
