@@ -2,6 +2,7 @@
 //! ifupdown-ng, ifupdown2 and BusyBox.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,18 @@ pub(super) struct Located {
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) text: String,
+}
+
+impl Source {
+    /// Returns whether the text is the file's: a file that is not UTF-8, or too long to be read,
+    /// must not be rewritten.
+    pub(super) fn is_whole(&self) -> bool {
+        let len = fs::metadata(&self.path).map(|metadata| metadata.len());
+        let read = files::bytes(&self.path);
+        read.is_some_and(|read| {
+            read == self.text.as_bytes() && len.ok() == u64::try_from(read.len()).ok()
+        })
+    }
 }
 
 /// A stanza with all that it inherits.

@@ -84,8 +84,13 @@ pub(super) fn plan(context: &Context<'_>) -> Result<Plan, InjectError> {
             )
         });
     }
-    if name.starts_with("ifupdown2") || name.starts_with("ifreload") {
-        return Err(unsupported("its ifup belongs to ifupdown2"));
+    if real
+        .components()
+        .any(|part| part.as_os_str() == "ifupdown2")
+    {
+        return Err(unsupported(
+            "its ifup belongs to ifupdown2, which has no mappings",
+        ));
     }
     plan_mapped(context)
 }
@@ -214,6 +219,10 @@ fn plan_in_place(
         let index = context.interface.index;
         Metrics::new(context.root, name, index, &[], &interfaces, (v4, v6))
     };
+    if let Some(source) = interfaces.sources.iter().find(|source| !source.is_whole()) {
+        let path = path_without_root(context, source.path.clone());
+        return Err(unsupported(format!("{path} is too long or not UTF-8")));
+    }
     let (text, lost) = render(context.settings, &metrics, &interfaces);
     let other_is_default = metrics(&Part::default(), &Part::default()).v4.is_some();
     let mut new: Vec<NewFile> = in_place::rewrite(&interfaces.sources, name, &text)

@@ -423,6 +423,34 @@ fn busybox_has_its_stanzas_replaced() {
 }
 
 #[test]
+fn ifupdown2_is_not_taken_for_ifupdown() {
+    let program = "usr/share/ifupdown2/__main__.py";
+    let machine = machine(&[(INTERFACES, FULL), (program, "")]);
+    let ifup = machine.root.path().join("usr/bin/ifup");
+    fs::copy(&ifup, machine.root.path().join(program)).unwrap();
+    fs::remove_file(&ifup).unwrap();
+    std::os::unix::fs::symlink("../share/ifupdown2/__main__.py", &ifup).unwrap();
+    let error = plan(&machine.context()).unwrap_err().to_string();
+    assert!(error.contains("ifupdown2"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_whole_is_not_rewritten() {
+    let machine = machine(&[(INTERFACES, FULL)]);
+    machine.use_program("busybox");
+    let path = machine.root.path().join(INTERFACES);
+    let comment = |bytes: &[u8]| [b"# ", bytes, b"\n", FULL.as_bytes()].concat();
+    for bytes in [comment(b"\xe9"), comment(&[b'x'; 1 << 20])] {
+        fs::write(&path, bytes).unwrap();
+        let error = plan(&machine.context()).unwrap_err().to_string();
+        assert!(
+            error.contains("/etc/network/interfaces is too long"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn ifupdown_ng_has_one_stanza() {
     let text = "auto eth0\niface eth0\n  use dhcp\n  mtu 1400\n  address fd00::7/64\n\
                 iface eth0 inet static\n  address 192.168.7.7\n  netmask 255.255.0.0\n";

@@ -6,6 +6,7 @@ use super::*;
 fn ifupdown() {
     test("ifupdown", "ifupdown::ifupdown", || {
         configurations(dns, Some(problem()));
+        further(problem());
     });
 }
 
@@ -13,6 +14,7 @@ fn ifupdown() {
 fn busybox() {
     test("ifupdown-busybox", "ifupdown::busybox", || {
         configurations(dns, Some(problem()));
+        further(problem());
     });
 }
 
@@ -20,12 +22,13 @@ fn busybox() {
 fn ifupdown_ng() {
     test("ifupdown-ng", "ifupdown::ifupdown_ng", || {
         // It ignores the status of scripts.
-        let problem = Problem {
+        let problem = || Problem {
             text: "#!/bin/sh\ncase $IF_ADDRESSES in\n*10.0.0.5*) ip address flush dev eth0 ;;\nesac\n",
             message: "eth0 did not get 10.0.0.5",
             ..problem()
         };
-        configurations(dns, Some(problem));
+        configurations(dns, Some(problem()));
+        further(problem());
     });
 }
 
@@ -33,10 +36,8 @@ fn ifupdown_ng() {
 #[test]
 fn a_name_by_pattern() {
     test("ifupdown-pattern", "ifupdown::a_name_by_pattern", || {
-        let text = "#!/bin/sh\ncase $IF_ADDRESS in 10.0.0.5*) echo problem >&2; exit 1 ;; esac\n";
         let problem = problem();
-        fs::write(problem.path, text).unwrap();
-        fs::set_permissions(problem.path, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&problem);
         let fixed = info("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.53");
         let error = set(&fixed, LONG).unwrap_err();
         assert!(matches!(error, InjectError::RolledBack { .. }), "{error}");
@@ -170,12 +171,54 @@ fn problem() -> Problem {
     }
 }
 
+fn install(problem: &Problem) {
+    fs::write(problem.path, problem.text).unwrap();
+    fs::set_permissions(problem.path, fs::Permissions::from_mode(problem.mode)).unwrap();
+}
+
+/// After `configurations`, which leave 10.0.0.7 and two gateways.
+fn further(problem: Problem) {
+    // One that fails changes no byte.
+    let files = || {
+        output(
+            "sh",
+            &["-c", "cd /etc; grep -r . network/interfaces* resolv.conf"],
+        )
+    };
+    let before = files();
+    assert!(before.contains("10.0.0.7"), "{before}");
+    install(&problem);
+    let fixed = info("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.53");
+    set(&fixed, Duration::from_secs(20)).unwrap_err();
+    assert_eq!(files(), before);
+    eventually(|| addresses() == ["10.0.0.7/24"]);
+    fs::remove_file(problem.path).unwrap();
+
+    // A host sends what it has read, with link-local addresses and those of routers.
+    let got = || {
+        let log = Logger::root(slog::Discard, o!());
+        let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
+        text_ip::lists(&got)
+    };
+    eventually(|| got().addresses.contains("fe80:") && got().addresses.contains("fd99:"));
+    let told = IpInfo {
+        adapter: fixed.adapter,
+        ..got()
+    };
+    set(&told, LONG).unwrap();
+    assert_got(&told);
+    reboot();
+    assert_got(&told);
+    assert_eq!(addresses(), ["10.0.0.7/24"]);
+}
+
 /// Does what a boot does.
 fn reboot() {
-    output("ifdown", &["-a", "--force"]);
+    output("ifdown", &["-a", "-f"]);
     for interface in ["eth0", "eth1"] {
         output("ip", &["address", "flush", "dev", interface]);
     }
     let _ = fs::remove_file("/run/network/ifstate");
+    let _ = fs::remove_file("/run/ifstate");
     output("ifup", &["-a"]);
 }
