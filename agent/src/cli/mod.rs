@@ -3,6 +3,7 @@
 mod args;
 mod check_config;
 mod devices;
+mod generalize;
 mod kvp;
 mod output;
 mod run;
@@ -18,6 +19,7 @@ use hyperv_services::sys;
 use hyperv_services::vss::{guard, write_out};
 
 use args::{ConfigFile, services_help};
+use generalize::Generalize;
 use kvp::Kvp;
 use output::Exit;
 use run::Run;
@@ -32,6 +34,7 @@ Examples:
   hyperv-agent devices                 show what the host offers, and which service
                                        serves it
   hyperv-agent kvp list                show the keys and values of host and guest
+  hyperv-agent kvp ip                  show the network as the host reads and sets it
   hyperv-agent vss plan                show what a backup would freeze
   hyperv-agent vss rehearse            run the hooks, freeze and thaw, as a backup does
   hyperv-agent check-config            check the configuration file
@@ -74,6 +77,8 @@ enum Command {
     Vss(Vss),
     /// Thaw file systems that are still frozen after a backup
     Thaw(Thaw),
+    /// Remove what a template of this machine must not have
+    Generalize(Generalize),
 }
 
 /// Runs the command line of this process.
@@ -110,5 +115,6 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),
         Command::Thaw(thaw) => thaw.run(),
+        Command::Generalize(generalize) => generalize.run(),
     }
 }

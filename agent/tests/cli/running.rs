@@ -134,3 +134,39 @@ fn an_agent_of_another_version_can_still_be_asked_for_json() {
     assert!(stderr(&output).contains("of another version"), "{output:?}");
     answers.join().unwrap();
 }
+
+#[test]
+fn a_template_is_made_only_on_request_and_without_an_agent() {
+    use hyperv_agent::runtime::RuntimeDirectory;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (config, pools) = (path("config.toml"), path("pools"));
+    let [state, runtime] = ["state", "run"].map(path);
+    let text = format!(
+        "state-directory = {state:?}\nruntime-directory = {runtime:?}\n[kvp]\ndirectory = {pools:?}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let set = ["kvp", "set", "Key", "value", "--config", config];
+    assert!(agent(&set).status.success());
+    let pool = pools.join(".kvp_pool_1");
+    let before = fs::read(&pool).unwrap();
+    let output = agent(&["generalize", "--config", config]);
+    let shown = stdout(&output);
+    for words in [
+        "empty pool 1 (guest), records: 1\n",
+        "Nothing was done: that takes --yes.",
+        "/etc/machine-id",
+    ] {
+        assert!(output.status.success() && shown.contains(words), "{shown}");
+    }
+
+    let lock = RuntimeDirectory::open(&runtime).unwrap();
+    lock.claim().unwrap();
+    let output = agent(&["generalize", "--yes", "--config", config]);
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("another hyperv-agent runs"), "{errors}");
+    assert_eq!(fs::read(&pool).unwrap(), before);
+}

@@ -106,3 +106,52 @@ pub(in super::super) fn works(stage: &mut KvpStage<'_>) -> Result<()> {
     ensure!(status["ip_configurations"] == json!([]), "{status}");
     stage.expect_working(&mut host)
 }
+
+pub(in super::super) fn generalize(stage: &mut KvpStage<'_>) -> Result<()> {
+    let network = network(stage)?;
+    clean(&*network)?;
+    let pools = stage.machine().pools();
+    let generalize =
+        |options: &[&str]| network.run(&[&[network.program(), "generalize"], options].concat());
+    let mut host = stage.connect()?;
+    expect(host.set(0, "Key", "value")?, Status::OK, "a SET")?;
+    expect(
+        host.set_ip_info(&configuration())?,
+        Status::OK,
+        "a SET of an IP configuration",
+    )?;
+    let Err(error) = generalize(&["--yes"]) else {
+        bail!("it was done while the agent runs");
+    };
+    let words = "another hyperv-agent runs";
+    ensure!(format!("{error:#}").contains(words), "{error:#}");
+    stage.machine().stop()?;
+
+    let calls_before = calls(&*network)?;
+    let shown = generalize(&[])?;
+    let remove = format!("  remove {FILE}\n");
+    let undo = "undo the host's IP configuration of hvsim0\n";
+    let pool = "empty pool 0 (external), records: 1\n";
+    expect_words(&shown, &[undo, &remove, pool, "Nothing was done"])?;
+    ensure!(
+        written(stage, &*network, &pools)?.len() == 3,
+        "something was removed without --yes"
+    );
+
+    let done = generalize(&["--yes"])?;
+    expect_words(&done, &[undo, &remove, pool])?;
+    ensure!(
+        written(stage, &*network, &pools)?.is_empty()
+            && stage.files().read(&stage.pool(0))?.is_empty(),
+        "expected nothing of the host to be left"
+    );
+    ensure!(
+        calls(&*network)? == calls_before,
+        "the network of the running machine was changed"
+    );
+    let again = generalize(&[])?;
+    expect_words(&again, &["There is nothing to remove.\n"])?;
+    stage.machine().start()?;
+    let mut host = stage.connect()?;
+    stage.expect_working(&mut host)
+}
