@@ -7,8 +7,8 @@ use netlink_packet_core::{parse_ip, parse_string, parse_u32};
 use nix::libc;
 use zerocopy::FromBytes;
 
+use super::interface::{Address, Interface};
 use super::message::{AddressHeader, LinkHeader, Message, NextHopHeader, RouteHeader, attributes};
-use super::{Address, Interface};
 
 /// A next hop of a default route.
 struct NextHop {

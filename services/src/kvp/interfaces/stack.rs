@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Interface;
+use super::interface::Interface;
 
 /// More levels than anybody stacks: a VF, its netvsc interface, a bond, a bridge.
 const MAX_LEVELS: usize = 8;

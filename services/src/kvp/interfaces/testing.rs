@@ -1,6 +1,6 @@
 //! Interfaces and addresses for tests; what matters for one is set with `..interface(…)`.
 
-use super::{Address, Interface};
+use super::interface::{Address, Interface};
 
 /// Returns an interface that is up and has nothing else.
 pub(in crate::kvp) fn interface(index: u32, name: &str) -> Interface {

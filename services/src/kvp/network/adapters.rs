@@ -206,24 +206,26 @@ fn target(
     is_adapter: bool,
 ) -> Target {
     let root = &config.environment.root;
+    let top = interfaces::top(interface, interfaces);
     let candidates = MANAGERS.iter().map(|manager| Candidate {
         manager: manager.key(),
-        in_charge: match manager.in_charge(root, interface) {
+        in_charge: match manager.in_charge(root, top) {
             Charge::Now => "yes",
             Charge::Perhaps => "perhaps",
             Charge::No => "no",
         },
-        sign: manager.sign(interface),
+        sign: manager.sign(top),
     });
-    let master = interface.master.map(|index| {
-        let master = interfaces.iter().find(|other| other.index == index);
-        master.map_or_else(|| format!("number {index}"), |master| master.name.clone())
-    });
-    let (manager, why) = match (choose(root, config.network.backend, interface), master) {
+    let master = (top.index != interface.index).then_some(&top.name);
+    let (manager, why) = match (choose(root, config.network.backend, top), master) {
         _ if !is_adapter => (None, "it is not an adapter of the host".to_owned()),
-        (_, Some(master)) => (None, format!("it is a port of {master}")),
         (Ok(choice), None) => (Some(choice.manager.key()), choice.why.to_string()),
         (Err(error), None) => (None, display_chain(&error)),
+        (Ok(choice), Some(master)) if choice.manager.configures_masters(root, top) => {
+            let why = format!("it is a port of {master}; {}", choice.why);
+            (Some(choice.manager.key()), why)
+        }
+        (_, Some(master)) => (None, format!("it is a port of {master}")),
     };
     Target {
         manager,
@@ -239,6 +241,7 @@ mod tests {
     use super::super::backend::Backend;
     use super::super::testing::*;
     use super::*;
+    use crate::kvp::interfaces::testing;
 
     const DEVICE: Guid = Guid::from_u128(7);
 
@@ -258,8 +261,13 @@ mod tests {
         eth0.mac = Some([0, 0x15, 0x5d, 1, 2, 3]);
         eth0.gateways = ips(&["10.0.0.1"]);
         let mut config = config(root.path());
+        let bridge = Interface {
+            kind: Some("bridge".to_owned()),
+            ..testing::interface(9, "br0")
+        };
+        let all = [eth0.clone(), bridge];
         let show = |config: &Config, interface: &Interface, device| {
-            adapter(config, &[eth0.clone()], interface, device)
+            adapter(config, &all, interface, device)
         };
         let shown = show(&config, &eth0, Some(DEVICE));
         assert_eq!(shown.mac.as_deref(), Some("00:15:5d:01:02:03"));
@@ -281,10 +289,7 @@ mod tests {
         let mut port = eth0.clone();
         port.master = Some(9);
         let shown = show(&config, &port, Some(DEVICE)).target;
-        assert_eq!(
-            (shown.manager, &*shown.why),
-            (None, "it is a port of number 9")
-        );
+        assert_eq!((shown.manager, &*shown.why), (None, "it is a port of br0"));
         config.access.ip_info = false;
         config.network.backend = Backend::Off;
         let shown = show(&config, &eth0, Some(DEVICE));

@@ -8,6 +8,7 @@ use super::error::InjectError;
 use super::manager::{Charge, Manager};
 use super::managers::{self, MANAGERS};
 use super::startup::{self, BUS, Startup};
+use super::target::Found;
 use crate::kvp::interfaces::Interface;
 
 /// A network manager for an interface.
@@ -39,6 +40,28 @@ impl fmt::Display for Why {
             Self::Named => f.write_str("the configuration names it (backend)"),
         }
     }
+}
+
+/// Returns the network manager for the interface of a device, as [`choose`], if it can configure
+/// that one: the device may be a port.
+///
+/// # Errors
+///
+/// [`InjectError::Enslaved`], and those of [`choose`].
+pub(super) fn choose_for(
+    root: &Path,
+    backend: Backend,
+    found: &Found,
+) -> Result<Choice, InjectError> {
+    let interface = &found.interface;
+    let choice = choose(root, backend, interface).or_else(|error| {
+        found.refuse_master("any network manager it knows")?;
+        Err(error)
+    })?;
+    if !choice.manager.configures_masters(root, interface) {
+        found.refuse_master(choice.manager.key())?;
+    }
+    Ok(choice)
 }
 
 /// Returns the network manager that the configuration names. Otherwise the first one that is in

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::backend::Backend;
-use super::choose::choose;
+use super::choose::choose_for;
 use super::error::InjectError;
 use super::plan::{Context, NewFile, Plan, Step};
 use super::scripts::hv_set_ifconfig;
@@ -97,22 +97,23 @@ fn dry_run_with(
     let device = settings::device(&info.adapter)?;
     let settings = Settings::parse(info)?;
     let deadline = Instant::now() + IP_CONFIGURATION;
-    let (target, interface) = find_target(kernel, config, device, deadline)?;
+    let found = find_target(kernel, config, device, deadline)?;
     let mut context = Context {
         root: &config.environment.root,
-        interface: &interface,
-        target: &target,
+        interface: &found.interface,
+        target: &found.target,
         settings: &settings,
         running: true,
         deadline,
     };
     let (mut plan, why) = match hv_set_ifconfig::plan(&context, config)? {
-        Some(plan) => (
-            plan,
-            "the configuration has a directory for it (scripts)".to_owned(),
-        ),
+        Some(plan) => {
+            found.refuse_master(plan.manager)?;
+            let why = "the configuration has a directory for it (scripts)";
+            (plan, why.to_owned())
+        }
         None => {
-            let choice = choose(context.root, config.network.backend, &interface)?;
+            let choice = choose_for(context.root, config.network.backend, &found)?;
             context.running = choice.running;
             (choice.manager.plan(&context)?, choice.why.to_string())
         }

@@ -34,9 +34,17 @@ pub(in crate::kvp) enum InjectError {
     )]
     InterfaceName(String),
 
-    /// The interface belongs to a bond, a bridge or the like, which would lose it.
-    #[error("{interface} is a port of {master} and has no addresses of its own")]
-    Enslaved { interface: String, master: String },
+    /// The interface is a port of a bond, a bridge or the like, whose addresses the network
+    /// manager's back-end cannot set.
+    #[error(
+        "{interface} is a port of {master} and has no addresses of its own, and the agent cannot \
+         set those of {master} with {manager}; set them there"
+    )]
+    Enslaved {
+        interface: String,
+        master: String,
+        manager: &'static str,
+    },
 
     #[error(
         "none of {managers} is in charge of {interface}{}; `hyperv-agent kvp ip` shows what each \

@@ -55,6 +55,12 @@ pub(super) trait Manager: Sync {
         &[]
     }
 
+    /// Returns whether its plans work for a bridge, bond or team, too: they change nothing of the
+    /// file in force but the addresses.
+    fn configures_masters(&self, _root: &Path, _interface: &Interface) -> bool {
+        false
+    }
+
     /// Reads what its files say about the interface; returns `None` if they do not configure it.
     fn read(&self, root: &Path, interface: &Interface) -> Option<ManagerState>;
 

@@ -16,14 +16,14 @@ use hyperv_vmbus::Guid;
 use slog::{Logger, info, warn};
 
 use super::backend::Backend;
-use super::choose::{Choice, choose};
+use super::choose::{Choice, choose_for};
 use super::early::{self, Waited};
 use super::error::InjectError;
 use super::plan::{Context, Plan};
 use super::record::{self, Record, State};
 use super::scripts::hv_set_ifconfig;
 use super::settings::{self, Settings, joined};
-use super::target::{self, Target};
+use super::target::{self, Found, Target};
 use super::transaction::apply::{self, Paths};
 use super::transaction::lock::lock;
 use super::transaction::{backups, undo_log};
@@ -82,12 +82,13 @@ fn set_with(
     let settings = Settings::parse(info)?;
     let _lock = lock(config, apply::apply_deadline(deadline))?;
     let apply_deadline = apply::apply_deadline(deadline);
-    let (target, before) = find_target(kernel, config, device, apply_deadline)?;
+    let found = find_target(kernel, config, device, apply_deadline)?;
+    let before = &found.interface;
     let root = &config.environment.root;
     let context = Context {
         root,
-        interface: &before,
-        target: &target,
+        interface: before,
+        target: &found.target,
         settings: &settings,
         running: true,
         deadline: apply_deadline,
@@ -105,14 +106,15 @@ fn set_with(
         log,
     };
     if let Some(plan) = hv_set_ifconfig::plan(&change.context, config)? {
+        found.refuse_master(plan.manager)?;
         return change.apply(plan, None);
     }
     let mut attempts = 0;
     loop {
-        let choice = choose(root, config.network.backend, &before)?;
+        let choice = choose_for(root, config.network.backend, &found)?;
         change.context.running = choice.running;
         let mut plan = choice.manager.plan(&change.context)?;
-        plan.units = choice.manager.units(root, &before);
+        plan.units = choice.manager.units(root, before);
         attempts += 1;
         match change.apply(plan, Some(choice)) {
             // One that was waited for is not in charge, and nothing is left of its files.
@@ -322,14 +324,14 @@ fn rollback_logged(
     }
 }
 
-/// Finds the interface of a device, which may have none for a moment, or lose its name to a rule of
-/// udev: early in the boot, or just after the host has added it.
+/// Finds the interface of a device, or its topmost master. The device may have none for a moment,
+/// or lose its name to a rule of udev: early in the boot, or just after the host has added it.
 pub(super) fn find_target(
     kernel: &Kernel<'_>,
     config: &Config,
     device: Guid,
     deadline: Instant,
-) -> Result<(Target, Interface), InjectError> {
+) -> Result<Found, InjectError> {
     let none = || InjectError::NoInterface(device);
     let root = &config.environment.root;
     let is_offered = root
@@ -356,17 +358,28 @@ pub(super) fn find_target(
     let interface = interfaces
         .iter()
         .find(|interface| interface.name == name)
-        .cloned()
         .ok_or_else(none)?;
-    let master = interfaces::top(&interface, &interfaces);
-    if master.index != interface.index {
-        return Err(InjectError::Enslaved {
-            interface: name,
-            master: master.name.clone(),
+    let top = interfaces::top(interface, &interfaces);
+    if top.index == interface.index {
+        return Ok(Found {
+            target: Target::new(root, interface, device),
+            interface: interface.clone(),
+            port: None,
         });
     }
-    let target = Target::new(&config.environment.root, &interface, device);
-    Ok((target, interface))
+    if !target::is_plain(&top.name) {
+        return Err(InjectError::InterfaceName(top.name.clone()));
+    }
+    // The MAC address of a bridge or a bond may be that of another port at the next boot.
+    let target = Target {
+        mac: None,
+        ..Target::new(root, top, device)
+    };
+    Ok(Found {
+        target,
+        interface: top.clone(),
+        port: Some(name),
+    })
 }
 
 #[cfg(test)]

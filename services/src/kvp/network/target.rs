@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hyperv_vmbus::Guid;
 
+use super::error::InjectError;
 use super::mac;
 use crate::kvp::interfaces::Interface;
 
@@ -18,6 +19,30 @@ pub(super) struct Target {
     pub(super) permanent: bool,
     /// The VMBus device.
     pub(super) device: Guid,
+}
+
+/// The interface of a device, or the topmost master of which that is a port.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) target: Target,
+    /// The target, before the change.
+    pub(super) interface: Interface,
+    /// The device's interface if that is a port of the target.
+    pub(super) port: Option<String>,
+}
+
+impl Found {
+    /// Returns an error if the target is a master. `manager` cannot configure those.
+    pub(super) fn refuse_master(&self, manager: &'static str) -> Result<(), InjectError> {
+        match &self.port {
+            None => Ok(()),
+            Some(port) => Err(InjectError::Enslaved {
+                interface: port.clone(),
+                master: self.target.name.clone(),
+                manager,
+            }),
+        }
+    }
 }
 
 impl Target {

@@ -62,6 +62,43 @@ pub(super) const PROBLEM: Problem = Problem {
     address: "192.168.9.9/24",
 };
 
+/// The adapter is a port: its bridge has the addresses.
+#[test]
+fn a_bridge_of_the_adapter() {
+    test(
+        "networkd-bridge",
+        "networkd::a_bridge_of_the_adapter",
+        || {
+            let bridge = |program: &[&str]| {
+                let text = output("ip", &[program, &["dev", "br0"]].concat());
+                text.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            let one = info("10.0.0.5", "255.255.255.0", "10.0.0.1", "1.1.1.1");
+            set(&one, LONG).unwrap();
+            assert_got(&one);
+            let route = bridge(&["-4", "route", "show", "default"]);
+            assert_eq!(route[2], "10.0.0.1");
+            // It is a bridge as before, and eth0 its port.
+            assert_eq!(addresses(), [""; 0]);
+            let port = output("ip", &["link", "show", "master", "br0"]);
+            assert!(
+                port.contains(": eth0@") && port.contains("state UP"),
+                "{port}"
+            );
+            let own = read("/etc/systemd/network/05-hyperv-agent-br0.network");
+            assert!(
+                own.contains("Name=br0\n") && own.contains("MTUBytes=1400"),
+                "{own}"
+            );
+            assert!(!own.contains("MACAddress="), "{own}");
+            let addresses = bridge(&["-4", "-o", "address", "show"]);
+            assert!(!addresses.contains(&"192.168.7.7/24".to_owned()));
+        },
+    );
+}
+
 /// Returns the state file of the link, which has its DNS servers.
 pub(super) fn dns() -> String {
     let index = interfaces().unwrap()[0].index;

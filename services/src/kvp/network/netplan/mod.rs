@@ -44,6 +44,10 @@ impl Manager for Netplan {
         }
     }
 
+    fn configures_masters(&self, root: &Path, interface: &Interface) -> bool {
+        write::renderer(root, interface) == Renderer::Networkd
+    }
+
     /// Nothing: systemd-networkd or NetworkManager reads what netplan generates.
     fn read(&self, _: &Path, _: &Interface) -> Option<ManagerState> {
         None

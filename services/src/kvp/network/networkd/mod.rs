@@ -41,6 +41,10 @@ impl Manager for Networkd {
         &read::UNITS
     }
 
+    fn configures_masters(&self, _: &Path, _: &Interface) -> bool {
+        true
+    }
+
     fn read(&self, root: &Path, interface: &Interface) -> Option<ManagerState> {
         read::read(root, interface)
     }
