@@ -330,6 +330,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "kvp-set-ip-info" KVP_BOTH kvp::network::set, own_process => TOOLS: "an IP configuration is written, applied, and read back";
         "kvp-ip-command" KVP_UIO kvp::network_command::works, own_process => TOOLS: "`kvp ip` shows what the host reads and would set, and undoes what it has set";
         "kvp-generalize" KVP_UIO kvp::network_command::generalize, own_process => TOOLS: "`generalize` removes what the host has set, while no agent runs";
+        "kvp-set-ip-early" KVP_BOTH kvp::network_early::early, own_process => TOOLS: "an IP configuration that comes before the network manager runs is in force once it does";
         "kvp-set-ip-dhcp" KVP_BOTH kvp::network::dhcp, own_process => TOOLS: "DHCP replaces static addresses";
         "kvp-set-ip-malformed" KVP_BOTH kvp::network::malformed, own_process => TOOLS: "an invalid IP configuration is an invalid argument and changes nothing";
         "kvp-versions" KVP_UIO kvp::network::versions, own_process => TOOLS: "IP configurations are binary in version 5.0 and text in older ones, after each negotiation";

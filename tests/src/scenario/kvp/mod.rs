@@ -7,6 +7,7 @@ pub(super) mod lifetime;
 pub(super) mod messages;
 pub(super) mod network;
 pub(super) mod network_command;
+pub(super) mod network_early;
 pub(super) mod peers;
 pub(super) mod pools;
 

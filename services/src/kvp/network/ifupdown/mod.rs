@@ -14,7 +14,7 @@ mod in_place;
 mod interfaces;
 mod kept;
 mod metric;
-mod read;
+pub(super) mod read;
 mod resolv_conf;
 mod stanzas;
 pub(super) mod write;

@@ -18,7 +18,7 @@ pub(super) fn is_up(root: &Path, interface: &Interface) -> bool {
     logical(root, &interface.name).is_some()
 }
 
-pub(super) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
+pub(in crate::kvp::network) fn read(root: &Path, interface: &Interface) -> Option<ManagerState> {
     let interfaces = Interfaces::read(root);
     let logical = logical(root, &interface.name);
     let logical = logical.unwrap_or_else(|| interfaces.name_at_boot(&interface.name));

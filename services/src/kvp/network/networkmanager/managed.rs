@@ -9,6 +9,7 @@ use wildmatch::WildMatch;
 
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
+use crate::kvp::network::ifupdown::read as ifupdown;
 use crate::kvp::network::ini;
 use crate::kvp::network::mac;
 
@@ -26,13 +27,21 @@ pub(super) fn will_manage(root: &Path, interface: &Interface) -> bool {
         // It has decided.
         return false;
     }
-    let mut unmanaged = None;
-    for text in configuration(root) {
-        if let Some(value) = ini::last(&text, "keyfile", "unmanaged-devices") {
-            unmanaged = Some(value.to_owned());
-        }
+    let texts = configuration(root);
+    let last = |section, key| {
+        let mut texts = texts.iter().rev();
+        texts.find_map(|text| ini::last(text, section, key))
+    };
+    let unmanaged = last("keyfile", "unmanaged-devices");
+    if unmanaged.is_some_and(|list| matches(list, interface)) {
+        return false;
     }
-    !unmanaged.is_some_and(|list| matches(&list, interface))
+    // Debian's plugin leaves what ifupdown has alone.
+    let plugins = last("main", "plugins").unwrap_or_default();
+    let mut plugins = plugins.split([',', ';']).map(str::trim);
+    let has_plugin = plugins.any(|plugin| plugin == "ifupdown");
+    let is_its_own = || ifupdown::read(root, interface).is_some();
+    !(has_plugin && last("ifupdown", "managed") != Some("true") && is_its_own())
 }
 
 /// Returns the texts of its configuration, in the order in which it reads them.
@@ -91,6 +100,12 @@ mod tests {
     const UBUNTU: &str =
         "[keyfile]\nunmanaged-devices=*,except:type:wifi,except:type:gsm,except:type:cdma\n";
     const VENDOR: &str = "usr/lib/NetworkManager/conf.d/10-globally-managed-devices.conf";
+
+    const DEBIAN: (&str, &str) = (
+        "etc/NetworkManager/NetworkManager.conf",
+        "[main]\nplugins=ifupdown,keyfile\n\n[ifupdown]\nmanaged=false\n",
+    );
+    const INTERFACES: (&str, &str) = ("etc/network/interfaces", "iface eth0 inet dhcp\n");
 
     #[test]
     fn lists_of_devices_have_kinds_of_entries() {
@@ -154,6 +169,21 @@ mod tests {
             (
                 &[("run/NetworkManager/devices/2", "managed=false\n")],
                 false,
+            ),
+            // Debian's plugin.
+            (&[DEBIAN, INTERFACES], false),
+            (&[DEBIAN], true),
+            (&[INTERFACES], true),
+            (
+                &[
+                    DEBIAN,
+                    INTERFACES,
+                    (
+                        "etc/NetworkManager/conf.d/a.conf",
+                        "[ifupdown]\nmanaged=true\n",
+                    ),
+                ],
+                true,
             ),
         ] {
             let root = root(files);
