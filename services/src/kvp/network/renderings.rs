@@ -33,7 +33,7 @@ pub fn renderings(
         hv_set_ifconfig::render_ifcfg(&target, settings),
         hv_set_ifconfig::render_keyfile(&target, settings),
         script::write::render(&target, settings, ""),
-        netplan::write::render(&target, settings),
+        netplan::write::render(&target, settings, &netplan::keep::Kept::default()),
         networkd::write::render(&target, settings, &Kept::nothing()),
         networkd::write::render(
             &target,

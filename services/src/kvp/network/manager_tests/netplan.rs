@@ -1,6 +1,7 @@
 //! Netplan, with both renderers.
 
 use super::*;
+use crate::kvp::network::netplan::keep::Kept;
 use crate::kvp::network::netplan::write;
 
 #[test]
@@ -39,7 +40,7 @@ fn takes_an_ethernet_address() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("etc/netplan/90-hyperv-agent-eth0.yaml");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(file, write::render(&target, &settings)).unwrap();
+    fs::write(file, write::render(&target, &settings, &Kept::default())).unwrap();
     let path = root.path().to_str().unwrap();
     output("netplan", &["generate", "--root-dir", path]);
     let made = "NetworkManager/system-connections/netplan-0-hyperv-agent-eth0.nmconnection";
@@ -48,4 +49,41 @@ fn takes_an_ethernet_address() {
         text.contains("00:15:5d:01:02:03") && text.contains("eth0"),
         "{text}"
     );
+}
+
+#[test]
+fn all_else_of_a_definition_stays_with_networkmanager() {
+    let name = "netplan::all_else_of_a_definition_stays_with_networkmanager";
+    test("netplan-networkmanager-stacked", name, || {
+        let all_else = |expected: &[&str]| {
+            eventually(|| addresses() == expected);
+            eventually(|| {
+                let has = |args: &[&str], text: &str| output("ip", args).contains(text);
+                has(&["link", "show", "eth0"], "mtu 1400")
+                    && has(&["route", "show", "dev", "eth0"], "10.50.0.0/16 via")
+                    && has(&["address", "show", "dev", "vxlan20"], "172.16.20.5/24")
+                    && has(&["-d", "link", "show", "vxlan20"], "dev eth0")
+            });
+            let name = "netplan-0-hyperv-agent-eth0";
+            let search = ["-g", "ipv4.dns-search", "connection", "show", name];
+            eventually(|| output("nmcli", &search).trim() == "corp.example");
+        };
+        let v4 = IpInfo {
+            family: Family::V4,
+            ..info("10.0.0.5", "/24", "10.0.0.1", "1.1.1.1")
+        };
+        let after = ["10.0.0.5/24", "fd07::7/64"];
+        for _ in 0..2 {
+            let log = set(&v4, LONG).unwrap();
+            assert!(!log.contains("not kept"), "{log}");
+            all_else(&after);
+            reboot();
+            all_else(&after);
+        }
+        eventually(|| gateways("-4") == ["10.0.0.1"]);
+        eventually(|| {
+            let dns = networkmanager::dns();
+            dns.contains("1.1.1.1") && !dns.contains("9.9.9.9")
+        });
+    });
 }

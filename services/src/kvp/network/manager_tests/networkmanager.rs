@@ -87,7 +87,7 @@ fn all_else_of_a_profile_stays() {
         let after = ["10.0.0.5/24", "fd07::7/64"];
         all_but_the_addresses(&after);
         let second = read();
-        output("/tmp/restart", &[]);
+        reboot();
         all_but_the_addresses(&after);
         assert_eq!(gateways("-4"), ["10.0.0.1"]);
         eventually(|| dns().contains("1.1.1.1") && !dns().contains("9.9.9.9"));
@@ -127,7 +127,7 @@ fn a_profile_that_is_not_saved_is_copied() {
         for _ in 0..2 {
             eventually(|| addresses() == ["10.0.0.5/24"]);
             eventually(|| ip(&["link", "show", "eth0"]).contains("mtu 1400"));
-            output("/tmp/restart", &[]);
+            reboot();
         }
     });
 }

@@ -11,6 +11,7 @@ use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
+pub(super) mod keep;
 mod read;
 pub(super) mod write;
 

@@ -9,9 +9,11 @@
 //! before these, with what they have. Whatever netplan can do, it has done by then.
 //!
 //! NetworkManager uses the connection of the highest priority. There the agent's file, in
-//! `/etc/netplan`, has a second definition for the interface. The rest of the other files (names of
-//! devices, other interfaces) stays in effect.
+//! `/etc/netplan`, has a second definition for the interface, with what the profile in force has
+//! and with the devices on top of it. The rest of the other files (names of devices, other
+//! interfaces) stays in effect.
 
+use super::keep::{self, Kept};
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::error::InjectError;
@@ -64,7 +66,7 @@ fn definition(target: &Target) -> String {
 }
 
 /// Renders the file.
-pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings) -> String {
+pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings, kept: &Kept) -> String {
     let mut text = format!("{HEADER}network:\n  version: 2\n  ethernets:\n");
     let mut line = |indent: usize, content: &str| {
         let _ = writeln!(text, "{:indent$}{content}", "");
@@ -104,10 +106,18 @@ pub(in crate::kvp::network) fn render(target: &Target, settings: &Settings) -> S
     }
     line(6, "networkmanager:");
     line(8, "passthrough:");
-    let (key, priority) = ("connection.autoconnect-priority", networkmanager::PRIORITY);
-    line(10, &format!("{key}: \"{priority}\""));
-    // With static addresses, netplan would switch SLAAC off.
-    line(10, "ipv6.method: \"auto\"");
+    if kept.passthrough.is_empty() {
+        let (key, priority) = ("connection.autoconnect-priority", networkmanager::PRIORITY);
+        line(10, &format!("{key}: \"{priority}\""));
+        // With static addresses, netplan would switch SLAAC off.
+        line(10, "ipv6.method: \"auto\"");
+    }
+    for assignment in &kept.passthrough {
+        line(10, assignment);
+    }
+    for (kind, definitions) in &kept.children {
+        let _ = write!(text, "  {kind}:\n{definitions}");
+    }
     text
 }
 
@@ -145,7 +155,12 @@ fn over_networkmanager(context: &Context<'_>) -> Result<Plan, InjectError> {
     let up = networkmanager::up(context, &["id", &id])?;
     let apply = vec![generate.clone(), reload, up];
     let revert = [vec![generate], networkmanager::revert(context)?].concat();
-    let text = render(context.target, context.settings);
-    let files = vec![NewFile::new(path(context), text, 0o600)];
-    Ok(Plan::new("netplan", files, apply, revert))
+    let path = path(context);
+    let kept = keep::kept(context, &definition(context.target), &path);
+    let text = render(context.target, context.settings, &kept);
+    let files = vec![NewFile::new(path, text, 0o600)];
+    Ok(Plan {
+        lost: kept.lost,
+        ..Plan::new("netplan", files, apply, revert)
+    })
 }

@@ -8,11 +8,11 @@ use super::plan::{Context, Plan};
 use super::state::ManagerState;
 use crate::kvp::interfaces::Interface;
 
-mod keep;
-mod key_file;
+pub(super) mod keep;
+pub(super) mod key_file;
 mod managed;
 pub(super) mod nmcli;
-mod profiles;
+pub(super) mod profiles;
 pub(super) mod read;
 mod routes;
 pub(super) mod write;
