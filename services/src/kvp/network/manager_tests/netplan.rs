@@ -20,6 +20,14 @@ fn netplan_with_networkmanager() {
     });
 }
 
+#[test]
+fn what_is_on_an_interface_stays() {
+    let name = "netplan::what_is_on_an_interface_stays";
+    test("netplan-stacked", name, || {
+        nothing_is_lost("vx10", networkd::dns, &[networkd::OWN]);
+    });
+}
+
 const PROBLEM: Problem = Problem {
     path: "/etc/netplan/60-broken.yaml",
     text: "network: [",

@@ -9,7 +9,7 @@ fn systemd_networkd() {
     });
 }
 
-const OWN: &str = "/etc/systemd/network/05-hyperv-agent-eth0.network";
+pub(super) const OWN: &str = "/etc/systemd/network/05-hyperv-agent-eth0.network";
 
 #[test]
 fn what_is_on_an_interface_stays() {
