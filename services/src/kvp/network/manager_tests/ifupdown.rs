@@ -131,9 +131,13 @@ fn nothing_of_the_interface_is_lost() {
                 ..info("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.53")
             };
             for first in [true, false] {
+                // A VLAN would go down with the interface, and lose its routes.
+                let ups = || fs::read_to_string("/tmp/above").unwrap().lines().count();
+                let before = ups();
                 let lines = set(&v4, LONG).unwrap();
                 let lost = "not kept of the previous configuration: iface eth0: up ip address add";
                 assert_eq!(lines.contains(lost), first, "{lines}");
+                assert_eq!(ups(), before + 1);
                 check("10.0.0.5/24");
                 fs::remove_file("/tmp/search").unwrap();
                 reboot();
