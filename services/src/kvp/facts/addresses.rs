@@ -49,7 +49,7 @@ pub(super) fn list(
         .iter()
         .filter(|interface| on_vmbus(&interface.name));
     let devices: Vec<u32> = devices.map(|interface| interface.index).collect();
-    let above_vmbus = interfaces::above(&devices, interfaces);
+    let above_vmbus = interfaces::stack::above(&devices, interfaces);
     let mut found = Vec::new();
     for interface in interfaces {
         let above_vmbus = above_vmbus.contains(&interface.index);
@@ -58,7 +58,7 @@ pub(super) fn list(
             pattern.glob.matches(&interface.name) && !(pattern.is_default && may_be_main)
         });
         // The master of an interface has its addresses, as the netvsc interface has its VF's.
-        let is_port = interfaces::top(interface, interfaces).index != interface.index;
+        let is_port = interfaces::stack::top(interface, interfaces).index != interface.index;
         if interface.loopback || !interface.up || is_port || is_ignored {
             continue;
         }

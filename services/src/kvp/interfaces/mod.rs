@@ -7,14 +7,13 @@ use std::io;
 
 pub(super) use self::device::{interface_by_device, vmbus_device};
 pub use self::interface::{Address, Interface};
-pub(super) use self::stack::{above, top};
 
 mod decode;
 mod device;
 mod interface;
 mod message;
 mod netlink;
-mod stack;
+pub(super) mod stack;
 #[cfg(test)]
 pub(super) mod testing;
 

@@ -206,7 +206,7 @@ fn target(
     is_adapter: bool,
 ) -> Target {
     let root = &config.environment.root;
-    let top = interfaces::top(interface, interfaces);
+    let top = interfaces::stack::top(interface, interfaces);
     let candidates = MANAGERS.iter().map(|manager| Candidate {
         manager: manager.key(),
         in_charge: match manager.in_charge(root, top) {

@@ -44,7 +44,7 @@ pub(super) fn find(
     interfaces
         .iter()
         .filter(|interface| [interface.mac, interface.permanent_mac].contains(&Some(mac)))
-        .map(|interface| (interface, interfaces::top(interface, interfaces)))
+        .map(|interface| (interface, interfaces::stack::top(interface, interfaces)))
         .min_by_key(|(interface, top)| {
             (
                 top.addresses.iter().all(Address::is_link_local),

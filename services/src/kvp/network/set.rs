@@ -359,7 +359,7 @@ pub(super) fn find_target(
         .iter()
         .find(|interface| interface.name == name)
         .ok_or_else(none)?;
-    let top = interfaces::top(interface, &interfaces);
+    let top = interfaces::stack::top(interface, &interfaces);
     if top.index == interface.index {
         return Ok(Found {
             target: Target::new(root, interface, device),
