@@ -341,3 +341,20 @@ fn an_interface_that_is_being_set_up_is_waited_for() {
     assert_eq!(calls.get(), 3);
     assert!(guest.read(case.file).unwrap().contains("Name=eth0"));
 }
+
+/// Its bridge has the addresses, but is not there yet.
+#[test]
+fn an_adapter_that_will_be_a_port_gets_no_addresses() {
+    let case = &cases()[1];
+    let guest = booting(case);
+    let text = "[Match]\nName=eth*\n[Network]\nBridge=br0\n";
+    guest.write("etc/systemd/network/10-eth.network", text);
+    let error = guest.set(&info(), SHORT).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("eth0 will be a port of br0 when it has started"),
+        "{error}"
+    );
+    assert_eq!(calls(&guest), [""; 0]);
+}

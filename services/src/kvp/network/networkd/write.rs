@@ -81,6 +81,24 @@ pub(in crate::kvp::network) fn plan_over(
     let (root, interface, settings) = (context.root, context.interface, context.settings);
     let name = file_name(context.target);
     let base = base::base(root, interface, &name, passes_over);
+    // As long as the master is not there, nothing else tells that it has the addresses.
+    let port_of = |base: &Base| {
+        let masters = ["Bridge", "Bond"].map(|key| base.document.last("Network", key));
+        let master = masters
+            .into_iter()
+            .flatten()
+            .find(|master| !master.is_empty());
+        master.map(str::to_owned)
+    };
+    if let (false, Some(master)) = (context.running, base.as_ref().and_then(port_of)) {
+        return Err(InjectError::Unsupported {
+            manager,
+            why: format!(
+                "{} will be a port of {master} when it has started",
+                context.target.name
+            ),
+        });
+    }
     // The kernel may lack a driver: as long as the device cannot be made, the interface has no
     // configuration at all.
     let failed = LinkState::read(root, interface).is_some_and(|state| state.failed());
