@@ -267,6 +267,11 @@ fn configurations(dns: fn() -> String, problem: Option<Problem>) {
     eventually(|| addresses() == ["10.0.0.100/24", "fd00::8/64"]);
     eventually(|| gateways("-4") == ["10.0.0.1"]);
     eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
+    // The host is not told of addresses that may be duplicates.
+    eventually(|| {
+        let own = &interfaces().unwrap()[0].addresses;
+        own.iter().all(|address| !address.tentative)
+    });
     assert_got(&IpInfo {
         addresses: "10.0.0.100;fd00::8".to_owned(),
         subnets: "255.255.255.0;/64".to_owned(),
