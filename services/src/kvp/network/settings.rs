@@ -62,7 +62,7 @@ pub enum Invalid {
 
 /// The IP configuration of an interface.
 ///
-/// A family that is not in [`families`](Self::families) is left as it is: a network manager keeps
+/// A family that is not in `families` is left as it is: a network manager keeps
 /// its addresses, gateways, DNS servers, routes and methods (DHCP, SLAAC) from the file in force,
 /// and the lists here have nothing of it but DNS servers. A family that is there is replaced:
 /// without an address and without DHCP, IPv4 is off. SLAAC is always on in an IPv6 that is

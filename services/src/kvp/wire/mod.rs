@@ -1,7 +1,7 @@
 //! The layout of a message. Protocol section 7.
 //!
 //! It depends on the encoding, which the transport decides, and for IP configurations over a
-//! ring on the negotiated version. `pairs` has the fields of keys and values, [`text_ip`] and
+//! ring on the negotiated version. `pairs` has the fields of keys and values, `text_ip` and
 //! `binary_ip` those of IP configurations.
 
 mod binary_ip;
