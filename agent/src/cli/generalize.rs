@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -150,13 +151,13 @@ impl Remnant {
 }
 
 fn configurations(config: &kvp::Config) -> anyhow::Result<Vec<Remnant>> {
-    let undoable = network::undoable(config).into_iter();
+    let undoable = network::undoable(config)?.into_iter();
     Ok(undoable.map(Remnant::Configuration).collect())
 }
 
 /// Files for the network that no undo log is about.
 fn files(config: &kvp::Config) -> anyhow::Result<Vec<Remnant>> {
-    let undoable = network::undoable(config);
+    let undoable = network::undoable(config)?;
     let is_known = |path: &Path| {
         let mut files = undoable.iter().flat_map(|one| &one.files);
         files.any(|(known, _)| known == path)
@@ -167,11 +168,11 @@ fn files(config: &kvp::Config) -> anyhow::Result<Vec<Remnant>> {
     for directory in DIRECTORIES {
         let directory = root.join(directory);
         let is_own = |name: &str| name.contains("hyperv-agent-") || directory == scripts;
-        found.extend(named(&directory, is_own));
+        found.extend(named(&directory, is_own)?);
     }
     // The stock daemon's notes.
     let is_note = |name: &str| name.starts_with("ifcfg-") || name.ends_with(".nmconnection");
-    found.extend(named(&config.directory, is_note));
+    found.extend(named(&config.directory, is_note)?);
     found.retain(|path| !is_known(path));
     Ok(found.into_iter().map(Remnant::Path).collect())
 }
@@ -191,19 +192,25 @@ fn pools(config: &kvp::Config) -> anyhow::Result<Vec<Remnant>> {
 /// Records of what the host has set, and of the pairs that were published.
 fn records(config: &kvp::Config) -> anyhow::Result<Vec<Remnant>> {
     let is_record = |name: &str| RECORDS.iter().any(|record| name.starts_with(record));
-    let found = named(&config.environment.state_dir, is_record);
+    let found = named(&config.environment.state_dir, is_record)?;
     Ok(found.into_iter().map(Remnant::Path).collect())
 }
 
 /// Returns the paths in a directory whose names are wanted.
-fn named(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+fn named(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        entries => entries.with_context(|| format!("cannot read {}", directory.display()))?,
+    };
+    let entries = entries.flatten();
     let mut paths: Vec<_> = entries
         .filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted))
         .map(|entry| entry.path())
         .collect();
     paths.sort();
-    paths
+    Ok(paths)
 }
 
 #[cfg(test)]

@@ -328,6 +328,23 @@ fn what_cannot_be_shown_tried_or_undone_is_refused() {
             2,
             "ipv4, ipv6, both",
         ),
+        (
+            &["lo", "--dry-run", "--address", "10.0.0.5"],
+            2,
+            "such as 10.0.0.5/24",
+        ),
+        (
+            &["lo", "--dry-run", "--address", "10.0.0.5/255.255.255.0"],
+            2,
+            "such as 10.0.0.5/24",
+        ),
+        (
+            &["lo", "--dry-run", "--address", "10.0.0.5/33"],
+            2,
+            "such as 10.0.0.5/24",
+        ),
+        (&["lo", "--dry-run", "--gateway", "x"], 2, "IP address"),
+        (&["lo", "--dry-run", "--dns", "::1;::2"], 2, "IP address"),
         (&["undo"], 1, "the host has configured no interface"),
         (&["undo", "lo"], 1, "nothing on lo or any other interface"),
         (&["undo", "../x"], 1, "nothing on ../x"),
@@ -341,5 +358,48 @@ fn what_cannot_be_shown_tried_or_undone_is_refused() {
         );
         assert!(errors.contains(words), "{arguments:?}: {errors}");
     }
+    // Whether or not this machine has adapters: no list of them is empty.
+    let errors = stderr(&ip(directory.path(), &["--dry-run"]));
+    assert!(
+        !errors.is_empty() && !errors.trim_end().ends_with(':'),
+        "{errors}"
+    );
     assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn who_may_not_read_what_the_host_has_configured_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = copy_for_others(directory.path());
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir_all(state.join("network-undo/eth0")).unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, format!("state-directory = {state:?}\n")).unwrap();
+    fs::set_permissions(&state, Permissions::from_mode(0o000)).unwrap();
+    for (arguments, status, words) in [
+        (&["kvp", "ip", "undo"][..], 1, "run this as root"),
+        (&["kvp", "ip", "undo", "eth0"], 1, "run this as root"),
+        (&["generalize"], 1, "run this as root"),
+        (&["kvp", "ip", "lo"], 0, "is not shown"),
+    ] {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("--config").arg(&config);
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        let output = command.output().unwrap();
+        let errors = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{arguments:?}: {errors}"
+        );
+        let denied = "network-undo: Permission denied";
+        assert!(
+            errors.contains(words) && errors.contains(denied),
+            "{arguments:?}: {errors}"
+        );
+    }
+    fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
 }

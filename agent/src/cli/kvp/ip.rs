@@ -53,16 +53,16 @@ pub(super) struct Ip {
     dry_run: bool,
 
     /// Address with the prefix length of its subnet; can be given several times
-    #[arg(long, value_name = "ADDRESS/PREFIX", requires = "dry_run")]
-    address: Vec<String>,
+    #[arg(long, value_name = "ADDRESS/PREFIX", value_parser = subnet, requires = "dry_run")]
+    address: Vec<(IpAddr, u8)>,
 
     /// Default gateway; can be given several times
     #[arg(long, value_name = "ADDRESS", requires = "dry_run")]
-    gateway: Vec<String>,
+    gateway: Vec<IpAddr>,
 
     /// DNS server; can be given several times
     #[arg(long, value_name = "ADDRESS", requires = "dry_run")]
-    dns: Vec<String>,
+    dns: Vec<IpAddr>,
 
     /// Configure IPv4 by DHCP
     #[arg(long, requires = "dry_run")]
@@ -123,7 +123,13 @@ impl Ip {
         if self.dry_run {
             return self.dry_run(&config);
         }
-        let undoable = network::undoable(&config);
+        let undoable = network::undoable(&config).unwrap_or_else(|error| {
+            let error = anyhow::Error::new(error);
+            complain(&format!(
+                "what the host has configured is not shown: {error:#}"
+            ));
+            Vec::new()
+        });
         let records = record::records(&config.environment.runtime_dir);
         let shown: Vec<_> = network::adapters(&config, self.interface.as_deref())?
             .into_iter()
@@ -151,6 +157,10 @@ impl Ip {
 
     fn dry_run(self, config: &Config) -> anyhow::Result<Exit> {
         let adapters = network::adapters(config, self.interface.as_deref())?;
+        if adapters.is_empty() {
+            complain("no network interface is an adapter of the host (on the VMBus)");
+            return Ok(Exit::Failure);
+        }
         let [adapter] = &adapters[..] else {
             let names: Vec<_> = adapters.iter().map(|it| it.interface.as_str()).collect();
             complain(&format!(
@@ -166,16 +176,16 @@ impl Ip {
             ));
             return Ok(Exit::Failure);
         };
-        let mut pairs = Vec::new();
-        for address in &self.address {
-            let Some(pair) = address.split_once('/') else {
-                complain(&format!("{address:?} has no prefix length, such as /24"));
-                return Ok(Exit::Usage);
-            };
-            pairs.push(pair);
-        }
-        let (addresses, prefixes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let subnets: Vec<_> = prefixes.iter().map(|prefix| format!("/{prefix}")).collect();
+        let pairs = self.address.iter();
+        let (addresses, subnets): (Vec<_>, Vec<_>) = pairs
+            .map(|(ip, prefix)| (ip.to_string(), format!("/{prefix}")))
+            .unzip();
+        let list = |ips: &[IpAddr]| {
+            ips.iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(";")
+        };
         let info = IpInfo {
             adapter: device.clone(),
             family: match self.family {
@@ -187,8 +197,8 @@ impl Ip {
             dhcp: self.dhcp,
             addresses: addresses.join(";"),
             subnets: subnets.join(";"),
-            gateways: self.gateway.join(";"),
-            dns: self.dns.join(";"),
+            gateways: list(&self.gateway),
+            dns: list(&self.dns),
         };
         let shown = network::dry_run(config, &info)?;
         if self.json {
@@ -206,7 +216,7 @@ impl Undo {
         let interface = match self.interface {
             Some(interface) => interface,
             None => {
-                let known = network::undoable(&config);
+                let known = network::undoable(&config)?;
                 let names: Vec<_> = known.iter().map(|it| it.interface.as_str()).collect();
                 match names[..] {
                     [name] => name.to_owned(),
@@ -234,6 +244,17 @@ impl Undo {
         output::print(&text)?;
         Ok(Exit::Success)
     }
+}
+
+/// Parses an address with the prefix length of its subnet.
+fn subnet(text: &str) -> Result<(IpAddr, u8), String> {
+    let parsed = text.split_once('/').and_then(|(ip, prefix)| {
+        let ip: IpAddr = ip.parse().ok()?;
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits)?;
+        Some((ip, prefix))
+    });
+    parsed.ok_or_else(|| "expected an address and a prefix length, such as 10.0.0.5/24".to_owned())
 }
 
 /// Returns the adapters as text.

@@ -46,6 +46,14 @@ pub enum UndoError {
         /// The interfaces that the host has configured.
         others: Vec<String>,
     },
+    /// It is not known which interfaces the host has configured.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
     /// A file or a program failed.
     #[error("cannot undo the host's IP configuration of {interface}")]
     Failed {
@@ -154,9 +162,19 @@ pub(super) fn drop_last(config: &Config, rolled_back: &UndoLog) -> Result<(), In
 }
 
 /// Returns the interfaces that the host has configured, by name.
-#[must_use]
-pub fn undoable(config: &Config) -> Vec<Undoable> {
-    let paths = files::in_directory(&all(config));
+///
+/// # Errors
+///
+/// [`UndoError::Unreadable`] if they are not known: only root may read the directory.
+pub fn undoable(config: &Config) -> Result<Vec<Undoable>, UndoError> {
+    let path = all(config);
+    match fs::read_dir(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(UndoError::Unreadable { path, source });
+        }
+        _ => {}
+    }
+    let paths = files::in_directory(&path);
     let names = paths
         .iter()
         .filter_map(|path| path.file_name()?.to_str().filter(|name| is_plain(name)));
@@ -166,7 +184,7 @@ pub fn undoable(config: &Config) -> Vec<Undoable> {
             files: Place::new(config, name).read()?.files,
         })
     });
-    undoable.collect()
+    Ok(undoable.collect())
 }
 
 /// Restores the files of an interface to what they were before the host configured it, and has
@@ -199,7 +217,7 @@ fn undo_with(
     deadline: Instant,
     change: fn(UndoLog) -> UndoLog,
 ) -> Result<Undone, UndoError> {
-    let mut others: Vec<_> = undoable(config)
+    let mut others: Vec<_> = undoable(config)?
         .into_iter()
         .map(|one| one.interface)
         .collect();
@@ -320,7 +338,7 @@ mod tests {
         fs::write(machine.path("etc/a"), "mine").unwrap();
         machine.set("eth0", &["etc/a"], "first");
         machine.set("eth0", &["etc/a", "etc/b"], "second");
-        let [known] = &undoable(&machine.config)[..] else {
+        let [known] = &undoable(&machine.config).unwrap()[..] else {
             panic!("one interface")
         };
         let files = known.files.iter();
@@ -343,7 +361,7 @@ mod tests {
             "second"
         );
         assert!(machine.text("reload.ran").unwrap().starts_with("first\n"));
-        assert_eq!(undoable(&machine.config), []);
+        assert_eq!(undoable(&machine.config).unwrap(), []);
         let again = machine.undo("eth0").unwrap_err().to_string();
         assert_eq!(
             again,
@@ -390,7 +408,7 @@ mod tests {
             undo_log::parse(&log).unwrap()
         };
         let known = || {
-            let known = undoable(&machine.config).into_iter();
+            let known = undoable(&machine.config).unwrap().into_iter();
             known
                 .map(|one| (one.interface, one.files.len()))
                 .collect::<Vec<_>>()
