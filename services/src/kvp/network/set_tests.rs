@@ -884,6 +884,22 @@ fn a_failed_recovery_is_logged() {
 }
 
 #[test]
+fn files_are_restored_although_the_interface_cannot_be_taken_down() {
+    let guest = cases()[1].guest(Backend::Auto);
+    let (file, gone) = (guest.path("etc/network/x"), guest.path("usr/bin/gone"));
+    let (file, gone) = (file.display(), gone.display());
+    guest
+        .write("etc/network/x", "new\n")
+        .write("state/network/etc/network/x", "previous\n");
+    let log = format!("before\0{gone}\nreplaced\0{file}\nend");
+    guest.write("state/network-pending", &log);
+    recover_now(&guest);
+    assert_eq!(guest.read("etc/network/x").unwrap(), "previous\n");
+    let log = guest.log.0.lock().unwrap().join("\n");
+    assert!(log.contains("cannot roll back"), "{log}");
+}
+
+#[test]
 fn a_script_of_the_site_replaces_the_manager() {
     let mut guest = cases()[1].guest(Backend::Auto);
     guest.config.network.scripts = Some(guest.path("usr/bin"));

@@ -89,13 +89,15 @@ pub(in crate::kvp::network) fn rollback(
     let backups = Backups::new(paths.root, &paths.backups);
     let units: Vec<&str> = undo_log.units.iter().map(String::as_str).collect();
     let can_run = can_run(paths.root, &units);
-    run_some(&undo_log.stop, can_run, half_way_to(deadline))?;
+    // Whether or not this succeeds, the files have to be restored.
+    let stopped = run_some(&undo_log.stop, can_run, half_way_to(deadline));
     let mut result = Ok(());
     for (path, existed) in undo_log.files.iter().rev() {
         result = result.and(backups.restore_from_copy(path, *existed));
     }
     result?;
-    run_some(&undo_log.revert, can_run, deadline)
+    run_some(&undo_log.revert, can_run, deadline)?;
+    stopped
 }
 
 struct Transaction<'a> {
