@@ -96,6 +96,10 @@ pub(in crate::kvp) enum InjectError {
     #[error("{} is not a regular file and will not be replaced", .0.display())]
     NotAFile(PathBuf),
 
+    /// The name of a file or an argument would end a line of the undo log.
+    #[error("cannot write {}: the name of a file to replace contains a line end", .0.display())]
+    LineEnd(PathBuf),
+
     #[error(transparent)]
     Run(#[from] RunError),
 

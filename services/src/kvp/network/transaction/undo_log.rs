@@ -62,6 +62,9 @@ pub(super) fn write(path: &Path, plan: &Plan, backups: &Backups<'_>) -> Result<(
         step_line(kind, step)
     }));
     lines.push(END.to_vec());
+    if lines.iter().any(|line| line.contains(&b'\n')) {
+        return Err(InjectError::LineEnd(path.to_owned()));
+    }
     backups::write(path, &lines.join(&b'\n'), 0o600, None)
 }
 
@@ -172,6 +175,18 @@ mod tests {
         for wrong in ["other\0/x\nend", "new\0x\nend", "new\nend", "\nend"] {
             assert_eq!(parse(wrong.as_bytes()), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_would_end_a_line_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("log");
+        let plan = Plan::new("x", Vec::new(), Vec::new(), Vec::new());
+        let copies = root.path().join("copies");
+        let mut backups = Backups::new(root.path(), &copies);
+        backups.add(&root.path().join("a\nb")).unwrap();
+        write(&log, &plan, &backups).unwrap_err();
+        assert!(!log.exists());
     }
 
     #[test]
