@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
@@ -137,6 +138,16 @@ impl Interfaces {
             }
             self.entries.push(Entry::End);
         }
+    }
+
+    /// Returns the permission bits of a file that may have what any of the files has: there can be
+    /// secrets in them, such as `wpa-psk`.
+    pub(super) fn mode(&self) -> u32 {
+        let modes = self.sources.iter().filter_map(|source| {
+            let metadata = fs::metadata(&source.path).ok()?;
+            Some(metadata.mode())
+        });
+        modes.fold(0o644, |all, mode| all & mode) | 0o600
     }
 
     /// Returns the stanzas of an interface, with what they inherit.

@@ -131,7 +131,7 @@ fn plan_mapped(context: &Context<'_>) -> Result<Plan, InjectError> {
     );
     let grep = path_without_root(context, grep);
     let text = render_mapped(target, context.settings, &grep, &others, metrics, &kept);
-    let mut new = vec![NewFile::new(path, text, 0o644)];
+    let mut new = vec![NewFile::new(path, text, interfaces.mode())];
     new.extend(resolv_conf::plan(
         context,
         &interfaces,
@@ -307,7 +307,7 @@ fn path_without_root(context: &Context<'_>, path: PathBuf) -> String {
 fn own_file(context: &Context<'_>) -> Option<PathBuf> {
     let directory = context.path("etc/network/interfaces.d");
     let stem = context.target.stem();
-    let interfaces = fs::read_to_string(context.path("etc/network/interfaces")).ok()?;
+    let interfaces = files::text(&context.path("etc/network/interfaces"))?;
     interfaces.lines().find_map(|line| {
         let (keyword, pattern) = line.trim().split_once([' ', '\t'])?;
         let pattern = pattern.trim();

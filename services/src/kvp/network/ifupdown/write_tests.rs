@@ -1,3 +1,4 @@
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use super::*;
@@ -279,6 +280,23 @@ fn a_logical_name_by_pattern_is_mapped_and_restored() {
 
 fn text_of(plan: &Plan) -> &str {
     text(&plan.files[0])
+}
+
+#[test]
+fn secrets_stay_secret_and_other_bytes_do_not_matter() {
+    let machine = machine(&[]);
+    let path = machine.root.path().join(INTERFACES);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let text = b"# gew\xe4hlt\nsource /etc/network/interfaces.d/*\n\
+                 iface eth0 inet dhcp\n wpa-psk secret\n";
+    fs::write(&path, text).unwrap();
+    for (mode, expected) in [(0o644, 0o644), (0o600, 0o600), (0o440, 0o640)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let plan = plan(&machine.context()).unwrap();
+        let text = plan.files[0].text.as_deref().unwrap();
+        assert!(text.contains("wpa-psk secret"), "{text}");
+        assert_eq!(plan.files[0].mode, Some(expected));
+    }
 }
 
 #[test]
