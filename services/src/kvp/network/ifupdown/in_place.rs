@@ -75,7 +75,7 @@ pub(super) fn rewrite(sources: &[Source], name: &str, stanzas: &str) -> Vec<(Pat
             }
         }
         let text = new.join("\n") + "\n";
-        if at == home || text != source.text {
+        if at == home || own.is_some() || !ranges.is_empty() {
             changed.push((source.path.clone(), text));
         }
     }
@@ -176,6 +176,16 @@ mod tests {
         );
         assert!(!again[0].contains("10.0.0.5"), "{}", again[0]);
         assert_eq!(again[1], once[1]);
+    }
+
+    #[test]
+    fn files_without_stanzas_of_the_interface_stay_as_they_are() {
+        let others = ["", "auto eth1", "iface eth1 inet dhcp\r\n"];
+        let new = rewritten(
+            &["iface eth0 inet dhcp\n", others[0], others[1], others[2]],
+            "iface eth0 inet dhcp",
+        );
+        assert_eq!(new[1..], others);
     }
 
     #[test]
