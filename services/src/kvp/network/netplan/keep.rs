@@ -96,7 +96,12 @@ fn is_later(context: &Context<'_>, name: &str, path: &Path) -> bool {
 
 /// Returns a text in double quotes; `None` if it has a character that YAML does not take.
 fn quoted(text: &str) -> Option<String> {
-    let is_plain = |letter: char| !letter.is_control() && letter != char::REPLACEMENT_CHARACTER;
+    let is_plain = |letter: char| {
+        // The byte order mark, line ends and characters that are none.
+        let others = ['\u{feff}', '\u{2028}', '\u{2029}', '\u{fffe}', '\u{ffff}'];
+        let is_other = letter == char::REPLACEMENT_CHARACTER || others.contains(&letter);
+        !letter.is_control() && !is_other
+    };
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
     text.chars().all(is_plain).then(|| format!("\"{escaped}\""))
 }
@@ -112,6 +117,7 @@ mod tests {
             (r#"a "b" \c # d: e"#, Some(r#""a \"b\" \\c # d: e""#)),
             ("a\tb", None),
             ("a\u{fffd}", None),
+            ("a\u{2028}b", None),
         ] {
             assert_eq!(quoted(text).as_deref(), expected, "{text:?}");
         }
