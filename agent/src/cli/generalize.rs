@@ -36,7 +36,7 @@ usage, 3 a pool cannot be read or written.";
 
 /// What else makes a machine unique.
 const HINTS: &str = "
-Not the agent's, and left alone; see to it before you shut down:
+The command leaves these alone; handle them before you shut down:
   /etc/machine-id        truncate it (truncate -s 0 /etc/machine-id)
   /etc/ssh/ssh_host_*    remove them if something makes new ones at the first boot
   cloud-init             `cloud-init clean --logs --machine-id` if it is installed

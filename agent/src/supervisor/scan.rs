@@ -30,7 +30,7 @@ const VMBUS_GRACE: Duration = Duration::from_secs(30);
 /// Whether all local file systems are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mounts {
-    /// Yes, or nothing knows.
+    /// Yes, or nobody can tell.
     Done,
     /// systemd is being asked.
     Unknown,

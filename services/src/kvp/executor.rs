@@ -19,7 +19,7 @@ pub(super) enum Job {
     Request(Request, CancelToken),
     /// Undoes the last request: the host got a failure for it.
     Rollback,
-    /// Looks what became of deferred IP configurations.
+    /// Checks what became of deferred IP configurations.
     CheckDeferred,
 }
 

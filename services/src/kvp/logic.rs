@@ -41,8 +41,8 @@ pub(super) struct Logic {
 }
 
 impl Logic {
-    /// Creates the missing pools, publishes the configured keys, and rolls back an IP configuration that a killed
-    /// program left half applied.
+    /// Creates the missing pools, publishes the configured keys, and rolls back an IP
+    /// configuration that a killed program left half applied.
     pub(super) fn new(
         config: Config,
         log: Logger,

@@ -58,7 +58,7 @@ const MESSAGE_LEN: usize = 7432;
 
 const OP_REGISTER: u8 = 100;
 
-/// How often to look what became of a deferred IP configuration.
+/// How often to check what became of a deferred IP configuration.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often, if the network manager still has not started after [`BOOT`].
@@ -125,7 +125,7 @@ struct KeyValue {
     /// An IP configuration is in force when its network manager starts. The executor's thread sets
     /// and clears it.
     deferred: Arc<AtomicBool>,
-    /// When to look what became of it.
+    /// When to check what became of it.
     next_check: Instant,
     /// When the service was created.
     created: Instant,
@@ -305,7 +305,7 @@ mod tests {
                 assert!(fail(mac).starts_with("DEBUG"), "{mac}");
             }
         }
-        // However many a host thinks of.
+        // However many adapters the host asks for.
         let warnings = (0..1000).filter(|number| fail(&number.to_string()).starts_with("WARN"));
         assert_eq!(warnings.count(), MAX_MACS - 2);
     }

@@ -1,5 +1,5 @@
-//! What GET_IP_INFO answers for each of the host's adapters, where it comes from, and what a
-//! SET_IP_INFO would be written for: for people.
+//! What GET_IP_INFO answers for each of the host's adapters, where that comes from, and which
+//! network manager a SET_IP_INFO would go to, for administrators.
 
 use std::io;
 use std::net::IpAddr;

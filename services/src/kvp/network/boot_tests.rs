@@ -107,7 +107,7 @@ fn set_early() {
     assert!(is_deferred(&config()) || !held);
 }
 
-/// Looks at the end of the boot what became of it, and restarts the manager.
+/// Checks at the end of the boot what became of it, and restarts the manager.
 fn check_later(manager: &str) {
     let lines = Lines::default();
     let log = Logger::root(lines.clone(), o!());

@@ -140,8 +140,8 @@ pub(in crate::kvp) fn is_deferred(config: &Config) -> bool {
     all.iter().any(|record| record.state == State::Deferred)
 }
 
-/// Looks what became of deferred configurations, and logs what has changed. Nothing is rolled back:
-/// the host was told that they succeeded. Returns whether one is still deferred.
+/// Checks what became of deferred configurations, and logs what has changed. Nothing is rolled
+/// back: the host was told that they succeeded. Returns whether one is still deferred.
 pub(in crate::kvp) fn check(
     config: &Config,
     interfaces: &dyn Fn() -> io::Result<Vec<Interface>>,

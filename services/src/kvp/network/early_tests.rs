@@ -115,7 +115,7 @@ fn state(guest: &Guest) -> Option<State> {
     records.first().map(|record| record.state.clone())
 }
 
-/// Looks what became of the deferred configuration; returns whether it is still deferred, and what
+/// Checks what became of the deferred configuration; returns whether it is still deferred, and what
 /// was logged.
 fn look(guest: &Guest, checks: &mut Checks) -> (bool, String) {
     guest.log.0.lock().unwrap().clear();

@@ -92,7 +92,7 @@ impl Record {
         file.write(&directory)
     }
 
-    /// Writes the record; a failure is logged and matters to nobody else.
+    /// Writes the record; a failure is only logged.
     pub(super) fn write_logged(&self, runtime_dir: &Path, log: &Logger) {
         if let Err(error) = self.write(runtime_dir) {
             let path = runtime_dir.join(DIRECTORY).join(&self.interface);

@@ -119,8 +119,8 @@ impl Settings {
     ///
     /// As in the stock daemon, the text of an address tells its family. The message's own family
     /// adds those of which it has no address: IPv6 then means SLAAC, and IPv4 beside IPv6 means
-    /// none. DHCP is IPv4's, whatever the family. IPv6 link-local addresses are the kernel's
-    /// matter: a host that sends what it has read sends them too.
+    /// none. DHCP is IPv4's, whatever the family. IPv6 link-local addresses are ignored: the
+    /// kernel makes them, and a host that sends what it has read sends them too.
     ///
     /// # Errors
     ///
@@ -207,7 +207,8 @@ impl Settings {
     /// Returns whether a gateway is on the link without a flag that says so: it is in the subnet
     /// of a static address, link-local, or of a family that is left as it is. With DHCP or SLAAC,
     /// the subnets are not known. A route of the previous configuration that stays, and whose
-    /// gateway is not reached, needs that flag: systemd-networkd and `ip route` refuse it else.
+    /// gateway is not reached, needs that flag: systemd-networkd and `ip route` refuse it
+    /// otherwise.
     pub(super) fn reaches(&self, gateway: IpAddr) -> bool {
         if !self.replaces(gateway) {
             return true;

@@ -21,7 +21,7 @@ pub(super) struct Target {
     pub(super) device: Guid,
 }
 
-/// The interface of a device, or the topmost master of which that is a port.
+/// The interface of a device, or its topmost master if it is a port.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) target: Target,

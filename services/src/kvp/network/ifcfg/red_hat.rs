@@ -88,7 +88,7 @@ fn v6(file: &mut Variables, settings: &Settings) {
     ];
     file.remove(|key| keys.contains(&key));
     file.set("IPV6INIT", "yes");
-    // Whether routers are listened to is not the host's matter, unless there is nothing else.
+    // The host does not decide on router advertisements, unless it sets no address.
     if settings.v6.is_empty() || file.last("IPV6_AUTOCONF").is_none() {
         file.set("IPV6_AUTOCONF", "yes");
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use crate::kvp::network::settings::Settings;
 
 /// Returns the file without the default routes of a family that the host configures, and with
-/// gateways marked as on-link that are in none of the new subnets. `lost` gets what of the other
-/// routes cannot stay.
+/// gateways marked as on-link that are in none of the new subnets. Adds to `lost` what cannot stay
+/// of the other routes.
 pub(super) fn replace(text: &str, settings: &Settings, lost: &mut Vec<String>) -> String {
     let lines = text.lines().filter_map(|line| {
         let is_comment = line.trim_start().starts_with('#');

@@ -1,4 +1,5 @@
-//! The commands of a stanza (`up`, `down`, …): what of them is part of the address configuration.
+//! The commands of a stanza (`up`, `down`, …): which of them are part of the address
+//! configuration.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! What of the stanzas in force stays in a new configuration: all but the address configuration
-//! that the host states.
+//! What a new configuration keeps of the stanzas in force: all but the address configuration that
+//! the host states.
 
 use std::net::{IpAddr, Ipv4Addr};
 

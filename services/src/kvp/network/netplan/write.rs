@@ -6,7 +6,7 @@
 //!
 //! systemd-networkd uses the first file that matches an interface. Netplan generates its files in
 //! `/run` and with names that begin with `10-`, so the agent writes one of its own that comes
-//! before these, with what they have. Whatever netplan can do, it has done by then.
+//! before these, with what they have.
 //!
 //! NetworkManager uses the connection of the highest priority. There the agent's file, in
 //! `/etc/netplan`, has a second definition for the interface, with what the profile in force has

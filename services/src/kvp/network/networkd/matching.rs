@@ -11,7 +11,7 @@ use crate::kvp::interfaces::Interface;
 use crate::kvp::network::{ini, mac};
 
 /// Returns the file, unless it leaves the interface unmanaged. Files for which `counts` returns
-/// `false` are passed over.
+/// `false` are ignored.
 pub(super) fn file(
     root: &Path,
     interface: &Interface,

@@ -32,7 +32,7 @@ pub(in crate::kvp::network) fn replace(file: &mut KeyFile, settings: &Settings) 
     dns(file, "ipv4", settings, has_v4);
     let has_v6 = settings.families.has_v6();
     if has_v6 {
-        // Whether routers are listened to is not the host's matter.
+        // The host does not decide on router advertisements.
         let method = match (file.last("ipv6", "method"), settings.v6.is_empty()) {
             (Some("manual"), false) => "manual",
             (Some("dhcp"), _) => "dhcp",

@@ -218,7 +218,7 @@ mod tests {
             (used("1"), used("2")),
             (Some(Some(true)), Some(Some(false)))
         );
-        // Of no matter while NetworkManager leaves the device alone.
+        // It has no effect while NetworkManager leaves the device alone.
         let unmanaged = (DEVICE.0, "[device]\nmanaged=false\n");
         let root = root(&[(&by_dhcp.0, &by_dhcp.1), unmanaged]);
         assert_eq!(read(root.path(), &eth0(&[])), None);

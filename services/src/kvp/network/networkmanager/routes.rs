@@ -13,7 +13,7 @@ const MAIN: &str = "254";
 const OPTIONS: &str = "_options";
 
 /// Removes all routes of a section whose family the host configures, and returns those that stay
-/// with their options: all but the default routes. `lost` gets what of them cannot stay.
+/// with their options: all but the default routes. Adds to `lost` what of them cannot stay.
 pub(super) fn take(
     file: &mut KeyFile,
     section: &str,
