@@ -25,7 +25,7 @@ pub(super) struct Choice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
     InCharge,
-    /// This unit of it is starting.
+    /// It will be in charge when this unit has started.
     WillBe(&'static str),
     Installed,
     Named,

@@ -48,7 +48,7 @@ pub struct DryRun {
     pub files: Vec<NewContent>,
     /// Commands that would be run then.
     pub commands: Vec<String>,
-    /// What of the previous configuration would not be kept.
+    /// Parts of the previous configuration that would not be kept.
     pub lost: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Its files are written at once, so that the manager reads them when it starts; then [`wait`] gives
 //! it a short time to take charge. After that the configuration is *deferred*: the host is told
-//! that it succeeded, and [`check`] looks later what became of it.
+//! that it succeeded, and [`check`] finds out later what became of it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +38,7 @@ const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a manager in charge may take to configure the interface before its programs are run.
 const APPLY_AFTER: Duration = Duration::from_secs(3);
 
-/// How long it may take in all.
+/// How long it may take in all before the configuration is reported as not in force.
 const IN_FORCE_AFTER: Duration = Duration::from_secs(30);
 
 /// What became of a manager that was about to start.

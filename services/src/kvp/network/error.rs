@@ -55,15 +55,15 @@ pub(in crate::kvp) enum InjectError {
     NoManager {
         interface: String,
         managers: String,
-        /// The unit of a manager that would be.
+        /// The unit of a manager that would be in charge if it had started.
         failed: Option<&'static str>,
     },
 
-    /// The network manager was waited for.
+    /// The agent was waiting for the network manager with this unit.
     #[error("{0} failed to start")]
     Startup(&'static str),
 
-    /// Another one took charge of the interface than the one that was waited for.
+    /// The agent was waiting for a network manager, and another one took charge of the interface.
     #[error("another network manager is in charge of the interface")]
     Overtaken,
 

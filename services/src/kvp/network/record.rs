@@ -1,6 +1,6 @@
 //! What became of the host's last IP configuration of each interface. A file for each interface
 //! lies in the runtime directory: it outlives the service, which is created again with its
-//! device, and no reboot.
+//! device, but not a reboot.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

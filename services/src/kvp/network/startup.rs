@@ -1,9 +1,9 @@
 //! Whether the units of a network manager run, or will in this boot.
 //!
 //! The service manager is asked without the system bus: early in the boot, clients of the bus
-//! block until it runs. `systemctl` of root talks to systemd itself. Its jobs answer everything:
-//! the first transaction of a boot queues all of them before the first unit starts, whatever
-//! enables a unit.
+//! block until it runs. `systemctl`, run by root, talks to systemd directly. A unit with a job
+//! will start: the first transaction of a boot queues all jobs before the first unit starts,
+//! whatever enables a unit.
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! Undoes what the host has configured, long after the transaction.
 //!
-//! The state directory has a directory for each interface that the host has configured. The undo
-//! log in it, with copies of the files, leads back to what was before the first of the host's
-//! configurations; the one beside it to the same, without the files of the last configuration.
+//! The state directory has a directory for each interface that the host has configured. An undo
+//! log and copies of files in it restore what was there before the first of the host's
+//! configurations. A second undo log, `previous`, is the first one as it was before the last
+//! configuration: it takes its place if that configuration is rolled back.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -92,7 +93,7 @@ impl Place {
         self.0.join("undo")
     }
 
-    /// The undo log without the last configuration.
+    /// The undo log from before the last configuration.
     fn previous(&self) -> PathBuf {
         self.0.join("previous")
     }
