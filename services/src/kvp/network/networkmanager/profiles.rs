@@ -60,7 +60,7 @@ fn key_files(root: &Path) -> Vec<(PathBuf, KeyFile)> {
     let paths = DIRECTORIES
         .iter()
         .flat_map(|directory| files::in_directory(&root.join(directory)));
-    for path in paths {
+    for path in paths.filter(|path| !is_ignored(path)) {
         let Some(text) = files::text(&path) else {
             continue;
         };
@@ -72,6 +72,13 @@ fn key_files(root: &Path) -> Vec<(PathBuf, KeyFile)> {
         }
     }
     found
+}
+
+/// Returns whether NetworkManager passes over a file of that name: a hidden one, such as one that
+/// is being written, and the backup of an editor.
+fn is_ignored(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b".") || name.ends_with(b"~")
 }
 
 fn find(root: &Path, interface: &Interface, uuid: &str) -> File {

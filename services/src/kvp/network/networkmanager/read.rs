@@ -123,6 +123,17 @@ mod tests {
     }
 
     #[test]
+    fn hidden_files_and_backups_are_passed_over() {
+        let new = profile("[ipv4]\nmethod=manual\n");
+        let old = profile("[ipv4]\nmethod=auto\n");
+        let place = "etc/NetworkManager/system-connections";
+        let paths = ["eth0", ".eth0.nmconnection", "eth.nmconnection~"];
+        let [path, hidden, backup] = paths.map(|name| format!("{place}/{name}"));
+        let found = settings(&[(&path, &new), (&hidden, &old), (&backup, &old)]);
+        assert_eq!(found.dhcp, Some(false));
+    }
+
+    #[test]
     fn only_the_method_auto_is_dhcp() {
         for (text, expected) in [
             ("[ipv4]\nmethod=auto\n", true),
