@@ -146,7 +146,12 @@ pub(super) fn of_interface(
 }
 
 fn line((key, value): &(String, String)) -> String {
-    format!("{key} {value}").trim_end().to_owned()
+    let mut line = format!("{key} {value}").trim_end().to_owned();
+    // A blank keeps it from continuing on the next line.
+    if line.ends_with('\\') {
+        line.push(' ');
+    }
+    line
 }
 
 /// Returns the line for the DNS servers of the host and those that stay.

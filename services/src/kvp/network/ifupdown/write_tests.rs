@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::kvp::interfaces::Interface;
+use crate::kvp::network::ifupdown::interfaces::{self, Entry};
 use crate::kvp::network::testing::eth0;
 use crate::kvp::request;
 
@@ -297,6 +298,21 @@ fn secrets_stay_secret_and_other_bytes_do_not_matter() {
         assert!(text.contains("wpa-psk secret"), "{text}");
         assert_eq!(plan.files[0].mode, Some(expected));
     }
+}
+
+#[test]
+fn a_line_that_ends_with_a_backslash_does_not_continue() {
+    let text = "source /etc/network/interfaces.d/*\niface eth0 inet dhcp\n hostname a\\ \n up b\n";
+    let machine = machine(&[(INTERFACES, text)]);
+    let plan = plan(&machine.context()).unwrap();
+    let text = plan.files[0].text.as_deref().unwrap();
+    let entries = interfaces::parse(text);
+    let option = |key: &str, value: &str| Entry::Option {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    assert!(entries.contains(&option("hostname", "a\\")), "{text}");
+    assert!(entries.contains(&option("up", "b")), "{text}");
 }
 
 #[test]
