@@ -250,8 +250,13 @@ fn restore(
     let paths = Paths::of(config);
     // Somebody may have changed them since.
     let mut now = Backups::new(paths.root, &paths.backups);
-    for path in log.paths() {
-        now.add(path)?;
+    let before = place.copies();
+    let before = Backups::new(paths.root, &before);
+    for (path, existed) in &log.files {
+        // If an attempt has failed after this, its copy is of the file as it was.
+        if !before.is_restored(path, *existed)? {
+            now.add(path)?;
+        }
     }
     let copies = paths.backups.clone();
     let paths = Paths {
@@ -424,13 +429,19 @@ mod tests {
     #[test]
     fn a_failed_undo_can_be_tried_again() {
         let machine = Machine::new();
-        machine.set("eth0", &["etc/a"], "first");
+        fs::write(machine.path("etc/b"), "mine").unwrap();
+        machine.set("eth0", &["etc/a", "etc/b"], "first");
+        fs::write(machine.path("etc/b"), "changed").unwrap();
         let (script, away) = (machine.path("reload"), machine.place.path().join("away"));
         fs::rename(&script, &away).unwrap();
         let failed = machine.undo("eth0").unwrap_err();
         assert!(matches!(failed, UndoError::Failed { .. }), "{failed}");
         fs::rename(&away, &script).unwrap();
-        machine.undo("eth0").unwrap();
+        let undone = machine.undo("eth0").unwrap();
         assert_eq!(machine.text("etc/a"), None);
+        assert_eq!(machine.text("etc/b").as_deref(), Some("mine"));
+        // The copies are those of the first attempt.
+        let copy = |name| fs::read_to_string(undone.copies.join(name)).unwrap();
+        assert_eq!((&*copy("etc/a"), &*copy("etc/b")), ("first", "changed"));
     }
 }

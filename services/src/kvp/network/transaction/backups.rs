@@ -37,6 +37,7 @@ struct Backup {
     replaced: bool,
 }
 
+#[derive(PartialEq, Eq)]
 struct Content {
     bytes: Vec<u8>,
     mode: u32,
@@ -114,6 +115,20 @@ impl<'a> Backups<'a> {
                 false => None,
             };
         restore(path, previous)
+    }
+
+    /// Returns whether a file is already as [`restore_from_copy`](Self::restore_from_copy) leaves
+    /// it.
+    pub(in crate::kvp::network) fn is_restored(
+        &self,
+        path: &Path,
+        existed: bool,
+    ) -> Result<bool, InjectError> {
+        let previous = match existed {
+            true => read(&self.copy_of(path))?,
+            false => None,
+        };
+        Ok(read(path)? == previous)
     }
 
     /// Copies the copy on disk of a file to the copies of `other`.
