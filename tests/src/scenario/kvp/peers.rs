@@ -341,7 +341,9 @@ pub(in super::super) fn new_boot(stage: &mut KvpStage<'_>) -> Result<()> {
     );
     expect_value(&mut host, FLOCK, "Role", "web")?;
     expect_value(&mut host, FLOCK, "Site", "north")?;
-    stage.expect_working(&mut host)
+    stage.expect_working(&mut host)?;
+    // For the next scenario.
+    stage.machine().configure("")
 }
 
 /// What a counter has appended.
