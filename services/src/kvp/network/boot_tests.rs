@@ -47,10 +47,8 @@ fn outside(manager: &str, name: &str) -> Result<(), String> {
             String::from_utf8_lossy(&output.stderr)
         );
     };
-    thread::scope(|scope| {
-        scope.spawn(|| boot("held"));
-        scope.spawn(|| boot("racing"));
-    });
+    boot("held");
+    boot("racing");
     Ok(())
 }
 
