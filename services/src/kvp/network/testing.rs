@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::IpAddr;
 
+use super::settings::Settings;
 use crate::kvp::interfaces::Interface;
 use crate::kvp::interfaces::testing::{address, interface};
+use crate::kvp::request::{Family, IpInfo};
 
 /// Creates a directory with these files.
 pub(super) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -28,4 +30,19 @@ pub(super) fn eth0(addresses: &[&str]) -> Interface {
 
 pub(super) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// Returns the settings with these lists of addresses, subnets, gateways and DNS servers.
+pub(super) fn settings(family: Family, dhcp: bool, lists: [&str; 4]) -> Settings {
+    let [addresses, subnets, gateways, dns] = lists.map(str::to_owned);
+    let info = IpInfo {
+        family,
+        dhcp,
+        addresses,
+        subnets,
+        gateways,
+        dns,
+        ..IpInfo::default()
+    };
+    Settings::parse(&info).unwrap()
 }

@@ -130,7 +130,8 @@ fn dns(file: &mut Variables, settings: &Settings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvp::request::{Family, IpInfo};
+    use crate::kvp::network::testing::settings;
+    use crate::kvp::request::Family;
 
     const FILE: &str = "\
 # of the administrator
@@ -162,18 +163,8 @@ IPV6_DEFAULTGW=fd07::1
 ";
 
     fn replaced(family: Family, dhcp: bool, lists: [&str; 4]) -> (Variables, Vec<String>) {
-        let [addresses, subnets, gateways, dns] = lists.map(str::to_owned);
-        let info = IpInfo {
-            family,
-            dhcp,
-            addresses,
-            subnets,
-            gateways,
-            dns,
-            ..IpInfo::default()
-        };
         let mut file = Variables::parse(FILE);
-        let lost = replace(&mut file, &Settings::parse(&info).unwrap());
+        let lost = replace(&mut file, &settings(family, dhcp, lists));
         (file, lost)
     }
 

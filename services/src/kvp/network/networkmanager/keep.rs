@@ -117,7 +117,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kvp::request::{Family, IpInfo};
+    use crate::kvp::network::testing::settings;
+    use crate::kvp::request::Family;
 
     const PROFILE: &str = "\
 # of the administrator
@@ -164,20 +165,6 @@ ip6-privacy=2
 method=manual
 route1=fd50::/64,fd07::1
 ";
-
-    fn settings(family: Family, dhcp: bool, lists: [&str; 4]) -> Settings {
-        let [addresses, subnets, gateways, dns] = lists.map(str::to_owned);
-        let info = IpInfo {
-            family,
-            dhcp,
-            addresses,
-            subnets,
-            gateways,
-            dns,
-            ..IpInfo::default()
-        };
-        Settings::parse(&info).unwrap()
-    }
 
     fn v4() -> Settings {
         settings(
