@@ -60,5 +60,10 @@ fn connman() {
         eventually(|| interfaces().unwrap()[0].addresses.iter().any(announced));
         set(&both, LONG).unwrap();
         assert_got(&both);
+
+        output("/tmp/reboot", &[]);
+        eventually(|| addresses() == ["10.0.0.5/24", "fd00::5/64"]);
+        eventually(|| gateways("-4") == ["10.0.0.1"]);
+        assert_got(&both);
     });
 }
