@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         laps: arguments.laps,
     };
     println!("lap  seconds  descriptors  threads  processes  KiB in use  bytes of log");
-    soak::run(&command, options, &mut |lap: &Lap| {
+    let not_reclaimed = soak::run(&command, options, &mut |lap: &Lap| {
         let totals = lap.totals;
         println!(
             "{:3}  {:7.1}  {:11}  {:7}  {:9}  {:10}  {:12}",
@@ -67,6 +67,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             totals.log
         );
     })?;
+    if let Some(reason) = not_reclaimed {
+        println!("no memory was reclaimed: {reason}");
+    }
     println!(
         "{} toggles, {} freezes, {} requests, {} reloads: nothing grew",
         options.toggles, options.freezes, options.requests, options.reloads

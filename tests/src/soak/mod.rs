@@ -80,12 +80,13 @@ pub fn unavailable() -> Option<String> {
     blackbox::root_unavailable().or_else(clock::unavailable)
 }
 
-/// Runs the soak, and prints what the program holds after each lap.
+/// Runs the soak, and tells what the program holds after each lap. Returns why no memory
+/// was reclaimed, if the machine does not permit that.
 ///
 /// # Errors
 ///
 /// If the program does not do what it is to, or holds more than before.
-pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Result<()> {
+pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Result<Option<String>> {
     let mut soak = Soak::new(command)?;
     let laps = options.laps.max(WARM_UP + 1);
     let share = |all: u64, lap: u64| all * (lap + 1) / laps - all * lap / laps;
@@ -121,7 +122,8 @@ pub fn run(command: &str, options: Options, tell: &mut dyn FnMut(&Lap)) -> Resul
             before = Some(totals);
         }
     }
-    soak.machine.stop()
+    soak.machine.stop()?;
+    Ok(soak.cgroup.err().map(|error| format!("{error:#}")))
 }
 
 /// What was seen after a lap.
@@ -138,7 +140,7 @@ pub struct Lap {
 struct Soak {
     // Before the cgroup: that can be removed once there is no process in it.
     machine: BlackBox,
-    cgroup: Option<MemoryCgroup>,
+    cgroup: Result<MemoryCgroup>,
     clock: Clock,
     copies: ServiceDevice<Fcopy>,
     pairs: ServiceDevice<Kvp>,
@@ -171,7 +173,7 @@ impl Soak {
             reloads: 0,
         };
         soak.machine.start()?;
-        if let (Some(cgroup), Some(pid)) = (&soak.cgroup, soak.machine.pid()) {
+        if let (Ok(cgroup), Some(pid)) = (&soak.cgroup, soak.machine.pid()) {
             cgroup.add(pid)?;
         }
         soak.copies.connect()?;
