@@ -4,7 +4,7 @@
 //! privileges, [`blackbox`] around an unmodified program. [`ring`] and [`channel`] are
 //! the host's side of a VMBus channel, [`ic`] and [`host`] of the integration-component
 //! protocol, [`fcopy`], [`kvp`] and [`vss`] of one service each. [`scenario`] has the list
-//! of scenarios.
+//! of scenarios, [`results`] what a benchmark measured.
 
 pub mod blackbox;
 pub mod channel;
@@ -20,6 +20,7 @@ pub mod kvp;
 pub mod network;
 pub mod port;
 pub mod resources;
+pub mod results;
 pub mod ring;
 pub mod scenario;
 pub mod soak;

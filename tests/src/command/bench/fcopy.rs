@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hyperv_sim::fcopy::{CHUNK, Fcopy, FcopyHost, OVERWRITE, Operation, Start};
 use hyperv_sim::port::Machine;
+use hyperv_sim::results::{Group, Row, medians};
 use hyperv_sim::scenario::Transport;
 use hyperv_vmbus::ic::Status;
 
 use super::subject::Subject;
-use super::table::{Row, medians};
 use super::{Common, at_rest, trace};
 
 /// Longer than any program looks for the next message before it sleeps.
@@ -63,16 +63,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     for subject in &mut subjects {
         subject.host()?;
     }
-    let mut rows = Vec::new();
+    let mut groups = Vec::new();
     for (pace, title) in PACES {
-        rows.extend(measure(&mut subjects, pace, title, arguments)?);
+        groups.push(measure(&mut subjects, pace, title, arguments)?);
     }
-    rows.extend(at_rest(&mut subjects, "at rest", arguments.common.idle)?);
-    println!(
-        "{} rounds of {} messages ({} after a pause), rings of {} KiB; ratios to the first",
+    groups.push(at_rest(&mut subjects, "at rest", arguments.common.idle)?);
+    let title = format!(
+        "{} rounds of {} messages ({} after a pause), rings of {} KiB",
         arguments.common.rounds, arguments.messages, arguments.slow_messages, arguments.ring
     );
-    super::print(&subjects, &rows);
+    super::print(&subjects, title, groups);
     Ok(())
 }
 
@@ -82,7 +82,7 @@ fn measure(
     pace: Pace,
     title: &str,
     arguments: &Arguments,
-) -> Result<Vec<Row>> {
+) -> Result<Group> {
     let messages = match pace {
         Pace::Running(_) => arguments.messages,
         Pace::AfterSleep => arguments.slow_messages,
@@ -97,19 +97,25 @@ fn measure(
     for subject in subjects {
         calls.push(system_calls(subject, pace, messages)?);
     }
-    Ok(vec![
-        Row::heading(title),
+    let rows = vec![
         Row::new(
-            "µs a message",
+            "a message",
+            "µs",
             medians(&rounds, |round: &Measured| round.microseconds),
         ),
         Row::new(
-            "interrupts a message",
+            "a message",
+            "interrupts",
             medians(&rounds, |round| round.interrupts),
         ),
-        Row::new("signals a message", medians(&rounds, |round| round.signals)),
-        Row::new("system calls a message", calls),
-    ])
+        Row::new(
+            "a message",
+            "signals",
+            medians(&rounds, |round| round.signals),
+        ),
+        Row::new("a message", "system calls", calls),
+    ];
+    Ok(Group::new(title, rows))
 }
 
 /// Sends so many WRITEs; an error in words where the program does not last.

@@ -11,11 +11,11 @@ use hyperv_sim::host::Protocol as _;
 use hyperv_sim::kvp::{FACT_POOL, FACTS, Kvp, KvpHost, Operation, pool};
 use hyperv_sim::network::Adapter;
 use hyperv_sim::port::Machine;
+use hyperv_sim::results::{Group, Row, medians};
 use hyperv_vmbus::Guid;
 use hyperv_vmbus::ic::Status;
 
 use super::subject::Subject;
-use super::table::{Row, medians};
 use super::{Common, DeviceKind, FCOPY, at_rest, trace};
 
 /// The pool with many records: the one that the guest writes to.
@@ -105,8 +105,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         fs::write(&path, content(records)).with_context(|| path.display().to_string())?;
     }
     let questions = questions(records);
-    let mut times = vec![Row::heading("µs a request")];
-    let mut calls = vec![Row::heading("system calls a request")];
+    let mut times = Vec::new();
+    let mut calls = Vec::new();
     for question in &questions {
         times.push(time(&mut subjects, question, common.rounds, requests)?);
         calls.push(system_calls(&mut subjects, question, requests)?);
@@ -122,15 +122,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let after = format!("at rest, {records} records read");
     let after = at_rest(&mut subjects, &after, common.idle)?;
 
-    println!(
-        "{} rounds of {requests} requests, {lists} of all {records} records, over {transport}; ratios to the first",
+    let title = format!(
+        "{} rounds of {requests} requests, {lists} of all {records} records, over {transport}",
         common.rounds
     );
-    let rows: Vec<Row> = [times, calls, before, after]
-        .into_iter()
-        .flatten()
-        .collect();
-    super::print(&subjects, &rows);
+    let groups = vec![
+        Group::new("time of a request", times),
+        Group::new("system calls of a request", calls),
+        before,
+        after,
+    ];
+    super::print(&subjects, title, groups);
     Ok(())
 }
 
@@ -202,7 +204,11 @@ fn time(
             })?);
         }
     }
-    Ok(Row::new(&question.title, medians(&measured, |time| *time)))
+    Ok(Row::new(
+        &question.title,
+        "µs",
+        medians(&measured, |time| *time),
+    ))
 }
 
 /// The system calls that a request takes, counted apart from the time.
@@ -215,7 +221,7 @@ fn system_calls(subjects: &mut [Subject<Kvp>], question: &Question, requests: u3
         let calls = calls.and_then(|calls| calls);
         counted.push(calls.map(|calls| calls as f64 / f64::from(requests)));
     }
-    Ok(Row::new(&question.title, counted))
+    Ok(Row::new(&question.title, "system calls", counted))
 }
 
 /// Sends requests, each when the one before is answered.

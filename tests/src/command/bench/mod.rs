@@ -6,7 +6,6 @@ mod fcopy;
 mod kvp;
 mod process;
 mod subject;
-mod table;
 mod trace;
 pub(crate) mod vss;
 
@@ -18,10 +17,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use hyperv_sim::blackbox;
 use hyperv_sim::host::Protocol;
+use hyperv_sim::results::{Group, Results, Row};
 use hyperv_sim::scenario::Transport;
 
 use subject::Subject;
-use table::Row;
 
 /// Rings in which whole messages of key-value pairs and backups fit.
 const RING_LEN: usize = 68 << 10;
@@ -120,7 +119,7 @@ fn beside() -> Result<String> {
 }
 
 /// What programs take that do nothing.
-fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> Result<Vec<Row>> {
+fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> Result<Group> {
     for subject in subjects.iter_mut() {
         subject.wait_until_idle();
     }
@@ -137,23 +136,25 @@ fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> 
             .map(|subject| Ok(of(&subject.memory()?) as f64))
             .collect()
     };
-    Ok(vec![
-        Row::heading(title),
-        Row::new("KiB resident", memory(|memory| memory.resident)),
+    let rows = vec![
+        Row::new("resident", "KiB", memory(|memory| memory.resident)),
         Row::new(
-            "KiB, shared pages divided (Pss)",
+            "with shared pages divided (Pss)",
+            "KiB",
             memory(|memory| memory.proportional),
         ),
-        Row::new("KiB private", memory(|memory| memory.private)),
-        Row::new("KiB not from files", memory(|memory| memory.anonymous)),
-        Row::new(&format!("wake-ups in {idle} s"), wakeups),
-    ])
+        Row::new("private", "KiB", memory(|memory| memory.private)),
+        Row::new("not from files", "KiB", memory(|memory| memory.anonymous)),
+        Row::new(&format!("in {idle} s"), "wake-ups", wakeups),
+    ];
+    Ok(Group::new(title, rows))
 }
 
-fn print<P>(subjects: &[Subject<P>], rows: &[Row]) {
-    let names: Vec<&str> = subjects
-        .iter()
-        .map(|subject| subject.name.as_str())
-        .collect();
-    print!("{}", table::render(&names, rows));
+fn print<P>(subjects: &[Subject<P>], title: String, groups: Vec<Group>) {
+    let results = Results {
+        title,
+        programs: subjects.iter().map(|it| it.name.clone()).collect(),
+        groups,
+    };
+    print!("{}", results.render());
 }

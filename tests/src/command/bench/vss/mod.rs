@@ -18,6 +18,7 @@ use hyperv_sim::fcopy::{Fcopy, FcopyHost};
 use hyperv_sim::host::Protocol;
 use hyperv_sim::kvp::{FACT_POOL, FACTS, Kvp, KvpHost, Operation};
 use hyperv_sim::port::Machine;
+use hyperv_sim::results::{Group, Row, medians};
 use hyperv_sim::scenario::{OPEN_TIME, Transport};
 use hyperv_sim::vss::Vss;
 use hyperv_vmbus::ic::Status;
@@ -25,7 +26,6 @@ use hyperv_vmbus::ic::Status;
 use self::applications::{Applications, Freeze, Pause, now};
 use self::layout::Layout;
 use super::subject::{self, Subject};
-use super::table::{Row, medians};
 use super::{Common, DeviceKind, FCOPY, at_rest, process, trace};
 
 /// For how long the host holds file systems frozen: long enough for every
@@ -123,20 +123,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             bind_mounts: arguments.bind_mounts,
         });
     }
-    let mut rows = Vec::new();
+    let mut groups = Vec::new();
     for layout in layouts {
-        rows.extend(measure(&mut subjects, layout, arguments)?);
+        groups.push(measure(&mut subjects, layout, arguments)?);
     }
-    rows.extend(at_rest(
+    groups.push(at_rest(
         &mut subjects,
         "at rest, all processes",
         arguments.common.idle,
     )?);
-    println!(
-        "{} rounds, file systems of {} MiB with {} KiB not on the disk, over {transport}; ratios to the first",
+    let title = format!(
+        "{} rounds, file systems of {} MiB with {} KiB not on the disk, over {transport}",
         arguments.common.rounds, arguments.size, arguments.dirty
     );
-    super::print(&subjects, &rows);
+    super::print(&subjects, title, groups);
     Ok(())
 }
 
@@ -182,11 +182,7 @@ fn guest(
 }
 
 /// Times and system calls with one set of file systems.
-fn measure(
-    subjects: &mut [Subject<Vss>],
-    layout: Layout,
-    arguments: &Arguments,
-) -> Result<Vec<Row>> {
+fn measure(subjects: &mut [Subject<Vss>], layout: Layout, arguments: &Arguments) -> Result<Group> {
     for subject in &mut *subjects {
         layout.make(&*subject.machine.volumes()?, arguments.size)?;
     }
@@ -204,25 +200,27 @@ fn measure(
     }
     let time = |title, of: fn(&Measured) -> Duration| {
         let milliseconds = medians(&rounds, |round| of(round).as_secs_f64() * 1000.0);
-        Row::new(title, milliseconds)
+        Row::new(title, "ms", milliseconds)
     };
-    Ok(vec![
-        Row::heading(&layout.to_string()),
-        time("ms that an application waits", |it| it.pause.longest),
-        time("ms, first freeze to reply", |it| it.pause.to_reply),
-        time("ms, THAW to all thawed", |it| it.pause.to_thawed),
-        time("ms, FREEZE to reply", |it| it.freeze),
-        time("ms, THAW to reply", |it| it.thaw),
-        time("ms between writes otherwise", |it| it.pause.otherwise),
+    let rows = vec![
+        time("that an application waits", |it| it.pause.longest),
+        time("first freeze to reply", |it| it.pause.to_reply),
+        time("THAW to all thawed", |it| it.pause.to_thawed),
+        time("FREEZE to reply", |it| it.freeze),
+        time("THAW to reply", |it| it.thaw),
+        time("between writes otherwise", |it| it.pause.otherwise),
         Row::new(
-            "system calls, FREEZE to reply",
+            "FREEZE to reply",
+            "system calls",
             medians(&calls, |it| it.all as f64),
         ),
         Row::new(
-            "from the first freeze on",
+            "first freeze to reply",
+            "system calls",
             medians(&calls, |it| it.marked as f64),
         ),
-    ])
+    ];
+    Ok(Group::new(&layout.to_string(), rows))
 }
 
 /// A backup with applications at work; an error in words where the program
