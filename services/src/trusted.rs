@@ -78,40 +78,52 @@ pub(crate) fn trusted(path: &Path) -> Result<PathBuf, Refusal> {
     let real = resolve(path)?;
     // The directory of a file must not be writable either: a link to any program of
     // root's could take the file's name.
-    let strictly = if real.is_dir() { 1 } else { 2 };
-    check(&real, strictly)?;
-    Ok(real)
+    let is_directory = real.last().is_some_and(|(_, seen)| seen.is_dir());
+    check(&real, if is_directory { 1 } else { 2 })?;
+    Ok(place(&real).to_owned())
+}
+
+/// The places on the way from `/` to a file, itself last, each with its status.
+type Way = Vec<(PathBuf, Metadata)>;
+
+/// Where a way leads.
+fn place(way: &[(PathBuf, Metadata)]) -> &Path {
+    way.last().map_or(Path::new("/"), |(place, _)| place)
 }
 
 /// Resolves `path`, and checks that root alone controls each symbolic link on the way: a
 /// link that another user can change could lead to root's files now and elsewhere a
 /// moment later.
-fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
+fn resolve(path: &Path) -> Result<Way, Refusal> {
     let path = std::path::absolute(path).map_err(Refusal::Unseen)?;
-    let mut real = PathBuf::new();
+    let mut way = Way::new();
     let mut links = 0;
     let mut to_go: Vec<PathBuf> = parts(&path);
     while let Some(part) = to_go.pop() {
         if part == Path::new("..") {
-            real.pop();
+            // What is above `/` is `/`.
+            way.truncate(way.len().saturating_sub(1).max(1));
             continue;
         }
-        let place = real.join(&part);
-        let seen = fs::symlink_metadata(&place).map_err(Refusal::Unseen)?;
+        if part.has_root() {
+            way.clear();
+        }
+        let next = place(&way).join(&part);
+        let seen = fs::symlink_metadata(&next).map_err(Refusal::Unseen)?;
         if !seen.is_symlink() {
-            real = place;
+            way.push((next, seen));
             continue;
         }
         links += 1;
         if links > MAX_LINKS {
             return Err(Refusal::Unseen(Errno::LOOP.into()));
         }
-        check_owner(&place, &seen)?;
-        check(&real, 0)?;
-        let text = fs::read_link(&place).map_err(Refusal::Unseen)?;
+        check_owner(&next, &seen)?;
+        check(&way, 0)?;
+        let text = fs::read_link(&next).map_err(Refusal::Unseen)?;
         to_go.extend(parts(&text));
     }
-    Ok(real)
+    Ok(way)
 }
 
 /// Returns the components of a path, last first. The `/` of an absolute path replaces
@@ -129,20 +141,22 @@ fn parts(path: &Path) -> Vec<PathBuf> {
 ///
 /// Returns any [`Refusal`]; [`Refusal::Unseen`] if the directory does not exist.
 pub(crate) fn trusted_directory_of(file: &Path) -> Result<(), Refusal> {
-    let real = match resolve(file) {
+    let way = match resolve(file) {
         // A dangling link may lead somewhere a moment later.
         Err(Refusal::Unseen(error))
             if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() =>
         {
-            file.to_owned()
+            None
         }
-        real => real?,
+        way => Some(way?),
     };
     // A link is in one directory and may lead into another.
-    for file in [file, &real] {
+    if way.as_ref().is_none_or(|way| place(way) != file) {
         trusted(file.parent().unwrap_or(Path::new("/")))?;
     }
-    Ok(())
+    let mut way = way.unwrap_or_default();
+    way.pop();
+    check(&way, 1)
 }
 
 /// Opens a directory that root alone controls.
@@ -181,6 +195,10 @@ pub fn make_runtime_directory(directory: &Path) -> io::Result<OwnedFd> {
 ///
 /// Returns an error if it cannot be created, and those of [`open_directory`].
 pub(crate) fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
+    match open_directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
     // Through another user's link it would be created where that user chooses.
     if let Some(existing) = directory.ancestors().find(|above| above.exists()) {
         check(&resolve(existing)?, 0)?;
@@ -193,10 +211,9 @@ pub(crate) fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
 }
 
 fn check_owner(place: &Path, seen: &Metadata) -> Result<(), Refusal> {
-    let myself = rustix::process::geteuid().as_raw();
     match seen.uid() {
         0 => Ok(()),
-        owner if owner == myself => Ok(()),
+        owner if owner == rustix::process::geteuid().as_raw() => Ok(()),
         owner => Err(Refusal::Owner {
             place: place.to_owned(),
             owner,
@@ -204,10 +221,11 @@ fn check_owner(place: &Path, seen: &Metadata) -> Result<(), Refusal> {
     }
 }
 
-fn check(real: &Path, strictly: usize) -> Result<(), Refusal> {
-    for (above, place) in real.ancestors().enumerate() {
-        let seen = fs::symlink_metadata(place).map_err(Refusal::Unseen)?;
-        check_owner(place, &seen)?;
+/// Checks that root alone controls each place on the way, the last `strictly` of them
+/// without sticky bits.
+fn check(way: &[(PathBuf, Metadata)], strictly: usize) -> Result<(), Refusal> {
+    for (above, (place, seen)) in way.iter().rev().enumerate() {
+        check_owner(place, seen)?;
         let mode = seen.mode() & 0o7777;
         if mode & OTHERS_WRITE != 0 && (above < strictly || mode & STICKY == 0) {
             return Err(Refusal::Writable {
