@@ -73,8 +73,8 @@ pub trait Service: Send {
     fn registered(&mut self, _answer: &[u8]) {}
 
     /// Whether the service has an operation in progress. More requests are then
-    /// expected at once, as during a file transfer: the worker polls busily for a
-    /// moment before it sleeps, and does not replace the service.
+    /// expected at once, as during a file transfer: the worker polls busily where
+    /// that pays, and does not replace the service.
     fn busy(&self) -> bool {
         false
     }

@@ -109,9 +109,10 @@ pub trait Channel: Send {
     /// already, in which case no interrupt may follow.
     fn arm(&mut self) -> bool;
 
-    /// Returns whether a message has arrived, without requesting an interrupt: for busy
-    /// polling. Always `false` on a character device, where only the descriptor can tell.
-    fn pending(&mut self) -> bool;
+    /// Returns whether a message has arrived, without a system call and without requesting
+    /// an interrupt: for busy polling. Returns `None` on a character device, where only the
+    /// descriptor can tell.
+    fn pending(&mut self) -> Option<bool>;
 
     /// Consumes the interrupts so far. This detects a device that went away, whose rings
     /// stay mapped.

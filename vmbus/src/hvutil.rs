@@ -137,8 +137,8 @@ impl Channel for HvUtilChannel {
         false
     }
 
-    fn pending(&mut self) -> bool {
-        false
+    fn pending(&mut self) -> Option<bool> {
+        None
     }
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {
@@ -192,6 +192,7 @@ mod tests {
         let mut buffer = [0; 64];
         assert!(recv(&mut channel, &mut buffer).is_none());
         kernel.write_all(&[9, 0, 0, 0]).unwrap();
+        assert_eq!(channel.pending(), None, "only the descriptor can tell");
         let message = recv(&mut channel, &mut buffer);
         assert!(matches!(message, Some(Message::Registered(&[9, 0, 0, 0]))));
         kernel.write_all(b"request").unwrap();

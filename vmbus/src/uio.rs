@@ -194,8 +194,8 @@ impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
         self.reader.arm()
     }
 
-    fn pending(&mut self) -> bool {
-        self.reader.pending()
+    fn pending(&mut self) -> Option<bool> {
+        Some(self.reader.pending())
     }
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {

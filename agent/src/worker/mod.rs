@@ -6,6 +6,7 @@
 //! device is registered with the worker's own poll: a request then costs one wait, the
 //! service's work and one signal to the host, without a detour through another thread.
 
+mod busy_poll;
 pub(crate) mod control;
 pub(crate) mod exit;
 pub(crate) mod panics;
@@ -25,10 +26,11 @@ use hyperv_vmbus::{Channel, ChannelError, Encoding, Message, Reply, Request, Sen
 use mio::{Registry, Token};
 use slog::{Logger, debug, info, warn};
 
+use self::busy_poll::BusyPoll;
 use self::control::Control;
 use self::exit::{Failure, Health, WorkerExit};
 use self::panics::catch_panic;
-use self::wait::{BusyPoll, FullRingBackoff, WorkerPoll};
+use self::wait::{FullRingBackoff, WorkerPoll};
 use crate::locate::DeviceNode;
 use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::{OpenContext, Opener};
@@ -142,9 +144,9 @@ impl Worker<'_> {
         let mut busy_poll = BusyPoll::new();
         let mut config = None;
         while !self.control.stopping() {
-            let mut received = false;
+            let mut received = 0_u32;
             while let Some(message) = self.channel.recv(&mut buffer)? {
-                received = true;
+                received = received.saturating_add(1);
                 self.handle(message)?;
                 // A host that sends without a pause must not delay these.
                 if self.control.stopping() || self.control.has_new_config() {
@@ -174,10 +176,11 @@ impl Worker<'_> {
                     self.configure(&config);
                 }
             }
-            if busy && busy_poll.finds_request(&mut *self.channel, || self.control.stopping()) {
+            let stopping = || self.control.stopping();
+            if busy && busy_poll.finds_request(&mut *self.channel, received, stopping) {
                 continue;
             }
-            if !received {
+            if received == 0 {
                 // A device that went away wakes its worker without a message.
                 self.channel.acknowledge()?;
             }
@@ -185,9 +188,7 @@ impl Worker<'_> {
             if self.channel.arm() {
                 continue;
             }
-            let asleep = Instant::now();
             self.wait(None)?;
-            busy_poll.slept_for(asleep.elapsed());
         }
         Ok(())
     }

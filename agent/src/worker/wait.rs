@@ -1,5 +1,5 @@
-//! How a worker waits for its device: asleep, with the device registered with its own poll
-//! or the supervisor's, or busy polling for a moment.
+//! How a worker sleeps until its device is readable, with the device registered with its own
+//! poll or the supervisor's.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,9 +15,6 @@ use crate::timeouts::OVERDUE;
 const DEVICE: Token = Token(0);
 const WAKER: Token = Token(1);
 const WATCHED: Token = Token(2);
-
-/// How long a busy worker polls the ring for the next request before it sleeps.
-const BUSY_POLL_LIMIT: Duration = Duration::from_micros(200);
 
 /// A worker's poll, and the poll that its device is registered with.
 pub(crate) struct WorkerPoll {
@@ -187,47 +184,6 @@ impl FullRingBackoff {
     /// Returns how long the reply has waited, if it was reported as overdue.
     pub(crate) fn was_overdue(&self) -> Option<Duration> {
         self.logged.then(|| self.since.elapsed())
-    }
-}
-
-/// Polls the ring for the next request before the worker sleeps, as long as that pays.
-pub(crate) struct BusyPoll {
-    worthwhile: bool,
-    several_processors: bool,
-}
-
-impl BusyPoll {
-    pub(crate) fn new() -> Self {
-        let processors = thread::available_parallelism().map_or(1, |count| count.get());
-        Self {
-            worthwhile: true,
-            several_processors: processors > 1,
-        }
-    }
-
-    /// Polls for up to [`BUSY_POLL_LIMIT`]. Returns whether a request has arrived.
-    pub(crate) fn finds_request(
-        &self,
-        channel: &mut dyn Channel,
-        stopping: impl Fn() -> bool,
-    ) -> bool {
-        if !self.worthwhile || !self.several_processors {
-            return false;
-        }
-        let until = Instant::now() + BUSY_POLL_LIMIT;
-        while Instant::now() < until && !stopping() {
-            if channel.pending() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
-    }
-
-    /// Decides by the time that the worker slept whether polling would have found the
-    /// request.
-    pub(crate) fn slept_for(&mut self, asleep: Duration) {
-        self.worthwhile = asleep < BUSY_POLL_LIMIT;
     }
 }
 

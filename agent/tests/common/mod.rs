@@ -279,8 +279,8 @@ impl Channel for Ring {
         false
     }
 
-    fn pending(&mut self) -> bool {
-        false
+    fn pending(&mut self) -> Option<bool> {
+        None
     }
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {

@@ -84,7 +84,7 @@ impl Channel for Watched {
         self.channel.arm()
     }
 
-    fn pending(&mut self) -> bool {
+    fn pending(&mut self) -> Option<bool> {
         self.channel.pending()
     }
 
