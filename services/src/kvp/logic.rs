@@ -11,9 +11,10 @@ use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
 use super::facts::Facts;
+use super::interfaces::{self, Interfaces};
 use super::pool::{Pools, Record, Stamp};
 use super::request::{PoolId, Reply, Request};
-use super::{interfaces, network, publish};
+use super::{network, publish};
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
@@ -24,6 +25,7 @@ const RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Logic {
     config: Config,
     pools: Pools,
+    interfaces: Arc<Interfaces>,
     facts: Facts,
     progress: Arc<Progress>,
     /// When creating the missing pools failed.
@@ -55,8 +57,10 @@ impl Logic {
                 warn!(log, "{}", display_chain(&error));
             }
         }
+        let interfaces = Arc::new(Interfaces::new(&config.environment.root));
         let mut logic = Self {
-            facts: Facts::new(&config),
+            facts: Facts::new(&config, Arc::clone(&interfaces)),
+            interfaces,
             pools,
             progress,
             create_failed: None,
@@ -182,8 +186,8 @@ impl Logic {
     }
 
     fn check_deferred(&mut self) {
-        let interfaces = &interfaces::list;
-        let deferred = network::check(&self.config, interfaces, &mut self.checks, &self.log);
+        let interfaces = || interfaces::list(&self.config.environment.root);
+        let deferred = network::check(&self.config, &interfaces, &mut self.checks, &self.log);
         self.deferred.store(deferred, Ordering::Relaxed);
     }
 
@@ -242,7 +246,8 @@ impl Logic {
                 Ok(Reply::Item { key, value })
             }
             Request::GetIpInfo { adapter, family } => {
-                let info = network::get(&self.config, &adapter, family, &self.log)?;
+                let info =
+                    network::get(&self.config, &self.interfaces, &adapter, family, &self.log)?;
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {

@@ -1,11 +1,18 @@
 //! The addresses among the guest's facts.
 
 use std::fs;
+use std::sync::Arc;
 
 use hyperv_services::kvp::Config;
 use hyperv_services::kvp::facts::Facts;
+use hyperv_services::kvp::interfaces::Interfaces;
 
 use crate::namespace::{add, in_own_network, ip};
+
+fn new(config: &Config) -> Facts {
+    let root = &config.environment.root;
+    Facts::new(config, Arc::new(Interfaces::new(root)))
+}
 
 #[test]
 fn addresses_are_those_of_the_moment() {
@@ -25,7 +32,7 @@ fn addresses_are_those_of_the_moment() {
     ip("address add 2001:db8::7/64 dev eth0 nodad");
     ip("route add default via 192.0.2.1 dev eth0");
 
-    let mut facts = Facts::new(&Config::default());
+    let mut facts = new(&Config::default());
     let mut get = |key| facts.get(key).unwrap();
     let v4 = "192.0.2.7;10.1.0.1;169.254.7.7";
     assert_eq!(get("NetworkAddressIPv4"), v4);
@@ -69,7 +76,7 @@ fn a_bridge_of_an_adapter_has_the_machines_address() {
         },
         ..Config::default()
     };
-    let mut facts = Facts::new(&config);
+    let mut facts = new(&config);
     let mut get = |key| facts.get(key).unwrap();
     assert_eq!(get("NetworkAddressIPv4"), "192.0.2.7;198.51.100.7");
     ip("link set eth0 nomaster");

@@ -19,7 +19,7 @@ fn interfaces_are_what_ip_made_of_them() {
     ip("link set vb master br7");
     ip("link set eth0 up");
 
-    let names: Vec<_> = interfaces::list()
+    let names: Vec<_> = interfaces::list("/".as_ref())
         .unwrap()
         .into_iter()
         .map(|interface| interface.name)
@@ -180,5 +180,5 @@ fn many_interfaces_come_in_many_parts() {
             "link add many{number} type veth peer name more{number}"
         ));
     }
-    assert_eq!(interfaces::list().unwrap().len(), 201);
+    assert_eq!(interfaces::list("/".as_ref()).unwrap().len(), 201);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 
+use hyperv_services::kvp::interfaces::Interfaces;
 use hyperv_services::kvp::network::{self, IpInfoError};
 use hyperv_services::kvp::request::{Family, IpAddress, IpConfiguration, Origin};
 use hyperv_services::kvp::{Config, Network};
@@ -31,7 +32,8 @@ fn log() -> slog::Logger {
 
 #[track_caller]
 fn get(config: &Config, family: Family) -> IpConfiguration {
-    network::get(config, MAC, family, &log()).unwrap()
+    let interfaces = Interfaces::new(&config.environment.root);
+    network::get(config, &interfaces, MAC, family, &log()).unwrap()
 }
 
 /// Returns each address with its prefix length.
@@ -104,9 +106,10 @@ fn another_mac_is_no_interface() {
         return;
     }
     add_eth0();
-    let (_root, config) = machine();
+    let (root, config) = machine();
+    let interfaces = Interfaces::new(root.path());
     for adapter in ["00:15:5D:0A:0B:0D", "eth0", "", "00:00:00:00:00:00"] {
-        let error = network::get(&config, adapter, Family::BOTH, &log()).unwrap_err();
+        let error = network::get(&config, &interfaces, adapter, Family::BOTH, &log()).unwrap_err();
         assert!(matches!(error, IpInfoError::NoInterface(name) if name == adapter));
     }
 }

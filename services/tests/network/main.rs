@@ -10,6 +10,7 @@
 
 #[path = "../common/apart.rs"]
 mod apart;
+mod current;
 mod facts;
 mod interfaces;
 mod ip_info;

@@ -44,7 +44,7 @@ pub fn add(name: &str, mac: &str) {
 /// The interface of this name.
 #[track_caller]
 pub fn interface(name: &str) -> Interface {
-    interfaces::list()
+    interfaces::list("/".as_ref())
         .unwrap()
         .into_iter()
         .find(|interface| interface.name == name)

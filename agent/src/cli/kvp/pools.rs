@@ -3,12 +3,14 @@
 use std::fmt::Write;
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyperv_services::kvp::facts::Facts;
 use hyperv_services::kvp::facts::keys::{FULL_NAME, KEYS};
+use hyperv_services::kvp::interfaces::Interfaces;
 use hyperv_services::kvp::pool::{PoolError, Pools};
 use hyperv_services::kvp::request::PoolId;
 use hyperv_services::kvp::wire::{KEY_UNITS, VALUE_UNITS};
@@ -145,9 +147,10 @@ impl Command {
             }
             None => {
                 let config = config::load(location.config.path.as_deref())?.service.kvp;
+                let interfaces = Arc::new(Interfaces::new(&config.environment.root));
                 Source {
                     pools: Pools::new(&config.directory).with_mode(config.mode),
-                    facts: Some(Facts::new(&config)),
+                    facts: Some(Facts::new(&config, interfaces)),
                 }
             }
         };

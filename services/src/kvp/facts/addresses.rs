@@ -37,17 +37,15 @@ enum Rank {
 }
 
 /// Joins the addresses of one family with `;`, by [`Interface::order`] and [`Rank`]. Leaves out
-/// those of interfaces that are down, and those that do not fit the value. `on_vmbus` returns
-/// whether the interface of that name is a VMBus device.
+/// those of interfaces that are down, and those that do not fit the value.
 pub(super) fn list(
     interfaces: &[Interface],
     ignored: &[Pattern],
-    on_vmbus: impl Fn(&str) -> bool,
     of_family: fn(&IpAddr) -> bool,
 ) -> String {
     let devices = interfaces
         .iter()
-        .filter(|interface| on_vmbus(&interface.name));
+        .filter(|interface| interface.vmbus_device.is_some());
     let devices: Vec<u32> = devices.map(|interface| interface.index).collect();
     let above_vmbus = interfaces::stack::above(&devices, interfaces);
     let mut found = Vec::new();
@@ -86,6 +84,8 @@ pub(super) fn list(
 
 #[cfg(test)]
 mod tests {
+    use hyperv_vmbus::Guid;
+
     use super::*;
     use crate::kvp::interfaces::{Address, testing};
 
@@ -102,14 +102,14 @@ mod tests {
     }
 
     fn v4(interfaces: &[Interface]) -> String {
-        list(interfaces, &[], |_| false, IpAddr::is_ipv4)
+        list(interfaces, &[], IpAddr::is_ipv4)
     }
 
     #[test]
     fn addresses_of_one_family_are_listed() {
         let both = [interface(2, "eth0", &["10.0.0.1", "fd00::1", "10.0.0.2"])];
         assert_eq!(v4(&both), "10.0.0.1;10.0.0.2");
-        assert_eq!(list(&both, &[], |_| false, IpAddr::is_ipv6), "fd00::1");
+        assert_eq!(list(&both, &[], IpAddr::is_ipv6), "fd00::1");
         assert_eq!(v4(&[]), "");
     }
 
@@ -124,7 +124,11 @@ mod tests {
     fn addresses_are_sorted_by_rank() {
         let bridge = of_kind("bridge", interface(2, "br0", &["10.2.0.1"]));
         let hardware = interface(3, "eth1", &["169.254.3.3", "10.3.0.1"]);
-        let on_vmbus = interface(4, "eth2", &["169.254.4.4", "10.4.0.1"]);
+        let on_vmbus = |interface| Interface {
+            vmbus_device: Some(Guid::from_u128(7)),
+            ..interface
+        };
+        let plain = interface(4, "eth2", &["169.254.4.4", "10.4.0.1"]);
         let tunnel = Interface {
             gateways: vec!["10.5.0.2".parse().unwrap()],
             default_route: true,
@@ -140,11 +144,10 @@ mod tests {
             default_route: true,
             ..interface(7, "eth4", &["10.7.0.1"])
         };
-        let all = [bridge, hardware, on_vmbus, tunnel, by_policy, main];
-        let on_vmbus = |name: &str| ["eth2", "eth3", "eth4"].contains(&name);
-        let value = list(&all, &[], on_vmbus, IpAddr::is_ipv4);
+        let devices = [plain, by_policy, main].map(on_vmbus);
+        let all = [&[bridge, hardware, tunnel][..], &devices].concat();
         assert_eq!(
-            value,
+            v4(&all),
             "10.7.0.1;10.6.0.1;10.4.0.1;10.5.0.1;10.3.0.1;10.2.0.1;169.254.4.4;169.254.3.3"
         );
     }
@@ -166,7 +169,7 @@ mod tests {
         eth3.addresses[0].prefix = 128;
         eth3.addresses[1].prefix = 128;
         eth3.addresses[1].dynamic = true;
-        let value = list(&[eth3], &[], |_| false, IpAddr::is_ipv6);
+        let value = list(&[eth3], &[], IpAddr::is_ipv6);
         assert_eq!(value, "fd00::8;fd00::1;fd00::9");
     }
 
@@ -180,6 +183,7 @@ mod tests {
         };
         let port = Interface {
             master: Some(4),
+            vmbus_device: Some(Guid::from_u128(7)),
             ..interface(2, "eth0", &[])
         };
         let all = [
@@ -188,8 +192,7 @@ mod tests {
             bridge(4, "br-lan", "10.4.0.1"),
             bridge(5, "br-0123", "172.18.0.1"),
         ];
-        let value =
-            |patterns: &[Pattern]| list(&all, patterns, |name| name == "eth0", IpAddr::is_ipv4);
+        let value = |patterns: &[Pattern]| list(&all, patterns, IpAddr::is_ipv4);
         assert_eq!(value(&defaults), "10.4.0.1;10.3.0.1");
         // An administrator's pattern applies to all.
         assert_eq!(value(&["br-?*"].map(Pattern::new)), "");
@@ -208,7 +211,7 @@ mod tests {
         off.up = false;
         let all = [lo, eth0, vf, docker, off];
         let ignored = [Pattern::new("docker*")];
-        let value = list(&all, &ignored, |_| false, IpAddr::is_ipv4);
+        let value = list(&all, &ignored, IpAddr::is_ipv4);
         assert_eq!(value, "10.0.0.2");
     }
 

@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::system::uname;
@@ -15,7 +16,7 @@ use self::full_name::FullName;
 use self::keys::FULL_NAME;
 pub use self::keys::KEYS;
 use super::config::Config;
-use super::interfaces;
+use super::interfaces::Interfaces;
 
 mod addresses;
 mod full_name;
@@ -30,6 +31,7 @@ const DRIVER_VERSION: &str = "3.1";
 /// Computes the guest's facts.
 pub struct Facts {
     root: PathBuf,
+    interfaces: Arc<Interfaces>,
     ignored: Vec<Pattern>,
     exposed: Vec<&'static str>,
     driver_version: String,
@@ -38,10 +40,11 @@ pub struct Facts {
 
 impl Facts {
     /// Starts the look-up of the full name if the host may read it.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, interfaces: Arc<Interfaces>) -> Self {
         let patterns = config.ignored_interfaces.iter();
         let facts = Self {
             root: config.environment.root.clone(),
+            interfaces,
             ignored: patterns.map(|glob| Pattern::new(glob)).collect(),
             exposed: config.access.facts.clone(),
             driver_version: DRIVER_VERSION.to_owned(),
@@ -104,9 +107,8 @@ impl Facts {
 
     /// Returns no address if the kernel does not list the interfaces; the host asks again.
     fn addresses(&self, of_family: fn(&IpAddr) -> bool) -> String {
-        let interfaces = interfaces::list().unwrap_or_default();
-        let on_vmbus = |name: &str| interfaces::vmbus_device(&self.root, name).is_some();
-        addresses::list(&interfaces, &self.ignored, on_vmbus, of_family)
+        let interfaces = self.interfaces.list().unwrap_or_default();
+        addresses::list(&interfaces, &self.ignored, of_family)
     }
 }
 
@@ -121,6 +123,10 @@ mod tests {
     use super::*;
     use crate::kvp::Access;
 
+    fn new(config: &Config) -> Facts {
+        Facts::new(config, Arc::new(Interfaces::new("/".as_ref())))
+    }
+
     fn facts() -> (tempfile::TempDir, Facts) {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
@@ -133,7 +139,7 @@ mod tests {
             },
             ..Config::default()
         };
-        (root, Facts::new(&config))
+        (root, new(&config))
     }
 
     #[test]
@@ -188,7 +194,7 @@ mod tests {
             },
             ..Config::default()
         };
-        let mut facts = Facts::new(&config);
+        let mut facts = new(&config);
         for (index, key) in (0..).zip(KEYS) {
             let value = match key {
                 "OSName" => "Debian GNU/Linux",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hyperv_vmbus::Guid;
 
 /// Returns the instance GUID of an interface's VMBus device, if it has one. `root` stands for `/`.
-pub(in crate::kvp) fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
+pub(super) fn vmbus_device(root: &Path, interface: &str) -> Option<Guid> {
     let file = class(root).join(interface).join("device/device_id");
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use hyperv_vmbus::Guid;
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interface {
@@ -14,6 +16,8 @@ pub struct Interface {
     /// Ethernet address of the hardware, where the kernel tells it: a port of a bond may have
     /// another one.
     pub permanent_mac: Option<[u8; 6]>,
+    /// Instance GUID of its VMBus device, if it is one.
+    pub vmbus_device: Option<Guid>,
     /// `IFF_UP` is set.
     pub up: bool,
     /// `IFF_LOOPBACK` is set.

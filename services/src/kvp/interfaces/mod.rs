@@ -1,27 +1,20 @@
 //! Lists the network interfaces, by netlink and sysfs.
 //!
 //! `netlink` requests `message`s from the kernel, `decode` turns them into interfaces, `device`
-//! finds the VMBus devices of interfaces, `stack` the masters of ports.
+//! finds the VMBus devices of interfaces, `stack` the masters of ports. `list` keeps the list until
+//! the kernel announces one of the `changes`.
 
-use std::io;
-
-pub(super) use self::device::{interface_by_device, vmbus_device};
+pub(super) use self::device::interface_by_device;
 pub use self::interface::{Address, Interface};
+pub use self::list::{Interfaces, list};
 
+mod changes;
 mod decode;
 mod device;
 mod interface;
+mod list;
 mod message;
 mod netlink;
 pub(super) mod stack;
 #[cfg(test)]
 pub(super) mod testing;
-
-/// Returns all interfaces, by index.
-///
-/// # Errors
-///
-/// Any error of netlink; `TimedOut` if the kernel does not reply within two seconds.
-pub fn list() -> io::Result<Vec<Interface>> {
-    Ok(decode::interfaces(&netlink::dump()?))
-}

@@ -51,6 +51,9 @@ pub(super) fn dump() -> io::Result<Vec<Message>> {
         kind,
         body: body.to_vec(),
     };
+    // Links first: the kernel holds its lock while it changes something and announces that, and
+    // takes the same lock for a dump of links. The dumps of the others may not take it, and would
+    // see the first part of a change.
     let requests = [
         request(libc::RTM_GETLINK, links.as_bytes()),
         request(libc::RTM_GETADDR, AddressHeader::default().as_bytes()),

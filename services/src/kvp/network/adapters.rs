@@ -105,26 +105,22 @@ pub enum AdaptersError {
 ///
 /// Any [`AdaptersError`].
 pub fn adapters(config: &Config, only: Option<&str>) -> Result<Vec<Adapter>, AdaptersError> {
-    let interfaces = interfaces::list().map_err(AdaptersError::Interfaces)?;
-    let device = |name: &str| interfaces::vmbus_device(&config.environment.root, name);
-    let found = select(&interfaces, &device, only);
+    let root = &config.environment.root;
+    let interfaces = interfaces::list(root).map_err(AdaptersError::Interfaces)?;
+    let found = select(&interfaces, only);
     if let (Some(only), true) = (only, found.is_empty()) {
         return Err(AdaptersError::Unknown(only.to_owned()));
     }
     let adapters = found.into_iter();
     Ok(adapters
-        .map(|interface| adapter(config, &interfaces, interface, device(&interface.name)))
+        .map(|interface| adapter(config, &interfaces, interface))
         .collect())
 }
 
-fn select<'a>(
-    interfaces: &'a [Interface],
-    device: &dyn Fn(&str) -> Option<Guid>,
-    only: Option<&str>,
-) -> Vec<&'a Interface> {
+fn select<'a>(interfaces: &'a [Interface], only: Option<&str>) -> Vec<&'a Interface> {
     let Some(only) = only else {
         let mut adapters: Vec<_> = interfaces.iter().collect();
-        adapters.retain(|interface| device(&interface.name).is_some());
+        adapters.retain(|interface| interface.vmbus_device.is_some());
         return adapters;
     };
     let by_name = interfaces.iter().find(|interface| interface.name == only);
@@ -132,7 +128,7 @@ fn select<'a>(
         let guid: Guid = only.parse().ok()?;
         interfaces
             .iter()
-            .find(|interface| device(&interface.name) == Some(guid))
+            .find(|interface| interface.vmbus_device == Some(guid))
     };
     let by_mac = || {
         let mac = mac::parse(only)?;
@@ -141,19 +137,15 @@ fn select<'a>(
             .filter(|interface| interface.mac == Some(mac) || interface.permanent_mac == Some(mac))
             .collect();
         // The adapter rather than a VF or a VLAN.
-        interfaces.sort_by_key(|interface| device(&interface.name).is_none());
+        interfaces.sort_by_key(|interface| interface.vmbus_device.is_none());
         interfaces.first().copied()
     };
     let found = by_name.or_else(by_device).or_else(by_mac);
     found.into_iter().collect()
 }
 
-fn adapter(
-    config: &Config,
-    interfaces: &[Interface],
-    interface: &Interface,
-    device: Option<Guid>,
-) -> Adapter {
+fn adapter(config: &Config, interfaces: &[Interface], interface: &Interface) -> Adapter {
+    let device = interface.vmbus_device;
     let mac = interface.permanent_mac.or(interface.mac).map(mac::format);
     let answer = match (&mac, config.access.ip_info) {
         (_, false) => Err("the configuration refuses it (ip-info = false)".to_owned()),
@@ -175,7 +167,7 @@ fn adapter(
         device: device.map(|device| device.to_string()),
         answer,
         refusal,
-        target: target(config, interfaces, interface, device.is_some()),
+        target: target(config, interfaces, interface),
     }
 }
 
@@ -199,12 +191,7 @@ fn told(answer: Answer) -> Told {
     }
 }
 
-fn target(
-    config: &Config,
-    interfaces: &[Interface],
-    interface: &Interface,
-    is_adapter: bool,
-) -> Target {
+fn target(config: &Config, interfaces: &[Interface], interface: &Interface) -> Target {
     let root = &config.environment.root;
     let top = interfaces::stack::top(interface, interfaces);
     let candidates = MANAGERS.iter().map(|manager| Candidate {
@@ -218,7 +205,9 @@ fn target(
     });
     let master = (top.index != interface.index).then_some(&top.name);
     let (manager, why) = match (choose(root, config.network.backend, top), master) {
-        _ if !is_adapter => (None, "it is not an adapter of the host".to_owned()),
+        _ if interface.vmbus_device.is_none() => {
+            (None, "it is not an adapter of the host".to_owned())
+        }
         (Ok(choice), None) => (Some(choice.manager.key()), choice.why.to_string()),
         (Err(error), None) => (None, display_chain(&error)),
         (Ok(choice), Some(master)) if choice.manager.configures_masters(root, top) => {
@@ -260,16 +249,15 @@ mod tests {
         let mut eth0 = eth0(&["10.0.0.5"]);
         eth0.mac = Some([0, 0x15, 0x5d, 1, 2, 3]);
         eth0.gateways = ips(&["10.0.0.1"]);
+        eth0.vmbus_device = Some(DEVICE);
         let mut config = config(root.path());
         let bridge = Interface {
             kind: Some("bridge".to_owned()),
             ..testing::interface(9, "br0")
         };
         let all = [eth0.clone(), bridge];
-        let show = |config: &Config, interface: &Interface, device| {
-            adapter(config, &all, interface, device)
-        };
-        let shown = show(&config, &eth0, Some(DEVICE));
+        let show = |config: &Config, interface: &Interface| adapter(config, &all, interface);
+        let shown = show(&config, &eth0);
         assert_eq!(shown.mac.as_deref(), Some("00:15:5d:01:02:03"));
         assert_eq!(shown.target.manager, Some("networkmanager"));
         assert_eq!(shown.target.why, "it is in charge of the interface");
@@ -285,19 +273,23 @@ mod tests {
         );
 
         // What the host may not read or set.
-        assert_eq!(show(&config, &eth0, None).target.manager, None);
+        let other = Interface {
+            vmbus_device: None,
+            ..eth0.clone()
+        };
+        assert_eq!(show(&config, &other).target.manager, None);
         let mut port = eth0.clone();
         port.master = Some(9);
-        let shown = show(&config, &port, Some(DEVICE)).target;
+        let shown = show(&config, &port).target;
         assert_eq!((shown.manager, &*shown.why), (None, "it is a port of br0"));
         config.access.ip_info = false;
         config.network.backend = Backend::Off;
-        let shown = show(&config, &eth0, Some(DEVICE));
+        let shown = show(&config, &eth0);
         assert!(shown.refusal.unwrap().contains("ip-info"));
         assert!(shown.target.why.contains("backend = \"off\""));
         config.network.backend = Backend::Auto;
         fs::remove_file(root.path().join("run/NetworkManager/devices/2")).unwrap();
-        let shown = show(&config, &eth0, Some(DEVICE)).target;
+        let shown = show(&config, &eth0).target;
         assert!(
             shown.why.contains("none of script, netplan"),
             "{}",
@@ -316,14 +308,14 @@ mod tests {
         vf.mac = Some([0, 0x15, 0x5d, 1, 2, 3]);
         let mut eth1 = vf.clone();
         eth1.name = "eth1".to_owned();
+        eth1.vmbus_device = Some(DEVICE);
         let lo = Interface {
             name: "lo".to_owned(),
             ..Interface::default()
         };
         let all = [vf, eth1, lo];
-        let by_device = |name: &str| (name == "eth1").then_some(DEVICE);
         let found = |only| {
-            let found = select(&all, &by_device, only).into_iter();
+            let found = select(&all, only).into_iter();
             found.map(|one| one.name.as_str()).collect::<Vec<_>>()
         };
         assert_eq!(found(None), ["eth1"]);

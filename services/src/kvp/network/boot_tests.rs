@@ -84,7 +84,7 @@ fn set_early() {
     let held = env::var("CASE").unwrap() == "held";
     let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
-        interfaces: &interfaces::list,
+        interfaces: &|| interfaces::list("/".as_ref()),
     };
     let info = IpInfo {
         adapter: "f8615163-0000-1000-2000-00155d010203".to_owned(),
@@ -116,7 +116,12 @@ fn check_later(manager: &str) {
         assert!(Instant::now() < end, "not set: {}", state());
         thread::sleep(Duration::from_millis(100));
     }
-    while check(&config(), &interfaces::list, &mut checks, &log) {
+    while check(
+        &config(),
+        &|| interfaces::list("/".as_ref()),
+        &mut checks,
+        &log,
+    ) {
         assert!(Instant::now() < end, "still deferred: {}", state());
         thread::sleep(Duration::from_millis(100));
     }
@@ -138,7 +143,7 @@ fn check_later(manager: &str) {
 fn assert_in_force() {
     let end = Instant::now() + LONG;
     loop {
-        let interfaces = interfaces::list().unwrap();
+        let interfaces = interfaces::list("/".as_ref()).unwrap();
         let eth0 = interfaces.iter().find(|now| now.name == "eth0").unwrap();
         let addresses = eth0.addresses.iter().filter(|own| !own.is_link_local());
         let mut addresses: Vec<_> = addresses.map(|own| own.ip.to_string()).collect();

@@ -81,7 +81,7 @@ pub fn dry_run(config: &Config, info: &IpInfo) -> Result<DryRun, DryRunError> {
         interface_by_device: &|device| {
             interfaces::interface_by_device(&config.environment.root, device)
         },
-        interfaces: &interfaces::list,
+        interfaces: &|| interfaces::list(&config.environment.root),
     };
     dry_run_with(&kernel, config, info).map_err(|error| DryRunError(Box::new(error)))
 }

@@ -14,7 +14,7 @@ use slog::{Logger, debug};
 use super::scripts::hv_get;
 use super::{mac, managers};
 use crate::kvp::config::Config;
-use crate::kvp::interfaces::{self, Interface};
+use crate::kvp::interfaces::{Interface, Interfaces};
 use crate::kvp::request::{Family, IpAddress, IpConfiguration, Origin};
 use crate::timeouts::IP_SCRIPTS;
 
@@ -38,11 +38,12 @@ pub enum IpInfoError {
 /// [`IpInfoError`] if the interfaces cannot be listed, or none has this MAC address.
 pub fn get(
     config: &Config,
+    interfaces: &Interfaces,
     adapter: &str,
     family: Family,
     log: &Logger,
 ) -> Result<IpConfiguration, IpInfoError> {
-    let interfaces = interfaces::list().map_err(IpInfoError::Interfaces)?;
+    let interfaces = interfaces.list().map_err(IpInfoError::Interfaces)?;
     let answer = explain(config, &interfaces, adapter, family, log)?;
     let nobody = "nobody";
     debug!(
@@ -63,10 +64,8 @@ pub(super) fn explain(
     family: Family,
     log: &Logger,
 ) -> Result<Answer, IpInfoError> {
-    let root = &config.environment.root;
-    let on_vmbus = |name: &str| interfaces::vmbus_device(root, name).is_some();
     let interface = mac::parse(adapter)
-        .and_then(|mac| mac::find(interfaces, mac, on_vmbus))
+        .and_then(|mac| mac::find(interfaces, mac))
         .ok_or_else(|| IpInfoError::NoInterface(adapter.to_owned()))?;
     Ok(answer(config, interface, family, log))
 }

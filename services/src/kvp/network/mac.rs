@@ -34,13 +34,8 @@ pub(super) fn format([a, b, c, d, e, f]: [u8; 6]) -> String {
 /// Returns the topmost master of the interface with this MAC address, current or permanent; the
 /// interface itself if it is no port. Several can have the same address: a netvsc interface and its
 /// VF, a bridge or bond and its ports, a VLAN and its parent. This prefers the one with the
-/// addresses, then that of a VMBus device. `on_vmbus` returns whether the interface of that name
-/// is one.
-pub(super) fn find(
-    interfaces: &[Interface],
-    mac: [u8; 6],
-    on_vmbus: impl Fn(&str) -> bool,
-) -> Option<&Interface> {
+/// addresses, then that of a VMBus device.
+pub(super) fn find(interfaces: &[Interface], mac: [u8; 6]) -> Option<&Interface> {
     interfaces
         .iter()
         .filter(|interface| [interface.mac, interface.permanent_mac].contains(&Some(mac)))
@@ -48,7 +43,7 @@ pub(super) fn find(
         .min_by_key(|(interface, top)| {
             (
                 top.addresses.iter().all(Address::is_link_local),
-                !on_vmbus(&interface.name),
+                interface.vmbus_device.is_none(),
                 interface.kind.is_some(),
             )
         })
@@ -80,7 +75,7 @@ mod tests {
 
     #[track_caller]
     fn assert_found(interfaces: &[Interface], index: u32) {
-        assert_eq!(find(interfaces, MAC, |_| false).unwrap().index, index);
+        assert_eq!(find(interfaces, MAC).unwrap().index, index);
     }
 
     #[test]
@@ -129,10 +124,10 @@ mod tests {
 
     #[test]
     fn an_unknown_mac_address_finds_nothing() {
-        assert!(find(&[interface(2)], [0; 6], |_| false).is_none());
+        assert!(find(&[interface(2)], [0; 6]).is_none());
         let mut tunnel = interface(2);
         tunnel.mac = None;
-        assert!(find(&[tunnel], MAC, |_| false).is_none());
+        assert!(find(&[tunnel], MAC).is_none());
     }
 
     #[test]
@@ -177,10 +172,10 @@ mod tests {
 
     #[test]
     fn the_device_of_the_host_is_preferred() {
-        let both = [with_address(2, "10.0.0.1"), with_address(3, "10.0.0.2")];
+        let mut both = [with_address(2, "10.0.0.1"), with_address(3, "10.0.0.2")];
         assert_found(&both, 2);
-        let found = find(&both, MAC, |name| name == "eth3");
-        assert_eq!(found.unwrap().index, 3);
+        both[1].vmbus_device = Some(hyperv_vmbus::Guid::from_u128(7));
+        assert_found(&both, 3);
     }
 
     proptest! {

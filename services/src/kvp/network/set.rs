@@ -56,7 +56,7 @@ pub(in crate::kvp) fn set(
         interface_by_device: &|device| {
             interfaces::interface_by_device(&config.environment.root, device)
         },
-        interfaces: &interfaces::list,
+        interfaces: &|| interfaces::list(&config.environment.root),
     };
     set_with(&kernel, config, info, deadline, confirm, log)
 }

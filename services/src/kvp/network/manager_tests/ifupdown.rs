@@ -201,7 +201,14 @@ fn further(problem: Problem) {
     // A host sends what it has read, with link-local addresses and those of routers.
     let got = || {
         let log = Logger::root(slog::Discard, o!());
-        let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
+        let got = network::get(
+            &config(),
+            &Interfaces::new("/".as_ref()),
+            "00:15:5D:01:02:03",
+            Family::BOTH,
+            &log,
+        )
+        .unwrap();
         text_ip::lists(&got)
     };
     eventually(|| got().addresses.contains("fe80:") && got().addresses.contains("fd99:"));

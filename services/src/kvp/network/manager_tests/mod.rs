@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 use slog::o;
 
 use super::*;
-use crate::kvp::interfaces::{Address, testing};
+use crate::kvp::interfaces::{Address, Interfaces, testing};
 use crate::kvp::network;
 use crate::kvp::request::Family;
 use crate::kvp::test_log::Lines;
@@ -141,7 +141,14 @@ fn assert_got(set: &IpInfo) {
             .any(|address| address.tentative)
     });
     let log = Logger::root(slog::Discard, o!());
-    let got = network::get(&config(), "00:15:5D:01:02:03", Family::BOTH, &log).unwrap();
+    let got = network::get(
+        &config(),
+        &Interfaces::new("/".as_ref()),
+        "00:15:5D:01:02:03",
+        Family::BOTH,
+        &log,
+    )
+    .unwrap();
     let got = text_ip::lists(&got);
     let own = |text: &&str| !text.starts_with("fd99:") && !text.starts_with("fe80:");
     let pairs = |info: &IpInfo| {
@@ -167,7 +174,7 @@ fn assert_got(set: &IpInfo) {
 fn set(info: &IpInfo, time: Duration) -> Result<String, InjectError> {
     let kernel = Kernel {
         interface_by_device: &|_| Some("eth0".to_owned()),
-        interfaces: &interfaces::list,
+        interfaces: &|| interfaces::list("/".as_ref()),
     };
     let config = config();
     let lines = Lines::default();
