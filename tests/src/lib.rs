@@ -4,13 +4,15 @@
 //! privileges, [`blackbox`] around an unmodified program. [`ring`] and [`channel`] are
 //! the host's side of a VMBus channel, [`ic`] and [`host`] of the integration-component
 //! protocol, [`fcopy`], [`kvp`] and [`vss`] of one service each. [`scenario`] has the list
-//! of scenarios, [`results`] what a benchmark measured.
+//! of scenarios, [`results`] what a benchmark measured, [`chart`] and [`figures`] how it is shown.
 
 pub mod blackbox;
 pub mod channel;
 pub mod chaos;
+pub mod chart;
 pub mod compare;
 pub mod fcopy;
+pub mod figures;
 pub mod files;
 pub mod freeze_chaos;
 pub mod host;

@@ -44,6 +44,8 @@ enum Command {
     /// Compares programs: time, system calls, signals, memory, wake-ups.
     #[command(subcommand)]
     Bench(command::bench::Bench),
+    /// Makes the tables and pictures of the README from the results in `docs/figures`.
+    Figures(command::figures::Arguments),
     /// Writes to file systems in a guest, for `bench vss`.
     #[command(hide = true)]
     Applications(command::bench::vss::applications::Arguments),
@@ -71,6 +73,10 @@ fn run() -> Result<ExitCode> {
         Command::Soak(arguments) => command::soak::run(&arguments),
         Command::FreezeChaos(arguments) => command::freeze_chaos::run(&arguments),
         Command::Bench(bench) => command::bench::run(&bench),
+        Command::Figures(arguments) => {
+            command::figures::run(&arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Applications(arguments) => {
             command::bench::vss::applications::run(&arguments)?;
             Ok(ExitCode::SUCCESS)

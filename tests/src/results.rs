@@ -1,9 +1,15 @@
 //! What a comparison of programs measured, and the table of it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result as Outcome};
+use serde::{Deserialize, Serialize};
 
 /// What was measured of several programs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// What was measured, and how, in a line.
     pub title: String,
@@ -14,7 +20,7 @@ pub struct Results {
 }
 
 /// Figures that belong together, under a title of their own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// What they are about.
     pub title: String,
@@ -23,12 +29,12 @@ pub struct Group {
 }
 
 /// One figure of each program.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What the figure is of, for example "a message".
     pub title: String,
     /// Its unit, or what is counted, for example "µs" or "system calls".
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// For each program the figure, or why it has none.
     pub values: Vec<Result<f64, String>>,
 }
@@ -48,7 +54,7 @@ impl Row {
     pub fn new(title: &str, unit: &'static str, values: Vec<Result<f64, String>>) -> Self {
         Self {
             title: title.to_owned(),
-            unit,
+            unit: Cow::Borrowed(unit),
             values,
         }
     }
@@ -62,7 +68,7 @@ impl Row {
     }
 
     /// The unit and what it is of.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!("{} {}", self.unit, self.title).trim().to_owned()
     }
 }
@@ -91,6 +97,26 @@ pub fn medians<T>(
 }
 
 impl Results {
+    /// Reads results that were written to a file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or has none.
+    pub fn load(path: &Path) -> Outcome<Self> {
+        let text = fs::read(path).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Writes the results to a file, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Outcome<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(path, text).with_context(|| path.display().to_string())
+    }
+
     /// The title and the table in Markdown, with each program's ratio to the first, and
     /// below it why figures are missing.
     #[must_use]
@@ -166,6 +192,9 @@ mod tests {
             programs: ["a", "b", "c"].map(str::to_owned).to_vec(),
             groups: vec![Group::new("speed", vec![row.clone(), row])],
         };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        results.save(file.path()).unwrap();
+        assert_eq!(Results::load(file.path()).unwrap(), results);
         let table = results.render();
         assert!(table.contains("| µs a message "), "{table}");
         assert!(table.contains("3.00 (1.50×)"), "{table}");

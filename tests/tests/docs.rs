@@ -1,5 +1,6 @@
 //! What the documents and comments refer to exists: sections of
-//! `docs/protocol.md`, files, and headings of documents.
+//! `docs/protocol.md`, files, and headings of documents. The README's figures are those
+//! of the stored results.
 
 #![expect(clippy::unwrap_used)]
 
@@ -217,6 +218,17 @@ fn every_link_leads_somewhere() {
     }
     assert!(checked > 20, "only {checked} links were found");
     assert!(faults.is_empty(), "links that lead nowhere: {faults:#?}");
+}
+
+#[test]
+fn the_figures_of_the_readme_are_those_of_the_results() {
+    for (path, content) in hyperv_sim::figures::files(&repository()).unwrap() {
+        assert!(
+            fs::read_to_string(&path).is_ok_and(|text| text == content),
+            "{} differs from its results: run `tests/figures --redraw`",
+            path.display()
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! A picture of what a comparison measured: how many times the first program's figure
+//! each figure of the second one is, on a logarithmic scale.
+//!
+//! The same results give the same bytes. The background is part of the picture, so that
+//! it can be read on dark pages too, and the fonts are the reader's.
+
+use std::fmt::Display;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::results::{Results, Row};
+
+/// Pixels of the picture, and of what is around the scale.
+const WIDTH: u32 = 880;
+const LABELS: u32 = 340;
+const RIGHT: u32 = 90;
+const TOP: u32 = 64;
+const BOTTOM: u32 = 14;
+const LINE: u32 = 22;
+
+/// Characters that fit beside the scale.
+const LABEL_LEN: usize = 52;
+
+const TEXT: RGBColor = RGBColor(31, 35, 40);
+const FAINT: RGBColor = RGBColor(101, 109, 118);
+const GRID: RGBColor = RGBColor(216, 222, 228);
+const MORE: RGBColor = RGBColor(45, 130, 90);
+const LESS: RGBColor = RGBColor(200, 100, 30);
+
+/// Ratios that the scale shows at most: others end at its edge.
+const LOWEST: f64 = 0.01;
+const HIGHEST: f64 = 100_000.0;
+
+/// The scale reaches as far as this in any case.
+const NARROWEST: (f64, f64) = (0.5, 2.0);
+
+/// The program that is compared with the first.
+const OTHER: usize = 1;
+
+/// A line of the picture.
+enum Line<'a> {
+    Title(&'a str),
+    Ratio(String, f64),
+    Missing(String),
+}
+
+/// Draws results as SVG.
+///
+/// # Errors
+///
+/// If there are no two programs.
+pub fn draw(results: &Results) -> Result<String> {
+    let [first, other, ..] = &*results.programs else {
+        return Err(anyhow!("a picture compares two programs"));
+    };
+    let lines = lines(results);
+    let ratios = || {
+        lines.iter().filter_map(|line| match line {
+            Line::Ratio(_, ratio) => Some(*ratio),
+            _ => None,
+        })
+    };
+    let (low, high) = (
+        ratios().fold(NARROWEST.0, f64::min).max(LOWEST),
+        ratios().fold(NARROWEST.1, f64::max).min(HIGHEST),
+    );
+    let count = u32::try_from(lines.len())?;
+    let height = TOP + count.max(1) * LINE + BOTTOM;
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        root.fill(&WHITE).map_err(failed)?;
+        let heading = format!("{other}, compared with {first}");
+        root.draw(&Text::new(heading, (16, 18), style(18, TEXT, HPos::Left)))
+            .map_err(failed)?;
+        let explained =
+            format!("how many times as much it takes; to the right of 1×, {first} takes less");
+        root.draw(&Text::new(
+            explained,
+            (16, 38),
+            style(14, FAINT, HPos::Left),
+        ))
+        .map_err(failed)?;
+
+        let mut chart = ChartBuilder::on(&root)
+            .margin_top(TOP)
+            .margin_bottom(BOTTOM)
+            .margin_left(LABELS)
+            .margin_right(RIGHT)
+            .build_cartesian_2d((low..high).log_scale(), f64::from(count.max(1))..0.0)
+            .map_err(failed)?;
+        for mark in marks(low, high) {
+            let color = if mark == 1.0 { FAINT } else { GRID };
+            let line = PathElement::new([(mark, 0.0), (mark, f64::from(count))], color);
+            let name = Text::new(times(mark), (0, -8), style(12, FAINT, HPos::Center));
+            let name = EmptyElement::at((mark, 0.0)) + name;
+            chart.draw_series([line]).map_err(failed)?;
+            chart.draw_series([name]).map_err(failed)?;
+        }
+        for (number, line) in (0..count).zip(&lines) {
+            let middle = f64::from(number) + 0.5;
+            let mut write = |at, offset, text: String, style| {
+                let text = EmptyElement::at((at, middle)) + Text::new(text, offset, style);
+                chart.draw_series([text]).map(drop).map_err(failed)
+            };
+            let (name, end, value, color) = match line {
+                Line::Title(title) => {
+                    let mut bold = style(14, TEXT, HPos::Left);
+                    bold.font = bold.font.style(FontStyle::Bold);
+                    let left = 16 - i32::try_from(LABELS)?;
+                    write(low, (left, 2), (*title).to_owned(), bold)?;
+                    continue;
+                }
+                Line::Ratio(name, ratio) => {
+                    let color = if *ratio < 1.0 { LESS } else { MORE };
+                    (name, ratio.clamp(low, high), times(*ratio), color)
+                }
+                Line::Missing(name) => (name, 1.0, format!("{other} fails"), FAINT),
+            };
+            write(low, (-10, 0), short(name), style(14, TEXT, HPos::Right))?;
+            write(end.max(1.0), (6, 0), value, style(14, TEXT, HPos::Left))?;
+            let bar = [(end.min(1.0), middle - 0.3), (end.max(1.0), middle + 0.3)];
+            let bar = Rectangle::new(bar, color.filled());
+            chart.draw_series([bar]).map_err(failed)?;
+        }
+        root.present().map_err(failed)?;
+    }
+    Ok(svg + "\n")
+}
+
+/// How text looks that is written on one side of a point.
+fn style(size: i32, color: RGBColor, side: HPos) -> TextStyle<'static> {
+    let mut style = TextStyle::from(("sans-serif", size)).pos(Pos::new(side, VPos::Center));
+    style.color = color.to_backend_color();
+    style
+}
+
+fn failed(error: impl Display) -> anyhow::Error {
+    anyhow!("drawing: {error}")
+}
+
+/// What there is to show: no figures that are zero for the first program.
+fn lines(results: &Results) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    for group in &results.groups {
+        let shown: Vec<_> = group.rows.iter().filter_map(line).collect();
+        if !shown.is_empty() {
+            lines.push(Line::Title(&group.title));
+            lines.extend(shown);
+        }
+    }
+    lines
+}
+
+fn line(row: &Row) -> Option<Line<'static>> {
+    match row.values.get(OTHER)? {
+        Ok(_) => Some(Line::Ratio(
+            row.name(),
+            row.ratio(OTHER).filter(|it| *it > 0.0)?,
+        )),
+        Err(_) => Some(Line::Missing(row.name())),
+    }
+}
+
+/// The ratios that have a name on the scale.
+fn marks(low: f64, high: f64) -> Vec<f64> {
+    let wide = high / low > 200.0;
+    let steps: &[i32] = if wide { &[1] } else { &[1, 2, 5] };
+    let powers = (-2..=5).map(|power| 10f64.powi(power));
+    let marks = powers.flat_map(|power| steps.iter().map(move |step| power * f64::from(*step)));
+    marks.filter(|mark| (low..=high).contains(mark)).collect()
+}
+
+/// A ratio in words: with two decimals while these say something.
+pub(crate) fn times(ratio: f64) -> String {
+    if ratio >= 9.995 {
+        format!("{ratio:.0}×")
+    } else {
+        let text = format!("{ratio:.2}");
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        format!("{text}×")
+    }
+}
+
+/// A text, or as much of it as there is room for.
+fn short(text: &str) -> String {
+    if text.chars().count() <= LABEL_LEN {
+        return text.to_owned();
+    }
+    let cut = text.chars().take(LABEL_LEN - 1);
+    cut.chain(['…']).collect()
+}
