@@ -27,6 +27,9 @@ pub struct FileSystem {
     /// What those devices are made of where they are no disks. Known of file systems that
     /// can be frozen.
     pub lies_on: Vec<LiesOn>,
+    /// The file systems that must be frozen before this one, since they are or may be on it;
+    /// set by the plan.
+    pub after: Vec<DeviceNumber>,
 }
 
 /// A mount of a file system.

@@ -36,7 +36,7 @@ use self::freeze::{Action, FreezeError, FreezeSummary, Freezer, StartGuard, Thaw
 use self::guard::{Guard, GuardState};
 use self::hooks::{EndReason, HookStep, PendingHooks};
 use self::plan::{Plan, UnmatchedPattern};
-use self::prepare::PrepareError;
+use self::prepare::{PrepareError, WRITE_OUT_LONG};
 use self::report::{Report, Reports};
 use self::state_file::{FreezeRecord, FrozenFileSystem};
 use self::watch::Rehearsal;
@@ -432,7 +432,7 @@ impl Vss {
             rehearsal: report.is_rehearsal(),
             rcu_expedited: recover::can_expedite_rcu(&self.config.environment.root),
         });
-        prepared.write_out(self.write_out, latest, stop)?;
+        prepared.write_out(self.write_out, WRITE_OUT_LONG, latest, stop)?;
         let mount_points = prepared.opened.iter().map(|it| it.mount_point.clone());
         let mount_points = mount_points.collect();
         let summary = self.freezer.freeze(

@@ -27,6 +27,8 @@ pub struct Opened {
     pub mount_point: PathBuf,
     /// Its device number.
     pub device: DeviceNumber,
+    /// The file systems that must be frozen before this one.
+    pub after: Vec<DeviceNumber>,
 }
 
 /// Why a file system cannot be opened, with its type and source.
@@ -112,6 +114,7 @@ pub(super) fn open_within(
                     fd,
                     mount_point: mount.point.clone(),
                     device: file_system.device,
+                    after: file_system.after.clone(),
                 });
             }
             Err(problem) if tried < MAX_PROBLEMS => {

@@ -5,9 +5,10 @@
 //! All of this has time limits. If a file system does not answer, nothing is frozen, and
 //! the error names it.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blocking::{Job, JobError, Lookups, NotResponding};
 use super::config::Config;
@@ -17,6 +18,9 @@ use super::write_out::WriteOut;
 
 /// How many file systems are written out at the same time.
 const AT_ONCE: usize = 16;
+
+/// If writing all of them out takes so long, it is done twice.
+pub(super) const WRITE_OUT_LONG: Duration = Duration::from_secs(1);
 
 /// A plan with open file systems.
 #[derive(Debug, Default)]
@@ -92,29 +96,59 @@ impl Prepared {
 
     /// Writes out the dirty pages, until the time `until` or until `stop` is readable. If
     /// that fails, the freeze fails with the same error.
+    ///
+    /// If it takes `long` or more, and there is time for it, it is done once more: meanwhile
+    /// applications have written to the file systems that were done first.
     pub(super) fn write_out(
+        &self,
+        write_out: WriteOut,
+        long: Duration,
+        until: Instant,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), PrepareError> {
+        let began = Instant::now();
+        self.write_out_once(write_out, until, stop)?;
+        let took = began.elapsed();
+        let left = until.saturating_duration_since(Instant::now());
+        if took >= long && took < left {
+            self.write_out_once(write_out, until, stop)?;
+        }
+        Ok(())
+    }
+
+    fn write_out_once(
         &self,
         write_out: WriteOut,
         until: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), PrepareError> {
-        for batch in self.opened.chunks(AT_ONCE) {
-            let begun = batch.iter().map(|it| (it, begin(it, write_out)));
-            // Start all of them before waiting for the first.
-            let begun: Vec<_> = begun.collect();
-            for (opened, job) in &begun {
-                let job = job.as_ref().map_err(|error| error.clone().into());
-                match job.and_then(|job| job.wait(until, stop)) {
-                    Ok(()) => {}
-                    Err(JobError::NotResponding(_)) => {
-                        let point = opened.mount_point.clone();
-                        return Err(PrepareError::NotWritten { point });
-                    }
-                    Err(JobError::Stopped) => return Err(PrepareError::Stopped),
+        let mut begun = VecDeque::with_capacity(AT_ONCE);
+        let mut rest = self.opened.iter();
+        loop {
+            let next = if begun.len() < AT_ONCE {
+                rest.next()
+            } else {
+                None
+            };
+            if let Some(opened) = next {
+                begun.push_back((opened, begin(opened, write_out)));
+                continue;
+            }
+            let Some((opened, job)) = begun.pop_front() else {
+                return Ok(());
+            };
+            match job
+                .map_err(JobError::from)
+                .and_then(|job| job.wait(until, stop))
+            {
+                Ok(()) => {}
+                Err(JobError::NotResponding(_)) => {
+                    let point = opened.mount_point.clone();
+                    return Err(PrepareError::NotWritten { point });
                 }
+                Err(JobError::Stopped) => return Err(PrepareError::Stopped),
             }
         }
-        Ok(())
     }
 }
 
@@ -127,4 +161,48 @@ fn begin(opened: &Opened, write_out: WriteOut) -> Result<Job<()>, NotResponding>
             let _ = write_out(fd);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::vss::device_number::DeviceNumber;
+
+    static WRITTEN: Mutex<usize> = Mutex::new(0);
+
+    fn count(_: OwnedFd) -> io::Result<()> {
+        *WRITTEN.lock().unwrap() += 1;
+        Ok(())
+    }
+
+    #[test]
+    fn what_takes_long_to_write_out_is_written_out_again() {
+        const COUNT: usize = 2 * AT_ONCE + 1;
+        let directory = tempfile::tempdir().unwrap();
+        let opened = (0..COUNT).map(|index| {
+            let path = directory.path().join(index.to_string());
+            Opened {
+                fd: File::create(&path).unwrap().into(),
+                mount_point: path,
+                device: DeviceNumber::default(),
+                after: Vec::new(),
+            }
+        });
+        let prepared = Prepared {
+            opened: opened.collect(),
+            ..Prepared::default()
+        };
+        let later = Duration::from_secs(600);
+        for (long, times) in [(later, 1), (Duration::ZERO, 2)] {
+            *WRITTEN.lock().unwrap() = 0;
+            let until = Instant::now() + later;
+            prepared.write_out(count, long, until, None).unwrap();
+            assert_eq!(*WRITTEN.lock().unwrap(), COUNT * times);
+        }
+    }
 }

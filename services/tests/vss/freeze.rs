@@ -160,6 +160,7 @@ fn when_one_refuses_the_others_are_thawed() {
                 fd: directory("/run", OFlags::PATH),
                 mount_point: "/refuses".into(),
                 device: DeviceNumber::default(),
+                after: Vec::new(),
             });
             let mut freezer = Freezer::new(guard);
             let error = freeze(&mut freezer, file_systems).unwrap_err();
@@ -187,6 +188,7 @@ fn what_cannot_be_frozen_is_named_and_the_rest_is_frozen() {
                     fd: directory("/run", OFlags::RDONLY),
                     mount_point: "/run".into(),
                     device: DeviceNumber::default(),
+                    after: Vec::new(),
                 },
             );
             let mut freezer = Freezer::new(guard);
@@ -264,6 +266,7 @@ fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
                 fd,
                 mount_point: "/down".into(),
                 device: DeviceNumber::default(),
+                after: Vec::new(),
             });
             let mut file_systems: Vec<_> = file_systems.collect();
             for path in ["/one", "/two"] {
@@ -271,6 +274,7 @@ fn what_was_shut_down_is_left_out_and_the_rest_is_frozen() {
                     fd: directory(path, OFlags::RDONLY),
                     mount_point: path.into(),
                     device: DeviceNumber::default(),
+                    after: Vec::new(),
                 });
             }
             let mut freezer = Freezer::new(guard);
@@ -326,7 +330,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
                 directory("/two", OFlags::RDONLY),
             ];
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            agent.hold(&borrowed, Duration::from_secs(1)).unwrap();
+            agent.hold(&borrowed, &[], Duration::from_secs(1)).unwrap();
             agent.freeze();
             while agent.state() != GuardState::TimeLimit {
                 let flags = rustix::event::PollFlags::IN;
@@ -337,7 +341,7 @@ fn the_guard_thaws_after_the_time_limit_but_not_what_others_have_frozen() {
             std::fs::write("/one/file", "text").unwrap();
             assert_eq!(frozen(), [false, true]);
             // The same where the agent is gone.
-            agent.hold(&borrowed, LONG).unwrap();
+            agent.hold(&borrowed, &[], LONG).unwrap();
             agent.freeze();
             drop(agent);
             guard.join().unwrap().unwrap();

@@ -1,5 +1,6 @@
 //! Freezes and thaws through the guard: what the agent asks of it, and how long it waits.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,8 @@ pub struct Freezer {
     /// What is frozen or could not be thawed, in freeze order.
     held: Vec<Held>,
     descriptors: Arc<Vec<OwnedFd>>,
+    /// Pairs of indices, of which the first is frozen before the second.
+    order: Vec<(u32, u32)>,
     /// When the freeze began, until the thaw.
     since: Option<Instant>,
     /// Whether the process could dump core before the freeze. It must not while anything is
@@ -128,6 +131,7 @@ impl Freezer {
             own: None,
             held: Vec::new(),
             descriptors: Arc::default(),
+            order: Vec::new(),
             since: None,
             dumpable: None,
         }
@@ -226,6 +230,18 @@ impl Freezer {
     }
 
     fn take(&mut self, file_systems: Vec<Opened>) {
+        let indices: HashMap<_, _> = (0..)
+            .zip(&file_systems)
+            .map(|(i, it)| (it.device, i))
+            .collect();
+        let index = |device| indices.get(device).copied();
+        let pairs = file_systems.iter().flat_map(|it| {
+            let then = index(&it.device);
+            it.after
+                .iter()
+                .filter_map(move |device| index(device).zip(then))
+        });
+        self.order = pairs.collect();
         let (held, descriptors) = file_systems
             .into_iter()
             .map(|opened| {
@@ -246,11 +262,13 @@ impl Freezer {
     fn hand_over(&mut self, limit: Duration) -> Result<(), GuardError> {
         let descriptors = Arc::clone(&self.descriptors);
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let mut handed_over = self.ready_guard()?.hold(&borrowed, limit);
+        let order = std::mem::take(&mut self.order);
+        let mut handed_over = self.ready_guard()?.hold(&borrowed, &order, limit);
         if handed_over.is_err() {
             self.guard = None;
-            handed_over = self.ready_guard()?.hold(&borrowed, limit);
+            handed_over = self.ready_guard()?.hold(&borrowed, &order, limit);
         }
+        self.order = order;
         if handed_over.is_err() {
             self.guard = None;
         }
@@ -268,11 +286,10 @@ impl Freezer {
         };
         let deadline = Instant::now() + limit + FREEZE_REPORT;
         let mut waited_for = None;
-        let mut refused = Ok(());
         guard.freeze();
         loop {
             match guard.next(deadline, stop) {
-                GuardEvent::Report(GuardReport::Frozen) => return refused,
+                GuardEvent::Report(GuardReport::Frozen) => return Ok(()),
                 GuardEvent::Report(GuardReport::Waiting(index)) => {
                     let held = self.held.get(index);
                     waited_for = held.map(|held| held.mount_point.clone());
@@ -287,11 +304,17 @@ impl Freezer {
                         _ => State::Skipped(source),
                     };
                     if !threads::is_skippable(source) {
+                        // The others need not be waited for.
                         let path = held.mount_point.clone();
-                        refused = Err(FreezeError::FileSystem { path, source });
+                        return Err(FreezeError::FileSystem { path, source });
                     }
                 }
-                GuardEvent::Report(GuardReport::TimeLimit) | GuardEvent::Timeout => {
+                GuardEvent::Report(GuardReport::TimeLimit(waits)) => {
+                    let path = waits.and_then(|index| self.held.get(index));
+                    let path = path.map(|held| held.mount_point.clone());
+                    return Err(FreezeError::TooSlow { limit, path });
+                }
+                GuardEvent::Timeout => {
                     let path = waited_for;
                     return Err(FreezeError::TooSlow { limit, path });
                 }
@@ -453,7 +476,14 @@ impl Freezer {
     /// Thaws by threads of this process, waiting until `deadline`.
     fn thaw_without_guard(&mut self, deadline: Instant, on_wait: OnWait<'_>) {
         if self.own.is_none() {
-            let made = ThreadPool::new(Arc::clone(&self.descriptors), Arc::new(Kernel));
+            let index = |index| usize::try_from(index).unwrap_or(usize::MAX);
+            let order = self
+                .order
+                .iter()
+                .map(|&(first, then)| (index(first), index(then)));
+            let order: Vec<_> = order.collect();
+            let held = Arc::clone(&self.descriptors);
+            let made = ThreadPool::new(held, &order, Arc::new(Kernel));
             if let Ok(own) = &made {
                 let held = &self.held;
                 let theirs = |held: &Held| held.state != State::Ours;
@@ -461,13 +491,13 @@ impl Freezer {
             }
             self.own = made.ok();
         }
-        let Some(own) = &mut self.own else {
+        let Some(own) = &self.own else {
             return;
         };
         own.thaw();
         let mut patience = Instant::now() + PATIENCE;
         while own.is_busy() && Instant::now() < deadline {
-            let mut news = [PollFd::new(&*own, PollFlags::IN)];
+            let mut news = [PollFd::new(own, PollFlags::IN)];
             let _ = poll_until(&mut news, Some(Instant::now() + CHECK_INTERVAL));
             own.clear_event();
             own.escalate();
@@ -490,7 +520,9 @@ impl Freezer {
                     threads::State::Untouched | threads::State::Refused(_) => {
                         Ok(ThawOutcome::Untouched)
                     }
-                    threads::State::Frozen | threads::State::Thawing => Err(NotThawed::Waiting),
+                    threads::State::Freezing(_)
+                    | threads::State::Frozen
+                    | threads::State::Thawing => Err(NotThawed::Waiting),
                     threads::State::Thawed(said) => ThawOutcome::new(said),
                 };
             }
@@ -636,13 +668,19 @@ mod tests {
         Ok(Guard::at(ours).unwrap())
     }
 
-    /// File systems, and descriptors of them that stay.
+    fn number(minor: u32) -> DeviceNumber {
+        DeviceNumber { major: 8, minor }
+    }
+
+    /// File systems, of which each waits for the one before it, and descriptors of them that
+    /// stay.
     fn file_systems(count: u32, directory: &Path) -> (Vec<Opened>, Vec<OwnedFd>) {
         let files = Fake::make(count as usize, directory);
         let opened = (0..count).zip(&files).map(|(minor, fd)| Opened {
             fd: fd.try_clone().unwrap(),
             mount_point: format!("/{minor}").into(),
-            device: DeviceNumber { major: 8, minor },
+            device: number(minor),
+            after: minor.checked_sub(1).map(number).into_iter().collect(),
         });
         (opened.collect(), files)
     }

@@ -27,6 +27,8 @@ pub(in super::super) struct Behaviour {
     frozen: bool,
     /// `FIFREEZE` has begun.
     freezing: bool,
+    /// `FITHAW` has begun.
+    thawing: bool,
 }
 
 /// All of them, by their inode.
@@ -74,6 +76,11 @@ impl Fake {
         self.expect(of, |it| it.freezing);
     }
 
+    /// Waits until one is being thawed.
+    pub(in super::super) fn wait_thawing(&self, of: &OwnedFd) {
+        self.expect(of, |it| it.thawing);
+    }
+
     /// Waits until one is frozen, or thawed.
     pub(in super::super) fn wait_frozen(&self, of: &OwnedFd, frozen: bool) {
         self.expect(of, |it| it.frozen == frozen && !it.freezing);
@@ -117,8 +124,11 @@ impl FileSystemCalls for Fake {
     }
 
     fn thaw(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.lock().entry(inode(fd)).or_default().thawing = true;
+        self.changed.notify_all();
         let mut each = self.wait(fd, |it| !it.freezing && !it.thaw_hangs);
         let its = each.entry(inode(fd)).or_default();
+        its.thawing = false;
         let said = match its.thaw_fails {
             Some(errno) => Err(errno),
             None if !its.frozen => Err(Errno::INVAL),

@@ -22,6 +22,8 @@ pub(super) enum GuardCommand {
     Begin(u64),
     /// This record carries the descriptors of so many file systems, in freeze order.
     Hold(u64),
+    /// The first of these is frozen before the second and thawed after it, by their indices.
+    Order(u32, u32),
     /// These were all: prepare to freeze.
     Prepare,
     /// Freeze them.
@@ -40,6 +42,7 @@ impl GuardCommand {
         let (kind, value) = match self {
             Self::Begin(milliseconds) => (0, milliseconds),
             Self::Hold(count) => (1, count),
+            Self::Order(first, then) => (6, u64::from(first) | u64::from(then) << 32),
             Self::Prepare => (2, 0),
             Self::Freeze => (3, 0),
             Self::Thaw => (4, 0),
@@ -54,6 +57,7 @@ impl GuardCommand {
 
     fn decode(record: [u8; Self::LEN]) -> Option<Self> {
         let [kind, value @ ..] = record;
+        let [f0, f1, f2, f3, t0, t1, t2, t3] = value;
         let value = u64::from_le_bytes(value);
         match kind {
             0 => Some(Self::Begin(value)),
@@ -62,6 +66,10 @@ impl GuardCommand {
             3 => Some(Self::Freeze),
             4 => Some(Self::Thaw),
             5 => Some(Self::Release),
+            6 => Some(Self::Order(
+                u32::from_le_bytes([f0, f1, f2, f3]),
+                u32::from_le_bytes([t0, t1, t2, t3]),
+            )),
             _ => None,
         }
     }
@@ -139,8 +147,9 @@ pub(in super::super) enum GuardReport {
     Refused(usize, Errno),
     /// All are frozen, or all before one that cannot be.
     Frozen,
-    /// The time limit was reached, and all are being thawed.
-    TimeLimit,
+    /// The time limit was reached, and all are being thawed. The file system with this index
+    /// has been waited for the longest, if freezing any takes long.
+    TimeLimit(Option<usize>),
     /// It was thawed, or cannot be.
     Thawed(usize, Result<(), Errno>),
     /// The guard did not freeze it, and did not thaw it.
@@ -161,7 +170,7 @@ impl GuardReport {
             Self::Waiting(index) => (3, index, 0),
             Self::Refused(index, errno) => (4, index, number(errno)),
             Self::Frozen => (5, 0, 0),
-            Self::TimeLimit => (6, 0, 0),
+            Self::TimeLimit(waits) => (6, waits.unwrap_or(usize::MAX), 0),
             Self::Thawed(index, outcome) => (7, index, said(outcome)),
             Self::Skipped(index) => (8, index, 0),
         };
@@ -186,7 +195,7 @@ impl GuardReport {
             (3, _) => Self::Waiting(index),
             (4, Err(errno)) => Self::Refused(index, errno),
             (5, _) => Self::Frozen,
-            (6, _) => Self::TimeLimit,
+            (6, _) => Self::TimeLimit(Some(index).filter(|_| [i0, i1, i2, i3] != [u8::MAX; 4])),
             (7, said) => Self::Thawed(index, said),
             (8, _) => Self::Skipped(index),
             _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -210,6 +219,7 @@ mod tests {
             (GuardCommand::Begin(600_000), &many[..0]),
             (GuardCommand::Hold(MAX_DESCRIPTORS as u64), &many[..]),
             (GuardCommand::Hold(1), &many[..1]),
+            (GuardCommand::Order(7, u32::MAX), &many[..0]),
             (GuardCommand::Prepare, &many[..0]),
             (GuardCommand::Freeze, &many[..0]),
             (GuardCommand::Thaw, &many[..0]),
@@ -247,7 +257,8 @@ mod tests {
             GuardReport::Waiting(7),
             GuardReport::Refused(0xffff_ffff, Errno::ROFS),
             GuardReport::Frozen,
-            GuardReport::TimeLimit,
+            GuardReport::TimeLimit(None),
+            GuardReport::TimeLimit(Some(3)),
             GuardReport::Thawed(1 << 16, Ok(())),
             GuardReport::Thawed(3, Err(Errno::INVAL)),
             GuardReport::Skipped(2),

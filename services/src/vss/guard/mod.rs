@@ -30,6 +30,7 @@ use crate::{subprocess, sys};
 pub(super) mod fake;
 mod message;
 pub mod process;
+mod schedule;
 pub mod threads;
 
 /// The argument that makes the agent's executable run [`process::main`].
@@ -139,8 +140,9 @@ impl Guard {
         self.process.as_ref().map(Child::id)
     }
 
-    /// Sends it the file systems that are about to be frozen, in freeze order. Once they are
-    /// frozen it thaws them after `limit` in any case.
+    /// Sends it the file systems that are about to be frozen, in freeze order. Of each pair in
+    /// `order` the first is frozen before the second, by their indices. Once they are frozen it
+    /// thaws them after `limit` in any case.
     ///
     /// # Errors
     ///
@@ -148,6 +150,7 @@ impl Guard {
     pub fn hold(
         &mut self,
         file_systems: &[BorrowedFd<'_>],
+        order: &[(u32, u32)],
         limit: Duration,
     ) -> Result<(), GuardError> {
         let mut hold = || {
@@ -155,6 +158,9 @@ impl Guard {
             GuardCommand::Begin(milliseconds).send(&self.socket, &[])?;
             for batch in file_systems.chunks(MAX_DESCRIPTORS) {
                 GuardCommand::Hold(batch.len() as u64).send(&self.socket, batch)?;
+            }
+            for &(first, then) in order {
+                GuardCommand::Order(first, then).send(&self.socket, &[])?;
             }
             GuardCommand::Prepare.send(&self.socket, &[])?;
             loop {
@@ -198,7 +204,7 @@ impl Guard {
     pub fn state(&mut self) -> GuardState {
         loop {
             match self.next(Instant::now(), None) {
-                GuardEvent::Report(GuardReport::TimeLimit) => return GuardState::TimeLimit,
+                GuardEvent::Report(GuardReport::TimeLimit(_)) => return GuardState::TimeLimit,
                 GuardEvent::Report(_) => {}
                 GuardEvent::Timeout | GuardEvent::Stopped => return GuardState::Running,
                 GuardEvent::Gone => return GuardState::Gone,
@@ -335,9 +341,16 @@ mod tests {
             }
         }
 
+        /// Each waits for the one before it.
         fn hold(&mut self, limit: Duration) {
+            let chain = (1u32..).take(self.file_systems.len().saturating_sub(1));
+            let chain: Vec<_> = chain.map(|then| (then - 1, then)).collect();
+            self.hold_in(&chain, limit);
+        }
+
+        fn hold_in(&mut self, order: &[(u32, u32)], limit: Duration) {
             let each: Vec<_> = self.file_systems.iter().map(AsFd::as_fd).collect();
-            self.guard.hold(&each, limit).unwrap();
+            self.guard.hold(&each, order, limit).unwrap();
         }
 
         /// All reports, up to and with this one.
@@ -383,6 +396,10 @@ mod tests {
 
         fn wait_frozen(&self, index: usize, frozen: bool) {
             self.fake.wait_frozen(&self.file_systems[index], frozen);
+        }
+
+        fn wait_thawing(&self, index: usize) {
+            self.fake.wait_thawing(&self.file_systems[index]);
         }
 
         fn wait_freezing(&self, index: usize) {
@@ -461,6 +478,92 @@ mod tests {
     }
 
     #[test]
+    fn those_that_do_not_wait_for_each_other_are_frozen_at_the_same_time() {
+        let mut stage = Stage::new(4);
+        for index in [0, 1] {
+            stage.change(index, |it| it.freeze_hangs = true);
+        }
+        stage.hold_in(&[(1, 3)], LONG);
+        stage.guard.freeze();
+        stage.wait_freezing(0);
+        stage.wait_freezing(1);
+        stage.wait_frozen(2, true);
+        let mut waiting = [stage.report(), stage.report()];
+        waiting.sort_by_key(|report| format!("{report:?}"));
+        assert_eq!(waiting, [GuardReport::Waiting(0), GuardReport::Waiting(1)]);
+        // That one waits for the second.
+        assert_eq!(stage.frozen(), [false, false, true, false]);
+        stage.change(1, |it| it.freeze_hangs = false);
+        stage.wait_frozen(3, true);
+        assert_eq!(stage.report(), GuardReport::Waiting(0));
+        stage.change(0, |it| it.freeze_hangs = false);
+        assert_eq!(stage.report(), GuardReport::Frozen);
+        assert_eq!(stage.frozen(), [true; 4]);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn those_that_do_not_wait_for_each_other_are_thawed_at_the_same_time() {
+        let mut stage = Stage::new(4);
+        stage.hold_in(&[(0, 1)], LONG);
+        stage.guard.freeze();
+        stage.reports(GuardReport::Frozen);
+        for index in [1, 2, 3] {
+            stage.change(index, |it| it.thaw_hangs = true);
+        }
+        stage.guard.thaw();
+        for index in [1, 2, 3] {
+            stage.wait_thawing(index);
+        }
+        // However long it takes for the one on which it lies.
+        stage.wait_frozen(0, false);
+        for index in [1, 2, 3] {
+            stage.change(index, |it| it.thaw_hangs = false);
+        }
+        assert_eq!(stage.thaw(4).len(), 4);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn a_freeze_that_fails_waits_for_none_that_hangs() {
+        let mut stage = Stage::new(3);
+        stage.change(0, |it| it.freeze_hangs = true);
+        stage.hold_in(&[(1, 2)], LONG);
+        stage.change(1, |it| it.freeze_fails = Some(Errno::IO));
+        stage.guard.freeze();
+        stage.wait_freezing(0);
+        assert_eq!(stage.report(), GuardReport::Refused(1, Errno::IO));
+        let skipped = [GuardReport::Skipped(1), GuardReport::Skipped(2)];
+        assert_eq!(stage.thaw(2), skipped);
+        stage.change(0, |it| it.freeze_hangs = false);
+        assert_eq!(stage.report(), GuardReport::Thawed(0, Ok(())));
+        assert_eq!(stage.frozen(), [false; 3]);
+        stage.end().unwrap();
+    }
+
+    #[test]
+    fn of_several_that_hang_the_time_limit_names_one() {
+        let mut stage = Stage::new(3);
+        for index in [0, 2] {
+            stage.change(index, |it| it.freeze_hangs = true);
+        }
+        stage.hold_in(&[], Duration::from_millis(2500));
+        stage.guard.freeze();
+        let limit = loop {
+            if let GuardReport::TimeLimit(waits) = stage.report() {
+                break waits;
+            }
+        };
+        assert!(matches!(limit, Some(0 | 2)), "{limit:?}");
+        stage.wait_frozen(1, false);
+        for index in [0, 2] {
+            stage.change(index, |it| it.freeze_hangs = false);
+            stage.wait_frozen(index, false);
+        }
+        stage.end().unwrap();
+    }
+
+    #[test]
     fn nobody_waits_for_those_that_hang_in_their_thaw() {
         let mut stage = Stage::new(20);
         let hang = 5..20;
@@ -530,7 +633,7 @@ mod tests {
         let mut stage = Stage::new(2);
         stage.hold(Duration::from_millis(1));
         stage.guard.freeze();
-        let reports = stage.reports(GuardReport::TimeLimit);
+        let reports = stage.reports(GuardReport::TimeLimit(None));
         assert!(reports.len() <= 2, "{reports:?}");
         stage.wait_frozen(0, false);
         stage.wait_frozen(1, false);
@@ -550,8 +653,8 @@ mod tests {
         stage.hold(Duration::from_millis(500));
         stage.guard.freeze();
         assert_eq!(
-            stage.reports(GuardReport::TimeLimit),
-            [GuardReport::TimeLimit]
+            stage.reports(GuardReport::TimeLimit(None)),
+            [GuardReport::TimeLimit(None)]
         );
         stage.wait_frozen(0, false);
         stage.change(1, |it| it.freeze_hangs = false);
@@ -689,7 +792,7 @@ mod tests {
         assert_eq!(guard.state(), GuardState::Running);
         drop(its);
         assert_eq!(guard.next(Instant::now() + LONG, None), GuardEvent::Gone);
-        let error = guard.hold(&[], LONG).unwrap_err();
+        let error = guard.hold(&[], &[], LONG).unwrap_err();
         let words = "the guard process, without which nothing is frozen, does not answer";
         assert_eq!(error.to_string(), words);
     }

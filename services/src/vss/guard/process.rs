@@ -113,10 +113,12 @@ pub fn serve(
         socket,
         context,
         received: Vec::new(),
+        order: Vec::new(),
         threads: None,
         limit: Duration::ZERO,
         phase: Phase::Idle,
         reported: Vec::new(),
+        waited: Vec::new(),
         outbox: Vec::new(),
         rcu_expedited: None,
     };
@@ -131,6 +133,8 @@ struct Watchdog<'a> {
     context: Context,
     /// The descriptors that the agent has sent so far.
     received: Vec<OwnedFd>,
+    /// Pairs of indices, of which the first is frozen before the second.
+    order: Vec<(usize, usize)>,
     /// The threads that freeze and thaw, once the agent has sent all.
     threads: Option<ThreadPool>,
     /// The time limit of the freeze.
@@ -138,6 +142,8 @@ struct Watchdog<'a> {
     phase: Phase,
     /// Which file systems the agent has a report of.
     reported: Vec<bool>,
+    /// Which ones the agent knows to take long to freeze.
+    waited: Vec<bool>,
     /// Records that have to be sent to the agent.
     outbox: Vec<u8>,
     /// Set while it freezes.
@@ -154,7 +160,7 @@ enum Phase {
     Freezing {
         /// When it is aborted.
         until: Option<Instant>,
-        /// The file system that the agent knows to take long.
+        /// The file system that the agent was last told to take long.
         waits: Option<usize>,
     },
     Frozen {
@@ -218,14 +224,22 @@ impl Watchdog<'_> {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
                 self.reported.resize(self.received.len(), false);
+                self.waited.resize(self.received.len(), false);
+            }
+            GuardCommand::Order(first, then) => {
+                let index = |index| usize::try_from(index).unwrap_or(usize::MAX);
+                self.order.push((index(first), index(then)));
             }
             GuardCommand::Prepare => {
                 let held = Arc::new(std::mem::take(&mut self.received));
                 // A record of each kind for each file system, and some more.
                 self.outbox
-                    .reserve(GuardReport::LEN * (3 * held.len() + 16));
-                let mut threads = ThreadPool::new(held, Arc::clone(&self.context.calls))?;
-                threads.add_freezing()?;
+                    .reserve(GuardReport::LEN * (4 * held.len() + 16));
+                let order = std::mem::take(&mut self.order);
+                let threads = ThreadPool::new(held, &order, Arc::clone(&self.context.calls))?;
+                if !threads.can_freeze() {
+                    return Err(io::Error::other("cannot start threads"));
+                }
                 self.threads = Some(threads);
                 // Everything needed is mapped now. Later allocations come from no disk;
                 // locking them in advance would count against a limit.
@@ -289,7 +303,7 @@ impl Watchdog<'_> {
 
     fn thaw(&mut self, asked: bool) {
         self.reset_rcu_expedited();
-        if let Some(threads) = &mut self.threads {
+        if let Some(threads) = &self.threads {
             threads.thaw();
         }
         self.phase = Phase::Thawing {
@@ -332,7 +346,7 @@ impl Watchdog<'_> {
         match self.phase {
             Phase::Idle | Phase::Ready => {}
             Phase::Freezing { until, waits } => {
-                let (freezing, over) = (threads.freezing(), threads.freezing_done());
+                let (longest, over) = (threads.longest_freezing(), threads.freezing_done());
                 self.report_each(|index, state| match state {
                     State::Refused(errno) => Some(GuardReport::Refused(index, errno)),
                     _ => None,
@@ -345,31 +359,24 @@ impl Watchdog<'_> {
                     self.report(GuardReport::Frozen);
                     return;
                 }
-                if freezing.is_some_and(|(_, took)| took >= RCU_EXPEDITED_MAX) {
+                if longest.is_some_and(|(_, took)| took >= RCU_EXPEDITED_MAX) {
                     self.reset_rcu_expedited();
                 }
-                if let Some((index, took)) = freezing {
-                    if took >= PATIENCE && waits != Some(index) {
-                        self.phase = Phase::Freezing {
-                            until,
-                            waits: Some(index),
-                        };
-                        self.report(GuardReport::Waiting(index));
-                    }
-                }
-                self.check_time_limit(until, now);
+                let waits = self.report_waiting(waits);
+                self.phase = Phase::Freezing { until, waits };
+                self.check_time_limit(until, now, waits.and(longest).map(|(index, _)| index));
             }
-            Phase::Frozen { until } => self.check_time_limit(until, now),
+            Phase::Frozen { until } => self.check_time_limit(until, now, None),
             Phase::Thawing { asked, retry } => {
                 if now >= retry {
                     self.thaw(asked);
-                } else if let Some(threads) = &mut self.threads {
+                } else {
                     threads.escalate();
                 }
                 if asked {
                     self.report_each(|index, state| match state {
                         State::Untouched | State::Refused(_) => Some(GuardReport::Skipped(index)),
-                        State::Frozen | State::Thawing => None,
+                        State::Freezing(_) | State::Frozen | State::Thawing => None,
                         State::Thawed(said) => Some(GuardReport::Thawed(index, said)),
                     });
                 }
@@ -377,10 +384,36 @@ impl Watchdog<'_> {
         }
     }
 
-    /// Thaws if the time is over.
-    fn check_time_limit(&mut self, until: Option<Instant>, now: Instant) {
+    /// Reports each file system that takes long to freeze. If the one that was reported last,
+    /// `before`, is frozen, one that is not is reported again. Returns the last one.
+    fn report_waiting(&mut self, before: Option<usize>) -> Option<usize> {
+        let threads = self.threads.as_ref()?;
+        let (waited, outbox) = (&mut self.waited, &mut self.outbox);
+        let (mut new, mut any, mut still) = (None, None, false);
+        let mut report = |index| outbox.extend_from_slice(&GuardReport::Waiting(index).encode());
+        threads.each_freezing(|(index, took)| {
+            if took < PATIENCE {
+                return;
+            }
+            any = Some(index);
+            still |= before == any;
+            if let Some(waited) = waited.get_mut(index).filter(|it| !**it) {
+                *waited = true;
+                report(index);
+                new = any;
+            }
+        });
+        match new {
+            None if still => before,
+            None => any.inspect(|index| report(*index)),
+            new => new,
+        }
+    }
+
+    /// Thaws if the time is over; `waits` is the file system that has been waited for.
+    fn check_time_limit(&mut self, until: Option<Instant>, now: Instant, waits: Option<usize>) {
         if until.is_some_and(|until| until <= now) {
-            self.report(GuardReport::TimeLimit);
+            self.report(GuardReport::TimeLimit(waits));
             self.thaw(false);
         }
     }
@@ -429,7 +462,9 @@ impl Watchdog<'_> {
         }
         self.threads = None;
         self.received.clear();
+        self.order.clear();
         self.reported = Vec::new();
+        self.waited = Vec::new();
         self.phase = Phase::Idle;
     }
 
@@ -441,7 +476,7 @@ impl Watchdog<'_> {
         let mut retry = Instant::now() + RETRY;
         let mut tries = MAX_RETRIES;
         while tries > 0 {
-            let Some(threads) = self.threads.as_mut().filter(|it| !it.all_thawed()) else {
+            let Some(threads) = self.threads.as_ref().filter(|it| !it.all_thawed()) else {
                 return;
             };
             let is_busy = threads.is_busy();

@@ -2,23 +2,25 @@
 //! kernel for as long as a disk or another file system does: `FITHAW` of a file system
 //! waits for its own `FIFREEZE`, and that may wait for anything.
 //!
-//! They are started, with all the memory that they need, before anything is frozen. One
-//! freezes, in freeze order. One thaws, from the last file system to the first; if its call
-//! hangs, further ones continue with the rest.
+//! They are started, with all the memory that they need, before anything is frozen. The
+//! [`Schedule`] says which call a thread makes next. There is one for each file system, so
+//! that those that hang leave threads for the rest.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use super::schedule::{Call, Schedule};
+pub(in super::super) use super::schedule::{State, is_skippable};
 use crate::sys;
 
-/// How many threads thaw: so many calls may hang before the rest has to wait.
+/// How many threads there are: so many calls may hang before the rest has to wait.
 const MAX_THREADS: usize = 256;
 
 /// The stack size of a thread. All of it is locked in memory.
@@ -81,71 +83,14 @@ impl FileSystemCalls for Kernel {
     }
 }
 
-/// The state of a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum State {
-    /// It was not tried.
-    Untouched,
-    /// `FIFREEZE` returned this error. `ESHUTDOWN` stands for any error of a file system that
-    /// was shut down.
-    Refused(Errno),
-    /// It has to be thawed.
-    Frozen,
-    /// A thread is thawing it.
-    Thawing,
-    /// `FITHAW` returned this.
-    Thawed(Result<(), Errno>),
-}
-
-/// Returns whether the file system is not frozen after a `FITHAW` with this result: it was
-/// thawed, or was not frozen.
-pub(in super::super) fn is_thawed(said: Result<(), Errno>) -> bool {
-    matches!(said, Ok(()) | Err(Errno::INVAL))
-}
-
-/// Returns whether the others are frozen although one cannot be. It cannot
-/// (`EOPNOTSUPP`), need not (`EBUSY`: another program froze it), or nothing is written to
-/// it (`EROFS`: the kernel made it read-only after an error).
-pub(in super::super) fn is_skippable(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::BUSY | Errno::OPNOTSUPP | Errno::ROFS | Errno::SHUTDOWN
-    )
-}
-
-/// The task of the threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
-    Wait,
-    Freeze,
-    Thaw,
-    End,
-}
-
-struct Progress {
-    task: Task,
-    /// The state of each file system.
-    each: Vec<State>,
-    /// Which one is being frozen, and since when.
-    freezing: Option<(usize, Instant)>,
-    /// No other one will be frozen.
-    freezing_done: bool,
-    /// How many more threads may begin to thaw.
-    permits: usize,
-    /// How many calls to thaw have returned.
-    returned: u64,
-    /// How many threads have started.
-    started: usize,
-}
-
 struct Shared {
     held: Arc<Vec<OwnedFd>>,
     calls: Arc<dyn FileSystemCalls>,
-    progress: Mutex<Progress>,
-    /// Wakes the thread that freezes.
-    to_freeze: Condvar,
-    /// Wakes the threads that thaw.
-    to_thaw: Condvar,
+    schedule: Mutex<Schedule>,
+    /// Wakes a thread that waits for a call to make.
+    work: Condvar,
+    /// How many threads have started.
+    started: Mutex<usize>,
     /// Signals that a thread has started.
     made: Condvar,
     /// Readable after a change.
@@ -156,14 +101,11 @@ struct Shared {
 pub(in super::super) struct ThreadPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// How many calls to thaw had returned at the last check.
-    returned: u64,
-    /// How many more threads begin to thaw at the next check.
-    step: usize,
 }
 
 impl ThreadPool {
-    /// Starts threads that thaw `held`, which are in freeze order. If no thread can be
+    /// Starts threads that freeze and thaw `held`, which are in freeze order. Of each pair in
+    /// `order` the first is frozen before the second, by their indices. If no thread can be
     /// started, [`ThreadPool::thaw`] thaws by itself.
     ///
     /// # Errors
@@ -171,154 +113,119 @@ impl ThreadPool {
     /// If the process has no descriptor left.
     pub(in super::super) fn new(
         held: Arc<Vec<OwnedFd>>,
+        order: &[(usize, usize)],
         calls: Arc<dyn FileSystemCalls>,
     ) -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let progress = Progress {
-            task: Task::Wait,
-            each: vec![State::Untouched; held.len()],
-            freezing: None,
-            freezing_done: false,
-            permits: 0,
-            returned: 0,
-            started: 0,
-        };
-        let mut threads = Self {
-            threads: Vec::with_capacity(held.len().min(MAX_THREADS) + 1),
+        let wanted = held.len().min(MAX_THREADS);
+        let mut pool = Self {
+            threads: Vec::with_capacity(wanted),
             shared: Arc::new(Shared {
+                schedule: Mutex::new(Schedule::new(held.len(), order)),
                 held,
                 calls,
-                progress: Mutex::new(progress),
-                to_freeze: Condvar::new(),
-                to_thaw: Condvar::new(),
+                work: Condvar::new(),
+                started: Mutex::new(0),
                 made: Condvar::new(),
                 event,
             }),
-            returned: 0,
-            step: 1,
         };
-        for _ in 0..threads.shared.held.len().min(MAX_THREADS) {
-            if threads.start(Shared::thaw).is_err() {
+        for _ in 0..wanted {
+            if pool.start().is_err() {
                 break;
             }
         }
-        Ok(threads)
+        pool.shared.lock().set_threads(pool.threads.len());
+        Ok(pool)
     }
 
-    /// Starts the thread that freezes.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be started.
-    pub(super) fn add_freezing(&mut self) -> io::Result<()> {
-        self.start(Shared::freeze)
+    /// Returns whether there are threads enough to freeze: if one hangs, another one thaws.
+    pub(super) fn can_freeze(&self) -> bool {
+        self.threads.len() >= self.shared.held.len().min(2)
     }
 
     /// Starts a thread, and waits until it runs.
-    fn start(&mut self, work: fn(&Shared)) -> io::Result<()> {
+    fn start(&mut self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         self.threads.push(
             thread::Builder::new()
                 .name("hyperv-guard".to_owned())
                 .stack_size(STACK)
-                .spawn(move || work(&shared))?,
+                .spawn(move || shared.work())?,
         );
-        let starts = |progress: &mut Progress| progress.started < self.threads.len();
-        drop(self.shared.made.wait_while(self.shared.lock(), starts));
+        let starts = |started: &mut usize| *started < self.threads.len();
+        let started = lock(&self.shared.started);
+        drop(self.shared.made.wait_while(started, starts));
         Ok(())
     }
 
-    /// Begins to freeze all, one after the other.
+    /// Begins to freeze all.
     pub(super) fn freeze(&self) {
-        let mut progress = self.shared.lock();
-        if progress.task == Task::Wait {
-            progress.task = Task::Freeze;
-            self.shared.to_freeze.notify_all();
-        }
+        self.shared.lock().freeze();
+        self.shared.work.notify_one();
     }
 
     /// Assumes that all are frozen that these threads have not tried to freeze, except those
     /// that `but` names.
     pub(in super::super) fn assume_frozen(&self, but: impl Fn(usize) -> bool) {
-        let mut progress = self.shared.lock();
-        for (index, state) in progress.each.iter_mut().enumerate() {
-            if *state == State::Untouched && !but(index) {
-                *state = State::Frozen;
-            }
-        }
+        self.shared.lock().assume_frozen(but);
     }
 
     /// Stops freezing, and begins to thaw all that are frozen. Retries failed thaws.
-    pub(in super::super) fn thaw(&mut self) {
-        let mut progress = self.shared.lock();
-        progress.task = Task::Thaw;
-        for state in &mut progress.each {
-            if matches!(*state, State::Thawed(said) if !is_thawed(said)) {
-                *state = State::Frozen;
-            }
-        }
-        self.step = 1;
-        self.returned = progress.returned;
-        if self.threads.is_empty() {
-            drop(self.shared.thaw_each(progress));
-        } else {
-            progress.permits = 1;
-            self.shared.to_thaw.notify_one();
+    pub(in super::super) fn thaw(&self) {
+        let mut schedule = self.shared.lock();
+        schedule.thaw();
+        match self.threads.is_empty() {
+            true => drop(self.shared.call_all(schedule)),
+            false => self.shared.work.notify_one(),
         }
     }
 
     /// Lets further threads continue with the rest if no call has returned since the last
-    /// time, twice as many each time. Called at intervals while there is anything to thaw.
-    pub(in super::super) fn escalate(&mut self) {
-        let mut progress = self.shared.lock();
-        if progress.returned != self.returned {
-            self.returned = progress.returned;
-            self.step = 1;
-        } else if progress.each.contains(&State::Frozen) {
-            progress.permits = self.step;
-            self.step = self.step.saturating_mul(2);
-            self.shared.to_thaw.notify_all();
-        }
+    /// time. Called at intervals while there is anything to thaw.
+    pub(in super::super) fn escalate(&self) {
+        self.shared.lock().escalate();
+        self.shared.work.notify_one();
     }
 
-    /// Returns which file system is being frozen, and for how long.
-    pub(super) fn freezing(&self) -> Option<(usize, Duration)> {
-        let freezing = self.shared.lock().freezing;
-        freezing.map(|(index, since)| (index, since.elapsed()))
+    /// Calls `look` with the index of each file system that is being frozen, and for how long
+    /// it has been.
+    pub(super) fn each_freezing(&self, look: impl FnMut((usize, Duration))) {
+        self.shared.lock().freezing().for_each(look);
+    }
+
+    /// Returns which file system has been in its freeze for the longest, and for how long.
+    pub(super) fn longest_freezing(&self) -> Option<(usize, Duration)> {
+        let schedule = self.shared.lock();
+        schedule.freezing().max_by_key(|(_, took)| *took)
     }
 
     /// Returns whether no other one will be frozen.
     pub(super) fn freezing_done(&self) -> bool {
-        self.shared.lock().freezing_done
+        self.shared.lock().is_frozen()
     }
 
-    /// Calls `look` with the state of each file system, except the one that is being frozen.
+    /// Calls `look` with the state of each file system.
     pub(in super::super) fn each(&self, mut look: impl FnMut(usize, State)) {
-        let progress = self.shared.lock();
-        let freezing = progress.freezing.map(|(index, _)| index);
-        for (index, state) in progress.each.iter().enumerate() {
-            if Some(index) != freezing {
-                look(index, *state);
-            }
+        for (index, state) in self.shared.lock().states() {
+            look(index, state);
         }
     }
 
     /// Returns whether a call has not returned, or anything is to be thawed.
     pub(in super::super) fn is_busy(&self) -> bool {
-        let progress = self.shared.lock();
-        let to_thaw = |state: &State| matches!(state, State::Frozen | State::Thawing);
-        progress.freezing.is_some() || progress.each.iter().any(to_thaw)
+        let schedule = self.shared.lock();
+        schedule.is_calling() || schedule.any_pending()
     }
 
     /// Returns whether a thaw has not begun.
     pub(super) fn any_pending(&self) -> bool {
-        self.shared.lock().each.contains(&State::Frozen)
+        self.shared.lock().any_pending()
     }
 
     /// Returns whether all are thawed.
     pub(super) fn all_thawed(&self) -> bool {
-        let failed = |state: &State| matches!(*state, State::Thawed(said) if !is_thawed(said));
-        !self.is_busy() && !self.shared.lock().each.iter().any(failed)
+        self.shared.lock().all_thawed()
     }
 
     /// Makes the descriptor unreadable until the next change.
@@ -338,12 +245,11 @@ impl AsFd for ThreadPool {
 impl Drop for ThreadPool {
     /// Ends the threads, unless one hangs.
     fn drop(&mut self) {
-        let mut progress = self.shared.lock();
-        progress.task = Task::End;
-        let hang = progress.freezing.is_some() || progress.each.contains(&State::Thawing);
-        drop(progress);
-        self.shared.to_freeze.notify_all();
-        self.shared.to_thaw.notify_all();
+        let mut schedule = self.shared.lock();
+        schedule.end();
+        let hang = schedule.is_calling();
+        drop(schedule);
+        self.shared.work.notify_all();
         if !hang {
             for thread in self.threads.drain(..) {
                 let _ = thread.join();
@@ -352,9 +258,13 @@ impl Drop for ThreadPool {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Schedule> {
+        lock(&self.schedule)
     }
 
     fn notify(&self) {
@@ -362,95 +272,54 @@ impl Shared {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// Runs the thread that freezes.
-    fn freeze(&self) {
-        let mut progress = self.lock();
-        progress.started += 1;
+    /// Runs a thread.
+    fn work(&self) {
+        *lock(&self.started) += 1;
         self.made.notify_all();
-        while progress.task == Task::Wait {
-            progress = self
-                .to_freeze
-                .wait(progress)
-                .unwrap_or_else(PoisonError::into_inner);
+        let mut schedule = self.lock();
+        while !schedule.has_ended() {
+            schedule = self.call_all(schedule);
+            if !schedule.has_ended() {
+                let waited = self.work.wait(schedule);
+                schedule = waited.unwrap_or_else(PoisonError::into_inner);
+            }
         }
-        for (index, descriptor) in self.held.iter().enumerate() {
-            if progress.task != Task::Freeze {
-                break;
+    }
+
+    /// Makes calls as long as there are any to make. If there are several, another thread is
+    /// woken, which does the same.
+    fn call_all<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
+        let mut next = schedule.next();
+        let mut called = false;
+        while let Some(call) = next {
+            called = true;
+            schedule.begin(call);
+            if schedule.next().is_some() {
+                self.work.notify_one();
             }
-            progress.freezing = Some((index, Instant::now()));
-            drop(progress);
-            let said = match self.calls.freeze(descriptor.as_fd()) {
-                Err(Errno::IO) => Err(self.calls.dead(descriptor.as_fd()).unwrap_or(Errno::IO)),
-                said => said,
-            };
-            progress = self.lock();
-            let state = match said {
-                // The freeze was aborted meanwhile, and no other thread thaws this one.
-                Ok(()) if progress.task != Task::Freeze => {
-                    drop(progress);
-                    let said = self.calls.thaw(descriptor.as_fd());
-                    progress = self.lock();
-                    State::Thawed(said)
-                }
-                Ok(()) => State::Frozen,
-                Err(errno) => State::Refused(errno),
-            };
-            if let Some(its) = progress.each.get_mut(index) {
-                *its = state;
-            }
-            progress.freezing = None;
-            if let Err(errno) = said {
+            drop(schedule);
+            let said = self.call(call);
+            schedule = self.lock();
+            next = schedule.ended(call, said).or_else(|| schedule.next());
+            if said.is_err() {
                 self.notify();
-                if !is_skippable(errno) {
-                    break;
-                }
             }
         }
-        progress.freezing_done = true;
-        drop(progress);
-        self.notify();
+        if called {
+            self.notify();
+        }
+        schedule
     }
 
-    /// Runs a thread that thaws.
-    fn thaw(&self) {
-        let mut progress = self.lock();
-        progress.started += 1;
-        self.made.notify_all();
-        loop {
-            while progress.task != Task::End && progress.permits == 0 {
-                progress = self
-                    .to_thaw
-                    .wait(progress)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            if progress.task == Task::End {
-                return;
-            }
-            progress.permits -= 1;
-            progress = self.thaw_each(progress);
+    fn call(&self, call: Call) -> Result<(), Errno> {
+        let (Call::Freeze(index) | Call::Thaw(index)) = call;
+        let descriptor = self.held.get(index).ok_or(Errno::BADF)?.as_fd();
+        match call {
+            Call::Thaw(_) => self.calls.thaw(descriptor),
+            Call::Freeze(_) => match self.calls.freeze(descriptor) {
+                Err(Errno::IO) => Err(self.calls.dead(descriptor).unwrap_or(Errno::IO)),
+                said => said,
+            },
         }
-    }
-
-    /// Thaws what no other thread is thawing, from the last to the first.
-    fn thaw_each<'a>(&'a self, mut progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {
-        while progress.task == Task::Thaw {
-            let frozen = progress.each.iter().rposition(|it| *it == State::Frozen);
-            let Some((index, descriptor)) = frozen.and_then(|at| Some((at, self.held.get(at)?)))
-            else {
-                break;
-            };
-            if let Some(its) = progress.each.get_mut(index) {
-                *its = State::Thawing;
-            }
-            drop(progress);
-            let said = self.calls.thaw(descriptor.as_fd());
-            progress = self.lock();
-            if let Some(its) = progress.each.get_mut(index) {
-                *its = State::Thawed(said);
-            }
-            progress.returned += 1;
-        }
-        self.notify();
-        progress
     }
 }

@@ -152,11 +152,24 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     }
     // What the configuration leaves out counts for the order: it still writes to the file
     // system that it is on.
-    let positions = order::freeze_order(&candidates);
-    candidates.sort_by_key(|it| positions.get(&it.device).copied());
-    for file_system in candidates {
+    let mut places = order::freeze_order(&candidates);
+    candidates.sort_by_key(|it| places.get(&it.device).map(|place| place.position));
+    let mut above_left_out: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
+    for mut file_system in candidates {
         let device = file_system.device;
+        // What is on one that is left out is frozen before what carries that one.
+        for above in places
+            .remove(&device)
+            .map(|it| it.after)
+            .unwrap_or_default()
+        {
+            match above_left_out.get(&above) {
+                Some(further) => file_system.after.extend(further),
+                None => file_system.after.push(above),
+            }
+        }
         if let Some(reason) = rejected.remove(&device) {
+            above_left_out.insert(device, std::mem::take(&mut file_system.after));
             plan.left_out.push(LeftOut {
                 file_system,
                 reason,
@@ -545,6 +558,25 @@ mod tests {
         fs::write(list, text).unwrap();
         let plan = make(&config).unwrap();
         assert_eq!(points(&plan.freeze), ["/mirror", "/a/deep/one"]);
+    }
+
+    #[test]
+    fn what_lies_on_what_is_left_out_comes_before_what_carries_that() {
+        let (_root, mut config) = machine();
+        let all = make(&config).unwrap();
+        let of = |plan: &Plan, point: &str| {
+            let mut freeze = plan.freeze.iter();
+            freeze
+                .find(|it| it.mount_point() == Path::new(point))
+                .unwrap()
+                .clone()
+        };
+        let (mirror, mnt) = (of(&all, "/mirror"), of(&all, "/mnt"));
+        assert_eq!(mirror.after, [mnt.device]);
+        assert_eq!(of(&all, "/").after, [mirror.device, mnt.device]);
+        config.exclude.mount_points = vec!["/mirror".to_owned()];
+        let plan = make(&config).unwrap();
+        assert_eq!(of(&plan, "/").after, [mnt.device]);
     }
 
     #[test]

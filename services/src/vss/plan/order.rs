@@ -21,8 +21,20 @@ enum Class {
     Root,
 }
 
-/// Returns the position of each file system in the freeze order.
-pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, usize> {
+/// The place of a file system in the freeze order.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Its position.
+    pub(super) position: usize,
+    /// Those that must be frozen before it. Others may be frozen at the same time.
+    pub(super) after: Vec<DeviceNumber>,
+}
+
+/// Returns the place of each file system in the freeze order.
+///
+/// What is on a device that may be made of anything is frozen alone, one after the other,
+/// and before everything else.
+pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, Place> {
     let all: HashSet<_> = file_systems.iter().map(|it| it.device).collect();
     let mut above: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
     let mut below: HashMap<DeviceNumber, BTreeSet<DeviceNumber>> = HashMap::new();
@@ -69,11 +81,21 @@ pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber,
         .iter()
         .map(|(device, key)| (*key, *device))
         .collect();
-    let mut positions = HashMap::new();
+    let mut places: HashMap<DeviceNumber, Place> = HashMap::new();
+    let mut alone = None;
     // The first one has nothing above it, unless there is a cycle.
     while let Some((_, device)) = rest.pop_first() {
         waiting.remove(&device);
-        positions.insert(device, positions.len());
+        let above = above.get(&device).into_iter().flatten().copied();
+        let placed = above.filter(|it| places.contains_key(it));
+        let place = Place {
+            position: places.len(),
+            after: placed.chain(alone).collect(),
+        };
+        places.insert(device, place);
+        if on_anything.contains(&device) {
+            alone = Some(device);
+        }
         for lower in below.remove(&device).into_iter().flatten() {
             if let Some(key) = waiting.get_mut(&lower) {
                 rest.remove(&(*key, lower));
@@ -82,7 +104,7 @@ pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber,
             }
         }
     }
-    positions
+    places
 }
 
 /// Returns these and all that are on them.
@@ -136,7 +158,7 @@ mod tests {
     fn order(mut file_systems: Vec<FileSystem>) -> Vec<String> {
         let ordered = |file_systems: &mut Vec<FileSystem>| -> Vec<_> {
             let positions = freeze_order(file_systems);
-            file_systems.sort_by_key(|it| positions[&it.device]);
+            file_systems.sort_by_key(|it| positions[&it.device].position);
             let points = file_systems.iter().map(FileSystem::mount_point);
             points.map(|point| point.display().to_string()).collect()
         };
@@ -220,6 +242,32 @@ mod tests {
         assert_eq!(order, ["/c", "/d", "/a", "/b"]);
     }
 
+    #[test]
+    fn only_those_on_it_and_those_on_anything_come_before_another_one() {
+        let file_systems = [
+            file_system(1, &["/"], vec![]),
+            file_system(2, &["/home"], vec![]),
+            file_system(3, &["/a"], vec![on(Some(1))]),
+            file_system(4, &["/a/b"], vec![on(Some(3)), on(Some(2))]),
+        ];
+        let after = |file_systems: &[FileSystem], minor| {
+            let mut after = freeze_order(file_systems)
+                .remove(&number(minor))
+                .unwrap()
+                .after;
+            after.sort();
+            after.into_iter().map(|it| it.minor).collect::<Vec<_>>()
+        };
+        for (minor, expected) in [(1, &[3][..]), (2, &[4]), (3, &[4]), (4, &[])] {
+            assert_eq!(after(&file_systems, minor), expected, "{minor}");
+        }
+        let unknown = [5, 6].map(|minor| file_system(minor, &["/u"], vec![on(None)]));
+        let file_systems = [&file_systems[..], &unknown].concat();
+        for (minor, expected) in [(5, &[][..]), (6, &[5]), (1, &[3, 6]), (4, &[6])] {
+            assert_eq!(after(&file_systems, minor), expected, "{minor}");
+        }
+    }
+
     proptest! {
         /// Each lies on some of those with greater numbers.
         #[test]
@@ -233,16 +281,23 @@ mod tests {
                 let point = format!("/{}", "x/".repeat(minor as usize * 7 % 5));
                 file_system(minor, &[&point], lies_on.chain(unknown).collect())
             }).collect();
-            let positions = freeze_order(&file_systems);
+            let places = freeze_order(&file_systems);
+            let positions: HashMap<_, _> =
+                places.iter().map(|(device, place)| (*device, place.position)).collect();
             prop_assert_eq!(positions.len(), file_systems.len());
             let all: BTreeSet<_> = positions.values().copied().collect();
             prop_assert_eq!(all, (0..file_systems.len()).collect());
+            for (device, place) in &places {
+                for before in &place.after {
+                    prop_assert!(positions[before] < positions[device]);
+                }
+            }
             let mut on_anything = HashSet::new();
             for upper in file_systems.iter().rev() {
                 for lower in &upper.lies_on {
                     match lower.file_system {
                         Some(lower) if positions.contains_key(&lower) => {
-                            prop_assert!(positions[&upper.device] < positions[&lower]);
+                            prop_assert!(places[&lower].after.contains(&upper.device));
                             if on_anything.contains(&lower) {
                                 on_anything.insert(upper.device);
                             }
