@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use common::{Guest, HANGS, LONG, ONE, RELEASE, TWO};
+use common::{Guest, HANGS, LONG, ONE, RELEASE, RING, TWO};
 use hyperv_services::service::Entry;
 
 const MODE: u32 = 0o744;
@@ -24,6 +24,25 @@ fn a_device_is_served_when_it_comes_and_closed_when_it_goes() {
     device.wait_closed();
     guest.offer(&ONE);
     assert_eq!(guest.opened(&ONE).call(b"request"), MODE);
+    guest.stop();
+}
+
+#[test]
+fn a_worker_hands_its_device_back_after_a_burst() {
+    let guest = Guest::start(&[&RING]);
+    guest.offer(&RING);
+    let mut ring = guest.opened(&RING);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            // Malformed, but answered.
+            ring.exchange(&[0; 28]);
+        }
+        let deadline = Instant::now() + LONG;
+        while !ring.woken_without_message.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "the worker still waits for more");
+            thread::yield_now();
+        }
+    }
     guest.stop();
 }
 

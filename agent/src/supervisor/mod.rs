@@ -315,10 +315,10 @@ impl Supervisor {
         }
     }
 
-    /// Releases memory, unless a service has an operation in progress whose code would
-    /// be loaded again at once.
+    /// Releases memory, unless a worker expects requests whose code would be loaded again
+    /// at once.
     fn release_memory(&mut self) {
-        let busy = self.slots.values().any(|slot| slot.operation().is_some());
+        let busy = self.workers().any(|it| it.state.keeps_device());
         self.rest = if busy || self.standalone.is_some() {
             Some(Instant::now() + REST_AFTER)
         } else {

@@ -1,10 +1,11 @@
 //! The worker of one device: a thread that owns the device's channel and its service, and
 //! handles each request.
 //!
-//! Between requests the device is registered with the supervisor's poll, and the worker
-//! sleeps until the supervisor wakes it. While the service is busy, as in a file copy, the
-//! device is registered with the worker's own poll: a request then costs one wait, the
-//! service's work and one signal to the host, without a detour through another thread.
+//! An idle device is registered with the supervisor's poll, and the worker sleeps until the
+//! supervisor wakes it. While the service is busy, as in a file copy, and for a moment after
+//! each message, the device is registered with the worker's own poll: a request then costs
+//! one wait, the service's work and one signal to the host, without a detour through another
+//! thread.
 
 mod busy_poll;
 pub(crate) mod control;
@@ -35,6 +36,10 @@ use crate::locate::DeviceNode;
 use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::{OpenContext, Opener};
 use crate::stats::ServiceStats;
+
+/// How long the worker keeps its device after a message. The host sends many requests one
+/// after the other, as for all of its key-value pairs.
+const BURST_GAP: Duration = Duration::from_millis(20);
 
 /// Everything that a worker needs to open its device and serve it.
 pub(crate) struct Endpoint {
@@ -184,11 +189,13 @@ impl Worker<'_> {
                 // A device that went away wakes its worker without a message.
                 self.channel.acknowledge()?;
             }
-            self.poll.register(&*self.channel, busy)?;
+            let burst = received > 0 && !busy;
+            self.control.state.set_keeps_device(busy || burst);
+            self.poll.register(&*self.channel, busy || burst)?;
             if self.channel.arm() {
                 continue;
             }
-            self.wait(None)?;
+            self.wait(burst.then_some(BURST_GAP))?;
         }
         Ok(())
     }

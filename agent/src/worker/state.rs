@@ -11,11 +11,12 @@ use hyperv_vmbus::ic::Negotiated;
 
 use crate::timeouts::OVERDUE;
 
-/// The state of a worker. A request costs two atomic stores. The locks are taken when a
+/// The state of a worker. A request costs three atomic stores. The locks are taken when a
 /// device is opened, and for a snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerState {
     working: AtomicBool,
+    keeps_device: AtomicBool,
     opening: Mutex<Opening>,
     open: Mutex<Option<Open>>,
 }
@@ -111,6 +112,17 @@ impl WorkerState {
     /// A request is being handled, or not any more.
     pub(crate) fn set_working(&self, working: bool) {
         self.working.store(working, Ordering::Release);
+    }
+
+    /// The device is registered with the worker's own poll, or not any more.
+    pub(crate) fn set_keeps_device(&self, keeps: bool) {
+        self.keeps_device.store(keeps, Ordering::Release);
+    }
+
+    /// Whether the device is registered with the worker's own poll: more requests are
+    /// expected at once.
+    pub(crate) fn keeps_device(&self) -> bool {
+        self.keeps_device.load(Ordering::Acquire)
     }
 
     pub(crate) fn snapshot(&self) -> WorkerSnapshot {

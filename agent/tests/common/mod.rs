@@ -205,6 +205,8 @@ pub static RING: Entry = probe("ring", "vmbus/ring", 3);
 /// A device that the agent has opened, from the kernel's side.
 pub struct Opened {
     pub service: &'static str,
+    /// Whether the agent, since its last message over a ring, has woken without one.
+    pub woken_without_message: Arc<AtomicBool>,
     kernel: File,
 }
 
@@ -242,11 +244,14 @@ impl Opened {
 }
 
 /// A channel over a socket that preserves message boundaries.
-struct Ring(File);
+struct Ring {
+    socket: File,
+    woken_without_message: Arc<AtomicBool>,
+}
 
 impl Channel for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 
     fn buffer_len(&self) -> usize {
@@ -254,7 +259,7 @@ impl Channel for Ring {
     }
 
     fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError> {
-        let len = match self.0.read(buffer) {
+        let len = match self.socket.read(buffer) {
             Ok(0) => return Err(ChannelError::Gone),
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
@@ -263,6 +268,7 @@ impl Channel for Ring {
                 return Err(ChannelError::Io { call, source });
             }
         };
+        self.woken_without_message.store(false, Ordering::SeqCst);
         Ok(Some(Message::from_packet(Packet {
             kind: IN_BAND,
             transaction: 0,
@@ -271,7 +277,7 @@ impl Channel for Ring {
     }
 
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
-        self.0.write_all(reply.payload).unwrap();
+        self.socket.write_all(reply.payload).unwrap();
         Ok(Sent::Done)
     }
 
@@ -284,6 +290,7 @@ impl Channel for Ring {
     }
 
     fn acknowledge(&mut self) -> Result<(), ChannelError> {
+        self.woken_without_message.store(true, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -319,9 +326,13 @@ impl Opener for TestOpener {
             SockFlag::SOCK_CLOEXEC,
         )
         .unwrap();
+        let woken_without_message = Arc::<AtomicBool>::default();
         let channel: Box<dyn Channel> = if entry.name == RING.name {
             fcntl(&guest, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-            Box::new(Ring(guest.into()))
+            Box::new(Ring {
+                socket: guest.into(),
+                woken_without_message: Arc::clone(&woken_without_message),
+            })
         } else {
             Box::new(HvUtilChannel::new(guest, &entry.hvutil)?)
         };
@@ -340,6 +351,7 @@ impl Opener for TestOpener {
         }
         let opened = Opened {
             service: entry.name,
+            woken_without_message,
             kernel,
         };
         self.opened.lock().unwrap().send(opened).unwrap();
