@@ -117,7 +117,7 @@ pub fn draw(results: &Results) -> Result<String> {
                     let color = if *ratio < 1.0 { LESS } else { MORE };
                     (name, ratio.clamp(low, high), times(*ratio), color)
                 }
-                Line::Missing(name) => (name, 1.0, format!("{other} fails"), FAINT),
+                Line::Missing(name) => (name, 1.0, "no figure".to_owned(), FAINT),
             };
             write(low, (-10, 0), short(name), style(14, TEXT, HPos::Right))?;
             write(end.max(1.0), (6, 0), value, style(14, TEXT, HPos::Left))?;

@@ -124,7 +124,7 @@ fn section(results: &Results, picture: &str) -> String {
                         if known.is_none() {
                             notes.push(reason);
                         }
-                        format!("fails [{}]", number + 1)
+                        format!("none [{}]", number + 1)
                     }
                 };
                 let _ = write!(text, " {cell} |");
@@ -206,16 +206,16 @@ mod tests {
         assert_eq!(*picture, figures.join("it.svg"));
         for expected in [
             "| a < b & c | µs a message | 12.0 | 1,500 (125×) | 6.00 (0.5×) |\n",
-            "| another | µs a message | 100 | 80.0 (0.8×) | fails [1] |\n",
+            "| another | µs a message | 100 | 80.0 (0.8×) | none [1] |\n",
             "| | system calls a message | 0 | 1.00 | 1.00 |\n",
-            "| | µs of many messages | 0.50 | fails [1] | 0.25 (0.5×) |\n\n5 rounds. [1] it ended.\n",
+            "| | µs of many messages | 0.50 | none [1] | 0.25 (0.5×) |\n\n5 rounds. [1] it ended.\n",
             "![agent and daemon, least](docs/figures/it.svg)\n",
             "-->\nkept\n<!--",
         ] {
             assert!(new.contains(expected), "{expected} is not in {new}");
         }
         assert!(!new.contains("old"), "{new}");
-        for expected in ["a &lt; b &amp; c", "125×", "0.8×", "daemon fails"] {
+        for expected in ["a &lt; b &amp; c", "125×", "0.8×", "no figure"] {
             assert!(svg.contains(expected), "{expected} is not in {svg}");
         }
         assert!(!svg.contains("system calls"), "nothing is compared with 0");

@@ -22,7 +22,8 @@ const EXAMPLES: &str = "Examples:
   hyperv-sim run --agent 'target/release/hyperv-agent run --log stderr' device-gone
   hyperv-sim bench fcopy --peer '/usr/sbin/hv_fcopy_uio_daemon -n'
   hyperv-sim bench kvp --peer '/usr/sbin/hv_kvp_daemon -n'
-  hyperv-sim bench vss --peer '/usr/sbin/hv_vss_daemon -n'";
+  hyperv-sim bench vss --peer '/usr/sbin/hv_vss_daemon -n'
+  hyperv-sim bench start --kvp '/usr/sbin/hv_kvp_daemon -n'";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -133,7 +133,7 @@ impl Results {
             let _ = write!(table, " {}: |", "-".repeat(23));
         }
         table.push('\n');
-        for group in &self.groups {
+        for group in self.groups.iter().filter(|group| !group.rows.is_empty()) {
             let _ = write!(table, "| {:32} |", format!("**{}**", group.title));
             for _ in &self.programs {
                 let _ = write!(table, " {:24} |", "");
@@ -145,7 +145,7 @@ impl Results {
                     let text = match (value, row.ratio(program)) {
                         (Ok(value), Some(ratio)) => format!("{value:.2} ({ratio:.2}×)"),
                         (Ok(value), None) => format!("{value:.2}"),
-                        (Err(reason), _) => format!("fails [{}]", note(&mut notes, reason)),
+                        (Err(reason), _) => format!("none [{}]", note(&mut notes, reason)),
                     };
                     let _ = write!(table, " {text:>24} |");
                 }

@@ -36,6 +36,7 @@ mod sysfs;
 mod uio;
 
 use std::fs::OpenOptions;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,6 +227,18 @@ impl BlackBox {
         let program = words.first_mut().context("the command is empty")?;
         *program = programs::install(Path::new(program), view)?;
         Ok(shell_words::join(&words))
+    }
+
+    /// A socket in the private root that the program may send datagrams to.
+    ///
+    /// # Errors
+    ///
+    /// If the guest has no private root, or the socket cannot be bound.
+    pub fn socket(&self, path: &Path) -> Result<UnixDatagram> {
+        let view = self.view.as_ref();
+        let view = view.context("the guest has no private root")?;
+        let here = view.join(path.strip_prefix("/").context("the path is relative")?);
+        UnixDatagram::bind(&here).with_context(|| path.display().to_string())
     }
 
     /// Starts a command in the private root, beside the program; its input and

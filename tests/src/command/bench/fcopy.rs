@@ -72,8 +72,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "{} rounds of {} messages ({} after a pause), rings of {} KiB",
         arguments.common.rounds, arguments.messages, arguments.slow_messages, arguments.ring
     );
-    super::print(&subjects, title, groups);
-    Ok(())
+    let programs = subjects.into_iter().map(|it| it.name).collect();
+    arguments.common.output.report(programs, title, groups)
 }
 
 /// Time, interrupts, signals and system calls a message at one pace.

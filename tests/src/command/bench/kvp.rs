@@ -132,8 +132,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         before,
         after,
     ];
-    super::print(&subjects, title, groups);
-    Ok(())
+    let programs = subjects.into_iter().map(|it| it.name).collect();
+    common.output.report(programs, title, groups)
 }
 
 /// Starts the program in a private network. A file-copy device is there as

@@ -5,20 +5,23 @@
 mod fcopy;
 mod kvp;
 mod process;
+mod start;
 mod subject;
 mod trace;
 pub(crate) mod vss;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use hyperv_sim::blackbox;
 use hyperv_sim::host::Protocol;
 use hyperv_sim::results::{Group, Results, Row};
 use hyperv_sim::scenario::Transport;
+use hyperv_sim::{blackbox, chart};
 
 use subject::Subject;
 
@@ -36,6 +39,8 @@ pub(crate) enum Bench {
     Kvp(kvp::Arguments),
     /// Freezing and thawing file systems over `/dev/vmbus/hv_vss`.
     Vss(vss::Arguments),
+    /// The start, up to the first answers.
+    Start(start::Arguments),
 }
 
 /// Options of every comparison.
@@ -51,9 +56,40 @@ struct Common {
     /// Rounds; the table has their median.
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
-    /// Seconds to count wake-ups for.
+    /// Seconds to count wake-ups for; with 0, nothing is measured of programs at rest.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     idle: u64,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Where results go, beside the table on standard output.
+#[derive(Debug, Args)]
+struct Output {
+    /// Write the results to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw how the first further program compares with the agent.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+impl Output {
+    fn report(&self, programs: Vec<String>, title: String, groups: Vec<Group>) -> Result<()> {
+        let results = Results {
+            title,
+            programs,
+            groups,
+        };
+        print!("{}", results.render());
+        if let Some(path) = &self.json {
+            results.save(path)?;
+        }
+        if let Some(path) = &self.svg {
+            fs::write(path, chart::draw(&results)?).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
 }
 
 /// How programs have the device of a service that most of them know as a
@@ -83,6 +119,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Fcopy(arguments) => fcopy::run(arguments)?,
         Bench::Kvp(arguments) => kvp::run(arguments)?,
         Bench::Vss(arguments) => vss::run(arguments)?,
+        Bench::Start(arguments) => start::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -98,16 +135,17 @@ impl Common {
     /// How they are started.
     fn commands(&self) -> Result<Vec<String>> {
         ensure!(self.rounds > 0, "no rounds, nothing to measure");
-        let agent = match &self.agent {
-            Some(command) => command.clone(),
-            None => beside()?,
-        };
+        let agent = agent(self.agent.as_deref())?;
         Ok([vec![agent], self.peer.clone()].concat())
     }
 }
 
-/// The agent that was built together with this program.
-fn beside() -> Result<String> {
+/// The agent's command: this one, or of the agent that was built together with this
+/// program.
+fn agent(command: Option<&str>) -> Result<String> {
+    if let Some(command) = command {
+        return Ok(command.to_owned());
+    }
     let agent = std::env::current_exe()?.with_file_name("hyperv-agent");
     ensure!(
         agent.exists(),
@@ -120,6 +158,9 @@ fn beside() -> Result<String> {
 
 /// What programs take that do nothing.
 fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> Result<Group> {
+    if idle == 0 {
+        return Ok(Group::new(title, Vec::new()));
+    }
     for subject in subjects.iter_mut() {
         subject.wait_until_idle();
     }
@@ -148,13 +189,4 @@ fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> 
         Row::new(&format!("in {idle} s"), "wake-ups", wakeups),
     ];
     Ok(Group::new(title, rows))
-}
-
-fn print<P>(subjects: &[Subject<P>], title: String, groups: Vec<Group>) {
-    let results = Results {
-        title,
-        programs: subjects.iter().map(|it| it.name.clone()).collect(),
-        groups,
-    };
-    print!("{}", results.render());
 }

@@ -60,6 +60,16 @@ pub(super) fn switches(pid: u32) -> Result<u64> {
     Ok(switches)
 }
 
+/// Pages that the process had to ask the kernel for.
+pub(super) fn page_faults(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
+    let mut fields = fields.split_whitespace().skip(7);
+    let minor: u64 = fields.next().context("no page faults")?.parse()?;
+    let major: u64 = fields.nth(1).context("no page faults")?.parse()?;
+    Ok(minor + major)
+}
+
 /// Whether each thread of the process is traced.
 pub(super) fn is_traced(pid: u32) -> Result<bool> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::AddAssign;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +140,36 @@ impl Trace {
     }
 }
 
+/// What a program did from its start on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// System calls.
+    pub(super) calls: u64,
+    /// Those of them that opened a file or a directory.
+    pub(super) files: u64,
+}
+
+impl AddAssign for Opened {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.files += other.files;
+    }
+}
+
+/// What is in the log of a program that strace has started.
+pub(super) fn opened(log: &str) -> Opened {
+    let files = log.lines().filter(|line| {
+        let opens = line.contains(" open(") || line.contains(" openat(");
+        let resumed = line.contains("<... open resumed>") || line.contains("<... openat resumed>");
+        let ended = line.contains(" = ") && !line.contains(" = -1 ");
+        (opens || resumed) && ended
+    });
+    Opened {
+        calls: count(log, "").all,
+        files: files.count() as u64,
+    }
+}
+
 /// The calls in a log of strace's. One that another process came between has two
 /// lines; signals and ends of processes are no calls.
 fn count(log: &str, mark: &str) -> Calls {
@@ -165,7 +196,7 @@ fn total(summary: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Calls, count, total};
+    use super::{Calls, Opened, count, opened, total};
 
     #[test]
     fn calls_are_counted_once_and_from_the_mark_on() {
@@ -177,6 +208,16 @@ mod tests {
                    17 --- SIGCHLD {si_signo=SIGCHLD} ---\n";
         assert_eq!(count(log, "FIFREEZE"), Calls { all: 3, marked: 2 });
         assert_eq!(count(log, "FITHAW"), Calls { all: 3, marked: 0 });
+    }
+
+    #[test]
+    fn files_are_counted_that_were_opened() {
+        let log = "17 execve(\"/x\", [], 0x1) = 0\n\
+                   17 openat(AT_FDCWD, \"/etc/a\", O_RDONLY) = -1 ENOENT (No such file or directory)\n\
+                   17 openat(AT_FDCWD, \"/etc/b\", O_RDONLY <unfinished ...>\n\
+                   18 open(\"/etc/c\", O_RDONLY) = 3\n\
+                   17 <... openat resumed>)             = 4\n";
+        assert_eq!(opened(log), Opened { calls: 4, files: 2 });
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "{} rounds, file systems of {} MiB with {} KiB not on the disk, over {transport}",
         arguments.common.rounds, arguments.size, arguments.dirty
     );
-    super::print(&subjects, title, groups);
-    Ok(())
+    let programs = subjects.into_iter().map(|it| it.name).collect();
+    arguments.common.output.report(programs, title, groups)
 }
 
 /// A guest in which a program runs, with others beside it, and all three
