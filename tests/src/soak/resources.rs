@@ -15,9 +15,10 @@ const SETTLE_TIME: Duration = Duration::from_secs(60);
 /// program has rested for some seconds, which uevents of others can keep it from.
 const SLACK: u64 = 512;
 
-/// The pools, which the service keeps open once they were used: whether they were since
-/// the last change of the configuration depends on which came first.
-const POOLS: usize = 5;
+/// The pools and the socket for changes of the network, which the service keeps open once they
+/// were used: whether they were since the last change of the configuration depends on which came
+/// first.
+const KEPT_OPEN: usize = 6;
 
 /// What the program holds, with all that it has started.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +68,7 @@ impl Totals {
     }
 
     fn is_more_than(&self, other: &Self) -> bool {
-        self.descriptors > other.descriptors + POOLS
+        self.descriptors > other.descriptors + KEPT_OPEN
             || self.threads > other.threads
             || self.processes > other.processes
             || self.memory > other.memory + SLACK
