@@ -1,7 +1,7 @@
 //! What a guest sees of the machine: its mounts, and the devices in them.
 
 use std::fs::OpenOptions;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
@@ -85,18 +85,22 @@ fn mount_dev(devfs: DevFs) -> Result<BackgroundSession> {
         .write(true)
         .open("/dev/fuse")
         .context("/dev/fuse")?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-        connection.as_raw_fd()
-    );
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    let options = Some(options.as_str());
-    mount(Some("hyperv-sim"), "/dev", Some("fuse"), flags, options)
-        .context("mounting the guest's /dev")?;
+    mount_fuse(Path::new("/dev"), connection.as_raw_fd())?;
     let config = Config::default();
     Session::from_fd(devfs, connection.into(), SessionACL::All, config)
         .and_then(Session::spawn)
         .context("serving the guest's /dev")
+}
+
+/// Mounts the file system that this descriptor of `/dev/fuse` serves.
+pub(super) fn mount_fuse(point: &Path, connection: RawFd) -> Result<()> {
+    let options = format!(
+        "fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    );
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let options = Some(options.as_str());
+    mount(Some("hyperv-sim"), point, Some("fuse"), flags, options)
+        .with_context(|| format!("mounting the guest's {}", point.display()))
 }
 
 impl Drop for Guest {

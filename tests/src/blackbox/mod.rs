@@ -35,7 +35,8 @@ mod state;
 mod sysfs;
 mod uio;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -250,6 +251,22 @@ impl BlackBox {
     pub fn spawn(&self, command: &[&str]) -> Result<Child> {
         ensure!(self.view.is_some(), "the guest has no private root");
         root::start(&self.guest.namespace, command)
+    }
+
+    /// Mounts a FUSE file system in the private root at `point`, a directory that is made;
+    /// `connection` is an open `/dev/fuse`.
+    ///
+    /// # Errors
+    ///
+    /// If the guest has no private root, or the kernel refuses.
+    pub fn mount_fuse(&self, point: &str, connection: BorrowedFd<'_>) -> Result<()> {
+        ensure!(self.view.is_some(), "the guest has no private root");
+        let point = PathBuf::from(point);
+        let connection = connection.as_raw_fd();
+        self.guest.namespace.run(move || {
+            fs::create_dir_all(&point)?;
+            guest::mount_fuse(&point, connection)
+        })?
     }
 
     /// Whether the UIO driver masks a device's interrupt by itself when one

@@ -395,6 +395,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-stuck-thaw" VSS_BOTH vss::stuck::in_thaw, own_process: "a THAW that waits for a disk thaws all other file systems, and fails in time";
         "vss-stuck-disk" KERNEL_ONLY vss::stuck::disk, own_process => EITHER: "freeze and thaw with a suspended device-mapper disk";
         "vss-stuck-for-a-while" VSS_BOTH vss::stuck::for_a_while, own_process => SAME: "a FREEZE succeeds when a slow disk answers in time";
+        "vss-stuck-side-by-side" VSS_BOTH vss::stuck::side_by_side, own_process => SAME: "file systems on different disks are frozen at the same time, each before the one that carries it";
         "vss-stuck-time-limit" VSS_BOTH vss::stuck::time_limit, own_process => SAME: "the time limit thaws without waiting for a disk";
         "vss-stuck-killed" VSS_BOTH vss::stuck::killed, own_process: "a program that is killed during a hanging FREEZE leaves no other file system frozen, and serves when it is started again";
         "vss-stuck-stopped" VSS_BOTH vss::stuck::stopped, own_process: "a program that is stopped during a hanging FREEZE ends in time";

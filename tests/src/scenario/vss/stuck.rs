@@ -407,3 +407,49 @@ pub(in super::super) fn all_by_hand(stage: &mut VssStage<'_>) -> Result<()> {
     stuck.start(stage)?;
     stuck.expect_rounds(stage)
 }
+
+/// Two file systems on two others, each of which somebody else has frozen: both hang in their
+/// freeze at the same time, and the second continues although the first one hangs.
+pub(in super::super) fn side_by_side(stage: &mut VssStage<'_>) -> Result<()> {
+    let file_systems = FileSystems::new(stage)?;
+    let mut pairs = Vec::new();
+    for name in ["a", "b"] {
+        let below = file_systems.make(Kind::Ext4, &format!("below-{name}"))?;
+        let above = format!("{MOUNTS}/{name}-hangs");
+        file_systems.script(IN_A_FILE, &[&above, &below])?;
+        file_systems.freeze(&below)?;
+        pairs.push((above, below));
+    }
+    let [(first, below_first), (second, below_second)] = &pairs[..] else {
+        bail!("expected two of each; there are {pairs:?}");
+    };
+    let mut host = stage.connect()?;
+    let before = stage.machine().log().len();
+    host.send(&Operation::Freeze)?;
+    let mut wait_logged = |point: &str, times| {
+        let line = format!("{point:?} to freeze");
+        until(
+            SETTLE_TIME,
+            &format!("the log to say {line} {times} times"),
+            || {
+                let log = stage.machine().log();
+                let count = log.get(before..).unwrap_or_default().matches(&line).count();
+                Ok((count == times).then_some(()))
+            },
+        )
+    };
+    wait_logged(first, 1)?;
+    wait_logged(second, 1)?;
+    file_systems.thaw(below_second)?;
+    // It was named last, and is frozen now: the other one is named again.
+    wait_logged(first, 2)?;
+    file_systems.thaw(below_first)?;
+    let reply = host.reply()?.status;
+    expect(reply, Status::OK, "a FREEZE that hangs for a while")?;
+    let all = [first, below_first, second, below_second];
+    file_systems.expect_frozen(&all, "after a FREEZE")?;
+    expect(host.thaw()?, Status::OK, "a THAW")?;
+    file_systems.expect_thawed(&all, "after a THAW")?;
+    round(&file_systems, &all, &mut host).context("the next one")?;
+    stage.expect_working(&mut host)
+}

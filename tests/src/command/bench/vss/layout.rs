@@ -6,6 +6,8 @@ use std::fmt;
 use anyhow::{Context, Result};
 use hyperv_sim::volumes::Volumes;
 
+use super::slow_disks;
+
 /// Lets loop devices look like disks: some programs leave them out, by what
 /// `/sys` says of them.
 const DISKS: &str = r#"
@@ -21,20 +23,27 @@ const DISKS: &str = r#"
 "#;
 
 /// Makes file systems, so many and of this size, mounted where nothing else can be
-/// frozen.
+/// frozen, in files of a directory. Those of a program are there already.
 const MAKE: &str = r#"
     set -e
-    count=$0 size=$1
+    count=$0 size=$1 directory=$2
     mount -t tmpfs -o mode=755 mounts /mnt
     truncate -s "$size" /run/image
     mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 /run/image
     n=0
     while [ $n -lt "$count" ]; do
         name=$(printf %04d $n)
-        cp --sparse=always /run/image "/run/$name.img"
         mkdir "/mnt/$name"
-        mount -t ext4 -o loop "/run/$name.img" "/mnt/$name"
-        rm "/run/$name.img"
+        if [ "$directory" = /run ]; then
+            cp --sparse=always /run/image "/run/$name"
+            mount -t ext4 -o loop "/run/$name" "/mnt/$name"
+            rm "/run/$name"
+        else
+            cp --sparse=always /run/image "$directory/$name"
+            loop=$(losetup --direct-io=on --show -f "$directory/$name")
+            mount -t ext4 "$loop" "/mnt/$name"
+            losetup -d "$loop"
+        fi
         n=$((n + 1))
     done
 "#;
@@ -66,6 +75,8 @@ pub(super) struct Layout {
     pub(super) file_systems: u32,
     /// How often a directory of the first one is mounted elsewhere, in fifties.
     pub(super) bind_mounts: u32,
+    /// Milliseconds that a write to a disk takes; each file system has one of its own.
+    pub(super) delay: u64,
 }
 
 impl fmt::Display for Layout {
@@ -73,6 +84,9 @@ impl fmt::Display for Layout {
         match self.file_systems {
             1 => write!(f, "1 file system")?,
             many => write!(f, "{many} file systems")?,
+        }
+        if self.delay > 0 {
+            write!(f, ", disks that take {} ms a write", self.delay)?;
         }
         match self.bind_mounts {
             0 => Ok(()),
@@ -93,8 +107,12 @@ impl Layout {
     /// Mounts it, each file system being of so many MiB.
     pub(super) fn make(&self, volumes: &dyn Volumes, size: u64) -> Result<()> {
         let (count, size) = (self.file_systems.to_string(), format!("{size}M"));
+        let directory = match self.delay {
+            0 => "/run",
+            _ => slow_disks::PLACE,
+        };
         volumes
-            .script(MAKE, &[&count, &size])
+            .script(MAKE, &[&count, &size, directory])
             .with_context(|| format!("making {self}"))?;
         if self.bind_mounts > 0 {
             let count = self.bind_mounts.to_string();

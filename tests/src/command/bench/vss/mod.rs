@@ -6,6 +6,7 @@
 
 pub(crate) mod applications;
 mod layout;
+mod slow_disks;
 
 use std::path::Path;
 use std::thread;
@@ -25,6 +26,7 @@ use hyperv_vmbus::ic::Status;
 
 use self::applications::{Applications, Freeze, Pause, now};
 use self::layout::Layout;
+use self::slow_disks::SlowDisks;
 use super::subject::{self, Subject};
 use super::{Common, DeviceKind, FCOPY, at_rest, process, trace};
 
@@ -59,6 +61,13 @@ pub(crate) struct Arguments {
     /// File systems that a guest has (repeatable), 240 in all guests together.
     #[arg(long, value_name = "N", default_values_t = [1, 10, 100])]
     file_systems: Vec<u32>,
+    /// File systems that a guest has on disks that take their time (repeatable), each on one
+    /// of its own.
+    #[arg(long, value_name = "N", default_values_t = [1, 4, 10])]
+    slow_disks: Vec<u32>,
+    /// How long each write to such a disk takes, in milliseconds; 0 for no such disks.
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    write_delay: u64,
     /// Bind mounts of one file system, in fifties; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     bind_mounts: u32,
@@ -92,7 +101,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let transport = arguments.way.transport();
     let commands = arguments.common.commands()?;
-    let most = arguments.file_systems.iter().max().copied().unwrap_or(1);
+    let counts = arguments.file_systems.iter().chain(&arguments.slow_disks);
+    let most = counts.max().copied().unwrap_or(1);
     ensure!(
         most > 0 && most as usize * commands.len() <= FILE_SYSTEMS,
         "{most} file systems for each of {} guests: there is room for 1 to {FILE_SYSTEMS} in all",
@@ -115,12 +125,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         layouts.push(Layout {
             file_systems: *file_systems,
             bind_mounts: 0,
+            delay: 0,
         });
+    }
+    if arguments.write_delay > 0 {
+        for file_systems in &arguments.slow_disks {
+            layouts.push(Layout {
+                file_systems: *file_systems,
+                bind_mounts: 0,
+                delay: arguments.write_delay,
+            });
+        }
     }
     if arguments.bind_mounts > 0 {
         layouts.push(Layout {
             file_systems: 1,
             bind_mounts: arguments.bind_mounts,
+            delay: 0,
         });
     }
     let mut groups = Vec::new();
@@ -183,9 +204,19 @@ fn guest(
 
 /// Times and system calls with one set of file systems.
 fn measure(subjects: &mut [Subject<Vss>], layout: Layout, arguments: &Arguments) -> Result<Group> {
+    let mut disks = Vec::new();
     for subject in &mut *subjects {
+        if layout.delay > 0 {
+            let bytes = arguments.size << 20;
+            disks.push(SlowDisks::new(
+                &subject.machine,
+                layout.file_systems,
+                bytes,
+            )?);
+        }
         layout.make(&*subject.machine.volumes()?, arguments.size)?;
     }
+    disks.iter().for_each(|disks| disks.set_delay(layout.delay));
     let mut rounds: Vec<Vec<_>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..arguments.common.rounds {
         for (subject, rounds) in subjects.iter_mut().zip(&mut rounds) {
@@ -196,7 +227,15 @@ fn measure(subjects: &mut [Subject<Vss>], layout: Layout, arguments: &Arguments)
     for subject in &mut *subjects {
         let counted = system_calls(subject).with_context(|| subject.name.clone())?;
         calls.push(vec![counted]);
-        layout.clear(&*subject.machine.volumes()?)?;
+    }
+    disks.iter().for_each(|disks| disks.set_delay(0));
+    let mut disks = disks.into_iter();
+    for subject in &mut *subjects {
+        let volumes = subject.machine.volumes()?;
+        layout.clear(&*volumes)?;
+        if let Some(disks) = disks.next() {
+            disks.clear(&*volumes)?;
+        }
     }
     let time = |title, of: fn(&Measured) -> Duration| {
         let milliseconds = medians(&rounds, |round| of(round).as_secs_f64() * 1000.0);
@@ -234,7 +273,7 @@ fn round(
     let (points, files) = (layout.points(), layout.files());
     let mut command = vec!["sh", APPLICATIONS, "--dirty", &dirty, "--pages", &pages];
     for point in &points {
-        command.extend(["--make_dirty", point]);
+        command.extend(["--make-dirty", point]);
     }
     command.extend(files.iter().map(String::as_str));
     let applications = Applications::start(&subject.machine, &command)?;
