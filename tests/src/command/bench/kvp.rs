@@ -2,7 +2,8 @@
 //! pool with many records.
 
 use std::fs;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -19,7 +20,13 @@ use super::subject::Subject;
 use super::{Common, DeviceKind, FCOPY, at_rest, trace};
 
 /// The pool with many records: the one that the guest writes to.
-const POOL: u8 = 1;
+const LARGE: u8 = 1;
+
+/// A pool as hosts have them, and its records.
+const SMALL: (u8, u32) = (0, 20);
+
+/// Requests that a host makes one after the other, and how long it then makes none.
+const BURST: (u32, Duration) = (30, Duration::from_millis(100));
 
 /// The interface that the host asks about.
 const ADAPTER: Adapter = Adapter {
@@ -58,16 +65,13 @@ const BOTH: u8 = 3;
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Requests of each kind a round.
+    /// Requests of each kind a round; a quarter of that where a program may read a large
+    /// file, or start others, for each.
     #[arg(long, value_name = "N", default_value_t = 100)]
     requests: u32,
-    /// Records in the pool.
+    /// Records in the large pool.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     records: u32,
-    /// Rounds in which every record is enumerated: a program that reads the whole
-    /// file for each takes its time.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    lists: usize,
     #[command(flatten)]
     way: DeviceKind,
 }
@@ -79,6 +83,10 @@ struct Question {
     operations: Vec<Operation>,
     /// Whether the guest has the requested keys.
     there: bool,
+    /// Whether the host pauses in between.
+    bursts: bool,
+    /// How many are asked in a round.
+    requests: u32,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -86,11 +94,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         ref common,
         requests,
         records,
-        lists,
         ref way,
     } = *arguments;
     ensure!(
-        requests > 0 && records > 0 && lists > 0,
+        requests > 0 && records > 0,
         "no requests, nothing to measure"
     );
     let transport = way.transport();
@@ -101,30 +108,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let before = at_rest(&mut subjects, "at rest, without records", common.idle)?;
 
     for subject in &subjects {
-        let path = subject.machine.pools().join(pool::file(POOL));
-        fs::write(&path, content(records)).with_context(|| path.display().to_string())?;
+        for (number, records) in [(LARGE, records), SMALL] {
+            let path = subject.machine.pools().join(pool::file(number));
+            fs::write(&path, content(records)).with_context(|| path.display().to_string())?;
+        }
     }
-    let questions = questions(records);
-    let mut times = Vec::new();
-    let mut calls = Vec::new();
-    for question in &questions {
-        times.push(time(&mut subjects, question, common.rounds, requests)?);
-        calls.push(system_calls(&mut subjects, question, requests)?);
+    let (mut times, mut calls) = (Vec::new(), Vec::new());
+    for question in questions(requests, records) {
+        times.push(time(&mut subjects, &question, common.rounds)?);
+        calls.push(system_calls(&mut subjects, &question)?);
     }
-    let all = Question {
-        title: format!("ENUMERATE of {records} records"),
-        operations: (0..records)
-            .map(|index| Operation::Enumerate { pool: POOL, index })
-            .collect(),
-        there: true,
-    };
-    times.push(time(&mut subjects, &all, lists, records)?);
-    let after = format!("at rest, {records} records read");
+    let after = format!("at rest, with {records} records");
     let after = at_rest(&mut subjects, &after, common.idle)?;
 
     let title = format!(
-        "{} rounds of {requests} requests, {lists} of all {records} records, over {transport}",
-        common.rounds
+        "{} rounds of {requests} requests ({} of GET_IP_INFO and of a pool of {records} records), over {transport}",
+        common.rounds,
+        few(requests)
     );
     let groups = vec![
         Group::new("time of a request", times),
@@ -163,45 +163,67 @@ fn key(number: u32) -> String {
     format!("key {number}")
 }
 
-fn questions(records: u32) -> Vec<Question> {
-    let ask = |title: &str, operations, there| Question {
+fn few(requests: u32) -> u32 {
+    requests.div_ceil(4)
+}
+
+fn questions(requests: u32, records: u32) -> Vec<Question> {
+    let ask = |title: &str, operations| Question {
         title: title.to_owned(),
         operations,
-        there,
+        there: true,
+        bursts: false,
+        requests,
     };
-    let get = |title: &str, number, there| {
+    let get = |title: &str, (pool, records), number| {
         let title = format!("GET, {title} of {records} records");
-        ask(&title, vec![Operation::get(POOL, &key(number))], there)
+        Question {
+            there: number < records,
+            ..ask(&title, vec![Operation::get(pool, &key(number))])
+        }
+    };
+    let slow = |question| Question {
+        requests: few(requests),
+        ..question
     };
     let facts = (0..).zip(FACTS).map(|(index, _)| Operation::Enumerate {
         pool: FACT_POOL,
         index,
     });
+    let facts: Vec<_> = facts.collect();
+    let in_bursts = format!("ENUMERATE of a fact, bursts of {}", BURST.0);
     let info = Operation::get_ip_info(&ADAPTER.mac.to_uppercase(), BOTH);
+    let all = (0..few(requests)).map(|number| Operation::Enumerate {
+        pool: LARGE,
+        index: number * (records / few(requests)).max(1) % records,
+    });
+    let large = (LARGE, records);
     vec![
-        ask("ENUMERATE of the guest's facts", facts.collect(), true),
-        ask("GET_IP_INFO", vec![info], true),
-        get("first", 0, true),
-        get("last", records - 1, true),
-        get("none", records, false),
+        ask("ENUMERATE of a fact", facts.clone()),
+        Question {
+            bursts: true,
+            ..ask(&in_bursts, facts)
+        },
+        get("first", SMALL, 0),
+        get("missing one", SMALL, SMALL.1),
+        slow(ask("GET_IP_INFO", vec![info])),
+        slow(get("first", large, 0)),
+        slow(get("last", large, records - 1)),
+        slow(get("missing one", large, records)),
+        slow(ask(
+            &format!("ENUMERATE, any of {records} records"),
+            all.collect(),
+        )),
     ]
 }
 
 /// The time that a request takes.
-fn time(
-    subjects: &mut [Subject<Kvp>],
-    question: &Question,
-    rounds: usize,
-    requests: u32,
-) -> Result<Row> {
+fn time(subjects: &mut [Subject<Kvp>], question: &Question, rounds: usize) -> Result<Row> {
     let mut measured: Vec<Vec<_>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (subject, measured) in subjects.iter_mut().zip(&mut measured) {
-            measured.push(subject.attempt(|host| {
-                let begun = Instant::now();
-                ask(host, question, requests)?;
-                Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(requests))
-            })?);
+            let time = subject.attempt(|host| ask(host, question))?;
+            measured.push(time.map(|time| time.as_secs_f64() * 1e6 / f64::from(question.requests)));
         }
     }
     Ok(Row::new(
@@ -212,28 +234,34 @@ fn time(
 }
 
 /// The system calls that a request takes, counted apart from the time.
-fn system_calls(subjects: &mut [Subject<Kvp>], question: &Question, requests: u32) -> Result<Row> {
+fn system_calls(subjects: &mut [Subject<Kvp>], question: &Question) -> Result<Row> {
     let mut counted = Vec::new();
     for subject in subjects {
         let pid = subject.pid()?;
         let calls = subject
-            .attempt(|host| trace::system_calls(pid, host, |host| ask(host, question, requests)))?;
+            .attempt(|host| trace::system_calls(pid, host, |host| ask(host, question).map(drop)))?;
         let calls = calls.and_then(|calls| calls);
-        counted.push(calls.map(|calls| calls as f64 / f64::from(requests)));
+        counted.push(calls.map(|calls| calls as f64 / f64::from(question.requests)));
     }
     Ok(Row::new(&question.title, "system calls", counted))
 }
 
-/// Sends requests, each when the one before is answered.
-fn ask(host: &mut KvpHost, question: &Question, requests: u32) -> Result<()> {
+/// Sends requests, each when the one before is answered; returns the time without pauses.
+fn ask(host: &mut KvpHost, question: &Question) -> Result<Duration> {
+    let mut busy = Duration::ZERO;
     let operations = question.operations.iter().cycle();
-    for operation in operations.take(requests as usize) {
+    for (number, operation) in (0..question.requests).zip(operations) {
+        if question.bursts && number > 0 && number % BURST.0 == 0 {
+            thread::sleep(BURST.1);
+        }
+        let begun = Instant::now();
         let status = host.request(operation)?;
+        busy += begun.elapsed();
         ensure!(
             (status == Status::OK) == question.there,
             "{}: {operation:?} was answered with {status:?}",
             question.title
         );
     }
-    Ok(())
+    Ok(busy)
 }
