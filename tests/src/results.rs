@@ -133,7 +133,7 @@ impl Results {
             let _ = write!(table, " {}: |", "-".repeat(23));
         }
         table.push('\n');
-        for group in self.groups.iter().filter(|group| !group.rows.is_empty()) {
+        for group in &self.groups {
             let _ = write!(table, "| {:32} |", format!("**{}**", group.title));
             for _ in &self.programs {
                 let _ = write!(table, " {:24} |", "");

@@ -56,7 +56,7 @@ struct Common {
     /// Rounds; the table has their median.
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
-    /// Seconds to count wake-ups for; with 0, nothing is measured of programs at rest.
+    /// Seconds to count wake-ups for; with 0, programs are not waited for to come to rest.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     idle: u64,
     #[command(flatten)]
@@ -158,11 +158,10 @@ fn agent(command: Option<&str>) -> Result<String> {
 
 /// What programs take that do nothing.
 fn at_rest<P: Protocol>(subjects: &mut [Subject<P>], title: &str, idle: u64) -> Result<Group> {
-    if idle == 0 {
-        return Ok(Group::new(title, Vec::new()));
-    }
-    for subject in subjects.iter_mut() {
-        subject.wait_until_idle();
+    if idle > 0 {
+        for subject in subjects.iter_mut() {
+            subject.wait_until_idle();
+        }
     }
     let before: Vec<_> = subjects.iter_mut().map(Subject::switches).collect();
     thread::sleep(Duration::from_secs(idle));
