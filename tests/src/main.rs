@@ -47,6 +47,9 @@ enum Command {
     Bench(command::bench::Bench),
     /// Makes the tables and pictures of the README from the results in `docs/figures`.
     Figures(command::figures::Arguments),
+    /// Copies messages and writes their data, for `bench fcopy`.
+    #[command(hide = true)]
+    CopyAndPwrite(command::bench::fcopy::least::Arguments),
     /// Writes to file systems in a guest, for `bench vss`.
     #[command(hide = true)]
     Applications(command::bench::vss::applications::Arguments),
@@ -76,6 +79,10 @@ fn run() -> Result<ExitCode> {
         Command::Bench(bench) => command::bench::run(&bench),
         Command::Figures(arguments) => {
             command::figures::run(&arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CopyAndPwrite(arguments) => {
+            command::bench::fcopy::least::run(&arguments)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Applications(arguments) => {

@@ -35,7 +35,8 @@ pub struct Row {
     pub title: String,
     /// Its unit, or what is counted, for example "µs" or "system calls".
     pub unit: Cow<'static, str>,
-    /// For each program the figure, or why it has none.
+    /// For each program the figure, or why it has none; those of the last programs may be
+    /// missing.
     pub values: Vec<Result<f64, String>>,
 }
 
@@ -141,11 +142,12 @@ impl Results {
             table.push('\n');
             for row in &group.rows {
                 let _ = write!(table, "| {:32} |", row.name());
-                for (program, value) in row.values.iter().enumerate() {
-                    let text = match (value, row.ratio(program)) {
-                        (Ok(value), Some(ratio)) => format!("{value:.2} ({ratio:.2}×)"),
-                        (Ok(value), None) => format!("{value:.2}"),
-                        (Err(reason), _) => format!("none [{}]", note(&mut notes, reason)),
+                for program in 0..self.programs.len() {
+                    let text = match (row.values.get(program), row.ratio(program)) {
+                        (Some(Ok(value)), Some(ratio)) => format!("{value:.2} ({ratio:.2}×)"),
+                        (Some(Ok(value)), None) => format!("{value:.2}"),
+                        (Some(Err(reason)), _) => format!("none [{}]", note(&mut notes, reason)),
+                        (None, _) => String::new(),
                     };
                     let _ = write!(table, " {text:>24} |");
                 }

@@ -2,9 +2,10 @@
 //! run. Each is a separate process and has its device at the same time; while
 //! one is measured the others sleep.
 
-mod fcopy;
+pub(crate) mod fcopy;
 mod kvp;
 mod process;
+mod slow_disk;
 mod start;
 mod subject;
 mod trace;
@@ -33,8 +34,10 @@ const FCOPY: (u32, usize) = (63, 16 << 10);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// File copy over `/dev/uioN`.
+    /// File copy over `/dev/uioN` and `/dev/vmbus/hv_fcopy`.
     Fcopy(fcopy::Arguments),
+    /// A large file, copied to a slow disk.
+    SlowDisk(slow_disk::Arguments),
     /// Key-value pairs and IP configuration over `/dev/vmbus/hv_kvp`.
     Kvp(kvp::Arguments),
     /// Freezing and thawing file systems over `/dev/vmbus/hv_vss`.
@@ -117,6 +120,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     }
     match bench {
         Bench::Fcopy(arguments) => fcopy::run(arguments)?,
+        Bench::SlowDisk(arguments) => slow_disk::run(arguments)?,
         Bench::Kvp(arguments) => kvp::run(arguments)?,
         Bench::Vss(arguments) => vss::run(arguments)?,
         Bench::Start(arguments) => start::run(arguments)?,

@@ -4,12 +4,12 @@ use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hyperv_sim::blackbox::BlackBox;
 use hyperv_sim::host::{Protocol, ServiceHost};
-use hyperv_sim::port::{Device, Machine};
+use hyperv_sim::port::{Device, Machine, Port};
 use hyperv_sim::resources::family;
 use hyperv_sim::scenario::{OPEN_TIME, Transport};
 
@@ -19,6 +19,9 @@ use super::process::{self, Memory};
 /// in order when nothing has happened for 5 s.
 const REST: Duration = Duration::from_secs(6);
 
+/// How often a program is looked at that has not opened its device yet.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A program, and its host.
 pub(super) struct Subject<P> {
     pub(super) name: String,
@@ -26,6 +29,8 @@ pub(super) struct Subject<P> {
     transport: Transport,
     number: u32,
     open: Option<Open<P>>,
+    /// Why nothing can be measured of it.
+    unable: Option<String>,
 }
 
 /// What the program of a command is called.
@@ -54,12 +59,24 @@ impl<P: Protocol> Subject<P> {
             transport,
             number: 0,
             open: None,
+            unable: None,
+        }
+    }
+
+    /// Opens its device. Nothing is measured of a program that does not; the table says
+    /// why.
+    pub(super) fn open(&mut self) {
+        if let Err(error) = self.host() {
+            self.unable = Some(format!("{}: {error:#}", self.name));
         }
     }
 
     /// The host of the open device; the program is started, and the device
     /// offered, where it has to be.
     pub(super) fn host(&mut self) -> Result<&mut ServiceHost<P>> {
+        if let Some(reason) = &self.unable {
+            bail!("{reason}");
+        }
         if self.open.is_none() || !self.machine.is_running() {
             if let Some(open) = self.open.take() {
                 open.device.rescind()?;
@@ -72,11 +89,30 @@ impl<P: Protocol> Subject<P> {
             if !self.machine.is_running() {
                 self.machine.start()?;
             }
-            let host = ServiceHost::connect(device.accept(OPEN_TIME)?)?;
+            let host = ServiceHost::connect(self.accept(&*device)?)?;
             self.open = Some(Open { device, host });
         }
         let open = self.open.as_mut().context("it was just opened")?;
         Ok(&mut open.host)
+    }
+
+    /// Waits for the program to open the device, for as long as it runs.
+    fn accept(&mut self, device: &dyn Device) -> Result<Port> {
+        let deadline = Instant::now() + OPEN_TIME;
+        loop {
+            match device.accept(LOOK) {
+                Err(_) if !self.machine.is_running() => {
+                    let log = self.machine.log();
+                    let last = log.lines().last().unwrap_or("nothing");
+                    bail!(
+                        "it ended and did not open its device ({}); it said: {last}",
+                        self.transport
+                    );
+                }
+                Err(_) if Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     pub(super) fn pid(&mut self) -> Result<u32> {
@@ -90,6 +126,9 @@ impl<P: Protocol> Subject<P> {
         &mut self,
         work: impl FnOnce(&mut ServiceHost<P>) -> Result<T>,
     ) -> Result<Result<T, String>> {
+        if let Some(reason) = &self.unable {
+            return Ok(Err(reason.clone()));
+        }
         let outcome = work(self.host()?);
         if outcome.is_err() {
             if let Some(open) = self.open.take() {
@@ -107,6 +146,9 @@ impl<P: Protocol> Subject<P> {
     pub(super) fn wait_until_idle(&mut self) {
         for _ in 0..4 {
             let before = self.switches();
+            if before.is_err() {
+                return;
+            }
             thread::sleep(REST);
             if before == self.switches() {
                 return;
