@@ -13,8 +13,6 @@ use crate::timeouts::KVP_LAST_RESULT;
 
 /// The jobs of the thread.
 pub(super) enum Job {
-    /// Sets the version of the kernel's driver.
-    DriverVersion(String),
     /// Executes a request of the host.
     Request(Request, CancelToken),
     /// Undoes the last request: the host got a failure for it.
@@ -32,6 +30,8 @@ pub(super) struct Executor {
     thread: Option<JoinHandle<()>>,
     /// The thread still executes a cancelled request.
     overdue: bool,
+    /// Everything that was submitted is done.
+    idle: bool,
 }
 
 impl Executor {
@@ -66,6 +66,7 @@ impl Executor {
             outcomes,
             thread: Some(thread),
             overdue: false,
+            idle: true,
         }
     }
 
@@ -78,21 +79,24 @@ impl Executor {
             self.overdue = false;
         }
         self.submit(Job::Request(request, token.clone()));
-        if let Some(outcome) = self.outcome(&token) {
-            return outcome;
-        }
+        let mut outcome = self.outcome(&token);
         // A request that was committed just now has its outcome here at once.
-        if !token.cancel() {
-            if let Some(outcome) = self.outcome(&CancelToken::new(KVP_LAST_RESULT)) {
-                return outcome;
-            }
+        if outcome.is_none() && !token.cancel() {
+            outcome = self.outcome(&CancelToken::new(KVP_LAST_RESULT));
         }
-        self.overdue = true;
-        Err(Error::TimedOut(timeout))
+        self.idle = outcome.is_some();
+        self.overdue = !self.idle;
+        outcome.unwrap_or(Err(Error::TimedOut(timeout)))
+    }
+
+    /// Whether everything that was submitted is done. It may be without this knowing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle
     }
 
     /// Queues a job without waiting for it.
     pub(super) fn submit(&mut self, job: Job) {
+        self.idle = false;
         if self.jobs.send(job).is_err() {
             self.propagate_panic();
         }
@@ -152,7 +156,7 @@ mod tests {
             }
         });
         let late = executor.execute(enumerate(0), Duration::ZERO);
-        assert!(matches!(late, Err(Error::TimedOut(_))));
+        assert!(matches!(late, Err(Error::TimedOut(_))) && !executor.is_idle());
         // It is not done yet: the next is refused, and not executed.
         let refused = executor.execute(enumerate(1), Duration::ZERO);
         assert!(matches!(refused, Err(Error::TimedOut(_))));
@@ -164,18 +168,17 @@ mod tests {
     #[test]
     fn jobs_without_an_outcome_are_not_waited_for() {
         let mut executor = Executor::start(|| {
-            let mut version = String::new();
-            move |job| match job {
-                Job::DriverVersion(new) => {
-                    version = new;
-                    None
-                }
-                Job::Request(..) => Some(Ok(Reply::Value(version.clone()))),
-                Job::Rollback | Job::CheckDeferred => None,
+            let mut done = 0;
+            move |job| {
+                done += 1;
+                matches!(job, Job::Request(..)).then(|| Ok(Reply::Value(done.to_string())))
             }
         });
-        executor.submit(Job::DriverVersion("3.1".to_owned()));
-        assert_eq!(value(executor.execute(enumerate(0), LONG)), "3.1");
+        assert!(executor.is_idle());
+        executor.submit(Job::Rollback);
+        assert!(!executor.is_idle());
+        assert_eq!(value(executor.execute(enumerate(0), LONG)), "2");
+        assert!(executor.is_idle());
     }
 
     #[test]

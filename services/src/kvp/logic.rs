@@ -1,7 +1,6 @@
 //! Dispatches requests to the pools, the facts and the network.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, warn};
@@ -10,13 +9,12 @@ use super::cancel::CancelToken;
 use super::config::Config;
 use super::error::Error;
 use super::executor::Job;
-use super::facts::Facts;
-use super::interfaces::{self, Interfaces};
+use super::inline::Shared;
 use super::pool::{Pools, Record, Stamp};
 use super::request::{PoolId, Reply, Request};
-use super::{network, publish};
+use super::{interfaces, network, publish};
 use crate::error_chain::display_chain;
-use crate::progress::{Operation, Progress};
+use crate::progress::Operation;
 use crate::timeouts::{IP_CONFIGURATION, IP_CONFIGURATION_MIN};
 
 /// When to retry creating the pools, or publishing the configured keys.
@@ -25,9 +23,7 @@ const RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Logic {
     config: Config,
     pools: Pools,
-    interfaces: Arc<Interfaces>,
-    facts: Facts,
-    progress: Arc<Progress>,
+    shared: Shared,
     /// When creating the missing pools failed.
     create_failed: Option<Instant>,
     /// When publishing the configured keys failed.
@@ -36,8 +32,6 @@ pub(super) struct Logic {
     published: Option<Stamp>,
     /// The last request changed the IP configuration.
     network_changed: bool,
-    /// An IP configuration is in force when its network manager starts.
-    deferred: Arc<AtomicBool>,
     checks: network::Checks,
     log: Logger,
 }
@@ -45,29 +39,22 @@ pub(super) struct Logic {
 impl Logic {
     /// Creates the missing pools, publishes the configured keys, and rolls back an IP
     /// configuration that a killed program left half applied.
-    pub(super) fn new(
-        config: Config,
-        log: Logger,
-        progress: Arc<Progress>,
-        deferred: Arc<AtomicBool>,
-    ) -> Self {
-        let pools = Pools::new(&config.directory).with_mode(config.mode);
+    pub(super) fn new(config: Config, log: Logger, shared: Shared) -> Self {
+        let pools = Pools::new(&config.directory)
+            .with_mode(config.mode)
+            .with_memory(&shared.memory);
         if config.mode.is_some() {
             if let Err(error) = pools.apply_mode() {
                 warn!(log, "{}", display_chain(&error));
             }
         }
-        let interfaces = Arc::new(Interfaces::new(&config.environment.root));
         let mut logic = Self {
-            facts: Facts::new(&config, Arc::clone(&interfaces)),
-            interfaces,
             pools,
-            progress,
+            shared,
             create_failed: None,
             publish_failed: None,
             published: None,
             network_changed: false,
-            deferred,
             checks: network::Checks::default(),
             log,
             config,
@@ -81,10 +68,6 @@ impl Logic {
     /// Executes a job; returns the outcome of a request.
     pub(super) fn execute(&mut self, job: Job) -> Option<Result<Reply, Error>> {
         match job {
-            Job::DriverVersion(version) => {
-                self.facts.set_driver_version(&version);
-                None
-            }
             Job::Request(request, token) => Some(self.execute_request(request, &token)),
             Job::Rollback => {
                 self.rollback();
@@ -104,20 +87,25 @@ impl Logic {
         if due(self.create_failed) && self.create_pools() {
             info!(self.log, "created the pools");
         }
-        if due(self.publish_failed) || self.lost_published_keys(&request) {
+        let is_published = request.pool() != Some(PoolId::Guest) || !self.lost_published_keys();
+        if due(self.publish_failed) || !is_published {
             self.publish();
         }
-        let changes_published = matches!(
-            request,
-            Request::Set { pool, .. } | Request::Delete { pool, .. } if pool == PoolId::Guest
-        );
+        let pool = request.pool();
+        let changes = matches!(request, Request::Set { .. } | Request::Delete { .. });
         let outcome = match token.is_expired() {
             true => Err(Error::Cancelled),
             false => self.dispatch(request, token),
         };
-        // What the host does to a published key stays until the next start.
-        if changes_published {
-            self.published = self.pools.stamp(PoolId::Guest);
+        if pool == Some(PoolId::Guest) {
+            // What the host does to a published key stays until the next start.
+            if changes {
+                self.published = self.pools.stamp(PoolId::Guest);
+            }
+            // The next request is to look whether it is time to publish.
+            if self.publish_failed.is_some() || self.lost_published_keys() {
+                self.shared.memory(PoolId::Guest).forget();
+            }
         }
         for warning in self.pools.take_warnings() {
             warn!(self.log, "{}", warning);
@@ -156,20 +144,11 @@ impl Logic {
         created.is_ok()
     }
 
-    /// Returns whether pool 1, which a request is for, was changed since the configured
-    /// keys were published. cloud-init and azure-init empty it in the first minute of a
-    /// boot, to get rid of their records of the last one.
-    fn lost_published_keys(&self, request: &Request) -> bool {
-        let pool = match request {
-            Request::Get { pool, .. }
-            | Request::Set { pool, .. }
-            | Request::Delete { pool, .. }
-            | Request::Enumerate { pool, .. } => Some(*pool),
-            Request::GetIpInfo { .. } | Request::SetIpInfo(_) => None,
-        };
-        !self.config.publish.is_empty()
-            && pool == Some(PoolId::Guest)
-            && self.published != self.pools.stamp(PoolId::Guest)
+    /// Returns whether pool 1 was changed since the configured keys were published. cloud-init
+    /// and azure-init empty it in the first minute of a boot, to get rid of their records of
+    /// the last one.
+    fn lost_published_keys(&self) -> bool {
+        !self.config.publish.is_empty() && self.published != self.pools.stamp(PoolId::Guest)
     }
 
     fn publish(&mut self) {
@@ -188,7 +167,7 @@ impl Logic {
     fn check_deferred(&mut self) {
         let interfaces = || interfaces::list(&self.config.environment.root);
         let deferred = network::check(&self.config, &interfaces, &mut self.checks, &self.log);
-        self.deferred.store(deferred, Ordering::Relaxed);
+        self.shared.deferred.store(deferred, Ordering::Relaxed);
     }
 
     /// Undoes the last request: the kernel did not accept the reply, and reported a
@@ -213,11 +192,10 @@ impl Logic {
     }
 
     fn dispatch(&mut self, request: Request, token: &CancelToken) -> Result<Reply, Error> {
-        self.config.access.check(&request)?;
         let pools = self.pools.for_request(token);
         match request {
             Request::Get { pool, key } => {
-                let fact = (pool == PoolId::Auto).then(|| self.facts.get(&key));
+                let fact = (pool == PoolId::Auto).then(|| self.shared.facts.get(&key));
                 let value = match fact.flatten() {
                     None => pools.get(pool, &key)?,
                     fact => fact,
@@ -238,7 +216,7 @@ impl Logic {
             }
             Request::Enumerate { pool, index } => {
                 if pool == PoolId::Auto {
-                    let (key, value) = self.facts.at(index).ok_or(Error::NoItem)?;
+                    let (key, value) = self.shared.facts.at(index).ok_or(Error::NoItem)?;
                     let key = key.to_owned();
                     return Ok(Reply::Item { key, value });
                 }
@@ -246,13 +224,21 @@ impl Logic {
                 Ok(Reply::Item { key, value })
             }
             Request::GetIpInfo { adapter, family } => {
-                let info =
-                    network::get(&self.config, &self.interfaces, &adapter, family, &self.log)?;
+                let info = network::get(
+                    &self.config,
+                    &self.shared.interfaces,
+                    &adapter,
+                    family,
+                    &self.log,
+                )?;
                 Ok(Reply::IpInfo(info))
             }
             Request::SetIpInfo(info) => {
                 let adapter = info.adapter.clone();
-                let _operation = self.progress.begin(Operation::Configuring { adapter });
+                let _operation = self
+                    .shared
+                    .progress
+                    .begin(Operation::Configuring { adapter });
                 if token.remaining() < IP_CONFIGURATION_MIN {
                     return Err(Error::Cancelled);
                 }
@@ -260,7 +246,7 @@ impl Logic {
                 network::set(&self.config, &info, deadline, &|| token.commit(), &self.log)?;
                 self.network_changed = true;
                 let deferred = network::is_deferred(&self.config);
-                self.deferred.store(deferred, Ordering::Relaxed);
+                self.shared.deferred.store(deferred, Ordering::Relaxed);
                 Ok(Reply::Done)
             }
         }
@@ -286,7 +272,7 @@ mod tests {
         let note = format!("new\0{}\nend", new.display());
         fs::write(config.environment.state_dir.join("network-pending"), note).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        Logic::new(config, log, Arc::default(), Arc::default());
+        logic(config, log);
         assert!(!new.exists());
     }
 
@@ -302,11 +288,16 @@ mod tests {
         }
     }
 
+    fn logic(config: Config, log: Logger) -> Logic {
+        let shared = Shared::new(&config);
+        Logic::new(config, log, shared)
+    }
+
     fn executor(config: &Config) -> Executor {
         let config = config.clone();
         Executor::start(move || {
             let log = Logger::root(slog::Discard, slog::o!());
-            let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
+            let mut logic = logic(config, log);
             move |job| logic.execute(job)
         })
     }
@@ -351,7 +342,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let log = Logger::root(slog::Discard, slog::o!());
-        let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
+        let mut logic = logic(config, log);
         let mut ask = |request, time| {
             logic
                 .execute(Job::Request(request, CancelToken::new(time)))
@@ -371,7 +362,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
-        let logic = Logic::new(config(root.path()), log, Arc::default(), Arc::default());
+        let logic = logic(config(root.path()), log);
         let busy = || Error::Inject(network::InjectError::Busy);
         let token = CancelToken::new(LONG);
         // The host gets this failure itself.
@@ -450,7 +441,7 @@ mod tests {
         fs::write(&config.directory, "a file in the directory's place").unwrap();
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), slog::o!());
-        let mut logic = Logic::new(config.clone(), log, Arc::default(), Arc::default());
+        let mut logic = logic(config.clone(), log);
         let ask = |logic: &mut Logic| {
             let _ = logic.execute(Job::Request(get("k"), CancelToken::new(LONG)));
         };
@@ -478,7 +469,7 @@ mod tests {
         let pool = config.directory.join(".kvp_pool_1");
         fs::create_dir_all(&pool).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        let mut logic = Logic::new(config, log, Arc::default(), Arc::default());
+        let mut logic = logic(config, log);
         fs::remove_dir(&pool).unwrap();
         logic.publish_failed = logic.publish_failed.map(|tried| tried - RETRY);
         let role = Request::Get {

@@ -1,9 +1,10 @@
 //! Key-value pairs and IP configuration. Protocol section 7.
 //!
-//! [`wire`] decodes a message, in either `encoding`, into a [`request`]. `executor` hands
-//! it to a separate thread, where `logic` checks it against [`Access`] and dispatches it;
-//! a request that takes too long is cancelled (`cancel`), so the host always gets a reply
-//! in time. [`wire`] encodes the reply in place of the request.
+//! [`wire`] decodes a message, in either `encoding`, into a [`request`], which is checked
+//! against [`Access`]. `inline` answers what is in memory. `executor` hands the rest to a
+//! separate thread, where `logic` dispatches it; a request that takes too long is cancelled
+//! (`cancel`), so the host always gets a reply in time. [`wire`] encodes the reply in place
+//! of the request.
 //!
 //! [`pool`] holds the keys that host and guest write, [`facts`] computes those of the
 //! guest, and `publish` keeps the configured ones in a pool. [`network`] reads and writes the
@@ -11,7 +12,7 @@
 //! [`assignments`] read files of other programs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyperv_vmbus::hvutil::HvUtil;
@@ -23,6 +24,7 @@ use slog::{Logger, debug, warn};
 pub use self::config::{Access, Config, Network};
 use self::error::Error;
 use self::executor::{Executor, Job};
+use self::inline::Shared;
 use self::logic::Logic;
 pub use self::network::Backend;
 use self::network::IpInfoError;
@@ -43,6 +45,7 @@ mod error;
 mod executor;
 pub mod facts;
 mod files;
+mod inline;
 pub mod interfaces;
 mod logic;
 pub mod network;
@@ -113,19 +116,17 @@ fn create_pools(config: &Config) -> Result<(), String> {
 
 struct KeyValue {
     executor: Executor,
-    progress: Arc<Progress>,
+    shared: Shared,
+    access: Access,
     log: Logger,
     /// That of the last negotiation.
     ip_layout: IpLayout,
     /// The timeout of the current request was logged; those of requests that wait for it
     /// are not.
     timeout_logged: bool,
-    /// The last message was a valid request, which the executor got.
+    /// The executor got the last message.
     executed: bool,
-    /// An IP configuration is in force when its network manager starts. The executor's thread sets
-    /// and clears it.
-    deferred: Arc<AtomicBool>,
-    /// When to check what became of it.
+    /// When to check what became of a deferred IP configuration.
     next_check: Instant,
     /// When the service was created.
     created: Instant,
@@ -135,23 +136,20 @@ struct KeyValue {
 
 impl KeyValue {
     fn new(config: &Config, log: &Logger) -> Self {
-        let progress = Arc::<Progress>::default();
-        let log = log.clone();
-        let deferred = Arc::new(AtomicBool::new(network::is_deferred(config)));
-        let args = (config.clone(), log.clone());
-        let shared = (Arc::clone(&progress), Arc::clone(&deferred));
+        let shared = Shared::new(config);
+        let args = (config.clone(), log.clone(), shared.clone());
         let executor = Executor::start(move || {
-            let mut logic = Logic::new(args.0, args.1, shared.0, shared.1);
+            let mut logic = Logic::new(args.0, args.1, args.2);
             move |job| logic.execute(job)
         });
         Self {
             executor,
-            progress,
-            log,
+            shared,
+            access: config.access.clone(),
+            log: log.clone(),
             ip_layout: IpLayout::default(),
             timeout_logged: false,
             executed: false,
-            deferred,
             next_check: Instant::now(),
             created: Instant::now(),
             unknown_macs: Vec::new(),
@@ -159,15 +157,21 @@ impl KeyValue {
     }
 
     fn execute(&mut self, request: Result<Request, Malformed>) -> Result<Reply, Error> {
-        self.executed = request.is_ok();
-        self.executor.execute(request?, KVP_REPLY)
+        self.executed = false;
+        let request = request?;
+        self.access.check(&request)?;
+        if let Some(answer) = self.shared.answer(&request, self.executor.is_idle()) {
+            return answer;
+        }
+        self.executed = true;
+        self.executor.execute(request, KVP_REPLY)
     }
 
     /// Logs why a request failed: a warning, unless that was said before.
     fn log_failure(&mut self, error: &Error) {
         let timed_out = matches!(error, Error::TimedOut(_));
         let repeated = timed_out && self.timeout_logged;
-        self.timeout_logged = timed_out;
+        self.timeout_logged |= timed_out;
         if error.is_expected() || repeated || self.is_known_mac(error) {
             debug!(self.log, "request refused: {}", display_chain(error));
         } else {
@@ -193,20 +197,21 @@ impl Service for KeyValue {
     fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
         let layout = self.ip_layout;
         let outcome = self.execute(wire::decode(encoding, layout, body));
+        if self.executor.is_idle() {
+            self.timeout_logged = false;
+        }
         let encode = |reply| Ok(wire::encode(encoding, layout, body, &reply)?);
-        let error = match outcome.and_then(encode) {
-            Ok(()) => {
-                self.timeout_logged = false;
-                return Status::OK;
+        match outcome.and_then(encode) {
+            Ok(()) => Status::OK,
+            Err(error) => {
+                self.log_failure(&error);
+                error.status()
             }
-            Err(error) => error,
-        };
-        self.log_failure(&error);
-        error.status()
+        }
     }
 
     fn progress(&self) -> Option<Arc<Progress>> {
-        Some(Arc::clone(&self.progress))
+        Some(Arc::clone(&self.shared.progress))
     }
 
     fn negotiated(&mut self, versions: Negotiated) {
@@ -214,13 +219,13 @@ impl Service for KeyValue {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deferred = self.deferred.load(Ordering::Relaxed);
+        let deferred = self.shared.deferred.load(Ordering::Relaxed);
         deferred.then_some(self.next_check)
     }
 
     fn woken(&mut self) {
         let now = Instant::now();
-        if !self.deferred.load(Ordering::Relaxed) || now < self.next_check {
+        if !self.shared.deferred.load(Ordering::Relaxed) || now < self.next_check {
             return;
         }
         self.executor.submit(Job::CheckDeferred);
@@ -240,7 +245,7 @@ impl Service for KeyValue {
 
     fn registered(&mut self, answer: &[u8]) {
         if let Some(version) = wire::driver_version(answer) {
-            self.executor.submit(Job::DriverVersion(version));
+            self.shared.facts.set_driver_version(&version);
         }
     }
 }
@@ -332,6 +337,76 @@ mod tests {
             });
             assert_eq!(get_ip_info(&mut service), status);
         }
+    }
+
+    fn enumerate(service: &mut KeyValue, pool: PoolId) -> Vec<Reply> {
+        let ask = |index| service.execute(Ok(Request::Enumerate { pool, index }));
+        (0..).map(ask).map_while(Result::ok).collect()
+    }
+
+    #[test]
+    fn what_is_in_memory_is_answered_without_another_thread() {
+        let Some(root) = pool::testing::directory() else {
+            return;
+        };
+        let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
+        let pool = PoolId::External;
+        let set = Request::Set {
+            pool,
+            key: "key".to_owned(),
+            value: "value".to_owned(),
+        };
+        service.execute(Ok(set)).unwrap();
+        let get = |key: &str| {
+            let key = key.to_owned();
+            Ok(Request::Get { pool, key })
+        };
+        // Until every later change would show in the stamp of the file.
+        let begun = Instant::now();
+        while service.shared.memory(pool).value("key").is_none() {
+            assert!(begun.elapsed() < KVP_REPLY, "it is never in memory");
+            service.execute(get("key")).unwrap();
+        }
+        service.executor = Executor::start(|| |_| panic!("not in memory"));
+        let value = service.execute(get("key")).unwrap();
+        assert_eq!(value, Reply::Value("value".to_owned()));
+        let missing = service.execute(get("no key"));
+        assert!(matches!(missing, Err(Error::NoKey)), "{missing:?}");
+        assert_eq!(enumerate(&mut service, pool).len(), 1);
+        // None of this can be undone.
+        service.unanswered();
+        assert_eq!(enumerate(&mut service, pool).len(), 1);
+    }
+
+    #[test]
+    fn a_fact_does_not_wait_for_the_executor() {
+        let root = tempfile::tempdir().unwrap();
+        let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
+        let all = enumerate(&mut service, PoolId::Auto);
+        assert_eq!(all.len(), facts::KEYS.len());
+        let (go_on, gate) = std::sync::mpsc::channel::<()>();
+        service.executor = Executor::start(move || {
+            move |_| {
+                let _ = gate.recv();
+                None
+            }
+        });
+        service.executor.submit(Job::Rollback);
+        for (index, expected) in (0..).zip(&all) {
+            let pool = PoolId::Auto;
+            let got = service.execute(Ok(Request::Enumerate { pool, index }));
+            assert_eq!(got.unwrap(), *expected);
+        }
+        // A pool does.
+        let pool = PoolId::External;
+        let request = Request::Enumerate { pool, index: 0 };
+        assert!(
+            service
+                .shared
+                .answer(&request, service.executor.is_idle())
+                .is_none()
+        );
+        drop(go_on);
     }
 
     #[test]

@@ -206,6 +206,19 @@ pub enum Request {
     SetIpInfo(IpInfo),
 }
 
+impl Request {
+    /// Returns the pool that the request is for.
+    pub fn pool(&self) -> Option<PoolId> {
+        match self {
+            Self::Get { pool, .. }
+            | Self::Set { pool, .. }
+            | Self::Delete { pool, .. }
+            | Self::Enumerate { pool, .. } => Some(*pool),
+            Self::GetIpInfo { .. } | Self::SetIpInfo(_) => None,
+        }
+    }
+}
+
 /// The reply to a successful request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {

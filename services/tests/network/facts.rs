@@ -32,8 +32,8 @@ fn addresses_are_those_of_the_moment() {
     ip("address add 2001:db8::7/64 dev eth0 nodad");
     ip("route add default via 192.0.2.1 dev eth0");
 
-    let mut facts = new(&Config::default());
-    let mut get = |key| facts.get(key).unwrap();
+    let facts = new(&Config::default());
+    let get = |key| facts.get(key).unwrap();
     let v4 = "192.0.2.7;10.1.0.1;169.254.7.7";
     assert_eq!(get("NetworkAddressIPv4"), v4);
     assert_eq!(get("NetworkAddressIPv6"), "2001:db8::7;fe80::7");
@@ -76,8 +76,8 @@ fn a_bridge_of_an_adapter_has_the_machines_address() {
         },
         ..Config::default()
     };
-    let mut facts = new(&config);
-    let mut get = |key| facts.get(key).unwrap();
+    let facts = new(&config);
+    let get = |key| facts.get(key).unwrap();
     assert_eq!(get("NetworkAddressIPv4"), "192.0.2.7;198.51.100.7");
     ip("link set eth0 nomaster");
     ip("route del default table 100");

@@ -176,8 +176,8 @@ impl Source {
         let mut records = Vec::new();
         for pool in PoolId::ALL {
             if only.is_none_or(|only| only == pool) {
-                let mut facts = self.facts.as_mut().filter(|_| pool == PoolId::Auto);
-                if let Some(facts) = &mut facts {
+                let facts = self.facts.as_ref().filter(|_| pool == PoolId::Auto);
+                if let Some(facts) = facts {
                     facts.wait_for_full_name(FULL_NAME_WAIT);
                     let all = (0..).map_while(|index| facts.at(index));
                     records.extend(all.map(|(key, value)| record(pool, key.to_owned(), value)));

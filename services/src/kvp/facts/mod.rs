@@ -1,12 +1,13 @@
 //! The facts that the guest reports about itself in pool 2. Protocol section 7.
 //!
-//! Each is computed at the request, so it is up to date; only the `full_name` is looked
-//! up in the background. `os` reads os-release, and `addresses` sorts those of [`interfaces`].
+//! Each is computed at the request, so it is up to date, with two exceptions: the `full_name`
+//! is looked up in the background, and what `os` reads of os-release is kept for a while.
+//! `addresses` sorts those of [`interfaces`].
 
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::system::uname;
@@ -15,8 +16,9 @@ use self::addresses::Pattern;
 use self::full_name::FullName;
 use self::keys::FULL_NAME;
 pub use self::keys::KEYS;
+use self::os::Os;
 use super::config::Config;
-use super::interfaces::Interfaces;
+use super::interfaces::{Interface, Interfaces};
 
 mod addresses;
 mod full_name;
@@ -28,14 +30,19 @@ mod os;
 /// of this program.
 const DRIVER_VERSION: &str = "3.1";
 
+/// How long what os-release says is kept.
+pub(super) const OS_REFRESH: Duration = Duration::from_secs(10);
+
 /// Computes the guest's facts.
 pub struct Facts {
     root: PathBuf,
     interfaces: Arc<Interfaces>,
     ignored: Vec<Pattern>,
     exposed: Vec<&'static str>,
-    driver_version: String,
+    driver_version: Mutex<String>,
     full_name: FullName,
+    /// What os-release said, and when.
+    os: Mutex<Option<(Instant, Os)>>,
 }
 
 impl Facts {
@@ -47,8 +54,9 @@ impl Facts {
             interfaces,
             ignored: patterns.map(|glob| Pattern::new(glob)).collect(),
             exposed: config.access.facts.clone(),
-            driver_version: DRIVER_VERSION.to_owned(),
+            driver_version: Mutex::new(DRIVER_VERSION.to_owned()),
             full_name: FullName::new(),
+            os: Mutex::default(),
         };
         if facts.exposed.contains(&FULL_NAME) {
             facts.full_name();
@@ -57,8 +65,8 @@ impl Facts {
     }
 
     /// Sets the version of the kernel's driver: `IntegrationServicesVersion`.
-    pub fn set_driver_version(&mut self, version: &str) {
-        version.clone_into(&mut self.driver_version);
+    pub fn set_driver_version(&self, version: &str) {
+        version.clone_into(&mut lock(&self.driver_version));
     }
 
     /// Waits for the look-up of the full name that [`Facts::new`] has started, at most this long.
@@ -66,26 +74,53 @@ impl Facts {
         self.full_name.wait(Instant::now() + limit);
     }
 
-    /// Returns the key and value at this index; `None` past the end.
-    pub fn at(&mut self, index: u32) -> Option<(&'static str, String)> {
+    /// Returns the key and value at this index; `None` past the end. Waits like
+    /// [`get`](Self::get).
+    pub fn at(&self, index: u32) -> Option<(&'static str, String)> {
         let key = KEYS.get(usize::try_from(index).ok()?)?;
         Some((key, self.get(key)?))
     }
 
     /// Returns the value of this key, empty if the host may not read it; `None` if it is
-    /// not the key of a fact.
-    pub fn get(&mut self, key: &str) -> Option<String> {
+    /// not the key of a fact. May wait for a disk and for the kernel.
+    pub fn get(&self, key: &str) -> Option<String> {
+        if let Some(value) = self.known(key, Duration::ZERO) {
+            return Some(value);
+        }
+        let value = match key {
+            "NetworkAddressIPv4" | "NetworkAddressIPv6" => {
+                let interfaces = self.interfaces.list().unwrap_or_default();
+                self.addresses(&interfaces, key)
+            }
+            "OSName" | "OSMajorVersion" => {
+                *lock(&self.os) = Some((Instant::now(), Os::read(&self.root)));
+                self.known(key, Duration::MAX)?
+            }
+            _ => return None,
+        };
+        Some(value)
+    }
+
+    /// Returns the value of this key without waiting; `None` if that takes a [`get`](Self::get).
+    /// `max_age` is that of files.
+    pub(super) fn known(&self, key: &str, max_age: Duration) -> Option<String> {
         if KEYS.contains(&key) && !self.exposed.contains(&key) {
             return Some(String::new());
         }
+        let os = || {
+            let os = lock(&self.os);
+            let (_, os) = os.as_ref().filter(|(read, _)| read.elapsed() < max_age)?;
+            Some(os.clone())
+        };
         let value = match key {
             FULL_NAME => self.full_name(),
-            "IntegrationServicesVersion" => self.driver_version.clone(),
-            "NetworkAddressIPv4" => self.addresses(IpAddr::is_ipv4),
-            "NetworkAddressIPv6" => self.addresses(IpAddr::is_ipv6),
+            "IntegrationServicesVersion" => lock(&self.driver_version).clone(),
+            "NetworkAddressIPv4" | "NetworkAddressIPv6" => {
+                self.addresses(&self.interfaces.current()?, key)
+            }
             "OSBuildNumber" => text(uname().release()),
-            "OSName" => os::name(&self.root),
-            "OSMajorVersion" => os::version_id(&self.root),
+            "OSName" => os()?.name,
+            "OSMajorVersion" => os()?.version_id,
             // OSMajorVersion has the whole VERSION_ID, as in the stock daemon. Joining
             // both must not result in `22.04.04`.
             "OSMinorVersion" => String::new(),
@@ -105,11 +140,17 @@ impl Facts {
         self.full_name.best_known(&host, Instant::now())
     }
 
-    /// Returns no address if the kernel does not list the interfaces; the host asks again.
-    fn addresses(&self, of_family: fn(&IpAddr) -> bool) -> String {
-        let interfaces = self.interfaces.list().unwrap_or_default();
-        addresses::list(&interfaces, &self.ignored, of_family)
+    fn addresses(&self, interfaces: &[Interface], key: &str) -> String {
+        let of_family = match key {
+            "NetworkAddressIPv4" => IpAddr::is_ipv4,
+            _ => IpAddr::is_ipv6,
+        };
+        addresses::list(interfaces, &self.ignored, of_family)
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn text(text: &CStr) -> String {
@@ -144,7 +185,7 @@ mod tests {
 
     #[test]
     fn ten_facts_by_index_and_by_key() {
-        let (_root, mut facts) = facts();
+        let (_root, facts) = facts();
         for (index, expected) in (0..).zip(KEYS) {
             let (key, value) = facts.at(index).unwrap();
             assert_eq!(key, expected);
@@ -160,12 +201,12 @@ mod tests {
 
     #[test]
     fn facts_are_of_the_kernel_and_os_release() {
-        let (root, mut facts) = facts();
+        let (root, facts) = facts();
         let kernel = |file: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{file}")).unwrap();
             text.trim().to_owned()
         };
-        let mut get = |key: &str| facts.get(key).unwrap();
+        let get = |key: &str| facts.get(key).unwrap();
         let release = kernel("osrelease");
         assert_eq!(get("OSBuildNumber"), release);
         assert_eq!(get("OSVersion"), release.split('-').next().unwrap());
@@ -174,10 +215,23 @@ mod tests {
         assert_eq!(get("OSMajorVersion"), "13.1");
         assert_eq!(get("OSMinorVersion"), "");
         assert!(!get("FullyQualifiedDomainName").is_empty());
-        // It is read at each request.
         fs::write(root.path().join("etc/os-release"), "NAME=Other\n").unwrap();
         assert_eq!(get("OSName"), "Other");
         assert_eq!(get("OSMajorVersion"), "");
+    }
+
+    #[test]
+    fn a_fact_of_a_file_is_known_once_it_was_read() {
+        let (root, facts) = facts();
+        assert_eq!(facts.known("OSName", Duration::MAX), None);
+        facts.get("OSMajorVersion");
+        let known = |age| facts.known("OSName", age);
+        assert_eq!(known(Duration::MAX).as_deref(), Some("Debian GNU/Linux"));
+        fs::write(root.path().join("etc/os-release"), "NAME=Other\n").unwrap();
+        assert_eq!(known(Duration::MAX).as_deref(), Some("Debian GNU/Linux"));
+        assert_eq!(known(Duration::ZERO), None);
+        assert_eq!(facts.get("OSName").as_deref(), Some("Other"));
+        assert_eq!(known(Duration::MAX).as_deref(), Some("Other"));
     }
 
     #[test]
@@ -194,7 +248,7 @@ mod tests {
             },
             ..Config::default()
         };
-        let mut facts = new(&config);
+        let facts = new(&config);
         for (index, key) in (0..).zip(KEYS) {
             let value = match key {
                 "OSName" => "Debian GNU/Linux",
@@ -208,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_drivers_version_is_what_it_said() {
-        let (_root, mut facts) = facts();
+        let (_root, facts) = facts();
         let key = "IntegrationServicesVersion";
         assert_eq!(facts.get(key).as_deref(), Some("3.1"));
         facts.set_driver_version("3.2");

@@ -4,22 +4,28 @@ use std::path::Path;
 
 use crate::kvp::{assignments, files};
 
-/// Returns NAME of os-release, or the default that its specification names.
-pub(super) fn name(root: &Path) -> String {
-    field(root, "NAME").unwrap_or_else(|| "Linux".to_owned())
+/// What the system calls itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Os {
+    /// NAME of os-release, or the default that its specification names.
+    pub(super) name: String,
+    /// VERSION_ID of os-release, which rolling distributions do not have.
+    pub(super) version_id: String,
 }
 
-/// Returns VERSION_ID of os-release, which rolling distributions do not have.
-pub(super) fn version_id(root: &Path) -> String {
-    field(root, "VERSION_ID").unwrap_or_default()
-}
-
-/// Reads a field of the first of the two files that exists.
-fn field(root: &Path, key: &str) -> Option<String> {
-    let text = ["etc/os-release", "usr/lib/os-release"]
-        .iter()
-        .find_map(|path| files::text(&root.join(path)))?;
-    assignments::last(&text, key).filter(|value| !value.is_empty())
+impl Os {
+    /// Reads the first of the two files that exists.
+    pub(super) fn read(root: &Path) -> Self {
+        let text = ["etc/os-release", "usr/lib/os-release"]
+            .iter()
+            .find_map(|path| files::text(&root.join(path)))
+            .unwrap_or_default();
+        let field = |key| assignments::last(&text, key).filter(|value| !value.is_empty());
+        Self {
+            name: field("NAME").unwrap_or_else(|| "Linux".to_owned()),
+            version_id: field("VERSION_ID").unwrap_or_default(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -42,17 +48,17 @@ mod tests {
     fn etc_comes_before_usr() {
         let usr = ("usr/lib/os-release", "NAME=Vendor\nVERSION_ID=1\n");
         let vendor = root(&[usr]);
-        assert_eq!(name(vendor.path()), "Vendor");
+        assert_eq!(Os::read(vendor.path()).name, "Vendor");
         let both = root(&[usr, ("etc/os-release", "NAME='Site OS'\n")]);
-        assert_eq!(name(both.path()), "Site OS");
-        assert_eq!(version_id(both.path()), "");
+        assert_eq!(Os::read(both.path()).name, "Site OS");
+        assert_eq!(Os::read(both.path()).version_id, "");
     }
 
     #[test]
     fn what_is_missing_has_its_default() {
-        assert_eq!(name(Path::new("/nowhere")), "Linux");
+        assert_eq!(Os::read(Path::new("/nowhere")).name, "Linux");
         let empty = root(&[("etc/os-release", "NAME=\"\"\nVERSION_ID=13\n")]);
-        assert_eq!(name(empty.path()), "Linux");
-        assert_eq!(version_id(empty.path()), "13");
+        assert_eq!(Os::read(empty.path()).name, "Linux");
+        assert_eq!(Os::read(empty.path()).version_id, "13");
     }
 }

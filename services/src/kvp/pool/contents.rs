@@ -8,20 +8,17 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use super::error::PoolError;
-use super::index::{Index, Snapshot};
+use super::memory::{Memory, Records};
 use super::record::{KEY_LEN, MAX_SIZE, RECORD_LEN, RawRecord, Record};
 use super::redo::{self, Redo};
+use super::stamp::Snapshot;
 use super::{disk, journal};
 
 /// Records per read: less than 32 KiB.
 const CHUNK: usize = 12;
 
-/// An index, and the state of the file that it was built from.
-#[derive(Debug)]
-pub(super) struct CachedIndex {
-    snapshot: Snapshot,
-    index: Index,
-}
+/// Size of the largest pool whose records are all read to keep them in memory: some 13,000.
+const MAX_REMEMBERED: u64 = 32 << 20;
 
 /// Describes a change so that it can be undone.
 #[derive(Debug)]
@@ -42,8 +39,8 @@ pub(super) struct Contents<'a> {
     /// Size of the content; bytes after it are ignored.
     pub(super) size: u64,
     pub(super) snapshot: Snapshot,
-    /// The index that an earlier operation built.
-    pub(super) index: &'a mut Option<CachedIndex>,
+    /// Where the records are kept for reading; `None` if these are not the file's alone.
+    pub(super) memory: Option<&'a Memory>,
     /// A record that a killed program left in the journal; it is read as if it were in
     /// the file.
     pub(super) redo: Option<&'a Redo>,
@@ -61,32 +58,34 @@ impl Contents<'_> {
         Ok((len > 0).then_some(raw))
     }
 
-    /// Finds the first record with this key.
-    pub(super) fn find(&mut self, key: &[u8]) -> Result<Option<(u32, RawRecord)>, PoolError> {
-        if let Some(CachedIndex { snapshot, index }) = &*self.index {
-            if snapshot.settled && snapshot.stamp == self.snapshot.stamp {
-                for number in index.candidates(key) {
-                    if let Some(raw) = self.at(number)?.filter(|raw| raw.key() == key) {
-                        return Ok(Some((number, raw)));
-                    }
-                }
-                return Ok(None);
+    /// Answers from the records in memory, which this reads if they are not those of the file;
+    /// `None` if they are too many, or if a later change could be missed.
+    pub(super) fn recall<T>(
+        &self,
+        answer: impl FnOnce(&Records) -> T,
+    ) -> Result<Option<T>, PoolError> {
+        let Some(memory) = self.memory.filter(|_| self.snapshot.settled) else {
+            return Ok(None);
+        };
+        if !memory.is_of(self.snapshot.stamp) {
+            let mut records = (self.size <= MAX_REMEMBERED).then(Records::default);
+            if records.is_some() {
+                self.each(|_, raw| records = records.take().and_then(|all| all.with(raw)))?;
             }
+            let stamp = self.snapshot.stamp;
+            memory.put(self.file, self.path, self.journal, stamp, records);
         }
-        // Frees the outdated index before building another.
-        *self.index = None;
-        let records = self.size.div_ceil(RECORD_LEN);
-        let mut index = Index::with_capacity(usize::try_from(records).unwrap_or_default());
+        Ok(memory.recall(self.snapshot.stamp, answer))
+    }
+
+    /// Finds the first record with this key.
+    pub(super) fn find(&self, key: &[u8]) -> Result<Option<(u32, RawRecord)>, PoolError> {
         let mut found = None;
         self.each(|number, raw| {
-            index.push(raw.key(), number);
             if found.is_none() && raw.key() == key {
                 found = Some((number, *raw));
             }
         })?;
-        index.sort();
-        let snapshot = self.snapshot;
-        *self.index = Some(CachedIndex { snapshot, index });
         Ok(found)
     }
 
@@ -104,22 +103,9 @@ impl Contents<'_> {
             written: Some(Box::new(*new)),
             before: found.iter().map(|(_, raw)| *raw).collect(),
         };
-        // There is no index until the write succeeded.
-        let indexed = self.index.take();
-        let number = match found {
-            Some((number, _)) => {
-                self.write_value(number, new)?;
-                number
-            }
+        match found {
+            Some((number, _)) => self.write_value(number, new)?,
             None => self.append(new)?,
-        };
-        if let Some(CachedIndex { mut index, .. }) = indexed {
-            // Nobody else writes while this holds the lock, so the index fits the
-            // file as it is now.
-            index.add(new.key(), number);
-            let (snapshot, _) = Snapshot::take(|| self.file.metadata())
-                .map_err(PoolError::file("stat", self.path))?;
-            *self.index = Some(CachedIndex { snapshot, index });
         }
         Ok(change)
     }
@@ -130,7 +116,6 @@ impl Contents<'_> {
         let Some(written) = &change.written else {
             if let Some(raw) = change.before.first() {
                 if self.find(raw.key())?.is_none() {
-                    *self.index = None;
                     for raw in &change.before {
                         self.append(raw)?;
                     }
@@ -158,31 +143,26 @@ impl Contents<'_> {
         redo::write(self.file, self.path, self.journal, offset, &record, KEY_LEN)
     }
 
-    fn append(&mut self, new: &RawRecord) -> Result<u32, PoolError> {
+    fn append(&mut self, new: &RawRecord) -> Result<(), PoolError> {
         let end = self.size.next_multiple_of(RECORD_LEN);
-        let number = u32::try_from(end / RECORD_LEN).ok();
-        let Some(number) = number.filter(|_| end + RECORD_LEN <= MAX_SIZE) else {
+        if end + RECORD_LEN > MAX_SIZE {
             return Err(PoolError::TooLarge {
                 path: self.path.to_owned(),
                 size: end + RECORD_LEN,
                 limit: MAX_SIZE,
             });
-        };
+        }
         // After an incomplete record, the file system fills the gap with zeros.
         redo::write(self.file, self.path, self.journal, end, new, 0).inspect_err(|_| {
             // A full disk may have taken a part of it.
             let _ = disk::resize(self.file, self.size);
         })?;
         self.size = end + RECORD_LEN;
-        Ok(number)
+        Ok(())
     }
 
     /// Deletes every record with this key; returns `None` if there was none.
     pub(super) fn delete(&mut self, key: &[u8]) -> Result<Option<Change>, PoolError> {
-        if self.find(key)?.is_none() {
-            return Ok(None);
-        }
-        *self.index = None;
         let mut gaps = Vec::new();
         let mut before = Vec::new();
         self.each(|number, raw| {
@@ -214,7 +194,6 @@ impl Contents<'_> {
 
     /// Deletes all records.
     pub(super) fn clear(&mut self) -> Result<(), PoolError> {
-        *self.index = None;
         disk::resize(self.file, 0).map_err(PoolError::file("truncate", self.path))?;
         self.size = 0;
         Ok(())
@@ -265,34 +244,4 @@ fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(len)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn an_index_is_used_only_if_no_change_can_have_been_missed() {
-        let mut file = tempfile::tempfile().unwrap();
-        let raw = RawRecord::new("key", "value").unwrap();
-        file.write_all(raw.as_bytes()).unwrap();
-        let (now, _) = Snapshot::take(|| file.metadata()).unwrap();
-        for (settled, found) in [(true, false), (false, true)] {
-            // An empty index with the stamp of this file.
-            let snapshot = Snapshot { settled, ..now };
-            let index = Index::with_capacity(0);
-            let mut contents = Contents {
-                file: &file,
-                path: Path::new("pool"),
-                journal: Path::new("journal"),
-                size: RECORD_LEN,
-                snapshot: now,
-                index: &mut Some(CachedIndex { snapshot, index }),
-                redo: None,
-            };
-            assert_eq!(contents.find(b"key").unwrap().is_some(), found);
-        }
-    }
 }

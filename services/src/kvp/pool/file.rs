@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::contents::{CachedIndex, Contents};
+use super::contents::Contents;
 use super::error::PoolError;
-use super::index::{Snapshot, Stamp};
 use super::lock::{Access, Lock};
+use super::memory::Memory;
 use super::open::{OpenFile, check_trusted};
 use super::record::{MAX_SIZE, RECORD_LEN};
 use super::redo::{self, Redo};
+use super::stamp::{Snapshot, Stamp};
 use super::{holder, journal};
 use crate::kvp::cancel::CancelToken;
 use crate::timeouts::{POOL_LOCK, POOL_READ_LOCKED, POOL_STABLE};
@@ -37,7 +38,8 @@ pub(super) struct PoolFile {
     /// The configured mode; `None` leaves existing files as they are.
     pub(super) mode: Option<u32>,
     open: Option<OpenFile>,
-    index: Option<CachedIndex>,
+    /// Where the records are kept that are read under the lock.
+    pub(super) memory: Option<Memory>,
     /// Set while another program holds the lock: a stamp, and since when the file has had it.
     contended: Option<(Stamp, Instant)>,
     /// The warning about that lock was issued.
@@ -64,7 +66,7 @@ impl PoolFile {
             journal: directory.join(format!("{name}.journal")),
             mode: None,
             open: None,
-            index: None,
+            memory: None,
             contended: None,
             lock_reported: false,
             warning: None,
@@ -175,7 +177,8 @@ impl PoolFile {
             if let Some(snapshot) = self.snapshot(&open)? {
                 if !self.has_journal()? {
                     let size = snapshot.stamp.size;
-                    let result = self.with_contents(&open, snapshot, size, None, operation);
+                    let memory = self.memory.as_ref();
+                    let result = self.with_contents(&open, snapshot, size, None, memory, operation);
                     drop(lock);
                     self.open = Some(open);
                     return result.map(Some);
@@ -258,13 +261,10 @@ impl PoolFile {
             JournalState::Redo(redo) => Some(redo.as_ref()),
             JournalState::Unusable => return Ok(None),
         };
-        let result = self.with_contents(open, snapshot, whole, redo, operation);
+        let result = self.with_contents(open, snapshot, whole, redo, None, operation);
         let after = self.snapshot(open)?;
         let unchanged = after.is_some_and(|after| after.stamp == snapshot.stamp)
             && self.journal_state(open, whole)? == journal;
-        if !unchanged || whole != snapshot.stamp.size {
-            self.index = None;
-        }
         unchanged.then_some(result).transpose()
     }
 
@@ -286,11 +286,12 @@ impl PoolFile {
     /// Runs the operation on the first `size` bytes, with the record of the journal in
     /// its place.
     fn with_contents<T>(
-        &mut self,
+        &self,
         open: &OpenFile,
         snapshot: Snapshot,
         size: u64,
         redo: Option<&Redo>,
+        memory: Option<&Memory>,
         operation: impl FnOnce(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
         if size > MAX_SIZE {
@@ -300,19 +301,13 @@ impl PoolFile {
                 limit: MAX_SIZE,
             });
         }
-        // The index is of the file's stamp, which does not tell whether there is a journal.
-        let mut no_index = None;
-        let index = match redo {
-            Some(_) => &mut no_index,
-            None => &mut self.index,
-        };
         operation(&mut Contents {
             file: &open.file,
             path: &self.path,
             journal: &self.journal,
             size: redo.map_or(size, |redo| redo.end().max(size)),
             snapshot,
-            index,
+            memory,
             redo,
         })
     }

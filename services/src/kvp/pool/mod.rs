@@ -3,9 +3,9 @@
 //!
 //! `file` opens and locks (`lock`) the pool's file, checks that the path still names it,
 //! and completes what a crash interrupted. The operation then works on the `contents`:
-//! `index` finds keys, `redo` writes one `record` such that a killed program leaves the
-//! old or the new one, `journal` removes records. All changes go through `disk`. No value
-//! is cached: an operation sees what other programs wrote before it.
+//! `redo` writes one `record` such that a killed program leaves the old or the new one,
+//! `journal` removes records. All changes go through `disk`. `memory` keeps the records of a
+//! file as long as its `stamp` shows that nobody has changed it.
 //!
 //! Keys are compared byte by byte. A record whose key is not UTF-8 is listed, but no text
 //! matches it, so nobody changes or deletes it by mistake.
@@ -15,10 +15,13 @@ use std::path::Path;
 use self::contents::{Change, Contents};
 pub use self::error::PoolError;
 use self::file::PoolFile;
-pub(super) use self::index::Stamp;
 use self::lock::Access;
+pub(super) use self::memory::Memory;
+#[cfg(test)]
+pub(super) use self::memory::testing;
 use self::record::RawRecord;
 pub use self::record::Record;
+pub(super) use self::stamp::Stamp;
 use super::cancel::CancelToken;
 use super::request::PoolId;
 
@@ -29,12 +32,13 @@ mod disk;
 mod error;
 mod file;
 mod holder;
-mod index;
 mod journal;
 mod lock;
+mod memory;
 mod open;
 mod record;
 mod redo;
+mod stamp;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +72,15 @@ impl Pools {
     #[must_use]
     pub fn with_mode(mut self, mode: Option<u32>) -> Self {
         self.files.iter_mut().for_each(|file| file.mode = mode);
+        self
+    }
+
+    /// Keeps the records of each pool in these, by number, for others to read.
+    #[must_use]
+    pub(super) fn with_memory(mut self, memory: &[Memory; PoolId::ALL.len()]) -> Self {
+        for (file, memory) in self.files.iter_mut().zip(memory) {
+            file.memory = Some(memory.clone());
+        }
         self
     }
 
@@ -137,9 +150,13 @@ impl Pools {
     pub fn get(&mut self, pool: PoolId, key: &str) -> Result<Option<String>, PoolError> {
         let (file, token) = self.file(pool);
         let found = file.with_lock(Access::Shared, token, |contents| {
-            contents.find(key.as_bytes())
+            let key = key.as_bytes();
+            match contents.recall(|records| records.value(key))? {
+                Some(value) => Ok(value),
+                None => Ok(contents.find(key)?.map(|(_, raw)| raw.decode().value)),
+            }
         })?;
-        Ok(found.flatten().map(|(_, raw)| raw.decode().value))
+        Ok(found.flatten())
     }
 
     /// Sets the value of the first record with this key, or appends a record.
@@ -201,8 +218,13 @@ impl Pools {
     /// As for [`get`](Self::get).
     pub fn at(&mut self, pool: PoolId, index: u32) -> Result<Option<Record>, PoolError> {
         let (file, token) = self.file(pool);
-        let found = file.with_lock(Access::Shared, token, |contents| contents.at(index))?;
-        Ok(found.flatten().map(|raw| raw.decode()))
+        let found = file.with_lock(Access::Shared, token, |contents| {
+            match contents.recall(|records| records.at(index))? {
+                Some(record) => Ok(record),
+                None => Ok(contents.at(index)?.map(|raw| raw.decode())),
+            }
+        })?;
+        Ok(found.flatten())
     }
 
     /// Returns all records in order, a consistent snapshot.

@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::kvp::pool::crash;
 use crate::kvp::pool::record::RECORD_LEN;
+use crate::kvp::pool::stamp::Snapshot;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -69,6 +71,103 @@ fn any_file() -> impl Strategy<Value = Vec<u8>> {
         bytes.extend(&last[..torn]);
         bytes
     })
+}
+
+/// What happens to a pool that is in memory.
+#[derive(Debug, Clone)]
+enum Event {
+    /// The host's request.
+    Set(String, String),
+    /// The host's request.
+    Delete(String),
+    /// By another program.
+    Append(String, String),
+    /// By another program, in place.
+    Rewrite(usize, String, String),
+    /// By another program, which renames a copy over the pool.
+    Replace,
+    /// By another program, which is killed at this step.
+    Killed(String, String, usize),
+    /// Time passes.
+    Settle,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        2 => (key(), value()).prop_map(|(key, value)| Event::Set(key, value)),
+        1 => key().prop_map(Event::Delete),
+        2 => (key(), value()).prop_map(|(key, value)| Event::Append(key, value)),
+        2 => (0..9usize, key(), value()).prop_map(|(at, key, value)| Event::Rewrite(at, key, value)),
+        1 => Just(Event::Replace),
+        2 => (key(), value(), 0..5usize).prop_map(|(key, value, step)| Event::Killed(key, value, step)),
+        4 => Just(Event::Settle),
+    ]
+}
+
+/// Waits until every later change shows in the stamp of the pool.
+fn settle(place: &Place) {
+    let stat = || fs::metadata(place.path());
+    while !Snapshot::take(stat).unwrap().0.settled {
+        std::thread::yield_now();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn what_is_in_memory_is_what_is_in_the_file(events in vec(event(), 1..20), asked in key()) {
+        let Some(directory) = testing::directory() else {
+            return Ok(());
+        };
+        let place = Place { directory };
+        fs::write(place.path(), file(&[("a", "1"), ("b", "2")])).unwrap();
+        let memory = PoolId::ALL.map(|_| Memory::default());
+        let inline = &memory[usize::from(PoolId::Guest.number())];
+        let mut pools = place.pools().with_memory(&memory);
+        for event in events {
+            let other = || File::options().write(true).open(place.path()).unwrap();
+            match event {
+                Event::Set(key, value) => pools.set(PoolId::Guest, &key, &value).unwrap(),
+                Event::Delete(key) => drop(pools.delete(PoolId::Guest, &key).unwrap()),
+                Event::Append(key, value) => {
+                    let end = place.bytes().len() as u64;
+                    other().write_all_at(&file(&[(&key, &value)]), end).unwrap();
+                }
+                Event::Rewrite(at, key, value) => {
+                    let offset = at as u64 * RECORD_LEN;
+                    if offset < place.bytes().len() as u64 {
+                        other().write_all_at(&file(&[(&key, &value)]), offset).unwrap();
+                    }
+                }
+                Event::Replace => {
+                    let copy = place.directory.path().join("copy");
+                    fs::write(&copy, place.bytes()).unwrap();
+                    fs::rename(copy, place.path()).unwrap();
+                }
+                Event::Killed(key, value, step) => {
+                    crash::stop_after(step, 0);
+                    let _ = place.pools().set(PoolId::Guest, &key, &value);
+                    crash::run();
+                }
+                Event::Settle => settle(&place),
+            }
+            // Before anybody completes what the killed program began.
+            let value = inline.value(&asked);
+            let record = inline.at(1);
+            let records = place.pools().list(PoolId::Guest).unwrap();
+            let first = records.iter().find(|record| record.key == asked);
+            let first = first.map(|record| record.value.clone());
+            prop_assert!(value.is_none_or(|value| value == first));
+            prop_assert!(record.is_none_or(|record| record.as_ref() == records.get(1)));
+            prop_assert_eq!(pools.get(PoolId::Guest, &asked).unwrap(), first);
+            let record = pools.at(PoolId::Guest, 1).unwrap();
+            prop_assert_eq!(record.as_ref(), records.get(1));
+        }
+        settle(&place);
+        let read = pools.get(PoolId::Guest, &asked).unwrap();
+        prop_assert_eq!(inline.value(&asked), Some(read));
+    }
 }
 
 proptest! {
