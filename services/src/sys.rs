@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 use std::sync::OnceLock;
-use std::{fs, iter};
+use std::{fs, iter, thread};
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -76,6 +76,10 @@ pub fn prepare_process() {
         }
     }
     OPEN_FILES.get_or_init(|| getrlimit(Resource::Nofile));
+}
+
+/// Records what [`release_memory`] may release. Must be called before there are threads.
+pub fn record_code() {
     // If the list cannot be read, all code stays in memory.
     let mappings = || fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     CODE.get_or_init(|| releasable(&mappings()));
@@ -152,14 +156,27 @@ impl StringArray {
     }
 }
 
-/// Returns memory that an idle process does not need to the kernel: the free parts of its
-/// heap, and the pages of its code and constants, which are mapped again on the next
-/// access. Their content stays in the page cache.
+/// More than the stacks of ended threads that glibc keeps, in bytes.
+const MORE_THAN_ALL_STACKS: usize = 64 << 20;
+
+/// Returns memory that an idle process does not need to the kernel: the stacks of threads
+/// that have ended, the free parts of its heap, and the pages of its code and constants,
+/// which are mapped again on the next access. Their content stays in the page cache.
 pub fn release_memory() {
+    release_stacks();
     // SAFETY: it returns unused pages, and may be called at any time.
     #[cfg(target_env = "gnu")]
     let _ = unsafe { libc::malloc_trim(0) };
     release(CODE.get().map(Vec::as_slice).unwrap_or_default());
+}
+
+/// glibc keeps 40 MiB of stacks of ended threads, each with pages that were used. The end
+/// of a thread that had a larger stack makes it unmap them all.
+fn release_stacks() {
+    let thread = thread::Builder::new().stack_size(MORE_THAN_ALL_STACKS);
+    if let Ok(thread) = thread.spawn(|| ()) {
+        let _ = thread.join();
+    }
 }
 
 /// `MADV_PAGEOUT` would drop the pages from the page cache, too: the next access would
@@ -208,8 +225,8 @@ fn file(line: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::thread;
 
     use rustix::io::Errno;
     use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -268,6 +285,30 @@ mod tests {
         assert!(!code.is_empty());
         release(&code);
         assert_eq!(format!("{:x}", "ab".len() + 253), "ff");
+    }
+
+    #[test]
+    fn stacks_of_ended_threads_are_released() {
+        const STACK: usize = 3 << 20;
+        let stacks = || {
+            let mappings = fs::read_to_string("/proc/self/smaps").unwrap();
+            let is_stack = |line: &&str| {
+                let size = line.strip_prefix("Size:").map(|size| size.trim());
+                size.is_some_and(|size| size == format!("{} kB", STACK >> 10))
+            };
+            mappings.lines().filter(is_stack).count()
+        };
+        let all = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                let thread = thread::Builder::new().stack_size(STACK);
+                thread.spawn_scoped(scope, || all.wait()).unwrap();
+            }
+        });
+        let kept = stacks();
+        release_stacks();
+        // A thread of another test may run on one of them.
+        assert!(stacks() < kept.max(1), "{} of {kept}", stacks());
     }
 
     /// One thread maps data where another had a library for a moment.

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
+use hyperv_services::sys;
 use hyperv_vmbus::discovery::{self, Roots};
 use nix::sys::stat::{Mode, umask};
 use slog::{error, info, o, warn};
@@ -56,6 +57,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        sys::record_code();
         for name in &self.enable {
             if self.disable.contains(name) {
                 complain(&format!("`{name}` is both enabled and disabled"));

@@ -165,7 +165,7 @@ struct Freeze {
 }
 
 impl Vss {
-    /// Starts a guard, and thaws what an earlier agent left frozen.
+    /// Thaws what an earlier agent left frozen.
     pub fn new(config: &Config, log: &Logger, processes: Processes) -> Self {
         let stop = Stop::new()
             .inspect_err(|error| warn!(log, "cannot interrupt hooks at the end: {}", error));
@@ -186,9 +186,6 @@ impl Vss {
         };
         if let Err(error) = freeze::raise_file_limit() {
             warn!(log, "cannot raise the limit of open files: {}", error);
-        }
-        if let Err(error) = vss.freezer.prepare() {
-            warn!(vss.log, "{}", display_chain(&error));
         }
         vss.recover();
         vss
@@ -346,6 +343,7 @@ impl Vss {
                 }
                 _ => THAW_AND_HOOKS,
             };
+            self.freezer.end_unused_guard();
             self.log_stuck();
             report.add_hooks(hooks.run_post_thaw(EndReason::FreezeFailed, time, &self.log));
             self.record_stuck();
@@ -388,6 +386,8 @@ impl Vss {
         latest: Instant,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
+        // It gets ready meanwhile, and the record names it.
+        self.freezer.prepare().map_err(FreezeError::from)?;
         let mut prepared = prepare::plan_and_open(&self.config)?;
         for pattern in prepared.plan.unmatched.drain(..) {
             if self.warned_patterns.insert(pattern.clone()) {
@@ -529,9 +529,6 @@ impl Vss {
             }
             GuardState::Gone => {
                 self.abort(Inconsistent::GuardGone, EndReason::Interrupted, deadline);
-                if let Err(error) = self.freezer.prepare() {
-                    warn!(self.log, "{}", display_chain(&error));
-                }
             }
         }
     }

@@ -137,7 +137,7 @@ impl Freezer {
         }
     }
 
-    /// Starts a guard unless one runs.
+    /// Starts the guard for a freeze, which names it, unless one runs.
     ///
     /// # Errors
     ///
@@ -434,8 +434,14 @@ impl Freezer {
         self.held.clear();
         self.descriptors = Arc::default();
         self.own = None;
-        if let Some(guard) = &mut self.guard {
-            guard.release();
+        self.end_unused_guard();
+    }
+
+    /// Ends the guard if there is nothing to thaw: the next freeze starts another one, so
+    /// that none takes memory between backups.
+    pub(super) fn end_unused_guard(&mut self) {
+        if let Some(guard) = self.guard.take_if(|_| self.held.is_empty()) {
+            guard.end();
         }
     }
 

@@ -31,8 +31,6 @@ pub(super) enum GuardCommand {
     /// Thaw them, and report the result of each. Without a command to freeze, all of them are
     /// assumed to be frozen.
     Thaw,
-    /// All are thawed: forget them.
-    Release,
 }
 
 impl GuardCommand {
@@ -42,11 +40,10 @@ impl GuardCommand {
         let (kind, value) = match self {
             Self::Begin(milliseconds) => (0, milliseconds),
             Self::Hold(count) => (1, count),
-            Self::Order(first, then) => (6, u64::from(first) | u64::from(then) << 32),
+            Self::Order(first, then) => (5, u64::from(first) | u64::from(then) << 32),
             Self::Prepare => (2, 0),
             Self::Freeze => (3, 0),
             Self::Thaw => (4, 0),
-            Self::Release => (5, 0),
         };
         let mut record = [kind; Self::LEN];
         if let Some(field) = record.last_chunk_mut() {
@@ -65,8 +62,7 @@ impl GuardCommand {
             2 => Some(Self::Prepare),
             3 => Some(Self::Freeze),
             4 => Some(Self::Thaw),
-            5 => Some(Self::Release),
-            6 => Some(Self::Order(
+            5 => Some(Self::Order(
                 u32::from_le_bytes([f0, f1, f2, f3]),
                 u32::from_le_bytes([t0, t1, t2, t3]),
             )),
@@ -223,7 +219,6 @@ mod tests {
             (GuardCommand::Prepare, &many[..0]),
             (GuardCommand::Freeze, &many[..0]),
             (GuardCommand::Thaw, &many[..0]),
-            (GuardCommand::Release, &many[..0]),
         ];
         for (command, descriptors) in commands {
             command.send(&agent, descriptors).unwrap();

@@ -1,15 +1,16 @@
 //! The agent's side of its guard: the watchdog process that freezes and thaws.
 //!
-//! The guard is started with the service, before anything is frozen, from the agent's own
-//! executable. A socket connects the two: each knows by its end that the other is gone.
-//! The guard also knows it by the end of the thread that started it. A guard that is gone
-//! is started again before the next freeze.
+//! The guard is started at the beginning of a freeze, before anything is frozen, from the
+//! agent's own executable, and ends when everything is thawed. A socket connects the two:
+//! each knows by its end that the other is gone. The guard also knows it by the end of the
+//! thread that started it.
 //!
 //! While there is a guard no thread of the agent calls `FIFREEZE` or `FITHAW`. Either may
 //! hang in the kernel, and a process with a thread that hangs does not end, whatever
 //! signal it gets: its devices and locks would stay taken.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -102,10 +103,6 @@ impl Guard {
             .arg0("hyperv-agent")
             .arg(ARGUMENT)
             .env_clear()
-            // Its threads allocate nothing and need no arenas. Free their stacks when they
-            // end.
-            .env("MALLOC_ARENA_MAX", "1")
-            .env("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0")
             .current_dir("/")
             // Signals of a terminal to the agent must not reach the guard.
             .process_group(0)
@@ -195,9 +192,12 @@ impl Guard {
         let _ = GuardCommand::Thaw.send(&self.socket, &[]);
     }
 
-    /// Tells it that all are thawed.
-    pub fn release(&mut self) {
-        let _ = GuardCommand::Release.send(&self.socket, &[]);
+    /// Ends it without waiting for that. Nothing may be frozen.
+    pub(super) fn end(mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if let Some(process) = self.process.take() {
+            subprocess::reap(process, Duration::ZERO);
+        }
     }
 
     /// Returns what it does, without waiting for a report.
@@ -287,7 +287,7 @@ impl AsFd for Guard {
 impl Drop for Guard {
     /// Closes the socket: the guard ends once everything is thawed, however long that takes.
     fn drop(&mut self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(process) = self.process.take() {
             subprocess::reap(process, GUARD_EXIT);
         }
@@ -429,7 +429,6 @@ mod tests {
             let thawed = [0, 1, 2].map(|index| GuardReport::Thawed(index, Ok(())));
             assert_eq!(stage.thaw(3), thawed);
             assert_eq!(stage.frozen(), [false; 3]);
-            stage.guard.release();
         }
         stage.end().unwrap();
     }
@@ -769,11 +768,7 @@ mod tests {
 
     #[test]
     fn one_that_is_to_forget_what_is_frozen_thaws_it_and_ends() {
-        for order in [
-            GuardCommand::Begin(1000),
-            GuardCommand::Release,
-            GuardCommand::Prepare,
-        ] {
+        for order in [GuardCommand::Begin(1000), GuardCommand::Prepare] {
             let mut stage = Stage::new(2);
             stage.hold(LONG);
             stage.guard.freeze();

@@ -26,7 +26,6 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use super::message::{GuardCommand, GuardReport};
 use super::threads::{FileSystemCalls, Kernel, State, ThreadPool};
 use crate::retry::poll_until;
-use crate::sys;
 use crate::timeouts::FREEZE;
 use crate::vss::freeze;
 use crate::vss::rcu_expedited::{self, ExpeditedRcu};
@@ -54,7 +53,7 @@ pub struct Context {
     pub switch: PathBuf,
     /// The calls into the kernel.
     pub calls: Arc<dyn FileSystemCalls>,
-    /// Whether it has a process to itself, whose memory it may lock and release.
+    /// Whether it has a process to itself, whose memory it may lock.
     pub own_process: bool,
 }
 
@@ -88,7 +87,6 @@ pub fn main() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"hyperv-guard");
     // It gets a descriptor for each file system.
     let _ = freeze::raise_file_limit();
-    sys::release_memory();
     let agent = io::stdin().as_fd().try_clone_to_owned()?;
     let context = Context {
         switch: PathBuf::from(rcu_expedited::SWITCH),
@@ -204,10 +202,7 @@ impl Watchdog<'_> {
     }
 
     fn execute(&mut self, command: GuardCommand) -> io::Result<()> {
-        let resets = matches!(
-            command,
-            GuardCommand::Begin(_) | GuardCommand::Prepare | GuardCommand::Release
-        );
+        let resets = matches!(command, GuardCommand::Begin(_) | GuardCommand::Prepare);
         if resets && self.has_frozen() {
             // No agent sends that: do not rely on this one.
             return Err(io::ErrorKind::InvalidData.into());
@@ -260,13 +255,6 @@ impl Watchdog<'_> {
                 }
                 self.reported.fill(false);
                 self.thaw(true);
-            }
-            GuardCommand::Release => {
-                self.reset();
-                if self.context.own_process {
-                    // It may wait for days now.
-                    sys::release_memory();
-                }
             }
         }
         Ok(())
@@ -457,7 +445,6 @@ impl Watchdog<'_> {
     fn reset(&mut self) {
         self.reset_rcu_expedited();
         if self.context.own_process {
-            // Before the threads end, so that their memory is released.
             let _ = munlockall();
         }
         self.threads = None;

@@ -84,8 +84,11 @@ pub(in super::super) fn guard_killed(stage: &mut VssStage<'_>) -> Result<()> {
         &mut host,
         "without its guard",
     )?;
-    // And while nothing is frozen.
-    file_systems.script("kill -9 \"$0\"", &[&guard(&file_systems)?])?;
+    // While nothing is frozen there is none.
+    let none = "! grep -qs 'vss-guar[d]' /proc/[0-9]*/cmdline";
+    until(SETTLE_TIME, "the guard to end", || {
+        Ok(file_systems.script(none, &[]).ok())
+    })?;
     expect_rounds(stage, &file_systems, &points, &mut host)
 }
 
@@ -233,10 +236,9 @@ pub(in super::super) fn upgraded(stage: &mut VssStage<'_>) -> Result<()> {
     thaw(&mut host)?;
     let script = "cp \"$0\" \"$0.new\" && mv \"$0.new\" \"$0\"";
     file_systems.script(script, &[file_systems.path()])?;
-    file_systems.script("kill -9 \"$0\"", &[&guard(&file_systems)?])?;
     freeze(&mut host)?;
     file_systems.expect_frozen(&points, "after a FREEZE with another file in place")?;
-    // The new guard is of the same version as the program that runs.
+    // The guard is of the same version as the program that runs.
     let file = file_systems.script("ls -l \"/proc/$0/exe\"", &[&guard(&file_systems)?])?;
     ensure!(
         file.trim_end().ends_with(" (deleted)"),
