@@ -210,6 +210,17 @@ impl<P: Protocol> ServiceHost<P> {
     ///
     /// If the guest does not take part as it should.
     pub fn connect(port: Port) -> Result<Self> {
+        Self::connect_with(port, &P::HARMLESS)
+    }
+
+    /// The same, where a program with a driver of the guest's kernel in between is sent
+    /// this request until it has registered: not every program survives
+    /// [`Protocol::HARMLESS`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ServiceHost::connect`].
+    pub fn connect_with(port: Port, harmless: &P::Operation) -> Result<Self> {
         let mut host = Self::new(port);
         match &host.link {
             Link::Rings(_) => {
@@ -223,7 +234,7 @@ impl<P: Protocol> ServiceHost<P> {
                     "expected the guest to choose framework and messages {expected:?}; it chose {chosen:?}"
                 );
                 if host.kernel {
-                    host.wait_for_program()?;
+                    host.wait_for_program(harmless)?;
                 }
             }
             Link::Device(pipe) => {
@@ -239,9 +250,9 @@ impl<P: Protocol> ServiceHost<P> {
     /// Waits until the program has registered with the guest's driver, which
     /// fails every request until then, or leaves it in the ring. Protocol section
     /// 6.3.
-    fn wait_for_program(&mut self) -> Result<()> {
+    fn wait_for_program(&mut self, harmless: &P::Operation) -> Result<()> {
         until(REPLY_TIME, "the program to register", || {
-            let status = self.request(&P::HARMLESS)?;
+            let status = self.request(harmless)?;
             if status == Status::FAIL {
                 std::thread::sleep(REGISTER_PAUSE);
                 return Ok(None);

@@ -1,5 +1,6 @@
 //! Boots a guest under the monitor.
 
+mod bench;
 mod boot_command;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ struct Arguments {
 enum Command {
     /// Only says whether a machine can run here
     Check,
+    Bench(bench::Arguments),
     /// Boots a guest, runs commands in it, and powers it off
     Boot(boot_command::Arguments),
     /// Lists the scenarios
@@ -81,6 +83,7 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Boot(arguments) => boot_command::run(arguments),
         Command::List => {
             suite::list();

@@ -3,22 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::scenario::{
     Factory, Options, Outcome, Play, Runner, SCENARIOS, Transport, Verdict,
 };
 
 use crate::boot::KERNEL_OPTIONS;
+use crate::booted::Booted;
 use crate::devices::{self, DEVICES};
-use crate::guest::Guest;
-use crate::hypercall::Host;
 use crate::machine::{VmMachine, bind_to_uio};
-use crate::monitor::{Config, Ending, Monitor, Stop};
-use crate::vmbus::{Version, VmBus};
+use crate::monitor::{Config, Ending};
 
 /// Plays scenarios with a program in a real kernel
 #[derive(Debug, Args)]
@@ -72,8 +69,9 @@ pub struct Arguments {
 /// Lines of the protocol's journal that are shown after a failure.
 const JOURNAL_LINES: usize = 40;
 
+/// How a guest's kernel has the file copy device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub enum Kind {
     /// `uio_hv_generic`: 6.10 and later
     Uio,
     /// `hv_utils`: before 6.10
@@ -82,7 +80,8 @@ enum Kind {
 
 impl Kind {
     /// As mainline has it in this release.
-    fn of(release: &str) -> Self {
+    #[must_use]
+    pub fn of(release: &str) -> Self {
         let mut numbers = release
             .split(|letter: char| !letter.is_ascii_digit())
             .map(|number| number.parse().unwrap_or(0));
@@ -120,59 +119,6 @@ pub fn list() {
     }
     for device in DEVICES {
         println!("{:26} [hvutil] {}", device.name, device.summary);
-    }
-}
-
-/// A guest that has been booted.
-struct Booted {
-    bus: VmBus,
-    guest: Arc<Guest>,
-    stop: Stop,
-    thread: JoinHandle<Result<Ending>>,
-}
-
-impl Booted {
-    fn new(arguments: &Arguments, number: u32) -> Result<Self> {
-        let mut console = arguments.console.clone();
-        if number > 1 {
-            console.as_mut_os_string().push(format!(".guest-{number}"));
-        }
-        let monitor = Monitor::new(&Config {
-            kernel: arguments.kernel.clone(),
-            initramfs: arguments.initramfs.clone(),
-            command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
-            memory: arguments.memory,
-            processors: arguments.processors,
-            console,
-            limit: Duration::from_secs(arguments.limit),
-        })?;
-        let bus = VmBus::new(monitor.memory(), monitor.synic(), Version::NEWEST);
-        let (control, stop) = (monitor.control(), monitor.stopper());
-        let host: Arc<dyn Host> = Arc::new(bus.clone());
-        let thread = thread::Builder::new()
-            .name("machine".to_owned())
-            .spawn(move || monitor.run(&host))?;
-        let guest = Guest::connect(control);
-        let guest = guest.with_context(|| format!("VMBus so far:\n{}", bus.journal()));
-        match guest {
-            Ok(guest) => Ok(Self {
-                bus,
-                guest: Arc::new(guest),
-                stop,
-                thread,
-            }),
-            Err(error) => {
-                stop.stop();
-                let ended = thread.join();
-                Err(error.context(format!("the machine ended: {ended:?}")))
-            }
-        }
-    }
-
-    fn end(self) -> Result<Ending> {
-        self.stop.stop();
-        let ended = self.thread.join();
-        ended.map_err(|_| anyhow!("the monitor panicked"))?
     }
 }
 
@@ -230,7 +176,19 @@ fn play_in_guest(
     command: &[String],
     tally: &mut Tally,
 ) -> Result<Result<()>> {
-    let booted = Booted::new(arguments, number)?;
+    let mut console = arguments.console.clone();
+    if number > 1 {
+        console.as_mut_os_string().push(format!(".guest-{number}"));
+    }
+    let booted = Booted::new(&Config {
+        kernel: arguments.kernel.clone(),
+        initramfs: arguments.initramfs.clone(),
+        command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
+        memory: arguments.memory,
+        processors: arguments.processors,
+        console,
+        limit: Duration::from_secs(arguments.limit),
+    })?;
     let failed = tally.failed;
     let played = play(arguments, &booted, command, tally);
     if played.is_err() || tally.failed > failed {

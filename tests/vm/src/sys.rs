@@ -48,6 +48,13 @@ pub fn map_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> io::Result<()> {
     Ok(())
 }
 
+/// Asks an emulator that counts instructions for its counts: `tests/vm/count.c`
+/// looks for this instruction, which does nothing.
+pub fn ask_for_counts() {
+    // SAFETY: the register keeps its value, and nothing else is touched.
+    unsafe { std::arch::asm!("xchg bx, bx", options(nomem, nostack, preserves_flags)) };
+}
+
 /// The CPUID leaves of Hyper-V that KVM can serve.
 ///
 /// # Errors
