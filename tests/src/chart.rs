@@ -1,5 +1,5 @@
 //! A picture of what a comparison measured: how many times the first program's figure
-//! each figure of the second one is, on a logarithmic scale.
+//! each figure of the others is, on a logarithmic scale.
 //!
 //! The same results give the same bytes. The background is part of the picture, so that
 //! it can be read on dark pages too, and the fonts are the reader's.
@@ -16,6 +16,8 @@ use crate::results::{Results, Row};
 const WIDTH: u32 = 880;
 const LABELS: u32 = 340;
 const RIGHT: u32 = 90;
+/// More, where a program's name is beside its bar.
+const RIGHT_OF_SEVERAL: u32 = 240;
 const TOP: u32 = 64;
 const BOTTOM: u32 = 14;
 const LINE: u32 = 22;
@@ -36,30 +38,33 @@ const HIGHEST: f64 = 100_000.0;
 /// The scale reaches as far as this in any case.
 const NARROWEST: (f64, f64) = (0.5, 2.0);
 
-/// The program that is compared with the first.
-const OTHER: usize = 1;
-
 /// A line of the picture.
 enum Line<'a> {
     Title(&'a str),
-    Ratio(String, f64),
-    Missing(String),
+    /// A row, or another program's figure in it.
+    Figure {
+        name: String,
+        /// `None` where no other program has a figure.
+        ratio: Option<f64>,
+        /// Whose it is, where there are several.
+        program: Option<&'a str>,
+    },
 }
 
 /// Draws results as SVG.
 ///
 /// # Errors
 ///
-/// If there are no two programs.
+/// If there is no program.
 pub fn draw(results: &Results) -> Result<String> {
-    let [first, other, ..] = &*results.programs else {
-        return Err(anyhow!("a picture compares two programs"));
+    let [first, others @ ..] = &*results.programs else {
+        return Err(anyhow!("a picture compares programs"));
     };
     let lines = lines(results);
     let ratios = || {
         lines.iter().filter_map(|line| match line {
-            Line::Ratio(_, ratio) => Some(*ratio),
-            _ => None,
+            Line::Figure { ratio, .. } => *ratio,
+            Line::Title(_) => None,
         })
     };
     let (low, high) = (
@@ -72,7 +77,10 @@ pub fn draw(results: &Results) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        let heading = format!("{other}, compared with {first}");
+        let heading = match others {
+            [other] => format!("{other}, compared with {first}"),
+            _ => format!("Others, compared with {first}"),
+        };
         root.draw(&Text::new(heading, (16, 18), style(18, TEXT, HPos::Left)))
             .map_err(failed)?;
         let explained =
@@ -88,7 +96,10 @@ pub fn draw(results: &Results) -> Result<String> {
             .margin_top(TOP)
             .margin_bottom(BOTTOM)
             .margin_left(LABELS)
-            .margin_right(RIGHT)
+            .margin_right(match others {
+                [_, _, ..] => RIGHT_OF_SEVERAL,
+                _ => RIGHT,
+            })
             .build_cartesian_2d((low..high).log_scale(), f64::from(count.max(1))..0.0)
             .map_err(failed)?;
         for mark in marks(low, high) {
@@ -113,11 +124,23 @@ pub fn draw(results: &Results) -> Result<String> {
                     write(low, (left, 2), (*title).to_owned(), bold)?;
                     continue;
                 }
-                Line::Ratio(name, ratio) => {
-                    let color = if *ratio < 1.0 { LESS } else { MORE };
-                    (name, ratio.clamp(low, high), times(*ratio), color)
-                }
-                Line::Missing(name) => (name, 1.0, "no figure".to_owned(), FAINT),
+                Line::Figure {
+                    name,
+                    ratio,
+                    program,
+                } => match ratio {
+                    Some(ratio) => {
+                        let color = if *ratio < 1.0 { LESS } else { MORE };
+                        let value = format!("{} {}", times(*ratio), program.unwrap_or_default());
+                        (
+                            name,
+                            ratio.clamp(low, high),
+                            value.trim_end().to_owned(),
+                            color,
+                        )
+                    }
+                    None => (name, 1.0, "no figure".to_owned(), FAINT),
+                },
             };
             write(low, (-10, 0), short(name), style(14, TEXT, HPos::Right))?;
             write(end.max(1.0), (6, 0), value, style(14, TEXT, HPos::Left))?;
@@ -145,7 +168,11 @@ fn failed(error: impl Display) -> anyhow::Error {
 fn lines(results: &Results) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     for group in &results.groups {
-        let shown: Vec<_> = group.rows.iter().filter_map(line).collect();
+        let shown: Vec<_> = group
+            .rows
+            .iter()
+            .flat_map(|row| figures(row, &results.programs))
+            .collect();
         if !shown.is_empty() {
             lines.push(Line::Title(&group.title));
             lines.extend(shown);
@@ -154,14 +181,27 @@ fn lines(results: &Results) -> Vec<Line<'_>> {
     lines
 }
 
-fn line(row: &Row) -> Option<Line<'static>> {
-    match row.values.get(OTHER)? {
-        Ok(_) => Some(Line::Ratio(
-            row.name(),
-            row.ratio(OTHER).filter(|it| *it > 0.0)?,
-        )),
-        Err(_) => Some(Line::Missing(row.name())),
+fn figures<'a>(row: &Row, programs: &'a [String]) -> Vec<Line<'a>> {
+    let mut lines = Vec::new();
+    let mut name = row.name();
+    for (number, program) in programs.iter().enumerate() {
+        if let Some(ratio) = row.ratio(number).filter(|ratio| *ratio > 0.0) {
+            lines.push(Line::Figure {
+                name: std::mem::take(&mut name),
+                ratio: Some(ratio),
+                program: (programs.len() > 2).then_some(program),
+            });
+        }
     }
+    let others = row.values.get(1..).unwrap_or_default();
+    if !others.is_empty() && others.iter().all(Result::is_err) {
+        lines.push(Line::Figure {
+            name,
+            ratio: None,
+            program: None,
+        });
+    }
+    lines
 }
 
 /// The ratios that have a name on the scale.

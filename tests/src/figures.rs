@@ -215,7 +215,7 @@ mod tests {
             assert!(new.contains(expected), "{expected} is not in {new}");
         }
         assert!(!new.contains("old"), "{new}");
-        for expected in ["a &lt; b &amp; c", "125×", "0.8×", "no figure"] {
+        for expected in ["a &lt; b &amp; c", "125× daemon", "0.5× least"] {
             assert!(svg.contains(expected), "{expected} is not in {svg}");
         }
         assert!(!svg.contains("system calls"), "nothing is compared with 0");
