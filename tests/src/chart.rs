@@ -150,7 +150,7 @@ pub fn draw(results: &Results) -> Result<String> {
         }
         root.present().map_err(failed)?;
     }
-    Ok(svg + "\n")
+    Ok(svg)
 }
 
 /// How text looks that is written on one side of a point.
@@ -183,6 +183,10 @@ fn lines(results: &Results) -> Vec<Line<'_>> {
 
 fn figures<'a>(row: &Row, programs: &'a [String]) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
+    // Of a rate, more is better.
+    if row.unit.ends_with("/s") {
+        return lines;
+    }
     let mut name = row.name();
     for (number, program) in programs.iter().enumerate() {
         if let Some(ratio) = row.ratio(number).filter(|ratio| *ratio > 0.0) {
