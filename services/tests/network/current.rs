@@ -57,6 +57,8 @@ fn every_change_is_noticed() {
     add("eth0", "00:15:5d:00:00:01");
     add("eth1", "00:15:5d:00:00:02");
     ip("link add br0 type bridge");
+    ip("address add 192.0.2.9/24 dev eth0");
+    ip("nexthop add id 1 via 192.0.2.3 dev eth0");
     let interfaces = new();
     for words in [
         "address add 192.0.2.7/24 dev eth0",
@@ -65,6 +67,9 @@ fn every_change_is_noticed() {
         "route add default via 192.0.2.2 dev eth0 table 100",
         "-6 route add default via 2001:db8::1 dev eth0",
         "route del default table 100",
+        "route add default nhid 1 metric 7",
+        // Without an announcement of the route.
+        "nexthop del id 1",
         "address change 192.0.2.7/24 dev eth0 valid_lft 1000 preferred_lft 0",
         "address change 2001:db8::7/64 dev eth0 valid_lft 1000 preferred_lft 0",
         "link set eth1 down",
