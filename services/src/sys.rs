@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::panic::resume_unwind;
 use std::process::Command;
 use std::ptr;
 use std::sync::OnceLock;
@@ -163,19 +164,28 @@ const MORE_THAN_ALL_STACKS: usize = 64 << 20;
 /// that have ended, the free parts of its heap, and the pages of its code and constants,
 /// which are mapped again on the next access. Their content stays in the page cache.
 pub fn release_memory() {
-    release_stacks();
+    aside(|| ());
     // SAFETY: it returns unused pages, and may be called at any time.
     #[cfg(target_env = "gnu")]
     let _ = unsafe { libc::malloc_trim(0) };
     release(CODE.get().map(Vec::as_slice).unwrap_or_default());
 }
 
+/// Runs `work` on a thread of its own, if one can be started. What the C library keeps for a
+/// thread goes with it: the deepest part of its stack, and blocks of memory that it has
+/// freed.
+///
 /// glibc keeps 40 MiB of stacks of ended threads, each with pages that were used. The end
-/// of a thread that had a larger stack makes it unmap them all.
-fn release_stacks() {
+/// of a thread that had a larger one makes it unmap all of them.
+pub fn aside<T: Send>(mut work: impl FnMut() -> T + Send) -> T {
     let thread = thread::Builder::new().stack_size(MORE_THAN_ALL_STACKS);
-    if let Ok(thread) = thread.spawn(|| ()) {
-        let _ = thread.join();
+    let ended = thread::scope(|scope| {
+        let thread = thread.spawn_scoped(scope, &mut work);
+        thread.map(|thread| thread.join())
+    });
+    match ended {
+        Ok(ended) => ended.unwrap_or_else(|panic| resume_unwind(panic)),
+        Err(_) => work(),
     }
 }
 
@@ -306,7 +316,7 @@ mod tests {
             }
         });
         let kept = stacks();
-        release_stacks();
+        aside(|| ());
         // A thread of another test may run on one of them.
         assert!(stacks() < kept.max(1), "{} of {kept}", stacks());
     }

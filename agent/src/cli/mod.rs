@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
 }
 
 fn command_line() -> anyhow::Result<Exit> {
-    let command = match Cli::try_parse() {
+    let command = match sys::aside(Cli::try_parse) {
         Ok(cli) => cli.command,
         Err(error) if error.use_stderr() => {
             let _ = error.print();

@@ -64,7 +64,7 @@ impl Run {
                 return Ok(Exit::Usage);
             }
         }
-        let config = config::load(self.config.path.as_deref())?;
+        let config = sys::aside(|| config::load(self.config.path.as_deref()))?;
         let roots = Roots::default();
         let vmbus = roots.sys.join("bus/vmbus").exists() || roots.dev.join("vmbus").exists();
         // Early in the boot, its kernel module may be loaded a moment later.
