@@ -259,6 +259,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::executor::Executor;
+    use super::super::pool;
     use super::super::test_log::Lines;
     use super::*;
 
@@ -456,6 +457,37 @@ mod tests {
             .iter()
             .filter(|line| line.contains("created the pools"));
         assert_eq!(told.count(), 1, "{lines:?}");
+    }
+
+    #[test]
+    fn a_pool_in_which_keys_are_yet_to_be_published_is_not_kept_in_memory() {
+        let Some(root) = pool::testing::directory() else {
+            return;
+        };
+        let config = Config {
+            publish: [("Role".to_owned(), "web".to_owned())].into(),
+            ..config(root.path())
+        };
+        fs::write(&config.environment.state_dir, "a file in its place").unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let mut logic = logic(config, log);
+        assert!(logic.publish_failed.is_some());
+        let is_kept = |logic: &mut Logic, pool| {
+            let key = "Role".to_owned();
+            let job = Job::Request(Request::Get { pool, key }, CancelToken::new(LONG));
+            let _ = logic.execute(job).unwrap();
+            logic.shared.memory(pool).value("Role").is_some()
+        };
+        let begun = Instant::now();
+        while !is_kept(&mut logic, PoolId::External) {
+            assert!(begun.elapsed() < LONG, "no pool is kept in memory");
+        }
+        assert!(!is_kept(&mut logic, PoolId::Guest));
+        logic.publish_failed = None;
+        assert!(is_kept(&mut logic, PoolId::Guest));
+        // Another program has changed the pool, and publishing fails again.
+        logic.published = None;
+        assert!(!is_kept(&mut logic, PoolId::Guest));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each is computed at the request, so it is up to date, with two exceptions: the `full_name`
 //! is looked up in the background, and what `os` reads of os-release is kept for a while.
-//! `addresses` sorts those of [`interfaces`].
+//! `addresses` sorts those of [`interfaces`](super::interfaces).
 
 use std::ffi::CStr;
 use std::net::IpAddr;

@@ -34,10 +34,8 @@ struct Image {
     path: PathBuf,
     journal: PathBuf,
     stamp: Stamp,
-    /// `None` if they take too much memory.
+    /// `None` if they take too much memory, or if the file system is none of [`LOCAL`].
     records: Option<Records>,
-    /// Whether the file system is one of [`LOCAL`].
-    local: bool,
 }
 
 impl Memory {
@@ -54,7 +52,7 @@ impl Memory {
 
     fn current<T>(&self, answer: impl FnOnce(&Records) -> T) -> Option<T> {
         let image = self.0.try_lock().ok()?;
-        let image = image.as_ref().filter(|image| image.local)?;
+        let image = image.as_ref()?;
         let records = image.records.as_ref()?;
         image.is_current().then(|| answer(records))
     }
@@ -64,7 +62,7 @@ impl Memory {
         *self.lock() = None;
     }
 
-    /// Whether these are the records of the file with this stamp, or it has too many.
+    /// Whether these are the records of the file with this stamp, or none of it are kept.
     pub(super) fn is_of(&self, stamp: Stamp) -> bool {
         self.lock()
             .as_ref()
@@ -87,13 +85,15 @@ impl Memory {
         stamp: Stamp,
         records: Option<Records>,
     ) {
-        let kind = fstatfs(file).map(|stat| stat.f_type);
+        let is_local = |_: &Records| {
+            let kind = fstatfs(file).map(|stat| stat.f_type);
+            kind.is_ok_and(|kind| LOCAL.iter().any(|&local| kind == local as _))
+        };
         *self.lock() = Some(Image {
             path: path.to_owned(),
             journal: journal.to_owned(),
             stamp,
-            records,
-            local: kind.is_ok_and(|kind| LOCAL.iter().any(|&local| kind == local as _)),
+            records: records.filter(is_local),
         });
     }
 
