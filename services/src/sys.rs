@@ -3,7 +3,7 @@
 #![expect(unsafe_code)]
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
@@ -45,6 +45,29 @@ pub fn freeze(fd: impl AsFd) -> io::Result<()> {
 pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: the kernel reads and writes no memory for it.
     unsafe { ioctl(fd, NoArg::<THAW>::new()) }
+}
+
+/// Writes out `len` bytes of a file from `offset` and waits until they are written. An error
+/// is reported once: a later `fsync` of the same open file does not repeat it. What is
+/// necessary to find the data on the disk is not written.
+///
+/// # Errors
+///
+/// The error of writing; `ENOSYS` and others if the kernel or the file cannot do this.
+pub(crate) fn write_out(file: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    const FLAGS: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) else {
+        return Err(io::Errno::FBIG);
+    };
+    // SAFETY: the descriptor is open, and no memory is passed.
+    match unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), offset, len, FLAGS) } {
+        0 => Ok(()),
+        _ => {
+            Err(io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(io::Errno::IO))
+        }
+    }
 }
 
 /// The address ranges of code and constants, read before there were threads.

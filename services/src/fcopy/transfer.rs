@@ -1,12 +1,11 @@
 //! A copy in progress, from START to COMPLETE.
 
-use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fchmod, fsync, ftruncate, openat};
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fsync, ftruncate, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, pwrite, retry_on_intr};
 use slog::Logger;
 
@@ -22,8 +21,10 @@ use super::room::{Room, RoomFor};
 use super::staging::{self, Staging};
 use super::target::{self, Existing, Target};
 use crate::progress::OperationGuard;
+use crate::sys::write_out;
 
-/// Bytes after which write-back is started, so that little is left to sync at the end.
+/// Bytes that are written back at a time. Not much more than twice as many are ever waiting
+/// for the disk, so that neither a WRITE nor COMPLETE takes longer than a host waits.
 const WRITE_BACK: u64 = 8 << 20;
 
 /// The largest page size of any system. Write-back leaves out the last page, to which the
@@ -49,8 +50,8 @@ pub(super) struct Transfer {
     extents: Extents,
     /// Bytes whose write-back was started.
     written_back: u64,
-    /// The thread that started the last write-back.
-    write_back: Option<JoinHandle<()>>,
+    /// The last write-back.
+    write_back: Option<JoinHandle<Result<(), Errno>>>,
     started: Instant,
     /// When the host last sent data.
     last_data: Instant,
@@ -150,33 +151,43 @@ impl Transfer {
         }
         self.last_data = Instant::now();
         self.operation.set_done(self.extents.head());
-        if config.sync {
-            self.write_back();
+        match config.sync {
+            true => self.write_back(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    /// Starts write-back of the data since the last time. This waits for a slow disk, and so
-    /// runs on a thread of its own.
-    fn write_back(&mut self) {
+    /// Starts write-back of the data since the last time, and waits for the last one before:
+    /// a host that is faster than the disk gets its replies at the disk's pace.
+    fn write_back(&mut self) -> Result<(), Error> {
         let ready = self.extents.head() / PAGE * PAGE;
         let from = self.written_back;
         let new = ready.saturating_sub(from);
-        let at_work = |thread: &JoinHandle<()>| !thread.is_finished();
-        if new < WRITE_BACK || self.write_back.as_ref().is_some_and(at_work) {
-            return;
+        if new < WRITE_BACK {
+            return Ok(());
         }
-        // This is only a hint: errors show when the file is synced.
-        let Ok(file) = self.staging.file().try_clone_to_owned() else {
-            return;
-        };
-        let thread = thread::Builder::new().name("write-back".to_owned());
-        // The kernel starts write-back of dirty pages before it drops clean ones.
-        let started = thread.spawn(move || {
-            let _ = fadvise(file, from, NonZeroU64::new(new), Advice::DontNeed);
-        });
-        self.write_back = started.ok();
+        self.finish_write_back()?;
+        // Without descriptor or thread, all is left to the sync at the end.
+        if let Ok(file) = self.staging.file().try_clone_to_owned() {
+            let thread = thread::Builder::new().name("write-back".to_owned());
+            let started = thread.spawn(move || write_out(file, from, new));
+            self.write_back = started.ok();
+        }
         self.written_back = ready;
+        Ok(())
+    }
+
+    /// Waits for the last write-back. Its error must not get lost: the sync at the end does
+    /// not report it again.
+    fn finish_write_back(&mut self) -> Result<(), Error> {
+        let Some(thread) = self.write_back.take() else {
+            return Ok(());
+        };
+        match thread.join().unwrap_or(Err(Errno::IO)) {
+            // The sync at the end does it all.
+            Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+            Err(source) => Err(self.no_room(self.extents.head(), "sync", source)),
+        }
     }
 
     /// Puts the file in place.
@@ -281,10 +292,11 @@ impl Transfer {
         Ok(true)
     }
 
-    fn sync(&self, config: &Config) -> Result<(), Error> {
+    fn sync(&mut self, config: &Config) -> Result<(), Error> {
         if !config.sync {
             return Ok(());
         }
+        self.finish_write_back()?;
         let file = self.staging.file();
         retry_on_intr(|| fsync(file))
             .map_err(|source| self.no_room(self.extents.head(), "sync", source))
