@@ -25,6 +25,7 @@ pub mod resources;
 pub mod results;
 pub mod ring;
 pub mod scenario;
+pub mod slow_disk;
 pub mod soak;
 pub mod sysfs;
 pub mod syslog;

@@ -1,8 +1,6 @@
 //! `hyperv-sim bench slow-disk`: a large file, copied to a disk that is much slower than
 //! the host.
 
-mod disk;
-
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +12,9 @@ use clap::Args;
 use hyperv_sim::fcopy::{CHUNK, Fcopy, FcopyHost, OVERWRITE, Operation, Start};
 use hyperv_sim::results::{Group, Row};
 use hyperv_sim::scenario::Transport;
+use hyperv_sim::slow_disk::SlowDisk;
 use hyperv_vmbus::ic::Status;
 
-use self::disk::SlowDisk;
 use super::Common;
 use super::process::Memory;
 use super::subject::Subject;

@@ -29,15 +29,27 @@ const INODE: INodeNo = INodeNo(2);
 const TTL: Duration = Duration::from_secs(3600);
 
 /// An ext4 file system on a slow disk. It is mounted for this process and what it starts.
-pub(super) struct SlowDisk {
+pub struct SlowDisk {
     session: Option<BackgroundSession>,
-    written: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     directory: TempDir,
+}
+
+/// What the disk does, shared with those who look at it.
+struct Counts {
+    /// Bytes that it writes in a second.
+    rate: AtomicU64,
+    /// Bytes that it has written.
+    written: AtomicU64,
 }
 
 impl SlowDisk {
     /// Mounts one of so many bytes that writes so many a second.
-    pub(super) fn new(size: u64, rate: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// If this machine cannot have one: it needs root, FUSE, loop devices and mkfs.ext4.
+    pub fn new(size: u64, rate: u64) -> Result<Self> {
         // All mounts end with this process, however it ends.
         unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -46,17 +58,19 @@ impl SlowDisk {
         let directory = tempfile::tempdir().context("a directory for the disk")?;
         let content = tempfile::tempfile().context("a file for the disk")?;
         content.set_len(size).context("a file for the disk")?;
-        let written = Arc::new(AtomicU64::new(0));
+        let counts = Arc::new(Counts {
+            rate: AtomicU64::new(rate),
+            written: AtomicU64::new(0),
+        });
         let mut disk = Self {
             session: None,
-            written: Arc::clone(&written),
+            counts: Arc::clone(&counts),
             directory,
         };
         let files = Files {
             content,
             size,
-            rate,
-            written,
+            counts,
         };
         disk.session = Some(serve(files, &disk.path("fuse")?)?);
         let image = disk.directory.path().join("fuse").join(NAME);
@@ -76,13 +90,18 @@ impl SlowDisk {
     }
 
     /// Where it is mounted.
-    pub(super) fn mounted(&self) -> PathBuf {
+    pub fn mounted(&self) -> PathBuf {
         self.directory.path().join("mounted")
     }
 
     /// Bytes that it has written so far.
-    pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
+    pub fn written(&self) -> u64 {
+        self.counts.written.load(Ordering::Relaxed)
+    }
+
+    /// Changes how many bytes it writes in a second from now on.
+    pub fn set_rate(&self, rate: u64) {
+        self.counts.rate.store(rate, Ordering::Relaxed);
     }
 }
 
@@ -123,8 +142,7 @@ fn serve(files: Files, point: &Path) -> Result<BackgroundSession> {
 struct Files {
     content: File,
     size: u64,
-    rate: u64,
-    written: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 impl Files {
@@ -200,9 +218,10 @@ impl Filesystem for Files {
             return reply.error(error.into());
         }
         let len = data.len() as u64;
-        let time = Duration::from_secs_f64(len as f64 / self.rate as f64);
+        let rate = self.counts.rate.load(Ordering::Relaxed);
+        let time = Duration::from_secs_f64(len as f64 / rate as f64);
         thread::sleep(time.saturating_sub(begun.elapsed()));
-        self.written.fetch_add(len, Ordering::Relaxed);
+        self.counts.written.fetch_add(len, Ordering::Relaxed);
         match u32::try_from(len) {
             Ok(len) => reply.written(len),
             Err(_) => reply.error(Errno::EINVAL),
@@ -212,5 +231,57 @@ impl Filesystem for Files {
     // What it has written is on the disk.
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperv_needs::skip;
+
+    use super::*;
+    use crate::fcopy::{CHUNK, Fcopy, FcopyHost, OVERWRITE, Operation, Start};
+    use crate::host::Protocol as _;
+    use crate::inprocess::InProcess;
+    use crate::port::Machine as _;
+    use crate::scenario::OPEN_TIME;
+
+    const SIZE: u64 = 64 << 20;
+
+    /// Long beside the time that a WRITE takes, and short beside the one in which the disk
+    /// writes 8 MiB.
+    const WAIT: Duration = Duration::from_secs(2);
+
+    /// The host is told when the disk does not keep up, not at the end.
+    #[test]
+    fn a_copy_goes_at_the_pace_of_the_disk() {
+        if let Some(why) = crate::blackbox::unavailable() {
+            return skip(&why);
+        }
+        let disk = SlowDisk::new(2 * SIZE, 1 << 30).unwrap();
+        let mut machine = InProcess::new().unwrap();
+        let device = machine.offer(Fcopy::SERVICE.uio(0, 64 << 10)).unwrap();
+        machine.start().unwrap();
+        let mut host = FcopyHost::connect(device.accept(OPEN_TIME).unwrap()).unwrap();
+        let mounted = disk.mounted();
+        let start = Start::new(mounted.to_str().unwrap(), "file", OVERWRITE, SIZE);
+        host.request(&Operation::Start(start)).unwrap();
+        disk.set_rate(1 << 20);
+        let data = [0x5a; CHUNK];
+        let mut sent = 0;
+        let waits = loop {
+            host.send(&Operation::write(sent, &data)).unwrap();
+            sent += CHUNK as u64;
+            if sent >= SIZE {
+                break false;
+            }
+            if host.reply_within(WAIT).unwrap().is_none() {
+                break true;
+            }
+        };
+        disk.set_rate(1 << 30);
+        host.reply().unwrap();
+        host.request(&Operation::Cancel).unwrap();
+        machine.stop().unwrap();
+        assert!(waits && sent <= 17 << 20, "{sent} bytes were taken");
     }
 }
