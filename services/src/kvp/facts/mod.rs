@@ -1,8 +1,8 @@
 //! The facts that the guest reports about itself in pool 2. Protocol section 7.
 //!
-//! Each is computed at the request, so it is up to date, with two exceptions: the `full_name`
-//! is looked up in the background, and what `os` reads of os-release is kept for a while.
-//! `addresses` sorts those of [`interfaces`](super::interfaces).
+//! What can change is computed at the request, so it is up to date, with two exceptions: the
+//! `full_name` is looked up in the background, and what `os` reads of os-release is kept for a
+//! while. `addresses` sorts those of [`interfaces`](super::interfaces).
 
 use std::ffi::CStr;
 use std::net::IpAddr;
@@ -41,6 +41,9 @@ pub struct Facts {
     exposed: Vec<&'static str>,
     driver_version: Mutex<String>,
     full_name: FullName,
+    /// The release of the kernel, which runs until a reboot.
+    release: String,
+    machine: String,
     /// What os-release said, and when.
     os: Mutex<Option<(Instant, Os)>>,
 }
@@ -49,6 +52,7 @@ impl Facts {
     /// Starts the look-up of the full name if the host may read it.
     pub fn new(config: &Config, interfaces: Arc<Interfaces>) -> Self {
         let patterns = config.ignored_interfaces.iter();
+        let kernel = uname();
         let facts = Self {
             root: config.environment.root.clone(),
             interfaces,
@@ -56,6 +60,8 @@ impl Facts {
             exposed: config.access.facts.clone(),
             driver_version: Mutex::new(DRIVER_VERSION.to_owned()),
             full_name: FullName::new(),
+            release: text(kernel.release()),
+            machine: text(kernel.machine()),
             os: Mutex::default(),
         };
         if facts.exposed.contains(&FULL_NAME) {
@@ -118,18 +124,17 @@ impl Facts {
             "NetworkAddressIPv4" | "NetworkAddressIPv6" => {
                 self.addresses(&self.interfaces.current()?, key)
             }
-            "OSBuildNumber" => text(uname().release()),
+            "OSBuildNumber" => self.release.clone(),
             "OSName" => os()?.name,
             "OSMajorVersion" => os()?.version_id,
             // OSMajorVersion has the whole VERSION_ID, as in the stock daemon. Joining
             // both must not result in `22.04.04`.
             "OSMinorVersion" => String::new(),
             "OSVersion" => {
-                let release = text(uname().release());
-                let version = release.split('-').next().unwrap_or_default();
+                let version = self.release.split('-').next().unwrap_or_default();
                 version.to_owned()
             }
-            "ProcessorArchitecture" => text(uname().machine()),
+            "ProcessorArchitecture" => self.machine.clone(),
             _ => return None,
         };
         Some(value)
