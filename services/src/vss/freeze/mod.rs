@@ -31,9 +31,6 @@ mod outcome;
 /// How long a thaw takes until the file system that it waits for is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often the threads of this process are checked.
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
 /// The limit of open files, if the machine allows it. With a much higher one some programs
 /// that hooks start are slow, since they close every possible descriptor.
 const FILES: u64 = 1 << 16;
@@ -504,7 +501,7 @@ impl Freezer {
         let mut patience = Instant::now() + PATIENCE;
         while own.is_busy() && Instant::now() < deadline {
             let mut news = [PollFd::new(own, PollFlags::IN)];
-            let _ = poll_until(&mut news, Some(Instant::now() + CHECK_INTERVAL));
+            let _ = poll_until(&mut news, Some(Instant::now() + own.check_interval()));
             own.clear_event();
             own.escalate();
             if patience <= Instant::now() {

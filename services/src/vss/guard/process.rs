@@ -30,7 +30,7 @@ use crate::timeouts::FREEZE;
 use crate::vss::freeze;
 use crate::vss::rcu_expedited::{self, ExpeditedRcu};
 
-/// How often the threads are checked while they freeze or thaw.
+/// How often the threads are checked while they freeze.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long one file system may take to freeze with `rcu_expedited` set: after that it does
@@ -317,7 +317,7 @@ impl Watchdog<'_> {
             Phase::Thawing { retry, .. } => {
                 let threads = self.threads.as_ref()?;
                 match threads.any_pending() {
-                    true => Some(soon),
+                    true => Some(Instant::now() + threads.check_interval()),
                     false => (!threads.all_thawed()).then_some(retry),
                 }
             }
@@ -467,7 +467,7 @@ impl Watchdog<'_> {
                 return;
             };
             let is_busy = threads.is_busy();
-            let soon = Instant::now() + CHECK_INTERVAL;
+            let soon = Instant::now() + threads.check_interval();
             let until = match threads.any_pending() {
                 true => soon.min(retry),
                 false => retry,

@@ -13,6 +13,13 @@ use rustix::io::Errno;
 /// and so do requests to one disk.
 const AT_ONCE: usize = 16;
 
+/// How long to wait for a thaw to return before others are thawed at the same time. Most take
+/// less than it takes to wake a thread.
+const WIDEN: Duration = Duration::from_millis(2);
+
+/// How often a thaw is checked after that.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The state of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum State {
@@ -83,6 +90,8 @@ pub(super) struct Schedule {
     freezes: usize,
     /// How many may be thawed at the same time.
     thaws: usize,
+    /// Some thaw took long.
+    wide: bool,
     /// They are thawed in any order.
     any_order: bool,
     /// How many more may be thawed at the same time after the next check without progress.
@@ -115,7 +124,8 @@ impl Schedule {
             each,
             failed: false,
             freezes: AT_ONCE,
-            thaws: AT_ONCE,
+            thaws: 1,
+            wide: false,
             any_order: false,
             step: 1,
             returned: (0, 0),
@@ -154,23 +164,35 @@ impl Schedule {
             }
         }
         // Those that hang do not count.
-        self.thaws = AT_ONCE + self.count(State::Thawing);
+        self.thaws = 1 + self.count(State::Thawing);
+        self.wide = false;
         self.any_order = false;
         self.step = 1;
         self.returned.1 = self.returned.0;
     }
 
-    /// Thaws more at the same time, and in any order, if no thaw has returned since the last
-    /// time; twice as many each time.
+    /// Thaws more at the same time if no thaw has returned since the last time: at first in
+    /// order, then in any order and twice as many each time.
     pub(super) fn escalate(&mut self) {
         let (returned, before) = self.returned;
         if returned != before {
             self.returned.1 = returned;
             self.step = 1;
+        } else if !self.wide {
+            self.wide = true;
+            self.thaws = self.thaws.saturating_add(AT_ONCE - 1);
         } else if self.any_pending() {
             self.any_order = true;
             self.thaws = self.thaws.saturating_add(self.step);
             self.step = self.step.saturating_mul(2);
+        }
+    }
+
+    /// Returns how long to wait until the next [`Schedule::escalate`].
+    pub(super) fn check_interval(&self) -> Duration {
+        match self.wide {
+            false => WIDEN,
+            true => CHECK_INTERVAL,
         }
     }
 
@@ -374,12 +396,16 @@ mod tests {
     fn what_hangs_in_its_thaw_keeps_nothing_frozen() {
         let count = 5 * AT_ONCE;
         let chain: Vec<_> = (1..count).map(|then| (then - 1, then)).collect();
-        for (order, at_first) in [(&chain[..], 1), (&[][..], AT_ONCE)] {
+        for (order, in_order) in [(&chain[..], 1), (&[][..], AT_ONCE)] {
             let mut schedule = Schedule::new(count, order);
             schedule.assume_frozen(|_| false);
             schedule.thaw();
             let mut calls = Vec::new();
-            assert_eq!(begin(&mut schedule, &mut calls).len(), at_first);
+            begin(&mut schedule, &mut calls);
+            assert_eq!(calls.len(), 1);
+            schedule.escalate();
+            begin(&mut schedule, &mut calls);
+            assert_eq!(calls.len(), in_order);
             for _ in 0..10 {
                 schedule.escalate();
                 begin(&mut schedule, &mut calls);

@@ -188,6 +188,11 @@ impl ThreadPool {
         self.shared.work.notify_one();
     }
 
+    /// Returns how long to wait until the next [`ThreadPool::escalate`].
+    pub(in super::super) fn check_interval(&self) -> Duration {
+        self.shared.lock().check_interval()
+    }
+
     /// Calls `look` with the index of each file system that is being frozen, and for how long
     /// it has been.
     pub(super) fn each_freezing(&self, look: impl FnMut((usize, Duration))) {
