@@ -753,6 +753,29 @@ mod tests {
     }
 
     #[test]
+    fn one_that_cannot_be_frozen_ends_the_freeze_although_another_one_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut opened, files) = file_systems(3, directory.path());
+        opened.iter_mut().for_each(|it| it.after.clear());
+        FAKE.change(&files[0], |it| it.freeze_hangs = true);
+        FAKE.change(&files[2], |it| it.freeze_fails = Some(Errno::IO));
+        let mut freezer = Freezer::new(start);
+        let error = freezer.freeze(opened, LONG, later(), None, &mut |_, _| ());
+        let Err(FreezeError::FileSystem { path, source }) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((path, source), ("/2".into(), Errno::IO));
+        let stuck: Vec<_> = freezer.stuck().collect();
+        assert_eq!(stuck, [("/0".into(), NotThawed::Waiting)]);
+        assert_eq!(FAKE.frozen(&files), [false; 3]);
+        FAKE.change(&files[0], |it| it.freeze_hangs = false);
+        freezer.thaw_stuck(&mut nothing_waits).unwrap();
+        assert_eq!(FAKE.frozen(&files), [false; 3]);
+        // Another test may get a file with the same number.
+        FAKE.change(&files[2], |it| it.freeze_fails = None);
+    }
+
+    #[test]
     fn one_that_hangs_in_its_thaw_is_named_when_the_time_is_over() {
         let directory = tempfile::tempdir().unwrap();
         let (opened, files) = file_systems(3, directory.path());
