@@ -32,7 +32,7 @@ const WRITE_LEN: usize = 16 + (28 + 52 + CHUNK).next_multiple_of(8) + 8;
 const RING_HEADER: usize = 4096;
 
 /// How long a program may take to answer.
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(2);
 
 /// How a host waits for replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
