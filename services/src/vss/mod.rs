@@ -48,6 +48,7 @@ use crate::error_chain::display_chain;
 use crate::progress::{Operation, OperationGuard, Progress};
 use crate::service::{Entry, Service};
 use crate::stop::Stop;
+use crate::sys;
 use crate::timeouts::{
     FREEZE_START, HOOKS_BEFORE_FREEZE, THAW, THAW_AND_HOOKS, THAW_AND_HOOKS_AT_EXIT, THAW_BRIEF,
 };
@@ -388,7 +389,7 @@ impl Vss {
     ) -> Result<(), Error> {
         // It gets ready meanwhile, and the record names it.
         self.freezer.prepare().map_err(FreezeError::from)?;
-        let mut prepared = prepare::plan_and_open(&self.config)?;
+        let mut prepared = sys::aside(|| prepare::plan_and_open(&self.config))?;
         for pattern in prepared.plan.unmatched.drain(..) {
             if self.warned_patterns.insert(pattern.clone()) {
                 warn!(self.log, "{}", pattern);
