@@ -3,7 +3,7 @@
 //! waits for its own `FIFREEZE`, and that may wait for anything.
 //!
 //! They are started, with all the memory that they need, before anything is frozen. The
-//! [`Schedule`] says which call a thread makes next. There is one for each file system, so
+//! `Schedule` says which call a thread makes next. There is one for each file system, so
 //! that those that hang leave threads for the rest.
 
 use std::io;
