@@ -98,6 +98,10 @@ pub trait Channel: Send {
     /// Any [`ChannelError`] except [`ChannelError::ReplyRefused`].
     fn recv<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, ChannelError>;
 
+    /// Says that a poll has just reported the descriptor as readable, so that the next
+    /// [`recv`](Channel::recv) need not ask again. Nothing else may read from it.
+    fn readable(&mut self);
+
     /// Sends a reply.
     ///
     /// # Errors

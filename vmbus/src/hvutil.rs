@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -37,6 +38,8 @@ pub struct HvUtilChannel {
     /// The device was polled since the last wake-up. The kernel has at most one
     /// message, and each makes the descriptor readable again.
     polled: bool,
+    /// The caller's poll has reported a message.
+    readable: bool,
 }
 
 impl HvUtilChannel {
@@ -63,6 +66,7 @@ impl HvUtilChannel {
             reply: hvutil.reply,
             registered: false,
             polled: false,
+            readable: false,
         };
         channel.write(hvutil.registration)?;
         Ok(channel)
@@ -78,12 +82,16 @@ impl HvUtilChannel {
         })
     }
 
-    /// Returns the device's events, without waiting.
-    fn poll(&self) -> Result<PollFlags, ChannelError> {
+    /// Returns whether there is a message, without waiting.
+    fn poll(&self) -> Result<bool, ChannelError> {
         let mut polled = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).map_err(|errno| io_error("poll")(errno.into()))?;
         let [polled] = polled;
-        Ok(polled.revents().unwrap_or(PollFlags::POLLERR))
+        let ready = polled.revents().unwrap_or(PollFlags::POLLERR);
+        if ready.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            return Err(ChannelError::Gone);
+        }
+        Ok(ready.contains(PollFlags::POLLIN))
     }
 }
 
@@ -102,11 +110,7 @@ impl Channel for HvUtilChannel {
         }
         self.polled = true;
         // A read of an empty device would block, O_NONBLOCK or not.
-        let ready = self.poll()?;
-        if ready.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
-            return Err(ChannelError::Gone);
-        }
-        if !ready.contains(PollFlags::POLLIN) {
+        if !mem::take(&mut self.readable) && !self.poll()? {
             return Ok(None);
         }
         let len = loop {
@@ -125,6 +129,10 @@ impl Channel for HvUtilChannel {
         self.registered = true;
         let answer = buffer.get(..len).unwrap_or_default();
         Ok(Some(Message::Registered(answer)))
+    }
+
+    fn readable(&mut self) {
+        self.readable = true;
     }
 
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
@@ -193,6 +201,7 @@ mod tests {
         assert!(recv(&mut channel, &mut buffer).is_none());
         kernel.write_all(&[9, 0, 0, 0]).unwrap();
         assert_eq!(channel.pending(), None, "only the descriptor can tell");
+        channel.readable();
         let message = recv(&mut channel, &mut buffer);
         assert!(matches!(message, Some(Message::Registered(&[9, 0, 0, 0]))));
         kernel.write_all(b"request").unwrap();

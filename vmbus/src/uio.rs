@@ -186,6 +186,8 @@ impl<D: Doorbell, M: RingMemory + Send> Channel for UioChannel<D, M> {
         Ok(self.recv_packet(buffer)?.map(Message::from_packet))
     }
 
+    fn readable(&mut self) {}
+
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
         self.send_packet(reply.transaction, reply.payload)
     }

@@ -206,7 +206,10 @@ impl Worker<'_> {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let limit = limit.into_iter().chain(left).min();
         let readable = self.poll.wait(limit, self.service.watched())?;
-        if readable || until.is_some_and(|until| until <= Instant::now()) {
+        if readable.device {
+            self.channel.readable();
+        }
+        if readable.watched || until.is_some_and(|until| until <= Instant::now()) {
             self.service.woken();
         }
         Ok(())

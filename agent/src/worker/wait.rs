@@ -29,6 +29,15 @@ pub(crate) struct WorkerPoll {
     registered_with: Option<PollOwner>,
 }
 
+/// What a wait has found readable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readable {
+    /// The device, if it is registered with the worker's own poll.
+    pub(crate) device: bool,
+    /// What the service watches.
+    pub(crate) watched: bool,
+}
+
 /// The owner of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PollOwner {
@@ -96,13 +105,12 @@ impl WorkerPoll {
         let _ = registry.deregister(&mut SourceFd(&descriptor));
     }
 
-    /// Waits for the device, the supervisor, or `watched`. Returns whether `watched` is
-    /// readable.
+    /// Waits for the device, the supervisor, or `watched`.
     pub(crate) fn wait(
         &mut self,
         limit: Option<Duration>,
         watched: Option<BorrowedFd<'_>>,
-    ) -> Result<bool, ChannelError> {
+    ) -> Result<Readable, ChannelError> {
         // The timeout of a poll is in milliseconds, rounded up.
         let limit = match limit {
             Some(limit) if limit < Duration::from_millis(1) => {
@@ -133,7 +141,14 @@ impl WorkerPoll {
             call: "waiting for the device",
             source,
         })?;
-        Ok(self.events.iter().any(|event| event.token() == WATCHED))
+        let is_readable = |token| {
+            let mut events = self.events.iter();
+            events.any(|event| event.token() == token && event.is_readable() && !event.is_error())
+        };
+        Ok(Readable {
+            device: is_readable(DEVICE),
+            watched: is_readable(WATCHED),
+        })
     }
 }
 

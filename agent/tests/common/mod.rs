@@ -276,6 +276,8 @@ impl Channel for Ring {
         })))
     }
 
+    fn readable(&mut self) {}
+
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
         self.socket.write_all(reply.payload).unwrap();
         Ok(Sent::Done)

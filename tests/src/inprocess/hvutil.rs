@@ -73,6 +73,10 @@ impl Channel for Watched {
         Ok(message)
     }
 
+    fn readable(&mut self) {
+        self.channel.readable();
+    }
+
     fn send(&mut self, reply: Reply<'_>) -> Result<Sent, ChannelError> {
         if self.shared.state().refuses {
             return Err(ChannelError::ReplyRefused);
