@@ -149,12 +149,13 @@ impl Transfer {
             offset = offset.saturating_add(written as u64);
             data = data.get(written..).unwrap_or_default();
         }
-        self.last_data = Instant::now();
         self.operation.set_done(self.extents.head());
-        match config.sync {
-            true => self.write_back(),
-            false => Ok(()),
+        if config.sync {
+            self.write_back()?;
         }
+        // The host sends the next part after the reply to this one.
+        self.last_data = Instant::now();
+        Ok(())
     }
 
     /// Starts write-back of the data since the last time, and waits for the last one before:
