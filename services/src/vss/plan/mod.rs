@@ -152,24 +152,11 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
     }
     // What the configuration leaves out counts for the order: it still writes to the file
     // system that it is on.
-    let mut places = order::freeze_order(&candidates);
+    let mut places = order::freeze_order(&candidates, |it| rejected.contains_key(&it));
     candidates.sort_by_key(|it| places.get(&it.device).map(|place| place.position));
-    let mut above_left_out: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
     for mut file_system in candidates {
         let device = file_system.device;
-        // What is on one that is left out is frozen before what carries that one.
-        for above in places
-            .remove(&device)
-            .map(|it| it.after)
-            .unwrap_or_default()
-        {
-            match above_left_out.get(&above) {
-                Some(further) => file_system.after.extend(further),
-                None => file_system.after.push(above),
-            }
-        }
         if let Some(reason) = rejected.remove(&device) {
-            above_left_out.insert(device, std::mem::take(&mut file_system.after));
             plan.left_out.push(LeftOut {
                 file_system,
                 reason,
@@ -180,6 +167,8 @@ pub(super) fn make_within(config: &Config, lookups: &Lookups) -> Result<Plan, Pl
                 reason,
             });
         } else {
+            let after = places.remove(&device).map(|place| place.after);
+            file_system.after = after.into_iter().flatten().collect();
             plan.freeze.push(file_system);
         }
     }
@@ -573,7 +562,7 @@ mod tests {
         };
         let (mirror, mnt) = (of(&all, "/mirror"), of(&all, "/mnt"));
         assert_eq!(mirror.after, [mnt.device]);
-        assert_eq!(of(&all, "/").after, [mirror.device, mnt.device]);
+        assert_eq!(of(&all, "/").after, [mnt.device, mirror.device]);
         config.exclude.mount_points = vec!["/mirror".to_owned()];
         let plan = make(&config).unwrap();
         assert_eq!(of(&plan, "/").after, [mnt.device]);

@@ -27,14 +27,18 @@ pub(super) struct Place {
     /// Its position.
     pub(super) position: usize,
     /// Those that must be frozen before it. Others may be frozen at the same time.
-    pub(super) after: Vec<DeviceNumber>,
+    pub(super) after: BTreeSet<DeviceNumber>,
 }
 
 /// Returns the place of each file system in the freeze order.
 ///
 /// What is on a device that may be made of anything is frozen alone, one after the other,
-/// and before everything else.
-pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber, Place> {
+/// and before everything else. What is on one that is left out must be frozen before what
+/// carries that one.
+pub(super) fn freeze_order(
+    file_systems: &[FileSystem],
+    is_left_out: impl Fn(DeviceNumber) -> bool,
+) -> HashMap<DeviceNumber, Place> {
     let all: HashSet<_> = file_systems.iter().map(|it| it.device).collect();
     let mut above: HashMap<DeviceNumber, Vec<DeviceNumber>> = HashMap::new();
     let mut below: HashMap<DeviceNumber, BTreeSet<DeviceNumber>> = HashMap::new();
@@ -87,12 +91,17 @@ pub(super) fn freeze_order(file_systems: &[FileSystem]) -> HashMap<DeviceNumber,
     while let Some((_, device)) = rest.pop_first() {
         waiting.remove(&device);
         let above = above.get(&device).into_iter().flatten().copied();
-        let placed = above.filter(|it| places.contains_key(it));
-        let place = Place {
-            position: places.len(),
-            after: placed.chain(alone).collect(),
-        };
-        places.insert(device, place);
+        let mut after = BTreeSet::new();
+        for before in above.chain(alone) {
+            match places.get(&before) {
+                Some(place) if is_left_out(before) => after.extend(&place.after),
+                Some(_) => drop(after.insert(before)),
+                // In a cycle.
+                None => {}
+            }
+        }
+        let position = places.len();
+        places.insert(device, Place { position, after });
         if on_anything.contains(&device) {
             alone = Some(device);
         }
@@ -157,7 +166,7 @@ mod tests {
     #[track_caller]
     fn order(mut file_systems: Vec<FileSystem>) -> Vec<String> {
         let ordered = |file_systems: &mut Vec<FileSystem>| -> Vec<_> {
-            let positions = freeze_order(file_systems);
+            let positions = freeze_order(file_systems, |_| false);
             file_systems.sort_by_key(|it| positions[&it.device].position);
             let points = file_systems.iter().map(FileSystem::mount_point);
             points.map(|point| point.display().to_string()).collect()
@@ -251,11 +260,8 @@ mod tests {
             file_system(4, &["/a/b"], vec![on(Some(3)), on(Some(2))]),
         ];
         let after = |file_systems: &[FileSystem], minor| {
-            let mut after = freeze_order(file_systems)
-                .remove(&number(minor))
-                .unwrap()
-                .after;
-            after.sort();
+            let mut places = freeze_order(file_systems, |_| false);
+            let after = places.remove(&number(minor)).unwrap().after;
             after.into_iter().map(|it| it.minor).collect::<Vec<_>>()
         };
         for (minor, expected) in [(1, &[3][..]), (2, &[4]), (3, &[4]), (4, &[])] {
@@ -266,6 +272,20 @@ mod tests {
         for (minor, expected) in [(5, &[][..]), (6, &[5]), (1, &[3, 6]), (4, &[6])] {
             assert_eq!(after(&file_systems, minor), expected, "{minor}");
         }
+    }
+
+    #[test]
+    fn many_that_are_left_out_on_each_other_are_ordered_in_time() {
+        const COUNT: u32 = 100;
+        let file_systems: Vec<_> = (0..COUNT)
+            .map(|minor| {
+                let lower = (minor + 1..COUNT).map(|lower| on(Some(lower)));
+                file_system(minor, &["/u"], lower.chain([on(None)]).collect())
+            })
+            .collect();
+        let ends = [0, COUNT - 1].map(number);
+        let places = freeze_order(&file_systems, |device| !ends.contains(&device));
+        assert_eq!(places[&ends[1]].after, BTreeSet::from([ends[0]]));
     }
 
     proptest! {
@@ -281,7 +301,7 @@ mod tests {
                 let point = format!("/{}", "x/".repeat(minor as usize * 7 % 5));
                 file_system(minor, &[&point], lies_on.chain(unknown).collect())
             }).collect();
-            let places = freeze_order(&file_systems);
+            let places = freeze_order(&file_systems, |_| false);
             let positions: HashMap<_, _> =
                 places.iter().map(|(device, place)| (*device, place.position)).collect();
             prop_assert_eq!(positions.len(), file_systems.len());
