@@ -156,6 +156,8 @@ impl Logic {
         self.published = self.pools.stamp(PoolId::Guest);
         self.publish_failed = published.as_ref().err().map(|_| Instant::now());
         if let Err(error) = published {
+            // The next request is to look whether it is time to publish.
+            self.shared.memory(PoolId::Guest).forget();
             let cause = display_chain(&error);
             warn!(
                 self.log,
@@ -488,6 +490,36 @@ mod tests {
         // Another program has changed the pool, and publishing fails again.
         logic.published = None;
         assert!(!is_kept(&mut logic, PoolId::Guest));
+    }
+
+    #[test]
+    fn a_pool_in_which_only_some_keys_are_published_is_not_kept_in_memory() {
+        let Some(root) = pool::testing::directory() else {
+            return;
+        };
+        let config = Config {
+            publish: [("A".to_owned(), "a".to_owned())].into(),
+            ..config(root.path())
+        };
+        let log = || Logger::root(slog::Discard, slog::o!());
+        drop(logic(config.clone(), log()));
+        let kept = |config: &Config| {
+            let logic = logic(config.clone(), log());
+            (
+                logic.publish_failed.is_some(),
+                logic.shared.memory(PoolId::Guest).value("A").is_some(),
+            )
+        };
+        let begun = Instant::now();
+        while kept(&config) != (false, true) {
+            assert!(begun.elapsed() < LONG, "the pool is not kept in memory");
+        }
+        let publish = [("A", "a".to_owned()), ("B", "too long".repeat(1000))];
+        let config = Config {
+            publish: publish.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..config
+        };
+        assert_eq!(kept(&config), (true, false));
     }
 
     #[test]
