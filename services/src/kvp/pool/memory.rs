@@ -1,13 +1,15 @@
 //! The records of a pool as they were last read, for a thread that must not wait.
 //!
 //! They are current while the path names the same file with the same stamp, and no journal
-//! lies beside it. Whoever changes the file changes its stamp; only a store to a mapping of
-//! the file may not. The look at both paths uses nothing but the kernel's caches, and fails
+//! lies beside it. Whoever changes the file changes its stamp, with two exceptions: a store to
+//! a mapping of the file may not, and a program that writes without a lock changes the stamp a
+//! moment before the content. So the file is read again after [`MAX_AGE`]. The look at both paths uses nothing but the kernel's caches, and fails
 //! where these do not suffice. A file system that other machines change is not trusted.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat2, statx};
@@ -18,6 +20,9 @@ use super::stamp::Stamp;
 
 /// Most bytes that the records of one pool take in memory.
 const MAX_LEN: usize = 256 << 10;
+
+/// How long records are kept: it limits the harm of a change that the stamp does not show.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The file systems that only this machine changes, and whose metadata can be read without
 /// waiting: ext4 and its ancestors, XFS, Btrfs, F2FS, overlayfs. The kernel does not remember
@@ -34,6 +39,8 @@ struct Image {
     path: PathBuf,
     journal: PathBuf,
     stamp: Stamp,
+    /// When they were read.
+    read: Instant,
     /// `None` if they take too much memory, or if the file system is none of [`LOCAL`].
     records: Option<Records>,
 }
@@ -64,15 +71,13 @@ impl Memory {
 
     /// Whether these are the records of the file with this stamp, or none of it are kept.
     pub(super) fn is_of(&self, stamp: Stamp) -> bool {
-        self.lock()
-            .as_ref()
-            .is_some_and(|image| image.stamp == stamp)
+        self.lock().as_ref().is_some_and(|image| image.is_of(stamp))
     }
 
     /// Answers from the records if they are those of the file with this stamp.
     pub(super) fn recall<T>(&self, stamp: Stamp, answer: impl FnOnce(&Records) -> T) -> Option<T> {
         let image = self.lock();
-        let image = image.as_ref().filter(|image| image.stamp == stamp)?;
+        let image = image.as_ref().filter(|image| image.is_of(stamp))?;
         image.records.as_ref().map(answer)
     }
 
@@ -93,6 +98,7 @@ impl Memory {
             path: path.to_owned(),
             journal: journal.to_owned(),
             stamp,
+            read: Instant::now(),
             records: records.filter(is_local),
         });
     }
@@ -103,13 +109,18 @@ impl Memory {
 }
 
 impl Image {
+    /// Whether they are those of the file with this stamp, as far as that shows.
+    fn is_of(&self, stamp: Stamp) -> bool {
+        self.stamp == stamp && self.read.elapsed() < MAX_AGE
+    }
+
     /// Whether the path still names the file, it is unchanged, and nobody left a journal.
     /// `false` also if that cannot be told without waiting, as on kernels before 5.12.
     fn is_current(&self) -> bool {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let stat =
             find(&self.path).and_then(|file| statx(file, c"", flags, StatxFlags::BASIC_STATS));
-        stat.is_ok_and(|stat| Stamp::from(&stat) == self.stamp)
+        stat.is_ok_and(|stat| self.is_of(Stamp::from(&stat)))
             && find(&self.journal).is_err_and(|error| error == Errno::NOENT)
     }
 }
@@ -185,5 +196,34 @@ pub(in super::super) mod testing {
         }
         hyperv_needs::skip("needs Linux 5.12, and a local file system at /var/tmp");
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pools;
+    use super::*;
+    use crate::kvp::request::PoolId;
+
+    #[test]
+    fn old_records_are_read_again() {
+        let Some(directory) = testing::directory() else {
+            return;
+        };
+        let all = PoolId::ALL.map(|_| Memory::default());
+        let memory = &all[0];
+        let mut pools = Pools::new(directory.path()).with_memory(&all);
+        pools.set(PoolId::External, "k", "v").unwrap();
+        for _ in 0..2 {
+            let begun = Instant::now();
+            while memory.value("k").is_none() {
+                assert!(begun.elapsed() < MAX_AGE, "they are never in memory");
+                pools.get(PoolId::External, "k").unwrap();
+            }
+            memory.lock().as_mut().unwrap().read -= MAX_AGE;
+            assert_eq!(memory.value("k"), None);
+            let stamp = pools.stamp(PoolId::External).unwrap();
+            assert!(!memory.is_of(stamp));
+        }
     }
 }
