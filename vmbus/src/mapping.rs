@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::asm;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -138,17 +140,63 @@ impl RingMemory for MappedRing {
 
     fn copy_out(&self, offset: u32, to: &mut [u8]) {
         let words = self.words(offset, to.len());
-        for (to, word) in to.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-        }
+        load_words(words, to);
     }
 
     fn copy_in(&self, offset: u32, from: &[u8]) {
         let words = self.words(offset, from.len());
-        for (from, word) in from.chunks_exact(8).zip(words) {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(from);
-            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
-        }
+        store_words(from, words);
+    }
+}
+
+/// Copies words to as many bytes. The compiler does not combine accesses to atomics: a loop
+/// over them takes five times as many instructions as this one.
+#[cfg(target_arch = "x86_64")]
+fn load_words(words: &[AtomicU64], to: &mut [u8]) {
+    assert!(size_of_val(words) == to.len());
+    // SAFETY: both are of this length, and do not overlap. The direction flag is clear, as
+    // the ABI demands. The words are loaded one by one by instructions that the compiler
+    // does not look into, so that it is no data race whenever the host writes.
+    unsafe {
+        asm!(
+            "rep movsq",
+            inout("rcx") words.len() => _,
+            inout("rsi") words.as_ptr() => _,
+            inout("rdi") to.as_mut_ptr() => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Copies bytes to as many words.
+#[cfg(target_arch = "x86_64")]
+fn store_words(from: &[u8], words: &[AtomicU64]) {
+    assert!(size_of_val(words) == from.len());
+    // SAFETY: as in `load_words`; the words are atomics, which may be changed through a
+    // shared reference.
+    unsafe {
+        asm!(
+            "rep movsq",
+            inout("rcx") words.len() => _,
+            inout("rsi") from.as_ptr() => _,
+            inout("rdi") words.as_ptr() => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn load_words(words: &[AtomicU64], to: &mut [u8]) {
+    for (to, word) in to.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn store_words(from: &[u8], words: &[AtomicU64]) {
+    for (from, word) in from.chunks_exact(8).zip(words) {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(from);
+        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
     }
 }
