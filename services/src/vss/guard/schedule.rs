@@ -390,6 +390,64 @@ mod tests {
             }
             prop_assert!(schedule.all_thawed());
         }
+
+        /// Each call returns this, or never.
+        #[test]
+        fn what_is_frozen_is_thawed_whatever_fails_or_hangs(
+            pairs in prop::collection::vec((0..40usize, 0..40usize), 0..60),
+            freezes in prop::collection::vec(prop_oneof![
+                1 => Just(None),
+                1 => Just(Some(Err(Errno::IO))),
+                4 => Just(Some(Err(Errno::BUSY))),
+                30 => Just(Some(Ok(()))),
+            ], 0..40),
+            thaws in prop::collection::vec(prop_oneof![
+                1 => Just(None),
+                1 => Just(Some(Err(Errno::INVAL))),
+                2 => Just(Some(Ok(()))),
+            ], 40),
+            ends in prop::collection::vec(any::<Index>(), 0..80),
+        ) {
+            let said = |call: &Call| match *call {
+                Call::Freeze(index) => freezes[index],
+                Call::Thaw(index) => thaws[index],
+            };
+            let mut schedule = Schedule::new(freezes.len(), &pairs);
+            let (mut calls, mut thawed) = (Vec::new(), vec![0; freezes.len()]);
+            schedule.freeze();
+            for which in ends {
+                begin(&mut schedule, &mut calls);
+                let mut returns: Vec<_> = (0..calls.len()).collect();
+                returns.retain(|&at| said(&calls[at]).is_some());
+                if returns.is_empty() {
+                    break;
+                }
+                let call = calls.swap_remove(returns[which.index(returns.len())]);
+                prop_assert_eq!(schedule.ended(call, said(&call).unwrap()), None);
+            }
+            schedule.thaw();
+            // Far fewer checks than there are calls.
+            for _ in 0..12 {
+                begin(&mut schedule, &mut calls);
+                while let Some(at) = calls.iter().position(|call| said(call).is_some()) {
+                    let call = calls.swap_remove(at);
+                    if let Call::Thaw(index) = call {
+                        thawed[index] += 1;
+                    }
+                    if let Some(own) = schedule.ended(call, said(&call).unwrap()) {
+                        prop_assert!(call != own);
+                        schedule.begin(own);
+                        calls.push(own);
+                    }
+                    begin(&mut schedule, &mut calls);
+                }
+                schedule.escalate();
+            }
+            prop_assert!(!schedule.any_pending());
+            prop_assert!(thawed.iter().all(|times| *times <= 1));
+            prop_assert_eq!(schedule.is_calling(), !calls.is_empty());
+            prop_assert_eq!(schedule.all_thawed(), calls.is_empty());
+        }
     }
 
     #[test]
