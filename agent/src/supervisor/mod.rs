@@ -315,11 +315,11 @@ impl Supervisor {
         }
     }
 
-    /// Releases memory, unless a worker expects requests whose code would be loaded again
-    /// at once.
+    /// Releases memory, unless a worker is at work, or expects requests whose code would be
+    /// loaded again at once.
     fn release_memory(&mut self) {
-        let busy = self.workers().any(|it| it.state.keeps_device());
-        self.rest = if busy || self.standalone.is_some() {
+        let at_rest = self.workers().all(|it| it.state.is_at_rest());
+        self.rest = if !at_rest || self.standalone.is_some() {
             Some(Instant::now() + REST_AFTER)
         } else {
             sys::release_memory();

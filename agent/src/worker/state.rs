@@ -119,10 +119,11 @@ impl WorkerState {
         self.keeps_device.store(keeps, Ordering::Release);
     }
 
-    /// Whether the device is registered with the worker's own poll: more requests are
-    /// expected at once.
-    pub(crate) fn keeps_device(&self) -> bool {
-        self.keeps_device.load(Ordering::Acquire)
+    /// Whether nothing is being worked on, and no more requests are expected at once: the
+    /// device is not registered with the worker's own poll.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let now = self.snapshot();
+        !now.working && now.operation.is_none() && !self.keeps_device.load(Ordering::Acquire)
     }
 
     pub(crate) fn snapshot(&self) -> WorkerSnapshot {
@@ -147,7 +148,28 @@ impl WorkerState {
 
 #[cfg(test)]
 mod tests {
+    use hyperv_services::progress::Operation;
+
     use super::*;
+
+    #[test]
+    fn a_worker_that_works_or_keeps_its_device_is_not_at_rest() {
+        let state = WorkerState::default();
+        assert!(state.is_at_rest());
+        for set in [WorkerState::set_working, WorkerState::set_keeps_device] {
+            set(&state, true);
+            assert!(!state.is_at_rest());
+            set(&state, false);
+            assert!(state.is_at_rest());
+        }
+        // As of a local command, which is no request.
+        let progress = Arc::<Progress>::default();
+        state.change(|open| open.progress = Some(Arc::clone(&progress)));
+        let operation = progress.begin(Operation::Freezing);
+        assert!(!state.is_at_rest());
+        drop(operation);
+        assert!(state.is_at_rest());
+    }
 
     #[test]
     fn an_overdue_opening_is_reported_once_with_what_it_waits_for() {
