@@ -55,6 +55,38 @@ fn bench(name: &str, peer: &str, options: &[&str]) {
 }
 
 #[test]
+fn what_cannot_be_measured_is_refused_at_once() {
+    if let Some(why) = unavailable() {
+        return skip(&why);
+    }
+    let agent = format!("'{}' run --log stderr", agent().display());
+    for (options, expected) in [
+        (["fcopy", "--ring-size", "15"], "16 KiB"),
+        (["slow-disk", "--ring-size", "0"], "16 KiB"),
+        (["slow-disk", "--rate", "0"], "--rate"),
+        (
+            ["kvp", "--json", "/nonexistent/results"],
+            "/nonexistent/results",
+        ),
+        (
+            ["start", "--svg", "/nonexistent/picture"],
+            "/nonexistent/picture",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hyperv-sim"))
+            .arg("bench")
+            .args(options)
+            .args(["--agent", &agent])
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{options:?}");
+        assert!(error.contains(expected), "{options:?}: {error}");
+        assert!(output.stdout.is_empty(), "it was measured: {output:?}");
+    }
+}
+
+#[test]
 fn file_copy() {
     if let Some(why) = unavailable() {
         return skip(&why);

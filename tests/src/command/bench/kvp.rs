@@ -64,7 +64,7 @@ const BOTH: u8 = 3;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Requests of each kind a round; a quarter of that where a program may read a large
     /// file, or start others, for each.
     #[arg(long, value_name = "N", default_value_t = 100)]

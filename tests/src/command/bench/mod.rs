@@ -72,12 +72,22 @@ struct Output {
     /// Write the results to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw how the first further program compares with the agent.
+    /// Draw how the further programs compare with the first.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
 impl Output {
+    /// Fails if a file cannot be written, before anything is measured.
+    fn check(&self) -> Result<()> {
+        for path in [&self.json, &self.svg].into_iter().flatten() {
+            let mut options = fs::OpenOptions::new();
+            let file = options.create(true).append(true).open(path);
+            file.with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
     fn report(&self, programs: Vec<String>, title: String, groups: Vec<Group>) -> Result<()> {
         let results = Results {
             title,
@@ -118,6 +128,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         println!("nothing can be measured here: {reason}");
         return Ok(ExitCode::FAILURE);
     }
+    bench.output().check()?;
     match bench {
         Bench::Fcopy(arguments) => fcopy::run(arguments)?,
         Bench::SlowDisk(arguments) => slow_disk::run(arguments)?,
@@ -126,6 +137,28 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Start(arguments) => start::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Bench {
+    fn output(&self) -> &Output {
+        match self {
+            Self::Fcopy(arguments) => &arguments.common.output,
+            Self::SlowDisk(arguments) => &arguments.common.output,
+            Self::Kvp(arguments) => &arguments.common.output,
+            Self::Vss(arguments) => &arguments.common.output,
+            Self::Start(arguments) => &arguments.output,
+        }
+    }
+}
+
+/// The size of a ring in KiB, from the command line.
+fn ring_size(text: &str) -> Result<usize> {
+    let size = text.parse()?;
+    ensure!(
+        size >= 16 && size % 4 == 0,
+        "rings have 16 KiB or more, in pages of 4 KiB"
+    );
+    Ok(size)
 }
 
 impl Common {

@@ -15,9 +15,9 @@ use hyperv_sim::scenario::Transport;
 use hyperv_sim::slow_disk::SlowDisk;
 use hyperv_vmbus::ic::Status;
 
-use super::Common;
 use super::process::Memory;
 use super::subject::Subject;
+use super::{Common, ring_size};
 
 /// How often a program's memory is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,15 +25,15 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Size of the file, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 2048)]
     size: u64,
     /// What the disk writes in a second, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 50)]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 50)]
     rate: u64,
     /// Size of the channel's rings, in KiB.
-    #[arg(long, value_name = "KIB", default_value_t = 64)]
+    #[arg(long, value_name = "KIB", value_parser = ring_size, default_value_t = 64)]
     ring_size: usize,
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 21)]
     rounds: usize,
     #[command(flatten)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 /// A service, whose first answer is waited for.

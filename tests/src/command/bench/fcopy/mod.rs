@@ -12,7 +12,7 @@ use hyperv_sim::scenario::Transport;
 
 use self::transfer::{Host, Pace};
 use super::subject::Subject;
-use super::{Common, at_rest};
+use super::{Common, at_rest, ring_size};
 
 /// What the table calls the least that can be done, and whether it polls.
 const LEAST: [(&str, bool); 2] = [("copy and pwrite", false), ("copy and pwrite, polls", true)];
@@ -20,7 +20,7 @@ const LEAST: [(&str, bool); 2] = [("copy and pwrite", false), ("copy and pwrite,
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Messages a round of a running transfer.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     messages: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 100)]
     slow_messages: usize,
     /// Size of the channel's rings, in KiB (repeatable).
-    #[arg(long, value_name = "KIB", default_values_t = [16, 64, 2048])]
+    #[arg(long, value_name = "KIB", value_parser = ring_size, default_values_t = [16, 64, 2048])]
     ring_size: Vec<usize>,
     /// Measure the rings only, not the character device.
     #[arg(long)]

@@ -52,7 +52,7 @@ const FREEZE: &str = "FIFREEZE";
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// A program that runs beside each further one, for what the agent does as
     /// well (repeatable): with the daemons for key-value pairs and for file copy,
     /// all three services are on in every guest.
