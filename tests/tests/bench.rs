@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use hyperv_needs::skip;
+use hyperv_needs::{program, skip};
 use hyperv_sim::blackbox::{root_unavailable, unavailable};
 use hyperv_sim::figures::{DIRECTORY, files};
 
@@ -106,7 +106,8 @@ fn file_copy() {
 
 #[test]
 fn key_value_pairs() {
-    if let Some(why) = unavailable() {
+    let why = unavailable().or_else(|| program("ip").err());
+    if let Some(why) = why {
         return skip(&why);
     }
     let few = ["--requests", "4", "--records", "30", "--idle", "0"];
