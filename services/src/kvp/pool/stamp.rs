@@ -48,9 +48,9 @@ pub(super) struct Snapshot {
     pub(super) stamp: Stamp,
     /// File systems take time stamps from a clock with ticks of several milliseconds, so
     /// two changes in one tick look the same. A change before the current tick differs
-    /// from all later ones. So does one with a time that this clock has not reached yet:
-    /// it is from the fine-grained clock, which kernels from 6.13 on use for a change
-    /// after a stat.
+    /// from all later ones. One with a time that this clock has not reached yet is from the
+    /// fine-grained clock, which kernels from 6.13 on use for a change after a stat: its
+    /// content may not be written yet. If the time is much later, the clock was set back.
     pub(super) settled: bool,
 }
 
@@ -74,7 +74,7 @@ fn is_settled(changed: (i64, i64), before: (i64, i64), after: (i64, i64)) -> boo
         (seconds, 0) => (seconds + 1, 0),
         _ => changed,
     };
-    end < before || changed > after
+    end < before || changed > (after.0 + 1, after.1)
 }
 
 fn coarse_clock() -> (i64, i64) {
@@ -95,7 +95,9 @@ mod tests {
         assert!(!is_settled(tick(2), tick(2), tick(3)));
         assert!(!is_settled(tick(3), tick(2), tick(3)));
         let fine = (1, 4_000_000 * 2 + 17);
-        assert!(is_settled(fine, tick(2), tick(2)));
+        assert!(!is_settled(fine, tick(2), tick(2)));
+        assert!(is_settled(fine, tick(3), tick(3)));
+        assert!(is_settled((3, 0), tick(2), tick(2)));
         assert!(!is_settled(fine, tick(2), tick(3)));
         assert!(is_settled((0, 999_999_999), (1, 0), (1, 0)));
         assert!(!is_settled((1, 0), (1, 900_000_000), (1, 900_000_000)));
