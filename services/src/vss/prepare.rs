@@ -110,7 +110,7 @@ impl Prepared {
         self.write_out_once(write_out, until, stop)?;
         let took = began.elapsed();
         let left = until.saturating_duration_since(Instant::now());
-        if took >= long && took < left {
+        if took >= long && took < left / 2 {
             self.write_out_once(write_out, until, stop)?;
         }
         Ok(())

@@ -34,7 +34,8 @@ pub(super) struct Place {
 ///
 /// What is on a device that may be made of anything is frozen alone, one after the other,
 /// and before everything else. What is on one that is left out must be frozen before what
-/// carries that one.
+/// carries that one. The root comes after all others: a dependency that the kernel does not
+/// show, as on a file of a bitmap or a pool, mostly leads there, and more programs wait for it.
 pub(super) fn freeze_order(
     file_systems: &[FileSystem],
     is_left_out: impl Fn(DeviceNumber) -> bool,
@@ -59,11 +60,12 @@ pub(super) fn freeze_order(
     }
     let on_anything = with_all_above(on_anything, &above);
 
+    let is_root = |it: &FileSystem| it.mounts.iter().any(|mount| mount.point == Path::new("/"));
     let mut sorted: Vec<_> = file_systems.iter().collect();
     sorted.sort_by_cached_key(|it| {
         let class = if on_anything.contains(&it.device) {
             Class::OnAnything
-        } else if it.mounts.iter().any(|mount| mount.point == Path::new("/")) {
+        } else if is_root(it) {
             Class::Root
         } else if !it.lies_on.is_empty() {
             Class::OnFile
@@ -86,6 +88,11 @@ pub(super) fn freeze_order(
         .map(|(device, key)| (*key, *device))
         .collect();
     let mut places: HashMap<DeviceNumber, Place> = HashMap::new();
+    let roots: HashSet<_> = sorted
+        .iter()
+        .filter(|it| is_root(it))
+        .map(|it| it.device)
+        .collect();
     let mut alone = None;
     // The first one has nothing above it, unless there is a cycle.
     while let Some((_, device)) = rest.pop_first() {
@@ -99,6 +106,9 @@ pub(super) fn freeze_order(
                 // In a cycle.
                 None => {}
             }
+        }
+        if roots.contains(&device) {
+            after.extend(places.keys().filter(|it| !is_left_out(**it)));
         }
         let position = places.len();
         places.insert(device, Place { position, after });
@@ -252,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_on_it_and_those_on_anything_come_before_another_one() {
+    fn the_root_waits_for_all_and_another_one_for_those_on_it_and_on_anything() {
         let file_systems = [
             file_system(1, &["/"], vec![]),
             file_system(2, &["/home"], vec![]),
@@ -264,12 +274,12 @@ mod tests {
             let after = places.remove(&number(minor)).unwrap().after;
             after.into_iter().map(|it| it.minor).collect::<Vec<_>>()
         };
-        for (minor, expected) in [(1, &[3][..]), (2, &[4]), (3, &[4]), (4, &[])] {
+        for (minor, expected) in [(1, &[2, 3, 4][..]), (2, &[4]), (3, &[4]), (4, &[])] {
             assert_eq!(after(&file_systems, minor), expected, "{minor}");
         }
         let unknown = [5, 6].map(|minor| file_system(minor, &["/u"], vec![on(None)]));
         let file_systems = [&file_systems[..], &unknown].concat();
-        for (minor, expected) in [(5, &[][..]), (6, &[5]), (1, &[3, 6]), (4, &[6])] {
+        for (minor, expected) in [(5, &[][..]), (6, &[5]), (1, &[2, 3, 4, 5, 6]), (4, &[6])] {
             assert_eq!(after(&file_systems, minor), expected, "{minor}");
         }
     }
