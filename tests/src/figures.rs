@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A pattern selects the groups whose titles it matches, or, after a `/`, some rows of
-//! them: `at rest*/KiB resident`.
+//! them: `at rest*/KiB resident`. Programs without any value there are left out. Another
+//! table of the same results is called `NAME.PART`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -52,7 +53,8 @@ pub fn files(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         ensure!(names.insert(name), "there are two tables of {name}");
         let _ = write!(readme, "{before}{BEGIN}{selection}-->");
         rest = after;
-        let results = root.join(DIRECTORY).join(format!("{name}.json"));
+        let of = name.split('.').next().unwrap_or(name);
+        let results = root.join(DIRECTORY).join(format!("{of}.json"));
         if results.exists() {
             let results = Results::load(&results)?;
             let selected = select(&results, patterns).with_context(|| name.to_owned())?;
@@ -89,11 +91,27 @@ fn select(results: &Results, patterns: &str) -> Result<Results> {
             .cloned()
             .collect(),
     });
+    let mut groups: Vec<_> = groups.filter(|group| !group.rows.is_empty()).collect();
+    let measured = |program| {
+        let mut rows = groups.iter().flat_map(|group| &group.rows);
+        program == 0 || rows.any(|row| matches!(row.values.get(program), Some(Ok(_))))
+    };
+    let kept: Vec<_> = (0..results.programs.len()).map(measured).collect();
+    for row in groups.iter_mut().flat_map(|group| &mut group.rows) {
+        row.values = keep(&row.values, &kept);
+    }
     Ok(Results {
         title: results.title.clone(),
-        programs: results.programs.clone(),
-        groups: groups.filter(|group| !group.rows.is_empty()).collect(),
+        programs: keep(&results.programs, &kept),
+        groups,
     })
+}
+
+fn keep<T: Clone>(all: &[T], kept: &[bool]) -> Vec<T> {
+    let all = all.iter().zip(kept);
+    all.filter(|(_, kept)| **kept)
+        .map(|(it, _)| it.clone())
+        .collect()
 }
 
 /// The picture and the table.
@@ -221,6 +239,16 @@ mod tests {
         assert!(!svg.contains("system calls"), "nothing is compared with 0");
         fs::write(&readme, new).unwrap();
         assert_eq!(files(place.path()).unwrap(), made);
+
+        let part = "<!-- figures it.part: another/µs of many* --><!-- end of figures -->";
+        fs::write(&readme, part).unwrap();
+        let made = files(place.path()).unwrap();
+        assert_eq!(made[0].0, figures.join("it.part.svg"));
+        assert!(
+            made[1]
+                .1
+                .contains("| another | µs of many messages | 0.50 | 0.25 (0.5×) |\n")
+        );
 
         fs::write(&readme, text.replace("another/µs", "nothing")).unwrap();
         let error = format!("{:#}", files(place.path()).unwrap_err());
