@@ -15,6 +15,7 @@ pub mod fcopy;
 pub mod figures;
 pub mod files;
 pub mod freeze_chaos;
+pub mod fuse;
 pub mod host;
 pub mod ic;
 pub mod inprocess;

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fuser::{
@@ -22,11 +22,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use crate::fuse::{TTL, attributes};
+
 /// The only file.
 const NAME: &str = "disk";
 const INODE: INodeNo = INodeNo(2);
-
-const TTL: Duration = Duration::from_secs(3600);
 
 /// An ext4 file system on a slow disk. It is mounted for this process and what it starts.
 pub struct SlowDisk {
@@ -151,23 +151,7 @@ impl Files {
             INODE => (FileType::RegularFile, 0o600, self.size),
             _ => (FileType::Directory, 0o700, 0),
         };
-        FileAttr {
-            ino,
-            size,
-            blocks: size / 512,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        attributes(ino, kind, perm, size)
     }
 }
 

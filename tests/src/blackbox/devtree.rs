@@ -6,13 +6,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
 use fuser::{FileAttr, FileType, INodeNo};
 
 use super::lock;
 use super::node::Node;
+use crate::fuse;
 
 /// What a name in `/dev` stands for.
 #[derive(Clone)]
@@ -130,22 +130,9 @@ fn attributes(ino: u64, entry: &Entry) -> FileAttr {
         Entry::Device(_) => (FileType::RegularFile, 0o600, 0),
     };
     FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind,
-        perm,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
         // The machine's own devices have small numbers: nothing is lost.
         rdev: u32::try_from(rdev).unwrap_or_default(),
-        blksize: 4096,
-        flags: 0,
+        ..fuse::attributes(INodeNo(ino), kind, perm, 0)
     }
 }
 

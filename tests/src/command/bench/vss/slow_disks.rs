@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use fuser::{
@@ -19,6 +19,7 @@ use fuser::{
     ReplyEntry, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use hyperv_sim::blackbox::BlackBox;
+use hyperv_sim::fuse::{TTL, attributes};
 use hyperv_sim::volumes::Volumes;
 use hyperv_sim::wait::until;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -28,9 +29,6 @@ pub(super) const PLACE: &str = "/run/disks";
 
 /// How long it may take until no loop device has a file any more.
 const TIME: Duration = Duration::from_secs(20);
-
-/// For how long the kernel may keep what it knows of a file.
-const TTL: Duration = Duration::from_secs(3600);
 
 /// The file system, mounted at [`PLACE`].
 pub(super) struct SlowDisks {
@@ -90,25 +88,9 @@ impl Disks {
         if !is_root {
             self.file(ino)?;
         }
-        Some(FileAttr {
-            ino,
-            size: if is_root { 0 } else { self.bytes },
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: match is_root {
-                true => FileType::Directory,
-                false => FileType::RegularFile,
-            },
-            perm: 0o755,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
+        Some(match is_root {
+            true => attributes(ino, FileType::Directory, 0o755, 0),
+            false => attributes(ino, FileType::RegularFile, 0o755, self.bytes),
         })
     }
 
