@@ -156,15 +156,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("== going on where it was lost, in guest {guests}");
     }
     if !arguments.json {
-        let Tally { passed, failed, .. } = tally;
+        // Again, as whoever reads a long log begins at its end.
+        for failure in &tally.failures {
+            println!("FAILED: {failure}");
+        }
         println!(
-            "{passed} passed, {failed} failed, {} skipped",
+            "{} passed, {} failed, {} skipped",
+            tally.passed,
+            tally.failures.len(),
             tally.skipped
         );
     }
-    match tally.failed {
-        0 => Ok(ExitCode::SUCCESS),
-        _ => Ok(ExitCode::FAILURE),
+    match tally.failures.is_empty() {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
     }
 }
 
@@ -189,9 +194,9 @@ fn play_in_guest(
         console,
         limit: Duration::from_secs(arguments.limit),
     })?;
-    let failed = tally.failed;
+    let failed = tally.failures.len();
     let played = play(arguments, &booted, command, tally);
-    if played.is_err() || tally.failed > failed {
+    if played.is_err() || tally.failures.len() > failed {
         let journal = booted.bus.journal();
         let lines: Vec<&str> = journal.lines().collect();
         let end = lines.len().saturating_sub(JOURNAL_LINES);
@@ -277,7 +282,8 @@ struct Tally {
     /// Names of what has a verdict.
     played: Vec<&'static str>,
     passed: u32,
-    failed: u32,
+    /// Names of what failed, with the reasons.
+    failures: Vec<String>,
     skipped: u32,
 }
 
@@ -287,19 +293,27 @@ impl Tally {
             json: arguments.json,
             played: Vec::new(),
             passed: 0,
-            failed: 0,
+            failures: Vec::new(),
             skipped: 0,
         }
     }
 
     fn count(&mut self, verdict: &Verdict) -> Result<()> {
         let seconds = verdict.seconds;
-        let (count, outcome) = match &verdict.outcome {
-            Outcome::Passed => (&mut self.passed, format!("ok ({seconds:.1} s)")),
-            Outcome::Failed(reason) => (&mut self.failed, format!("FAILED: {reason}")),
-            Outcome::Skipped(reason) => (&mut self.skipped, format!("skipped: {reason}")),
+        let outcome = match &verdict.outcome {
+            Outcome::Passed => {
+                self.passed += 1;
+                format!("ok ({seconds:.1} s)")
+            }
+            Outcome::Failed(reason) => {
+                self.failures.push(format!("{}: {reason}", verdict.scenario));
+                format!("FAILED: {reason}")
+            }
+            Outcome::Skipped(reason) => {
+                self.skipped += 1;
+                format!("skipped: {reason}")
+            }
         };
-        *count += 1;
         self.played.push(verdict.scenario);
         if self.json {
             println!("{}", serde_json::to_string(verdict)?);
