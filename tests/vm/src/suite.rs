@@ -306,7 +306,8 @@ impl Tally {
                 format!("ok ({seconds:.1} s)")
             }
             Outcome::Failed(reason) => {
-                self.failures.push(format!("{}: {reason}", verdict.scenario));
+                self.failures
+                    .push(format!("{}: {reason}", verdict.scenario));
                 format!("FAILED: {reason}")
             }
             Outcome::Skipped(reason) => {
