@@ -146,7 +146,7 @@ impl Worker<'_> {
         let mut buffer = vec![0; self.channel.buffer_len()];
         self.poll.register(&*self.channel, false)?;
         // The first message may be there already: it wakes nobody.
-        let mut busy_poll = BusyPoll::new();
+        let mut busy_poll = BusyPoll::new(Instant::now());
         let mut config = None;
         while !self.control.stopping() {
             let mut received = 0_u32;
