@@ -31,16 +31,18 @@ static SEARCHES: AtomicUsize = AtomicUsize::new(0);
 #[error("the search for another program that has it open timed out")]
 pub(crate) struct SearchTimedOut;
 
-/// Returns the name and PID of a program that has `node` open; `None` if there is none.
+/// Returns the name and PID of another program that has `node` open; `None` if there is
+/// none.
 ///
 /// # Errors
 ///
 /// [`SearchTimedOut`]. The search continues in the background then.
 pub(crate) fn find(node: &Path) -> Result<Option<String>, SearchTimedOut> {
-    find_within(node, HOLDER_SEARCH)
+    find_within(node, std::process::id(), HOLDER_SEARCH)
 }
 
-fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, SearchTimedOut> {
+/// As [`find`], for the process `own`.
+fn find_within(node: &Path, own: u32, limit: Duration) -> Result<Option<String>, SearchTimedOut> {
     let slot = Search::begin().ok_or(SearchTimedOut)?;
     let deadline = Instant::now() + limit;
     let node = node.to_owned();
@@ -48,7 +50,7 @@ fn find_within(node: &Path, limit: Duration) -> Result<Option<String>, SearchTim
     let run = move || {
         let _slot = slot;
         // It fails if the caller has given up.
-        let _ = found.send(search(&node, deadline));
+        let _ = found.send(search(&node, own, deadline));
     };
     let thread = thread::Builder::new().name("holder".to_owned());
     thread.spawn(run).map_err(|_| SearchTimedOut)?;
@@ -74,7 +76,7 @@ impl Drop for Search {
     }
 }
 
-fn search(node: &Path, deadline: Instant) -> Result<Option<String>, SearchTimedOut> {
+fn search(node: &Path, own: u32, deadline: Instant) -> Result<Option<String>, SearchTimedOut> {
     let (Some(device), Some(name)) = (stat(node), node.file_name()) else {
         return Ok(None);
     };
@@ -90,13 +92,20 @@ fn search(node: &Path, deadline: Instant) -> Result<Option<String>, SearchTimedO
                 continue;
             };
             let may_be = text.file_name() == Some(name) || text.starts_with("/dev");
-            if may_be && stat(&link).is_some_and(|open| is_same(&open, &device)) {
+            let same = may_be && stat(&link).is_some_and(|open| is_same(&open, &device));
+            if same && !is_own(pid, own) {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 return Ok(Some(format!("{} (process {pid})", name.trim_end())));
             }
         }
     }
     Ok(None)
+}
+
+/// Returns whether a process is the agent, or a child of it, which has the agent's
+/// descriptors until it has become another program.
+fn is_own(pid: u32, own: u32) -> bool {
+    pid == own || processes::parent(pid) == Some(own)
 }
 
 /// Returns what the kernel knows of a file, without asking a file server.
@@ -121,6 +130,9 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+
+    /// A process that has nothing open.
+    const NOBODY: u32 = u32::MAX;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -156,14 +168,16 @@ mod tests {
         fs::write(&node, "").unwrap();
         fs::write(&other, "").unwrap();
         let _other = Program::with(&other);
-        assert_eq!(find_within(&node, LONG), Ok(None));
+        assert_eq!(find_within(&node, NOBODY, LONG), Ok(None));
         let program = Program::with(&node);
-        let found = find_within(&node, LONG).unwrap().unwrap();
+        let found = find_within(&node, NOBODY, LONG).unwrap().unwrap();
         // The shell may not be the other program yet.
         assert!(
             found.ends_with(&format!("(process {})", program.0.id())),
             "{found}"
         );
+        // It is a child of this process.
+        assert_eq!(find_within(&node, std::process::id(), LONG), Ok(None));
         expect_not_too_many(&node);
     }
 
@@ -179,7 +193,7 @@ mod tests {
     #[test]
     fn a_search_ends_at_its_deadline() {
         let node = Path::new("/dev/null");
-        assert_eq!(search(node, Instant::now()), Err(SearchTimedOut));
+        assert_eq!(search(node, NOBODY, Instant::now()), Err(SearchTimedOut));
     }
 
     /// Part of the test that searches, as it leaves no search to others.
@@ -188,7 +202,7 @@ mod tests {
             .take(MAX_SEARCHES)
             .collect();
         assert!(Search::begin().is_none());
-        assert_eq!(find_within(node, LONG), Err(SearchTimedOut));
+        assert_eq!(find_within(node, NOBODY, LONG), Err(SearchTimedOut));
         drop(all);
         assert!(Search::begin().is_some());
     }

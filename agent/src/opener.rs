@@ -5,14 +5,18 @@ use std::path::Path;
 use hyperv_services::service::Entry;
 use hyperv_vmbus::discovery::{self, Roots};
 use hyperv_vmbus::hvutil::HvUtilChannel;
-use hyperv_vmbus::uio::UioChannel;
+use hyperv_vmbus::uio::{UioChannel, UioFile};
 use hyperv_vmbus::{Channel, ChannelError};
 use nix::errno::Errno;
+use rustix::fs::{FlockOperation, flock};
 use slog::{Logger, warn};
 
 use crate::holder;
 use crate::locate::DeviceNode;
 use crate::worker::state::WorkerState;
+
+/// What the opening of a device waits for during a search.
+const SEARCH: &str = "the search for another program that has it open";
 
 /// Where the progress of opening a device is published: the log and the worker's state.
 pub struct OpenContext<'a> {
@@ -92,11 +96,13 @@ impl Opener for KernelOpener {
     ) -> Result<Box<dyn Channel>, OpenError> {
         match device {
             DeviceNode::Uio { node, ring_len } => {
-                self.check_not_open_elsewhere(node, opening)?;
+                let searched = self.check_not_open_elsewhere(node, opening)?;
                 opening
                     .state
                     .set_waits_for("the kernel and the host to open its channel");
-                Ok(Box::new(UioChannel::open(node, *ring_len)?))
+                let channel = UioChannel::open(node, *ring_len)?;
+                let channel = check_still_alone(channel, node, searched, opening)?;
+                Ok(Box::new(channel))
             }
             DeviceNode::HvUtil { node } => {
                 opening.state.set_waits_for("the kernel");
@@ -108,19 +114,18 @@ impl Opener for KernelOpener {
 
 impl KernelOpener {
     /// Refuses a UIO device that another program has open. The kernel lets any number of
-    /// programs open it, but two readers of one ring lose messages.
+    /// programs open it, but two readers of one ring lose messages. Returns whether a search
+    /// makes sense: the last one did not time out.
     fn check_not_open_elsewhere(
         &self,
         node: &Path,
         opening: &OpenContext<'_>,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
         let is_open = || discovery::is_open(&self.roots, node.file_name()?);
         if is_open() == Some(false) {
-            return Ok(());
+            return Ok(true);
         }
-        opening
-            .state
-            .set_waits_for("the search for another program that has it open");
+        opening.state.set_waits_for(SEARCH);
         match holder::find(node) {
             Ok(Some(holder)) => Err(OpenError::Held { holder }),
             // The program may have closed it just now.
@@ -134,12 +139,35 @@ impl KernelOpener {
                         node.display()
                     );
                 }
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 warn!(opening.log, "opening {} although {}", node.display(), error);
-                Ok(())
+                Ok(false)
             }
         }
+    }
+}
+
+/// Refuses a UIO device that another program has opened at the same moment: both found it
+/// closed. Nothing has been read from or written to its rings yet. `search` is false where a
+/// search has timed out already.
+fn check_still_alone(
+    channel: UioChannel<UioFile>,
+    node: &Path,
+    search: bool,
+    opening: &OpenContext<'_>,
+) -> Result<UioChannel<UioFile>, OpenError> {
+    // Of two agents one gets the lock, even if neither sees the other's process.
+    let lock = flock(channel.as_fd(), FlockOperation::NonBlockingLockExclusive);
+    let channel = (lock != Err(rustix::io::Errno::WOULDBLOCK)).then_some(channel);
+    opening.state.set_waits_for(SEARCH);
+    let found = if search { holder::find(node) } else { Ok(None) };
+    match (found, channel) {
+        (Ok(Some(holder)), _) => Err(OpenError::Held { holder }),
+        (_, Some(channel)) => Ok(channel),
+        (_, None) => Err(OpenError::Held {
+            holder: "another hyperv-agent, perhaps in a container,".to_owned(),
+        }),
     }
 }

@@ -13,6 +13,11 @@ pub fn numbers(proc: &Path) -> io::Result<impl Iterator<Item = u32> + use<>> {
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
+/// Returns the parent of a process; `None` if the process is gone.
+pub fn parent(pid: u32) -> Option<u32> {
+    Stat::of(pid)?.parent.try_into().ok()
+}
+
 /// A process as `/proc/PID/stat` describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -69,6 +74,6 @@ mod tests {
         assert!(all.any(|pid| pid == own));
         let stat = Stat::of(own).unwrap();
         assert!(!stat.is_zombie);
-        assert_eq!(stat.parent as u32, std::os::unix::process::parent_id());
+        assert_eq!(parent(own), Some(std::os::unix::process::parent_id()));
     }
 }

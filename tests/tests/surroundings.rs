@@ -90,6 +90,53 @@ fn another_program_that_has_the_device_is_named_whatever_others_have_open() {
 }
 
 #[test]
+fn a_program_that_opens_the_device_at_the_same_moment_is_named() {
+    if let Some(why) = root_unavailable() {
+        return skip(&why);
+    }
+    let mut machine = BlackBox::with_root(&format!("{} run", agent().display())).unwrap();
+    let guest = machine.install(GUEST).unwrap();
+    let device = machine.offer(FCOPY).unwrap();
+    let mut other = machine.spawn(&[&guest, "hold", "/dev/uio0"]).unwrap();
+    device.accept(LONG).unwrap();
+    // What the agent sees before it opens the device itself.
+    let closed = "echo 2 >/sys/class/uio/uio0/device/state";
+    machine.volumes().unwrap().script(closed, &["sh"]).unwrap();
+    machine.start().unwrap();
+    let complaint = wait_for(&machine, "has the device open");
+    assert!(complaint.contains("test-guest (process "), "{complaint}");
+    // It ends with its root.
+    drop(machine);
+    other.wait().unwrap();
+}
+
+/// In the agent's PID namespace, no other process can be seen.
+#[test]
+fn another_agent_that_cannot_be_seen_keeps_the_device() {
+    if let Some(why) = root_unavailable() {
+        return skip(&why);
+    }
+    let command = "unshare --pid --fork --kill-child --mount-proc hyperv-agent run";
+    let mut machine = BlackBox::with_root(command).unwrap();
+    machine.install(agent().to_str().unwrap()).unwrap();
+    let device = machine.offer(FCOPY).unwrap();
+    let flock = machine.install("flock").unwrap();
+    // As an agent does.
+    let mut other = machine
+        .spawn(&[&flock, "/dev/uio0", "sh", "-c", "read _"])
+        .unwrap();
+    device.accept(LONG).unwrap();
+    machine.start().unwrap();
+    wait_for(
+        &machine,
+        "another hyperv-agent, perhaps in a container, has the device open",
+    );
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+}
+
+#[test]
 fn a_file_size_limit_fails_a_copy_and_does_not_end_the_agent() {
     if let Some(why) = unavailable() {
         return skip(&why);
