@@ -1,10 +1,11 @@
 //! What systemd has still to do in this boot.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::program;
 use crate::subprocess::{RunError, run};
 
 /// How long `systemctl` may take: the machine is busy while it boots.
@@ -12,13 +13,6 @@ const QUERY: Duration = Duration::from_secs(5);
 
 /// How often `systemctl` may fail in a row. Then nothing is waited for any longer.
 const MAX_FAILURES: u32 = 3;
-
-/// Where `systemctl` is.
-const SYSTEMCTL: [&str; 3] = [
-    "/usr/bin/systemctl",
-    "/bin/systemctl",
-    "/run/current-system/sw/bin/systemctl",
-];
 
 /// Returns whether systemd manages the machine's services. `run` stands for `/run`.
 pub fn has_systemd(run: &Path) -> bool {
@@ -28,8 +22,7 @@ pub fn has_systemd(run: &Path) -> bool {
 /// Waits until systemd has mounted all local file systems, or has given that up, as it
 /// does before it starts an emergency shell. Calls `waiting` if it has not yet.
 pub fn wait_for_local_file_systems(waiting: impl FnOnce()) {
-    let systemctl = SYSTEMCTL.iter().map(PathBuf::from).find(|it| it.exists());
-    if let Some(systemctl) = systemctl {
+    if let Ok(systemctl) = program::find(Path::new("/"), "systemctl") {
         wait(&systemctl, Duration::from_secs(1), waiting);
     }
 }

@@ -11,6 +11,7 @@ mod error_chain;
 pub mod fcopy;
 pub mod kvp;
 pub mod processes;
+mod program;
 pub mod progress;
 pub mod registry;
 mod replace;

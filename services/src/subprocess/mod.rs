@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use self::kill::kill;
 use self::wait::{Stream, wait};
+use crate::program;
 use crate::sys;
 
 mod error;
@@ -45,7 +46,7 @@ pub(crate) struct Output {
 
 /// Runs `program`, an absolute path, until it exits, until `deadline`, or until `stop` is
 /// readable. It has a process group of its own, no input, and no environment but a
-/// standard `PATH`, `LC_ALL=C` and `variables`. Its exit status may be a failure.
+/// `PATH` ([`program::search_path`]), `LC_ALL=C` and `variables`. Its exit status may be a failure.
 ///
 /// # Errors
 ///
@@ -68,7 +69,7 @@ pub(crate) fn run(
     sys::reset_limits_and_signals(&mut command)
         .args(args)
         .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", program::search_path())
         .env("LC_ALL", "C")
         .envs(variables.iter().copied())
         .current_dir("/")
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_program_gets_its_arguments_and_a_minimal_environment() {
-        let script = "cat; echo \"$1\"; echo problem >&2; echo \"A_B=$A_B\"; unset A_B; env | cut -d= -f1 | sort; exit 3";
+        let script = "cat; echo \"$1\"; echo problem >&2; echo \"A_B=$A_B\"; unset A_B; echo \"$PATH\"; env | cut -d= -f1 | sort; exit 3";
         let args = ["-c", script, "sh", "a b;$(c)"].map(OsStr::new);
         let variables = [("A_B", "c=d e")];
         let output = run(
@@ -228,7 +229,8 @@ mod tests {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         let mut lines: Vec<_> = text.lines().collect();
         lines.retain(|line| !["_", "OLDPWD", "PWD", "SHLVL"].contains(line));
-        assert_eq!(lines, ["a b;$(c)", "A_B=c=d e", "LC_ALL", "PATH"]);
+        let path = program::search_path().into_string().unwrap();
+        assert_eq!(lines, ["a b;$(c)", "A_B=c=d e", &path, "LC_ALL", "PATH"]);
         let error = output.success(Path::new("/bin/sh")).unwrap_err();
         assert_eq!(
             error.to_string(),

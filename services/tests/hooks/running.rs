@@ -283,12 +283,8 @@ fn hooks_are_told_what_is_happening() {
     let seen = hooks.beside("seen");
     hooks.add(
         "1",
-        &format!(
-            "env | grep -e HYPERV_AGENT -e PATH= | sort >'{}'",
-            seen.display()
-        ),
+        &format!("env | grep HYPERV_AGENT | sort >'{}'", seen.display()),
     );
-    let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
     let limits = "HYPERV_AGENT_FREEZE_TIME_LIMIT=77";
     hooks.config.time_limit = LONG / 2;
     let each = &format!("HYPERV_AGENT_TIME_LIMIT={}", LONG.as_secs() / 2);
@@ -297,7 +293,7 @@ fn hooks_are_told_what_is_happening() {
         text.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let ran = hooks.freeze().unwrap();
-    assert_eq!(lines(), ["HYPERV_AGENT_ACTION=freeze", limits, each, path]);
+    assert_eq!(lines(), ["HYPERV_AGENT_ACTION=freeze", limits, each]);
     drop(ran);
 
     for (end, action, reason) in [
@@ -311,7 +307,7 @@ fn hooks_are_told_what_is_happening() {
         ran.run_post_thaw(end, LONG, &hooks.log.logger());
         let action_line = format!("HYPERV_AGENT_ACTION={action}");
         let reason_line = format!("HYPERV_AGENT_REASON={reason}");
-        assert_eq!(lines(), [&action_line, limits, &reason_line, each, path]);
+        assert_eq!(lines(), [&action_line, limits, &reason_line, each]);
         assert_eq!(hooks.journal().last().unwrap(), &format!("1 {action}"));
     }
 }

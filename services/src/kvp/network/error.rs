@@ -8,6 +8,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::settings::Invalid;
 use crate::error_chain::display_chain;
+use crate::program;
 use crate::subprocess::RunError;
 use crate::trusted::Refusal;
 
@@ -71,8 +72,8 @@ pub(in crate::kvp) enum InjectError {
     #[error("{manager} cannot be used: {why}")]
     Unsupported { manager: &'static str, why: String },
 
-    #[error("program `{0}` not found in /usr/sbin, /usr/bin, /sbin or /bin")]
-    NoProgram(&'static str),
+    #[error(transparent)]
+    NoProgram(#[from] program::Missing),
 
     #[error("cannot {doing} {}", path.display())]
     File {

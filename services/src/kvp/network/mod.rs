@@ -38,7 +38,6 @@ mod netplan;
 mod networkd;
 mod networkmanager;
 mod plan;
-mod program;
 pub mod record;
 mod renderings;
 mod script;

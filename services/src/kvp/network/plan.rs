@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::InjectError;
-use super::program;
 use super::settings::{Settings, joined};
 use super::target::{self, Target};
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
+use crate::program;
 use crate::subprocess::{Output, run};
 
 /// Longest part of a program's error line in a message, in characters.
@@ -159,12 +159,12 @@ impl Context<'_> {
     }
 
     /// Finds a program.
-    pub(super) fn program(&self, name: &'static str) -> Result<PathBuf, InjectError> {
-        program::find(self.root, name).ok_or(InjectError::NoProgram(name))
+    pub(super) fn program(&self, name: &str) -> Result<PathBuf, InjectError> {
+        Ok(program::find(self.root, name)?)
     }
 
     /// Finds the program of a step.
-    pub(super) fn step(&self, name: &'static str, args: &[&str]) -> Result<Step, InjectError> {
+    pub(super) fn step(&self, name: &str, args: &[&str]) -> Result<Step, InjectError> {
         Ok(Step::new(self.program(name)?, args))
     }
 

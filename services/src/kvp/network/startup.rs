@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::program;
 use crate::kvp::files;
+use crate::program;
 use crate::subprocess::run;
 
 /// The unit of the system bus.
@@ -45,7 +45,7 @@ pub(super) fn systemd(root: &Path, units: &[&str]) -> Option<Startup> {
     if units.is_empty() || !root.join("run/systemd/system").is_dir() {
         return None;
     }
-    let program = program::find(root, "systemctl")?;
+    let program = program::find(root, "systemctl").ok()?;
     let show = [
         "show",
         "--no-pager",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::server;
 use crate::kvp::network::mac;
-use crate::kvp::network::program;
 use crate::kvp::network::state::ManagerState;
 use crate::kvp::{assignments, files};
+use crate::program;
 
 const DIRECTORIES: [&str; 2] = ["etc/sysconfig/network-scripts", "etc/sysconfig/network"];
 
@@ -21,10 +21,10 @@ const MAX_SERVERS: usize = 16;
 /// program that reads them.
 pub(super) fn in_charge(root: &Path) -> bool {
     match is_suse(root) {
-        true => program::find(root, "wicked").is_some(),
+        true => program::find(root, "wicked").is_ok(),
         false => {
             root.join("etc/sysconfig/network-scripts").is_dir()
-                && program::find(root, "ifup").is_some()
+                && program::find(root, "ifup").is_ok()
         }
     }
 }

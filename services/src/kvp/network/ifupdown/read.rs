@@ -5,12 +5,12 @@ use std::path::Path;
 use super::interfaces::{Family, Interfaces, logical};
 use crate::kvp::interfaces::Interface;
 use crate::kvp::network::dns::servers;
-use crate::kvp::network::program;
 use crate::kvp::network::state::ManagerState;
+use crate::program;
 
 /// Returns whether ifupdown may be in charge of interfaces: it is installed.
 pub(super) fn in_charge(root: &Path) -> bool {
-    root.join("etc/network/interfaces").exists() && program::find(root, "ifup").is_some()
+    root.join("etc/network/interfaces").exists() && program::find(root, "ifup").is_ok()
 }
 
 /// Returns whether ifupdown has brought the interface up.

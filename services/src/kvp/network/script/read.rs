@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::kvp::files;
 use crate::kvp::interfaces::Interface;
-use crate::kvp::network::program::is_executable;
 use crate::kvp::network::state::ManagerState;
+use crate::program::is_executable;
 
 /// The script, below the root.
 pub(super) const SCRIPT: &str = "etc/hyperv-agent/network";

@@ -9,10 +9,10 @@ use super::trusted::trusted;
 use crate::kvp::config::Config;
 use crate::kvp::network::error::InjectError;
 use crate::kvp::network::plan::{Context, NewFile, Plan, Step};
-use crate::kvp::network::program::is_executable;
 use crate::kvp::network::settings::{Settings, joined};
 use crate::kvp::network::target::Target;
 use crate::kvp::wire::text_ip::mask;
+use crate::program::is_executable;
 
 const NAME: &str = "hv_set_ifconfig";
 
