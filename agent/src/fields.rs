@@ -5,7 +5,7 @@
 
 use std::fmt::{Arguments, Write};
 
-use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serializer, o};
+use slog::{KV, Key, OwnedKVList, Record, Serializer};
 
 /// Returns whether a key is a structured field.
 pub(crate) fn is_field(key: &str) -> bool {
@@ -31,46 +31,5 @@ impl Serializer for RecordText {
             write!(self.0, ", {key}: {value}")?;
         }
         Ok(())
-    }
-}
-
-/// A drain that removes structured fields.
-pub(crate) struct WithoutFields<D>(pub(crate) D);
-
-impl<D: Drain> Drain for WithoutFields<D> {
-    type Ok = D::Ok;
-    type Err = D::Err;
-
-    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<D::Ok, D::Err> {
-        let static_part = RecordStatic {
-            location: record.location(),
-            tag: record.tag(),
-            level: record.level(),
-        };
-        let kept = FilteredPairs(values, record.kv());
-        let record = Record::new(&static_part, record.msg(), BorrowedKV(&kept));
-        self.0.log(&record, &OwnedKVList::from(o!()))
-    }
-}
-
-/// The pairs of a record, except structured fields.
-struct FilteredPairs<'a>(&'a OwnedKVList, BorrowedKV<'a>);
-
-impl KV for FilteredPairs<'_> {
-    fn serialize(&self, record: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
-        let mut filter = FieldFilter(to);
-        self.0.serialize(record, &mut filter)?;
-        self.1.serialize(record, &mut filter)
-    }
-}
-
-struct FieldFilter<'a>(&'a mut dyn Serializer);
-
-impl Serializer for FieldFilter<'_> {
-    fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
-        match is_field(key) {
-            true => Ok(()),
-            false => self.0.emit_arguments(key, value),
-        }
     }
 }

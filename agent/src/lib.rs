@@ -20,6 +20,8 @@ pub mod settings;
 mod stats;
 pub mod status;
 pub mod supervisor;
+#[cfg(feature = "syslog")]
+mod syslog;
 mod terminal;
 mod timeouts;
 mod worker;

@@ -1,17 +1,15 @@
 //! Logging: a bounded queue, and a thread that writes the records to their target.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{Async, AsyncGuard, OverflowStrategy};
-use slog_syslog::{Facility, Streamer3164, SyslogBuilder};
 
-use crate::fields::WithoutFields;
 use crate::journal::{self, Journal};
 use crate::lines::Lines;
 use crate::timeouts::LOG_FLUSH;
@@ -75,10 +73,7 @@ impl Log {
                     .and_then(|path| Journal::connect(path).ok())
                 {
                     Some(journal) => queue(journal.ignore_res()),
-                    None => {
-                        let syslog = Syslog::connect(PathBuf::from(SYSLOG_SOCKET))?;
-                        queue(WithoutFields(syslog).ignore_res())
-                    }
+                    None => syslog_queue()?,
                 }
             }
             Target::Stderr => queue(Lines(Mutex::new(io::stderr())).ignore_res()),
@@ -125,6 +120,20 @@ fn queue(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Async, As
         .build_with_guard()
 }
 
+#[cfg(feature = "syslog")]
+fn syslog_queue() -> io::Result<(Async, AsyncGuard)> {
+    let syslog = crate::syslog::Syslog::connect(SYSLOG_SOCKET.into())?;
+    Ok(queue(syslog.ignore_res()))
+}
+
+#[cfg(not(feature = "syslog"))]
+fn syslog_queue() -> io::Result<(Async, AsyncGuard)> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "there is no journal, and this agent was built without the feature `syslog`",
+    ))
+}
+
 impl Drop for Log {
     fn drop(&mut self) {
         let guard = self.guard.take();
@@ -136,42 +145,6 @@ impl Drop for Log {
             let _ = flushed.send(());
         });
         let _ = wait.recv_timeout(LOG_FLUSH);
-    }
-}
-
-/// A drain that sends records to syslog, and reconnects to a daemon that was restarted.
-pub(crate) struct Syslog {
-    socket: PathBuf,
-    stream: Mutex<Streamer3164>,
-}
-
-impl Syslog {
-    pub(crate) fn connect(socket: PathBuf) -> io::Result<Self> {
-        let stream = Mutex::new(Self::stream(&socket)?);
-        Ok(Self { socket, stream })
-    }
-
-    fn stream(socket: &PathBuf) -> io::Result<Streamer3164> {
-        SyslogBuilder::new()
-            .facility(Facility::LOG_DAEMON)
-            // The crate drops more severe records; the threshold has filtered already.
-            .level(Level::Critical)
-            .unix(socket)
-            .start()
-    }
-}
-
-impl Drain for Syslog {
-    type Ok = ();
-    type Err = io::Error;
-
-    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        if stream.log(record, values).is_ok() {
-            return Ok(());
-        }
-        *stream = Self::stream(&self.socket)?;
-        stream.log(record, values)
     }
 }
 
@@ -205,9 +178,7 @@ impl From<LogLevel> for Level {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use slog::{info, warn};
+    use slog::warn;
 
     use super::*;
     use crate::rate_limit::RateLimit;
@@ -238,38 +209,5 @@ mod tests {
         }
         let last_error = stats.last_error().map(|(_, text)| text);
         assert_eq!(last_error.as_deref(), Some("failed, why: no"));
-    }
-
-    #[test]
-    fn syslog_reconnects_to_a_restarted_daemon() {
-        use std::os::unix::net::UnixDatagram;
-
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let bind = || {
-            let daemon = UnixDatagram::bind(&path).unwrap();
-            daemon
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
-            daemon
-        };
-        let daemon = bind();
-        let syslog = WithoutFields(Syslog::connect(path.clone()).unwrap());
-        let log = Logger::root(syslog.ignore_res(), o!("HYPERV_DEVICE" => "left out"));
-        let read = |daemon: &UnixDatagram| {
-            let mut line = [0; 256];
-            let len = daemon.recv(&mut line).unwrap();
-            String::from_utf8(line[..len].to_vec()).unwrap()
-        };
-        info!(log, "first"; "key" => "value", "HYPERV_EVENT" => "left out");
-        let line = read(&daemon);
-        // Facility daemon (3), severity notice (5).
-        assert!(line.starts_with("<29>"), "{line}");
-        assert!(line.ends_with("first, key: value"), "{line}");
-        drop(daemon);
-        std::fs::remove_file(&path).unwrap();
-        let daemon = bind();
-        warn!(log, "second");
-        assert!(read(&daemon).ends_with("second"));
     }
 }

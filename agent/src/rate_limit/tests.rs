@@ -243,14 +243,14 @@ fn records_that_the_threshold_stops_take_nothing() {
 }
 
 /// Whatever is logged, and wherever to, takes no more bytes than it costs.
+#[cfg(feature = "syslog")]
 #[test]
 fn what_is_written_of_a_record_is_no_more_than_it_costs() {
     use std::os::unix::net::UnixDatagram;
 
-    use crate::fields::WithoutFields;
     use crate::journal::Journal;
     use crate::lines::Lines;
-    use crate::logging::Syslog;
+    use crate::syslog::Syslog;
 
     /// Notes the cost of what passes.
     struct Costs(Mutex<std::sync::mpsc::Sender<u64>>);
@@ -273,7 +273,7 @@ fn what_is_written_of_a_record_is_no_more_than_it_costs() {
     let stderr = Lines(Mutex::new(std::fs::File::create(&file).unwrap()));
     let (costs, cost) = channel();
     let texts = slog::Duplicate(
-        WithoutFields(Syslog::connect(home.path().join("syslog")).unwrap()).fuse(),
+        Syslog::connect(home.path().join("syslog")).unwrap().fuse(),
         slog::Duplicate(stderr.fuse(), Costs(Mutex::new(costs))).fuse(),
     );
     let drain = slog::Duplicate(
