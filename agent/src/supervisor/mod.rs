@@ -732,7 +732,7 @@ fn limit(handle: &SupervisorHandle) -> RateLimit {
 /// Notifies systemd, if it has started the agent.
 fn notify_service_manager(state: &[NotifyState<'_>]) {
     // If it fails, systemd only waits longer.
-    let _ = sd_notify::notify(state);
+    let _ = sd_notify::notify(false, state);
 }
 
 fn signal_name(signal: i32) -> &'static str {
