@@ -14,7 +14,7 @@ mod vss;
 use std::env;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use hyperv_services::sys;
 use hyperv_services::vss::{guard, write_out};
 
@@ -79,6 +79,12 @@ enum Command {
     Thaw(Thaw),
     /// Remove what a template of this machine must not have
     Generalize(Generalize),
+}
+
+/// Returns the commands and options of the program, for completions and for tests of the
+/// documents.
+pub fn grammar() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line of this process.
