@@ -3,7 +3,7 @@
 //!
 //! With `HYPERV_WRITE_COMPLETIONS=1` the completions are written, not compared.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -257,4 +257,47 @@ fn the_commands_in_the_documents_exist() {
     }
     assert!(checked > 10, "only {checked} commands were found");
     assert!(faults.is_empty(), "no such commands: {faults:#?}");
+}
+
+/// The source of the agent, with strings that go on in the next line in one piece.
+fn sources() -> String {
+    fn collect(directory: &Path, source: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, source);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                *source += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let mut source = String::new();
+    for part in ["agent/src", "services/src", "vmbus/src"] {
+        collect(&repository().join(part), &mut source);
+    }
+    let mut lines = source.split("\\\n");
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.fold(first, |joined, line| joined + line.trim_start())
+}
+
+#[test]
+fn the_messages_in_the_documents_are_those_of_the_agent() {
+    let source = sources();
+    let document = read("docs/troubleshooting.md");
+    let messages: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+        .collect();
+    assert!(messages.len() > 20, "{messages:?}");
+    let unknown: Vec<&str> = messages
+        .into_iter()
+        .filter(|message| {
+            let mut parts = message.split('…').map(str::trim);
+            parts.any(|part| part.len() > 2 && !source.contains(part))
+        })
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "not messages of the agent: {unknown:#?}"
+    );
 }
