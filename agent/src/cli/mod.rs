@@ -43,7 +43,7 @@ See hyperv-agent(8) and hyperv-agent.toml(5).";
 
 /// Hyper-V guest agent: file copy, key-value pairs and backups in one process.
 #[derive(Debug, Parser)]
-#[command(name = "hyperv-agent", version, after_help = EXAMPLES)]
+#[command(name = "hyperv-agent", version = env!("HYPERV_AGENT_VERSION"), after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
