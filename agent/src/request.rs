@@ -38,6 +38,9 @@ const MAX_LEN: usize = 4096;
 /// How long a client may take to send its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the agent may take to reload its configuration.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How many requests are read at the same time.
 const MAX_READERS: usize = 4;
 
@@ -65,6 +68,8 @@ pub enum Request {
         #[serde(default)]
         hooks_only: bool,
     },
+    /// The configuration is read again.
+    Reload {},
 }
 
 /// A line of the agent's answer.
@@ -75,21 +80,25 @@ pub enum Reply {
     Progress(String),
     /// The result; the last line.
     Result(LastBackup),
+    /// The configuration was reloaded; the last line.
+    Reloaded {},
     /// Why there is no result; the last line.
     Error(String),
 }
 
 impl Request {
-    /// Returns the service that executes the request, and its command.
-    pub(crate) fn command(&self) -> (&'static str, Command) {
+    /// Returns the service that executes the request, and its command; `None` if the loop
+    /// executes it.
+    pub(crate) fn command(&self) -> Option<(&'static str, Command)> {
         match self {
             Self::VssRehearse { hold, hooks_only } => {
                 let what = command::Rehearse {
                     hold: Duration::from_secs(*hold),
                     hooks_only: *hooks_only,
                 };
-                ("vss", Command::Rehearse(what))
+                Some(("vss", Command::Rehearse(what)))
             }
+            Self::Reload {} => None,
         }
     }
 
@@ -157,6 +166,17 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn refuse(self, why: &str) {
         command::Client::end(Box::new(self), Err(why.to_owned()));
+    }
+
+    /// Answers a reload, with why the configuration stays as it was.
+    pub(crate) fn reloaded(mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.ended = true;
+                self.send(&Reply::Reloaded {});
+            }
+            Err(why) => self.refuse(&why),
+        }
     }
 
     fn send(&mut self, reply: &Reply) {
@@ -266,9 +286,32 @@ pub enum RequestError {
 pub fn call(
     socket: &Path,
     request: Request,
-    mut progress: impl FnMut(&str),
+    progress: impl FnMut(&str),
 ) -> Result<LastBackup, RequestError> {
-    let mut stream = UnixStream::connect(socket)?;
+    match exchange(UnixStream::connect(socket)?, request, progress)? {
+        Reply::Result(result) => Ok(result),
+        _ => Err(RequestError::Incomplete),
+    }
+}
+
+/// Makes the agent that listens at `socket` reload its configuration.
+///
+/// # Errors
+///
+/// [`RequestError::Refused`] with why the configuration stays as it was, otherwise what
+/// kept the agent from answering.
+pub fn reload(socket: &Path) -> Result<(), RequestError> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(RELOAD_TIMEOUT))?;
+    exchange(stream, Request::Reload {}, |_| {}).map(drop)
+}
+
+/// Sends a request and returns the last line of the answer.
+fn exchange(
+    mut stream: UnixStream,
+    request: Request,
+    mut progress: impl FnMut(&str),
+) -> Result<Reply, RequestError> {
     let mut line = serde_json::to_vec(&Envelope {
         version: VERSION,
         request,
@@ -280,8 +323,8 @@ pub fn call(
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line?) {
             Ok(Reply::Progress(words)) => progress(&words),
-            Ok(Reply::Result(result)) => return Ok(result),
             Ok(Reply::Error(why)) => return Err(RequestError::Refused(why)),
+            Ok(last) => return Ok(last),
             Err(_) => break,
         }
     }

@@ -138,22 +138,38 @@ fn it_ends_in_an_orderly_way_at_either_signal() {
 fn services_are_switched_by_reloading_and_a_wrong_configuration_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
-    fs::write(&config, "[services]\nfcopy = false\nkvp = true\n").unwrap();
+    let runtime = format!("runtime-directory = {:?}\n", directory.path().join("run"));
+    let elsewhere = directory.path().join("elsewhere.toml");
+    fs::write(&elsewhere, &runtime).unwrap();
+    let write = |services: &str| {
+        fs::write(&config, format!("{runtime}[services]\n{services}")).unwrap();
+    };
+    let reload = || {
+        let mut command = Command::new(agent());
+        let output = command
+            .args(["reload", "--config"])
+            .arg(&elsewhere)
+            .output();
+        let output = output.unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), complaint)
+    };
+    write("fcopy = false\nkvp = true\n");
     in_guest(&format!("run --config {}", config.display()), |machine| {
         let fcopy_device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
         let kvp_device = machine.offer(uio(&kvp::ENTRY, 1)).unwrap();
         machine.start().unwrap();
         let mut kvp_channel = accept_channel(&kvp_device);
 
-        fs::write(&config, "[services]\nkvp = true\n").unwrap();
+        write("kvp = true\n");
         signal(machine, Signal::SIGHUP);
         let mut host = FcopyHost::connect(fcopy_device.accept(LONG).unwrap()).unwrap();
         copy(&mut host, machine.directory());
 
-        fs::write(&config, "[services]\nkvp = perhaps\n").unwrap();
+        write("kvp = perhaps\n");
         signal(machine, Signal::SIGHUP);
         wait_for(machine, "the configuration stays as it was");
-        wait_for(machine, "line 2");
+        wait_for(machine, "line 3");
         copy(&mut host, machine.directory());
         let offer = [Version::new(4, 0)];
         let request = Request::negotiation(1, &FRAMEWORKS, &offer).unwrap();
@@ -162,6 +178,20 @@ fn services_are_switched_by_reloading_and_a_wrong_configuration_changes_nothing(
             reply.settled().unwrap(),
             Some((Version::new(3, 0), offer[0]))
         );
+
+        let (code, complaint) = reload();
+        assert_eq!(code, Some(1), "{complaint}");
+        let expected = "hyperv-agent: the configuration stays as it was: invalid configuration";
+        assert!(complaint.starts_with(expected), "{complaint}");
+        assert!(complaint.contains("line 3"), "{complaint}");
+
+        write("kvp = true\nfcopy = false\n");
+        assert_eq!(reload(), (Some(0), String::new()));
+        let shown = status(&elsewhere, &["--json"]);
+        let document: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let services = document["services"].as_array().unwrap();
+        let fcopy = services.iter().find(|it| it["name"] == "fcopy").unwrap();
+        assert_eq!(fcopy["on"], false);
     });
 }
 

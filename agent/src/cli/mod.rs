@@ -6,6 +6,7 @@ mod devices;
 mod generalize;
 mod kvp;
 mod output;
+mod reload;
 mod run;
 mod status;
 mod thaw;
@@ -56,6 +57,9 @@ enum Command {
     Run(Run),
     /// Check the configuration file
     CheckConfig(ConfigFile),
+    /// Make the running agent reload its configuration
+    #[command(after_help = reload::HELP)]
+    Reload(ConfigFile),
     /// List the VMBus devices that the host offers
     Devices {
         /// Print JSON
@@ -116,6 +120,7 @@ fn command_line() -> anyhow::Result<Exit> {
     match command {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config::check(&file),
+        Command::Reload(file) => reload::reload(&file),
         Command::Devices { json } => devices::list(json),
         Command::Status { json, config } => status::show(json, &config),
         Command::Kvp(kvp) => kvp.run(),

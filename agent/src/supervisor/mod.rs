@@ -39,7 +39,7 @@ use crate::locate::DeviceKey;
 use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::Opener;
 use crate::rate_limit::{RateLimit, RateLimitedDrain};
-use crate::request::{Client, Readers, Request};
+use crate::request::{Client, Readers};
 use crate::settings::{Reload, Settings};
 use crate::stats::ServiceStats;
 use crate::timeouts;
@@ -332,15 +332,18 @@ impl Supervisor {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
                 Notice::WorkerEnded { token, ended } => self.worker_ended(token, ended),
-                Notice::Request { request, client } => {
-                    self.dispatch_request(&request, client);
-                    continue;
-                }
+                Notice::Request { request, client } => match request.command() {
+                    Some((name, command)) => {
+                        self.dispatch_request(name, command, client);
+                        continue;
+                    }
+                    None => client.reloaded(self.reload()),
+                },
                 Notice::StandaloneEnded => self.standalone_ended(),
                 Notice::Rescan => {}
                 Notice::Mounting => self.scanner.set_mounts(Mounts::Pending),
                 Notice::Mounted => self.scanner.set_mounts(Mounts::Done),
-                Notice::Reload => self.reload(),
+                Notice::Reload => drop(self.reload()),
                 Notice::Stop => return Reaction::Stop,
             }
             reaction = Reaction::Scan;
@@ -356,7 +359,8 @@ impl Supervisor {
                 info!(self.log, "stopping"; "signal" => signal_name(signal));
                 return Reaction::Stop;
             }
-            self.reload();
+            // The log has the reason if it fails.
+            let _ = self.reload();
         }
         Reaction::Scan
     }
@@ -425,8 +429,7 @@ impl Supervisor {
 
     /// Hands a local request to the worker of its service, or to a standalone service if
     /// there is no device.
-    fn dispatch_request(&mut self, request: &Request, client: Client) {
-        let (name, command) = request.command();
+    fn dispatch_request(&mut self, name: &str, command: Command, client: Client) {
         let on = &self.settings.services;
         let Some(&entry) = on.iter().find(|entry| entry.name == name) else {
             client.refuse(&format!("the service {name} is switched off"));
@@ -649,9 +652,10 @@ impl Supervisor {
         self.slots.insert(key, slot);
     }
 
-    fn reload(&mut self) {
+    /// Reads the configuration again. Returns why it stays as it was.
+    fn reload(&mut self) -> Result<(), String> {
         notify_service_manager(&[NotifyState::Reloading]);
-        match (self.reload)() {
+        let result = match (self.reload)() {
             Ok(settings) => {
                 let config_changed = settings.config != self.settings.config;
                 self.settings = settings;
@@ -662,11 +666,13 @@ impl Supervisor {
                 // read-only.
                 drop(self.prepare_services());
                 info!(self.log, "configuration reloaded"; "changed" => config_changed);
+                Ok(())
             }
             Err(error) => {
-                error!(self.log, "the configuration stays as it was: {:#}", error);
+                error!(self.log, "the configuration stays as it was: {}", error);
+                Err(error.to_string())
             }
-        }
+        };
         // A reload retries every device at once.
         self.scanner.expect_news();
         let now = Instant::now();
@@ -676,6 +682,7 @@ impl Supervisor {
             }
         }
         notify_service_manager(&[NotifyState::Ready]);
+        result
     }
 
     /// Ends every worker, within [`timeouts::STOP`] or [`timeouts::STOP_FROZEN`].

@@ -137,6 +137,7 @@ fn exit_statuses_are_those_of_the_manual() {
         status(&["kvp", "set", "", "value", "--config", &config], 2),
         status(&["status", "--config", &config], 3),
         status(&["vss", "rehearse", "--config", &config], 3),
+        status(&["reload", "--config", &config], 3),
         status(&["thaw", "--config", &config], 0),
     ];
     for arguments in [
