@@ -109,6 +109,18 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
     })
 }
 
+/// Returns the configuration of an empty file.
+///
+/// # Errors
+///
+/// None: the defaults are valid.
+pub fn defaults() -> Result<Config, ConfigError> {
+    parse("").map_err(|source| ConfigError::Invalid {
+        path: DEFAULT_PATH.into(),
+        source,
+    })
+}
+
 fn parse(text: &str) -> Result<Config, toml::de::Error> {
     let mut file: File = toml::from_str(text)?;
     let defaults = Environment::default();

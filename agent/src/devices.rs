@@ -1,11 +1,20 @@
 //! Lists the VMBus devices and the services that serve them.
 
+use std::fs;
+
 use hyperv_services::registry;
 use hyperv_vmbus::classes;
 use hyperv_vmbus::discovery::{self, Device, DiscoveryError, Roots};
 use serde::Serialize;
 
 use crate::terminal::aligned;
+
+/// Returns whether the firmware says that this is a virtual machine of Hyper-V.
+pub fn is_hyperv_guest(roots: &Roots) -> bool {
+    let id = |name| fs::read_to_string(roots.sys.join("class/dmi/id").join(name));
+    id("sys_vendor").is_ok_and(|vendor| vendor.trim_end() == "Microsoft Corporation")
+        && id("product_name").is_ok_and(|product| product.trim_end() == "Virtual Machine")
+}
 
 /// A VMBus device.
 #[derive(Debug, Serialize)]

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control_socket;
 pub mod devices;
+pub mod doctor;
 mod fields;
 mod holder;
 mod journal;

@@ -1,10 +1,11 @@
 //! What systemd has still to do in this boot.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error_chain::display_chain;
 use crate::program;
 use crate::subprocess::{RunError, run};
 
@@ -19,10 +20,33 @@ pub fn has_systemd(run: &Path) -> bool {
     run.join("systemd/system").is_dir()
 }
 
+/// Returns the path of `systemctl`, if there is one.
+pub fn systemctl() -> Option<PathBuf> {
+    program::find(Path::new("/"), "systemctl").ok()
+}
+
+/// Returns what `systemctl show` says of units: a block of lines for each, in this order,
+/// with an empty line between two. Units that do not exist have a block, too.
+///
+/// # Errors
+///
+/// Why `systemctl` failed.
+pub fn show(systemctl: &Path, units: &[&str], properties: &str) -> Result<String, String> {
+    let properties = format!("--property={properties}");
+    let args = ["show", &properties]
+        .into_iter()
+        .chain(units.iter().copied());
+    let args: Vec<_> = args.map(OsStr::new).collect();
+    let output = run(systemctl, &args, &[], Instant::now() + QUERY, None)
+        .and_then(|output| output.success(systemctl))
+        .map_err(|error| display_chain(&error))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Waits until systemd has mounted all local file systems, or has given that up, as it
 /// does before it starts an emergency shell. Calls `waiting` if it has not yet.
 pub fn wait_for_local_file_systems(waiting: impl FnOnce()) {
-    if let Ok(systemctl) = program::find(Path::new("/"), "systemctl") {
+    if let Some(systemctl) = systemctl() {
         wait(&systemctl, Duration::from_secs(1), waiting);
     }
 }

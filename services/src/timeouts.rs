@@ -63,10 +63,10 @@ pub(crate) const POOL_STABLE: Duration = Duration::from_secs(1);
 // Backups.
 
 /// How long hooks may take before a freeze.
-pub(crate) const HOOKS_BEFORE_FREEZE: Duration = Duration::from_secs(12 * 60);
+pub const HOOKS_BEFORE_FREEZE: Duration = Duration::from_secs(12 * 60);
 
 /// How long after the request the first file system is frozen at the latest.
-pub(crate) const FREEZE_START: Duration = Duration::from_secs(13 * 60);
+pub const FREEZE_START: Duration = Duration::from_secs(13 * 60);
 
 /// How long freezing all file systems may take. One that is frozen already can hold up
 /// another in ways that the plan does not know.

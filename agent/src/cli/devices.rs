@@ -1,7 +1,5 @@
 //! `hyperv-agent devices`: the VMBus devices that the host offers.
 
-use std::fs;
-
 use hyperv_vmbus::discovery::{DiscoveryError, Roots};
 
 use super::output::{self, Exit, complain};
@@ -26,13 +24,9 @@ pub(super) fn list(json: bool) -> anyhow::Result<Exit> {
 
 /// Says that there is no VMBus, and what that means on this machine.
 pub(super) fn no_vmbus(roots: &Roots) -> Exit {
-    let vendor = fs::read_to_string(roots.sys.join("class/dmi/id/sys_vendor"));
-    let product = fs::read_to_string(roots.sys.join("class/dmi/id/product_name"));
-    let on_hyperv = vendor.is_ok_and(|vendor| vendor.trim_end() == "Microsoft Corporation")
-        && product.is_ok_and(|product| product.trim_end() == "Virtual Machine");
     let vmbus = roots.sys.join("bus/vmbus");
     let vmbus = vmbus.display();
-    if on_hyperv {
+    if devices::is_hyperv_guest(roots) {
         complain(&format!(
             "this is a Hyper-V guest, but {vmbus} does not exist: load the module with `modprobe \
              hv_vmbus`"

@@ -3,6 +3,7 @@
 mod args;
 mod check_config;
 mod devices;
+mod doctor;
 mod generalize;
 mod kvp;
 mod output;
@@ -20,6 +21,7 @@ use hyperv_services::sys;
 use hyperv_services::vss::{guard, write_out};
 
 use args::{ConfigFile, services_help};
+use doctor::Doctor;
 use generalize::Generalize;
 use kvp::Kvp;
 use output::Exit;
@@ -34,6 +36,7 @@ Examples:
   hyperv-agent status                  show the state of the running agent
   hyperv-agent devices                 show what the host offers, and which service
                                        serves it
+  hyperv-agent doctor                  find what is wrong with this machine
   hyperv-agent kvp list                show the keys and values of host and guest
   hyperv-agent kvp ip                  show the network as the host reads and sets it
   hyperv-agent vss plan                show what a backup would freeze
@@ -75,6 +78,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Find what is wrong with this machine, and say what helps
+    Doctor(Doctor),
     /// Read and write the key-value pools shared with the host
     Kvp(Kvp),
     /// Show what a backup would freeze, or rehearse it
@@ -123,6 +128,7 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Reload(file) => reload::reload(&file),
         Command::Devices { json } => devices::list(json),
         Command::Status { json, config } => status::show(json, &config),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),
         Command::Thaw(thaw) => thaw.run(),

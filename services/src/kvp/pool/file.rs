@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,6 +59,19 @@ enum JournalState {
     Unusable,
 }
 
+/// What a pool's file looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Its path.
+    pub path: PathBuf,
+    /// User ID of its owner.
+    pub owner: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Bytes of an incomplete record at its end: a program is writing it now, or was killed.
+    pub torn: u64,
+}
+
 impl PoolFile {
     pub(super) fn new(directory: &Path, name: &str) -> Self {
         Self {
@@ -76,6 +89,22 @@ impl PoolFile {
     /// Returns whether the file exists, or cannot be looked for.
     pub(super) fn exists(&self) -> bool {
         !matches!(self.path.try_exists(), Ok(false))
+    }
+
+    /// Looks at the file without its lock; `None` if it does not exist.
+    pub(super) fn examine(&self) -> Result<Option<Examined>, PoolError> {
+        let Some(open) = OpenFile::new(&self.path, Access::Shared)? else {
+            return Ok(None);
+        };
+        let metadata = open.file.metadata();
+        let metadata = metadata.map_err(PoolError::file("stat", &self.path))?;
+        check_size(&self.path, metadata.len())?;
+        Ok(Some(Examined {
+            path: self.path.clone(),
+            owner: metadata.uid(),
+            mode: metadata.mode() & 0o7777,
+            torn: metadata.len() % RECORD_LEN,
+        }))
     }
 
     /// Applies the configured mode to the file if it exists.
@@ -294,13 +323,7 @@ impl PoolFile {
         memory: Option<&Memory>,
         operation: impl FnOnce(&mut Contents<'_>) -> Result<T, PoolError>,
     ) -> Result<T, PoolError> {
-        if size > MAX_SIZE {
-            return Err(PoolError::TooLarge {
-                path: self.path.clone(),
-                size,
-                limit: MAX_SIZE,
-            });
-        }
+        check_size(&self.path, size)?;
         operation(&mut Contents {
             file: &open.file,
             path: &self.path,
@@ -378,6 +401,17 @@ impl PoolFile {
             .try_exists()
             .map_err(PoolError::file("stat", &self.journal))
     }
+}
+
+fn check_size(path: &Path, size: u64) -> Result<(), PoolError> {
+    if size <= MAX_SIZE {
+        return Ok(());
+    }
+    Err(PoolError::TooLarge {
+        path: path.to_owned(),
+        size,
+        limit: MAX_SIZE,
+    })
 }
 
 /// The end of a wait that began by itself or for a request.

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use self::contents::{Change, Contents};
 pub use self::error::PoolError;
+pub use self::file::Examined;
 use self::file::PoolFile;
 use self::lock::Access;
 pub(super) use self::memory::Memory;
@@ -87,6 +88,17 @@ impl Pools {
     /// Returns whether any of the files exists, or cannot be looked for.
     pub fn exist(&self) -> bool {
         self.files.iter().any(PoolFile::exists)
+    }
+
+    /// Looks at the file of a pool, without its lock, and changes nothing. `None` if it does
+    /// not exist.
+    ///
+    /// # Errors
+    ///
+    /// A [`PoolError`] that every operation would return.
+    pub fn examine(&self, pool: PoolId) -> Result<Option<Examined>, PoolError> {
+        let file = self.files.get(usize::from(pool.number()));
+        file.map_or(Ok(None), PoolFile::examine)
     }
 
     /// Applies the configured mode to all files that exist.

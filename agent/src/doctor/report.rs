@@ -1,0 +1,106 @@
+//! What all checks have found, as text and as JSON.
+
+use serde::Serialize;
+
+use super::finding::{Finding, Level};
+use crate::terminal::escaped;
+
+/// What all checks have found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Version of this program.
+    pub version: &'static str,
+    /// The worst level of all checks.
+    pub result: Level,
+    /// The checks, in the order in which they are described.
+    pub checks: Vec<Checked>,
+}
+
+/// What a check has found.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Its name.
+    pub name: &'static str,
+    /// The question that it answers.
+    pub question: &'static str,
+    /// The worst level of its findings.
+    pub result: Level,
+    /// What it has found.
+    pub findings: Vec<Finding>,
+}
+
+impl Checked {
+    pub(super) fn new(name: &'static str, question: &'static str, findings: Vec<Finding>) -> Self {
+        let worst = findings.iter().map(|it| it.level).max();
+        Self {
+            name,
+            question,
+            result: worst.unwrap_or(Level::Ok),
+            findings,
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(checks: Vec<Checked>) -> Self {
+        let worst = checks.iter().map(|it| it.result).max();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            result: worst.unwrap_or(Level::Ok),
+            checks,
+        }
+    }
+
+    /// Returns whether something is wrong: a note, or what could not be checked, is not.
+    pub fn is_bad(&self) -> bool {
+        self.result >= Level::Warning
+    }
+
+    /// Returns the findings as text, the worst first; with `verbose`, also a line for each
+    /// check.
+    pub fn text(&self, verbose: bool) -> String {
+        let mut text = String::new();
+        if verbose {
+            for check in &self.checks {
+                let (result, name) = (word(check.result), check.name);
+                text += &format!("{result:12} {name:17} {}\n", check.question);
+            }
+            text += "\n";
+        }
+        let all = self.checks.iter();
+        let all = all.flat_map(|check| check.findings.iter().map(move |it| (check.name, it)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_key(|(_, finding)| std::cmp::Reverse(finding.level));
+        for (name, finding) in &all {
+            let mut lines = finding.text.lines().map(escaped);
+            let first = lines.next().unwrap_or_default();
+            text += &format!("{}: {name}: {first}\n", word(finding.level));
+            for line in lines {
+                text += &format!("  {line}\n");
+            }
+            if !finding.remedy.is_empty() {
+                text += &format!("  remedy: {}\n", escaped(&finding.remedy));
+            }
+        }
+        let count = |level| all.iter().filter(|(_, it)| it.level == level).count();
+        let gap = if all.is_empty() { "" } else { "\n" };
+        text + &format!(
+            "{gap}{} checks; errors: {}, warnings: {}, notes: {}, not checked: {}\n",
+            self.checks.len(),
+            count(Level::Error),
+            count(Level::Warning),
+            count(Level::Note),
+            count(Level::Unchecked)
+        )
+    }
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Unchecked => "not checked",
+        Level::Warning => "warning",
+        Level::Error => "error",
+    }
+}
