@@ -38,7 +38,12 @@ pub(crate) struct SearchTimedOut;
 ///
 /// [`SearchTimedOut`]. The search continues in the background then.
 pub(crate) fn find(node: &Path) -> Result<Option<String>, SearchTimedOut> {
-    find_within(node, std::process::id(), HOLDER_SEARCH)
+    find_other(node, std::process::id())
+}
+
+/// As [`find`], for the process `own`, which may be another one than this.
+pub(crate) fn find_other(node: &Path, own: u32) -> Result<Option<String>, SearchTimedOut> {
+    find_within(node, own, HOLDER_SEARCH)
 }
 
 /// As [`find`], for the process `own`.

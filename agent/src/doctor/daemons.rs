@@ -108,14 +108,16 @@ fn disable(program: &str) -> String {
 /// Other programs that have a device open.
 fn holders(machine: &Machine) -> Vec<Finding> {
     let devices = machine.devices();
+    let agent = machine.agents().into_iter().next();
+    let own = agent.map_or(std::process::id(), |agent| agent.pid);
     let mut findings = Vec::new();
     for entry in &machine.services {
         let has_node = has_node(entry, &machine.roots);
         let found = locate(entry, &devices, &machine.roots, has_node);
         for device in found.located {
             let node = device.node();
-            match holder::find(node) {
-                Ok(Some(holder)) if !holder.starts_with("hyperv-agent ") => {
+            match holder::find_other(node, own) {
+                Ok(Some(holder)) => {
                     findings.push(Finding::error(
                         format!("{}: {holder} has {} open", entry.name, node.display()),
                         "stop that program, and keep it from starting again",
@@ -125,7 +127,7 @@ fn holders(machine: &Machine) -> Vec<Finding> {
                     format!("whether another program has {} open", node.display()),
                     "run this as root",
                 )),
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => findings.push(Finding::unchecked(
                     format!("{}: {error}", node.display()),
                     "",

@@ -119,6 +119,34 @@ fn what_is_no_hyperv_guest_is_told_so() {
     }
 }
 
+/// The machine that runs the tests may have any finding.
+#[test]
+fn the_doctor_works_without_an_agent_and_with_a_wrong_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, "[kvp]\nmode = \"0844\"\n").unwrap();
+    let config = ["--config", path.to_str().unwrap()];
+    let run = |options: &[&str]| agent(&[&["doctor"][..], options, &config].concat());
+    let output = run(&[]);
+    let text = stdout(&output);
+    assert!(text.contains("error: configuration: invalid"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+    assert!(matches!(output.status.code(), Some(1 | 77)), "{output:?}");
+    let verbose = stdout(&run(&["-v"]));
+    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["--json"]))).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    let names: Vec<_> = hyperv_agent::doctor::names().collect();
+    assert_eq!(checks.len(), names.len());
+    for (check, name) in checks.iter().zip(names) {
+        assert_eq!(check["name"], name);
+        assert!(
+            verbose.contains(check["question"].as_str().unwrap()),
+            "{name}"
+        );
+    }
+    assert_eq!(json["result"], "error");
+}
+
 /// Nothing is frozen by it: it may look at the machine that runs the tests.
 #[test]
 fn every_file_system_is_in_the_plan_once() {

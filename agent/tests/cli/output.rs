@@ -153,6 +153,7 @@ fn exit_statuses_are_those_of_the_manual() {
         seen.push(status(&[arguments, &["--nonsense"]].concat(), 2));
     }
     seen.push(status(&["devices", "--nonsense"], 2));
+    seen.push(status(&["doctor", "--nonsense"], 2));
     if !Path::new("/sys/bus/vmbus").exists() && !Path::new("/dev/vmbus").exists() {
         seen.push(status(&["devices"], 77));
     }
@@ -177,6 +178,7 @@ fn the_manual_has_every_command_and_option() {
         &["check-config"],
         &["devices"],
         &["status"],
+        &["doctor"],
         &["kvp", "list"],
         &["kvp", "get"],
         &["kvp", "set"],
@@ -201,6 +203,15 @@ fn the_manual_has_every_command_and_option() {
             );
         }
     }
+}
+
+#[test]
+fn the_manual_has_every_check() {
+    let manual = packaged("man/hyperv-agent.8");
+    let section = manual.split(".Sh CHECKS").nth(1).unwrap();
+    let section = section.split(".Sh ").next().unwrap();
+    let documented = section.lines().filter_map(|it| it.strip_prefix(".It Cm "));
+    assert!(documented.eq(hyperv_agent::doctor::names()));
 }
 
 #[test]
