@@ -122,7 +122,19 @@ pub fn defaults() -> Result<Config, ConfigError> {
 }
 
 fn parse(text: &str) -> Result<Config, toml::de::Error> {
-    let mut file: File = toml::from_str(text)?;
+    toml::from_str(text).map(config)
+}
+
+/// Returns the configuration that a file with these keys describes.
+///
+/// # Errors
+///
+/// If one of them is wrong.
+pub(crate) fn from_table(table: toml::Table) -> Result<Config, toml::de::Error> {
+    table.try_into().map(config)
+}
+
+fn config(mut file: File) -> Config {
     let defaults = Environment::default();
     let environment = Environment {
         root: defaults.root,
@@ -136,13 +148,13 @@ fn parse(text: &str) -> Result<Config, toml::de::Error> {
         vss: file.vss,
     };
     let services = file.services.into_iter();
-    Ok(Config {
+    Config {
         log_level: file.log_level.unwrap_or(LogLevel::Info),
         bind_uio: file.bind_uio.unwrap_or(true),
         services: services.map(|(name, on)| (name.0, on)).collect(),
         service: service.in_environment(&environment),
         environment,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod opener;
 mod rate_limit;
 pub mod request;
 pub mod runtime;
+mod salvage;
 pub mod settings;
 mod stats;
 pub mod status;

@@ -16,7 +16,6 @@ use hyperv_services::timeouts::IP_UNDO;
 
 use super::args::ConfigFile;
 use super::output::{self, Exit, complain};
-use crate::config;
 use crate::runtime::RuntimeDirectory;
 
 const HELP: &str = "\
@@ -96,7 +95,11 @@ impl Display for Remnant {
 
 impl Generalize {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let config = config::load(self.config.path.as_deref())?;
+        let keys = ["runtime-directory", "state-directory", "kvp.directory"];
+        let config = match self.yes {
+            true => self.config.load_with(&keys)?,
+            false => self.config.load_with_defaults(&keys)?,
+        };
         // No agent starts meanwhile.
         let _lock = match self.yes {
             true => {

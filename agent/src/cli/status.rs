@@ -8,14 +8,13 @@ use serde_json::{Map, Value};
 
 use super::args::ConfigFile;
 use super::output::{self, Exit};
-use crate::config;
 use crate::control_socket;
 use crate::status::client::fetch;
 use crate::status::ip_configuration::IpConfiguration;
 use crate::status::{self, text};
 
 pub(super) fn show(json: bool, file: &ConfigFile) -> anyhow::Result<Exit> {
-    let config = config::load(file.path.as_deref())?;
+    let config = file.load_with_defaults(&["runtime-directory"])?;
     let directory = &config.environment.runtime_dir;
     let answer = fetch(&directory.join(control_socket::NAME))?;
     // The agent's loop reads no files, and these outlive the agent.

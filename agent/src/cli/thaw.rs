@@ -16,7 +16,6 @@ use slog::{Level, warn};
 
 use super::args::ConfigFile;
 use super::output::{self, Exit, complain};
-use crate::config;
 use crate::logging::{Log, Target, Threshold};
 use crate::runtime::{RuntimeDirectory, RuntimeError};
 use crate::terminal::escaped;
@@ -45,7 +44,11 @@ pub(crate) struct Thaw {
 
 impl Thaw {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let config = config::load(self.config.path.as_deref())?.service.vss;
+        let config = self
+            .config
+            .load_with_defaults(&["runtime-directory", "vss.hooks.directory"])?
+            .service
+            .vss;
         let directory = &config.environment.runtime_dir;
         let record = state_file::read(directory)
             .with_context(|| format!("cannot read what is frozen in {}", directory.display()))?;

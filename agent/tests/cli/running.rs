@@ -135,6 +135,56 @@ fn an_agent_of_another_version_can_still_be_asked_for_json() {
     answers.join().unwrap();
 }
 
+/// Commands that help in trouble use what is valid, and the defaults are no guess for those
+/// that write.
+#[test]
+fn a_wrong_configuration_keeps_nobody_from_the_status() {
+    let (directory, config) = runtime_directory();
+    let pools = directory.path().join("pools");
+    let valid = fs::read_to_string(&config).unwrap();
+    let pools_line = format!("[kvp]\ndirectory = {pools:?}\n");
+    let wrong = "[fcopy]\nmode = \"0844\"\n";
+    fs::write(&config, format!("{valid}{pools_line}{wrong}")).unwrap();
+    let run = |arguments: &[&str]| agent(&[arguments, &["--config", &config]].concat());
+    assert_eq!(run(&["status"]).status.code(), Some(3));
+    for arguments in [
+        &["kvp", "set", "key", "value"][..],
+        &["kvp", "get", "key"],
+        &["thaw"],
+        &["generalize"],
+    ] {
+        let output = run(arguments);
+        let errors = stderr(&output);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        assert!(errors.contains("mode = \"0844\""), "{errors}");
+        assert!(errors.contains("the command continues"), "{errors}");
+    }
+    let before = fs::read(pools.join(".kvp_pool_1")).unwrap();
+
+    // Which pools are meant is unknown.
+    fs::write(&config, format!("{valid}oops\n{pools_line}")).unwrap();
+    let errors = stderr(&run(&["status"]));
+    assert!(errors.contains("no agent is running"), "{errors}");
+    assert!(
+        errors.contains(directory.path().to_str().unwrap()),
+        "{errors}"
+    );
+    for arguments in [
+        &["kvp", "set", "key", "other"][..],
+        &["kvp", "delete", "key"],
+        &["generalize", "--yes"],
+    ] {
+        let output = run(arguments);
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        let words = "cannot be read, and its default may be wrong";
+        assert!(errors.contains(words), "{errors}");
+    }
+    assert_eq!(fs::read(pools.join(".kvp_pool_1")).unwrap(), before);
+    let missing = agent(&["status", "--config", "/nonexistent"]);
+    assert_eq!(missing.status.code(), Some(2));
+}
+
 #[test]
 fn a_template_is_made_only_on_request_and_without_an_agent() {
     use hyperv_agent::runtime::RuntimeDirectory;

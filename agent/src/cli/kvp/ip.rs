@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use super::super::args::ConfigFile;
 use super::super::output::{self, Exit, complain};
-use crate::config;
 use crate::status::ip_configuration::IpConfiguration;
 use crate::status::text::ago;
 use crate::terminal::escaped;
@@ -119,7 +118,12 @@ impl Ip {
         if let Some(Command::Undo(undo)) = self.command {
             return undo.run();
         }
-        let config = config::load(self.config.path.as_deref())?.service.kvp;
+        let keys = [
+            "runtime-directory",
+            "state-directory",
+            "kvp.network.backend",
+        ];
+        let config = self.config.load_with_defaults(&keys)?.service.kvp;
         if self.dry_run {
             return self.dry_run(&config);
         }
@@ -212,7 +216,8 @@ impl Ip {
 
 impl Undo {
     fn run(self) -> anyhow::Result<Exit> {
-        let config = config::load(self.config.path.as_deref())?.service.kvp;
+        let keys = ["runtime-directory", "state-directory"];
+        let config = self.config.load_with(&keys)?.service.kvp;
         let interface = match self.interface {
             Some(interface) => interface,
             None => {

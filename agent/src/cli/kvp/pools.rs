@@ -18,7 +18,6 @@ use serde::Serialize;
 
 use super::super::args::ConfigFile;
 use super::super::output::{self, Exit, complain};
-use crate::config;
 use crate::terminal::escaped;
 
 /// The order in which `get` searches the pools: what the host says comes before what
@@ -146,7 +145,16 @@ impl Command {
                 Source { pools, facts: None }
             }
             None => {
-                let config = config::load(location.config.path.as_deref())?.service.kvp;
+                let file = &location.config;
+                let config = match self {
+                    Self::List { .. } | Self::Get { .. } => {
+                        file.load_with_defaults(&["kvp.directory"])?
+                    }
+                    Self::Set { .. } | Self::Delete { .. } => {
+                        file.load_with(&["kvp.directory", "kvp.mode"])?
+                    }
+                };
+                let config = config.service.kvp;
                 let interfaces = Arc::new(Interfaces::new(&config.environment.root));
                 Source {
                     pools: Pools::new(&config.directory).with_mode(config.mode),
