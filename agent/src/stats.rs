@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use hyperv_services::backup::LastBackup;
+use hyperv_services::counters::{Count, ServiceRecord};
 use hyperv_vmbus::ic::Status;
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 
@@ -16,8 +16,12 @@ pub(crate) struct ServiceStats {
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<Option<(SystemTime, String)>>,
-    /// The result of the last backup.
-    pub(crate) last_backup: Arc<LastBackup>,
+    /// How often a device was opened.
+    pub(crate) opened: Count,
+    /// How often one could not be opened, or was closed after an error.
+    pub(crate) device_failures: Count,
+    /// What the service counts itself.
+    pub(crate) record: Arc<ServiceRecord>,
     /// The rate limit of its log.
     pub(crate) limit: Arc<RateLimit>,
 }
@@ -29,7 +33,9 @@ impl ServiceStats {
             requests: AtomicU64::default(),
             failures: AtomicU64::default(),
             last_error: Mutex::default(),
-            last_backup: Arc::default(),
+            opened: Count::default(),
+            device_failures: Count::default(),
+            record: Arc::default(),
             limit: Arc::new(limit),
         })
     }

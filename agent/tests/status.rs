@@ -102,6 +102,7 @@ fn requests_and_failures_are_counted_and_the_last_error_is_kept() {
     one.call(b"request");
     let found = service(&guest.status(), "one");
     assert_eq!((found.requests, found.failures), (5, 1));
+    assert_eq!((found.devices_opened, found.device_failures), (2, 1));
     assert_eq!(found.last_error.unwrap().text, "the device went away");
     guest.stop();
 }
@@ -175,6 +176,8 @@ fn the_last_backup_is_truncated_and_outlives_its_device() {
         one.call(request);
     }
     let status = guest.status();
+    // Counted by the service of this name only.
+    assert_eq!(status.counters, Default::default());
     let found = service(&status, "one").last_backup.unwrap();
     assert_eq!(
         (found.kind, found.outcome),
@@ -297,6 +300,22 @@ fn the_status_says_why_a_device_is_not_served() {
     let status = wait_for(&guest, |status| !status.problems.is_empty());
     let words = "two: the host offers device 00000000-0000-0000-0000-0000000000aa";
     assert!(status.problems[0].starts_with(words), "{status:?}");
+    guest.stop();
+}
+
+#[test]
+fn a_failed_reload_shows_until_one_succeeds() {
+    let guest = Guest::start(&[&ONE]);
+    assert_eq!(guest.status().failed_reload, None);
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let mut run = "".into();
+    guest.change(|settings| std::mem::swap(&mut settings.run, &mut run));
+    let status = wait_for(&guest, |status| status.failed_reload.is_some());
+    let failed = status.failed_reload.unwrap();
+    assert_eq!(failed.text, "invalid\nsettings");
+    assert!(failed.at >= before && failed.at <= SystemTime::now());
+    guest.change(|settings| std::mem::swap(&mut settings.run, &mut run));
+    wait_for(&guest, |status| status.failed_reload.is_none());
     guest.stop();
 }
 

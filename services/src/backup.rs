@@ -1,7 +1,6 @@
-//! The outcome of the last backup, for other threads.
+//! The outcome of the last backup.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,8 @@ pub struct Backup {
     /// Time from the first freeze to the last thaw; `None` if nothing was frozen, or the
     /// time is unknown.
     pub frozen_for: Option<Duration>,
+    /// What thawed them; `None` if nothing was frozen, or it is unknown.
+    pub thawed_by: Option<ThawedBy>,
     /// How many file systems it froze.
     pub file_systems: usize,
     /// Mount points of the first [`MOUNT_POINTS`] of them.
@@ -53,6 +54,19 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// What ended a freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThawedBy {
+    /// The host's request.
+    Host,
+    /// The end of a rehearsal.
+    Rehearsal,
+    /// The time limit.
+    TimeLimit,
+    /// The end of the agent, of its guard, of the device, or of the client of a rehearsal.
+    Interruption,
+}
+
 /// One run of a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookRun {
@@ -79,23 +93,5 @@ impl Backup {
     pub fn hooks_failed(&self) -> usize {
         let failed = self.hooks.iter().filter(|run| run.failure.is_some());
         failed.count()
-    }
-}
-
-/// The last backup of a service, which outlives the service: a new one is created when
-/// its device is opened again.
-#[derive(Debug, Default)]
-pub struct LastBackup(Mutex<Option<Backup>>);
-
-impl LastBackup {
-    /// Records a backup as the last one.
-    pub fn set(&self, backup: Backup) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup);
-    }
-
-    /// Returns the last backup, if there was one.
-    pub fn get(&self) -> Option<Backup> {
-        let last = self.0.lock();
-        last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod counters;
 mod environment;
 mod error_chain;
 pub mod fcopy;

@@ -9,9 +9,9 @@ use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
 use hyperv_vmbus::{Encoding, Guid};
 use slog::Logger;
 
-use crate::backup::LastBackup;
 use crate::command::{Client, Command};
 use crate::config::Config;
+use crate::counters::ServiceRecord;
 use crate::progress::Progress;
 use crate::stop::Stop;
 
@@ -113,9 +113,8 @@ pub trait Service: Send {
         None
     }
 
-    /// Sets where a service that makes backups records the last one. Called once, after
-    /// creation.
-    fn record_backups_in(&mut self, _last: &Arc<LastBackup>) {}
+    /// Sets where the service counts what it does. Called once, after creation.
+    fn record_in(&mut self, _record: &Arc<ServiceRecord>) {}
 
     /// Executes a command of a local user; `host` becomes readable when the host sends
     /// a message meanwhile. The service may stay [busy](Service::busy) and finish the

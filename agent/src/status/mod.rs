@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use hyperv_services::clock;
+use hyperv_services::counters::Counters;
 pub use hyperv_services::progress::{Operation, Snapshot as Progress};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,12 @@ pub struct Document {
     /// Suppressed log records that belong to no service.
     #[serde(default)]
     pub suppressed: Suppressed,
+    /// The last reload of the configuration, if it failed: the one before is in use.
+    #[serde(default)]
+    pub failed_reload: Option<LastError>,
+    /// What the services have done since the agent was started.
+    #[serde(default)]
+    pub counters: Counters,
     /// What keeps devices from being served, as text.
     pub problems: Vec<String>,
 }
@@ -49,6 +56,12 @@ pub struct Service {
     pub requests: u64,
     /// How many of them failed.
     pub failures: u64,
+    /// How often a device was opened: more than once if it was closed in between.
+    #[serde(default)]
+    pub devices_opened: u64,
+    /// How often a device could not be opened, or was closed after an error.
+    #[serde(default)]
+    pub device_failures: u64,
     /// The last error.
     pub last_error: Option<LastError>,
     /// Its suppressed log records.

@@ -34,6 +34,11 @@ fn write(
         ago(document.since, now)
     )?;
     write_suppressed(out, document.suppressed)?;
+    if let Some(failed) = &document.failed_reload {
+        let (at, text) = (ago(failed.at, now), escaped(&failed.text));
+        let words = format!("failed {at}, the configuration before it is in use: {text}");
+        line(out, "reload", &words)?;
+    }
     for service in &document.services {
         writeln!(
             out,
@@ -229,6 +234,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use humantime::parse_rfc3339;
+    use hyperv_services::counters::Counters;
     use hyperv_services::kvp::network::record::{self, Record};
     use hyperv_services::kvp::request::IpInfo;
 
@@ -263,6 +269,8 @@ mod tests {
             on,
             requests: 0,
             failures: 0,
+            devices_opened: 0,
+            device_failures: 0,
             last_error: None,
             suppressed: Suppressed::default(),
             last_backup: None,
@@ -325,6 +333,11 @@ mod tests {
                 total: 3,
                 ..Suppressed::default()
             },
+            failed_reload: Some(LastError {
+                at: at("2026-03-04T11:59:00Z"),
+                text: "invalid configuration /c:\nline 2".into(),
+            }),
+            counters: Counters::default(),
             problems: vec!["vss: no driver has it".into()],
         }
     }
@@ -353,6 +366,7 @@ mod tests {
     fn every_service_is_shown() {
         let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
   log          3 messages suppressed (warnings: 0, events: 0)
+  reload       failed 1 min ago, the configuration before it is in use: invalid configuration /c:\nline 2
 
 fcopy: what fcopy does
   device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)

@@ -96,6 +96,8 @@ pub struct Supervisor {
     /// Statistics of every service that was ever enabled.
     stats: BTreeMap<&'static str, Arc<ServiceStats>>,
     started: SystemTime,
+    /// Time and error of the last reload, if it failed.
+    failed_reload: Option<(SystemTime, String)>,
     next_token: usize,
     scanner: Scanner,
     /// When the process releases memory, unless something happens before.
@@ -147,6 +149,7 @@ impl Supervisor {
             standalone: None,
             stats: BTreeMap::new(),
             started: SystemTime::now(),
+            failed_reload: None,
             next_token: 1,
             scanner,
             rest: Some(Instant::now() + REST_AFTER),
@@ -392,6 +395,7 @@ impl Supervisor {
             standalone: self.standalone.as_ref(),
             stats: &self.stats,
             limit: &self.limit,
+            failed_reload: self.failed_reload.as_ref(),
             problems: self.scanner.problems(),
         };
         let document = || serde_json::to_vec_pretty(&sources.document()).unwrap_or_default();
@@ -642,12 +646,13 @@ impl Supervisor {
             return;
         };
         slot.join();
-        let (_, log) = self.stats_and_log(slot.entry);
+        let (stats, log) = self.stats_and_log(slot.entry);
         let log = log.new(o!("device" => key.device.node().display().to_string()));
         let Some(failure) = ended.failure else {
             info!(log, "no longer served");
             return;
         };
+        stats.device_failures.add(1);
         slot.start_backoff(failure, ended.healthy, &log);
         self.slots.insert(key, slot);
     }
@@ -657,6 +662,7 @@ impl Supervisor {
         notify_service_manager(&[NotifyState::Reloading]);
         let result = match (self.reload)() {
             Ok(settings) => {
+                self.failed_reload = None;
                 let config_changed = settings.config != self.settings.config;
                 self.settings = settings;
                 for control in self.workers().filter(|_| config_changed) {
@@ -670,7 +676,9 @@ impl Supervisor {
             }
             Err(error) => {
                 error!(self.log, "the configuration stays as it was: {}", error);
-                Err(error.to_string())
+                let error = error.to_string();
+                self.failed_reload = Some((SystemTime::now(), error.clone()));
+                Err(error)
             }
         };
         // A reload retries every device at once.

@@ -49,7 +49,7 @@ impl Standalone {
         let run = move || {
             let outcome = catch_panic(|| {
                 let mut service = (entry.make)(&config, &log);
-                service.record_backups_in(&stats.last_backup);
+                service.record_in(&stats.record);
                 state.opened(&*service);
                 if stop.load(Ordering::Acquire) {
                     return;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use hyperv_services::clock::clock;
+use hyperv_services::counters::Counters;
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
@@ -36,6 +37,8 @@ pub(crate) struct StatusSources<'a> {
     pub(crate) standalone: Option<&'a Standalone>,
     pub(crate) stats: &'a BTreeMap<&'static str, Arc<ServiceStats>>,
     pub(crate) limit: &'a RateLimit,
+    /// The last reload, if it failed: its time and its error.
+    pub(crate) failed_reload: Option<&'a (SystemTime, String)>,
     pub(crate) problems: &'a [String],
 }
 
@@ -57,12 +60,26 @@ impl StatusSources<'_> {
                 .chain(off.map(|entry| self.service(entry, false, &listed)))
                 .collect(),
             suppressed: self.limit.suppressed(),
+            failed_reload: self.failed_reload.map(|(at, text)| LastError {
+                at: clock(*at),
+                text: cut(text, MAX_TEXT),
+            }),
+            counters: self.counters(),
             problems: self
                 .problems
                 .iter()
                 .take(MAX_LISTED)
                 .map(|text| cut(text, MAX_TEXT))
                 .collect(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let of = |name| self.stats.get(name).map(|stats| &stats.record.counters);
+        Counters {
+            fcopy: of("fcopy").map(|it| it.fcopy.clone()).unwrap_or_default(),
+            kvp: of("kvp").map(|it| it.kvp.clone()).unwrap_or_default(),
+            vss: of("vss").map(|it| it.vss.clone()).unwrap_or_default(),
         }
     }
 
@@ -83,6 +100,10 @@ impl StatusSources<'_> {
             on,
             requests,
             failures,
+            devices_opened: stats.map(|stats| stats.opened.get()).unwrap_or_default(),
+            device_failures: stats
+                .map(|stats| stats.device_failures.get())
+                .unwrap_or_default(),
             last_error: stats
                 .and_then(|stats| stats.last_error())
                 .map(|(at, text)| LastError {
@@ -93,7 +114,7 @@ impl StatusSources<'_> {
                 .map(|stats| stats.limit.suppressed())
                 .unwrap_or_default(),
             last_backup: stats
-                .and_then(|stats| stats.last_backup.get())
+                .and_then(|stats| stats.record.last_backup())
                 .map(LastBackup::from),
             operation: self
                 .standalone

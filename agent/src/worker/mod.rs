@@ -92,8 +92,9 @@ impl Endpoint {
             .open(&self.device, self.entry, &opening)
             .map_err(Failure::NotOpened)?;
         health.opened = Some(Instant::now());
+        self.stats.opened.add(1);
         let mut service = (self.entry.make)(&self.config, &log);
-        service.record_backups_in(&self.stats.last_backup);
+        service.record_in(&self.stats.record);
         if let Some(took) = control.state.was_overdue() {
             let node = self.device.node().display();
             info!(
@@ -235,7 +236,7 @@ impl Worker<'_> {
 
     fn configure(&mut self, config: &hyperv_services::Config) {
         self.service = (self.entry.make)(config, &self.log);
-        self.service.record_backups_in(&self.stats.last_backup);
+        self.service.record_in(&self.stats.record);
         self.control.state.opened(&*self.service);
         if let Some(negotiated) = self.negotiated {
             self.service.negotiated(negotiated);

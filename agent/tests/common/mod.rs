@@ -27,8 +27,9 @@ use hyperv_agent::settings::Settings;
 use hyperv_agent::status::Document;
 use hyperv_agent::status::client::fetch;
 use hyperv_agent::supervisor::Supervisor;
-use hyperv_services::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
+use hyperv_services::backup::{Backup, HookRun, Kind, MOUNT_POINTS, Outcome, ThawedBy};
 use hyperv_services::command::{Client, Command};
+use hyperv_services::counters::ServiceRecord;
 use hyperv_services::progress::{Operation, OperationGuard, Progress};
 use hyperv_services::service::{Entry, Service};
 use hyperv_vmbus::discovery::Roots;
@@ -56,7 +57,7 @@ struct Probe {
     log: Logger,
     progress: Arc<Progress>,
     operation: Option<OperationGuard>,
-    last_backup: Arc<LastBackup>,
+    record: Arc<ServiceRecord>,
     client: Option<Box<dyn Client>>,
 }
 
@@ -66,6 +67,7 @@ pub fn long_backup() -> Backup {
         kind: Kind::Backup,
         began: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         frozen_for: Some(Duration::from_millis(1250)),
+        thawed_by: Some(ThawedBy::TimeLimit),
         file_systems: 1000,
         mount_points: vec![PathBuf::from("/é".repeat(2000)); MOUNT_POINTS],
         hooks: (0..200)
@@ -115,7 +117,7 @@ impl Service for Probe {
                 operation.set_done(3);
                 self.operation = Some(operation);
             }
-            b"backup" => self.last_backup.set(long_backup()),
+            b"backup" => self.record.end_backup(long_backup()),
             b"frozen" => {
                 self.operation = Some(self.progress.begin(Operation::Frozen {
                     file_systems: 1000,
@@ -134,8 +136,8 @@ impl Service for Probe {
         Some(Arc::clone(&self.progress))
     }
 
-    fn record_backups_in(&mut self, last: &Arc<LastBackup>) {
-        self.last_backup = Arc::clone(last);
+    fn record_in(&mut self, record: &Arc<ServiceRecord>) {
+        self.record = Arc::clone(record);
     }
 
     /// Ends at once if the hold time is zero, and with the service otherwise.
@@ -153,7 +155,7 @@ impl Service for Probe {
         });
         match what.hold.is_zero() {
             true => {
-                self.last_backup.set(long_backup());
+                self.record.end_backup(long_backup());
                 client.end(Ok(long_backup()));
             }
             false => self.client = Some(client),
@@ -186,7 +188,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
                 log: log.clone(),
                 progress: Arc::default(),
                 operation: None,
-                last_backup: Arc::default(),
+                record: Arc::default(),
                 client: None,
             })
         },
@@ -439,7 +441,11 @@ impl Guest {
         let now = settings.lock().unwrap().clone();
         let mut supervisor = Supervisor::new(
             now,
-            Box::new(move || Ok(latest.lock().unwrap().clone())),
+            Box::new(move || {
+                let settings = latest.lock().unwrap().clone();
+                anyhow::ensure!(settings.run != Path::new(""), "invalid\nsettings");
+                Ok(settings)
+            }),
             Arc::new(opener),
             Logger::root(log.clone(), o!()),
         )
@@ -507,7 +513,7 @@ impl Guest {
         serde_json::from_str(&fetch(&self.control()).unwrap()).unwrap()
     }
 
-    /// Changes the settings and reloads them.
+    /// Changes the settings and reloads them. An empty path of `run` is refused.
     pub fn change(&self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings.lock().unwrap());
         self.handle.reload();

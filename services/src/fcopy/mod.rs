@@ -24,6 +24,7 @@ pub use self::config::Config;
 use self::error::Error;
 use self::request::{Request, Start};
 use self::transfer::{Finished, Transfer};
+use crate::counters::ServiceRecord;
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, Progress};
 use crate::service::{Entry, Service};
@@ -71,6 +72,7 @@ struct FileCopy {
     config: Config,
     log: Logger,
     progress: Arc<Progress>,
+    record: Arc<ServiceRecord>,
     state: State,
 }
 
@@ -90,6 +92,7 @@ impl FileCopy {
             config: config.clone(),
             log: log.clone(),
             progress: Arc::default(),
+            record: Arc::default(),
             state: State::Idle { quiet: false },
         }
     }
@@ -132,7 +135,7 @@ impl FileCopy {
             }
             Err(error) => {
                 let path = PathBuf::from(&start.directory).join(&start.file_name);
-                self.log_failure(&path, &error);
+                self.end_failed(&path, &error);
                 self.state = State::Idle { quiet: true };
                 Err(error)
             }
@@ -141,7 +144,11 @@ impl FileCopy {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
         match &mut self.state {
-            State::Copying(transfer) => transfer.write(offset, data, &self.config),
+            State::Copying(transfer) => {
+                transfer.write(offset, data, &self.config)?;
+                self.record.counters.fcopy.bytes.add(data.len() as u64);
+                Ok(())
+            }
             State::Idle { .. } => Err(Error::Idle),
         }
     }
@@ -151,7 +158,7 @@ impl FileCopy {
             State::Copying(transfer) => {
                 let finished = transfer.complete(&self.config)?;
                 self.state = State::Idle { quiet: false };
-                self.log_success(&finished);
+                self.end_finished(&finished);
                 Ok(())
             }
             State::Idle { .. } => Err(Error::Idle),
@@ -161,6 +168,7 @@ impl FileCopy {
     /// Drops the copy in progress, if there is one.
     fn cancel(&mut self, reason: &str) {
         if let Some(transfer) = self.take() {
+            self.record.counters.fcopy.cancelled.add(1);
             warn!(
                 self.log,
                 "copy cancelled: {:?}: {}",
@@ -175,7 +183,7 @@ impl FileCopy {
     /// the file.
     fn fail(&mut self, error: &Error) {
         if let Some(transfer) = self.take() {
-            self.log_failure(transfer.path(), error);
+            self.end_failed(transfer.path(), error);
         } else if let State::Idle { quiet: false } = self.state {
             warn!(self.log, "request refused: {}", display_chain(error));
         }
@@ -192,7 +200,8 @@ impl FileCopy {
         }
     }
 
-    fn log_failure(&self, path: &Path, error: &Error) {
+    fn end_failed(&self, path: &Path, error: &Error) {
+        self.record.counters.fcopy.failed.add(1);
         warn!(
             self.log,
             "copy failed: {:?}: {}",
@@ -202,7 +211,8 @@ impl FileCopy {
         );
     }
 
-    fn log_success(&self, finished: &Finished) {
+    fn end_finished(&self, finished: &Finished) {
+        self.record.counters.fcopy.finished.add(1);
         let Finished {
             path,
             size,
@@ -286,5 +296,9 @@ impl Service for FileCopy {
 
     fn progress(&self) -> Option<Arc<Progress>> {
         Some(Arc::clone(&self.progress))
+    }
+
+    fn record_in(&mut self, record: &Arc<ServiceRecord>) {
+        self.record = Arc::clone(record);
     }
 }

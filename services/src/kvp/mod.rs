@@ -31,6 +31,7 @@ use self::network::IpInfoError;
 use self::pool::Pools;
 use self::request::{Reply, Request};
 use self::wire::{IpLayout, Malformed};
+use crate::counters::{Operations, Outcomes, ServiceRecord};
 use crate::error_chain::display_chain;
 use crate::progress::Progress;
 use crate::service::{Entry, Service};
@@ -118,6 +119,7 @@ struct KeyValue {
     executor: Executor,
     shared: Shared,
     access: Access,
+    record: Arc<ServiceRecord>,
     log: Logger,
     /// That of the last negotiation.
     ip_layout: IpLayout,
@@ -147,6 +149,7 @@ impl KeyValue {
             shared,
             access: config.access.clone(),
             log: log.clone(),
+            record: Arc::default(),
             ip_layout: IpLayout::default(),
             timeout_logged: false,
             executed: false,
@@ -193,17 +196,40 @@ impl KeyValue {
     }
 }
 
+/// Returns where a request is counted.
+fn counted<'a>(operations: &'a Operations, request: &Result<Request, Malformed>) -> &'a Outcomes {
+    match request {
+        Ok(Request::Get { .. }) => &operations.get,
+        Ok(Request::Set { .. }) => &operations.set,
+        Ok(Request::Delete { .. }) => &operations.delete,
+        Ok(Request::Enumerate { .. }) => &operations.enumerate,
+        Ok(Request::GetIpInfo { .. }) => &operations.get_ip_info,
+        Ok(Request::SetIpInfo(_)) => &operations.set_ip_info,
+        Err(_) => &operations.malformed,
+    }
+}
+
 impl Service for KeyValue {
     fn handle(&mut self, encoding: Encoding, body: &mut [u8]) -> Status {
         let layout = self.ip_layout;
-        let outcome = self.execute(wire::decode(encoding, layout, body));
+        let record = Arc::clone(&self.record);
+        let request = wire::decode(encoding, layout, body);
+        let counted = counted(&record.counters.kvp, &request);
+        let outcome = self.execute(request);
         if self.executor.is_idle() {
             self.timeout_logged = false;
         }
         let encode = |reply| Ok(wire::encode(encoding, layout, body, &reply)?);
         match outcome.and_then(encode) {
-            Ok(()) => Status::OK,
+            Ok(()) => {
+                counted.succeeded.add(1);
+                Status::OK
+            }
             Err(error) => {
+                match error.is_expected() {
+                    true => counted.missing.add(1),
+                    false => counted.failed.add(1),
+                }
                 self.log_failure(&error);
                 error.status()
             }
@@ -212,6 +238,10 @@ impl Service for KeyValue {
 
     fn progress(&self) -> Option<Arc<Progress>> {
         Some(Arc::clone(&self.shared.progress))
+    }
+
+    fn record_in(&mut self, record: &Arc<ServiceRecord>) {
+        self.record = Arc::clone(record);
     }
 
     fn negotiated(&mut self, versions: Negotiated) {
@@ -319,6 +349,8 @@ mod tests {
     fn the_last_negotiation_chooses_the_layout_of_ip_configurations() {
         let root = tempfile::tempdir().unwrap();
         let mut service = service(root.path(), &Logger::root(slog::Discard, slog::o!()));
+        let record = Arc::<ServiceRecord>::default();
+        service.record_in(&record);
         // Of no adapter, and too short for the text layout.
         let get_ip_info = |service: &mut KeyValue| {
             let mut message = [0; 3716];
@@ -337,6 +369,14 @@ mod tests {
             });
             assert_eq!(get_ip_info(&mut service), status);
         }
+        let counted = &record.counters.kvp;
+        assert_eq!(
+            (
+                counted.malformed.failed.get(),
+                counted.get_ip_info.failed.get()
+            ),
+            (2, 2)
+        );
     }
 
     fn enumerate(service: &mut KeyValue, pool: PoolId) -> Vec<Reply> {

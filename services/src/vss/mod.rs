@@ -42,8 +42,9 @@ use self::state_file::{FreezeRecord, FrozenFileSystem};
 use self::watch::Rehearsal;
 use self::wire::Request;
 use self::write_out::WriteOut;
-use crate::backup::{Kind, LastBackup, Outcome};
+use crate::backup::{Kind, Outcome};
 use crate::command::{Client, Command};
+use crate::counters::ServiceRecord;
 use crate::error_chain::display_chain;
 use crate::progress::{Operation, OperationGuard, Progress};
 use crate::service::{Entry, Service};
@@ -583,7 +584,7 @@ impl Vss {
     ) -> (ThawSummary, Report) {
         let mut report = freeze.report;
         let thawed = self.thaw_file_systems(limit, Some(&freeze.operation));
-        report.set_thawed(&thawed);
+        report.set_thawed(&thawed, end);
         let time = deadline.saturating_duration_since(Instant::now());
         report.add_hooks(freeze.hooks.run_post_thaw(end, time, &self.log));
         (thawed, report)
@@ -733,8 +734,8 @@ impl Service for Vss {
         Some(Arc::clone(&self.progress))
     }
 
-    fn record_backups_in(&mut self, last: &Arc<LastBackup>) {
-        self.reports.keep_in(last);
+    fn record_in(&mut self, record: &Arc<ServiceRecord>) {
+        self.reports.keep_in(record);
     }
 
     fn watched(&self) -> Option<BorrowedFd<'_>> {

@@ -9,21 +9,23 @@ use std::time::SystemTime;
 use slog::{Logger, info, warn};
 
 use super::freeze::{FreezeSummary, ThawSummary};
-use crate::backup::{Backup, HookRun, Kind, LastBackup, MOUNT_POINTS, Outcome};
+use super::hooks::EndReason;
+use crate::backup::{Backup, HookRun, Kind, MOUNT_POINTS, Outcome, ThawedBy};
+use crate::counters::ServiceRecord;
 
-/// Logs the reports of backups that have ended, and keeps the last one.
+/// Logs and counts the reports of backups that have ended, and keeps the last one.
 #[derive(Default)]
 pub(super) struct Reports {
-    last: Arc<LastBackup>,
+    record: Arc<ServiceRecord>,
 }
 
 impl Reports {
-    /// Keeps the last backup in `last` from now on.
-    pub(super) fn keep_in(&mut self, last: &Arc<LastBackup>) {
-        if let Some(backup) = self.last.get() {
-            last.set(backup);
+    /// Keeps the last backup in `record` from now on.
+    pub(super) fn keep_in(&mut self, record: &Arc<ServiceRecord>) {
+        if let Some(backup) = self.record.last_backup() {
+            record.end_backup(backup);
         }
-        self.last = Arc::clone(last);
+        self.record = Arc::clone(record);
     }
 
     /// Logs and keeps the report of a backup that has ended.
@@ -53,7 +55,7 @@ impl Reports {
         } else {
             warn!(log, "{}: {}", event, Line(&backup); fields);
         }
-        self.last.set(backup.clone());
+        self.record.end_backup(backup.clone());
         backup
     }
 }
@@ -68,6 +70,7 @@ impl Report {
             kind,
             began: SystemTime::now(),
             frozen_for: None,
+            thawed_by: None,
             file_systems: 0,
             mount_points: Vec::new(),
             hooks: Vec::new(),
@@ -117,10 +120,16 @@ impl Report {
             .collect();
     }
 
-    /// Takes over how long they were frozen.
-    pub(super) fn set_thawed(&mut self, thawed: &ThawSummary) {
+    /// Takes over how long they were frozen, and what ended that.
+    pub(super) fn set_thawed(&mut self, thawed: &ThawSummary, end: EndReason) {
         if self.0.file_systems > 0 {
             self.0.frozen_for.get_or_insert(thawed.after);
+            self.0.thawed_by.get_or_insert(match (end, self.0.kind) {
+                (EndReason::Thawed, Kind::Backup) => ThawedBy::Host,
+                (EndReason::Thawed, _) => ThawedBy::Rehearsal,
+                (EndReason::TimeLimit, _) => ThawedBy::TimeLimit,
+                _ => ThawedBy::Interruption,
+            });
         }
     }
 }
@@ -169,6 +178,7 @@ mod tests {
 
     use super::super::freeze::Skipped;
     use super::*;
+    use crate::counters::{BackupOutcomes, Backups, Thaws};
 
     /// The records as they are logged: level, text and fields.
     #[derive(Clone, Default)]
@@ -245,9 +255,9 @@ mod tests {
         let points = ["/", "/srv", "/fat"].map(PathBuf::from).to_vec();
         report.set_frozen(points, &summary(2, &["/fat"]));
         assert_eq!(report.mount_points(), ["/", "/srv"].map(PathBuf::from));
-        report.set_thawed(&thawed(Duration::from_micros(1_234_567)));
+        report.set_thawed(&thawed(Duration::from_micros(1_234_567)), EndReason::Thawed);
         // Nothing is left to thaw.
-        report.set_thawed(&thawed(Duration::ZERO));
+        report.set_thawed(&thawed(Duration::ZERO), EndReason::Interrupted);
         report.add_hooks([hook("2", "thaw", None), hook("1", "thaw", None)]);
         let ended = reports.end(report, Outcome::Consistent, &log);
         assert_eq!(ended.frozen_for, Some(Duration::from_micros(1_234_567)));
@@ -275,6 +285,26 @@ mod tests {
              HOOKS_FAILED=0 OUTCOME=consistent]",
         ];
         assert_eq!(*lines.0.lock().unwrap(), expected);
+
+        let outcomes = |consistent: u64, inconsistent: u64, failed: u64| BackupOutcomes {
+            consistent: consistent.into(),
+            inconsistent: inconsistent.into(),
+            failed: failed.into(),
+        };
+        let expected = Backups {
+            backups: outcomes(2, 1, 0),
+            rehearsals: outcomes(0, 0, 1),
+            freezes: 1.into(),
+            frozen_usec: 1_234_567.into(),
+            frozen_usec_longest: 1_234_567.into(),
+            frozen_usec_last: 1_234_567.into(),
+            thawed_by: Thaws {
+                host: 1.into(),
+                ..Thaws::default()
+            },
+            hooks_failed: 1.into(),
+        };
+        assert_eq!(reports.record.counters.vss, expected);
     }
 
     #[test]
@@ -282,10 +312,12 @@ mod tests {
         let log = Logger::root(slog::Discard, o!());
         let mut reports = Reports::default();
         let found = reports.end(Report::new(Kind::Backup), Outcome::Consistent, &log);
-        let last = Arc::new(LastBackup::default());
-        reports.keep_in(&last);
-        assert_eq!(last.get(), Some(found.clone()));
-        Reports::default().keep_in(&last);
-        assert_eq!(last.get(), Some(found));
+        let record = Arc::<ServiceRecord>::default();
+        reports.keep_in(&record);
+        assert_eq!(record.last_backup(), Some(found.clone()));
+        Reports::default().keep_in(&record);
+        assert_eq!(record.last_backup(), Some(found));
+        // Each is counted once.
+        assert_eq!(record.counters.vss.backups.consistent.get(), 1);
     }
 }

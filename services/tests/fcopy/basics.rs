@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use hyperv_services::counters::{Copies, ServiceRecord};
 use hyperv_services::progress::Operation;
 use hyperv_vmbus::ic::Status;
 
@@ -27,6 +28,27 @@ fn a_large_file_arrives_with_and_without_sync() {
         guest.copy("file", 0, &data);
         assert!(fs::read(guest.path("file")).unwrap() == data);
     }
+}
+
+#[test]
+fn copies_are_counted_by_outcome() {
+    let mut guest = Guest::new();
+    let record = std::sync::Arc::<ServiceRecord>::default();
+    guest.service.record_in(&record);
+    guest.copy("file", 0, &data(10_000));
+    assert_ne!(guest.start("file", 0, 1), Status::OK, "it exists");
+    for name in ["one", "two"] {
+        assert_eq!(guest.start(name, 0, 100), Status::OK);
+        assert_eq!(guest.write(0, &data(10)), Status::OK);
+    }
+    assert_eq!(guest.cancel(), Status::OK);
+    let expected = Copies {
+        bytes: 10_020.into(),
+        finished: 1.into(),
+        failed: 1.into(),
+        cancelled: 2.into(),
+    };
+    assert_eq!(record.counters.fcopy, expected);
 }
 
 #[test]
