@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use hyperv_sim::channel::HostChannel;
 use hyperv_sim::fcopy::{Fcopy, FcopyHost, OVERWRITE, Operation, Start};
 use hyperv_sim::host::{FRAMEWORKS, Protocol as _};
 use hyperv_sim::ic::{Reply, Request};
+use hyperv_sim::kvp::KvpHost;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::ring::Packet;
 use hyperv_sim::wait;
@@ -233,6 +235,40 @@ fn detached_it_serves_and_logs_to_syslog() {
         .unwrap();
         assert!(machine.exit_status().unwrap().success());
     });
+}
+
+#[test]
+fn under_the_names_of_stock_daemons_each_serves_its_service() {
+    let Some(agent) = unavailable().is_none().then(agent) else {
+        return in_guest("run", |_| {});
+    };
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["hypervkvpd", "hv_fcopy_uio_daemon"] {
+        symlink(&agent, directory.path().join(name)).unwrap();
+    }
+    let script = format!(
+        "cd {}; ./hypervkvpd -n --debug & ./hv_fcopy_uio_daemon --no-daemon & \
+         trap '{} run --log stderr; ./hypervkvpd' USR1; while :; do wait; done",
+        directory.path().display(),
+        agent.display(),
+    );
+    let mut machine = BlackBox::new(&shell_words::join(["sh", "-c", &script])).unwrap();
+    let fcopy = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+    let kvp = machine.offer(uio(&kvp::ENTRY, 1)).unwrap();
+    machine.start().unwrap();
+    let mut files = FcopyHost::connect(fcopy.accept(LONG).unwrap()).unwrap();
+    let mut values = KvpHost::connect(kvp.accept(LONG).unwrap()).unwrap();
+    copy(&mut files, machine.directory());
+    assert_eq!(values.set(0, "key", "value").unwrap(), Status::OK);
+    // Neither the agent for all services nor a second one for the same service runs beside
+    // them.
+    signal(&machine, Signal::SIGUSR1);
+    wait::until(LONG, "both to end", || {
+        let refused = machine.log().matches("another hyperv-agent runs").count();
+        Ok((refused == 2).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}; the log is:\n{}", machine.log()));
+    assert!(!machine.log().contains("has the device open"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod output;
 mod reload;
 mod run;
 mod status;
+mod stock_daemon;
 mod thaw;
 mod vss;
 
@@ -26,6 +27,7 @@ use generalize::Generalize;
 use kvp::Kvp;
 use output::Exit;
 use run::Run;
+use stock_daemon::StockDaemon;
 use thaw::Thaw;
 use vss::Vss;
 
@@ -113,8 +115,15 @@ pub fn main() -> ExitCode {
 }
 
 fn command_line() -> anyhow::Result<Exit> {
-    let command = match sys::aside(Cli::try_parse) {
-        Ok(cli) => cli.command,
+    let program = env::args_os().next().unwrap_or_default();
+    let parsed = match stock_daemon::service(&program) {
+        Some(service) => {
+            sys::aside(StockDaemon::try_parse).map(|daemon| Command::Run(daemon.into_run(service)))
+        }
+        None => sys::aside(Cli::try_parse).map(|cli| cli.command),
+    };
+    let command = match parsed {
+        Ok(command) => command,
         Err(error) if error.use_stderr() => {
             let _ = error.print();
             return Ok(Exit::Usage);

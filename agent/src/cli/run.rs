@@ -27,6 +27,10 @@ use crate::worker::panics;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
+    /// The one service that is served, in place of its stock daemon.
+    #[arg(skip)]
+    only: Option<&'static Entry>,
+
     /// Switch a service on, overriding the configuration (repeatable)
     #[arg(long, value_name = "SERVICE", value_parser = service_names())]
     enable: Vec<String>,
@@ -56,6 +60,20 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Runs only this service, in place of its stock daemon.
+    pub(super) fn only(service: &'static Entry, daemon: bool, level: Option<LogLevel>) -> Self {
+        Self {
+            only: Some(service),
+            enable: Vec::new(),
+            disable: Vec::new(),
+            config: ConfigFile { path: None },
+            no_daemon: !daemon,
+            daemon,
+            log_level: level,
+            log: None,
+        }
+    }
+
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         sys::record_code();
         for name in &self.enable {
@@ -74,7 +92,12 @@ impl Run {
         // The configuration sets the modes of copied files, not the umask of whoever
         // started the agent.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        let runtime = RuntimeDirectory::open(&config.environment.runtime_dir);
+        let runtime_dir = &config.environment.runtime_dir;
+        let only = self.only;
+        let runtime = match only {
+            Some(service) => RuntimeDirectory::open_for(runtime_dir, service.name),
+            None => RuntimeDirectory::open(runtime_dir),
+        };
         if let Ok(Err(error @ RuntimeError::AlreadyRunning(_))) =
             runtime.as_ref().map(|it| it.check())
         {
@@ -141,7 +164,8 @@ impl Run {
             warn!(logger, "cannot receive uevents, send SIGHUP to look for devices";
                 "error" => %error);
         }
-        if let Some(directory) = &runtime {
+        // Agents of one service each have no sockets: there is one of each name.
+        if let (Some(directory), None) = (&runtime, only) {
             let path = directory.path().join(control_socket::NAME);
             let answered = ControlSocket::bind(&path).and_then(|it| supervisor.serve_status_on(it));
             if let Err(error) = answered {
@@ -167,7 +191,10 @@ impl Run {
         Settings {
             services: SERVICES
                 .into_iter()
-                .filter(|entry| switched_on(entry, config, &self.enable, &self.disable))
+                .filter(|entry| match self.only {
+                    Some(only) => only.name == entry.name,
+                    None => switched_on(entry, config, &self.enable, &self.disable),
+                })
                 .collect(),
             config: Arc::new(config.service.clone()),
             bind_uio: config.bind_uio,
