@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -95,4 +96,37 @@ fn every_crate_in_the_binary_is_listed() {
         "docs/dependencies.md\n{}",
         wrong.join("\n")
     );
+}
+
+/// `packaging/sbom` finds the same crates another way, and a licence of each.
+#[test]
+fn the_bill_of_materials_has_every_crate_with_its_licence() {
+    let python = match hyperv_needs::program("python3") {
+        Ok(python) => python,
+        Err(why) => return hyperv_needs::skip(&why),
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let out = tempfile::tempdir().unwrap();
+    let mut sbom = python;
+    sbom.arg(root.join("packaging/sbom")).arg(out.path());
+    sbom.args(["--target", "x86_64-unknown-linux-gnu"]);
+    let output = sbom.env("CARGO_NET_OFFLINE", "true").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let list = fs::read(out.path().join("hyperv-agent.spdx.json")).unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    let mut named = BTreeMap::new();
+    for entry in list["packages"].as_array().unwrap() {
+        let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+        if text("name").starts_with("hyperv-") {
+            continue;
+        }
+        let licences = format!("licenses/{}-{}", text("name"), text("versionInfo"));
+        let files = fs::read_dir(out.path().join(licences)).unwrap();
+        assert_ne!(files.count(), 0, "no licence of {}", text("name"));
+        named.insert(text("name"), text("licenseDeclared"));
+    }
+    let crates = in_the_binary(&root).into_iter();
+    let crates: BTreeMap<_, _> = crates.map(|(name, it)| (name, it.licence)).collect();
+    assert_eq!(named, crates);
 }
