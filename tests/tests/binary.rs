@@ -316,6 +316,57 @@ fn status(config: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn the_doctor_finds_nothing_wrong_with_what_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let text = format!(
+        "runtime-directory = {:?}\n[services]\nkvp = false\nvss = false\n",
+        directory.path()
+    );
+    fs::write(&config, text).unwrap();
+    let result = |json: &str, name: &str| {
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        let mut checks = json["checks"].as_array().unwrap().iter();
+        let check = checks.find(|check| check["name"] == name).unwrap();
+        check["result"].as_str().unwrap().to_owned()
+    };
+    let options = format!("--config {}", config.display());
+    in_guest(&format!("doctor --json {options}"), |machine| {
+        machine.offer(uio(&fcopy::ENTRY, 3)).unwrap();
+        machine.start().unwrap();
+        wait::until(LONG, "its end", || Ok(machine.exit_status())).unwrap();
+        // No agent runs.
+        assert_eq!(machine.exit_status().unwrap().code(), Some(1));
+        wait_for(machine, "\n}");
+        let json = machine.log();
+        for name in [
+            "hypervisor",
+            "offered",
+            "modules",
+            "devices",
+            "configuration",
+        ] {
+            assert_eq!(result(&json, name), "ok", "{json}");
+        }
+        assert_eq!(result(&json, "agent"), "error", "{json}");
+    });
+    in_guest(&format!("run {options}"), |machine| {
+        let device = machine.offer(uio(&fcopy::ENTRY, 3)).unwrap();
+        machine.start().unwrap();
+        let _host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+        let doctor = Command::new(agent())
+            .args(["doctor", "--json", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let json = String::from_utf8(doctor.stdout).unwrap();
+        for name in ["agent", "runtime-state", "limits"] {
+            assert_eq!(result(&json, name), "ok", "{json}");
+        }
+    });
+}
+
+#[test]
 fn the_status_shows_how_far_a_copy_is() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");

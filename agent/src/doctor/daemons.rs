@@ -1,5 +1,7 @@
 //! Daemons that the agent replaces.
 
+use std::collections::HashSet;
+
 use hyperv_services::registry::SERVICES;
 
 use super::finding::Finding;
@@ -66,10 +68,15 @@ pub(super) fn old_daemons(machine: &Machine) -> Vec<Finding> {
     let properties = "Id,LoadState,UnitFileState,ActiveState,DropInPaths";
     match machine.units(&UNITS, properties) {
         Some(Ok(units)) => {
+            let mut seen = HashSet::new();
             for unit in units {
                 let get = |key: &str| unit.get(key).map_or("", String::as_str);
                 let id = get("Id");
-                if get("LoadState") != "loaded" || !serves_for_agent(machine, id) {
+                // Several names may be one unit.
+                if !seen.insert(id.to_owned())
+                    || get("LoadState") != "loaded"
+                    || !serves_for_agent(machine, id)
+                {
                     continue;
                 }
                 // The package's drop-in skips it while the agent is enabled.

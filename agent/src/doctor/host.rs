@@ -104,7 +104,10 @@ pub(super) fn modules(machine: &Machine) -> Vec<Finding> {
         if driver.exists() {
             continue;
         }
-        let finding = if listed("modules.dep", module) || listed("modules.builtin", module) {
+        let is_known = !machine.root.join(&modules).exists()
+            || listed("modules.dep", module)
+            || listed("modules.builtin", module);
+        let finding = if is_known {
             match blacklist(machine, module) {
                 Some(file) => Finding::error(
                     format!("the module {module} is not loaded: {file} forbids it"),

@@ -16,7 +16,7 @@ use crate::devices::is_hyperv_guest;
 pub(super) const UNIT: &str = "hyperv-agent.service";
 
 /// Bytes that are read of any file.
-const MAX_LEN: u64 = 1 << 20;
+const MAX_LEN: u64 = 4 << 20;
 
 /// The machine that is examined.
 #[derive(Debug)]

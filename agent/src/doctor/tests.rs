@@ -193,6 +193,9 @@ fn modules() {
     let made = Made::new();
     made.offer("kvp", None);
     made.write("proc/sys/kernel/osrelease", "6.1.0\n");
+    // The modules are elsewhere, as in NixOS.
+    made.finds("modules", Level::Error, &["modprobe hv_utils"]);
+    made.write("lib/modules/6.1.0/modules.dep", "");
     made.finds("modules", Level::Error, &["6.1.0 has no module hv_utils"]);
     made.write(
         "lib/modules/6.1.0/modules.dep",
@@ -266,6 +269,8 @@ fn old_daemons() {
     let drop_in = "/usr/lib/systemd/system/x.service.d/hyperv-agent.conf";
     made.systemctl(
         &(unit("hypervkvpd.service", "enabled", "")
+            // The same unit under another of its names.
+            + &unit("hypervkvpd.service", "enabled", "")
             + &unit("hypervvssd.service", "enabled", "")
             + &unit("hv-kvp-daemon.service", "enabled", drop_in)
             + &unit("hypervfcopyd.service", "disabled", "")),
