@@ -5,9 +5,9 @@ use hyperv_vmbus::discovery::{DiscoveryError, Roots};
 use super::output::{self, Exit, complain};
 use crate::devices;
 
-pub(super) fn list(json: bool) -> anyhow::Result<Exit> {
+pub(super) fn list(json: bool, verbose: bool) -> anyhow::Result<Exit> {
     let roots = Roots::default();
-    let devices = match devices::list(&roots) {
+    let devices = match devices::list_detailed(&roots) {
         Ok(devices) => devices,
         Err(DiscoveryError::NoVmbus(_)) => return Ok(no_vmbus(&roots)),
         Err(error) => return Err(error.into()),
@@ -17,7 +17,11 @@ pub(super) fn list(json: bool) -> anyhow::Result<Exit> {
     } else if devices.is_empty() {
         output::print("The host offers no VMBus device.\n")?;
     } else {
-        output::print(&devices::table(&devices))?;
+        let text = match verbose {
+            true => devices::details(&devices),
+            false => devices::table(devices.iter().map(|it| &it.device)),
+        };
+        output::print(&text)?;
     }
     Ok(Exit::Success)
 }

@@ -27,6 +27,7 @@ use generalize::Generalize;
 use kvp::Kvp;
 use output::Exit;
 use run::Run;
+use status::Status;
 use stock_daemon::StockDaemon;
 use thaw::Thaw;
 use vss::Vss;
@@ -67,19 +68,17 @@ enum Command {
     Reload(ConfigFile),
     /// List the VMBus devices that the host offers
     Devices {
+        /// Show the VMBus id, the class, the path in sysfs, the NUMA node and the channels with
+        /// their processors
+        #[arg(short, long)]
+        verbose: bool,
+
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show the state of the running agent
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-
-        #[command(flatten)]
-        config: ConfigFile,
-    },
+    Status(Status),
     /// Find what is wrong with this machine, and say what helps
     Doctor(Doctor),
     /// Read and write the key-value pools shared with the host
@@ -135,8 +134,8 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Run(run) => run.run(),
         Command::CheckConfig(file) => check_config::check(&file),
         Command::Reload(file) => reload::reload(&file),
-        Command::Devices { json } => devices::list(json),
-        Command::Status { json, config } => status::show(json, &config),
+        Command::Devices { json, verbose } => devices::list(json, verbose),
+        Command::Status(status) => status.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),

@@ -14,8 +14,10 @@ use self::backup::LastBackup;
 pub use crate::rate_limit::Suppressed;
 
 pub mod backup;
+pub mod check;
 pub mod client;
 pub mod ip_configuration;
+pub mod openmetrics;
 pub mod text;
 
 /// The status of an agent.

@@ -6,6 +6,7 @@
 mod kvp;
 mod output;
 mod running;
+mod status;
 
 use std::fs;
 use std::path::{Path, PathBuf};
