@@ -8,11 +8,13 @@
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
 use slog::{Drain, KV, Key, Level, OwnedKVList, Record, Serializer};
 
 use crate::fields::{RecordText, is_field};
@@ -35,14 +37,37 @@ const MAX_NAME: usize = 64;
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the journal's socket in `directory`, if the socket at `log` belongs to the
-/// journal or does not exist yet, as early in the boot.
-pub(crate) fn socket(log: &Path, directory: &Path) -> Option<PathBuf> {
+/// journal or does not exist yet, as early in the boot, or if standard error goes to the
+/// journal: then systemd has started the agent.
+pub(crate) fn socket(log: &Path, directory: &Path, stream: bool) -> Option<PathBuf> {
     let socket = directory.join("socket");
     let is_log = match log.canonicalize() {
         Ok(leads_to) => leads_to.starts_with(directory),
-        Err(error) => error.kind() == ErrorKind::NotFound && socket.exists(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     };
-    is_log.then_some(socket)
+    (socket.exists() && (is_log || stream)).then_some(socket)
+}
+
+/// Returns whether `output` is the stream to the journal that `JOURNAL_STREAM` names by its
+/// device and inode. A program that redirects its output does not change the variable.
+pub(crate) fn is_stream(output: impl AsFd, variable: Option<&str>) -> bool {
+    let numbers = variable.and_then(|text| text.split_once(':'));
+    let Some((device, inode)) = numbers else {
+        return false;
+    };
+    fstat(output)
+        .is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
+}
+
+/// Returns the number that syslog and the journal have for a level.
+pub(crate) fn priority(level: Level) -> u8 {
+    match level {
+        Level::Critical => 2,
+        Level::Error => 3,
+        Level::Warning => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
 }
 
 /// A drain that sends records to the journal.
@@ -129,14 +154,7 @@ struct Datagram {
 
 impl Datagram {
     fn start(&mut self, level: Level, message: &str) {
-        let priority = match level {
-            Level::Critical => "2",
-            Level::Error => "3",
-            Level::Warning => "4",
-            Level::Info => "6",
-            Level::Debug | Level::Trace => "7",
-        };
-        self.add("PRIORITY", priority);
+        self.add("PRIORITY", &priority(level).to_string());
         // LOG_DAEMON.
         self.add("SYSLOG_FACILITY", "3");
         self.add("SYSLOG_IDENTIFIER", "hyperv-agent");
@@ -189,6 +207,8 @@ fn name(key: &str) -> String {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use slog::{Logger, debug, error, info, o, warn};
 
     use super::*;
@@ -295,11 +315,13 @@ mod tests {
         std::fs::create_dir(&directory).unwrap();
         let journal = directory.join("socket");
         std::fs::write(&log, "").unwrap();
-        assert_eq!(socket(&log, &directory), None);
+        std::fs::write(&journal, "").unwrap();
+        assert_eq!(socket(&log, &directory, false), None);
+        assert_eq!(socket(&log, &directory, true), Some(journal.clone()));
         std::fs::remove_file(&log).unwrap();
         std::fs::write(directory.join("dev-log"), "").unwrap();
         symlink(directory.join("dev-log"), &log).unwrap();
-        assert_eq!(socket(&log, &directory), Some(journal));
+        assert_eq!(socket(&log, &directory, false), Some(journal));
     }
 
     #[test]
@@ -307,11 +329,76 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let log = home.path().join("log");
         let journal = home.path().join("socket");
-        assert_eq!(socket(&log, home.path()), None);
+        assert_eq!(socket(&log, home.path(), true), None);
         std::fs::write(&journal, "").unwrap();
-        assert_eq!(socket(&log, home.path()), Some(journal.clone()));
+        assert_eq!(socket(&log, home.path(), false), Some(journal.clone()));
         // The link is there before the socket.
         symlink(home.path().join("dev-log"), &log).unwrap();
-        assert_eq!(socket(&log, home.path()), Some(journal));
+        assert_eq!(socket(&log, home.path(), false), Some(journal));
+    }
+
+    #[test]
+    fn a_stream_to_the_journal_is_known_by_its_device_and_inode() {
+        let output = tempfile::tempfile().unwrap();
+        let stat = fstat(&output).unwrap();
+        let right = format!("{}:{}", stat.st_dev, stat.st_ino);
+        let wrong = format!("{}:{}", stat.st_dev, stat.st_ino + 1);
+        assert!(is_stream(&output, Some(&right)));
+        for text in [&*wrong, "", ":", "1", "x:y"] {
+            assert!(!is_stream(&output, Some(text)), "{text}");
+        }
+        assert!(!is_stream(&output, None));
+    }
+
+    /// Reads fields as the journal does, where it does not drop them.
+    fn fields(mut datagram: &[u8]) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        while !datagram.is_empty() {
+            let end = datagram.iter().position(|&byte| byte == b'\n').unwrap();
+            let (line, rest) = datagram.split_at(end);
+            let value = |rest: &[u8], len: usize| {
+                assert_eq!(rest[len], b'\n');
+                String::from_utf8(rest[..len].to_vec()).unwrap()
+            };
+            let (name, value) = match line.iter().position(|&byte| byte == b'=') {
+                Some(at) => {
+                    datagram = &rest[1..];
+                    (
+                        &line[..at],
+                        String::from_utf8(line[at + 1..].to_vec()).unwrap(),
+                    )
+                }
+                None => {
+                    let (len, rest) = rest[1..].split_first_chunk().unwrap();
+                    let len = usize::try_from(u64::from_le_bytes(*len)).unwrap();
+                    datagram = &rest[len + 1..];
+                    (line, value(rest, len))
+                }
+            };
+            let is_name = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+            assert!(name.first().unwrap().is_ascii_uppercase());
+            assert!(name.len() <= MAX_NAME && name.iter().all(is_name));
+            fields.push((String::from_utf8(name.to_vec()).unwrap(), value));
+        }
+        fields
+    }
+
+    proptest! {
+        #[test]
+        fn the_journal_reads_what_was_encoded(
+            pairs in vec((".{0,80}", "(?s).{0,40}\n?.{0,1200}"), 0..24),
+        ) {
+            let mut datagram = Datagram::default();
+            for (key, value) in &pairs {
+                datagram.add(&name(key), value);
+            }
+            let fields = fields(&datagram.bytes);
+            prop_assert_eq!(fields.len(), pairs.len().min(MAX_FIELDS));
+            for ((name, read), (key, value)) in fields.iter().zip(&pairs) {
+                prop_assert_eq!(name, &super::name(key));
+                prop_assert!(value.starts_with(read.as_str()));
+                prop_assert!(read == value || read.len() > MAX_VALUE - 4);
+            }
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Logging: a bounded queue, and a thread that writes the records to their target.
 
+use std::env;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
@@ -66,17 +67,23 @@ impl Log {
     ///
     /// If the system log cannot be reached.
     pub fn start(target: Target, threshold: Threshold) -> io::Result<Self> {
+        let stream = env::var("JOURNAL_STREAM").ok();
+        let to_journal = journal::is_stream(io::stderr(), stream.as_deref());
         let (queue, guard) = match target {
             // Without the journal's native socket, its socket for syslog is used.
             Target::Syslog => {
-                match journal::socket(Path::new(SYSLOG_SOCKET), Path::new(journal::DIRECTORY))
-                    .and_then(|path| Journal::connect(path).ok())
+                match journal::socket(
+                    Path::new(SYSLOG_SOCKET),
+                    Path::new(journal::DIRECTORY),
+                    to_journal,
+                )
+                .and_then(|path| Journal::connect(path).ok())
                 {
                     Some(journal) => queue(journal.ignore_res()),
                     None => syslog_queue()?,
                 }
             }
-            Target::Stderr => queue(Lines(Mutex::new(io::stderr())).ignore_res()),
+            Target::Stderr => queue(Lines::new(io::stderr(), to_journal).ignore_res()),
         };
         let drain = ThresholdDrain {
             to: queue,

@@ -6,6 +6,8 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
 use hyperv_needs::skip;
@@ -223,4 +225,94 @@ fn programs_that_it_starts_find_no_trace_of_it() {
             assert!(!text.contains(name), "{name} in\n{text}");
         }
     }
+}
+
+/// An agent whose standard error goes to the journal, and the journal's socket.
+fn with_journal() -> (BlackBox, UnixDatagram) {
+    let script = "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec hyperv-agent run";
+    let mut machine = BlackBox::with_root(&shell_words::join(["sh", "-c", script])).unwrap();
+    machine.install("stat").unwrap();
+    machine.install(agent().to_str().unwrap()).unwrap();
+    let directory = ["mkdir", "-p", "/run/systemd/journal"];
+    machine.volumes().unwrap().run(&directory).unwrap();
+    let journal = machine
+        .socket(Path::new("/run/systemd/journal/socket"))
+        .unwrap();
+    journal.set_read_timeout(Some(LONG)).unwrap();
+    (machine, journal)
+}
+
+/// Reads records of the journal until one has these words.
+fn record(journal: &UnixDatagram, words: &[&str]) -> String {
+    let mut datagram = vec![0; 1 << 16];
+    loop {
+        let len = journal
+            .recv(&mut datagram)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        let text = String::from_utf8_lossy(datagram.get(..len).unwrap()).into_owned();
+        if words.iter().all(|words| text.contains(words)) {
+            return text;
+        }
+    }
+}
+
+#[test]
+fn the_journal_gets_records_with_fields_and_priorities() {
+    if let Some(why) = root_unavailable() {
+        return skip(&why);
+    }
+    let (mut machine, journal) = with_journal();
+    let device = machine.offer(FCOPY).unwrap();
+    machine.start().unwrap();
+    let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+    for (directory, message, priority, outcome) in [
+        ("/root", "copy finished", 6, "finished"),
+        ("/nowhere", "copy failed", 4, "failed"),
+    ] {
+        let start = Start::new(directory, "file", 0, 5);
+        let status = host.copy(&start, &mut &b"hello"[..], 1, &mut |_| {});
+        assert_eq!(status.unwrap() == Status::OK, outcome == "finished");
+        let text = record(&journal, &[message]);
+        for field in [
+            &*format!("PRIORITY={priority}"),
+            "SYSLOG_IDENTIFIER=hyperv-agent",
+            "HYPERV_SERVICE=fcopy",
+            "HYPERV_EVENT=copy",
+            &format!("HYPERV_OUTCOME={outcome}"),
+        ] {
+            assert!(text.lines().any(|line| line == field), "{field} in\n{text}");
+        }
+    }
+    assert_eq!(machine.log(), "");
+}
+
+#[test]
+fn a_journal_that_nobody_reads_delays_no_copy_and_is_written_to_afterwards() {
+    if let Some(why) = root_unavailable() {
+        return skip(&why);
+    }
+    let (mut machine, journal) = with_journal();
+    let device = machine.offer(FCOPY).unwrap();
+    machine.start().unwrap();
+    let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+    record(&journal, &["starting"]);
+    let address = journal.local_addr().unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler
+        .send_to(b"filler", address.as_pathname().unwrap())
+        .is_ok()
+    {}
+    let mut copy = |name: &str| {
+        let start = Start::new("/root", name, 0, 5);
+        let status = host.copy(&start, &mut &b"hello"[..], 1, &mut |_| {});
+        assert_eq!(status.unwrap(), Status::OK);
+    };
+    (0..5).for_each(|number| copy(&format!("full-{number}")));
+    // From here on somebody reads.
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| record(&journal, &["read-again", "copy finished"]));
+        copy("read-again");
+        reader.join().unwrap();
+    });
 }

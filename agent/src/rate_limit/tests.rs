@@ -270,7 +270,7 @@ fn what_is_written_of_a_record_is_no_more_than_it_costs() {
     let bind = |name| UnixDatagram::bind(home.path().join(name)).unwrap();
     let (journal, syslog) = (bind("journal"), bind("syslog"));
     let file = home.path().join("stderr");
-    let stderr = Lines(Mutex::new(std::fs::File::create(&file).unwrap()));
+    let stderr = Lines::new(std::fs::File::create(&file).unwrap(), false);
     let (costs, cost) = channel();
     let texts = slog::Duplicate(
         Syslog::connect(home.path().join("syslog")).unwrap().fuse(),
