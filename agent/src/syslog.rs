@@ -46,8 +46,10 @@ impl Drain for Syslog {
         let none = OwnedKVList::from(o!());
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let send = |stream: &Streamer3164| {
-            let text = format_args!("{text}");
-            stream.log(&Record::new(&static_part, &text, BorrowedKV(&())), &none)
+            stream.log(
+                &Record::new(&static_part, &format_args!("{text}"), BorrowedKV(&())),
+                &none,
+            )
         };
         if send(&stream).is_ok() {
             return Ok(());
