@@ -61,6 +61,18 @@ pub(super) fn runs(backup: &Value) -> Result<Vec<String>> {
     Ok(hooks.iter().map(run).collect())
 }
 
+/// Expects numbers among the counters of backups, each named by its JSON pointer.
+fn expect_counted(file_systems: &FileSystems, expected: &[(&str, u64)]) -> Result<()> {
+    let output = file_systems.program(&["status", "--json"])?;
+    let document: Value = serde_json::from_str(&output)?;
+    let counters = &document["counters"]["vss"];
+    for (pointer, number) in expected {
+        let found = counters.pointer(pointer).and_then(Value::as_u64);
+        ensure!(found == Some(*number), "{pointer} in {counters}");
+    }
+    Ok(())
+}
+
 pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     let (file_systems, points) = two(stage)?;
     hook(&file_systems, "10-good", "")?;
@@ -136,6 +148,16 @@ pub(in super::super) fn last_backup(stage: &mut VssStage<'_>) -> Result<()> {
     // The THAW that the host sends nevertheless is not a backup.
     thaw(&mut host)?;
     expect_last(&file_systems, &[("outcome", "failed".into())])?;
+    expect_counted(
+        &file_systems,
+        &[
+            ("/backups/consistent", 1),
+            ("/backups/failed", 1),
+            ("/freezes", 1),
+            ("/thawed_by/host", 1),
+            ("/hooks_failed", 1),
+        ],
+    )?;
     stage.expect_working(&mut host)
 }
 
@@ -154,6 +176,10 @@ pub(in super::super) fn time_limit(stage: &mut VssStage<'_>) -> Result<()> {
     ensure!(backup["frozen_usec"].as_u64() > Some(9_000_000), "{backup}");
     expect_failure(host.thaw()?, "a THAW after the time limit")?;
     expect_last(&file_systems, &[("began", backup["began"].clone())])?;
+    expect_counted(
+        &file_systems,
+        &[("/backups/inconsistent", 1), ("/thawed_by/time_limit", 1)],
+    )?;
     stage.expect_working(&mut host)
 }
 
