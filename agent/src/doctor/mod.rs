@@ -1,6 +1,6 @@
 //! `hyperv-agent doctor`: goes through what goes wrong in practice.
 //!
-//! [`CHECKS`] has all checks. Each is a function that looks at the [`Machine`], with the code
+//! `CHECKS` has all checks. Each is a function that looks at the [`Machine`], with the code
 //! that the agent uses itself, and returns [findings](finding::Finding) with a remedy. No
 //! check changes anything. All run at the same time, each on a thread of its own, and one
 //! that hangs is given up: a [report](report::Report) says so.
