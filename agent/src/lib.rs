@@ -21,6 +21,7 @@ mod salvage;
 pub mod settings;
 mod stats;
 pub mod status;
+mod stock_daemons;
 pub mod supervisor;
 #[cfg(feature = "syslog")]
 mod syslog;

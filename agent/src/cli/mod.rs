@@ -21,6 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use hyperv_services::sys;
 use hyperv_services::vss::{guard, write_out};
 
+use crate::stock_daemons;
 use args::{ConfigFile, services_help};
 use doctor::Doctor;
 use generalize::Generalize;
@@ -115,7 +116,7 @@ pub fn main() -> ExitCode {
 
 fn command_line() -> anyhow::Result<Exit> {
     let program = env::args_os().next().unwrap_or_default();
-    let parsed = match stock_daemon::service(&program) {
+    let parsed = match stock_daemons::service(&program) {
         Some(service) => {
             sys::aside(StockDaemon::try_parse).map(|daemon| Command::Run(daemon.into_run(service)))
         }

@@ -1,11 +1,7 @@
 //! The binary under the name of a stock daemon, as images with units of their own have it: it
 //! serves the service of that daemon, with the options of that daemon.
 
-use std::ffi::OsStr;
-use std::path::Path;
-
 use clap::Parser;
-use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
 use super::run::Run;
@@ -36,42 +32,9 @@ impl StockDaemon {
     }
 }
 
-/// Returns the service of the stock daemon by whose name the program was called.
-pub(super) fn service(program: &OsStr) -> Option<&'static Entry> {
-    let name = Path::new(program).file_name()?.to_str()?;
-    SERVICES.into_iter().find(|entry| {
-        let service = entry.name;
-        [
-            format!("hv_{service}_daemon"),
-            format!("hv_{service}_uio_daemon"),
-            format!("hyperv{service}d"),
-        ]
-        .contains(&name.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_stock_daemon_has_its_service() {
-        for (name, expected) in [
-            ("hv_fcopy_daemon", Some("fcopy")),
-            ("/usr/sbin/hv_fcopy_uio_daemon", Some("fcopy")),
-            ("hypervfcopyd", Some("fcopy")),
-            ("./hv_kvp_daemon", Some("kvp")),
-            ("/usr/sbin/hypervkvpd", Some("kvp")),
-            ("hv_vss_daemon", Some("vss")),
-            ("hypervvssd", Some("vss")),
-            ("/hv_kvp_daemon/hyperv-agent", None),
-            ("hypervd", None),
-            ("", None),
-        ] {
-            let found = service(OsStr::new(name)).map(|entry| entry.name);
-            assert_eq!(found, expected, "{name}");
-        }
-    }
 
     #[test]
     fn the_options_are_those_of_the_stock_daemons() {

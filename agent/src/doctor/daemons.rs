@@ -8,17 +8,7 @@ use super::finding::Finding;
 use super::machine::Machine;
 use crate::holder;
 use crate::locate::{has_node, locate};
-
-/// Their programs.
-const PROGRAMS: [&str; 7] = [
-    "hv_fcopy_daemon",
-    "hv_fcopy_uio_daemon",
-    "hv_kvp_daemon",
-    "hv_vss_daemon",
-    "hypervfcopyd",
-    "hypervkvpd",
-    "hypervvssd",
-];
+use crate::stock_daemons;
 
 /// Their units in all distributions.
 const UNITS: [&str; 16] = [
@@ -44,8 +34,8 @@ const UNITS: [&str; 16] = [
 pub(super) fn old_daemons(machine: &Machine) -> Vec<Finding> {
     let mut findings = Vec::new();
     for process in machine.processes() {
-        let replaced = PROGRAMS.contains(&process.name.as_str());
-        if !replaced || !serves_for_agent(machine, &process.name) {
+        let service = stock_daemons::service(process.name.as_ref());
+        if !service.is_some_and(|entry| machine.is_on(entry.name)) {
             continue;
         }
         // The agent under the old daemon's name.
