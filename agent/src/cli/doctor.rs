@@ -11,6 +11,7 @@ use super::run::switched_on;
 use crate::config;
 use crate::doctor;
 use crate::doctor::machine::Machine;
+use crate::salvage::{self, Salvaged};
 
 const HELP: &str = "\
 Nothing is changed, and no agent has to run. As another user than root, it checks what
@@ -38,8 +39,8 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let path = self.config.path.as_deref();
-        let (config, error) = match config::load(path) {
-            Ok(config) => (config, None),
+        let (config, error) = match salvage::load(path) {
+            Ok(Salvaged { config, problem }) => (config, problem.map(|it| it.error)),
             Err(error) => (config::defaults()?, Some(error)),
         };
         let path = path.unwrap_or(Path::new(config::DEFAULT_PATH));

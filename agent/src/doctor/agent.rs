@@ -49,7 +49,10 @@ pub(super) fn configuration(machine: &Machine) -> Vec<Finding> {
             ));
         }
         Some(error) => findings.push(Finding::error(
-            format!("{error}\nThe agent does not start with it; all checks use the defaults."),
+            format!(
+                "{error}\nThe agent does not start with it; the checks use its valid part, and \
+                 the defaults for the rest."
+            ),
             "correct the file; `hyperv-agent check-config` checks it",
         )),
         None if machine.services.is_empty() => findings.push(Finding::warning(

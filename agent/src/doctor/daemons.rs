@@ -11,7 +11,7 @@ use crate::locate::{has_node, locate};
 use crate::stock_daemons;
 
 /// Their units in all distributions.
-const UNITS: [&str; 16] = [
+const UNITS: [&str; 17] = [
     "hv-fcopy-daemon.service",
     "hv-fcopy-uio-daemon.service",
     "hv-kvp-daemon.service",
@@ -28,6 +28,7 @@ const UNITS: [&str; 16] = [
     "hyperv-daemons.hv-vss-daemon.service",
     "hv-fcopy.service",
     "hv-kvp.service",
+    "hv-vss.service",
 ];
 
 /// Whether an old daemon runs, is enabled, or holds a device.

@@ -6,6 +6,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// There is nothing to look at on this machine.
+    Skipped,
     /// Nothing was found.
     Ok,
     /// It is as intended, but explains what a user may miss.
@@ -21,7 +23,7 @@ pub enum Level {
 /// A finding with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is; never [`Level::Ok`].
+    /// How bad it is; [`Level::Note`] at least.
     pub level: Level,
     /// What was found.
     pub text: String,

@@ -25,7 +25,7 @@ pub struct Machine {
     pub(super) root: PathBuf,
     /// Where sysfs and the device nodes are.
     pub(super) roots: Roots,
-    /// The configuration; the defaults if it is not valid.
+    /// The configuration: its valid part, and the defaults for the rest.
     pub(super) config: Config,
     /// Its file.
     pub(super) config_path: PathBuf,

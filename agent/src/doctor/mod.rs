@@ -39,6 +39,8 @@ struct Check {
     name: &'static str,
     question: &'static str,
     run: fn(&Machine) -> Vec<Finding>,
+    /// Whether there is nothing to look at where neither Hyper-V is nor an agent runs.
+    guests_only: bool,
 }
 
 const fn check(
@@ -50,6 +52,15 @@ const fn check(
         name,
         question,
         run,
+        guests_only: false,
+    }
+}
+
+/// A check of what other machines than guests of Hyper-V do not have.
+const fn in_guests(check: Check) -> Check {
+    Check {
+        guests_only: true,
+        ..check
     }
 }
 
@@ -60,17 +71,21 @@ static CHECKS: [Check; 18] = [
         "is this a Hyper-V guest with a VMBus?",
         host::hypervisor,
     ),
-    check(
+    in_guests(check(
         "offered",
         "does the host offer each service?",
         host::offered,
-    ),
-    check(
+    )),
+    in_guests(check(
         "modules",
         "are the modules loaded that devices need?",
         host::modules,
-    ),
-    check("devices", "can the devices be opened?", host::devices),
+    )),
+    in_guests(check(
+        "devices",
+        "can the devices be opened?",
+        host::devices,
+    )),
     check(
         "old-daemons",
         "does an old daemon run, or will it?",
@@ -86,11 +101,11 @@ static CHECKS: [Check; 18] = [
         "does the service manager start the agent?",
         unit::unit,
     ),
-    check(
+    in_guests(check(
         "agent",
         "does the agent run, answer and serve?",
         agent::agent,
-    ),
+    )),
     check(
         "boot-order",
         "does the agent start before cloud-init?",
@@ -122,11 +137,11 @@ static CHECKS: [Check; 18] = [
         "do the time limits fit the kernel's?",
         backups::time_limits,
     ),
-    check(
+    in_guests(check(
         "limits",
         "may the agent open, lock and freeze enough?",
         agent::limits,
-    ),
+    )),
     check(
         "runtime-state",
         "has a killed agent left something frozen?",
@@ -151,10 +166,14 @@ pub fn examine(machine: Machine) -> Report {
 
 fn examine_within(checks: &'static [Check], machine: Machine, limit: Duration) -> Report {
     let deadline = Instant::now() + limit;
+    let elsewhere = !machine.is_hyperv_guest() && machine.agents().is_empty();
     let machine = Arc::new(machine);
     let running: Vec<_> = checks
         .iter()
         .map(|check| {
+            if elsewhere && check.guests_only {
+                return (check, None);
+            }
             let (found, result) = channel();
             let machine = Arc::clone(&machine);
             // Without a thread, nothing is received.
@@ -162,10 +181,13 @@ fn examine_within(checks: &'static [Check], machine: Machine, limit: Duration) -
                 .name("doctor".to_owned())
                 // It fails if the check was given up.
                 .spawn(move || drop(found.send((check.run)(&machine))));
-            (check, result)
+            (check, Some(result))
         })
         .collect();
     let checked = running.into_iter().map(|(check, result)| {
+        let Some(result) = result else {
+            return Checked::skipped(check.name, check.question);
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let findings = result.recv_timeout(left).unwrap_or_else(|error| {
             let what = match error {

@@ -39,6 +39,15 @@ impl Checked {
             findings,
         }
     }
+
+    pub(super) fn skipped(name: &'static str, question: &'static str) -> Self {
+        Self {
+            name,
+            question,
+            result: Level::Skipped,
+            findings: Vec::new(),
+        }
+    }
 }
 
 impl Report {
@@ -97,6 +106,7 @@ impl Report {
 
 fn word(level: Level) -> &'static str {
     match level {
+        Level::Skipped => "skipped",
         Level::Ok => "ok",
         Level::Note => "note",
         Level::Unchecked => "not checked",

@@ -48,7 +48,9 @@ pub(super) fn security_modules(machine: &Machine) -> Vec<Finding> {
         let text =
             format!("SELinux has denied the agent something ({count} records), last: {last}");
         let remedy = "`ausearch -m avc -c hyperv-agent` shows all; install the module of \
-                      packaging/selinux and set its booleans, or allow it (`audit2allow`)";
+                      packaging/selinux, with `setsebool -P hyperv_agent_copy_files on` for file \
+                      copies and `setsebool -P hyperv_agent_configure_network on` for IP \
+                      configurations; `audit2allow` allows what is left";
         findings.push(match enforce.as_deref().map(str::trim) {
             Some("0") => Finding::note(format!("{text} (SELinux is permissive)"), remedy),
             _ => Finding::warning(text, remedy),

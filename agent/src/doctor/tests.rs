@@ -15,7 +15,7 @@ use super::finding::Level;
 use hyperv_services::vss::hooks::OnFailure;
 
 use super::*;
-use crate::config;
+use crate::salvage::{self, Salvaged};
 
 const INSTANCE: &str = "eb765408-105f-49b6-b4aa-c123b64d17d4";
 
@@ -41,10 +41,10 @@ impl Made {
             root.join("runtime")
         );
         fs::write(&config_path, directories).unwrap();
-        let (mut config, error) = match config::load(Some(&config_path)) {
-            Ok(config) => (config, None),
-            Err(error) => (config::defaults().unwrap(), Some(error)),
-        };
+        let Salvaged {
+            mut config,
+            problem,
+        } = salvage::load(Some(&config_path)).unwrap();
         config.environment.root.clone_from(&root);
         config.service = config.service.clone().in_environment(&config.environment);
         config.service.kvp.directory = root.join("pools");
@@ -60,7 +60,7 @@ impl Made {
                 root,
                 config,
                 config_path,
-                config_error: error,
+                config_error: problem.map(|it| it.error),
                 services,
                 systemctl: None,
                 is_root: true,
@@ -299,7 +299,8 @@ fn old_daemons() {
 #[test]
 fn configuration() {
     Made::new().finds_nothing("configuration");
-    let made = Made::configured("bind-uio = 7\n");
+    let made = Made::configured("bind-uio = 7\n[services]\nvss = false\n");
+    assert!(!made.machine.is_on("vss"), "the rest is valid");
     made.finds(
         "configuration",
         Level::Error,
@@ -749,6 +750,28 @@ fn a_check_that_hangs_or_fails_is_given_up() {
     assert!(text.contains("hangs: this took more than 0 s"), "{text}");
     assert!(text.contains("fails: this failed"), "{text}");
     assert!(text.contains("note: works: seen"), "{text}");
+}
+
+#[test]
+fn there_is_nothing_to_look_at_where_neither_hyperv_nor_an_agent_is() {
+    let skipped = |made: Made| {
+        let report = examine(made.machine);
+        let checks = report.checks.into_iter();
+        let skipped = checks.filter(|it| it.result == Level::Skipped);
+        skipped.map(|it| it.name).collect::<Vec<_>>()
+    };
+    assert!(skipped(Made::new()).is_empty());
+    let elsewhere = || {
+        let made = Made::new();
+        fs::remove_dir_all(made.path("sys/bus")).unwrap();
+        made
+    };
+    let expected = ["offered", "modules", "devices", "agent", "limits"];
+    assert_eq!(skipped(elsewhere()), expected);
+    // As of the simulated host.
+    let made = elsewhere();
+    made.process(7, "/usr/sbin/hyperv-agent run");
+    assert!(skipped(made).is_empty());
 }
 
 #[test]
