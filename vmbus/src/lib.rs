@@ -105,7 +105,10 @@
 //!                 let (_outcome, reply) = offer.answer(&[Version::new(3, 0)], &[Version::new(1, 1)]);
 //!                 reply
 //!             }
-//!             Message::Malformed { reply: Some(reply), .. } => reply,
+//!             Message::Malformed(message) => match message.refuse() {
+//!                 Some(reply) => reply,
+//!                 None => continue,
+//!             },
 //!             _ => continue,
 //!         };
 //!         // `Sent::Full` asks to wait until the host has read, and to send again.

@@ -36,54 +36,76 @@ pub enum Message<'a> {
     /// A request to a service.
     Request(Request<'a>),
     /// A message whose headers contradict its length.
-    Malformed {
-        /// The contradiction.
-        error: IcError,
-        /// The reply that refuses it; `None` if it has no room for a status.
-        reply: Option<Reply<'a>>,
-    },
+    Malformed(Malformed<'a>),
     /// The kernel's answer to the registration on a character device. It needs no reply.
     Registered(&'a [u8]),
-    /// A packet of this type, which carries no message. It needs no reply.
-    Other(u16),
+    /// A packet of another type, which carries no message. It needs no reply.
+    Other(Packet<'a>),
 }
 
 impl<'a> Message<'a> {
     /// Decodes the integration-component header of a packet.
     pub fn from_packet(packet: Packet<'a>) -> Self {
-        let Packet {
-            kind,
-            transaction,
-            payload,
-        } = packet;
-        if kind != IN_BAND {
-            return Self::Other(kind);
+        if packet.kind != IN_BAND {
+            return Self::Other(packet);
         }
-        match ic::decode(payload) {
-            Ok(MessageType::NEGOTIATE) => Self::Negotiation(Negotiation {
-                transaction,
-                payload,
-            }),
+        match ic::decode(packet.payload) {
+            Ok(MessageType::NEGOTIATE) => Self::Negotiation(Negotiation(packet)),
             Ok(message_type) => Self::Request(Request {
-                transaction,
+                flags: packet.flags,
+                transaction: packet.transaction,
                 framing: Framing::Ring(message_type),
-                body: payload.len().min(HEADER_LEN)..payload.len(),
-                buffer: payload,
+                body: packet.payload.len().min(HEADER_LEN)..packet.payload.len(),
+                buffer: packet.payload,
             }),
-            Err(error @ IcError::NoHeader { .. }) => Self::Malformed { error, reply: None },
-            Err(error) => {
-                ic::encode_reply(payload, Status::INVALID_ARGUMENT);
-                let reply = Reply {
-                    transaction,
-                    payload,
-                };
-                Self::Malformed {
-                    error,
-                    reply: Some(reply),
-                }
-            }
+            Err(error) => Self::Malformed(Malformed { error, packet }),
         }
     }
+
+    /// Returns the message as it came, for a capture.
+    pub fn raw(&self) -> Raw<'_> {
+        let on_device = |bytes| Raw {
+            kind: 0,
+            flags: 0,
+            transaction: 0,
+            bytes,
+        };
+        match self {
+            Self::Request(request) => match request.framing {
+                Framing::Ring(_) => Raw {
+                    kind: IN_BAND,
+                    flags: request.flags,
+                    transaction: request.transaction,
+                    bytes: request.buffer,
+                },
+                Framing::Device(_) => {
+                    on_device(request.buffer.get(..request.body.end).unwrap_or_default())
+                }
+            },
+            Self::Negotiation(Negotiation(packet))
+            | Self::Malformed(Malformed { packet, .. })
+            | Self::Other(packet) => Raw {
+                kind: packet.kind,
+                flags: packet.flags,
+                transaction: packet.transaction,
+                bytes: packet.payload,
+            },
+            Self::Registered(answer) => on_device(answer),
+        }
+    }
+}
+
+/// What a capture records of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<'a> {
+    /// Type of the VMBus packet. Zero on a character device.
+    pub kind: u16,
+    /// Flags of the packet. Zero on a character device.
+    pub flags: u16,
+    /// The transaction id. Zero on a character device.
+    pub transaction: u64,
+    /// What follows the header of the packet; the whole message on a character device.
+    pub bytes: &'a [u8],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +119,7 @@ enum Framing {
 /// A request to a service.
 #[derive(Debug)]
 pub struct Request<'a> {
+    flags: u16,
     transaction: u64,
     framing: Framing,
     /// The message is at its start, and so is the reply.
@@ -109,6 +132,7 @@ impl<'a> Request<'a> {
     /// A request of `len` bytes at the start of `buffer`.
     pub(crate) fn on_device(buffer: &'a mut [u8], len: usize, layout: ReplyLayout) -> Self {
         Self {
+            flags: 0,
             transaction: 0,
             framing: Framing::Device(layout),
             body: 0..len.min(buffer.len()),
@@ -145,6 +169,7 @@ impl<'a> Request<'a> {
             framing,
             buffer,
             body,
+            ..
         } = self;
         let len = match framing {
             Framing::Ring(_) => {
@@ -177,10 +202,7 @@ fn write_status(place: &mut [u8], status: Status) -> usize {
 
 /// An offer of versions.
 #[derive(Debug)]
-pub struct Negotiation<'a> {
-    transaction: u64,
-    payload: &'a mut [u8],
-}
+pub struct Negotiation<'a>(Packet<'a>);
 
 impl<'a> Negotiation<'a> {
     /// Chooses the first of `frameworks` and the first of `versions` that the host
@@ -191,18 +213,50 @@ impl<'a> Negotiation<'a> {
         frameworks: &[Version],
         versions: &[Version],
     ) -> (Result<Option<Negotiated>, IcError>, Reply<'a>) {
-        let outcome = ic::negotiate(self.payload, frameworks, versions);
+        let Packet {
+            transaction,
+            payload,
+            ..
+        } = self.0;
+        let outcome = ic::negotiate(payload, frameworks, versions);
         let status = match outcome {
             Ok(Some(_)) => Status::OK,
             Ok(None) => Status::FAIL,
             Err(_) => Status::INVALID_ARGUMENT,
         };
-        ic::encode_reply(self.payload, status);
+        ic::encode_reply(payload, status);
         let reply = Reply {
-            transaction: self.transaction,
-            payload: self.payload,
+            transaction,
+            payload,
         };
         (outcome, reply)
+    }
+}
+
+/// A message whose headers contradict its length.
+#[derive(Debug)]
+pub struct Malformed<'a> {
+    error: IcError,
+    packet: Packet<'a>,
+}
+
+impl<'a> Malformed<'a> {
+    /// Returns the contradiction.
+    pub fn error(&self) -> IcError {
+        self.error
+    }
+
+    /// Builds the reply that refuses the message, in place; `None` if that has no room for
+    /// a status.
+    pub fn refuse(self) -> Option<Reply<'a>> {
+        if let IcError::NoHeader { .. } = self.error {
+            return None;
+        }
+        ic::encode_reply(self.packet.payload, Status::INVALID_ARGUMENT);
+        Some(Reply {
+            transaction: self.packet.transaction,
+            payload: self.packet.payload,
+        })
     }
 }
 
@@ -269,6 +323,7 @@ mod tests {
     fn packet(payload: &mut [u8]) -> Packet<'_> {
         Packet {
             kind: IN_BAND,
+            flags: 1,
             transaction: 5,
             payload,
         }
@@ -292,21 +347,17 @@ mod tests {
 
     #[test]
     fn a_malformed_message_is_refused_if_it_has_room_for_a_status() {
-        let mut lies = payload(MessageType::KVP, 4, b"abc");
-        let Message::Malformed {
-            error: IcError::SizeBeyondPacket { .. },
-            reply: Some(reply),
-        } = Message::from_packet(packet(&mut lies))
-        else {
-            panic!("not malformed");
+        let malformed = |payload| match Message::from_packet(packet(payload)) {
+            Message::Malformed(malformed) => malformed,
+            other => panic!("{other:?} is not malformed"),
         };
+        let mut lies = payload(MessageType::KVP, 4, b"abc");
+        let lying = malformed(&mut lies);
+        assert!(matches!(lying.error(), IcError::SizeBeyondPacket { .. }));
         let status = Status::INVALID_ARGUMENT.0.to_le_bytes();
-        assert_eq!(reply.payload[20..24], status);
+        assert_eq!(lying.refuse().unwrap().payload[20..24], status);
         let mut short = [0; HEADER_LEN - 1];
-        assert!(matches!(
-            Message::from_packet(packet(&mut short)),
-            Message::Malformed { reply: None, .. }
-        ));
+        assert!(malformed(&mut short).refuse().is_none());
     }
 
     #[test]
@@ -335,6 +386,33 @@ mod tests {
             kind: 11,
             ..packet(&mut [])
         };
-        assert!(matches!(Message::from_packet(packet), Message::Other(11)));
+        let message = Message::from_packet(packet);
+        assert!(matches!(message, Message::Other(Packet { kind: 11, .. })));
+        assert_eq!(message.raw().kind, 11);
+    }
+
+    #[test]
+    fn a_message_is_captured_as_it_came() {
+        for (message_type, size) in [
+            (MessageType::KVP, 3),
+            (MessageType::NEGOTIATE, 3),
+            // Malformed.
+            (MessageType::KVP, 4),
+        ] {
+            let mut came = payload(message_type, size, b"abc");
+            let copy = came.clone();
+            let message = Message::from_packet(packet(&mut came));
+            let raw = Raw {
+                kind: IN_BAND,
+                flags: 1,
+                transaction: 5,
+                bytes: &copy,
+            };
+            assert_eq!(message.raw(), raw);
+        }
+        let mut buffer = *b"message, and what was there before";
+        let request = Request::on_device(&mut buffer, 7, ReplyLayout::Status);
+        let raw = Message::Request(request);
+        assert_eq!((raw.raw().kind, raw.raw().bytes), (0, &b"message"[..]));
     }
 }

@@ -46,6 +46,8 @@ pub struct Header {
 pub struct Packet<'a> {
     /// Packet type.
     pub kind: u16,
+    /// Flags; 1 requests a completion.
+    pub flags: u16,
     /// The transaction id. A reply has that of its request.
     pub transaction: u64,
     /// The bytes after the header, padded to a multiple of eight.

@@ -128,6 +128,7 @@ impl<D: Doorbell, M: RingMemory> UioChannel<D, M> {
         let header = received.header;
         Ok(Some(Packet {
             kind: header.kind,
+            flags: header.flags,
             transaction: header.transaction,
             payload: buffer
                 .get_mut(header.header_len..header.total_len)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use hyperv_vmbus::mapping::{MappedRing, MappedRings};
-use hyperv_vmbus::packet::IN_BAND;
+use hyperv_vmbus::packet::{IN_BAND, Packet};
 use hyperv_vmbus::ring::{FEATURE_PENDING_SEND_SIZE, Reader, RingMemory, Word, Writer, Written};
 use hyperv_vmbus::uio::{Doorbell, UioChannel};
 use hyperv_vmbus::{Channel, ChannelError, Message, Sent};
@@ -215,7 +215,7 @@ fn packets_of_other_types_carry_no_message() {
     host.incoming.copy_in(0, &first);
     let mut buffer = vec![0; channel.buffer_len()];
     let message = channel.recv(&mut buffer).unwrap().unwrap();
-    assert!(matches!(message, Message::Other(11)));
+    assert!(matches!(message, Message::Other(Packet { kind: 11, .. })));
 }
 
 #[test]

@@ -254,8 +254,10 @@ impl Worker<'_> {
                 self.negotiated(outcome);
                 self.send(reply)
             }
-            Message::Malformed { error, reply } => {
+            Message::Malformed(message) => {
                 self.begin_request();
+                let error = message.error();
+                let reply = message.refuse();
                 match reply {
                     Some(_) => warn!(self.log, "malformed message: {}", error),
                     None => warn!(self.log, "a message has no room for a reply: {}", error),
@@ -268,8 +270,8 @@ impl Worker<'_> {
                 debug!(self.log, "registered with the kernel");
                 Ok(())
             }
-            Message::Other(kind) => {
-                debug!(self.log, "a packet of type {} is ignored", kind);
+            Message::Other(packet) => {
+                debug!(self.log, "a packet of type {} is ignored", packet.kind);
                 Ok(())
             }
         }

@@ -273,6 +273,7 @@ impl Channel for Ring {
         self.woken_without_message.store(false, Ordering::SeqCst);
         Ok(Some(Message::from_packet(Packet {
             kind: IN_BAND,
+            flags: 0,
             transaction: 0,
             payload: &mut buffer[..len],
         })))
