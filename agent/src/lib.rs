@@ -1,6 +1,7 @@
 //! The agent as a library: one supervisor over every VMBus device that carries
 //! an integration service. The binary is a thin shell around [`cli::main`].
 
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod control_socket;

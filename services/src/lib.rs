@@ -7,6 +7,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod counters;
+pub mod description;
 mod environment;
 mod error_chain;
 pub mod fcopy;

@@ -12,6 +12,7 @@ use slog::Logger;
 use crate::command::{Client, Command};
 use crate::config::Config;
 use crate::counters::ServiceRecord;
+use crate::description::Describe;
 use crate::progress::Progress;
 use crate::stop::Stop;
 
@@ -44,6 +45,8 @@ pub struct Entry {
     /// Creates what other programs expect of the service as soon as it is switched on,
     /// with or without a device. It may wait for a disk. An error is logged as it is.
     pub prepare: Option<Prepare>,
+    /// Describes its messages.
+    pub describe: Describe,
     /// Creates the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
 }

@@ -30,6 +30,7 @@ use hyperv_agent::supervisor::Supervisor;
 use hyperv_services::backup::{Backup, HookRun, Kind, MOUNT_POINTS, Outcome, ThawedBy};
 use hyperv_services::command::{Client, Command};
 use hyperv_services::counters::ServiceRecord;
+use hyperv_services::description::Description;
 use hyperv_services::progress::{Operation, OperationGuard, Progress};
 use hyperv_services::service::{Entry, Service};
 use hyperv_vmbus::discovery::Roots;
@@ -182,6 +183,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
         default: true,
         after_mounts: false,
         prepare: None,
+        describe: |_, _| Description::new("TEST", None),
         make: |config, log| {
             Box::new(Probe {
                 mode: config.fcopy.mode,

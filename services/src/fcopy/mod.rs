@@ -31,6 +31,7 @@ use crate::service::{Entry, Service};
 
 pub mod config;
 mod confine;
+mod describe;
 mod directories;
 mod entry;
 mod error;
@@ -65,6 +66,7 @@ pub static ENTRY: Entry = Entry {
     default: true,
     after_mounts: true,
     prepare: None,
+    describe: describe::describe,
     make: |config, log| Box::new(FileCopy::new(&config.fcopy, log)),
 };
 

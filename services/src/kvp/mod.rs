@@ -41,6 +41,7 @@ mod access;
 pub mod assignments;
 mod cancel;
 pub mod config;
+mod describe;
 mod encoding;
 mod error;
 mod executor;
@@ -102,6 +103,7 @@ pub static ENTRY: Entry = Entry {
     default: true,
     after_mounts: false,
     prepare: Some(|config| create_pools(&config.kvp)),
+    describe: describe::describe,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 

@@ -57,6 +57,7 @@ use crate::timeouts::{
 pub mod block_devices;
 mod blocking;
 pub mod config;
+mod describe;
 pub mod device_number;
 mod error;
 pub mod file_system;
@@ -101,6 +102,7 @@ pub static ENTRY: Entry = Entry {
     default: true,
     after_mounts: false,
     prepare: None,
+    describe: describe::describe,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
 
