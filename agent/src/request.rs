@@ -4,7 +4,8 @@
 //! `{"version":1,"request":"vss-rehearse","hold":5,"hooks_only":false}`. It receives
 //! lines of JSON: any number of `{"progress":"…"}`, then one `{"result":{…}}` or
 //! `{"error":"…"}`, and the connection is closed. A client that closes its end earlier
-//! cancels its request.
+//! cancels its request. `{"version":1,"request":"capture","services":["kvp"]}` is answered by
+//! `{"capture":{}}` and a capture as pcapng, until the client closes its end.
 //!
 //! The supervisor's loop waits for no client. A thread reads the line, with a timeout,
 //! and the number of such threads is limited. The loop then hands the connection to the
@@ -70,6 +71,12 @@ pub enum Request {
     },
     /// The configuration is read again.
     Reload {},
+    /// A capture.
+    Capture {
+        /// The services that are captured; all of them if there is none.
+        #[serde(default)]
+        services: Vec<String>,
+    },
 }
 
 /// A line of the agent's answer.
@@ -82,6 +89,8 @@ pub enum Reply {
     Result(LastBackup),
     /// The configuration was reloaded; the last line.
     Reloaded {},
+    /// A capture follows; the last line.
+    Capture {},
     /// Why there is no result; the last line.
     Error(String),
 }
@@ -98,7 +107,7 @@ impl Request {
                 };
                 Some(("vss", Command::Rehearse(what)))
             }
-            Self::Reload {} => None,
+            Self::Reload {} | Self::Capture { .. } => None,
         }
     }
 
@@ -177,6 +186,13 @@ impl Client {
             }
             Err(why) => self.refuse(&why),
         }
+    }
+
+    /// Answers that a capture follows, and returns the connection. It does not block.
+    pub(crate) fn into_capture(mut self) -> io::Result<UnixStream> {
+        self.ended = true;
+        self.send(&Reply::Capture {});
+        self.stream.try_clone()
     }
 
     fn send(&mut self, reply: &Reply) {
@@ -306,9 +322,37 @@ pub fn reload(socket: &Path) -> Result<(), RequestError> {
     exchange(stream, Request::Reload {}, |_| {}).map(drop)
 }
 
+/// Begins a capture in the agent that listens at `socket`, and returns the connection, from
+/// which to read it.
+///
+/// # Errors
+///
+/// [`RequestError::Refused`] with why there is no capture, otherwise what kept the agent
+/// from answering.
+pub fn capture(
+    socket: &Path,
+    services: Vec<String>,
+) -> Result<BufReader<UnixStream>, RequestError> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(RELOAD_TIMEOUT))?;
+    let mut answer = BufReader::new(stream.try_clone()?);
+    answer_to(stream, &mut answer, Request::Capture { services }, |_| {})?;
+    Ok(answer)
+}
+
 /// Sends a request and returns the last line of the answer.
 fn exchange(
+    stream: UnixStream,
+    request: Request,
+    progress: impl FnMut(&str),
+) -> Result<Reply, RequestError> {
+    let mut answer = BufReader::new(stream.try_clone()?);
+    answer_to(stream, &mut answer, request, progress)
+}
+
+fn answer_to(
     mut stream: UnixStream,
+    answer: &mut impl BufRead,
     request: Request,
     mut progress: impl FnMut(&str),
 ) -> Result<Reply, RequestError> {
@@ -320,7 +364,7 @@ fn exchange(
     line.push(b'\n');
     // An agent that refuses a client closes the connection unread, but sends the reason.
     let written = stream.write_all(&line);
-    for line in BufReader::new(stream).lines() {
+    for line in answer.lines() {
         match serde_json::from_str(&line?) {
             Ok(Reply::Progress(words)) => progress(&words),
             Ok(Reply::Error(why)) => return Err(RequestError::Refused(why)),

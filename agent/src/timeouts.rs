@@ -12,6 +12,9 @@ pub(crate) const STOP: Duration = Duration::from_millis(700);
 /// them in any case, but hooks may have to run.
 pub(crate) const STOP_FROZEN: Duration = Duration::from_secs(8);
 
+/// How long the client of a capture may take to receive the rest at the end.
+pub(crate) const CAPTURE_FLUSH: Duration = Duration::from_millis(200);
+
 /// How long the last log records may take to be written at the end.
 pub(crate) const LOG_FLUSH: Duration = Duration::from_millis(200);
 
@@ -48,7 +51,10 @@ const _: () = {
     assert!(fit(&[GUARD_EXIT], STOP));
     assert!(fit(&[THAW_AND_HOOKS_AT_EXIT], STOP_FROZEN));
     assert!(fit(&[STOP], STOP_FROZEN));
-    assert!(fit(&[STOP_FROZEN, LOG_FLUSH], SERVICE_MANAGER_STOP));
+    assert!(fit(
+        &[STOP_FROZEN, CAPTURE_FLUSH, LOG_FLUSH],
+        SERVICE_MANAGER_STOP
+    ));
     assert!(fit(&[PREPARE], SERVICE_MANAGER_START));
     assert!(fit(&[HOLDER_SEARCH], OVERDUE));
     assert!(fit(&[BACKOFF_MIN], BACKOFF_MAX));

@@ -6,6 +6,9 @@
 
 pub mod packet;
 pub mod pcapng;
+pub(crate) mod recorder;
+pub mod recording;
+pub(crate) mod stream;
 
 use std::path::PathBuf;
 use std::time::SystemTime;

@@ -38,11 +38,28 @@ pub struct Document {
     /// The last reload of the configuration, if it failed: the one before is in use.
     #[serde(default)]
     pub failed_reload: Option<LastError>,
+    /// The capture that is running.
+    #[serde(default)]
+    pub capture: Option<Capture>,
     /// What the services have done since the agent was started.
     #[serde(default)]
     pub counters: Counters,
     /// What keeps devices from being served, as text.
     pub problems: Vec<String>,
+}
+
+/// A running capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// When it began.
+    #[serde(with = "clock::rfc3339")]
+    pub since: SystemTime,
+    /// The services that are captured; all of them if there is none.
+    pub services: Vec<String>,
+    /// Messages and events so far.
+    pub records: u64,
+    /// Those that were dropped, because the client does not read fast enough.
+    pub dropped: u64,
 }
 
 /// One service.

@@ -39,6 +39,19 @@ fn write(
         let words = format!("failed {at}, the configuration before it is in use: {text}");
         line(out, "reload", &words)?;
     }
+    if let Some(capture) = &document.capture {
+        let of = match capture.services[..] {
+            [] => "all services".to_owned(),
+            _ => escaped(&capture.services.join(", ")),
+        };
+        let words = format!(
+            "of {of}, for {}: {} records, {} dropped",
+            span(capture.since, now),
+            capture.records,
+            capture.dropped
+        );
+        line(out, "capture", &words)?;
+    }
     for service in &document.services {
         writeln!(
             out,
@@ -239,7 +252,7 @@ mod tests {
     use hyperv_services::kvp::request::IpInfo;
 
     use super::super::backup::{Hook, Kind, LastBackup, Outcome};
-    use super::super::{LastError, Versions};
+    use super::super::{Capture, LastError, Versions};
     use super::*;
 
     fn at(time: &str) -> SystemTime {
@@ -337,6 +350,12 @@ mod tests {
                 at: at("2026-03-04T11:59:00Z"),
                 text: "invalid configuration /c:\nline 2".into(),
             }),
+            capture: Some(Capture {
+                since: at("2026-03-04T11:59:30Z"),
+                services: vec!["fcopy".into(), "kvp".into()],
+                records: 1200,
+                dropped: 3,
+            }),
             counters: Counters::default(),
             problems: vec!["vss: no driver has it".into()],
         }
@@ -367,6 +386,7 @@ mod tests {
         let expected = r#"hyperv-agent 1.2.3, process 42, running since 2026-03-02 10:00:00 UTC (2 days ago)
   log          3 messages suppressed (warnings: 0, events: 0)
   reload       failed 1 min ago, the configuration before it is in use: invalid configuration /c:\nline 2
+  capture      of fcopy, kvp, for 30 s: 1200 records, 3 dropped
 
 fcopy: what fcopy does
   device       /dev/uio0 (UIO, 00000000-0000-0000-0000-000000000001)

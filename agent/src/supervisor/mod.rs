@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyperv_services::boot;
 use hyperv_services::command::{self, Command};
+use hyperv_services::registry;
 use hyperv_services::service::Entry;
 use hyperv_services::sys;
 use mio::event::Source;
@@ -34,12 +35,14 @@ use self::slot::{Slot, State};
 use self::standalone::Standalone;
 use self::status::StatusSources;
 use self::uevents::Uevents;
+use crate::capture::recorder::Recorder;
+use crate::capture::stream;
 use crate::control_socket::ControlSocket;
 use crate::locate::DeviceKey;
 use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::Opener;
 use crate::rate_limit::{RateLimit, RateLimitedDrain};
-use crate::request::{Client, Readers};
+use crate::request::{Client, Readers, Request};
 use crate::settings::{Reload, Settings};
 use crate::stats::ServiceStats;
 use crate::timeouts;
@@ -88,6 +91,7 @@ pub struct Supervisor {
     control: Option<(ControlSocket, Token)>,
     requests: Option<(ControlSocket, Token)>,
     readers: Readers,
+    recorder: Arc<Recorder>,
     notices: Receiver<Notice>,
     handle: SupervisorHandle,
     slots: BTreeMap<DeviceKey, Slot>,
@@ -143,6 +147,7 @@ impl Supervisor {
             control: None,
             requests: None,
             readers: Readers::default(),
+            recorder: Arc::default(),
             notices,
             handle,
             slots: BTreeMap::new(),
@@ -335,12 +340,16 @@ impl Supervisor {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
                 Notice::WorkerEnded { token, ended } => self.worker_ended(token, ended),
-                Notice::Request { request, client } => match request.command() {
-                    Some((name, command)) => {
+                Notice::Request { request, client } => match (request.command(), request) {
+                    (Some((name, command)), _) => {
                         self.dispatch_request(name, command, client);
                         continue;
                     }
-                    None => client.reloaded(self.reload()),
+                    (None, Request::Capture { services }) => {
+                        self.begin_capture(services, client);
+                        continue;
+                    }
+                    (None, _) => client.reloaded(self.reload()),
                 },
                 Notice::StandaloneEnded => self.standalone_ended(),
                 Notice::Rescan => {}
@@ -396,6 +405,7 @@ impl Supervisor {
             stats: &self.stats,
             limit: &self.limit,
             failed_reload: self.failed_reload.as_ref(),
+            capture: self.recorder.status(),
             problems: self.scanner.problems(),
         };
         let document = || serde_json::to_vec_pretty(&sources.document()).unwrap_or_default();
@@ -462,6 +472,38 @@ impl Supervisor {
             None => client.refuse(&format!(
                 "the device of the service {name} is not open yet: see `hyperv-agent status`"
             )),
+        }
+    }
+
+    /// Begins a capture of these services, or of all that are or will be enabled.
+    fn begin_capture(&self, mut services: Vec<String>, client: Client) {
+        services.sort();
+        services.dedup();
+        let on: Vec<_> = self.settings.services.iter().map(|it| it.name).collect();
+        if let Some(name) = services.iter().find(|name| !on.contains(&name.as_str())) {
+            client.refuse(&match registry::by_name(name) {
+                Some(_) => format!(
+                    "the service {name} is switched off: it has no messages, enable it or leave it \
+                     out"
+                ),
+                None => format!("unknown service `{name}`: expected {}", on.join(", ")),
+            });
+            return;
+        }
+        let of = match services[..] {
+            [] => "all services".to_owned(),
+            _ => services.join(", "),
+        };
+        let begun = match stream::begin(&self.recorder, services) {
+            Ok(begun) => begun,
+            Err(error) => return client.refuse(&error.to_string()),
+        };
+        info!(self.log, "a capture of {} begins", of);
+        let streams = client
+            .into_capture()
+            .and_then(|stream| begun.stream(stream, self.log.clone()));
+        if let Err(error) = streams {
+            warn!(self.log, "cannot begin a capture: {}", error);
         }
     }
 
@@ -591,6 +633,7 @@ impl Supervisor {
             opener: Arc::clone(&self.opener),
             config: Arc::clone(&self.settings.config),
             stats,
+            recorder: Arc::clone(&self.recorder),
             log: log.new(o!("HYPERV_DEVICE" => node)),
         };
         let started = endpoint.start(self.poll.registry(), token, self.handle());
@@ -725,6 +768,7 @@ impl Supervisor {
                 }
             }
         }
+        self.recorder.stop(timeouts::CAPTURE_FLUSH);
         self.log_suppressed(None);
         info!(self.log, "stopped");
         Ok(())

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::stats::ServiceStats;
 use crate::status::backup::{LastBackup, MAX_MOUNT_POINTS, MAX_NAME, cut};
 use crate::status::{
-    Device, Document, LastError, Operation, Progress, Service, State, Transport, Versions,
+    Capture, Device, Document, LastError, Operation, Progress, Service, State, Transport, Versions,
 };
 
 /// Maximum number of devices of a service, and of problems, in the document. The host may
@@ -39,6 +39,7 @@ pub(crate) struct StatusSources<'a> {
     pub(crate) limit: &'a RateLimit,
     /// The last reload, if it failed: its time and its error.
     pub(crate) failed_reload: Option<&'a (SystemTime, String)>,
+    pub(crate) capture: Option<Capture>,
     pub(crate) problems: &'a [String],
 }
 
@@ -64,6 +65,7 @@ impl StatusSources<'_> {
                 at: clock(*at),
                 text: cut(text, MAX_TEXT),
             }),
+            capture: self.capture.clone(),
             counters: self.counters(),
             problems: self
                 .problems

@@ -15,6 +15,7 @@ pub(crate) mod state;
 mod wait;
 
 use std::io;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -32,6 +33,8 @@ use self::control::Control;
 use self::exit::{Failure, Health, WorkerExit};
 use self::panics::catch_panic;
 use self::wait::{FullRingBackoff, WorkerPoll};
+use crate::capture::EventKind;
+use crate::capture::recorder::{Recorder, Tap};
 use crate::locate::DeviceNode;
 use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::{OpenContext, Opener};
@@ -48,6 +51,7 @@ pub(crate) struct Endpoint {
     pub(crate) opener: Arc<dyn Opener>,
     pub(crate) config: Arc<hyperv_services::Config>,
     pub(crate) stats: Arc<ServiceStats>,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) log: Logger,
 }
 
@@ -93,6 +97,7 @@ impl Endpoint {
             .map_err(Failure::NotOpened)?;
         health.opened = Some(Instant::now());
         self.stats.opened.add(1);
+        let tap = Tap::open(&self.recorder, self.entry, &self.device);
         let mut service = (self.entry.make)(&self.config, &log);
         service.record_in(&self.stats.record);
         if let Some(took) = control.state.was_overdue() {
@@ -111,6 +116,7 @@ impl Endpoint {
             node: self.device.node(),
             service,
             channel,
+            tap,
             control,
             poll,
             negotiated: None,
@@ -120,6 +126,9 @@ impl Endpoint {
         };
         let ended = worker.serve();
         worker.poll.deregister(&*worker.channel);
+        if let Err(error) = &ended {
+            worker.tap.failed(error);
+        }
         ended.map_err(Failure::Closed)
     }
 }
@@ -132,6 +141,8 @@ struct Worker<'a> {
     /// still has to do must not.
     service: Box<dyn Service>,
     channel: Box<dyn Channel>,
+    /// Dropped after the channel: it records that this was closed.
+    tap: Tap,
     control: &'a Control,
     poll: WorkerPoll,
     negotiated: Option<Negotiated>,
@@ -246,6 +257,7 @@ impl Worker<'_> {
 
     /// Handles one message and sends its reply.
     fn handle(&mut self, message: Message<'_>) -> Result<(), ChannelError> {
+        self.tap.received(&message);
         match message {
             Message::Request(request) => self.handle_request(request),
             Message::Negotiation(negotiation) => {
@@ -321,6 +333,7 @@ impl Worker<'_> {
                 );
                 self.negotiated = Some(negotiated);
                 self.control.state.negotiated(negotiated);
+                self.tap.negotiated(negotiated);
                 self.service.negotiated(negotiated);
             }
             Ok(None) => warn!(
@@ -333,8 +346,14 @@ impl Worker<'_> {
 
     /// Sends a reply, and waits for room in the ring if it is full.
     fn send(&mut self, reply: Reply<'_>) -> Result<(), ChannelError> {
+        // What follows in a capture says if it is not sent at once.
+        self.tap.sent(reply);
         let mut full = FullRingBackoff::new();
+        let mut was_full = false;
         while let Sent::Full { host_signals_room } = self.channel.send(reply)? {
+            if !mem::replace(&mut was_full, true) {
+                self.tap.event(EventKind::Full);
+            }
             if self.control.stopping() {
                 return Ok(());
             }
@@ -350,6 +369,9 @@ impl Worker<'_> {
             self.wait(Some(full.next_delay(host_signals_room)))?;
             // Reading the device shows whether it went away; the ring does not.
             self.channel.acknowledge()?;
+        }
+        if was_full {
+            self.tap.event(EventKind::Room);
         }
         if let Some(waited) = full.was_overdue() {
             info!(
@@ -389,6 +411,7 @@ mod tests {
             }),
             config: Arc::default(),
             stats: ServiceStats::new(RateLimit::new(|| {})),
+            recorder: Arc::default(),
             log,
         };
         let control = Control::new(poll.waker().unwrap());
