@@ -4,7 +4,7 @@
 //! privileges, [`blackbox`] around an unmodified program. [`ring`] and [`channel`] are
 //! the host's side of a VMBus channel, [`ic`] and [`host`] of the integration-component
 //! protocol, [`fcopy`], [`kvp`] and [`vss`] of one service each. [`scenario`] has the list
-//! of scenarios, [`results`] what a benchmark measured, [`chart`] and [`figures`] how it is shown.
+//! of scenarios, [`replay`] plays captures, [`results`] what a benchmark measured, [`chart`] and [`figures`] how it is shown.
 
 pub mod blackbox;
 pub mod channel;
@@ -22,6 +22,7 @@ pub mod inprocess;
 pub mod kvp;
 pub mod network;
 pub mod port;
+pub mod replay;
 pub mod resources;
 pub mod results;
 pub mod ring;

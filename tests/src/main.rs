@@ -20,6 +20,7 @@ const EXAMPLES: &str = "Examples:
   hyperv-sim copy README.md /tmp
   hyperv-sim run
   hyperv-sim run --agent 'target/release/hyperv-agent run --log stderr' device-gone
+  hyperv-sim replay tests/captures/*.pcapng
   hyperv-sim bench fcopy --peer '/usr/sbin/hv_fcopy_uio_daemon -n'
   hyperv-sim bench kvp --peer '/usr/sbin/hv_kvp_daemon -n'
   hyperv-sim bench vss --peer '/usr/sbin/hv_vss_daemon -n'
@@ -33,6 +34,9 @@ enum Command {
     Scenarios,
     /// Runs scenarios against the agent in this process, or against any program.
     Run(command::run::Arguments),
+    /// Plays the host's side of captures, and compares the replies with those of the
+    /// captures.
+    Replay(command::replay::Arguments),
     /// Runs random actions of a host, a local user and an administrator against the agent
     /// in this process, and checks invariants.
     Chaos(command::chaos::Arguments),
@@ -73,6 +77,7 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(arguments) => command::run::run(&arguments),
+        Command::Replay(arguments) => command::replay::run(&arguments),
         Command::Chaos(arguments) => command::chaos::run(&arguments),
         Command::Soak(arguments) => command::soak::run(&arguments),
         Command::FreezeChaos(arguments) => command::freeze_chaos::run(&arguments),

@@ -5,5 +5,6 @@ pub(crate) mod chaos;
 pub(crate) mod copy;
 pub(crate) mod figures;
 pub(crate) mod freeze_chaos;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod soak;

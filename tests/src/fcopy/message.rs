@@ -13,6 +13,9 @@ pub const CHUNK: usize = 6144;
 const HEADER_LEN: usize = 36;
 const NAME_BYTES: usize = 520;
 
+/// Units of a name's field, its NUL included.
+pub const NAME_UNITS: usize = NAME_BYTES / 2;
+
 /// What begins a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {

@@ -12,7 +12,7 @@ use hyperv_vmbus::ic::{Status, Version};
 
 use crate::host::{Protocol, Service, ServiceHost};
 use crate::ic::FILE_COPY;
-pub use message::{CHUNK, CREATE_PATH, OVERWRITE, Operation, Start};
+pub use message::{CHUNK, CREATE_PATH, NAME_UNITS, OVERWRITE, Operation, Start};
 
 /// The protocol of file copies.
 #[derive(Debug, Clone, Copy)]

@@ -119,7 +119,7 @@ impl ServiceHost<Kvp> {
     /// The value of a key.
     pub fn get(&mut self, pool: u8, key: &str) -> Result<Answer<String>> {
         let reply = self.call(&Operation::get(pool, key))?;
-        self.answer(reply, reply::value)
+        self.answer(reply, value)
     }
 
     /// Gives a key a value.
@@ -135,7 +135,7 @@ impl ServiceHost<Kvp> {
     /// The key and value at a place.
     pub fn enumerate(&mut self, pool: u8, index: u32) -> Result<Answer<Item>> {
         let reply = self.call(&Operation::Enumerate { pool, index })?;
-        self.answer(reply, reply::item)
+        self.answer(reply, item)
     }
 
     /// Every key and value, up to where the guest says that there are no more.
@@ -156,14 +156,8 @@ impl ServiceHost<Kvp> {
     /// The IP configuration of the interface with this MAC address.
     pub fn get_ip_info(&mut self, mac: &str, family: u8) -> Result<Answer<IpInfo>> {
         let reply = self.call(&Operation::get_ip_info(mac, family))?;
-        let read = match self.version() {
-            BINARY => |body: &reply::Body<'_>| match body {
-                reply::Body::Rings(body) => binary::ip_info(body),
-                reply::Body::Device(_) => reply::ip_info(body),
-            },
-            _ => reply::ip_info,
-        };
-        self.answer(reply, read)
+        let version = self.version();
+        self.answer(reply, |utf16, body| ip_info(utf16, version, body))
     }
 
     /// Gives an interface an IP configuration.
@@ -174,15 +168,36 @@ impl ServiceHost<Kvp> {
     fn answer<T>(
         &self,
         reply: crate::ic::Reply,
-        read: fn(&reply::Body<'_>) -> Result<T>,
+        read: impl Fn(bool, &[u8]) -> Result<T>,
     ) -> Result<Answer<T>> {
         if reply.status != Status::OK {
             return Ok(Err(reply.status));
         }
-        let body = match self.speaks_utf16() {
-            true => reply::Body::Rings(&reply.body),
-            false => reply::Body::Device(&reply.body),
-        };
-        read(&body).map(Ok)
+        read(self.speaks_utf16(), &reply.body).map(Ok)
+    }
+}
+
+fn body(utf16: bool, body: &[u8]) -> reply::Body<'_> {
+    match utf16 {
+        true => reply::Body::Rings(body),
+        false => reply::Body::Device(body),
+    }
+}
+
+/// The value in the body of the reply to a GET, which came over rings if it is `utf16`.
+pub(crate) fn value(utf16: bool, reply: &[u8]) -> Result<String> {
+    reply::value(&body(utf16, reply))
+}
+
+/// The key and value in the body of the reply to an ENUMERATE.
+pub(crate) fn item(utf16: bool, reply: &[u8]) -> Result<Item> {
+    reply::item(&body(utf16, reply))
+}
+
+/// The IP configuration in the body of the reply to a GET_IP_INFO of this version.
+pub(crate) fn ip_info(utf16: bool, version: Version, reply: &[u8]) -> Result<IpInfo> {
+    match utf16 && version == BINARY {
+        true => binary::ip_info(reply),
+        false => reply::ip_info(&body(utf16, reply)),
     }
 }

@@ -115,7 +115,7 @@ impl ServiceHost<Vss> {
 }
 
 /// The flags of a reply that came over rings.
-fn flags(reply: &Reply) -> Result<Flags> {
+pub(crate) fn flags(reply: &Reply) -> Result<Flags> {
     if reply.status != Status::OK {
         return Ok(Err(reply.status));
     }
