@@ -202,6 +202,115 @@ pub enum IcError {
     TooManyVersions(usize),
 }
 
+/// The headers of a message, as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// Kind of the packet: 1 for data.
+    pub pipe_kind: u32,
+    /// Bytes that follow the pipe header, as stated.
+    pub pipe_size: u32,
+    /// Version of the framework.
+    pub framework: Version,
+    /// Type of the message.
+    pub kind: MessageType,
+    /// Version of the message.
+    pub message: Version,
+    /// Bytes of the body, as stated.
+    pub size: u16,
+    /// The outcome; it means something in a reply.
+    pub status: Status,
+    /// The message's transaction id.
+    pub transaction: u8,
+    /// Flags: 1 transaction, 2 request, 4 response.
+    pub flags: u8,
+}
+
+/// Returns the headers of a message and its body, without a check: for those who read what
+/// others have sent and received. `None` if it is shorter than its headers.
+pub fn headers(message: &[u8]) -> Option<(Headers, &[u8])> {
+    let (header, body) = Header::ref_from_prefix(message).ok()?;
+    let headers = Headers {
+        pipe_kind: header.pipe_flags.get(),
+        pipe_size: header.pipe_size.get(),
+        framework: Version::new(header.framework_major.get(), header.framework_minor.get()),
+        kind: MessageType(header.kind.get()),
+        message: Version::new(header.message_major.get(), header.message_minor.get()),
+        size: header.size.get(),
+        status: Status(header.status.get()),
+        transaction: header.transaction,
+        flags: header.flags,
+    };
+    Some((headers, body))
+}
+
+/// Returns the versions of the framework and of the messages that the body of a negotiation
+/// lists: the offered ones, or in a reply the chosen ones.
+///
+/// # Errors
+///
+/// [`IcError`] if the body does not have as many as it states, or has too many.
+pub fn versions(
+    body: &[u8],
+) -> Result<(impl Iterator<Item = Version>, impl Iterator<Item = Version>), IcError> {
+    let carried = body.len();
+    let (counts, rest) = NegotiateHeader::ref_from_prefix(body).map_err(|_| no_counts(carried))?;
+    let lists = Lists::new(counts, carried)?;
+    let (versions, _) = <[WireVersion]>::ref_from_prefix_with_elems(rest, lists.total())
+        .map_err(|_| lists.beyond())?;
+    let (frameworks, messages) = versions
+        .split_at_checked(lists.frameworks.into())
+        .ok_or(lists.beyond())?;
+    let read = |version: &WireVersion| Version::new(version.major.get(), version.minor.get());
+    Ok((frameworks.iter().map(read), messages.iter().map(read)))
+}
+
+fn no_counts(carried: usize) -> IcError {
+    IcError::VersionsBeyondPacket {
+        frameworks: 0,
+        messages: 0,
+        carried,
+    }
+}
+
+/// The lengths of the lists in a negotiation.
+#[derive(Clone, Copy)]
+struct Lists {
+    frameworks: u16,
+    messages: u16,
+    carried: usize,
+}
+
+impl Lists {
+    fn new(counts: &NegotiateHeader, carried: usize) -> Result<Self, IcError> {
+        let lists = Self {
+            frameworks: counts.frameworks.get(),
+            messages: counts.messages.get(),
+            carried,
+        };
+        if lists.total() > MAX_OFFERED_VERSIONS {
+            return Err(IcError::TooManyVersions(lists.total()));
+        }
+        Ok(lists)
+    }
+
+    fn total(self) -> usize {
+        usize::from(self.frameworks) + usize::from(self.messages)
+    }
+
+    fn beyond(self) -> IcError {
+        let Self {
+            frameworks,
+            messages,
+            carried,
+        } = self;
+        IcError::VersionsBeyondPacket {
+            frameworks,
+            messages,
+            carried,
+        }
+    }
+}
+
 /// Checks the headers of a message and returns its type.
 ///
 /// # Errors
@@ -262,27 +371,13 @@ pub fn negotiate(
     let len = message.len();
     let (header, body) = Header::mut_from_prefix(message).map_err(|_| IcError::NoHeader { len })?;
     let carried = body.len();
-    let (counts, rest) =
-        NegotiateHeader::mut_from_prefix(body).map_err(|_| IcError::VersionsBeyondPacket {
-            frameworks: 0,
-            messages: 0,
-            carried,
-        })?;
-    let (framework_count, message_count) = (counts.frameworks.get(), counts.messages.get());
-    let total = usize::from(framework_count) + usize::from(message_count);
-    if total > MAX_OFFERED_VERSIONS {
-        return Err(IcError::TooManyVersions(total));
-    }
-    let beyond = IcError::VersionsBeyondPacket {
-        frameworks: framework_count,
-        messages: message_count,
-        carried,
-    };
-    let (versions, _) =
-        <[WireVersion]>::mut_from_prefix_with_elems(rest, total).map_err(|_| beyond)?;
+    let (counts, rest) = NegotiateHeader::mut_from_prefix(body).map_err(|_| no_counts(carried))?;
+    let lists = Lists::new(counts, carried)?;
+    let (versions, _) = <[WireVersion]>::mut_from_prefix_with_elems(rest, lists.total())
+        .map_err(|_| lists.beyond())?;
     let (framework_offer, message_offer) = versions
-        .split_at_checked(usize::from(framework_count))
-        .ok_or(beyond)?;
+        .split_at_checked(lists.frameworks.into())
+        .ok_or(lists.beyond())?;
 
     let settled = choose(frameworks, framework_offer)
         .zip(choose(messages, message_offer))
@@ -482,6 +577,32 @@ mod tests {
             })
         );
         assert_eq!(decode(&message[..27]), Err(IcError::NoHeader { len: 27 }));
+    }
+
+    #[test]
+    fn what_was_sent_can_be_read() {
+        let mut message = offer(&[(1, 0), (3, 0)], &[(5, 0)]);
+        let lists = |message: &[u8]| {
+            let (headers, body) = headers(message).unwrap();
+            let (frameworks, messages) = versions(body).unwrap();
+            (headers, frameworks.chain(messages).collect::<Vec<_>>())
+        };
+        let (sent, offered) = lists(&message);
+        assert_eq!((sent.pipe_size, sent.size), (40, 20));
+        assert_eq!(
+            (sent.kind, sent.transaction, sent.flags),
+            (MessageType::NEGOTIATE, 77, 3)
+        );
+        assert_eq!(
+            offered,
+            [Version::new(1, 0), Version::new(3, 0), Version::new(5, 0)]
+        );
+        negotiate(&mut message, FRAMEWORKS, &[Version::new(5, 0)]).unwrap();
+        encode_reply(&mut message, Status::OK);
+        let (sent, chosen) = lists(&message);
+        assert_eq!((sent.status, sent.flags), (Status::OK, 5));
+        assert_eq!(chosen, [Version::new(3, 0), Version::new(5, 0)]);
+        assert!(headers(&message[..27]).is_none());
     }
 
     #[test]

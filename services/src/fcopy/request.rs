@@ -9,18 +9,18 @@ use super::name::{self, BadName, NAME_LEN};
 /// Most bytes of data in one WRITE.
 pub const MAX_DATA: usize = 6144;
 
-const START: u32 = 0;
-const WRITE: u32 = 1;
-const COMPLETE: u32 = 2;
-const CANCEL: u32 = 3;
+pub(super) const START: u32 = 0;
+pub(super) const WRITE: u32 = 1;
+pub(super) const COMPLETE: u32 = 2;
+pub(super) const CANCEL: u32 = 3;
 
-const FLAG_OVERWRITE: u32 = 1;
-const FLAG_CREATE_PATH: u32 = 2;
+pub(super) const FLAG_OVERWRITE: u32 = 1;
+pub(super) const FLAG_CREATE_PATH: u32 = 2;
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct Header {
-    operation: U32,
+pub(super) struct Header {
+    pub(super) operation: U32,
     services: [[u8; 16]; 2],
 }
 
@@ -28,21 +28,21 @@ const _: () = assert!(size_of::<Header>() == 36);
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct StartFields {
-    file_name: [u8; NAME_LEN],
-    directory: [u8; NAME_LEN],
-    flags: U32,
-    size: U64,
+pub(super) struct StartFields {
+    pub(super) file_name: [u8; NAME_LEN],
+    pub(super) directory: [u8; NAME_LEN],
+    pub(super) flags: U32,
+    pub(super) size: U64,
 }
 
 const _: () = assert!(size_of::<StartFields>() == 1052);
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct WriteFields {
+pub(super) struct WriteFields {
     reserved: U32,
-    offset: U64,
-    size: U32,
+    pub(super) offset: U64,
+    pub(super) size: U32,
 }
 
 const _: () = assert!(size_of::<WriteFields>() == 16);

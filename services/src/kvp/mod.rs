@@ -30,6 +30,7 @@ pub use self::network::Backend;
 use self::network::IpInfoError;
 use self::pool::Pools;
 use self::request::{Reply, Request};
+use self::wire::describe::REGISTER;
 use self::wire::{IpLayout, Malformed};
 use crate::counters::{Operations, Outcomes, ServiceRecord};
 use crate::error_chain::display_chain;
@@ -41,7 +42,6 @@ mod access;
 pub mod assignments;
 mod cancel;
 pub mod config;
-mod describe;
 mod encoding;
 mod error;
 mod executor;
@@ -61,8 +61,6 @@ pub mod wire;
 /// Size of every message on the character device in bytes.
 const MESSAGE_LEN: usize = 7432;
 
-const OP_REGISTER: u8 = 100;
-
 /// How often to check what became of a deferred IP configuration.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -77,7 +75,7 @@ const MAX_MACS: usize = 16;
 
 static REGISTRATION: [u8; MESSAGE_LEN] = {
     let mut message = [0; MESSAGE_LEN];
-    message[0] = OP_REGISTER;
+    message[0] = REGISTER;
     message
 };
 
@@ -103,7 +101,7 @@ pub static ENTRY: Entry = Entry {
     default: true,
     after_mounts: false,
     prepare: Some(|config| create_pools(&config.kvp)),
-    describe: describe::describe,
+    describe: wire::describe::describe,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 

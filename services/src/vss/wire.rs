@@ -4,7 +4,7 @@
 use hyperv_vmbus::ic::Status;
 
 /// Offset of the flags, after the operation and seven reserved bytes.
-const FLAGS_AT: usize = 8;
+pub(super) const FLAGS_AT: usize = 8;
 
 /// Flags of the reply to a HOT_BACKUP: the host need not boot the copied disk to let the
 /// guest recover.

@@ -21,32 +21,32 @@ const FEW: usize = 5;
 const ORIGIN_OTHER: u16 = 1;
 const ORIGIN_STATIC: u16 = 2;
 
-type V4 = [u8; 4];
-type V6 = [u8; 16];
+pub(super) type V4 = [u8; 4];
+pub(super) type V6 = [u8; 16];
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct BinaryIpFields {
-    v4_count: U32,
-    v6_count: U32,
-    v4_gateway_count: U32,
-    v6_gateway_count: U32,
-    v4_dns_count: U32,
-    v6_dns_count: U32,
-    adapter: [u8; 256],
-    family: u8,
-    dhcp: u8,
+    pub(super) v4_count: U32,
+    pub(super) v6_count: U32,
+    pub(super) v4_gateway_count: U32,
+    pub(super) v6_gateway_count: U32,
+    pub(super) v4_dns_count: U32,
+    pub(super) v6_dns_count: U32,
+    pub(super) adapter: [u8; 256],
+    pub(super) family: u8,
+    pub(super) dhcp: u8,
     padding: [u8; 2],
-    v4: [V4; MANY],
-    v6: [V6; MANY],
-    v4_masks: [V4; MANY],
-    v6_prefixes: [U32; MANY],
-    v4_gateways: [V4; FEW],
-    v6_gateways: [V6; FEW],
-    v4_dns: [V4; MANY],
-    v6_dns: [V6; MANY],
+    pub(super) v4: [V4; MANY],
+    pub(super) v6: [V6; MANY],
+    pub(super) v4_masks: [V4; MANY],
+    pub(super) v6_prefixes: [U32; MANY],
+    pub(super) v4_gateways: [V4; FEW],
+    pub(super) v6_gateways: [V6; FEW],
+    pub(super) v4_dns: [V4; MANY],
+    pub(super) v6_dns: [V6; MANY],
     /// Those of the IPv4 addresses, then at once those of the IPv6 addresses.
-    origins: [U16; 2 * MANY],
+    pub(super) origins: [U16; 2 * MANY],
 }
 
 const _: () = assert!(size_of::<BinaryIpFields>() == 3712);

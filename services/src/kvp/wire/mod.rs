@@ -5,6 +5,7 @@
 //! `binary_ip` those of IP configurations.
 
 mod binary_ip;
+pub(super) mod describe;
 mod error;
 mod fields;
 mod pairs;
@@ -185,6 +186,8 @@ fn encode_ip<E: Form>(
 
 #[cfg(test)]
 mod binary_ip_tests;
+#[cfg(test)]
+mod describe_tests;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation)]
 mod tests;

@@ -11,21 +11,21 @@ const KEY_LEN: usize = 512;
 const VALUE_LEN: usize = 2048;
 
 // Types of a value.
-const REG_SZ: u32 = 1;
-const REG_EXPAND_SZ: u32 = 2;
-const REG_U32: u32 = 4;
-const REG_U64: u32 = 8;
-const REG_QWORD: u32 = 11;
+pub(super) const REG_SZ: u32 = 1;
+pub(super) const REG_EXPAND_SZ: u32 = 2;
+pub(super) const REG_U32: u32 = 4;
+pub(super) const REG_U64: u32 = 8;
+pub(super) const REG_QWORD: u32 = 11;
 
 /// The fields of a GET and a SET.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct ValueFields {
-    kind: U32,
-    key_size: U32,
-    value_size: U32,
-    key: [u8; KEY_LEN],
-    value: [u8; VALUE_LEN],
+    pub(super) kind: U32,
+    pub(super) key_size: U32,
+    pub(super) value_size: U32,
+    pub(super) key: [u8; KEY_LEN],
+    pub(super) value: [u8; VALUE_LEN],
 }
 
 const _: () = assert!(size_of::<ValueFields>() == 2572);
@@ -42,8 +42,8 @@ pub(super) struct EnumerateFields {
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct DeleteFields {
-    key_size: U32,
-    key: [u8; KEY_LEN],
+    pub(super) key_size: U32,
+    pub(super) key: [u8; KEY_LEN],
 }
 
 impl DeleteFields {

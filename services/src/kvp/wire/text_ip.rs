@@ -13,13 +13,13 @@ use crate::kvp::request::{Family, IpConfiguration, IpInfo};
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct TextIpFields {
-    adapter: [u8; 256],
-    family: u8,
-    dhcp: u8,
-    addresses: [u8; 2048],
-    subnets: [u8; 2048],
-    gateways: [u8; 1024],
-    dns: [u8; 2048],
+    pub(super) adapter: [u8; 256],
+    pub(super) family: u8,
+    pub(super) dhcp: u8,
+    pub(super) addresses: [u8; 2048],
+    pub(super) subnets: [u8; 2048],
+    pub(super) gateways: [u8; 1024],
+    pub(super) dns: [u8; 2048],
 }
 
 const _: () = assert!(size_of::<TextIpFields>() == 7426);
