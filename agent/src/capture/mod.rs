@@ -4,16 +4,24 @@
 //! open device and a packet for each message or event. The data of a packet is a [`Header`]
 //! and what was sent ([`packet`]).
 
+pub mod decode;
+pub mod json;
 pub mod packet;
 pub mod pcapng;
 pub(crate) mod recorder;
 pub mod recording;
 pub(crate) mod stream;
+pub mod text;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+pub use decode::Decoder;
 pub use packet::{Event, EventKind, Header, Kind, Transport};
+
+/// What was left out of a longer message is not made up: no message is that long.
+const MAX_MESSAGE: usize = 1 << 16;
 
 /// What a file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -93,6 +101,18 @@ impl Record {
             bytes,
             comment: None,
         }
+    }
+
+    /// Returns the bytes of the message, with zeros for what was left out.
+    pub fn message(&self) -> Cow<'_, [u8]> {
+        // A file can state any length.
+        let len = self.original_len.min(MAX_MESSAGE);
+        if len <= self.bytes.len() {
+            return Cow::Borrowed(&self.bytes);
+        }
+        let mut message = self.bytes.clone();
+        message.resize(len, 0);
+        Cow::Owned(message)
     }
 
     /// Returns the event; `None` if the record is a message, or is malformed.

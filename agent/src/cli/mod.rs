@@ -1,6 +1,7 @@
 //! The command line: parses it and runs the command.
 
 mod args;
+mod capture;
 mod check_config;
 mod devices;
 mod doctor;
@@ -23,6 +24,7 @@ use hyperv_services::vss::{guard, write_out};
 
 use crate::stock_daemons;
 use args::{ConfigFile, services_help};
+use capture::Capture;
 use doctor::Doctor;
 use generalize::Generalize;
 use kvp::Kvp;
@@ -86,6 +88,8 @@ enum Command {
     Kvp(Kvp),
     /// Show what a backup would freeze, or rehearse it
     Vss(Vss),
+    /// Show what a capture of the host's messages has
+    Capture(Capture),
     /// Thaw file systems that are still frozen after a backup
     Thaw(Thaw),
     /// Remove what a template of this machine must not have
@@ -140,6 +144,7 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Doctor(doctor) => doctor.run(),
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),
+        Command::Capture(capture) => capture.run(),
         Command::Thaw(thaw) => thaw.run(),
         Command::Generalize(generalize) => generalize.run(),
     }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used)]
 
+mod capture;
 mod kvp;
 mod output;
 mod running;

@@ -1,0 +1,135 @@
+//! `hyperv-agent capture`: what host and guest say to each other.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use super::output::{self, Exit};
+use crate::capture::pcapng::Reader;
+use crate::capture::text::Times;
+use crate::capture::{Decoder, json, text};
+
+const SHOW_HELP: &str = "\
+A line has the time, the service and the device, the direction (-> from the host,
+<- to the host, -- an event), the operation and its fields. The texts of a capture come
+from the host: they are quoted, and control characters in them are escaped.
+
+Exit status: 0 success, 1 the file cannot be read, is no capture, or is cut off or
+malformed: what comes before that is shown.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Capture {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a capture as text, one line a message
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = SHOW_HELP)]
+struct Show {
+    /// The capture; - for standard input
+    file: PathBuf,
+
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+
+    /// Show the time of day in UTC, instead of seconds since the first message
+    #[arg(long, conflicts_with = "json")]
+    wall_time: bool,
+}
+
+impl Capture {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        match self.command {
+            Command::Show(show) => show.run(),
+        }
+    }
+}
+
+impl Show {
+    fn run(&self) -> anyhow::Result<Exit> {
+        let input: Box<dyn Read> = if self.file == Path::new("-") {
+            Box::new(io::stdin())
+        } else {
+            let file = File::open(&self.file);
+            Box::new(file.with_context(|| format!("cannot open {}", self.file.display()))?)
+        };
+        let mut out = BufWriter::new(io::stdout());
+        let shown = self.show(input, &mut out);
+        // What was read before an error is shown.
+        let flushed = out.flush();
+        match shown.and(flushed.map_err(anyhow::Error::from)) {
+            Err(error) if is_broken_pipe(&error) => Ok(Exit::Success),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Exit::Success),
+        }
+    }
+
+    fn show(&self, input: Box<dyn Read>, out: &mut impl Write) -> anyhow::Result<()> {
+        let name = self.file.display().to_string();
+        let unreadable = || format!("cannot read the capture {name}");
+        let mut reader = Reader::new(BufReader::new(input)).with_context(unreadable)?;
+        let mut decoder = Decoder::default();
+        let mut begin: Option<SystemTime> = None;
+        let mut number = 0;
+        while let Some(record) = reader.next() {
+            let record = record.with_context(unreadable)?;
+            let description = decoder.describe(&record);
+            let interface = reader.interface(record.interface);
+            if begin.is_none() {
+                self.title(&reader, Some(record.time), out)?;
+            }
+            let begin = *begin.get_or_insert(record.time);
+            number += 1;
+            if self.json {
+                let line = json::line(number, interface, &record, &description)?;
+                writeln!(out, "{line}")?;
+            } else {
+                let times = match self.wall_time {
+                    true => Times::Wall,
+                    false => Times::Relative,
+                };
+                let line = text::line(times, begin, interface, &record, &description);
+                writeln!(out, "{line}")?;
+            }
+        }
+        if begin.is_none() {
+            self.title(&reader, None, out)?;
+        }
+        match reader.dropped() {
+            0 => {}
+            count => output::complain(&format!(
+                "{name} lacks {count} records, which were dropped during the capture"
+            )),
+        }
+        Ok(())
+    }
+
+    fn title<R: Read>(
+        &self,
+        reader: &Reader<R>,
+        begin: Option<SystemTime>,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let line = match self.json {
+            true => json::title(reader.section())?,
+            false => text::title(reader.section(), begin),
+        };
+        Ok(writeln!(out, "{line}")?)
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
