@@ -41,6 +41,24 @@ pub(crate) fn escaped_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// Returns a number of bytes with a unit.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
+    match UNITS.into_iter().find(|(unit, _)| count >= *unit) {
+        // Cut off after one decimal: 100 % only when it is done.
+        Some((unit, name)) => {
+            let tenths = u128::from(count) * 10 / u128::from(unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{count} bytes"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -145,7 +145,9 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     from.deserialize_any(Size).map(Some)
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Returns the bytes of a size such as `512 MiB`, or of a number without a unit; `None` if it
+/// is neither.
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -62,6 +62,11 @@ impl<W: Write> Recording<W> {
         Ok(())
     }
 
+    /// Returns the number of devices so far.
+    pub fn interfaces(&self) -> usize {
+        self.interfaces.len()
+    }
+
     /// Returns what is written to.
     pub fn get_mut(&mut self) -> &mut W {
         self.writer.get_mut()

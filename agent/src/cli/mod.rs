@@ -42,6 +42,7 @@ Examples:
   hyperv-agent status                  show the state of the running agent
   hyperv-agent devices                 show what the host offers, and which service
                                        serves it
+  hyperv-agent capture FILE            record what host and guest send
   hyperv-agent doctor                  find what is wrong with this machine
   hyperv-agent kvp list                show the keys and values of host and guest
   hyperv-agent kvp ip                  show the network as the host reads and sets it
@@ -82,14 +83,14 @@ enum Command {
     },
     /// Show the state of the running agent
     Status(Status),
+    /// Record what host and guest send, or show a recording
+    Capture(Capture),
     /// Find what is wrong with this machine, and say what helps
     Doctor(Doctor),
     /// Read and write the key-value pools shared with the host
     Kvp(Kvp),
     /// Show what a backup would freeze, or rehearse it
     Vss(Vss),
-    /// Show what a capture of the host's messages has
-    Capture(Capture),
     /// Thaw file systems that are still frozen after a backup
     Thaw(Thaw),
     /// Remove what a template of this machine must not have
@@ -141,10 +142,10 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Reload(file) => reload::reload(&file),
         Command::Devices { json, verbose } => devices::list(json, verbose),
         Command::Status(status) => status.run(),
+        Command::Capture(capture) => capture.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),
-        Command::Capture(capture) => capture.run(),
         Command::Thaw(thaw) => thaw.run(),
         Command::Generalize(generalize) => generalize.run(),
     }

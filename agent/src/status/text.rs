@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::terminal::escaped;
+use crate::terminal::{bytes, escaped};
 
 use super::backup::{file_systems, mount_points};
 use super::ip_configuration::IpConfiguration;
@@ -224,23 +224,6 @@ fn span(then: SystemTime, now: SystemTime) -> String {
         60..3600 => format!("{} min", seconds / 60),
         3600..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [
-        (1 << 40, "TiB"),
-        (1 << 30, "GiB"),
-        (1 << 20, "MiB"),
-        (1 << 10, "KiB"),
-    ];
-    match UNITS.into_iter().find(|(unit, _)| count >= *unit) {
-        // Cut off after one decimal: 100 % only when it is done.
-        Some((unit, name)) => {
-            let tenths = u128::from(count) * 10 / u128::from(unit);
-            format!("{}.{} {name}", tenths / 10, tenths % 10)
-        }
-        None => format!("{count} bytes"),
     }
 }
 

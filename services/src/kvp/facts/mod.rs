@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,12 @@ const DRIVER_VERSION: &str = "3.1";
 
 /// How long what os-release says is kept.
 pub(super) const OS_REFRESH: Duration = Duration::from_secs(10);
+
+/// Returns name and version of the operating system in this root.
+pub fn system_name(root: &Path) -> String {
+    let Os { name, version_id } = Os::read(root);
+    format!("{name} {version_id}").trim_end().to_owned()
+}
 
 /// Computes the guest's facts.
 pub struct Facts {

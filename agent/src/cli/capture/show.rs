@@ -1,4 +1,4 @@
-//! `hyperv-agent capture`: what host and guest say to each other.
+//! `hyperv-agent capture show`: shows a capture as text or JSON.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::output::{self, Exit};
+use super::super::output::{self, Exit};
 use crate::capture::pcapng::Reader;
 use crate::capture::text::Times;
 use crate::capture::{Decoder, json, text};
 
-const SHOW_HELP: &str = "\
+const HELP: &str = "\
 A line has the time, the service and the device, the direction (-> from the host,
 <- to the host, -- an event), the operation and its fields. The texts of a capture come
 from the host: they are quoted, and control characters in them are escaped.
@@ -22,20 +22,8 @@ Exit status: 0 success, 1 the file cannot be read, is no capture, or is cut off 
 malformed: what comes before that is shown.";
 
 #[derive(Debug, Args)]
-pub(crate) struct Capture {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Show a capture as text, one line a message
-    Show(Show),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = SHOW_HELP)]
-struct Show {
+#[command(after_help = HELP)]
+pub(super) struct Show {
     /// The capture; - for standard input
     file: PathBuf,
 
@@ -48,16 +36,8 @@ struct Show {
     wall_time: bool,
 }
 
-impl Capture {
-    pub(super) fn run(self) -> anyhow::Result<Exit> {
-        match self.command {
-            Command::Show(show) => show.run(),
-        }
-    }
-}
-
 impl Show {
-    fn run(&self) -> anyhow::Result<Exit> {
+    pub(super) fn run(&self) -> anyhow::Result<Exit> {
         let input: Box<dyn Read> = if self.file == Path::new("-") {
             Box::new(io::stdin())
         } else {

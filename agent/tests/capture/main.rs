@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used)]
 
+mod command;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::io::{BufReader, Read};

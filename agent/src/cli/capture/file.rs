@@ -1,0 +1,129 @@
+//! The file of a capture: new, for its owner only, and complete up to the last block.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::capture::recording::Recording;
+use crate::capture::{Interface, Record, Section};
+
+/// What is kept of the size for the statistics of each device at the end, and for the
+/// description of one that comes.
+const RESERVE: u64 = 512;
+
+/// A capture that is written to a file or to standard output.
+pub(super) struct Output {
+    /// Each block is collected here first.
+    recording: Recording<Vec<u8>>,
+    out: Box<dyn Write>,
+    written: u64,
+    limit: u64,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    Written,
+    /// The file would get too large.
+    Full,
+    /// Nobody reads it any more.
+    Unread,
+}
+
+impl Output {
+    /// Begins a capture of at most `limit` bytes.
+    pub(super) fn new(out: Box<dyn Write>, section: &Section, limit: u64) -> anyhow::Result<Self> {
+        let mut output = Self {
+            recording: Recording::new(Vec::new(), section)?,
+            out,
+            written: 0,
+            limit,
+        };
+        output.flush()?;
+        Ok(output)
+    }
+
+    /// Adds a message or an event of this device.
+    pub(super) fn add(&mut self, interface: &Interface, record: Record) -> anyhow::Result<Added> {
+        self.recording.add(interface, record)?;
+        let devices = self.recording.interfaces() as u64;
+        let size = self.written + self.recording.get_mut().len() as u64;
+        if size.saturating_add((devices + 1) * RESERVE) > self.limit {
+            self.recording.get_mut().clear();
+            return Ok(Added::Full);
+        }
+        self.flush()
+    }
+
+    /// Ends the capture, and returns its size in bytes.
+    pub(super) fn finish(mut self) -> anyhow::Result<u64> {
+        self.recording.finish()?;
+        self.flush()?;
+        Ok(self.written)
+    }
+
+    /// Returns the size so far in bytes.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn flush(&mut self) -> anyhow::Result<Added> {
+        let bytes = self.recording.get_mut();
+        let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
+        self.written += bytes.len() as u64;
+        bytes.clear();
+        match written {
+            Ok(()) => Ok(Added::Written),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Added::Unread),
+            Err(error) => Err(error).context("cannot write the capture"),
+        }
+    }
+}
+
+/// The place of a capture.
+#[derive(Debug)]
+pub(super) enum Place {
+    Stdout,
+    File(PathBuf),
+}
+
+impl Place {
+    /// Checks that the capture can be written there: `-` is standard output.
+    pub(super) fn new(path: &Path, overwrite: bool) -> anyhow::Result<Self> {
+        if path == Path::new("-") {
+            if io::stdout().is_terminal() {
+                bail!("a capture is no text: redirect standard output, or name a file");
+            }
+            return Ok(Self::Stdout);
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.is_file() => bail!("{} is no regular file", path.display()),
+            Ok(_) if !overwrite => bail!(
+                "{} exists: name another file, or add --overwrite",
+                path.display()
+            ),
+            _ => Ok(Self::File(path.to_owned())),
+        }
+    }
+
+    /// Creates it. A file is always a new one, so that nobody else has it open.
+    pub(super) fn create(&self) -> anyhow::Result<Box<dyn Write>> {
+        let Self::File(path) = self else {
+            return Ok(Box::new(io::stdout()));
+        };
+        let file = match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => create_new(path),
+        };
+        let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Box::new(file))
+    }
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
+}
