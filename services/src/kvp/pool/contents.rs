@@ -67,15 +67,15 @@ impl Contents<'_> {
         let Some(memory) = self.memory.filter(|_| self.snapshot.settled) else {
             return Ok(None);
         };
-        if !memory.is_of(self.snapshot.stamp) {
+        let stamp = self.snapshot.stamp;
+        if !memory.is_of(stamp) {
             let mut records = (self.size <= MAX_REMEMBERED).then(Records::default);
             if records.is_some() {
                 self.each(|_, raw| records = records.take().and_then(|all| all.with(raw)))?;
             }
-            let stamp = self.snapshot.stamp;
-            memory.put(self.file, self.path, self.journal, stamp, records);
+            memory.put(self.file, stamp, records);
         }
-        Ok(memory.recall(self.snapshot.stamp, answer))
+        Ok(memory.recall(self.path, self.journal, stamp, answer))
     }
 
     /// Finds the first record with this key.

@@ -118,8 +118,8 @@ impl PoolFile {
 
     /// Returns the stamp of the file that the path names; `None` if there is none.
     pub(super) fn stamp(&self) -> Option<Stamp> {
-        let taken = Snapshot::take(|| fs::metadata(&self.path));
-        taken.ok().map(|(snapshot, _)| snapshot.stamp)
+        let metadata = fs::metadata(&self.path).ok()?;
+        Some(Stamp::from(&metadata))
     }
 
     /// Changes the file, which is created if it does not exist.
@@ -353,8 +353,9 @@ impl PoolFile {
 
     /// Returns the state of the file; `None` if the path no longer names it.
     fn snapshot(&self, open: &OpenFile) -> Result<Option<Snapshot>, PoolError> {
-        match Snapshot::take(|| fs::metadata(&self.path)) {
-            Ok((snapshot, metadata)) => Ok(open.is(&metadata).then_some(snapshot)),
+        let stat = || fs::metadata(&self.path).map(|metadata| Stamp::from(&metadata));
+        match Snapshot::take(stat) {
+            Ok(snapshot) => Ok(open.is(snapshot.stamp).then_some(snapshot)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(PoolError::file("stat", &self.path)(error)),
         }

@@ -1,33 +1,46 @@
 //! The records of a pool as they were last read, for a thread that must not wait.
 //!
-//! They are current while the path names the same file with the same stamp, and no journal
-//! lies beside it. Whoever changes the file changes its stamp, with two exceptions: a store to
-//! a mapping of the file may not, and a program that writes without a lock changes the stamp a
-//! moment before the content. So the file is read again after [`MAX_AGE`]. The look at both paths uses nothing but the kernel's caches, and fails
-//! where these do not suffice. A file system that other machines change is not trusted.
+//! They are current while the stamps of the file and of its directory are the same: a change of
+//! the content shows in the file's, also if it is made under another name. A file put in its
+//! place and a journal beside it show in the directory's. So a look takes two system calls on
+//! open descriptors, which use nothing but the kernel's memory. It does not show
+//!
+//! - that the path leads elsewhere, as after a mount, if the directory itself was not touched,
+//! - a store to a mapping of the file, which may leave its stamp as it is,
+//! - what a program writes without a lock a moment after the change of the stamp.
+//!
+//! So the file is looked up and read again after [`MAX_AGE`]. A file system that other machines
+//! change is not trusted.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat2, statx};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstatfs, open, statx};
 
 use super::record::{RawRecord, Record};
-use super::stamp::Stamp;
+use super::stamp::{Snapshot, Stamp};
 
 /// Most bytes that the records of one pool take in memory.
 const MAX_LEN: usize = 256 << 10;
 
-/// How long records are kept: it limits the harm of a change that the stamp does not show.
+/// How long records are kept: it limits the harm of a change that the stamps do not show.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// The file systems that only this machine changes, and whose metadata can be read without
-/// waiting: ext4 and its ancestors, XFS, Btrfs, F2FS, overlayfs. The kernel does not remember
-/// that a name is missing in a tmpfs.
-const LOCAL: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x794c_7630];
+/// The file systems that only this machine changes, and whose metadata are read without
+/// waiting: ext4 and its ancestors, XFS, Btrfs, F2FS, overlayfs, tmpfs. In all of them, a
+/// directory's times change with its entries and when it is renamed.
+const LOCAL: [u32; 6] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x794c_7630,
+    0x0102_1994,
+];
 
 /// The records of one pool. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -36,13 +49,22 @@ pub(in super::super) struct Memory(Arc<Mutex<Option<Image>>>);
 /// The records of a file with this stamp.
 #[derive(Debug)]
 struct Image {
-    path: PathBuf,
-    journal: PathBuf,
     stamp: Stamp,
     /// When they were read.
     read: Instant,
     /// `None` if they take too much memory, or if the file system is none of [`LOCAL`].
     records: Option<Records>,
+    /// `None` if only who holds the lock can tell that they are current.
+    place: Option<Place>,
+}
+
+/// Where the file is.
+#[derive(Debug)]
+struct Place {
+    file: OwnedFd,
+    directory: OwnedFd,
+    /// The stamp of the directory at a time when it had the file and no journal.
+    stamp: Stamp,
 }
 
 impl Memory {
@@ -74,33 +96,41 @@ impl Memory {
         self.lock().as_ref().is_some_and(|image| image.is_of(stamp))
     }
 
-    /// Answers from the records if they are those of the file with this stamp.
-    pub(super) fn recall<T>(&self, stamp: Stamp, answer: impl FnOnce(&Records) -> T) -> Option<T> {
-        let image = self.lock();
-        let image = image.as_ref().filter(|image| image.is_of(stamp))?;
-        image.records.as_ref().map(answer)
-    }
-
-    /// Keeps the records of a file, which is locked and has no journal.
-    pub(super) fn put(
+    /// Answers from the records if they are those of the file with this stamp, which is locked.
+    /// From now on they are current while nobody changes the file or its directory.
+    pub(super) fn recall<T>(
         &self,
-        file: &File,
         path: &Path,
         journal: &Path,
         stamp: Stamp,
-        records: Option<Records>,
-    ) {
+        answer: impl FnOnce(&Records) -> T,
+    ) -> Option<T> {
+        let mut image = self.lock();
+        let image = image.as_mut().filter(|image| image.is_of(stamp))?;
+        if image.records.is_some() && !image.is_current() {
+            image.place = Place::find(path, journal, stamp).unwrap_or(None);
+        }
+        image.records.as_ref().map(answer)
+    }
+
+    /// Keeps the records of a file, which is locked.
+    pub(super) fn put(&self, file: &File, stamp: Stamp, records: Option<Records>) {
         let is_local = |_: &Records| {
             let kind = fstatfs(file).map(|stat| stat.f_type);
             kind.is_ok_and(|kind| LOCAL.iter().any(|&local| kind == local as _))
         };
         *self.lock() = Some(Image {
-            path: path.to_owned(),
-            journal: journal.to_owned(),
             stamp,
             read: Instant::now(),
             records: records.filter(is_local),
+            place: None,
         });
+    }
+
+    /// Makes the records too old.
+    #[cfg(test)]
+    pub(super) fn age(&self) {
+        self.lock().as_mut().unwrap().read -= MAX_AGE;
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Image>> {
@@ -114,21 +144,41 @@ impl Image {
         self.stamp == stamp && self.read.elapsed() < MAX_AGE
     }
 
-    /// Whether the path still names the file, it is unchanged, and nobody left a journal.
-    /// `false` also if that cannot be told without waiting, as on kernels before 5.12.
+    /// Whether nobody has changed the file or its directory, as far as that shows.
     fn is_current(&self) -> bool {
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let stat =
-            find(&self.path).and_then(|file| statx(file, c"", flags, StatxFlags::BASIC_STATS));
-        stat.is_ok_and(|stat| self.is_of(Stamp::from(&stat)))
-            && find(&self.journal).is_err_and(|error| error == Errno::NOENT)
+        self.place.as_ref().is_some_and(|place| {
+            stamp(&place.file).is_ok_and(|stamp| self.is_of(stamp))
+                && stamp(&place.directory).is_ok_and(|stamp| stamp == place.stamp)
+        })
     }
 }
 
-/// Finds a file without waiting: `EAGAIN` if the kernel's caches do not suffice.
-fn find(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)
+impl Place {
+    /// Finds the file with this stamp. `None` if the path leads to another one or is a link,
+    /// there is a journal, or a later change of the directory might not show in its stamp.
+    fn find(path: &Path, journal: &Path, of: Stamp) -> io::Result<Option<Self>> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let directory = open(parent, flags | OFlags::DIRECTORY, Mode::empty())?;
+        let taken = Snapshot::take(|| stamp(&directory))?;
+        // A change may show in the stamp a moment before it shows here. Reading the directory
+        // waits until it does.
+        fs::read_dir(parent)?.next();
+        let file = open(path, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        let is_there = taken.settled && stamp(&file)? == of && !journal.try_exists()?;
+        Ok(is_there.then_some(Self {
+            file,
+            directory,
+            stamp: taken.stamp,
+        }))
+    }
+}
+
+/// Returns the stamp of an open file, without waiting.
+fn stamp(file: &OwnedFd) -> io::Result<Stamp> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::BASIC_STATS)?;
+    Ok(Stamp::from(&stat))
 }
 
 /// Records in order, their fields without what follows a NUL.
@@ -184,18 +234,27 @@ fn fields(text: &[u8]) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 pub(in super::super) mod testing {
-    use super::find;
+    use super::{LOCAL, fstatfs};
 
-    /// A directory whose pools are answered from memory; `None` if there is none here.
+    /// Directories whose pools are answered from memory, on a disk and on a tmpfs.
+    pub(in super::super::super) fn directories() -> Vec<tempfile::TempDir> {
+        let made = ["/var/tmp", "/dev/shm"].map(|parent| tempfile::tempdir_in(parent).ok());
+        let is_local = |directory: &tempfile::TempDir| {
+            let kind = fstatfs(std::fs::File::open(directory).unwrap())
+                .unwrap()
+                .f_type;
+            LOCAL.iter().any(|&local| kind == local as _)
+        };
+        made.into_iter().flatten().filter(is_local).collect()
+    }
+
+    /// Such a directory; `None` if there is none here.
     pub(in super::super::super) fn directory() -> Option<tempfile::TempDir> {
-        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-        let missing = directory.path().join("missing");
-        assert!(!missing.exists());
-        if find(&missing).is_err_and(|error| error == rustix::io::Errno::NOENT) {
-            return Some(directory);
+        let directory = directories().pop();
+        if directory.is_none() {
+            hyperv_needs::skip("needs a local file system at /var/tmp or /dev/shm");
         }
-        hyperv_needs::skip("needs Linux 5.12, and a local file system at /var/tmp");
-        None
+        directory
     }
 }
 
@@ -220,7 +279,7 @@ mod tests {
                 assert!(begun.elapsed() < MAX_AGE, "they are never in memory");
                 pools.get(PoolId::External, "k").unwrap();
             }
-            memory.lock().as_mut().unwrap().read -= MAX_AGE;
+            memory.age();
             assert_eq!(memory.value("k"), None);
             let stamp = pools.stamp(PoolId::External).unwrap();
             assert!(!memory.is_of(stamp));

@@ -1,6 +1,6 @@
 //! Opens a pool's file if only root can have put it there.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 
 use super::error::PoolError;
 use super::lock::Access;
+use super::stamp::Stamp;
 use crate::trusted::trusted_directory_of;
 
 /// An open file with its identity.
@@ -68,8 +69,8 @@ impl OpenFile {
         }
     }
 
-    /// Whether the metadata are of this file.
-    pub(super) fn is(&self, metadata: &Metadata) -> bool {
-        (self.device, self.inode) == (metadata.dev(), metadata.ino())
+    /// Whether the stamp is of this file.
+    pub(super) fn is(&self, stamp: Stamp) -> bool {
+        (self.device, self.inode) == (stamp.device, stamp.inode)
     }
 }

@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{Statx, StatxTimestamp, makedev};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The metadata that change with a file's content. Equal stamps mean equal content only
+/// The metadata that change with the content of a file or directory. Equal stamps mean equal content only
 /// if the first was [`settled`](Snapshot::settled).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Stamp {
-    device: u64,
-    inode: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
     pub(super) size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -55,16 +55,13 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes a snapshot of the file that `stat` returns the metadata of.
-    pub(super) fn take<E>(
-        stat: impl FnOnce() -> Result<Metadata, E>,
-    ) -> Result<(Self, Metadata), E> {
+    /// Takes a snapshot of the file that `stat` returns the stamp of.
+    pub(super) fn take<E>(stat: impl FnOnce() -> Result<Stamp, E>) -> Result<Self, E> {
         let before = coarse_clock();
-        let metadata = stat()?;
+        let stamp = stat()?;
         let after = coarse_clock();
-        let stamp = Stamp::from(&metadata);
         let settled = is_settled(stamp.changed, before, after);
-        Ok((Self { stamp, settled }, metadata))
+        Ok(Self { stamp, settled })
     }
 }
 

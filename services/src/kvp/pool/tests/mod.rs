@@ -19,6 +19,7 @@ fn raws(bytes: &[u8]) -> Vec<RawRecord> {
 
 mod concurrency;
 mod crashes;
+mod memory;
 mod properties;
 
 const LEN: usize = size_of::<RawRecord>();

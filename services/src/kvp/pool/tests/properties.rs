@@ -5,10 +5,10 @@ use std::io::Write;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::memory::remember;
 use super::*;
 use crate::kvp::pool::crash;
 use crate::kvp::pool::record::RECORD_LEN;
-use crate::kvp::pool::stamp::Snapshot;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -88,7 +88,7 @@ enum Event {
     Replace,
     /// By another program, which is killed at this step.
     Killed(String, String, usize),
-    /// Time passes.
+    /// Time passes, until it is in memory.
     Settle,
 }
 
@@ -102,14 +102,6 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (key(), value(), 0..5usize).prop_map(|(key, value, step)| Event::Killed(key, value, step)),
         4 => Just(Event::Settle),
     ]
-}
-
-/// Waits until every later change shows in the stamp of the pool.
-fn settle(place: &Place) {
-    let stat = || fs::metadata(place.path());
-    while !Snapshot::take(stat).unwrap().0.settled {
-        std::thread::yield_now();
-    }
 }
 
 proptest! {
@@ -150,7 +142,7 @@ proptest! {
                     let _ = place.pools().set(PoolId::Guest, &key, &value);
                     crash::run();
                 }
-                Event::Settle => settle(&place),
+                Event::Settle => remember(inline, &mut pools),
             }
             // Before anybody completes what the killed program began.
             let value = inline.value(&asked);
@@ -164,7 +156,7 @@ proptest! {
             let record = pools.at(PoolId::Guest, 1).unwrap();
             prop_assert_eq!(record.as_ref(), records.get(1));
         }
-        settle(&place);
+        remember(inline, &mut pools);
         let read = pools.get(PoolId::Guest, &asked).unwrap();
         prop_assert_eq!(inline.value(&asked), Some(read));
     }
