@@ -223,6 +223,16 @@ pub trait Machine {
     /// If it does not end in time.
     fn stop(&mut self) -> Result<()>;
 
+    /// Captures what host and guest say from now on until the agent, which runs, is stopped,
+    /// in a file of this machine, with all content.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot record here.
+    fn capture(&mut self, _path: &Path) -> Result<()> {
+        bail!("the program cannot record here")
+    }
+
     /// Ends the program at once (SIGKILL), where that can be done: in process
     /// it cannot.
     ///

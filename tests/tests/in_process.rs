@@ -1,10 +1,14 @@
-//! Every scenario, over every transport, with the agent within this process:
-//! one test each.
+//! Every scenario, over every transport, with the agent within this process, and every
+//! capture of `tests/captures`: one test each.
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use hyperv_sim::inprocess::{self, InProcess};
+use hyperv_sim::replay::{Capture, Options as ReplayOptions};
 use hyperv_sim::scenario::{Options, Outcome, SCENARIOS, Scenario, Transport, run_one};
+use hyperv_vmbus::Encoding;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Bytes of the large file: unoptimised code is slow, and the full size is for
@@ -20,7 +24,7 @@ fn main() -> ExitCode {
         return ended;
     }
     let arguments = Arguments::from_args();
-    let trials = SCENARIOS
+    let scenarios = SCENARIOS
         .iter()
         .filter(|scenario| !scenario.own_process)
         .flat_map(|scenario| {
@@ -28,8 +32,8 @@ fn main() -> ExitCode {
                 let name = format!("{}::{transport}", scenario.name.replace('-', "_"));
                 Trial::test(name, move || play(scenario, *transport))
             })
-        })
-        .collect();
+        });
+    let trials = scenarios.chain(captures()).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -38,6 +42,7 @@ fn play(scenario: &Scenario, transport: Transport) -> Result<(), Failed> {
     let options = Options {
         large: LARGE,
         alone: false,
+        captures: None,
     };
     let verdict = run_one(scenario, transport, &mut machine, &mut 0, options);
     match verdict.outcome {
@@ -51,5 +56,43 @@ fn play(scenario: &Scenario, transport: Transport) -> Result<(), Failed> {
             verdict.log.join("\n  ")
         )
         .into()),
+    }
+}
+
+/// A test of each capture over each transport.
+fn captures() -> Vec<Trial> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
+    let mut trials = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "pcapng")
+        {
+            continue;
+        }
+        for (name, transport) in [("uio", Encoding::Utf16), ("hvutil", Encoding::Utf8)] {
+            let capture = entry.file_name().to_string_lossy().into_owned();
+            let path = path.clone();
+            let trial = move || replay(&path, transport).map_err(Failed::from);
+            trials.push(Trial::test(format!("captures::{capture}::{name}"), trial));
+        }
+    }
+    trials
+}
+
+fn replay(path: &Path, transport: Encoding) -> Result<(), String> {
+    let text = |error| format!("{error:#}");
+    let capture = Capture::read(path).map_err(text)?;
+    let mut machine = InProcess::new().map_err(text)?;
+    let options = ReplayOptions {
+        transport: Some(transport),
+        recorded_pace: false,
+    };
+    let outcome = capture.replay(&mut machine, options).map_err(text)?;
+    match outcome.difference {
+        Some(difference) => Err(capture.describe(&difference)),
+        None if outcome.compared == 0 => Err("no reply was compared".to_owned()),
+        None => Ok(()),
     }
 }

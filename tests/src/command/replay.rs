@@ -104,7 +104,7 @@ fn machine(capture: &Capture, arguments: &Arguments) -> Result<Box<dyn Machine>>
 fn print(file: &Path, capture: &Capture, outcome: &Outcome) {
     let result = match &outcome.difference {
         None => "as in the capture",
-        Some(_) => "then one DIFFERS",
+        Some(_) => "the last one DIFFERS",
     };
     println!(
         "{}: {} requests sent, {} replies compared, {result}",

@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Save each message of the host as a file in this directory, for fuzzing.
     #[arg(long, value_name = "DIRECTORY")]
     messages: Option<PathBuf>,
+    /// Save a capture of each scenario, as `SCENARIO-TRANSPORT.pcapng` in this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    capture: Option<PathBuf>,
     /// Print each verdict as a line of JSON.
     #[arg(long)]
     json: bool,
@@ -81,6 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options {
         large: arguments.large << 20,
         alone: true,
+        captures: arguments.capture.clone(),
     };
     let command = arguments.agent.clone();
     let factory: Factory<'_> = Box::new(move |service| {

@@ -2,12 +2,14 @@
 //! is started.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use hyperv_agent::control_socket::ControlSocket;
 use hyperv_agent::locate::DeviceNode;
 use hyperv_agent::mailbox::SupervisorHandle;
 use hyperv_agent::opener::{OpenContext, OpenError, Opener};
@@ -43,7 +45,13 @@ impl Opener for Devices {
 }
 
 impl Agent {
-    pub(super) fn start(world: &Arc<Registry>, setup: &Shared, log: Logger) -> Result<Self> {
+    /// Starts it, with a socket for requests.
+    pub(super) fn start(
+        world: &Arc<Registry>,
+        setup: &Shared,
+        requests: &Path,
+        log: Logger,
+    ) -> Result<Self> {
         let (its_setup, tree) = (setup.clone(), world.tree().clone());
         let settings = move || {
             let setup = its_setup.lock();
@@ -60,13 +68,14 @@ impl Agent {
                 run: "/nonexistent".into(),
             })
         };
-        let supervisor = Supervisor::new(
+        let mut supervisor = Supervisor::new(
             settings()?,
             Box::new(settings),
             Arc::new(Devices(Arc::clone(world))),
             log,
         )
         .context("starting the agent")?;
+        supervisor.serve_requests_on(ControlSocket::bind(requests)?)?;
         let handle = supervisor.handle();
         let (tell, ended) = channel();
         let thread = std::thread::Builder::new()

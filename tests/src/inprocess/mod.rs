@@ -6,6 +6,7 @@ mod agent;
 mod device;
 mod hvutil;
 mod log;
+mod recording;
 mod setup;
 mod uio;
 
@@ -27,6 +28,7 @@ use crate::volumes::Volumes;
 use agent::Agent;
 use device::Registry;
 pub use log::Sink;
+use recording::Recording;
 pub use setup::Setup;
 
 /// Becomes the agent's guard, where the agent in another process of this
@@ -42,6 +44,9 @@ pub fn guard() -> Option<ExitCode> {
     })
 }
 
+/// The socket for requests to the agent, in the machine's directory.
+const REQUESTS: &str = "request";
+
 /// How long the agent may take to end.
 const STOP_TIME: Duration = Duration::from_secs(30);
 
@@ -49,6 +54,7 @@ const STOP_TIME: Duration = Duration::from_secs(30);
 pub struct InProcess {
     world: Arc<Registry>,
     agent: Option<Agent>,
+    recording: Option<Recording>,
     log: log::Log,
     setup: setup::Shared,
     /// Removed with the machine.
@@ -105,6 +111,7 @@ impl InProcess {
         Ok(Self {
             world: Registry::new(Tree::new(home.path())?, files),
             agent: None,
+            recording: None,
             log: log::Log::new(),
             setup: setup::Shared::new(Setup {
                 services: registry::SERVICES.to_vec(),
@@ -162,7 +169,8 @@ impl Machine for InProcess {
 
     fn start(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs already");
-        let agent = Agent::start(&self.world, &self.setup, self.log.logger())?;
+        let socket = self.home.path().join(REQUESTS);
+        let agent = Agent::start(&self.world, &self.setup, &socket, self.log.logger())?;
         self.world.announce_to(Some(agent.announcer()));
         self.agent = Some(agent);
         Ok(())
@@ -171,7 +179,15 @@ impl Machine for InProcess {
     fn stop(&mut self) -> Result<()> {
         let agent = self.agent.take().context("no agent runs")?;
         self.world.announce_to(None);
-        agent.stop(STOP_TIME)
+        agent.stop(STOP_TIME)?;
+        self.recording.take().map_or(Ok(()), Recording::end)
+    }
+
+    fn capture(&mut self, path: &Path) -> Result<()> {
+        ensure!(self.agent.is_some(), "no agent runs");
+        let socket = self.home.path().join(REQUESTS);
+        self.recording = Some(Recording::begin(&socket, path)?);
+        Ok(())
     }
 
     fn kill(&mut self) -> Result<()> {

@@ -236,6 +236,7 @@ fn what(record: &Record, number: usize) -> Result<Option<What>> {
     bytes.extend(Pattern::bytes(0, missing));
     let message = Message {
         number,
+        time: record.time,
         packet: (header.packet_type, header.packet_flags, header.transaction),
         versions: header
             .negotiated

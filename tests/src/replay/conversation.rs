@@ -17,6 +17,8 @@ const START: u32 = 0;
 pub(super) struct Message {
     /// Number of its record in the file, from 1.
     pub(super) number: usize,
+    /// When it was recorded.
+    pub(super) time: SystemTime,
     /// VMBus packet type, flags and transaction id; zeros on a character device.
     pub(super) packet: (u16, u16, u64),
     /// Framework and message version at that moment.
@@ -283,6 +285,7 @@ mod tests {
         bytes.extend(operation.to_le_bytes());
         Message {
             number,
+            time: SystemTime::UNIX_EPOCH,
             packet: (6, 1, transaction),
             versions: None,
             bytes,

@@ -59,7 +59,9 @@ pub struct Difference {
     pub reply: Option<usize>,
     /// In what it differs.
     pub what: String,
-    /// The reply, as a capture would have it.
+    /// The request as it was sent, as a capture would have it.
+    pub sent: Record,
+    /// The guest's reply, as a capture would have it.
     pub came: Record,
 }
 

@@ -255,19 +255,20 @@ impl<'m> Player<'m> {
                     request: other.request.number,
                     reply: None,
                     what: "the capture has no reply to it, the guest replied".to_owned(),
-                    came: came(exchange.channel, &open.link, transaction, reply),
+                    sent: record(&open.link, other, RecordKind::Host, answered.message),
+                    came: record(&open.link, other, RecordKind::Guest, reply),
                 });
                 return Ok(());
             }
             open.early.insert(answered.exchange, (answered, reply));
         }
         match open.early.remove(&place) {
-            Some((waiting, reply)) => self.compare(exchange, &waiting, reply),
+            Some((waiting, reply)) => self.compare(exchange, waiting, reply),
             None => Ok(()),
         }
     }
 
-    fn compare(&mut self, exchange: &Exchange, waiting: &Waiting, reply: Vec<u8>) -> Result<()> {
+    fn compare(&mut self, exchange: &Exchange, waiting: Waiting, reply: Vec<u8>) -> Result<()> {
         let Some(captured) = &exchange.reply else {
             return Ok(());
         };
@@ -298,7 +299,8 @@ impl<'m> Player<'m> {
             request: exchange.request.number,
             reply: Some(captured.number),
             what,
-            came: came(exchange.channel, &open.link, waiting.transaction, reply),
+            sent: record(&open.link, exchange, RecordKind::Host, waiting.message),
+            came: record(&open.link, exchange, RecordKind::Guest, reply),
         });
         Ok(())
     }
@@ -322,11 +324,12 @@ fn meaning_of(
     }
 }
 
-/// A reply as a capture would have it.
-fn came(interface: usize, link: &Link, transaction: u64, reply: Vec<u8>) -> Record {
-    let rings = link.encoding() == Encoding::Utf16;
+/// A message of this replay as a capture would have it. Its time is that of the request in
+/// the capture.
+fn record(link: &Link, exchange: &Exchange, kind: RecordKind, bytes: Vec<u8>) -> Record {
+    let rings = link.has_rings();
     let header = RecordHeader {
-        kind: RecordKind::Guest,
+        kind,
         service: RecordHeader::service_number(link.terms.service.name),
         transport: match rings {
             true => Transport::Ring,
@@ -334,10 +337,10 @@ fn came(interface: usize, link: &Link, transaction: u64, reply: Vec<u8>) -> Reco
         },
         packet_type: if rings { IN_BAND } else { 0 },
         packet_flags: 0,
-        transaction,
+        transaction: exchange.request.packet.2,
         negotiated: link
             .versions
             .map(|(framework, message)| Negotiated { framework, message }),
     };
-    Record::new(SystemTime::now(), interface, header, reply)
+    Record::new(exchange.request.time, exchange.channel, header, bytes)
 }

@@ -173,12 +173,10 @@ impl Pool {
         self.known.insert(key.to_owned());
         let order = |key: &str| self.order.get(key).copied().unwrap_or(usize::MAX);
         let before = |other: &str| order(other) <= order(key);
-        let now = self.now.iter();
-        let place = now
-            .take_while(|(other, _, initial)| *initial && before(other))
-            .count();
-        let first = self.initial.iter();
-        let first = first.take_while(|(other, _)| before(other)).count();
+        let now = |(other, _, initial): &(String, String, bool)| *initial && before(other);
+        let place = self.now.iter().rposition(now).map_or(0, |last| last + 1);
+        let first = self.initial.iter().rposition(|(other, _)| before(other));
+        let first = first.map_or(0, |last| last + 1);
         let record = (key.to_owned(), value.to_owned());
         self.now
             .insert(place, (record.0.clone(), record.1.clone(), true));

@@ -1,43 +1,28 @@
-//! Differences in words.
+//! Differences in words: the lines of `hyperv-agent capture show`.
 
-use hyperv_agent::capture::{Kind, Record, Transport};
-use hyperv_services::description::{Context, Side};
-use hyperv_vmbus::ic::Version;
+use hyperv_agent::capture::text::{Times, line};
+use hyperv_agent::capture::{Decoder, Record};
 
 use super::{Capture, Difference};
-use crate::ic::HEADER_LEN;
 
 impl Capture {
     /// The record with this number in a line.
     pub(super) fn text(&self, number: usize) -> String {
-        let record = number
-            .checked_sub(1)
-            .and_then(|place| self.records.get(place));
-        record.map_or_else(String::new, |record| self.line(record))
+        self.line(&mut Decoder::default(), self.record(number))
     }
 
-    fn line(&self, record: &Record) -> String {
-        let bytes = &record.bytes;
-        let body = match record.header.transport {
-            Transport::Ring => bytes.get(HEADER_LEN..).unwrap_or_default(),
-            Transport::Device => bytes,
+    fn record(&self, number: usize) -> Option<&Record> {
+        self.records.get(number.checked_sub(1)?)
+    }
+
+    fn line(&self, decoder: &mut Decoder, record: Option<&Record>) -> String {
+        let Some((record, first)) = record.zip(self.records.first()) else {
+            return String::new();
         };
-        let context = Context {
-            encoding: record.header.transport.encoding(),
-            side: match record.header.kind {
-                Kind::Host => Side::Host,
-                Kind::Guest | Kind::Event => Side::Guest,
-            },
-            version: record
-                .header
-                .negotiated
-                .map_or(Version::new(0, 0), |it| it.message),
-            request: None,
-            status: None,
-        };
-        let entry = record.header.entry();
-        let described = entry.map(|entry| (entry.describe)(&context, body));
-        described.map_or_else(String::new, |described| described.operation.into_owned())
+        let interface = self.interfaces.get(record.interface);
+        let description = decoder.describe(record);
+        let line = line(Times::Relative, first.time, interface, record, &description);
+        line.trim_start().to_owned()
     }
 
     /// A difference in some lines: the request, the reply of the capture, and that of the
@@ -47,15 +32,23 @@ impl Capture {
             request,
             reply,
             what,
+            sent,
             came,
         } = difference;
-        let expected = reply.map_or_else(String::new, |reply| {
-            format!("    record {reply}, the reply: {}\n", self.text(reply))
-        });
+        // A reply is decoded after its request.
+        let mut decoder = Decoder::default();
+        let asked = self.line(&mut decoder, self.record(*request));
+        let expected = match reply {
+            Some(reply) => self.line(&mut decoder, self.record(*reply)),
+            None => "none".to_owned(),
+        };
+        self.line(&mut decoder, Some(sent));
+        let came = self.line(&mut decoder, Some(came));
+        let number = reply.map_or_else(String::new, |reply| format!(" (record {reply})"));
         format!(
-            "    {what}\n    record {request}, the request: {}\n{expected}    the guest's reply: {}",
-            self.text(*request),
-            self.line(came)
+            "    {what}\n    the request (record {request}):\n        {asked}\n    \
+             the reply in the capture{number}:\n        {expected}\n    \
+             the reply of the guest:\n        {came}"
         )
     }
 }

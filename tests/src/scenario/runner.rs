@@ -12,12 +12,14 @@ use crate::host::{Protocol, Service};
 use crate::port::Machine;
 
 /// What scenarios are played with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Bytes of the large file.
     pub large: u64,
     /// Nothing else runs in this process that opens files or starts threads.
     pub alone: bool,
+    /// A directory that gets a capture of each scenario.
+    pub captures: Option<PathBuf>,
 }
 
 /// How a scenario went.
@@ -117,6 +119,12 @@ fn play(
         .create_directories(&directory)
         .context("making the scenario's directory")?;
     empty(&*files, &machine.pools())?;
+    if let Some(captures) = &options.captures {
+        // Before the device is there, so that it is seen to be opened.
+        machine.start().context("starting the program")?;
+        let name = format!("{}-{transport}.pcapng", scenario.name);
+        machine.capture(&captures.join(name))?;
+    }
     let place = (transport, directory.clone(), options);
     let played = match scenario.play {
         Play::Fcopy(play) => act(play, machine, place, number),
@@ -198,7 +206,7 @@ impl<'f> Runner<'f> {
                 (self.factory)(service)?
             }
         };
-        let options = self.options;
+        let options = self.options.clone();
         let verdict = run_one(
             scenario,
             transport,

@@ -278,6 +278,7 @@ fn play(
     let options = Options {
         large: arguments.large << 20,
         alone: false,
+        captures: None,
     };
     let chosen = || SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let fcopy = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {

@@ -1,0 +1,59 @@
+//! A capture of what the agent in this process says.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+use hyperv_agent::capture::pcapng::{Reader, Writer};
+use hyperv_agent::capture::{Record, Section};
+use hyperv_agent::request;
+
+/// A capture that goes on until the agent ends.
+pub(super) struct Recording {
+    path: PathBuf,
+    thread: JoinHandle<std::io::Result<Vec<u8>>>,
+}
+
+impl Recording {
+    /// Begins one, which is to be a file at `path`.
+    pub(super) fn begin(socket: &Path, path: &Path) -> Result<Self> {
+        let mut capture = request::capture(socket, Vec::new()).context("beginning a capture")?;
+        capture.get_ref().set_read_timeout(None)?;
+        let thread = std::thread::Builder::new().name("recording".into());
+        let thread = thread.spawn(move || {
+            let mut bytes = Vec::new();
+            capture.read_to_end(&mut bytes).map(|_| bytes)
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            thread,
+        })
+    }
+
+    /// Writes the file, once the agent has ended.
+    pub(super) fn end(self) -> Result<()> {
+        let bytes = self.thread.join();
+        let bytes = bytes.map_err(|_| anyhow!("the recording panicked"))??;
+        write(&self.path, &bytes).with_context(|| self.path.display().to_string())
+    }
+}
+
+/// Writes a capture that says of its machine what it is: not this one.
+fn write(path: &Path, capture: &[u8]) -> Result<()> {
+    let mut reader = Reader::new(capture)?;
+    let records: Vec<Record> = reader.by_ref().collect::<Result<_, _>>()?;
+    let section = Section {
+        os: "hyperv-sim".to_owned(),
+        ..reader.section().clone()
+    };
+    let mut writer = Writer::new(BufWriter::new(File::create(path)?), &section)?;
+    for interface in reader.interfaces() {
+        writer.interface(interface)?;
+    }
+    for record in &records {
+        writer.record(record)?;
+    }
+    Ok(writer.into_inner().flush()?)
+}
