@@ -1,5 +1,6 @@
 //! Captures that are made here, replayed to the agent within this process.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hyperv_agent::capture::{Event, EventKind, Header, Interface, Kind, Level, Record, Transport};
@@ -367,7 +368,7 @@ fn nothing_is_configured_or_written_elsewhere() {
     let mut maker = Maker::new("fcopy", Encoding::Utf16);
     maker.exchange(&start(&name, fcopy::CREATE_PATH), Status::OK, None);
     assert!(replay(&maker.capture(), None).difference.is_none());
-    assert!(!std::path::Path::new(&name).exists());
+    assert!(!Path::new(&name).exists());
 }
 
 #[test]
@@ -390,4 +391,22 @@ fn a_capture_without_requests_is_none_to_replay() {
         node: "/dev/somewhere".into(),
     };
     assert!(Capture::new(vec![interface], maker.records, Level::None).is_err());
+}
+
+#[test]
+fn what_is_no_capture_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
+    let whole = std::fs::read(captures.join("exists-hvutil.pcapng")).unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    assert!(Capture::read(&path).is_ok());
+    for other in [
+        &b"a text that is no capture"[..],
+        &whole[..whole.len() - 5],
+        &[],
+    ] {
+        std::fs::write(&path, other).unwrap();
+        assert!(Capture::read(&path).is_err());
+    }
 }
