@@ -14,6 +14,7 @@ use std::thread;
 const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
     ("btrfs", "btrfs-progs"),
+    ("capinfos", "wireshark-common"),
     ("dmsetup", "dmsetup"),
     ("fsfreeze", "util-linux"),
     ("ip", "iproute2"),
@@ -27,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("tshark", "tshark"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
     ("xfs_io", "xfsprogs"),
