@@ -23,10 +23,8 @@ use crate::terminal::bytes;
 
 pub(super) const HELP: &str = "\
 Records what the host sends to the running agent and what the agent answers, as pcapng, for
-bug reports and tests. By default the file contains no data of files, and placeholders in
-place of names, keys, values and addresses; the same text gets the same placeholder
-within one file. With --content hash it also has a checksum of the data of files, by which
-somebody who has a file can tell whether it is the one that was copied.
+bug reports and tests. Without --content full the file has times, lengths and headers of
+messages, and zeros in place of their bodies.
 
 Ctrl-C or SIGTERM ends the capture, as do its limits and the end of the agent. The file is
 complete up to the last message, also if this program is killed.
