@@ -39,10 +39,10 @@ pub struct Section {
 /// How much of private content a capture has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
-    /// None: placeholders, and no data of files.
+    /// None.
     #[default]
     None,
-    /// None, but a checksum of the data of files.
+    /// None, but checksums of the data of files.
     Hash,
     /// All of it.
     Full,
