@@ -73,7 +73,7 @@ kvp\t''
 vss\t''"
 complete -c hyperv-agent -n "__fish_hyperv_agent_using_subcommand capture; and not __fish_seen_subcommand_from show help" -l for -d 'End the capture after this time, such as 90s or 12h' -r
 complete -c hyperv-agent -n "__fish_hyperv_agent_using_subcommand capture; and not __fish_seen_subcommand_from show help" -l max-size -d 'End the capture before the file is larger, with B, KiB, MiB, GiB or TiB' -r
-complete -c hyperv-agent -n "__fish_hyperv_agent_using_subcommand capture; and not __fish_seen_subcommand_from show help" -l content -d 'What the file has of private content: nothing, checksums of copied data, or all' -r -f -a "none\t''
+complete -c hyperv-agent -n "__fish_hyperv_agent_using_subcommand capture; and not __fish_seen_subcommand_from show help" -l content -d 'What the file has of private content: placeholders, also checksums of data, or all' -r -f -a "none\t''
 hash\t''
 full\t''"
 complete -c hyperv-agent -n "__fish_hyperv_agent_using_subcommand capture; and not __fish_seen_subcommand_from show help" -l config -d 'Configuration file [default: /etc/hyperv-agent/config.toml, if it exists]' -r -F

@@ -10,6 +10,7 @@ pub mod packet;
 pub mod pcapng;
 pub(crate) mod recorder;
 pub mod recording;
+pub mod redact;
 pub(crate) mod stream;
 pub mod text;
 

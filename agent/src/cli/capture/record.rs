@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use hyperv_services::description::Content;
 use hyperv_services::kvp::facts;
 use hyperv_services::values::parse_size;
-use hyperv_vmbus::ic::HEADER_LEN;
 
 use super::super::args::{ConfigFile, service_names};
 use super::super::output::{Exit, complain};
@@ -18,15 +16,16 @@ use super::file::{Added, Output, Place};
 use super::progress::Progress;
 use super::source::{End, Signals, Source};
 use crate::capture::pcapng::{ReadError, Reader};
-use crate::capture::{self, Decoder, EventKind, Kind, Level, Section, Transport};
+use crate::capture::redact::Redactor;
+use crate::capture::{EventKind, Level, Section};
 use crate::request::{self, RequestError};
 use crate::status::client::StatusError;
 use crate::terminal::bytes;
 
 pub(super) const HELP: &str = "\
 Records what the host sends to the running agent and what the agent answers, as pcapng, for
-bug reports and tests. Without --content full the file has operations, results and lengths,
-and zeros in place of names, keys, values and addresses.
+bug reports and tests. Without --content full, names, keys, values and addresses are placeholders
+of the same length, and the data of copied files is left out.
 
 Ctrl-C or SIGTERM ends the capture, as do its limits and the end of the agent. The file is
 complete up to the last message, also if this program is killed.
@@ -57,7 +56,7 @@ pub(super) struct Record {
     #[arg(long, value_name = "BYTES", default_value = "100MiB", value_parser = size)]
     max_size: u64,
 
-    /// What the file has of private content: nothing, checksums of copied data, or all
+    /// What the file has of private content: placeholders, also checksums of data, or all
     #[arg(long, value_name = "CONTENT", default_value = "none", value_parser = levels())]
     content: Level,
 
@@ -123,7 +122,7 @@ impl Record {
             humantime::format_duration(self.limit),
             bytes(self.max_size)
         ));
-        let mut decoder = Decoder::default();
+        let mut redactor = Redactor::new(self.content);
         let mut full = None;
         while let Some(record) = reader.next() {
             let record = match record {
@@ -136,7 +135,7 @@ impl Record {
                 continue;
             };
             let event = record.event();
-            let added = output.add(interface, redacted(record, &mut decoder, self.content))?;
+            let added = output.add(interface, redactor.redact(record))?;
             if added != Added::Written {
                 full = Some(added);
                 break;
@@ -168,123 +167,5 @@ impl Record {
             progress.text()
         ));
         Ok(exit)
-    }
-}
-
-/// Removes from a message what may be private: everything but the header of a message and the
-/// fields that belong to the protocol.
-fn redacted(mut record: capture::Record, decoder: &mut Decoder, level: Level) -> capture::Record {
-    let fields = decoder.describe(&record).fields;
-    if level == Level::Full || record.header.kind == Kind::Event {
-        return record;
-    }
-    let header = match record.header.transport {
-        Transport::Ring => 0..HEADER_LEN,
-        Transport::Device => 0..0,
-    };
-    let mut kept = vec![0; record.bytes.len()];
-    let public = fields
-        .iter()
-        .filter(|field| field.content == Content::Protocol);
-    let places = public.map(|field| field.place.clone());
-    for place in places.chain([header]) {
-        let end = place.end.min(kept.len());
-        let place = place.start.min(end)..end;
-        if let (Some(to), Some(from)) = (kept.get_mut(place.clone()), record.bytes.get(place)) {
-            to.copy_from_slice(from);
-        }
-    }
-    // The data of a file is the end of its message, or padding follows.
-    if let Some(data) = fields.iter().find(|field| field.content == Content::Data) {
-        let place = data.place.clone();
-        kept.truncate(place.start);
-        if level == Level::Hash {
-            let data = record.bytes.get(place).unwrap_or_default();
-            let checksum = crc32fast::hash(data);
-            record.comment = Some(format!("data: {} bytes, crc32 {checksum:08x}", data.len()));
-        }
-    }
-    record.bytes = kept;
-    record
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use hyperv_services::description::Value;
-    use hyperv_vmbus::ic::MessageType;
-
-    use super::*;
-    use crate::capture::Header;
-
-    fn from_host(service: u8, transport: Transport, bytes: Vec<u8>) -> capture::Record {
-        let header = Header {
-            kind: Kind::Host,
-            service,
-            transport,
-            packet_type: 6,
-            packet_flags: 0,
-            transaction: 9,
-            negotiated: None,
-        };
-        capture::Record::new(UNIX_EPOCH, 0, header, bytes)
-    }
-
-    /// The host sets a key-value pair, over a ring.
-    fn set() -> Vec<u8> {
-        let mut bytes = vec![0; HEADER_LEN];
-        let kind = MessageType::KVP.0.to_le_bytes();
-        bytes[12..14].copy_from_slice(&kind);
-        // SET in pool 1: type 1, lengths in bytes, then key and value in fields of their own.
-        bytes.extend([1, 1, 0, 0]);
-        for word in [1_u32, 14, 14] {
-            bytes.extend(word.to_le_bytes());
-        }
-        for (text, len) in [("secret", 512), ("hidden", 2048)] {
-            let end = bytes.len() + len;
-            bytes.extend(text.encode_utf16().flat_map(u16::to_le_bytes));
-            // What was in the memory before.
-            bytes.extend([0, 0]);
-            bytes.resize(end, b'p');
-        }
-        bytes
-    }
-
-    #[test]
-    fn a_message_keeps_what_belongs_to_the_protocol_and_nothing_else() {
-        let record = from_host(2, Transport::Ring, set());
-        let redact = |level| redacted(record.clone(), &mut Decoder::default(), level);
-        assert_eq!(redact(Level::Full), record);
-        for level in [Level::None, Level::Hash] {
-            let kept = redact(level);
-            let fixed = HEADER_LEN + 16;
-            assert_eq!(kept.bytes[..fixed], record.bytes[..fixed]);
-            assert!(kept.bytes[fixed..].iter().all(|byte| *byte == 0));
-            assert_eq!(kept.bytes.len(), record.bytes.len());
-            let said = Decoder::default().describe(&kept);
-            assert_eq!(said.operation, "SET");
-            assert_eq!(said.field("key").unwrap().value, Value::Text(String::new()));
-        }
-    }
-
-    #[test]
-    fn the_data_of_a_file_is_cut_off() {
-        // WRITE with 36 bytes of header, the offset and the length.
-        let data = b"some data of a file";
-        let mut bytes = vec![1, 0, 0, 0];
-        bytes.resize(48, 0);
-        bytes.extend([19, 0, 0, 0]);
-        bytes.extend(data);
-        let record = from_host(1, Transport::Device, bytes);
-        let redact = |level| redacted(record.clone(), &mut Decoder::default(), level);
-        let kept = redact(Level::Hash);
-        let checksum = format!("data: 19 bytes, crc32 {:08x}", crc32fast::hash(data));
-        assert_eq!(kept.comment, Some(checksum));
-        assert_eq!(
-            (&kept.bytes[..], kept.original_len),
-            (&record.bytes[..52], 71)
-        );
-        assert_eq!(redact(Level::None).comment, None);
     }
 }
