@@ -176,7 +176,8 @@ proptest! {
         prop_assert_eq!(reader.section(), &section(Level::Hash));
         let read: Result<Vec<_>, _> = reader.by_ref().collect();
         prop_assert_eq!(read.unwrap(), records);
-        prop_assert_eq!(reader.interface(1), Some(&interfaces()[1]));
+        let second = &interfaces()[1];
+        prop_assert_eq!(reader.interface(1), Some(second));
     }
 
     /// Wherever it is cut, what is whole is read, and then it says so.
