@@ -353,7 +353,11 @@ fn dissected(path: &Path) -> Option<Vec<Json>> {
         }
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/wireshark/hyperv-ic.lua");
+    // Not with the plugins and settings of who runs the test.
+    let home = path.parent().unwrap();
     let json = run(tshark
+        .env("HOME", home)
+        .env_remove("XDG_CONFIG_HOME")
         .arg("-n")
         .arg("-X")
         .arg(format!("lua_script:{}", script.display()))
