@@ -155,11 +155,7 @@ fn a_file_size_limit_fails_a_copy_and_does_not_end_the_agent() {
         let status = host.copy(&start, &mut &*data, 1, &mut |_| {}).unwrap();
         assert_eq!(status == Status::OK, name == "short", "{name}: {status:?}");
     }
-    assert!(
-        machine.log().contains("File too large"),
-        "{}",
-        machine.log()
-    );
+    wait_for(&machine, "File too large");
 }
 
 /// Says what the shell that runs it, or the process `$1`, has been left. While a shell
