@@ -30,6 +30,9 @@ use crate::status::backup::LastBackup;
 /// Name of the socket in the runtime directory.
 pub const NAME: &str = "request";
 
+/// The commands that send a request: without the socket they are unavailable.
+pub const COMMANDS: [&str; 3] = ["capture", "reload", "vss rehearse"];
+
 /// The version of the protocol.
 const VERSION: u32 = 1;
 
@@ -393,6 +396,28 @@ mod tests {
         assert_eq!(error, "cannot read the request: timed out");
         drop(agent);
         drips.join().unwrap();
+    }
+
+    #[test]
+    fn the_command_of_each_request_is_named() {
+        let requests = [
+            r#""vss-rehearse""#,
+            r#""reload""#,
+            r#""capture""#,
+        ];
+        let commands = requests.map(|name| {
+            let line = format!(r#"{{"version":1,"request":{name}}}"#);
+            let Envelope { request, .. } = serde_json::from_str(&line).unwrap();
+            match request {
+                Request::VssRehearse { .. } => "vss rehearse",
+                Request::Reload {} => "reload",
+                Request::Capture { .. } => "capture",
+            }
+        });
+        for command in commands {
+            assert!(COMMANDS.contains(&command), "{command}");
+        }
+        assert_eq!(commands.len(), COMMANDS.len());
     }
 
     #[test]

@@ -492,18 +492,29 @@ fn a_second_agent_ends_and_says_which_one_runs() {
 }
 
 #[test]
-fn an_agent_without_a_runtime_directory_warns_and_serves() {
+fn an_agent_without_its_sockets_says_what_cannot_reach_it_and_serves() {
     let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.toml");
-    fs::write(&config, "runtime-directory = \"/proc/none\"\n").unwrap();
-    in_guest(&format!("run --config {}", config.display()), |machine| {
-        let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
-        machine.start().unwrap();
-        wait_for(
-            machine,
-            "`hyperv-agent status` is unavailable: cannot use the directory /proc/none",
-        );
-        let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
-        copy(&mut host, machine.directory());
-    });
+    // No socket can replace it.
+    fs::create_dir_all(directory.path().join("request/full")).unwrap();
+    let requests = "`hyperv-agent capture`, `hyperv-agent reload`, `hyperv-agent vss rehearse`: ";
+    for (runtime, words) in [
+        (
+            Path::new("/proc/none"),
+            format!("`hyperv-agent status`, {requests}cannot use the directory /proc/none"),
+        ),
+        (
+            directory.path(),
+            format!("these commands cannot reach this agent: {requests}"),
+        ),
+    ] {
+        let config = directory.path().join("config.toml");
+        fs::write(&config, format!("runtime-directory = {runtime:?}\n")).unwrap();
+        in_guest(&format!("run --config {}", config.display()), |machine| {
+            let device = machine.offer(uio(&fcopy::ENTRY, 0)).unwrap();
+            machine.start().unwrap();
+            wait_for(machine, &words);
+            let mut host = FcopyHost::connect(device.accept(LONG).unwrap()).unwrap();
+            copy(&mut host, machine.directory());
+        });
+    }
 }

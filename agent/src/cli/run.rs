@@ -25,6 +25,9 @@ use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::worker::panics;
 
+/// The command that needs the control socket.
+const STATUS: &str = "status";
+
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// The one service that is served, in place of its stock daemon.
@@ -140,7 +143,8 @@ impl Run {
                 return Ok(Exit::Failure);
             }
             Err(error) => {
-                warn!(logger, "`hyperv-agent status` is unavailable: {}", error);
+                let commands = [&[STATUS][..], &request::COMMANDS].concat();
+                warn!(logger, "{}: {}", unavailable(&commands), error);
                 None
             }
         };
@@ -169,13 +173,13 @@ impl Run {
             let path = directory.path().join(control_socket::NAME);
             let answered = ControlSocket::bind(&path).and_then(|it| supervisor.serve_status_on(it));
             if let Err(error) = answered {
-                warn!(logger, "`hyperv-agent status` is unavailable: {}", error;
+                warn!(logger, "{}: {}", unavailable(&[STATUS]), error;
                     "socket" => %path.display());
             }
             let path = directory.path().join(request::NAME);
             let taken = ControlSocket::bind(&path).and_then(|it| supervisor.serve_requests_on(it));
             if let Err(error) = taken {
-                warn!(logger, "`hyperv-agent vss rehearse` is unavailable: {}", error;
+                warn!(logger, "{}: {}", unavailable(&request::COMMANDS), error;
                     "socket" => %path.display());
             }
         }
@@ -202,6 +206,12 @@ impl Run {
             run: "/run".into(),
         }
     }
+}
+
+/// Says which commands cannot reach this agent.
+fn unavailable(commands: &[&str]) -> String {
+    let commands = commands.join("`, `hyperv-agent ");
+    format!("these commands cannot reach this agent: `hyperv-agent {commands}`")
 }
 
 pub(super) fn switched_on(
