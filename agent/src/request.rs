@@ -4,8 +4,8 @@
 //! `{"version":1,"request":"vss-rehearse","hold":5,"hooks_only":false}`. It receives
 //! lines of JSON: any number of `{"progress":"…"}`, then one `{"result":{…}}` or
 //! `{"error":"…"}`, and the connection is closed. A client that closes its end earlier
-//! cancels its request. `{"version":1,"request":"capture","services":["kvp"]}` is answered by
-//! `{"capture":{}}` and a capture as pcapng, until the client closes its end.
+//! cancels its request. `{"version":1,"request":"capture","services":["kvp"],"content":"none"}`
+//! is answered by `{"capture":{}}` and a capture as pcapng, until the client closes its end.
 //!
 //! The supervisor's loop waits for no client. A thread reads the line, with a timeout,
 //! and the number of such threads is limited. The loop then hands the connection to the
@@ -25,6 +25,7 @@ use hyperv_services::backup::Backup;
 use hyperv_services::command::{self, Command};
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Level;
 use crate::status::backup::LastBackup;
 
 /// Name of the socket in the runtime directory.
@@ -44,6 +45,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the agent may take to reload its configuration.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much of a capture a client reads at once.
+const CAPTURE_BUFFER: usize = 64 << 10;
 
 /// How many requests are read at the same time.
 const MAX_READERS: usize = 4;
@@ -79,7 +83,16 @@ pub enum Request {
         /// The services that are captured; all of them if there is none.
         #[serde(default)]
         services: Vec<String>,
+        /// What the client wants of the data of files. It has to put placeholders for all
+        /// else itself.
+        #[serde(default = "everything")]
+        content: Level,
     },
+}
+
+/// What clients want that say nothing.
+fn everything() -> Level {
+    Level::Full
 }
 
 /// A line of the agent's answer.
@@ -326,7 +339,7 @@ pub fn reload(socket: &Path) -> Result<(), RequestError> {
 }
 
 /// Begins a capture in the agent that listens at `socket`, and returns the connection, from
-/// which to read it.
+/// which to read it. Of what may be private, `content` concerns only the data of files.
 ///
 /// # Errors
 ///
@@ -335,11 +348,13 @@ pub fn reload(socket: &Path) -> Result<(), RequestError> {
 pub fn capture(
     socket: &Path,
     services: Vec<String>,
+    content: Level,
 ) -> Result<BufReader<UnixStream>, RequestError> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(RELOAD_TIMEOUT))?;
-    let mut answer = BufReader::new(stream.try_clone()?);
-    answer_to(stream, &mut answer, Request::Capture { services }, |_| {})?;
+    let mut answer = BufReader::with_capacity(CAPTURE_BUFFER, stream.try_clone()?);
+    let request = Request::Capture { services, content };
+    answer_to(stream, &mut answer, request, |_| {})?;
     Ok(answer)
 }
 
@@ -400,11 +415,7 @@ mod tests {
 
     #[test]
     fn the_command_of_each_request_is_named() {
-        let requests = [
-            r#""vss-rehearse""#,
-            r#""reload""#,
-            r#""capture""#,
-        ];
+        let requests = [r#""vss-rehearse""#, r#""reload""#, r#""capture""#];
         let commands = requests.map(|name| {
             let line = format!(r#"{{"version":1,"request":{name}}}"#);
             let Envelope { request, .. } = serde_json::from_str(&line).unwrap();

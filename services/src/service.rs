@@ -1,5 +1,6 @@
 //! What the agent knows of a service: its registry entry and the [`Service`] trait.
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,6 +48,9 @@ pub struct Entry {
     pub prepare: Option<Prepare>,
     /// Describes its messages.
     pub describe: Describe,
+    /// Returns where the data of a file is in the body of a message, if there is some: the
+    /// end of the body, or padding follows.
+    pub data: fn(&[u8]) -> Option<Range<usize>>,
     /// Creates the service for a newly opened device.
     pub make: fn(&Config, &Logger) -> Box<dyn Service>,
 }

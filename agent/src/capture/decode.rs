@@ -1,6 +1,7 @@
 //! Decodes the messages of a capture, with the services' own decoders.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use hyperv_services::description::{Content, Context, Describer, Description, Field, Side, Value};
 use hyperv_vmbus::ic::{self, Headers, MessageType, Status, Version};
@@ -61,6 +62,22 @@ impl Decoder {
     }
 }
 
+/// Returns where the data of a file is in a message, if there is some.
+pub(super) fn data(header: &Header, message: &[u8]) -> Option<Range<usize>> {
+    let entry = header.entry()?;
+    let body = match header.transport {
+        Transport::Device => message,
+        Transport::Ring => {
+            let (headers, body) = ic::headers(message)?;
+            let is_its = header.packet_type == IN_BAND && headers.kind == entry.message_type;
+            is_its.then_some(body)?
+        }
+    };
+    let at = message.len() - body.len();
+    let place = (entry.data)(body)?;
+    Some(place.start + at..place.end + at)
+}
+
 /// Describes a message over a ring: the header, and the body.
 fn ring(header: &Header, message: &[u8]) -> Description {
     let mut describer = Describer::new(message, Transport::Ring.encoding());
@@ -107,7 +124,7 @@ fn ring(header: &Header, message: &[u8]) -> Description {
 }
 
 fn describe_headers(describer: &mut Describer<'_>, headers: &Headers, side: Side, message: &[u8]) {
-    let bytes = |place: std::ops::Range<usize>| message.get(place).unwrap_or_default();
+    let bytes = |place: Range<usize>| message.get(place).unwrap_or_default();
     let version = |version| Value::Version(version);
     describer.number("pipe_kind", bytes(0..4), headers.pipe_kind);
     describer.number("pipe_size", bytes(4..8), headers.pipe_size);

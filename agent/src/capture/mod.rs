@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 pub use decode::Decoder;
 pub use packet::{Event, EventKind, Header, Kind, Transport};
+use serde::{Deserialize, Serialize};
 
 /// What was left out of a longer message is not made up: no message is that long.
 const MAX_MESSAGE: usize = 1 << 16;
@@ -38,7 +39,8 @@ pub struct Section {
 }
 
 /// How much of private content a capture has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// None.
     #[default]

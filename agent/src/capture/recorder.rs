@@ -2,8 +2,9 @@
 //! thread ([`stream`](super::stream)) takes it from here to the client that captures.
 //!
 //! Without a capture, a message costs a worker one relaxed load. During one, the worker
-//! copies the message into a queue that is limited in records and bytes. It waits for nobody:
-//! what finds no room is dropped, counted, and recorded as dropped.
+//! copies the message into a queue that is limited in records and bytes, but for the data of
+//! files, if the client does not want that. It waits for nobody: what finds no room is dropped,
+//! counted, and recorded as dropped.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -18,7 +19,8 @@ use hyperv_vmbus::ic::Negotiated;
 use hyperv_vmbus::packet::IN_BAND;
 use hyperv_vmbus::{ChannelError, Message, Reply};
 
-use super::{Event, EventKind, Header, Interface, Kind, Record, Transport};
+use super::{Event, EventKind, Header, Interface, Kind, Level, Record, Transport};
+use super::{decode, redact};
 use crate::locate::DeviceNode;
 use crate::status;
 
@@ -56,6 +58,8 @@ struct OpenChannel {
 struct Capture {
     /// As in [`Recorder::captured`].
     captured: u8,
+    /// What is recorded of the data of files.
+    content: Level,
     status: status::Capture,
     queue: Vec<Item>,
     queued_bytes: usize,
@@ -90,10 +94,10 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a capture of these services, or of all if there is none. `wake` becomes
-    /// readable when there are records after [`Taken::Nothing`]. Returns `false` if another
-    /// capture runs.
-    pub(super) fn begin(&self, services: Vec<String>, wake: Arc<OwnedFd>) -> bool {
+    /// Begins a capture of these services, or of all if there is none, with this of the data
+    /// of files. `wake` becomes readable when there are records after [`Taken::Nothing`].
+    /// Returns `false` if another capture runs.
+    pub(super) fn begin(&self, services: Vec<String>, content: Level, wake: Arc<OwnedFd>) -> bool {
         let mut state = self.state();
         if state.capture.is_some() {
             return false;
@@ -104,6 +108,7 @@ impl Recorder {
         let captured = bits.reduce(|all, bit| all | bit).unwrap_or(u8::MAX);
         let mut capture = Capture {
             captured,
+            content,
             status: status::Capture {
                 since: clock(SystemTime::now()),
                 services,
@@ -118,7 +123,7 @@ impl Recorder {
             ending: false,
         };
         for (number, channel) in &state.channels {
-            capture.add(*number, channel, channel.event(EventKind::Begin, ""));
+            capture.add(*number, channel, |_| channel.event(EventKind::Begin, ""));
         }
         state.capture = Some(capture);
         self.captured.store(captured, Ordering::Relaxed);
@@ -183,21 +188,23 @@ impl Recorder {
 
 impl Capture {
     /// Queues a record of a channel that is captured, or counts it as dropped.
-    fn add(&mut self, number: u64, channel: &OpenChannel, record: Record) {
+    fn add(&mut self, number: u64, channel: &OpenChannel, record: impl FnOnce(Level) -> Record) {
         if self.captured & bit(channel.header.service) == 0 {
             return;
         }
-        let bytes = self.queued_bytes.saturating_add(record.bytes.len());
         // Once a record is dropped, all are until the queue is taken: so the dropped ones are
         // recorded at their place.
-        if !self.lost.is_empty() || self.queue.len() >= MAX_RECORDS || bytes > MAX_BYTES {
+        let has_room = self.lost.is_empty() && self.queue.len() < MAX_RECORDS;
+        let record = has_room.then(|| record(self.content));
+        let left = MAX_BYTES.saturating_sub(self.queued_bytes);
+        let Some(record) = record.filter(|record| record.bytes.len() <= left) else {
             self.status.dropped += 1;
             let lost = self.lost.entry(number);
             lost.or_insert_with(|| (channel.clone(), 0)).1 += 1;
             return;
-        }
+        };
         self.status.records += 1;
-        self.queued_bytes = bytes;
+        self.queued_bytes += record.bytes.len();
         self.queue.push(channel.item(record));
         if mem::take(&mut self.asleep) {
             wake(&self.wake);
@@ -260,7 +267,7 @@ impl Tap {
         let number = state.last_channel;
         state.channels.insert(number, channel.clone());
         if let Some(capture) = &mut state.capture {
-            capture.add(number, &channel, channel.event(EventKind::Opened, ""));
+            capture.add(number, &channel, |_| channel.event(EventKind::Opened, ""));
         }
         drop(state);
         let tap = Self {
@@ -306,7 +313,7 @@ impl Tap {
     /// Records an event.
     pub(crate) fn event(&self, kind: EventKind) {
         if self.is_recorded() {
-            self.add(self.channel.event(kind, ""));
+            self.add(|_| self.channel.event(kind, ""));
         }
     }
 
@@ -339,11 +346,11 @@ impl Tap {
             transaction,
             ..self.channel.header
         };
-        self.add(Record::new(SystemTime::now(), 0, header, bytes.to_vec()));
+        self.add(|content| record(content, header, bytes));
     }
 
     #[cold]
-    fn add(&self, record: Record) {
+    fn add(&self, record: impl FnOnce(Level) -> Record) {
         if let Some(capture) = &mut self.recorder.state().capture {
             capture.add(self.number, &self.channel, record);
         }
@@ -352,12 +359,28 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let closed = self.channel.event(EventKind::Closed, &self.failure);
+        let closed = |_| self.channel.event(EventKind::Closed, &self.failure);
         let mut state = self.recorder.state();
         state.channels.remove(&self.number);
         if let Some(capture) = &mut state.capture {
             capture.add(self.number, &self.channel, closed);
         }
+    }
+}
+
+/// Returns the record of a message, with this of the data of a file.
+fn record(content: Level, header: Header, bytes: &[u8]) -> Record {
+    let data = match content {
+        Level::Full => None,
+        Level::None | Level::Hash => decode::data(&header, bytes),
+    };
+    let end = data.as_ref().map_or(bytes.len(), |data| data.start);
+    let kept = bytes.get(..end).unwrap_or(bytes);
+    let data = data.and_then(|data| bytes.get(data));
+    Record {
+        original_len: bytes.len(),
+        comment: data.and_then(|data| redact::comment(content, data)),
+        ..Record::new(SystemTime::now(), 0, header, kept.to_vec())
     }
 }
 
@@ -377,6 +400,7 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
+    use crate::capture::redact::Redactor;
 
     fn tap(recorder: &Arc<Recorder>, entry: &Entry) -> Tap {
         let device = DeviceNode::Uio {
@@ -388,7 +412,8 @@ mod tests {
 
     fn begin(recorder: &Recorder, services: &[&str]) -> bool {
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        recorder.begin(services.iter().map(|&name| name.to_owned()).collect(), wake)
+        let services = services.iter().map(|&name| name.to_owned()).collect();
+        recorder.begin(services, Level::None, wake)
     }
 
     fn reply(payload: &[u8]) -> Reply<'_> {
@@ -436,6 +461,42 @@ mod tests {
         tap(&recorder, &kvp::ENTRY).sent(reply(b"after"));
         let wanted = ["Opened ", "5", "Closed "].map(|what| ("kvp".to_owned(), what.to_owned()));
         assert_eq!(taken(&recorder), wanted);
+    }
+
+    #[test]
+    fn the_data_of_a_file_is_left_out_as_the_redactor_does() {
+        // WRITE of 3 bytes with padding: 36 bytes of header, the offset and the length.
+        let mut body = vec![1, 0, 0, 0];
+        body.resize(48, 0);
+        body.extend([3, 0, 0, 0]);
+        body.extend(b"abc, old memory");
+        let mut ring = vec![0; 28];
+        ring[12..14].copy_from_slice(&fcopy::ENTRY.message_type.0.to_le_bytes());
+        ring.extend(&body);
+        for (transport, bytes) in [(Transport::Device, &body), (Transport::Ring, &ring)] {
+            let header = Header {
+                kind: Kind::Host,
+                service: Header::service_number("fcopy"),
+                transport,
+                packet_type: IN_BAND,
+                packet_flags: 0,
+                transaction: 0,
+                negotiated: None,
+            };
+            for content in Level::ALL {
+                let cut = record(content, header, bytes);
+                let left_out = if content == Level::Full { 0 } else { 15 };
+                assert_eq!(cut.bytes, bytes[..bytes.len() - left_out]);
+                let whole = Record {
+                    time: cut.time,
+                    ..record(Level::Full, header, bytes)
+                };
+                let mut redactor = Redactor::new(content);
+                let wanted = redactor.redact(whole);
+                assert_eq!(wanted.comment.is_some(), content == Level::Hash);
+                assert_eq!(redactor.redact(cut), wanted);
+            }
+        }
     }
 
     #[test]

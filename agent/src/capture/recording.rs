@@ -44,7 +44,7 @@ impl<W: Write> Recording<W> {
         let event = record.event();
         if let Some(event) = event.filter(|event| event.kind == EventKind::Dropped) {
             if let Some((_, dropped)) = self.interfaces.get_mut(record.interface) {
-                *dropped += event.text.parse().unwrap_or(0);
+                *dropped = dropped.saturating_add(event.text.parse().unwrap_or(0));
             }
         }
         self.writer.record(&record)

@@ -68,10 +68,9 @@ impl Redactor {
         let mut fields = description.fields.iter();
         if let Some(data) = fields.find(|field| field.content == Content::Data) {
             redacted.truncate(data.place.start);
-            if self.level == Level::Hash {
-                let data = record.bytes.get(data.place.clone()).unwrap_or_default();
-                let checksum = crc32fast::hash(data);
-                record.comment = Some(format!("data: {} bytes, crc32 {checksum:08x}", data.len()));
+            // Otherwise the agent has left it out already.
+            if let Some(data) = record.bytes.get(data.place.clone()) {
+                record.comment = comment(self.level, data);
             }
         }
         record.bytes = redacted;
@@ -190,6 +189,15 @@ impl Redactor {
     fn random(&self, what: impl Hash) -> u64 {
         self.key.hash_one(what)
     }
+}
+
+/// Returns what a record says of data that is left out.
+pub(super) fn comment(level: Level, data: &[u8]) -> Option<String> {
+    let checksum = || {
+        let checksum = crc32fast::hash(data);
+        format!("data: {} bytes, crc32 {checksum:08x}", data.len())
+    };
+    (level == Level::Hash).then(checksum)
 }
 
 /// Whether a field stays: it belongs to the protocol, or says which system the guest is.

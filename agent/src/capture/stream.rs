@@ -51,15 +51,20 @@ impl Drop for Begun {
     }
 }
 
-/// Begins a capture of these services, or of all if there is none.
+/// Begins a capture of these services, or of all if there is none. `content` says what it has
+/// of the data of files.
 ///
 /// # Errors
 ///
 /// Any [`BeginError`].
-pub(crate) fn begin(recorder: &Arc<Recorder>, services: Vec<String>) -> Result<Begun, BeginError> {
+pub(crate) fn begin(
+    recorder: &Arc<Recorder>,
+    services: Vec<String>,
+    content: Level,
+) -> Result<Begun, BeginError> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(eventfd(0, flags).map_err(io::Error::from)?);
-    if !recorder.begin(services, Arc::clone(&wake)) {
+    if !recorder.begin(services, content, Arc::clone(&wake)) {
         return Err(BeginError::Running);
     }
     Ok(Begun {
@@ -80,7 +85,8 @@ enum End {
 }
 
 impl Begun {
-    /// Starts the thread that sends the capture, with everything that messages contain.
+    /// Starts the thread that sends the capture, with everything that messages contain, but
+    /// for the data of files.
     /// `client` does not block.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ use self::standalone::Standalone;
 use self::status::StatusSources;
 use self::uevents::Uevents;
 use crate::capture::recorder::Recorder;
-use crate::capture::stream;
+use crate::capture::{Level, stream};
 use crate::control_socket::ControlSocket;
 use crate::locate::DeviceKey;
 use crate::mailbox::{Notice, SupervisorHandle};
@@ -345,8 +345,8 @@ impl Supervisor {
                         self.dispatch_request(name, command, client);
                         continue;
                     }
-                    (None, Request::Capture { services }) => {
-                        self.begin_capture(services, client);
+                    (None, Request::Capture { services, content }) => {
+                        self.begin_capture(services, content, client);
                         continue;
                     }
                     (None, _) => client.reloaded(self.reload()),
@@ -476,7 +476,7 @@ impl Supervisor {
     }
 
     /// Begins a capture of these services, or of all that are or will be enabled.
-    fn begin_capture(&self, mut services: Vec<String>, client: Client) {
+    fn begin_capture(&self, mut services: Vec<String>, content: Level, client: Client) {
         services.sort();
         services.dedup();
         let on: Vec<_> = self.settings.services.iter().map(|it| it.name).collect();
@@ -494,7 +494,7 @@ impl Supervisor {
             [] => "all services".to_owned(),
             _ => services.join(", "),
         };
-        let begun = match stream::begin(&self.recorder, services) {
+        let begun = match stream::begin(&self.recorder, services, content) {
             Ok(begun) => begun,
             Err(error) => return client.refuse(&error.to_string()),
         };

@@ -14,13 +14,13 @@ use std::time::Instant;
 
 use common::{Guest, LONG, ONE, Opened, REGISTRATION, RING, TWO};
 use hyperv_agent::capture::pcapng::Reader;
-use hyperv_agent::capture::{EventKind, Kind, Record, Transport};
+use hyperv_agent::capture::{EventKind, Kind, Level, Record, Transport};
 use hyperv_agent::request::{self, RequestError};
 use hyperv_agent::status;
 
 /// Begins a capture of all services.
 fn capture(guest: &Guest) -> BufReader<UnixStream> {
-    let client = request::capture(&guest.requests(), Vec::new()).unwrap();
+    let client = request::capture(&guest.requests(), Vec::new(), Level::Full).unwrap();
     client.get_ref().set_read_timeout(Some(LONG)).unwrap();
     client
 }
@@ -231,7 +231,7 @@ fn one_capture_runs_at_a_time() {
     let guest = Guest::start(&[&ONE, &TWO]);
     let refusal = |services: &[&str]| {
         let services = services.iter().map(|&name| name.to_owned()).collect();
-        match request::capture(&guest.requests(), services) {
+        match request::capture(&guest.requests(), services, Level::Full) {
             Err(RequestError::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -248,7 +248,7 @@ fn one_capture_runs_at_a_time() {
     );
     assert!(refusal(&["vss"]).starts_with("the service vss is switched off: "));
     let services = vec!["two".to_owned(), "two".to_owned()];
-    let client = request::capture(&guest.requests(), services).unwrap();
+    let client = request::capture(&guest.requests(), services, Level::Full).unwrap();
     let services = guest.status().capture.unwrap().services;
     assert_eq!(services, ["two"]);
     end(client);

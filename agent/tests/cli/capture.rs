@@ -2,11 +2,12 @@
 
 #![expect(clippy::indexing_slicing)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use hyperv_agent::capture::pcapng::Writer;
 use hyperv_agent::capture::{
@@ -303,19 +304,25 @@ fn a_capture_comes_from_standard_input() {
     let mut draft = Draft::new();
     copy(&mut draft);
     let path = draft.save(directory.path());
+    let read = agent(&["capture", "show", path.to_str().unwrap()]);
+    let shown = directory.path().join("shown");
     let mut child = Command::new(env!("CARGO_BIN_EXE_hyperv-agent"))
         .args(["capture", "show", "-"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(File::create(&shown).unwrap())
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(&fs::read(&path).unwrap()).unwrap();
+    // It is shown as it comes: there may be more.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::read_to_string(&shown).unwrap() != stdout(&read) {
+        assert!(Instant::now() < deadline, "not everything is shown");
+        thread::yield_now();
+    }
     drop(stdin);
-    let piped = child.wait_with_output().unwrap();
-    let read = agent(&["capture", "show", path.to_str().unwrap()]);
-    assert_eq!(stdout(&piped), stdout(&read));
-    assert!(piped.status.success());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(&shown).unwrap(), stdout(&read));
     let missing = agent(&["capture", "show", "/no/such/capture"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("cannot open /no/such/capture"));

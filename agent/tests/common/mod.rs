@@ -184,6 +184,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
         after_mounts: false,
         prepare: None,
         describe: |_, _| Description::new("TEST", None),
+        data: |_| None,
         make: |config, log| {
             Box::new(Probe {
                 mode: config.fcopy.mode,

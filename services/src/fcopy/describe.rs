@@ -4,8 +4,8 @@ use hyperv_vmbus::Encoding;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::request::{
-    self, CANCEL, COMPLETE, FLAG_CREATE_PATH, FLAG_OVERWRITE, Header, MAX_DATA, START, StartFields,
-    WRITE, WriteFields,
+    self, CANCEL, COMPLETE, FLAG_CREATE_PATH, FLAG_OVERWRITE, Header, START, StartFields, WRITE,
+    WriteFields,
 };
 use crate::description::{Content, Context, Describer, Description, Side, Value};
 
@@ -69,12 +69,11 @@ fn fields(describer: &mut Describer<'_>, body: &[u8], request: bool) {
         }
         // Its data is in the reply, too.
         WRITE => {
-            if let Ok((fields, rest)) = WriteFields::ref_from_prefix(rest) {
+            if let Ok((fields, _)) = WriteFields::ref_from_prefix(rest) {
                 describer.number("offset", fields.offset.as_bytes(), fields.offset.get());
-                let size = fields.size.get();
-                describer.number("size", fields.size.as_bytes(), size);
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
-                let data = rest.get(..size.min(MAX_DATA)).unwrap_or(rest);
+                describer.number("size", fields.size.as_bytes(), fields.size.get());
+            }
+            if let Some(data) = request::data(body).and_then(|place| body.get(place)) {
                 describer.add("data", data, Value::Bytes(data.len()), Content::Data);
             }
         }
@@ -225,6 +224,11 @@ mod tests {
             let refused = request::decode(encoding, &message).is_err();
             let registered = !wide && message == REGISTRATION;
             prop_assert_eq!(malformed, refused && !guest && !registered);
+            if wide || !guest {
+                let data = description.field("data").map(|field| field.place.clone());
+                let found = request::data(&message);
+                prop_assert_eq!(data, found);
+            }
         }
     }
 }

@@ -67,6 +67,7 @@ pub static ENTRY: Entry = Entry {
     after_mounts: true,
     prepare: None,
     describe: describe::describe,
+    data: request::data,
     make: |config, log| Box::new(FileCopy::new(&config.fcopy, log)),
 };
 

@@ -1,5 +1,7 @@
 //! Decodes the host's requests. Protocol section 5.
 
+use std::ops::Range;
+
 use hyperv_vmbus::Encoding;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -166,6 +168,18 @@ pub fn decode(encoding: Encoding, message: &[u8]) -> Result<Request<'_>, Malform
         CANCEL => Ok(Request::Cancel),
         other => Err(Malformed::Operation(other)),
     }
+}
+
+/// Returns where the data is in the body of a WRITE, or of the reply to one over a ring.
+pub(super) fn data(body: &[u8]) -> Option<Range<usize>> {
+    let (header, rest) = Header::ref_from_prefix(body).ok()?;
+    let (fields, rest) = WriteFields::ref_from_prefix(rest).ok()?;
+    if header.operation.get() != WRITE {
+        return None;
+    }
+    let stated = usize::try_from(fields.size.get()).unwrap_or(usize::MAX);
+    let start = size_of::<Header>() + size_of::<WriteFields>();
+    Some(start..start + stated.min(MAX_DATA).min(rest.len()))
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ pub static ENTRY: Entry = Entry {
     after_mounts: false,
     prepare: Some(|config| create_pools(&config.kvp)),
     describe: wire::describe::describe,
+    data: |_| None,
     make: |config, log| Box::new(KeyValue::new(&config.kvp, log)),
 };
 

@@ -103,6 +103,7 @@ pub static ENTRY: Entry = Entry {
     after_mounts: false,
     prepare: None,
     describe: describe::describe,
+    data: |_| None,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
 use hyperv_agent::capture::pcapng::{Reader, Writer};
-use hyperv_agent::capture::{Record, Section};
+use hyperv_agent::capture::{Level, Record, Section};
 use hyperv_agent::request;
 
 /// A capture that goes on until the agent ends.
@@ -19,7 +19,8 @@ pub(super) struct Recording {
 impl Recording {
     /// Begins one, which is to be a file at `path`.
     pub(super) fn begin(socket: &Path, path: &Path) -> Result<Self> {
-        let mut capture = request::capture(socket, Vec::new()).context("beginning a capture")?;
+        let capture = request::capture(socket, Vec::new(), Level::Full);
+        let mut capture = capture.context("beginning a capture")?;
         capture.get_ref().set_read_timeout(None)?;
         let thread = std::thread::Builder::new().name("recording".into());
         let thread = thread.spawn(move || {

@@ -18,7 +18,10 @@ const MAX_BLOCK: usize = 1 << 20;
 /// The most devices of a file.
 const MAX_INTERFACES: usize = 4096;
 
-/// The longest text of a section or a device that is kept.
+/// The last second of the year 9999: later times have no text.
+const MAX_SECONDS: u64 = 253_402_300_799;
+
+/// The longest text of a section or a device that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 
 /// The start of a block: its type and its length.
@@ -158,6 +161,11 @@ impl<R: Read> Reader<R> {
     /// Returns the devices so far.
     pub fn interfaces(&self) -> impl ExactSizeIterator<Item = &Interface> {
         self.interfaces.iter().map(|described| &described.interface)
+    }
+
+    /// Returns what is read from.
+    pub fn get_ref(&self) -> &R {
+        &self.input
     }
 
     /// Returns how many records were dropped, as far as the file has said it.
@@ -352,8 +360,9 @@ impl Resolution {
     fn time(self, stamp: u64) -> Option<SystemTime> {
         let fraction = u128::from(stamp % self.per_second) * 1_000_000_000;
         let nanoseconds = u64::try_from(fraction / u128::from(self.per_second)).ok()?;
-        let whole = Duration::from_secs(stamp / self.per_second);
-        UNIX_EPOCH.checked_add(whole + Duration::from_nanos(nanoseconds))
+        let seconds = Some(stamp / self.per_second).filter(|it| *it <= MAX_SECONDS)?;
+        let since = Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds);
+        UNIX_EPOCH.checked_add(since)
     }
 }
 
@@ -383,5 +392,12 @@ fn option(mut options: &[u8], wanted: u16) -> Option<&[u8]> {
 
 fn text(bytes: &[u8]) -> String {
     let bytes = bytes.get(..MAX_TEXT).unwrap_or(bytes);
-    String::from_utf8_lossy(bytes).into_owned()
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    // What is no UTF-8 has become longer.
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

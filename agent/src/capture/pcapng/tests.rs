@@ -136,6 +136,38 @@ fn malformed_blocks_are_refused_with_their_offset() {
 }
 
 #[test]
+fn a_time_that_has_no_text_is_refused() {
+    // A device that counts seconds, and the first one of the year 10000.
+    let device = [147, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0];
+    let at = |low: u32| {
+        let words = [0, 58, low, 24, 24].map(u32::to_le_bytes);
+        // A header: version 1, of the host, a ring.
+        let header = [&[1, 1, 0, 1][..], &[0; 20]].concat();
+        file(&[(1, &device), (6, &[words.concat(), header].concat())])
+    };
+    let bytes = at(4_294_197_631);
+    let record = Reader::new(&bytes[..]).unwrap().next().unwrap().unwrap();
+    let text = humantime::format_rfc3339_seconds(record.time).to_string();
+    assert_eq!(text, "9999-12-31T23:59:59Z");
+    assert!(error(&at(4_294_197_632)).contains("its time is out of range"));
+}
+
+#[test]
+fn a_text_that_was_cut_is_read_again() {
+    let mut bytes = file(&[]);
+    let mut comment = vec![0xff; 1500];
+    comment.splice(0..0, [3, 0, 0xdc, 5]);
+    // The system, which is no UTF-8, in place of the one that is there.
+    let body = [&bytes[8..24], &comment[..], &[0; 4]].concat();
+    let len = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+    bytes = [&SECTION_HEADER.to_le_bytes()[..], &len, &body, &len].concat();
+    let read = Reader::new(&bytes[..]).unwrap().section().clone();
+    assert_eq!(read.os.len(), 1023);
+    let written = Writer::new(Vec::new(), &read).unwrap().into_inner();
+    assert_eq!(Reader::new(&written[..]).unwrap().section(), &read);
+}
+
+#[test]
 fn a_length_is_no_reason_to_allocate() {
     /// Fails the test where more than a block is read.
     struct Endless(usize);

@@ -1,5 +1,6 @@
 //! The file of a capture: new, for its owner only, and complete up to the last block.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,23 +11,26 @@ use anyhow::{Context, bail};
 use crate::capture::recording::Recording;
 use crate::capture::{Interface, Record, Section};
 
-/// What is kept of the size for the statistics of each device at the end, and for the
-/// description of one that comes.
+/// What is kept of the size for the statistics of each device at the end, for the
+/// description of one that comes, and for what a record has besides its bytes.
 const RESERVE: u64 = 512;
+
+/// How much is collected for one write, at the most.
+const CHUNK: usize = 64 << 10;
 
 /// A capture that is written to a file or to standard output.
 pub(super) struct Output {
-    /// Each block is collected here first.
+    /// Blocks are collected here first.
     recording: Recording<Vec<u8>>,
     out: Box<dyn Write>,
     written: u64,
     limit: u64,
 }
 
-/// What became of a record.
+/// Whether the capture goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Added {
-    Written,
+pub(super) enum State {
+    Open,
     /// The file would get too large.
     Full,
     /// Nobody reads it any more.
@@ -46,16 +50,18 @@ impl Output {
         Ok(output)
     }
 
-    /// Adds a message or an event of this device.
-    pub(super) fn add(&mut self, interface: &Interface, record: Record) -> anyhow::Result<Added> {
-        self.recording.add(interface, record)?;
-        let devices = self.recording.interfaces() as u64;
-        let size = self.written + self.recording.get_mut().len() as u64;
-        if size.saturating_add((devices + 1) * RESERVE) > self.limit {
-            self.recording.get_mut().clear();
-            return Ok(Added::Full);
+    /// Adds a message or an event of this device. It may be written only by [`Self::flush`].
+    pub(super) fn add(&mut self, interface: &Interface, record: Record) -> anyhow::Result<State> {
+        let reserve = (self.recording.interfaces() as u64 + 2) * RESERVE;
+        let size = self.size() + record.bytes.len() as u64;
+        if size.saturating_add(reserve) > self.limit {
+            return Ok(State::Full);
         }
-        self.flush()
+        self.recording.add(interface, record)?;
+        match self.recording.get_mut().len() {
+            CHUNK.. => self.flush(),
+            _ => Ok(State::Open),
+        }
     }
 
     /// Ends the capture, and returns its size in bytes.
@@ -66,18 +72,19 @@ impl Output {
     }
 
     /// Returns the size so far in bytes.
-    pub(super) fn written(&self) -> u64 {
-        self.written
+    pub(super) fn size(&mut self) -> u64 {
+        self.written + self.recording.get_mut().len() as u64
     }
 
-    fn flush(&mut self) -> anyhow::Result<Added> {
+    /// Writes all that was added.
+    pub(super) fn flush(&mut self) -> anyhow::Result<State> {
         let bytes = self.recording.get_mut();
         let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
         self.written += bytes.len() as u64;
         bytes.clear();
         match written {
-            Ok(()) => Ok(Added::Written),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Added::Unread),
+            Ok(()) => Ok(State::Open),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(State::Unread),
             Err(error) => Err(error).context("cannot write the capture"),
         }
     }
@@ -88,6 +95,15 @@ impl Output {
 pub(super) enum Place {
     Stdout,
     File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 impl Place {

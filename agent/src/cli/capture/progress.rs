@@ -23,12 +23,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing was captured yet.
-    pub(super) fn new() -> Self {
+    /// Nothing was captured yet. The line is shown if that is wanted, and on a terminal.
+    pub(super) fn new(wanted: bool) -> Self {
         let now = Instant::now();
         Self {
             began: now,
-            terminal: io::stderr().is_terminal(),
+            terminal: wanted && io::stderr().is_terminal(),
             messages: Cell::default(),
             events: Cell::default(),
             dropped: Cell::default(),

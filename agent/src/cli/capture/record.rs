@@ -12,7 +12,7 @@ use hyperv_services::values::parse_size;
 
 use super::super::args::{ConfigFile, service_names};
 use super::super::output::{Exit, complain};
-use super::file::{Added, Output, Place};
+use super::file::{Output, Place, State};
 use super::progress::Progress;
 use super::source::{End, Signals, Source};
 use crate::capture::pcapng::{ReadError, Reader};
@@ -29,6 +29,15 @@ of the same length, and the data of copied files is left out.
 
 Ctrl-C or SIGTERM ends the capture, as do its limits and the end of the agent. The file is
 complete up to the last message, also if this program is killed.
+
+Examples:
+  hyperv-agent capture --for 5min bug.pcapng       record for a bug report
+  hyperv-agent capture show bug.pcapng             look at it
+  hyperv-agent capture --service kvp kvp.pcapng    record one service, until Ctrl-C
+  hyperv-agent capture - | hyperv-agent capture show -
+                                                   show what is said as it is said
+
+REPORTING A PROBLEM in hyperv-agent(8) says how to get a capture that helps.
 
 Exit status: 0 the capture was ended by a signal or a limit, 1 the agent has ended it, or
 FILE cannot be written, 2 invalid usage, 3 no agent is running.";
@@ -97,12 +106,13 @@ impl Record {
         }
         let signals = Signals::catch().context("cannot handle signals")?;
         let socket = config.environment.runtime_dir.join(request::NAME);
-        let stream = match request::capture(&socket, self.service.clone()) {
+        let stream = match request::capture(&socket, self.service.clone(), self.content) {
             Ok(stream) => stream,
             Err(RequestError::Io(error)) => return Err(StatusError::from_io(socket, error).into()),
             Err(error) => return Err(error.into()),
         };
-        let progress = Rc::new(Progress::new());
+        // A line on the terminal would be between those of the program that reads this.
+        let progress = Rc::new(Progress::new(matches!(place, Place::File(_))));
         let source = Source::new(stream, signals, self.limit, Rc::clone(&progress));
         let end = source.end();
         let mut reader = Reader::new(source).context("cannot read what the agent sends")?;
@@ -117,8 +127,7 @@ impl Record {
         };
         let mut output = Output::new(place.create()?, &section, self.max_size)?;
         complain(&format!(
-            "capturing to {} for at most {} or {}; Ctrl-C ends it",
-            file.display(),
+            "capturing to {place} for at most {} or {}; Ctrl-C ends it",
             humantime::format_duration(self.limit),
             bytes(self.max_size)
         ));
@@ -135,9 +144,13 @@ impl Record {
                 continue;
             };
             let event = record.event();
-            let added = output.add(interface, redactor.redact(record))?;
-            if added != Added::Written {
-                full = Some(added);
+            let mut state = output.add(interface, redactor.redact(record))?;
+            // Before it waits for more, everything is in the file.
+            if state == State::Open && !reader.get_ref().has_more() {
+                state = output.flush()?;
+            }
+            if state != State::Open {
+                full = Some(state);
                 break;
             }
             let (count, by) = match event {
@@ -147,25 +160,21 @@ impl Record {
                 }
                 Some(_) => (&progress.events, 1),
             };
-            count.set(count.get() + by);
-            progress.written.set(output.written());
+            count.set(count.get().saturating_add(by));
+            progress.written.set(output.size());
             progress.changed();
             progress.show_if_due(Instant::now());
         }
         progress.written.set(output.finish()?);
         progress.clear();
         let (why, exit) = match (full, end.get()) {
-            (Some(Added::Unread), _) => ("nobody reads it", Exit::Success),
+            (Some(State::Unread), _) => ("nobody reads it", Exit::Success),
             (Some(_), _) => ("it has its size", Exit::Success),
             (None, Some(End::Signal)) => ("a signal", Exit::Success),
             (None, Some(End::Time)) => ("its time is over", Exit::Success),
             (None, None) => ("the agent has ended", Exit::Failure),
         };
-        complain(&format!(
-            "{}: {} (ended: {why})",
-            file.display(),
-            progress.text()
-        ));
+        complain(&format!("{place}: {} (ended: {why})", progress.text()));
         Ok(exit)
     }
 }

@@ -18,6 +18,12 @@ A line has the time, the service and the device, the direction (-> from the host
 <- to the host, -- an event), the operation and its fields. The texts of a capture come
 from the host: they are quoted, and control characters in them are escaped.
 
+Examples:
+  hyperv-agent capture show bug.pcapng           show a file
+  hyperv-agent capture show bug.pcapng | less    a page at a time
+  hyperv-agent capture - | hyperv-agent capture show -
+                                                 show what is said as it is said
+
 Exit status: 0 success, 1 the file cannot be read, is no capture, or is cut off or
 malformed: what comes before that is shown.";
 
@@ -38,13 +44,14 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(&self) -> anyhow::Result<Exit> {
-        let input: Box<dyn Read> = if self.file == Path::new("-") {
-            Box::new(io::stdin())
+        // A capture that comes from a program is shown as it comes.
+        let (input, mut out): (Box<dyn Read>, Box<dyn Write>) = if self.file == Path::new("-") {
+            (Box::new(io::stdin()), Box::new(io::stdout()))
         } else {
             let file = File::open(&self.file);
-            Box::new(file.with_context(|| format!("cannot open {}", self.file.display()))?)
+            let file = file.with_context(|| format!("cannot open {}", self.file.display()))?;
+            (Box::new(file), Box::new(BufWriter::new(io::stdout())))
         };
-        let mut out = BufWriter::new(io::stdout());
         let shown = self.show(input, &mut out);
         // What was read before an error is shown.
         let flushed = out.flush();

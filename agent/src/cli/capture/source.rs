@@ -72,6 +72,11 @@ impl Source {
         Rc::clone(&self.end)
     }
 
+    /// Whether the next read does not wait.
+    pub(super) fn has_more(&self) -> bool {
+        !self.stream.buffer().is_empty()
+    }
+
     /// Asks the agent for the rest.
     fn ask_to_end(&mut self, end: End) -> io::Result<()> {
         self.end.set(Some(end));
@@ -82,7 +87,7 @@ impl Source {
 
 impl Read for Source {
     fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
-        while self.stream.buffer().is_empty() {
+        while !self.has_more() {
             let refresh = self.progress.show_at();
             let wait = self.until.into_iter().chain(refresh).min();
             let mut fds = [
