@@ -159,11 +159,27 @@ fn told(machine: &Machine, document: &Document, version: &str) -> Vec<Finding> {
                 ..
             } = &device.state
             {
-                findings.push(Finding::error(
+                let finding = Finding::error(
                     format!("{}: {} failed: {failure}", service.name, device.node),
                     "see `hyperv-agent status`; the agent opens the device again by itself",
-                ));
+                );
+                findings.push(finding.said());
             }
+        }
+        if service.failures > 0 {
+            let last = service.last_error.as_ref();
+            let last = last.map_or_else(String::new, |last| {
+                let at = humantime::format_rfc3339_seconds(last.at);
+                format!("; the last error, {at}: {}", last.text)
+            });
+            let finding = Finding::note(
+                format!(
+                    "{}: {} of {} requests of the host have failed since the agent was started{last}",
+                    service.name, service.failures, service.requests
+                ),
+                "",
+            );
+            findings.push(finding.said());
         }
         let is_known = SERVICES.iter().any(|entry| entry.name == service.name);
         let configured = machine.is_on(&service.name);

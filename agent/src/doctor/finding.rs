@@ -29,6 +29,9 @@ pub struct Finding {
     pub text: String,
     /// A command or a setting that helps; empty if nothing has to be done.
     pub remedy: String,
+    /// Whether a capture of what host and guest say would show more of it.
+    #[serde(skip)]
+    pub is_said: bool,
 }
 
 impl Finding {
@@ -53,6 +56,15 @@ impl Finding {
             level,
             text: text.into(),
             remedy: remedy.into(),
+            is_said: false,
+        }
+    }
+
+    /// A finding about what host and guest say, of which a capture would show more.
+    pub(super) fn said(self) -> Self {
+        Self {
+            is_said: true,
+            ..self
         }
     }
 }

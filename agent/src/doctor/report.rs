@@ -5,6 +5,9 @@ use serde::Serialize;
 use super::finding::{Finding, Level};
 use crate::terminal::escaped;
 
+/// Records what host and guest say, for a report.
+const CAPTURE: &str = "hyperv-agent capture --for 5min FILE";
+
 /// What all checks have found.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -14,6 +17,8 @@ pub struct Report {
     pub result: Level,
     /// The checks, in the order in which they are described.
     pub checks: Vec<Checked>,
+    /// A command that records what host and guest say, if that would show more of a finding.
+    pub capture: Option<&'static str>,
 }
 
 /// What a check has found.
@@ -53,9 +58,12 @@ impl Checked {
 impl Report {
     pub(super) fn new(checks: Vec<Checked>) -> Self {
         let worst = checks.iter().map(|it| it.result).max();
+        let mut findings = checks.iter().flat_map(|it| &it.findings);
+        let is_said = findings.any(|it| it.is_said);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             result: worst.unwrap_or(Level::Ok),
+            capture: is_said.then_some(CAPTURE),
             checks,
         }
     }
@@ -66,7 +74,7 @@ impl Report {
     }
 
     /// Returns the findings as text, the worst first; with `verbose`, also a line for each
-    /// check.
+    /// check. Where a capture would show more, or with `verbose`, the last line offers one.
     pub fn text(&self, verbose: bool) -> String {
         let mut text = String::new();
         if verbose {
@@ -93,14 +101,21 @@ impl Report {
         }
         let count = |level| all.iter().filter(|(_, it)| it.level == level).count();
         let gap = if all.is_empty() { "" } else { "\n" };
-        text + &format!(
+        text += &format!(
             "{gap}{} checks; errors: {}, warnings: {}, notes: {}, not checked: {}\n",
             self.checks.len(),
             count(Level::Error),
             count(Level::Warning),
             count(Level::Note),
             count(Level::Unchecked)
-        )
+        );
+        if self.capture.is_some() || verbose {
+            text += &format!(
+                "To report what goes wrong between host and guest, record it with `{CAPTURE}`: see \
+                 REPORTING A PROBLEM in hyperv-agent(8)\n"
+            );
+        }
+        text
     }
 }
 

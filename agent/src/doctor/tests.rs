@@ -431,6 +431,15 @@ fn agent() {
     };
     let serving = r#""state": "serving""#;
     let failed = r#""state": "failed", "failure": "gone", "retry_in": 3"#;
+    let of_three_two_failed = service(serving, true)
+        .replace(
+            r#""requests": 0, "failures": 0"#,
+            r#""requests": 3, "failures": 2"#,
+        )
+        .replace(
+            r#""last_error": null"#,
+            r#""last_error": {"at": "2026-01-02T03:04:05Z", "text": "no"}"#,
+        );
     for (text, level, part) in [
         (
             document(VERSION, &service(serving, true), ""),
@@ -458,6 +467,12 @@ fn agent() {
             Level::Note,
             "kvp is off in the",
         ),
+        (
+            document(VERSION, &of_three_two_failed, ""),
+            Level::Note,
+            "kvp: 2 of 3 requests of the host have failed since the agent was started; the last \
+             error, 2026-01-02T03:04:05Z: no",
+        ),
         ("{".to_owned(), Level::Error, "incomplete answer"),
     ] {
         let made = Made::new();
@@ -467,6 +482,26 @@ fn agent() {
             level => made.finds("agent", level, &[part]),
         }
         answered.join().unwrap();
+    }
+    // A capture is offered where it shows more.
+    for (services, offered) in [
+        (service(serving, true), None),
+        (service(serving, false), None),
+        (
+            service(failed, true),
+            Some("hyperv-agent capture --for 5min FILE"),
+        ),
+        (
+            of_three_two_failed,
+            Some("hyperv-agent capture --for 5min FILE"),
+        ),
+    ] {
+        let made = Made::new();
+        let answered = made.status(document(VERSION, &services, ""));
+        let found = super::agent::agent(&made.machine);
+        answered.join().unwrap();
+        let report = Report::new(vec![Checked::new("agent", "", found)]);
+        assert_eq!(report.capture, offered, "{services}");
     }
     let made = Made::new();
     made.process(5, "/usr/sbin/hyperv-agent run");
@@ -790,8 +825,23 @@ fn the_worst_comes_first_and_control_characters_are_escaped() {
     assert_eq!(report.text(false), findings);
     let lines =
         "ok           first             is it?\nerror        second            will it?\n\n";
-    assert_eq!(report.text(true), format!("{lines}{findings}"));
+    let offer = "To report what goes wrong between host and guest, record it with `hyperv-agent \
+                 capture --for 5min FILE`: see REPORTING A PROBLEM in hyperv-agent(8)\n";
+    assert_eq!(report.text(true), format!("{lines}{findings}{offer}"));
     let json = serde_json::to_value(&report).unwrap();
+    assert!(json["capture"].is_null());
+    let said = vec![Finding::note("two failed", "").said()];
+    let report = Report::new(vec![Checked::new("third", "is it said?", said)]);
+    let text = report.text(false);
+    assert!(
+        text.ends_with(&format!("notes: 1, not checked: 0\n{offer}")),
+        "{text}"
+    );
+    let json_of_said = serde_json::to_value(&report).unwrap();
+    assert_eq!(
+        json_of_said["capture"],
+        "hyperv-agent capture --for 5min FILE"
+    );
     assert_eq!(json["result"], "error");
     assert_eq!(json["checks"][0]["result"], "ok");
     assert_eq!(json["checks"][1]["findings"][1]["remedy"], "do this");
