@@ -34,6 +34,7 @@ in
   off = (module false).config;
   unit = on.systemd.services.hyperv-agent;
   stock = map (name: on.systemd.services.${name}.enable) [ "hv-fcopy" "hv-kvp" "hv-vss" ];
+  udev = on.services.udev.packages;
   directories = on.systemd.tmpfiles.rules;
   installs = package.installPhase;
 }

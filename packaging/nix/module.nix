@@ -52,8 +52,7 @@ in
       "d /var/lib/hyperv 0755 root root -"
       "d /etc/hyperv-agent/vss.d 0755 root root -"
     ];
-    # Loaded here instead of by the udev rule, whose modprobe is elsewhere: the agent binds
-    # the device of file copy itself.
-    boot.kernelModules = [ "uio_hv_generic" ];
+    # NixOS replaces the rule's "/sbin/modprobe" with the path of its own.
+    services.udev.packages = [ cfg.package ];
   };
 }
