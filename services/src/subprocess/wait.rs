@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::retry::poll_until;
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Bytes of each stream that are kept; the rest is read and dropped.
@@ -17,7 +17,8 @@ pub(super) const MAX_KEPT: usize = 64 << 10;
 /// Bytes per read.
 const CHUNK: usize = 16 << 10;
 
-/// How often the child is polled on kernels without pidfd (before Linux 5.3).
+/// How often the child is polled without a pidfd: before Linux 5.3, and where a filter of
+/// system calls does not know `pidfd_open`, such as that of systemd 239.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reading end of a pipe.
@@ -68,11 +69,7 @@ pub(super) fn wait(
     deadline: Instant,
     stop: Option<BorrowedFd<'_>>,
 ) -> io::Result<Option<ExitStatus>> {
-    let pidfd = match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
-        Ok(pidfd) => Some(pidfd),
-        Err(Errno::NOSYS) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

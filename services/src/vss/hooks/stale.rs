@@ -52,7 +52,7 @@ pub(super) fn kill(hooks: &[PathBuf], log: &Logger) {
 #[derive(Debug)]
 struct StaleHook {
     pid: Pid,
-    /// The pidfd of the process; kernels before 5.3 have none.
+    /// The pidfd of the process, where there are any: Linux 5.3, if no filter forbids it.
     process: Option<OwnedFd>,
     hook: PathBuf,
 }
