@@ -379,7 +379,8 @@ local function fcopy_fields(m, code, is_request)
         end
         m:check_strings()
     elseif code == 1 then
-        if not m:needs(52) then
+        -- A reply to a message that is too short is too short as well.
+        if not (is_request and m:needs(52) or m:has(0, 52)) then
             return
         end
         m:says("offset=" .. tostring(m:number("offset", 40, 8)))
@@ -430,6 +431,12 @@ local function kvp_long(m, name, bytes, size)
     end
     if units > limit then
         m:malformed("the " .. name .. " is too long for a reply")
+    end
+end
+
+local function kvp_type(m)
+    if m.unknown_type then
+        m:malformed("unknown type of a value: " .. decimal(m.unknown_type))
     end
 end
 
@@ -541,9 +548,8 @@ local function kvp_request(m, code)
     m:check_strings()
     if not POOLS[pool] then
         m:malformed("unknown pool " .. decimal(pool))
-    elseif m.unknown_type then
-        m:malformed("unknown type of a value: " .. decimal(m.unknown_type))
     end
+    kvp_type(m)
 end
 
 -- The data of a reply that is no failure.
@@ -574,6 +580,8 @@ local function kvp_reply(m, code)
     elseif code == 4 then
         kvp_ip_info(m, true)
     end
+    m:check_strings()
+    kvp_type(m)
 end
 
 -- Backups. Protocol section 8.

@@ -15,6 +15,7 @@ use super::pairs::{
 use super::text_ip::TextIpFields;
 use super::{
     DELETE, ENUMERATE, GET, GET_IP_INFO, HEADER_LEN, IpLayout, Malformed, SET, SET_IP_INFO, decode,
+    decode_ip,
 };
 use crate::description::{Content, Context, Describer, Description, Side, Value};
 use crate::kvp::encoding::{Form, Utf8, Utf16};
@@ -164,7 +165,9 @@ impl Message<'_> {
                 } else {
                     self.pool();
                     self.pair::<E>(fields);
+                    fields.key::<E>()?;
                 }
+                fields.value::<E>()?;
             }
             ENUMERATE => {
                 if !on_device {
@@ -173,8 +176,14 @@ impl Message<'_> {
                 let fields: &EnumerateFields = fields(body, HEADER_LEN)?;
                 self.size("index", &fields.index);
                 self.pair::<E>(&fields.item);
+                fields.item.key::<E>()?;
+                fields.item.value::<E>()?;
             }
-            GET_IP_INFO => self.ip_info::<E>()?,
+            GET_IP_INFO => {
+                self.ip_info::<E>()?;
+                // What a SET_IP_INFO could not have.
+                decode_ip::<E>(self.layout, body)?;
+            }
             _ => {}
         }
         Ok(())

@@ -129,6 +129,42 @@ fn replies_have_the_values() {
     }
 }
 
+#[test]
+fn replies_that_cannot_be_are_malformed() {
+    // The size and the text of the value: no string, or none of this size.
+    for (encoding, len, at) in [(Encoding::Utf16, 2580, 12), (Encoding::Utf8, 7432, 16)] {
+        for (size, value, why) in [
+            (4u32, [0x41, 0], None),
+            (4, [0xff, 0xdf], Some("value is not valid Unicode")),
+            (4096, [0x41, 0], Some("4096")),
+        ] {
+            let parts = [
+                (at, &size.to_le_bytes()[..]),
+                (at - 8, &[1]),
+                (at + 516, &value),
+            ];
+            let body = message(len, &parts);
+            let description = describe(&context(encoding, Side::Guest, Some(0)), &body);
+            let malformed = description.field("malformed").map(|field| &field.value);
+            match (malformed, why) {
+                (None, None) => {}
+                (Some(Value::Text(text)), Some(why)) if text.contains(why) => {}
+                (malformed, why) => panic!("{encoding:?}: {malformed:?}, expected {why:?}"),
+            }
+        }
+    }
+    let version = Version::new(5, 0);
+    for (count, is_malformed) in [(64, false), (65, true)] {
+        let body = message(3716, &[(0, &[4]), (4, &[count])]);
+        let context = Context {
+            version,
+            ..context(Encoding::Utf16, Side::Guest, None)
+        };
+        let description = describe(&context, &body);
+        assert_eq!(description.field("malformed").is_some(), is_malformed);
+    }
+}
+
 /// The request's key and value are still in a reply that is a failure.
 #[test]
 fn a_failure_has_nothing_else() {

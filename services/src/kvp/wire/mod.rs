@@ -21,7 +21,7 @@ use self::fields::{fields, fields_mut};
 use self::pairs::{DeleteFields, EnumerateFields, ValueFields};
 use self::text_ip::TextIpFields;
 use super::encoding::{Form, Utf8, Utf16};
-use super::request::{IpConfiguration, PoolId, Reply, Request};
+use super::request::{IpConfiguration, IpInfo, PoolId, Reply, Request};
 
 /// Length of the longest key that reaches the host by any transport, in UTF-16 units without
 /// the NUL.
@@ -141,14 +141,15 @@ fn decode_as<E: Form>(layout: IpLayout, message: &[u8]) -> Result<Request, Malfo
             };
             Ok(Request::GetIpInfo { adapter, family })
         }
-        SET_IP_INFO => {
-            let info = match layout {
-                IpLayout::Text => fields::<TextIpFields>(message, E::IP_INFO_AT)?.info::<E>(),
-                IpLayout::Binary => fields::<BinaryIpFields>(message, BINARY_IP_AT)?.info(),
-            };
-            Ok(Request::SetIpInfo(info?))
-        }
+        SET_IP_INFO => Ok(Request::SetIpInfo(decode_ip::<E>(layout, message)?)),
         operation => Err(Malformed::Operation(operation)),
+    }
+}
+
+fn decode_ip<E: Form>(layout: IpLayout, message: &[u8]) -> Result<IpInfo, Malformed> {
+    match layout {
+        IpLayout::Text => fields::<TextIpFields>(message, E::IP_INFO_AT)?.info::<E>(),
+        IpLayout::Binary => fields::<BinaryIpFields>(message, BINARY_IP_AT)?.info(),
     }
 }
 

@@ -74,7 +74,7 @@ impl ValueFields {
         Ok((key, value))
     }
 
-    fn value<E: Form>(&self) -> Result<String, Malformed> {
+    pub(super) fn value<E: Form>(&self) -> Result<String, Malformed> {
         let kind = self.kind.get();
         if !E::HAS_NUMBERS || matches!(kind, REG_SZ | REG_EXPAND_SZ) {
             return sized_string::<E>("value", &self.value, self.value_size);
