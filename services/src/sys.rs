@@ -212,9 +212,11 @@ pub fn aside<T: Send>(mut work: impl FnMut() -> T + Send) -> T {
     }
 }
 
-/// `MADV_PAGEOUT` would drop the pages from the page cache, too: the next access would
-/// wait for a disk, which may not respond. It does not drop what a second process maps,
-/// as the guard does.
+/// With `MADV_DONTNEED`, an agent at rest has 1.3 MiB in memory instead of 5.4 MiB.
+///
+/// `MADV_PAGEOUT`, with which it has 2.7 to 5.0 MiB, would leave what a second process
+/// maps, such as the C library, and drop the rest from the page cache, too: the next access
+/// would wait for a disk, which may not respond. `MADV_COLD` releases next to nothing.
 fn release(code: &[(usize, usize)]) {
     for &(start, end) in code {
         let start_of = ptr::with_exposed_provenance_mut(start);
