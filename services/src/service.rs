@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
@@ -40,9 +40,9 @@ pub struct Entry {
     pub hvutil: HvUtil,
     /// Whether it runs unless switched off.
     pub default: bool,
-    /// Whether it must not run before all local file systems are mounted: it writes to
-    /// paths that one of them may cover.
-    pub after_mounts: bool,
+    /// How long its devices stay closed at most while systemd mounts local file systems.
+    /// Called once, when the agent starts.
+    pub mounts_wait: fn(&Config) -> Duration,
     /// Creates what other programs expect of the service as soon as it is switched on,
     /// with or without a device. It may wait for a disk. An error is logged as it is.
     pub prepare: Option<Prepare>,

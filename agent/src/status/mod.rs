@@ -90,7 +90,10 @@ pub struct Service {
     pub last_backup: Option<LastBackup>,
     /// An operation without a device: a rehearsal while the host offers none.
     pub operation: Option<Progress>,
-    /// Its devices.
+    /// What its devices stay closed for, early in the boot.
+    #[serde(default)]
+    pub waits_for: Option<String>,
+    /// Its open devices, and those that are about to be opened.
     pub devices: Vec<Device>,
 }
 

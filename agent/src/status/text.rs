@@ -85,6 +85,8 @@ fn write(
 fn write_service(out: &mut String, service: &Service, now: SystemTime) -> std::fmt::Result {
     if !service.on {
         line(out, "state", "off")?;
+    } else if let Some(what) = &service.waits_for {
+        line(out, "state", &format!("waiting for {}", escaped(what)))?;
     } else if service.devices.is_empty() {
         line(out, "state", "waiting for the host to offer its device")?;
     }
@@ -271,6 +273,7 @@ mod tests {
             suppressed: Suppressed::default(),
             last_backup: None,
             operation: None,
+            waits_for: None,
             devices,
         };
         let copying = Device {
@@ -320,6 +323,10 @@ mod tests {
                 },
                 service("kvp", true, vec![failed]),
                 service("one", true, vec![]),
+                Service {
+                    waits_for: Some("all\n".into()),
+                    ..service("two", true, vec![])
+                },
                 Service {
                     last_backup: Some(backup()),
                     ..service("vss", false, vec![])
@@ -387,6 +394,10 @@ kvp: what kvp does
 
 one: what one does
   state        waiting for the host to offer its device
+  requests     0, 0 failed
+
+two: what two does
+  state        waiting for all\n
   requests     0, 0 failed
 
 vss: what vss does

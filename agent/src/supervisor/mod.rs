@@ -273,8 +273,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts to wait for the local file systems that systemd mounts. Services that need
-    /// them are left out until then.
+    /// Starts to wait for the local file systems that systemd mounts. The devices of
+    /// services that need them stay closed until then.
     fn await_mounts(&mut self) {
         if !boot::has_systemd(&self.settings.run) {
             return;
@@ -406,7 +406,7 @@ impl Supervisor {
             limit: &self.limit,
             failed_reload: self.failed_reload.as_ref(),
             capture: self.recorder.status(),
-            problems: self.scanner.problems(),
+            scanner: &self.scanner,
         };
         let document = || serde_json::to_vec_pretty(&sources.document()).unwrap_or_default();
         if socket.send_to_clients(&self.log, document) {
@@ -468,6 +468,10 @@ impl Supervisor {
         });
         match served {
             Some(control) => control.command(command, Box::new(client)),
+            None if self.scanner.holds(name) => client.refuse(&format!(
+                "the service {name} waits until systemd has mounted all local file systems: try \
+                 again when `systemctl list-jobs` does not list local-fs.target"
+            )),
             None if slots.is_empty() => self.start_standalone(entry, command, client),
             None => client.refuse(&format!(
                 "the device of the service {name} is not open yet: see `hyperv-agent status`"

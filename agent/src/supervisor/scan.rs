@@ -63,6 +63,30 @@ impl Unreachable {
     }
 }
 
+/// A service, seen before all local file systems are mounted.
+#[derive(Debug)]
+struct Held {
+    since: Instant,
+    /// How long its devices stay closed at most.
+    wait: Duration,
+    has_device: bool,
+    /// That it waits was logged.
+    waiting_logged: bool,
+    /// That it waits no longer was logged.
+    end_logged: bool,
+}
+
+impl Held {
+    /// Returns when its devices are opened at the latest, if ever.
+    fn until(&self) -> Option<Instant> {
+        self.since.checked_add(self.wait)
+    }
+
+    fn is_held(&self, now: Instant) -> bool {
+        self.until().is_none_or(|until| now < until)
+    }
+}
+
 /// Scans for devices. It remembers what it has seen and reported.
 #[derive(Debug)]
 pub(crate) struct Scanner {
@@ -70,8 +94,8 @@ pub(crate) struct Scanner {
     settle_scans: u32,
     next_scan: Option<Instant>,
     mounts: Mounts,
-    /// Waiting for local file systems was logged.
-    waiting_logged: bool,
+    /// The services that were seen before all local file systems are mounted.
+    held: BTreeMap<&'static str, Held>,
     /// When the first scan found no VMBus although the firmware describes one.
     no_vmbus: Option<Instant>,
     /// Devices that no driver makes accessible.
@@ -87,7 +111,7 @@ impl Scanner {
             settle_scans: 0,
             next_scan: None,
             mounts: Mounts::Done,
-            waiting_logged: false,
+            held: BTreeMap::new(),
             no_vmbus: None,
             unreachable: BTreeMap::new(),
             problems: Vec::new(),
@@ -109,9 +133,26 @@ impl Scanner {
         self.settle_scans = 0;
     }
 
-    /// Leaves out services that need all local file systems until those are mounted.
+    /// Keeps the devices closed of services that need all local file systems until those
+    /// are mounted.
     pub(crate) fn set_mounts(&mut self, mounts: Mounts) {
         self.mounts = mounts;
+        if mounts == Mounts::Done {
+            self.held.clear();
+        }
+    }
+
+    /// Returns whether a service waits for local file systems, with or without a device.
+    pub(crate) fn holds(&self, service: &str) -> bool {
+        let held = self.held.get(service);
+        held.is_some_and(|held| held.is_held(Instant::now()))
+    }
+
+    /// Returns the services whose devices are closed until local file systems are mounted.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &'static str> {
+        let held = self.held.iter().filter(|(_, held)| held.has_device);
+        held.map(|(service, _)| *service)
+            .filter(|service| self.holds(service))
     }
 
     /// Returns the devices of all enabled services.
@@ -177,14 +218,7 @@ impl Scanner {
                     Err(problem) => problems.push(problem),
                 }
             }
-            if entry.after_mounts && self.mounts != Mounts::Done {
-                if self.mounts == Mounts::Pending && !located.is_empty() && !self.waiting_logged {
-                    self.waiting_logged = true;
-                    info!(
-                        self.log,
-                        "{}: waiting until all local file systems are mounted", entry.name
-                    );
-                }
+            if self.hold(entry, settings, !located.is_empty(), now) {
                 continue;
             }
             for device in located {
@@ -201,6 +235,52 @@ impl Scanner {
         }
         self.problems = problems;
         wanted
+    }
+
+    /// Returns whether the devices of a service stay closed until local file systems are
+    /// mounted.
+    fn hold(
+        &mut self,
+        entry: &'static Entry,
+        settings: &Settings,
+        has_device: bool,
+        now: Instant,
+    ) -> bool {
+        if self.mounts == Mounts::Done {
+            return false;
+        }
+        let held = self.held.entry(entry.name).or_insert_with(|| Held {
+            since: now,
+            wait: (entry.mounts_wait)(&settings.config),
+            has_device,
+            waiting_logged: false,
+            end_logged: false,
+        });
+        held.has_device = has_device;
+        if !held.is_held(now) {
+            if held.waiting_logged && !held.end_logged {
+                held.end_logged = true;
+                warn!(
+                    self.log,
+                    "{}: systemd has not mounted all local file systems within {} min: the device \
+                     is opened nevertheless; see `systemctl list-jobs`",
+                    entry.name,
+                    held.wait.as_secs() / 60
+                );
+            }
+            return false;
+        }
+        if self.mounts == Mounts::Pending && has_device && !held.waiting_logged {
+            held.waiting_logged = true;
+            info!(
+                self.log,
+                "{}: waiting until systemd has mounted all local file systems", entry.name
+            );
+        }
+        if let Some(until) = held.until() {
+            self.scan_again_at(until);
+        }
+        true
     }
 
     fn scan_again_at(&mut self, when: Instant) {
@@ -269,23 +349,76 @@ mod tests {
         }
     }
 
-    #[test]
-    fn file_copy_waits_for_local_file_systems_and_the_other_services_do_not() {
-        let home = tempfile::tempdir().unwrap();
-        let settings = settings(home.path());
-        fs::create_dir_all(home.path().join("dev/vmbus")).unwrap();
+    /// A machine with a device of each service.
+    fn complete(home: &Path) -> Settings {
+        let mut settings = settings(home);
+        fs::create_dir_all(settings.roots.dev.join("vmbus")).unwrap();
         for entry in SERVICES {
             fs::write(settings.roots.dev.join(entry.hvutil.node), "").unwrap();
         }
+        let mut config = hyperv_services::Config::default();
+        config.vss.environment.runtime_dir = settings.run.clone();
+        settings.config = Arc::new(config);
+        settings
+    }
+
+    fn served(scanner: &mut Scanner, settings: &Settings) -> Vec<&'static str> {
+        let served = scanner.scan(settings).into_keys();
+        served.map(|key| key.service).collect()
+    }
+
+    #[test]
+    fn file_copy_and_backups_wait_for_local_file_systems_and_pairs_do_not() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = complete(home.path());
         let mut scanner = scanner();
-        let mut served = |mounts| {
+        for mounts in [Mounts::Unknown, Mounts::Pending] {
             scanner.set_mounts(mounts);
-            let served = scanner.scan(&settings).into_keys();
-            served.map(|key| key.service).collect::<Vec<_>>()
-        };
-        assert_eq!(served(Mounts::Unknown), ["kvp", "vss"]);
-        assert_eq!(served(Mounts::Pending), ["kvp", "vss"]);
-        assert_eq!(served(Mounts::Done), ["fcopy", "kvp", "vss"]);
+            assert_eq!(served(&mut scanner, &settings), ["kvp"]);
+            assert_eq!(scanner.held().collect::<Vec<_>>(), ["fcopy", "vss"]);
+        }
+        fs::remove_file(settings.roots.dev.join(SERVICES[0].hvutil.node)).unwrap();
+        scanner.scan(&settings);
+        assert_eq!(scanner.held().collect::<Vec<_>>(), ["vss"]);
+        assert!(scanner.holds("fcopy") && !scanner.holds("kvp"));
+        scanner.set_mounts(Mounts::Done);
+        assert_eq!(served(&mut scanner, &settings), ["kvp", "vss"]);
+        assert_eq!(scanner.held().count(), 0);
+        assert_eq!(scanner.next_scan(), None);
+    }
+
+    #[test]
+    fn backups_do_not_wait_for_local_file_systems_for_ever() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = complete(home.path());
+        let mut scanner = scanner();
+        scanner.set_mounts(Mounts::Pending);
+        scanner.scan(&settings);
+        let due = scanner.next_scan().unwrap();
+        assert_eq!(scanner.held["vss"].until(), Some(due));
+        assert_eq!(scanner.held["fcopy"].until(), None);
+        for held in scanner.held.values_mut() {
+            held.since -= held.wait.min(Duration::from_secs(3600));
+        }
+        assert_eq!(served(&mut scanner, &settings), ["kvp", "vss"]);
+        assert_eq!(scanner.held().collect::<Vec<_>>(), ["fcopy"]);
+        assert_eq!(scanner.next_scan(), None);
+    }
+
+    #[test]
+    fn what_an_earlier_agent_left_frozen_is_thawed_before_file_systems_are_mounted() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = complete(home.path());
+        fs::create_dir_all(&settings.run).unwrap();
+        let record = settings.run.join("vss-frozen");
+        fs::write(&record, "").unwrap();
+        let mut scanner = scanner();
+        scanner.set_mounts(Mounts::Unknown);
+        assert_eq!(served(&mut scanner, &settings), ["kvp", "vss"]);
+        // The device stays open when that is done.
+        fs::remove_file(&record).unwrap();
+        scanner.set_mounts(Mounts::Pending);
+        assert_eq!(served(&mut scanner, &settings), ["kvp", "vss"]);
     }
 
     #[test]

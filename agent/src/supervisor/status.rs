@@ -10,6 +10,7 @@ use hyperv_services::counters::Counters;
 use hyperv_services::registry::SERVICES;
 use hyperv_services::service::Entry;
 
+use super::scan::Scanner;
 use super::slot::{self, Slot};
 use super::standalone::Standalone;
 use crate::devices::{self, DeviceInfo};
@@ -29,6 +30,9 @@ const MAX_LISTED: usize = 8;
 /// Maximum length in characters of a problem or a failure.
 const MAX_TEXT: usize = 500;
 
+/// What a service waits for whose devices stay closed early in the boot.
+const LOCAL_FILE_SYSTEMS: &str = "systemd to mount all local file systems (local-fs.target)";
+
 /// What the status is collected from.
 pub(crate) struct StatusSources<'a> {
     pub(crate) started: SystemTime,
@@ -40,7 +44,7 @@ pub(crate) struct StatusSources<'a> {
     /// The last reload, if it failed: its time and its error.
     pub(crate) failed_reload: Option<&'a (SystemTime, String)>,
     pub(crate) capture: Option<Capture>,
-    pub(crate) problems: &'a [String],
+    pub(crate) scanner: &'a Scanner,
 }
 
 impl StatusSources<'_> {
@@ -68,7 +72,8 @@ impl StatusSources<'_> {
             capture: self.capture.clone(),
             counters: self.counters(),
             problems: self
-                .problems
+                .scanner
+                .problems()
                 .iter()
                 .take(MAX_LISTED)
                 .map(|text| cut(text, MAX_TEXT))
@@ -123,6 +128,11 @@ impl StatusSources<'_> {
                 .filter(|standalone| standalone.entry.name == entry.name)
                 .and_then(|standalone| standalone.state.snapshot().operation)
                 .map(truncate),
+            waits_for: self
+                .scanner
+                .held()
+                .any(|held| held == entry.name)
+                .then(|| LOCAL_FILE_SYSTEMS.to_owned()),
             devices,
         }
     }

@@ -181,7 +181,7 @@ const fn probe(name: &'static str, node: &'static str, class: u128) -> Entry {
             reply: ReplyLayout::StatusInBody,
         },
         default: true,
-        after_mounts: false,
+        mounts_wait: |_| Duration::ZERO,
         prepare: None,
         describe: |_, _| Description::new("TEST", None),
         data: |_| None,

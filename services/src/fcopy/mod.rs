@@ -11,7 +11,7 @@
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyperv_vmbus::hvutil::HvUtil;
 use hyperv_vmbus::ic::{MessageType, Negotiated, Status, Version};
@@ -64,7 +64,8 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::Status,
     },
     default: true,
-    after_mounts: true,
+    // A file could be written below a mount point: systemd alone gives a mount up.
+    mounts_wait: |_| Duration::MAX,
     prepare: None,
     describe: describe::describe,
     data: request::data,

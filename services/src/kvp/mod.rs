@@ -99,7 +99,7 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::StatusInBody,
     },
     default: true,
-    after_mounts: false,
+    mounts_wait: |_| Duration::ZERO,
     prepare: Some(|config| create_pools(&config.kvp)),
     describe: wire::describe::describe,
     data: |_| None,

@@ -85,6 +85,11 @@ const MESSAGE_LEN: usize = 12;
 
 const OP_REGISTER: u8 = 129;
 
+/// How long devices stay closed at most while systemd mounts local file systems: one that
+/// is mounted after a freeze has been planned would be missing. A check of a large file
+/// system takes some minutes, and the question for a disk's password any time.
+const MOUNTS_WAIT: Duration = Duration::from_secs(15 * 60);
+
 /// The service's entry in the registry.
 pub static ENTRY: Entry = Entry {
     name: "vss",
@@ -100,12 +105,20 @@ pub static ENTRY: Entry = Entry {
         reply: ReplyLayout::StatusInBody,
     },
     default: true,
-    after_mounts: false,
+    mounts_wait,
     prepare: None,
     describe: describe::describe,
     data: |_| None,
     make: |config, log| Box::new(Vss::new(&config.vss, log, Processes::OWN)),
 };
+
+/// What an earlier agent left frozen may be what systemd waits for.
+fn mounts_wait(config: &crate::config::Config) -> Duration {
+    match state_file::exists(&config.vss.environment.runtime_dir) {
+        true => Duration::ZERO,
+        false => MOUNTS_WAIT,
+    }
+}
 
 /// Calls into the kernel that may never return, each made by a process of its own: a
 /// process with a thread that hangs in the kernel cannot end.

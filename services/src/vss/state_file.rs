@@ -83,6 +83,11 @@ pub fn write(directory: &Path, record: &FreezeRecord) -> io::Result<()> {
     file.write(&make_runtime_directory(directory)?)
 }
 
+/// Returns whether there is a record in `directory`.
+pub fn exists(directory: &Path) -> bool {
+    directory.join(NAME).exists()
+}
+
 /// Returns the content of the file.
 pub fn encode(record: &FreezeRecord) -> Vec<u8> {
     let mut text = Vec::new();

@@ -376,6 +376,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-other-namespaces" VSS_BOTH vss::inaccessible::other_namespaces, own_process: "a file system that is mounted in another mount namespace only is frozen, unless the configuration excludes those";
         "vss-include" VSS_BOTH vss::freeze::configured, own_process => SAME: "only file systems that the configuration includes and does not exclude are frozen";
         "vss-image" VSS_BOTH vss::image::consistent, own_process: "with writers running, a copy of the frozen image is consistent and has what was on the disk";
+        "vss-early" VSS_BOTH vss::early::early, own_process => SAME: "early in the boot the device is opened when systemd has mounted all local file systems, or at once if a killed agent left some frozen";
         "vss-killed" VSS_BOTH vss::faults::killed, own_process: "nothing stays frozen when the program is killed";
         "vss-guard-killed" VSS_BOTH vss::faults::guard_killed, own_process: "when the guard is killed everything thaws, and the THAW fails";
         "vss-guard-stopped" VSS_BOTH vss::faults::guard_stopped, own_process => SAME: "nothing stays frozen when the guard does not answer";

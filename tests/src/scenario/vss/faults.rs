@@ -127,7 +127,7 @@ pub(in super::super) fn one_after_the_other(stage: &mut VssStage<'_>) -> Result<
 }
 
 /// Kills the program and its guard, so that neither can do anything for the other.
-fn kill_both(stage: &mut VssStage<'_>, file_systems: &FileSystems) -> Result<()> {
+pub(super) fn kill_both(stage: &mut VssStage<'_>, file_systems: &FileSystems) -> Result<()> {
     let script = r#"
         set -e
         parent=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$0/status")

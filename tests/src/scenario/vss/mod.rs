@@ -2,6 +2,7 @@
 //! with all that may go wrong meanwhile.
 
 pub(super) mod backup_status;
+pub(super) mod early;
 pub(super) mod faults;
 pub(crate) mod file_systems;
 pub(super) mod freeze;
