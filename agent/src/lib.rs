@@ -19,6 +19,7 @@ mod rate_limit;
 pub mod request;
 pub mod runtime;
 mod salvage;
+pub mod service_manager;
 pub mod settings;
 mod stats;
 pub mod status;

@@ -359,7 +359,7 @@ fn clients_that_never_read_block_nobody() {
 #[test]
 fn many_clients_at_once_are_all_answered() {
     let mut clients = Vec::new();
-    let guest = Guest::start_after(&[&ONE], |control| {
+    let guest = Guest::start_after(&[&ONE], |_, control| {
         let connect = |_| UnixStream::connect(control).unwrap();
         clients.extend((0..100).map(connect));
     });

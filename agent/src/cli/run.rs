@@ -21,6 +21,7 @@ use crate::logging::{Log, LogLevel, Target, Threshold};
 use crate::opener::KernelOpener;
 use crate::request;
 use crate::runtime::{RuntimeDirectory, RuntimeError};
+use crate::service_manager::ServiceManager;
 use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::worker::panics;
@@ -167,6 +168,14 @@ impl Run {
         if let Err(error) = supervisor.listen_for_uevents() {
             warn!(logger, "cannot receive uevents, send SIGHUP to look for devices";
                 "error" => %error);
+        }
+        match ServiceManager::from_environment() {
+            Ok(Some(service_manager)) => supervisor.report_to(service_manager),
+            Ok(None) => {}
+            Err(error) => warn!(
+                logger,
+                "cannot tell the service manager anything: {}", error
+            ),
         }
         // Agents of one service each have no sockets: there is one of each name.
         if let (Some(directory), None) = (&runtime, only) {

@@ -8,6 +8,7 @@ mod scan;
 mod slot;
 mod standalone;
 mod status;
+mod summary;
 mod uevents;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,6 @@ use hyperv_services::sys;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Logger, error, info, o, warn};
@@ -34,6 +34,7 @@ use self::scan::{Mounts, Scanner};
 use self::slot::{Slot, State};
 use self::standalone::Standalone;
 use self::status::StatusSources;
+use self::summary::summary;
 use self::uevents::Uevents;
 use crate::capture::recorder::Recorder;
 use crate::capture::{Level, stream};
@@ -43,6 +44,7 @@ use crate::mailbox::{Notice, SupervisorHandle};
 use crate::opener::Opener;
 use crate::rate_limit::{RateLimit, RateLimitedDrain};
 use crate::request::{Client, Readers, Request};
+use crate::service_manager::ServiceManager;
 use crate::settings::{Reload, Settings};
 use crate::stats::ServiceStats;
 use crate::timeouts;
@@ -90,6 +92,7 @@ pub struct Supervisor {
     uevents: Option<Uevents>,
     control: Option<(ControlSocket, Token)>,
     requests: Option<(ControlSocket, Token)>,
+    service_manager: Option<ServiceManager>,
     readers: Readers,
     recorder: Arc<Recorder>,
     notices: Receiver<Notice>,
@@ -146,6 +149,7 @@ impl Supervisor {
             uevents: None,
             control: None,
             requests: None,
+            service_manager: None,
             readers: Readers::default(),
             recorder: Arc::default(),
             notices,
@@ -223,6 +227,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Tells `service_manager` of readiness, reloads and the status.
+    pub fn report_to(&mut self, service_manager: ServiceManager) {
+        self.service_manager = Some(service_manager);
+    }
+
     /// Returns the handle by which other threads reach this supervisor.
     pub fn handle(&self) -> SupervisorHandle {
         self.handle.clone()
@@ -239,13 +248,14 @@ impl Supervisor {
         self.scan_devices();
         // It may wait for a disk, which may even be frozen until a worker thaws it.
         let _ = self.prepare_services().recv_timeout(timeouts::PREPARE);
-        notify_service_manager(&[NotifyState::Ready]);
+        self.report_change("READY=1");
         if self.slots.is_empty() {
             info!(
                 self.log,
                 "no device to serve yet, waiting for the host to offer one"
             );
         }
+        self.report_status();
         loop {
             match self.poll.poll(&mut events, self.until_next_deadline()) {
                 Ok(()) => {}
@@ -267,9 +277,24 @@ impl Supervisor {
             }
             self.log_suppressed(Some(Instant::now()));
             self.log_slow_openings();
+            self.report_status();
             if self.rest.is_some_and(|at| at <= Instant::now()) {
                 self.release_memory();
             }
+        }
+    }
+
+    fn report_change(&mut self, change: &'static str) {
+        if let Some(service_manager) = &mut self.service_manager {
+            service_manager.change(change, Instant::now());
+        }
+    }
+
+    fn report_status(&mut self) {
+        if let Some(service_manager) = &mut self.service_manager {
+            let (services, reload_failed) = (&self.settings.services, self.failed_reload.is_some());
+            let status = summary(services, &self.slots, &self.scanner, reload_failed);
+            service_manager.set_status(status, Instant::now());
         }
     }
 
@@ -545,6 +570,11 @@ impl Supervisor {
             .chain(self.limits().filter_map(|(_, limit)| limit.summary_due()))
             .chain(self.rest)
             .chain(
+                self.service_manager
+                    .as_ref()
+                    .and_then(ServiceManager::deadline),
+            )
+            .chain(
                 self.workers()
                     .filter_map(|control| control.state.overdue_at()),
             )
@@ -638,9 +668,10 @@ impl Supervisor {
             config: Arc::clone(&self.settings.config),
             stats,
             recorder: Arc::clone(&self.recorder),
+            supervisor: self.handle(),
             log: log.new(o!("HYPERV_DEVICE" => node)),
         };
-        let started = endpoint.start(self.poll.registry(), token, self.handle());
+        let started = endpoint.start(self.poll.registry(), token);
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(entry));
         match started {
             Ok((control, thread)) => {
@@ -706,7 +737,7 @@ impl Supervisor {
 
     /// Reads the configuration again. Returns why it stays as it was.
     fn reload(&mut self) -> Result<(), String> {
-        notify_service_manager(&[NotifyState::Reloading]);
+        self.report_change("RELOADING=1");
         let result = match (self.reload)() {
             Ok(settings) => {
                 self.failed_reload = None;
@@ -736,13 +767,13 @@ impl Supervisor {
                 *until = now;
             }
         }
-        notify_service_manager(&[NotifyState::Ready]);
+        self.report_change("READY=1");
         result
     }
 
     /// Ends every worker, within [`timeouts::STOP`] or [`timeouts::STOP_FROZEN`].
     fn stop(mut self) -> io::Result<()> {
-        notify_service_manager(&[NotifyState::Stopping]);
+        self.report_change("STOPPING=1");
         self.workers().for_each(|control| control.stop());
         if let Some(standalone) = &self.standalone {
             standalone.stop();
@@ -790,12 +821,6 @@ fn rest_after(due: Option<Instant>, reaction: Reaction, now: Instant) -> Instant
 fn limit(handle: &SupervisorHandle) -> RateLimit {
     let handle = handle.clone();
     RateLimit::new(move || handle.wake())
-}
-
-/// Notifies systemd, if it has started the agent.
-fn notify_service_manager(state: &[NotifyState<'_>]) {
-    // If it fails, systemd only waits longer.
-    let _ = sd_notify::notify(false, state);
 }
 
 fn signal_name(signal: i32) -> &'static str {

@@ -52,21 +52,22 @@ pub(crate) struct Endpoint {
     pub(crate) config: Arc<hyperv_services::Config>,
     pub(crate) stats: Arc<ServiceStats>,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) supervisor: SupervisorHandle,
     pub(crate) log: Logger,
 }
 
 impl Endpoint {
     /// Starts the worker. It opens the device itself, as that may take long, registers it
-    /// with the supervisor's poll under `token`, and reports its end to `supervisor`.
+    /// with the supervisor's poll under `token`, and reports its end.
     pub(crate) fn start(
         self,
         registry: &Registry,
         token: Token,
-        supervisor: SupervisorHandle,
     ) -> io::Result<(Arc<Control>, thread::JoinHandle<()>)> {
         let poll = WorkerPoll::new(registry, token)?;
         let control = Arc::new(Control::new(poll.waker()?));
         let its_control = Arc::clone(&control);
+        let supervisor = self.supervisor.clone();
         let thread = thread::Builder::new()
             .name(self.entry.name.to_owned())
             .spawn(move || {
@@ -111,6 +112,7 @@ impl Endpoint {
         }
         control.state.opened(&*service);
         info!(log, "serving"; "device" => %self.device.node().display());
+        self.supervisor.wake();
         let mut worker = Worker {
             entry: self.entry,
             node: self.device.node(),
@@ -122,6 +124,7 @@ impl Endpoint {
             negotiated: None,
             health,
             stats: self.stats,
+            supervisor: self.supervisor,
             log,
         };
         let ended = worker.serve();
@@ -148,6 +151,7 @@ struct Worker<'a> {
     negotiated: Option<Negotiated>,
     health: &'a mut Health,
     stats: Arc<ServiceStats>,
+    supervisor: SupervisorHandle,
     log: Logger,
 }
 
@@ -160,6 +164,7 @@ impl Worker<'_> {
         // The first message may be there already: it wakes nobody.
         let mut busy_poll = BusyPoll::new(Instant::now());
         let mut config = None;
+        let mut was_busy = false;
         while !self.control.stopping() {
             let mut received = 0_u32;
             while let Some(message) = self.channel.recv(&mut buffer)? {
@@ -188,6 +193,10 @@ impl Worker<'_> {
                 config = (!self.reconfigure(&new)).then_some(new);
             }
             let busy = self.service.busy();
+            if mem::replace(&mut was_busy, busy) != busy {
+                // What it tells the service manager may have changed.
+                self.supervisor.wake();
+            }
             if !busy {
                 if let Some(config) = config.take() {
                     self.configure(&config);
@@ -387,9 +396,11 @@ impl Worker<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use hyperv_services::fcopy;
     use hyperv_vmbus::discovery::Roots;
-    use mio::Poll;
+    use mio::{Poll, Waker};
     use slog::o;
 
     use super::*;
@@ -399,6 +410,7 @@ mod tests {
     #[test]
     fn a_worker_that_is_stopped_before_it_opens_its_device_leaves_it_closed() {
         let poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), Token(1)).unwrap();
         let poll = WorkerPoll::new(poll.registry(), Token(0)).unwrap();
         let log = Logger::root(slog::Discard, o!());
         let endpoint = Endpoint {
@@ -412,6 +424,7 @@ mod tests {
             config: Arc::default(),
             stats: ServiceStats::new(RateLimit::new(|| {})),
             recorder: Arc::default(),
+            supervisor: SupervisorHandle::new(channel().0, Arc::new(waker)),
             log,
         };
         let control = Control::new(poll.waker().unwrap());

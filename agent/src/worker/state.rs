@@ -85,6 +85,12 @@ impl WorkerState {
         opening.logged.then(|| opening.since.elapsed())
     }
 
+    /// Whether the device is open.
+    pub(crate) fn is_open(&self) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.is_some()
+    }
+
     fn opening(&self) -> MutexGuard<'_, Opening> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }

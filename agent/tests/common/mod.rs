@@ -133,6 +133,10 @@ impl Service for Probe {
         status
     }
 
+    fn busy(&self) -> bool {
+        self.operation.is_some()
+    }
+
     fn progress(&self) -> Option<Arc<Progress>> {
         Some(Arc::clone(&self.progress))
     }
@@ -415,12 +419,15 @@ pub struct Guest {
 impl Guest {
     /// Starts a supervisor with these services, without devices.
     pub fn start(services: &[&'static Entry]) -> Self {
-        Self::start_after(services, |_| {})
+        Self::start_after(services, |_, _| {})
     }
 
     /// As [`Guest::start`], but calls `first` with the path of the control socket when
     /// clients can connect and nobody answers yet.
-    pub fn start_after(services: &[&'static Entry], first: impl FnOnce(&Path)) -> Self {
+    pub fn start_after(
+        services: &[&'static Entry],
+        first: impl FnOnce(&mut Supervisor, &Path),
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("sys/bus/vmbus/devices")).unwrap();
         fs::create_dir_all(root.path().join("dev/vmbus")).unwrap();
@@ -459,7 +466,7 @@ impl Guest {
         supervisor.serve_status_on(socket).unwrap();
         let socket = ControlSocket::bind(&root.path().join("request")).unwrap();
         supervisor.serve_requests_on(socket).unwrap();
-        first(&control);
+        first(&mut supervisor, &control);
         let handle = supervisor.handle();
         let thread = Some(thread::spawn(move || supervisor.run()));
         Self {
