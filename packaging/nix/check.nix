@@ -9,7 +9,7 @@ let
     types = { package = "package"; listOf = type: "list of ${type}"; };
   };
   rustPlatform.buildRustPackage = attributes: attributes;
-  package = import ./package.nix { inherit lib rustPlatform; };
+  package = import ./package.nix { inherit lib rustPlatform; python3 = "/python3"; };
   pkgs = {
     kmod = "/kmod";
     networkmanager = "/networkmanager";

@@ -2,6 +2,7 @@
 {
   lib,
   rustPlatform,
+  python3,
   src ? ../..,
 }:
 
@@ -13,8 +14,12 @@ rustPlatform.buildRustPackage {
   inherit (workspace.package) version;
   inherit src;
 
+  nativeBuildInputs = [ python3 ];
   cargoLock.lockFile = src + "/Cargo.lock";
   cargoBuildFlags = [ "-p" "hyperv-agent" ];
+  postBuild = ''
+    python3 packaging/sbom "$(echo target/*/release)/sbom" --offline
+  '';
   # The other tests need a machine of their own.
   cargoTestFlags = [ "-p" "hyperv-agent" "--lib" ];
 
