@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "no requests, nothing to measure"
     );
     let transport = way.transport();
-    let mut subjects = common.subjects::<Kvp>(transport)?;
+    let mut subjects = common.programs.subjects::<Kvp>(transport)?;
     for subject in &mut subjects {
         prepare(subject).with_context(|| format!("starting {}", subject.name))?;
     }
@@ -133,7 +133,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         after,
     ];
     let programs = subjects.into_iter().map(|it| it.name).collect();
-    common.output.report(programs, title, groups)
+    common.programs.output.report(programs, title, groups)
 }
 
 /// Starts the program in a private network. A file-copy device is there as

@@ -46,9 +46,9 @@ pub(crate) enum Bench {
     Start(start::Arguments),
 }
 
-/// Options of every comparison.
+/// What is compared, and where the results go.
 #[derive(Debug, Args)]
-struct Common {
+struct Programs {
     /// The program that the others are compared with, quoted as for a shell;
     /// otherwise the hyperv-agent beside this program.
     #[arg(long, value_name = "COMMAND")]
@@ -56,14 +56,21 @@ struct Common {
     /// A further program (repeatable).
     #[arg(long, value_name = "COMMAND")]
     peer: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Options of a comparison in rounds.
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    programs: Programs,
     /// Rounds; the table has their median.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", value_parser = rounds, default_value_t = 5)]
     rounds: usize,
     /// Seconds to count wake-ups for; with 0, programs are not waited for to come to rest.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     idle: u64,
-    #[command(flatten)]
-    output: Output,
 }
 
 /// Where results go, beside the table on standard output.
@@ -142,13 +149,20 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
 impl Bench {
     fn output(&self) -> &Output {
         match self {
-            Self::Fcopy(arguments) => &arguments.common.output,
-            Self::SlowDisk(arguments) => &arguments.common.output,
-            Self::Kvp(arguments) => &arguments.common.output,
-            Self::Vss(arguments) => &arguments.common.output,
+            Self::Fcopy(arguments) => &arguments.common.programs.output,
+            Self::SlowDisk(arguments) => &arguments.programs.output,
+            Self::Kvp(arguments) => &arguments.common.programs.output,
+            Self::Vss(arguments) => &arguments.common.programs.output,
             Self::Start(arguments) => &arguments.output,
         }
     }
+}
+
+/// A number of rounds, from the command line.
+fn rounds(text: &str) -> Result<usize> {
+    let rounds = text.parse()?;
+    ensure!(rounds > 0, "no rounds, nothing to measure");
+    Ok(rounds)
 }
 
 /// The size of a ring in KiB, from the command line.
@@ -161,7 +175,7 @@ fn ring_size(text: &str) -> Result<usize> {
     Ok(size)
 }
 
-impl Common {
+impl Programs {
     /// The programs, the first of which the others are compared with.
     fn subjects<P: Protocol>(&self, transport: Transport) -> Result<Vec<Subject<P>>> {
         let commands = self.commands()?;
@@ -171,7 +185,6 @@ impl Common {
 
     /// How they are started.
     fn commands(&self) -> Result<Vec<String>> {
-        ensure!(self.rounds > 0, "no rounds, nothing to measure");
         let agent = agent(self.agent.as_deref())?;
         Ok([vec![agent], self.peer.clone()].concat())
     }

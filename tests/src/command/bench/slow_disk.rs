@@ -17,7 +17,7 @@ use hyperv_vmbus::ic::Status;
 
 use super::process::Memory;
 use super::subject::Subject;
-use super::{Common, ring_size};
+use super::{Programs, ring_size};
 
 /// How often a program's memory is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(super) common: Common,
+    pub(super) programs: Programs,
     /// Size of the file, in MiB.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 2048)]
     size: u64,
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // The journal, and what the agent leaves free.
     let disk = SlowDisk::new(size + size / 8 + (256 << 20), rate)?;
     let transport = Transport::Uio(arguments.ring_size << 10);
-    let mut subjects = arguments.common.subjects::<Fcopy>(transport)?;
+    let mut subjects = arguments.programs.subjects::<Fcopy>(transport)?;
     let mut copies = Vec::new();
     for subject in &mut subjects {
         subject.open();
@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let names = subjects.into_iter().map(|it| it.name);
     let names = names.chain(["dd".to_owned()]).collect();
     let groups = vec![Group::new("slow disk", rows)];
-    arguments.common.output.report(names, title, groups)
+    arguments.programs.output.report(names, title, groups)
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use hyperv_sim::blackbox::{self, BlackBox};
 use hyperv_sim::fcopy::Fcopy;
@@ -26,7 +26,7 @@ use hyperv_sim::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{FCOPY, Output, agent, process, subject, trace};
+use super::{FCOPY, Output, agent, process, rounds, subject, trace};
 
 /// How the program is started, in its root.
 const START: &str = "/run/start";
@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COMMAND")]
     vss: Option<String>,
     /// Starts; the table has their median.
-    #[arg(long, value_name = "N", default_value_t = 21)]
+    #[arg(long, value_name = "N", value_parser = rounds, default_value_t = 21)]
     rounds: usize,
     #[command(flatten)]
     pub(super) output: Output,
@@ -216,7 +216,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(reason) = blackbox::root_unavailable() {
         anyhow::bail!("a program cannot have a private root here: {reason}");
     }
-    ensure!(arguments.rounds > 0, "no rounds, nothing to measure");
     let command = agent(arguments.agent.as_deref())?;
     let all = SERVICES.map(|(service, _)| service);
     let mut sides = vec![vec![Program::new(&command, &all)?]];

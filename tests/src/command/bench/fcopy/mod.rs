@@ -73,7 +73,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "{} rounds of {} WRITEs ({} after a pause)",
         arguments.common.rounds, arguments.messages, arguments.slow_messages
     );
-    arguments.common.output.report(names, title, groups)
+    arguments
+        .common
+        .programs
+        .output
+        .report(names, title, groups)
 }
 
 /// What the programs take that do nothing.
@@ -85,7 +89,7 @@ fn rest(subjects: &mut [Subject<Fcopy>], title: &str, arguments: &Arguments) -> 
 
 /// The programs, and what is done at the least, all of which have their devices.
 fn subjects(arguments: &Arguments, transport: Transport) -> Result<Vec<Subject<Fcopy>>> {
-    let mut subjects = arguments.common.subjects::<Fcopy>(transport)?;
+    let mut subjects = arguments.common.programs.subjects::<Fcopy>(transport)?;
     for (name, poll) in LEAST {
         let mut subject = Subject::new(&least::command(poll)?, transport)?;
         subject.name = name.to_owned();

@@ -100,7 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         anyhow::bail!("a program cannot have a private root here: {reason}");
     }
     let transport = arguments.way.transport();
-    let commands = arguments.common.commands()?;
+    let commands = arguments.common.programs.commands()?;
     let counts = arguments.file_systems.iter().chain(&arguments.slow_disks);
     let most = counts.max().copied().unwrap_or(1);
     ensure!(
@@ -158,7 +158,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         arguments.common.rounds, arguments.size, arguments.dirty
     );
     let programs = subjects.into_iter().map(|it| it.name).collect();
-    arguments.common.output.report(programs, title, groups)
+    arguments
+        .common
+        .programs
+        .output
+        .report(programs, title, groups)
 }
 
 /// A guest in which a program runs, with others beside it, and all three
