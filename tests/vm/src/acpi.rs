@@ -28,12 +28,12 @@ pub const POWER_OFF: u8 = 5;
 /// Boot flags: there is neither a VGA nor a CMOS clock (and no 8042 either).
 const NO_VGA_NO_RTC: u16 = 1 << 2 | 1 << 5;
 
-/// Writes the tables for so many processors.
+/// Writes the tables for so many processors, with or without a VMBus.
 ///
 /// # Errors
 ///
 /// If they do not fit.
-pub fn write(memory: &GuestMemoryMmap, processors: u8) -> Result<()> {
+pub fn write(memory: &GuestMemoryMmap, processors: u8, vmbus: bool) -> Result<()> {
     // The root pointer's place is kept free until the last address is known.
     let mut at = ACPI.unchecked_add(64);
     let mut put = |table: &dyn Aml| -> Result<GuestAddress> {
@@ -46,7 +46,7 @@ pub fn write(memory: &GuestMemoryMmap, processors: u8) -> Result<()> {
         memory.write_slice(&bytes, here)?;
         Ok(here)
     };
-    let dsdt = put(&dsdt(processors))?;
+    let dsdt = put(&dsdt(processors, vmbus))?;
     let fadt = put(&fadt(dsdt))?;
     let madt = put(&madt(processors))?;
     let mut root = XSDT::new(OEM, TABLE, 1);
@@ -66,7 +66,7 @@ fn bytes_of(table: &dyn Aml) -> Vec<u8> {
 }
 
 /// What a table's own code describes: devices, and how to power off.
-fn dsdt(processors: u8) -> Sdt {
+fn dsdt(processors: u8, vmbus: bool) -> Sdt {
     let mut code = Vec::new();
     for number in 0..processors {
         Device::new(
@@ -96,6 +96,17 @@ fn dsdt(processors: u8) -> Sdt {
         )
         .to_aml_bytes(&mut code);
     }
+    if vmbus {
+        add_vmbus(&mut code);
+    }
+    Name::new("_S5_".into(), &Package::new(vec![&POWER_OFF])).to_aml_bytes(&mut code);
+
+    let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
+    table.append_slice(&code);
+    table
+}
+
+fn add_vmbus(code: &mut Vec<u8>) {
     // The range of the devices' memory is the parent's, as in Hyper-V's own
     // firmware; the bus has resources as well, or the driver refuses it.
     let space = range();
@@ -110,12 +121,7 @@ fn dsdt(processors: u8) -> Sdt {
     let module_hid = Name::new("_HID".into(), &"ACPI0004");
     let module_uid = Name::new("_UID".into(), &ZERO);
     let module = Device::new("VMOD".into(), vec![&module_hid, &module_uid, &range, &bus]);
-    Scope::new("_SB_".into(), vec![&module]).to_aml_bytes(&mut code);
-    Name::new("_S5_".into(), &Package::new(vec![&POWER_OFF])).to_aml_bytes(&mut code);
-
-    let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
-    table.append_slice(&code);
-    table
+    Scope::new("_SB_".into(), vec![&module]).to_aml_bytes(code);
 }
 
 fn range() -> AddressSpace<u32> {
@@ -178,7 +184,8 @@ mod tests {
     #[test]
     fn each_table_sums_up_to_zero() {
         for table in [
-            &dsdt(2) as &dyn Aml,
+            &dsdt(2, true) as &dyn Aml,
+            &dsdt(1, false),
             &fadt(GuestAddress(0xe0040)),
             &madt(2),
             &Rsdp::new(OEM, 0xe1000),

@@ -1,7 +1,7 @@
 //! Puts a kernel, its initramfs and its parameters into the guest's memory, by
 //! the Linux boot protocol for a 64-bit entry.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -63,22 +63,26 @@ pub fn load(
     words.insert("now", &now.as_secs().to_string())?;
     load_cmdline(memory, COMMAND_LINE, &words).context("the command line cannot be loaded")?;
 
-    let content =
-        fs::read(initramfs).with_context(|| format!("{} cannot be read", initramfs.display()))?;
+    let name = initramfs.display();
+    let mut archive = File::open(initramfs).with_context(|| format!("{name} cannot be opened"))?;
+    let len = archive.metadata()?.len();
     // The kernel unpacks itself over this much from its load address.
     let kernel_end = KERNEL.raw_value() + u64::from(header.init_size);
     let end = memory.last_addr().raw_value() + 1;
     let at = end
-        .checked_sub(content.len() as u64)
+        .checked_sub(len)
         .map(|at| at & !0xfff)
         .filter(|at| *at >= kernel_end)
         .context("the guest's memory is too small for its initramfs")?;
-    memory.write_slice(&content, GuestAddress(at))?;
+    // Straight into the guest's memory: a whole system is too large to have twice.
+    memory
+        .read_exact_volatile_from(GuestAddress(at), &mut archive, usize::try_from(len)?)
+        .with_context(|| format!("{name} cannot be read"))?;
 
     header.type_of_loader = LOADER_UNDEFINED;
     header.cmd_line_ptr = u32::try_from(COMMAND_LINE.raw_value())?;
     header.ramdisk_image = u32::try_from(at)?;
-    header.ramdisk_size = u32::try_from(content.len())?;
+    header.ramdisk_size = u32::try_from(len)?;
     let mut parameters = boot_params {
         hdr: header,
         acpi_rsdp_addr: ACPI.raw_value(),

@@ -1,10 +1,11 @@
 //! What the guest's processors say that they are: KVM's processor, under
-//! Hyper-V.
+//! Hyper-V, or under KVM as itself.
 
 use anyhow::{Context as _, Result};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use crate::monitor::Config;
 use crate::sys;
 
 /// Leaves of hypervisors.
@@ -27,6 +28,10 @@ const OTHER: u32 = 1 << 8 | 1 << 10 | 1 << 19;
 /// Recommended: an explicit end of interrupt, as the in-kernel APIC is quicker
 /// so.
 const EXPLICIT_EOI: u32 = 1 << 9;
+/// Of KVM as itself: its signature and its features, of which the guest gets the clock.
+const KVM_LEAVES: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_0001;
+const KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_CLOCK: u32 = 1 << 3 | 1 << 24;
 /// Never notify the hypervisor of a lock that is waited for.
 const NO_SPIN_NOTICE: u32 = u32::MAX;
 
@@ -35,35 +40,42 @@ const NO_SPIN_NOTICE: u32 = u32::MAX;
 /// # Errors
 ///
 /// If KVM refuses.
-pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd, number: u8, processors: u8) -> Result<()> {
+pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd, number: u8, config: &Config) -> Result<()> {
     let own = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-    let hyperv = sys::hyperv_cpuid(vcpu).context("KVM has no CPUID leaves of Hyper-V")?;
-    let leaves: Vec<_> = own
-        .as_slice()
+    let own = own.as_slice();
+    let mut leaves: Vec<_> = own
         .iter()
         .filter(|leaf| !HYPERVISOR.contains(&leaf.function) && leaf.function != 0x1f)
-        .map(|leaf| ordinary(*leaf, number, processors))
-        .chain(
-            hyperv
-                .as_slice()
-                .iter()
-                .filter(|leaf| (FIRST..=LAST).contains(&leaf.function))
-                .map(|leaf| of_hyperv(*leaf)),
-        )
+        .map(|leaf| ordinary(*leaf, number, config))
         .collect();
+    if config.hyperv {
+        let hyperv = sys::hyperv_cpuid(vcpu).context("KVM has no CPUID leaves of Hyper-V")?;
+        let some = hyperv.as_slice().iter();
+        let some = some.filter(|leaf| (FIRST..=LAST).contains(&leaf.function));
+        leaves.extend(some.map(|leaf| of_hyperv(*leaf)));
+    } else {
+        let some = own.iter();
+        let some = some.filter(|leaf| KVM_LEAVES.contains(&leaf.function));
+        leaves.extend(some.map(|leaf| of_kvm(*leaf)));
+    }
     let leaves = CpuId::from_entries(&leaves).context("too many CPUID leaves")?;
     vcpu.set_cpuid2(&leaves)?;
     Ok(())
 }
 
 /// A leaf of the processor itself: which one of how many it is.
-fn ordinary(mut leaf: kvm_cpuid_entry2, number: u8, processors: u8) -> kvm_cpuid_entry2 {
-    let (number, processors) = (u32::from(number), u32::from(processors));
+fn ordinary(mut leaf: kvm_cpuid_entry2, number: u8, config: &Config) -> kvm_cpuid_entry2 {
+    let (number, processors) = (u32::from(number), u32::from(config.processors));
     match (leaf.function, leaf.index) {
         (1, _) => {
             leaf.ebx = leaf.ebx & 0x0000_ffff | processors << 16 | number << 24;
             // A hypervisor is present.
             leaf.ecx |= 1 << 31;
+            // The deadline of the local APIC's timer. Its period could be measured with
+            // another timer only, and there is none; Hyper-V states it.
+            if !config.hyperv {
+                leaf.ecx |= 1 << 24;
+            }
         }
         (0xb, 0) => {
             (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 1, 1 << 8, number);
@@ -98,6 +110,15 @@ fn of_hyperv(mut leaf: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
             leaf.edx = 0;
         }
         _ => {}
+    }
+    leaf
+}
+
+/// A leaf of KVM as itself.
+fn of_kvm(mut leaf: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
+    match leaf.function {
+        KVM_FEATURES => (leaf.eax, leaf.edx) = (leaf.eax & KVM_CLOCK, 0),
+        _ => leaf.eax = KVM_FEATURES,
     }
     leaf
 }

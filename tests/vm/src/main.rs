@@ -51,6 +51,9 @@ struct Machine {
     /// Virtual processors
     #[arg(long, default_value_t = 1)]
     processors: u8,
+    /// Neither Hyper-V's CPUID nor a VMBus: KVM's own guest
+    #[arg(long)]
+    without_hyperv: bool,
     /// File that gets the guest's console
     #[arg(long, default_value = "/dev/stdout")]
     console: PathBuf,
@@ -67,6 +70,7 @@ impl From<Machine> for Config {
             command_line: machine.command_line,
             memory: machine.memory,
             processors: machine.processors,
+            hyperv: !machine.without_hyperv,
             console: machine.console,
             limit: Duration::from_secs(machine.limit),
         }

@@ -40,6 +40,8 @@ pub struct Config {
     pub memory: usize,
     /// Virtual processors.
     pub processors: u8,
+    /// It is Hyper-V's guest; otherwise KVM's, without a VMBus.
+    pub hyperv: bool,
     /// File that gets what the guest writes to its console.
     pub console: PathBuf,
     /// Longest time that the guest may run.
@@ -137,13 +139,13 @@ impl Monitor {
             &config.initramfs,
             &config.command_line,
         )?;
-        acpi::write(&memory, config.processors)?;
+        acpi::write(&memory, config.processors, config.hyperv)?;
 
         let mut vcpus = Vec::new();
         for number in 0..config.processors {
             let vcpu = vm.create_vcpu(u64::from(number))?;
             cpu::enable_synic(&vcpu)?;
-            cpuid::set_up(&kvm, &vcpu, number, config.processors)?;
+            cpuid::set_up(&kvm, &vcpu, number, config)?;
             if number == 0 {
                 cpu::set_up(&vcpu, &memory, entry)?;
             }

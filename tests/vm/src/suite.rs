@@ -222,6 +222,7 @@ fn play_in_guest(
         command_line: format!("{KERNEL_OPTIONS} {}", arguments.append),
         memory: arguments.memory,
         processors: arguments.processors,
+        hyperv: true,
         console,
         limit: Duration::from_secs(arguments.limit),
     })?;
