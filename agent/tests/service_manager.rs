@@ -1,5 +1,7 @@
 //! What the service manager is told, with a fake one.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod common;
 
 use std::os::unix::net::UnixDatagram;
