@@ -127,6 +127,10 @@ impl Begun {
     fn run(&self, connection: &mut Connection) -> io::Result<End> {
         let mut out = Recording::new(Vec::with_capacity(CHUNK), &this_machine())?;
         let ended = loop {
+            // At first this is the head of the file, which tells the client that it has begun.
+            if let Some(end) = self.send(connection, out.get_mut())? {
+                return Ok(end);
+            }
             match self.recorder.take() {
                 Taken::Records(items) => {
                     for Item { interface, record } in items {
@@ -141,9 +145,6 @@ impl Begun {
                 Taken::Nothing if connection.hung_up => break End::Client,
                 Taken::Nothing => connection.wait(None)?,
                 Taken::Ended => break End::Agent,
-            }
-            if let Some(end) = self.send(connection, out.get_mut())? {
-                return Ok(end);
             }
         };
         out.finish()?;

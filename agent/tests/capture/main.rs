@@ -208,6 +208,17 @@ fn a_client_that_does_not_read_loses_records_and_delays_nobody() {
 }
 
 #[test]
+fn the_head_of_a_capture_comes_before_there_is_a_device() {
+    let guest = Guest::start(&[&ONE]);
+    let mut client = capture(&guest);
+    let reader = Reader::new(&mut client).unwrap();
+    assert!(reader.section().application.starts_with("hyperv-agent "));
+    client.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
+    guest.stop();
+}
+
+#[test]
 fn the_capture_ends_with_a_client_that_goes_without_a_word() {
     let guest = Guest::start(&[&ONE]);
     for _ in 0..3 {
