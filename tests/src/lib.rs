@@ -22,6 +22,7 @@ pub mod inprocess;
 pub mod kvp;
 pub mod network;
 pub mod port;
+mod recording;
 pub mod replay;
 pub mod resources;
 pub mod results;

@@ -223,8 +223,8 @@ pub trait Machine {
     /// If it does not end in time.
     fn stop(&mut self) -> Result<()>;
 
-    /// Captures what host and guest say from now on until the agent, which runs, is stopped,
-    /// in a file of this machine, with all content.
+    /// Captures what host and guest say from now on until the agent, which runs, ends, in a
+    /// file of this machine. Private content is replaced by placeholders.
     ///
     /// # Errors
     ///

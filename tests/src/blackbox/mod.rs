@@ -30,6 +30,7 @@ mod network;
 mod node;
 mod process;
 mod programs;
+mod recording;
 mod root;
 mod state;
 mod sysfs;
@@ -62,6 +63,7 @@ use log::Log;
 use network::OwnNetwork;
 use node::Node;
 use process::Process;
+use recording::Recording;
 
 /// The guest's pool files, in its directory.
 const POOLS: &str = "pools";
@@ -79,6 +81,9 @@ const OWN_LOG: &str = "run/log";
 /// What the guest changes of directories of the machine, in its directory.
 const LAYERS: &str = "layers";
 
+/// A capture that has not ended, in its directory.
+const CAPTURE: &str = "capture.pcapng";
+
 /// The agent's configuration where it was given one, in its directory.
 const CONFIGURATION: &str = "config.toml";
 
@@ -90,6 +95,7 @@ pub struct BlackBox {
     command: Vec<String>,
     environment: &'static [(&'static str, &'static str)],
     process: Option<Process>,
+    recording: Option<Recording>,
     offered: Vec<Arc<Offered>>,
     driver_masks: bool,
     own_network: bool,
@@ -202,6 +208,7 @@ impl BlackBox {
             command,
             environment: &[],
             process: None,
+            recording: None,
             offered: Vec::new(),
             driver_masks: false,
             own_network: false,
@@ -294,7 +301,7 @@ impl BlackBox {
                 offered.node.interrupt_reads();
             }
         })?;
-        Ok(())
+        self.recording.take().map_or(Ok(()), Recording::end)
     }
 }
 
@@ -395,6 +402,7 @@ impl Machine for BlackBox {
             let path = self.directory.path().join(CONFIGURATION);
             command.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
         }
+        let output = [output.try_clone().context("the program's output")?, output];
         let process = Process::start(&self.guest.namespace, &command, self.environment, output)?;
         self.process = Some(process);
         Ok(())
@@ -402,6 +410,16 @@ impl Machine for BlackBox {
 
     fn stop(&mut self) -> Result<()> {
         self.end(Signal::SIGTERM, STOP)
+    }
+
+    fn capture(&mut self, path: &Path) -> Result<()> {
+        let program = self.command.first().context("no program")?;
+        let output = self.directory.path().join(CAPTURE);
+        let log = self.log.output()?;
+        let namespace = &self.guest.namespace;
+        let recording = Recording::begin(namespace, program, path, output, log)?;
+        self.recording = Some(recording);
+        Ok(())
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -430,6 +448,7 @@ impl Machine for BlackBox {
             bail!("a guest with a private root has no tools for its network");
         }
         if !self.own_network {
+            ensure!(!self.is_running(), "the program has the machine's network");
             let layers = self.directory.path().join(LAYERS);
             std::fs::create_dir(&layers).with_context(|| layers.display().to_string())?;
             self.guest

@@ -33,16 +33,17 @@ struct End {
 }
 
 impl Process {
-    /// Starts `words` in `namespace`, with these variables in its environment and its
-    /// output going to `output`.
+    /// Starts `words` in `namespace`, with these variables in its environment, and its
+    /// standard output and error going to `output`.
     pub(super) fn start(
         namespace: &Namespace,
         words: &[String],
         environment: &[(&str, &str)],
-        output: fs::File,
+        output: [fs::File; 2],
     ) -> Result<Self> {
         let (program, arguments) = words.split_first().context("the command is empty")?;
         let program = program.clone();
+        let [stdout, stderr] = output;
         // The guest does not outlive its host, whatever ends it.
         let mut command = Command::new("setpriv");
         command
@@ -51,8 +52,8 @@ impl Process {
             .args(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
-            .stdout(output.try_clone().context("the program's output")?)
-            .stderr(output);
+            .stdout(stdout)
+            .stderr(stderr);
         let child = namespace
             .run(move || command.spawn())?
             .with_context(|| format!("starting {program}"))?;

@@ -10,7 +10,7 @@ use hyperv_sim::host::{Protocol as _, keep_messages};
 use hyperv_sim::inprocess::InProcess;
 use hyperv_sim::port::Machine;
 use hyperv_sim::scenario::{
-    Factory, Options, Outcome, Runner, SCENARIOS, Scenario, Transport, Verdict,
+    Captures, Factory, Options, Outcome, Runner, SCENARIOS, Scenario, Transport, Verdict,
 };
 use hyperv_sim::vss::Vss;
 
@@ -84,7 +84,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options {
         large: arguments.large << 20,
         alone: true,
-        captures: arguments.capture.clone(),
+        captures: arguments.capture.clone().map(|directory| Captures {
+            directory,
+            kernel: None,
+        }),
     };
     let command = arguments.agent.clone();
     let factory: Factory<'_> = Box::new(move |service| {

@@ -1,14 +1,14 @@
 //! A capture of what the agent in this process says.
 
-use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
-use hyperv_agent::capture::pcapng::{Reader, Writer};
-use hyperv_agent::capture::{Level, Record, Section};
+use hyperv_agent::capture::Level;
 use hyperv_agent::request;
+
+use crate::recording;
 
 /// A capture that goes on until the agent ends.
 pub(super) struct Recording {
@@ -37,24 +37,6 @@ impl Recording {
     pub(super) fn end(self) -> Result<()> {
         let bytes = self.thread.join();
         let bytes = bytes.map_err(|_| anyhow!("the recording panicked"))??;
-        write(&self.path, &bytes).with_context(|| self.path.display().to_string())
+        recording::write(&self.path, &bytes)
     }
-}
-
-/// Writes a capture that says of its machine what it is: not this one.
-fn write(path: &Path, capture: &[u8]) -> Result<()> {
-    let mut reader = Reader::new(capture)?;
-    let records: Vec<Record> = reader.by_ref().collect::<Result<_, _>>()?;
-    let section = Section {
-        os: "hyperv-sim".to_owned(),
-        ..reader.section().clone()
-    };
-    let mut writer = Writer::new(BufWriter::new(File::create(path)?), &section)?;
-    for interface in reader.interfaces() {
-        writer.interface(interface)?;
-    }
-    for record in &records {
-        writer.record(record)?;
-    }
-    Ok(writer.into_inner().flush()?)
 }

@@ -32,7 +32,7 @@ use crate::kvp::Kvp;
 use crate::vss::Vss;
 
 pub use pattern::Pattern;
-pub use runner::{Factory, Options, Outcome, Runner, Verdict, run_one};
+pub use runner::{Captures, Factory, Options, Outcome, Runner, Verdict, run_one};
 pub use stage::{FcopyStage, KvpStage, OPEN_TIME, SETTLE_TIME, Stage, VssStage};
 
 /// How the guest has its device.

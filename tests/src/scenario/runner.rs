@@ -18,8 +18,30 @@ pub struct Options {
     pub large: u64,
     /// Nothing else runs in this process that opens files or starts threads.
     pub alone: bool,
-    /// A directory that gets a capture of each scenario.
-    pub captures: Option<PathBuf>,
+    /// Where a capture of each scenario goes.
+    pub captures: Option<Captures>,
+}
+
+/// Where captures of scenarios go.
+#[derive(Debug, Clone)]
+pub struct Captures {
+    /// The directory, which exists.
+    pub directory: PathBuf,
+    /// Release of the guest's kernel, if there is a real one.
+    pub kernel: Option<String>,
+}
+
+impl Captures {
+    /// The file of a scenario over a transport: `SCENARIO-KERNEL-TRANSPORT.pcapng`.
+    fn path(&self, scenario: &Scenario, transport: Transport) -> PathBuf {
+        // As in the names of kernels: 6.12 of 6.12.43+deb13-amd64.
+        let kernel = self.kernel.as_ref().map_or(String::new(), |release| {
+            let numbers: Vec<&str> = release.split('.').take(2).collect();
+            format!("{}-", numbers.join("."))
+        });
+        let name = format!("{}-{kernel}{transport}.pcapng", scenario.name);
+        self.directory.join(name)
+    }
 }
 
 /// How a scenario went.
@@ -119,17 +141,11 @@ fn play(
         .create_directories(&directory)
         .context("making the scenario's directory")?;
     empty(&*files, &machine.pools())?;
-    if let Some(captures) = &options.captures {
-        // Before the device is there, so that it is seen to be opened.
-        machine.start().context("starting the program")?;
-        let name = format!("{}-{transport}.pcapng", scenario.name);
-        machine.capture(&captures.join(name))?;
-    }
     let place = (transport, directory.clone(), options);
     let played = match scenario.play {
-        Play::Fcopy(play) => act(play, machine, place, number),
-        Play::Kvp(play) => act(play, machine, place, number),
-        Play::Vss(play) => act(play, machine, place, number),
+        Play::Fcopy(play) => act(scenario, play, machine, place, number),
+        Play::Kvp(play) => act(scenario, play, machine, place, number),
+        Play::Vss(play) => act(scenario, play, machine, place, number),
     };
     let removed = machine
         .files()
@@ -139,6 +155,7 @@ fn play(
 }
 
 fn act<P: Protocol>(
+    scenario: &Scenario,
     play: fn(&mut Stage<'_, P>) -> Result<()>,
     machine: &mut dyn Machine,
     (transport, directory, options): (Transport, PathBuf, Options),
@@ -147,7 +164,13 @@ fn act<P: Protocol>(
     let mut stage = Stage::new(machine, transport, directory, number);
     stage.large = options.large;
     stage.alone = options.alone;
-    let played = play(&mut stage);
+    let captures = options.captures.as_ref();
+    stage.capture = captures.map(|captures| captures.path(scenario, transport));
+    let mut played = play(&mut stage);
+    if played.is_ok() && stage.capture.is_some() {
+        let why = "it is over before a capture could begin".to_owned();
+        played = Err(Skip(why).into());
+    }
     // The program ends before its device goes, which not every program outlives;
     // those scenarios in which it has to take the device away themselves.
     let ended = end(stage.machine());

@@ -39,6 +39,8 @@ pub struct Stage<'m, P> {
     pub large: u64,
     /// Nothing else runs in this process that opens files or starts threads.
     pub alone: bool,
+    /// The file of a capture that has yet to begin.
+    pub capture: Option<PathBuf>,
 }
 
 impl<'m, P: Protocol> Stage<'m, P> {
@@ -59,6 +61,7 @@ impl<'m, P: Protocol> Stage<'m, P> {
             number,
             large: 1 << 30,
             alone: false,
+            capture: None,
         }
     }
 
@@ -125,7 +128,15 @@ impl<'m, P: Protocol> Stage<'m, P> {
     ///
     /// If it, or the program's start, fails.
     pub fn offer_again(&mut self) -> Result<()> {
+        if self.capture.is_some() {
+            // Before the device is there, so that it is seen to be opened.
+            self.start_unless_running()?;
+        }
         self.set_up_stage()?;
+        self.start_unless_running()
+    }
+
+    fn start_unless_running(&mut self) -> Result<()> {
         if !self.machine.is_running() {
             ensure!(!self.started, "the program ended by itself");
             self.machine.start().context("starting the program")?;
@@ -146,6 +157,11 @@ impl<'m, P: Protocol> Stage<'m, P> {
     }
 
     fn set_up_stage(&mut self) -> Result<()> {
+        if self.machine.is_running() {
+            if let Some(path) = self.capture.take() {
+                self.machine.capture(&path).context("capturing")?;
+            }
+        }
         let offer = match self.transport {
             Transport::Uio(ring_len) => P::SERVICE.uio(*self.number, ring_len),
             Transport::HvUtil => P::SERVICE.hvutil(),
