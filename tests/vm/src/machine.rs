@@ -12,7 +12,7 @@ use hyperv_sim::host::Protocol as _;
 use hyperv_sim::network::Network;
 use hyperv_sim::port::{Device, Machine, Offer, Port};
 use hyperv_sim::resources::Resources;
-use hyperv_sim::scenario::OPEN_TIME;
+use hyperv_sim::scenario::{OPEN_TIME, SETTLE_TIME};
 use hyperv_sim::volumes::Volumes;
 use hyperv_sim::wait::until;
 use hyperv_vmbus::ring::RingMemory;
@@ -34,6 +34,18 @@ const DIRECTORY: &str = "/tmp/scenarios";
 /// Where programs have their pool files.
 const POOLS: &str = "/var/lib/hyperv";
 
+/// A capture, in the guest.
+const CAPTURE: &str = "/run/capture.pcapng";
+
+/// What the command said that has made it, once it has ended.
+const CAPTURED: &str = "/run/captured";
+
+/// Begins a capture: the program, and the paths of both files.
+const BEGIN_CAPTURE: &str = r#"
+    rm -f "$1" "$2"
+    { "$0" capture "$1" >"$2.new" 2>&1; mv "$2.new" "$2"; } </dev/null >/dev/null 2>&1 &
+"#;
+
 /// Lines of the protocol's journal that follow the program's log.
 const JOURNAL_LINES: usize = 6;
 
@@ -46,6 +58,8 @@ pub struct VmMachine {
     offered: Vec<Arc<VmDevice>>,
     /// What is there once the guest's driver has the last of them.
     appears: PathBuf,
+    /// Where a capture goes that has not ended.
+    capture: Option<PathBuf>,
     /// Devices were served since this machine was made.
     started: bool,
     /// The program wants its device to be there when it starts.
@@ -66,6 +80,7 @@ impl VmMachine {
             directory: PathBuf::from(DIRECTORY),
             offered: Vec::new(),
             appears: PathBuf::new(),
+            capture: None,
             started: false,
             device_first: false,
         };
@@ -93,6 +108,18 @@ impl VmMachine {
         };
         closed?;
         Ok(PAGE + port.rings.incoming.data_len() as usize)
+    }
+
+    /// Brings the capture out of the guest, if there is one, once the program has ended.
+    fn take_capture(&mut self) -> Result<()> {
+        let Some(path) = self.capture.take() else {
+            return Ok(());
+        };
+        until(STOP_TIME, "the capture to end", || {
+            Ok(self.guest.has(Path::new(CAPTURED))?.then_some(()))
+        })?;
+        let capture = self.files().read(Path::new(CAPTURE))?;
+        std::fs::write(&path, capture).with_context(|| path.display().to_string())
     }
 }
 
@@ -133,11 +160,32 @@ impl Machine for VmMachine {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.guest.end(Signal::SIGTERM, STOP_TIME)
+        self.guest.end(Signal::SIGTERM, STOP_TIME)?;
+        self.take_capture()
+    }
+
+    fn capture(&mut self, path: &Path) -> Result<()> {
+        let program = self.command.first().context("no program")?;
+        let words = ["sh", "-c", BEGIN_CAPTURE, program, CAPTURE, CAPTURED];
+        self.guest.run(&words)?;
+        until(SETTLE_TIME, "the capture to begin", || {
+            if self.guest.has(Path::new(CAPTURED))? {
+                let said = self.files().read(Path::new(CAPTURED))?;
+                let said = String::from_utf8_lossy(&said);
+                // The agent that has been started does not serve requests yet.
+                let early = said.contains("no agent is running");
+                ensure!(early, "it has ended: {}", said.trim());
+                self.guest.run(&words)?;
+            }
+            Ok(self.guest.has(Path::new(CAPTURE))?.then_some(()))
+        })?;
+        self.capture = Some(path.to_owned());
+        Ok(())
     }
 
     fn kill(&mut self) -> Result<()> {
-        self.guest.end(Signal::SIGKILL, STOP_TIME)
+        self.guest.end(Signal::SIGKILL, STOP_TIME)?;
+        self.take_capture()
     }
 
     fn pid(&self) -> Option<u32> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::scenario::{
-    Factory, Options, Outcome, Play, Runner, SCENARIOS, Transport, Verdict,
+    Captures, Factory, Options, Outcome, Play, Runner, SCENARIOS, Transport, Verdict,
 };
 
 use crate::boot::KERNEL_OPTIONS;
@@ -51,6 +51,10 @@ pub struct Arguments {
     /// misses an interrupt. What failed the first time is reported
     #[arg(long)]
     again: bool,
+    /// Save a capture of each scenario, as `SCENARIO-KERNEL-TRANSPORT.pcapng` in this
+    /// directory
+    #[arg(long, value_name = "DIRECTORY")]
+    capture: Option<PathBuf>,
     /// Print each verdict as a line of JSON
     #[arg(long)]
     json: bool,
@@ -279,7 +283,10 @@ fn play(
     let options = Options {
         large: arguments.large << 20,
         alone: false,
-        captures: None,
+        captures: arguments.capture.clone().map(|directory| Captures {
+            directory,
+            kernel: Some(booted.guest.release().to_owned()),
+        }),
     };
     let chosen = || SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let fcopy = match kind.unwrap_or_else(|| Kind::of(booted.guest.release())) {
