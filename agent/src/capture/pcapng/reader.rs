@@ -18,9 +18,6 @@ const MAX_BLOCK: usize = 1 << 20;
 /// The most devices of a file.
 const MAX_INTERFACES: usize = 4096;
 
-/// The last second of the year 9999: later times have no text.
-const MAX_SECONDS: u64 = 253_402_300_799;
-
 /// The longest text of a section or a device that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 
@@ -360,8 +357,10 @@ impl Resolution {
     fn time(self, stamp: u64) -> Option<SystemTime> {
         let fraction = u128::from(stamp % self.per_second) * 1_000_000_000;
         let nanoseconds = u64::try_from(fraction / u128::from(self.per_second)).ok()?;
-        let seconds = Some(stamp / self.per_second).filter(|it| *it <= MAX_SECONDS)?;
-        let since = Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds);
+        let whole = Duration::from_secs(stamp / self.per_second);
+        let since = whole.checked_add(Duration::from_nanos(nanoseconds))?;
+        // Up to the year 2554, as the writer and JSON have nanoseconds.
+        u64::try_from(since.as_nanos()).ok()?;
         UNIX_EPOCH.checked_add(since)
     }
 }
