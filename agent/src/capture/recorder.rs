@@ -25,7 +25,7 @@ use crate::locate::DeviceNode;
 use crate::status;
 
 /// Maximum number of records in the queue, and of those that are being written.
-const MAX_RECORDS: usize = 2048;
+const MAX_RECORDS: usize = 16384;
 
 /// Their maximum length in bytes.
 const MAX_BYTES: usize = 4 << 20;
