@@ -4,6 +4,9 @@
 let
   cfg = config.services.hyperv-agent;
   format = pkgs.formats.toml { };
+  # Each has its daemon in virtualisation.hypervGuest.
+  services = builtins.filter (name: cfg.settings.services.${name} or true) [ "fcopy" "kvp" "vss" ];
+  daemons = map (name: "hv-${name}") services;
 in
 {
   options.services.hyperv-agent = {
@@ -31,22 +34,22 @@ in
     environment.etc."hyperv-agent/config.toml".source = format.generate "hyperv-agent.toml" cfg.settings;
 
     systemd.packages = [ cfg.package ];
-    systemd.services.hyperv-agent = {
-      # NixOS does not read [Install].
-      wantedBy = [ "multi-user.target" ];
-      reloadTriggers = [ config.environment.etc."hyperv-agent/config.toml".source ];
-      path = [ config.systemd.package pkgs.kmod ]
-        ++ lib.optional config.networking.networkmanager.enable pkgs.networkmanager
-        ++ cfg.path;
-      serviceConfig = {
-        # systemctl is elsewhere than the unit says. An empty line clears the unit's own.
-        ExecStartPre = [ "" "-${config.systemd.package}/bin/systemctl stop hv-fcopy.service hv-kvp.service hv-vss.service" ];
+    systemd.services = {
+      hyperv-agent = {
+        # NixOS does not read [Install].
+        wantedBy = [ "multi-user.target" ];
+        reloadTriggers = [ config.environment.etc."hyperv-agent/config.toml".source ];
+        path = [ config.systemd.package pkgs.kmod ]
+          ++ lib.optional config.networking.networkmanager.enable pkgs.networkmanager
+          ++ cfg.path;
+        serviceConfig = {
+          # systemctl is elsewhere than the unit says. An empty line clears the unit's own.
+          ExecStartPre = [ "" "-${config.systemd.package}/bin/systemctl stop ${toString (map (name: "${name}.service") daemons)}" ];
+        };
       };
-    };
-    # The daemons of virtualisation.hypervGuest stay out of the way.
-    systemd.services.hv-fcopy.enable = false;
-    systemd.services.hv-kvp.enable = false;
-    systemd.services.hv-vss.enable = false;
+    }
+    # The daemons of services that are switched on stay out of the way.
+    // builtins.listToAttrs (map (name: { inherit name; value.enable = false; }) daemons);
 
     systemd.tmpfiles.rules = [
       "d /var/lib/hyperv 0755 root root -"

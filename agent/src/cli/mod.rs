@@ -10,6 +10,7 @@ mod kvp;
 mod output;
 mod reload;
 mod run;
+mod serves;
 mod status;
 mod stock_daemon;
 mod thaw;
@@ -30,6 +31,7 @@ use generalize::Generalize;
 use kvp::Kvp;
 use output::Exit;
 use run::Run;
+use serves::Serves;
 use status::Status;
 use stock_daemon::StockDaemon;
 use thaw::Thaw;
@@ -93,6 +95,9 @@ enum Command {
     Vss(Vss),
     /// Thaw file systems that are still frozen after a backup
     Thaw(Thaw),
+    /// Tell whether the agent serves a service, by the exit status
+    #[command(after_help = serves::HELP)]
+    Serves(Serves),
     /// Remove what a template of this machine must not have
     Generalize(Generalize),
 }
@@ -147,6 +152,7 @@ fn command_line() -> anyhow::Result<Exit> {
         Command::Kvp(kvp) => kvp.run(),
         Command::Vss(vss) => vss.run(),
         Command::Thaw(thaw) => thaw.run(),
+        Command::Serves(serves) => serves.run(),
         Command::Generalize(generalize) => generalize.run(),
     }
 }

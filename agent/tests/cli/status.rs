@@ -211,3 +211,49 @@ fn the_status_is_shown_again_until_nobody_reads() {
     let output = agent(&["status", "--watch", "0"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn the_running_agent_says_whether_it_serves_a_service() {
+    let mut document = document();
+    document["services"][1]["on"] = json!(false);
+    for (answer, service, expected) in [
+        (document.to_string(), "fcopy", 0),
+        (document.to_string(), "vss", 1),
+        // Of another version: it may serve anything.
+        ("{}".to_owned(), "vss", 0),
+    ] {
+        let (directory, config) = runtime_directory();
+        let listener = UnixListener::bind(directory.path().join("control")).unwrap();
+        let answers = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            client.write_all(answer.as_bytes()).unwrap();
+        });
+        let output = agent(&["serves", service, "--config", &config]);
+        answers.join().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "{service}: {output:?}"
+        );
+    }
+}
+
+#[test]
+fn without_an_agent_the_configuration_says_whether_a_service_is_served() {
+    let (directory, config) = runtime_directory();
+    let serves = |lines: &str| {
+        let text = format!("runtime-directory = {:?}\n{lines}", directory.path());
+        std::fs::write(&config, text).unwrap();
+        let output = agent(&["serves", "kvp", "--config", &config]);
+        output.status.code()
+    };
+    assert_eq!(serves(""), Some(0));
+    assert_eq!(serves("[services]\nkvp = false\n"), Some(1));
+    assert_eq!(serves("[services]\nkvp = false\nwrong = 1\n"), Some(1));
+    assert_eq!(serves("[services]\nkvp = \"no\"\n"), Some(0));
+    // Only a clear no leaves the service to a stock daemon.
+    std::fs::remove_file(&config).unwrap();
+    let output = agent(&["serves", "kvp", "--config", &config]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(agent(&["serves", "none"]).status.code(), Some(2));
+}
