@@ -102,6 +102,7 @@ impl VmMachine {
         let device = self.offer(Fcopy::SERVICE.uio(0, 0))?;
         self.start()?;
         let opened = device.accept(OPEN_TIME);
+        let opened = opened.with_context(|| format!("the program says:\n{}", self.log()));
         let closed = self.stop().and(device.rescind());
         let (Port::Uio(port) | Port::Kernel(port)) = opened? else {
             bail!("a device of the guest has no rings");

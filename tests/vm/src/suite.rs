@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use clap::{Args, ValueEnum};
 use hyperv_sim::scenario::{
     Captures, Factory, Options, Outcome, Play, Runner, SCENARIOS, Transport, Verdict,
@@ -131,10 +131,18 @@ pub fn list() {
     }
 }
 
-/// Guests that are booted at most: one whose processor was reset without a word
-/// of its kernel, which is how an emulated processor fails, has a successor that
-/// begins with the scenario that was lost.
+/// Guests that are booted at most. One whose processor was reset without a word of its
+/// kernel, which is how an emulated processor fails, has a successor that begins with the
+/// scenario that was lost.
 const GUESTS: u32 = 4;
+
+/// Why a guest played no more.
+enum Lost {
+    /// It did not come so far as to play a scenario.
+    AtOnce(Error),
+    /// Its processor was reset.
+    Reset(Error),
+}
 
 /// Plays scenarios.
 ///
@@ -195,27 +203,30 @@ fn play_all(
     let mut lost_at = None;
     loop {
         *guests += 1;
-        let Err(lost) = play_in_guest(arguments, *guests, command, tally)? else {
-            return Ok(());
+        let (lost, again) = match play_in_guest(arguments, *guests, command, tally)? {
+            None => return Ok(()),
+            Some(Lost::AtOnce(why)) => (why, arguments.again),
+            Some(Lost::Reset(why)) => {
+                let played = Some(tally.played.len());
+                let twice = mem::replace(&mut lost_at, played) == played;
+                (why.context("the guest's processor was reset"), !twice)
+            }
         };
-        let played = tally.played.len();
-        if *guests >= GUESTS || lost_at == Some(played) {
-            return Err(lost.context("a guest's processor was reset again"));
+        if !again || *guests >= GUESTS {
+            return Err(lost);
         }
-        lost_at = Some(played);
-        eprintln!("the guest's processor was reset: {lost:#}");
+        eprintln!("{lost:#}");
         eprintln!("== going on where it was lost, in guest {}", *guests + 1);
     }
 }
 
-/// Plays what has not been played, in a guest of its own. The inner result is how
-/// the guest was lost, if its processor was reset.
+/// Plays what has not been played, in a guest of its own. `None` where all of it was.
 fn play_in_guest(
     arguments: &Arguments,
     number: u32,
     command: &[String],
     tally: &mut Tally,
-) -> Result<Result<()>> {
+) -> Result<Option<Lost>> {
     let mut console = arguments.console.clone();
     if number > 1 {
         console.as_mut_os_string().push(format!(".guest-{number}"));
@@ -229,21 +240,30 @@ fn play_in_guest(
         hyperv: true,
         console,
         limit: Duration::from_secs(arguments.limit),
-    })?;
-    let failed = tally.failures.len();
+    });
+    let booted = match booted {
+        Ok(booted) => booted,
+        Err(why) => return Ok(Some(Lost::AtOnce(why))),
+    };
+    let (played_before, failed_before) = (tally.played.len(), tally.failures.len());
     let played = play(arguments, &booted, command, tally);
-    if played.is_err() || tally.failures.len() > failed {
+    if played.is_err() || tally.failures.len() > failed_before {
         let journal = booted.bus.journal();
         let lines: Vec<&str> = journal.lines().collect();
         let end = lines.len().saturating_sub(JOURNAL_LINES);
         eprintln!("{}", lines.get(end..).unwrap_or_default().join("\n"));
     }
-    match (played, booted.end()?) {
-        (played, Ending::Stopped) => played.map(Ok),
-        (Err(lost), Ending::TripleFault) => Ok(Err(lost)),
-        // How the guest ended says why it was lost.
-        (Err(lost), ended) => Err(lost.context(format!("the guest ended by itself: {ended:?}"))),
+    let ended = booted.end()?;
+    match (played, ended) {
+        (Ok(()), Ending::Stopped) => Ok(None),
         (Ok(()), ended) => bail!("the guest ended by itself: {ended:?}"),
+        (Err(why), Ending::TripleFault) => Ok(Some(Lost::Reset(why))),
+        (Err(why), Ending::Stopped) if tally.played.len() == played_before => {
+            Ok(Some(Lost::AtOnce(why)))
+        }
+        (Err(why), Ending::Stopped) => Err(why),
+        // How the guest ended says why it was lost.
+        (Err(why), ended) => Err(why.context(format!("the guest ended by itself: {ended:?}"))),
     }
 }
 
