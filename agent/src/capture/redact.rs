@@ -1,8 +1,10 @@
 //! Removes what may be private from a capture, and leaves what others need to follow it.
 //!
 //! A placeholder has the length and the kind of what it stands for, and is the same for the
-//! same text in one capture. A random key makes the placeholders, and is forgotten.
+//! same text in one capture, and another for another text. Each name in a path has its own, so
+//! that paths share their directories. A random key makes the placeholders, and is forgotten.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -21,7 +23,16 @@ pub struct Redactor {
     level: Level,
     decoder: Decoder,
     key: RandomState,
+    /// Which text a placeholder stands for, both as hashes.
+    used: HashMap<u64, u64>,
 }
+
+/// How many placeholders are remembered.
+const MAX_USED: usize = 1 << 20;
+
+/// How many placeholders are tried for one that stands for no other text. There are few for
+/// a text of one letter.
+const TRIES: u32 = 100;
 
 impl Redactor {
     /// A redactor with a key of its own.
@@ -30,6 +41,7 @@ impl Redactor {
             level,
             decoder: Decoder::default(),
             key: RandomState::new(),
+            used: HashMap::new(),
         }
     }
 
@@ -77,7 +89,7 @@ impl Redactor {
         record
     }
 
-    fn placeholder(&self, field: &Field, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
+    fn placeholder(&mut self, field: &Field, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
         match &field.value {
             Value::Text(text) => self.text(text, bytes, encoding),
             Value::V4(list) => list.iter().flat_map(|it| self.v4(*it).octets()).collect(),
@@ -92,41 +104,71 @@ impl Redactor {
         }
     }
 
-    fn text(&self, text: &str, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
+    fn text(&mut self, text: &str, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
         let encode = |text: &str| match encoding {
             Encoding::Utf8 => text.as_bytes().to_vec(),
             Encoding::Utf16 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         };
-        // Of what is no valid Unicode, nothing is left.
-        let replaced = self.words(text);
-        let encoded = encode(&replaced);
+        let encoded = encode(&self.words(text));
         if encode(text) == bytes && encoded.len() == bytes.len() {
-            encoded
-        } else {
-            encode(&"?".repeat(bytes.len() / encode("?").len()))
+            return encoded;
+        }
+        // Of what is no valid Unicode nothing is left but that: the guest refuses it.
+        match encoding {
+            Encoding::Utf8 => vec![0xff; bytes.len()],
+            Encoding::Utf16 => 0xd800_u16.to_le_bytes().repeat(bytes.len() / 2),
         }
     }
 
     /// Replaces letters and digits; addresses become other addresses.
-    fn words(&self, text: &str) -> String {
+    fn words(&mut self, text: &str) -> String {
         let parts = text.split(';').map(|part| match part.parse() {
             Ok(IpAddr::V4(address)) => self.v4(address).to_string(),
             Ok(IpAddr::V6(_)) => self.v6_text(part),
             // The length of a prefix.
             Err(_) if part.strip_prefix('/').is_some_and(is_number) => part.to_owned(),
             Err(_) => {
-                let is_hex = |it: char| it.is_ascii_hexdigit() || "-:{}".contains(it);
-                self.letters(part, part.chars().all(is_hex))
+                let names = part.split_inclusive(['/', '\\']);
+                names.map(|name| self.name(name)).collect()
             }
         });
         parts.collect::<Vec<_>>().join(";")
     }
 
-    fn letters(&self, text: &str, is_hex: bool) -> String {
+    /// Replaces a name in a path, with the separator at its end, or any text without one.
+    fn name(&mut self, name: &str) -> String {
+        let (name, separator) = match name.strip_suffix(['/', '\\']) {
+            Some(rest) => name.split_at(rest.len()),
+            None => (name, ""),
+        };
+        // A GUID, or the address of a network adapter.
+        let is_hex = |it: char| it.is_ascii_hexdigit() || "-:{}".contains(it);
+        let is_hex = name.len() >= 12 && name.chars().all(is_hex);
+        let hash = self.random(name);
+        let mut other = String::new();
+        for attempt in 0..TRIES {
+            other = self.letters(name, is_hex, attempt);
+            let used = self.random(&other);
+            let text = match self.used.get(&used) {
+                Some(text) => *text,
+                None => hash,
+            };
+            if text == hash {
+                if self.used.len() < MAX_USED {
+                    self.used.insert(used, hash);
+                }
+                break;
+            }
+        }
+        other + separator
+    }
+
+    /// Replaces letters and digits, in another way in another attempt.
+    fn letters(&self, text: &str, is_hex: bool, attempt: u32) -> String {
         let replace = |(at, char): (usize, char)| {
             let another = |first: char, count| {
-                let old = u32::from(char) - u32::from(first);
-                let new = self.another(old, count, (text, at));
+                let old = u32::from(char).wrapping_sub(u32::from(first)) % count;
+                let new = self.another(old, count, (text, at, attempt));
                 char::from_u32(u32::from(first) + new).unwrap_or(char)
             };
             match char {
@@ -137,9 +179,9 @@ impl Redactor {
                 '0'..='9' => another('0', 10),
                 char if char.is_ascii() => char,
                 // As long in both encodings.
-                char if char.len_utf8() == 2 => 'é',
-                char if char.len_utf8() == 3 => '語',
-                _ => '😀',
+                char if char.len_utf8() == 2 => another('à', 23),
+                char if char.len_utf8() == 3 => another('一', 20_000),
+                _ => another('😀', 64),
             }
         };
         text.char_indices().map(replace).collect()
@@ -175,9 +217,10 @@ impl Redactor {
     fn v6_text(&self, text: &str) -> String {
         let mapped = text.rsplit_once(':').and_then(|(groups, last)| {
             let last: Ipv4Addr = last.parse().ok()?;
-            Some(format!("{}:{}", self.letters(groups, true), self.v4(last)))
+            let groups = self.letters(groups, true, 0);
+            Some(format!("{groups}:{}", self.v4(last)))
         });
-        mapped.unwrap_or_else(|| self.letters(text, true))
+        mapped.unwrap_or_else(|| self.letters(text, true, 0))
     }
 
     /// Returns another number below `count`, which depends on `what`.
@@ -355,6 +398,53 @@ mod tests {
             (&record.bytes[..52], 71)
         );
         assert_eq!(redactor().redact(record).comment, None);
+    }
+
+    /// The placeholder of a value.
+    fn other(redactor: &mut Redactor, value: &str) -> String {
+        text(&redactor.redact(set("key", value)), "value")
+    }
+
+    #[test]
+    fn paths_share_their_directories() {
+        let mut redactor = redactor();
+        let name = other(&mut redactor, "made");
+        let path = other(&mut redactor, "/one/two-3");
+        assert_eq!(other(&mut redactor, "one/two-3"), path[1..]);
+        let below = other(&mut redactor, "/one/two-3/made/below");
+        assert!(
+            below.starts_with(&format!("{path}/{name}/")),
+            "{path} {name} {below}"
+        );
+        let windows = other(&mut redactor, "C:\\one\\made");
+        assert!(windows.ends_with(&format!("\\{name}")), "{windows} {name}");
+    }
+
+    #[test]
+    fn what_is_no_unicode_stays_none() {
+        let mut record = set("key", "value");
+        let value = HEADER_LEN + 16 + 512;
+        let lone = 0xdc01_u16.to_le_bytes();
+        record.bytes[value + 2..value + 4].copy_from_slice(&lone);
+        let kept = redactor().redact(record);
+        let units = kept.bytes[value..value + 10].chunks_exact(2);
+        let units: Vec<_> = units.map(|it| u16::from_le_bytes([it[0], it[1]])).collect();
+        assert!(String::from_utf16(&units).is_err(), "{units:x?}");
+        assert!(!units.contains(&0xdc01) && !units.contains(&0));
+    }
+
+    #[test]
+    fn different_texts_have_different_placeholders() {
+        for texts in ["abcdefghijklm", "0123", "abc", "àäéöü", "ääÄÖü", "一二三四"] {
+            let mut redactor = redactor();
+            let mut others = std::collections::BTreeMap::new();
+            for text in texts.chars().map(String::from) {
+                let other = other(&mut redactor, &text);
+                assert_eq!(other.len(), text.len());
+                let text_of = others.entry(other).or_insert(text.clone());
+                assert_eq!(*text_of, text, "in {texts}");
+            }
+        }
     }
 
     proptest! {
