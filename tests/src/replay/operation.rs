@@ -77,14 +77,12 @@ impl Operation {
     }
 
     /// The request with the directory of a START moved below `root`; `None` if that is too
-    /// long for a message. A directory that is not absolute stays what it is: the guest
-    /// refuses it.
+    /// long for a message. A Windows path stays what it is: the guest refuses it.
     pub(super) fn moved_below(mut self, root: &Path) -> Option<Self> {
         if let Self::Fcopy(fcopy::Operation::Start(start)) = &mut self {
-            if start.path.first() == Some(&u16::from(b'/')) {
-                let mut path: Vec<u16> = root.to_str()?.encode_utf16().collect();
-                path.append(&mut start.path);
-                start.path = path;
+            if let Some(directory) = directory(start) {
+                let path = format!("{}/{directory}", root.to_str()?);
+                start.path = path.encode_utf16().collect();
             }
             if start.path.len() >= fcopy::NAME_UNITS {
                 return None;
@@ -92,6 +90,20 @@ impl Operation {
         }
         Some(self)
     }
+}
+
+/// The directory of a START below the root, where a path begins also without a slash; `None`
+/// if it is a Windows path.
+pub(super) fn directory(start: &fcopy::Start) -> Option<String> {
+    let directory = String::from_utf16_lossy(&start.path);
+    let name = String::from_utf16_lossy(&start.name);
+    let whole = match directory.as_str() {
+        "" => name,
+        directory => format!("{directory}/{name}"),
+    };
+    let drive = matches!(whole.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
+    let windows = drive || whole.contains('\\');
+    (!windows).then(|| directory.trim_start_matches('/').to_owned())
 }
 
 fn copy(request: fcopy_request::Request<'_>) -> fcopy::Operation {
@@ -206,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_absolute_directories_are_moved() {
+    fn directories_are_moved_and_windows_paths_are_not() {
         let start = |path: &str| {
             let start = fcopy::Start::new(path, "file", 0, 0);
             Operation::Fcopy(fcopy::Operation::Start(start))
@@ -216,7 +228,10 @@ mod tests {
             start("/srv").moved_below(root).unwrap(),
             start("/tmp/root/srv")
         );
-        for other in ["srv", "C:\\srv", ""] {
+        for (path, moved) in [("srv", "/tmp/root/srv"), ("", "/tmp/root/")] {
+            assert_eq!(start(path).moved_below(root).unwrap(), start(moved));
+        }
+        for other in ["C:\\srv", "C:/srv", "c:", "srv\\sub"] {
             assert_eq!(start(other).moved_below(root).unwrap(), start(other));
         }
         let long = format!("/{}", "a".repeat(255));

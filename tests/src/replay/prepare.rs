@@ -7,7 +7,7 @@ use anyhow::Result;
 use hyperv_vmbus::ic::Status;
 
 use super::capture::Capture;
-use super::operation::Operation;
+use super::operation::{self, Operation};
 use super::pools::Change;
 use crate::fcopy::{self, Start};
 use crate::files::Files;
@@ -80,16 +80,15 @@ fn changed(records: &[u8], change: &Change) -> Vec<u8> {
 
 /// Makes the directory of a copy that succeeds, or the file that prevents it.
 fn target(start: &Start, status: Status, machine: &dyn Machine) -> Result<()> {
-    let text = |units: &[u16]| String::from_utf16_lossy(units);
-    let (directory, name) = (text(&start.path), text(&start.name));
-    let Some(below) = directory.strip_prefix('/') else {
+    let Some(below) = operation::directory(start) else {
         return Ok(());
     };
+    let name = String::from_utf16_lossy(&start.name);
     // The guest refuses these paths; nothing is made outside.
     if name.contains('/') || below.split('/').any(|part| part == "..") {
         return Ok(());
     }
-    let directory = machine.directory().join(below.trim_start_matches('/'));
+    let directory = machine.directory().join(below);
     let path = directory.join(&name);
     let files = machine.files();
     match status {
