@@ -60,6 +60,6 @@ impl Recording {
     pub(super) fn end(self) -> Result<()> {
         let ended = self.process.wait(STOP, Signal::SIGTERM, || {});
         ended.context("the capture")?;
-        recording::write(&self.path, &fs::read(&self.output)?)
+        recording::write(&self.path, &fs::read(&self.output)?, Path::new("/"))
     }
 }

@@ -185,8 +185,8 @@ impl Machine for InProcess {
 
     fn capture(&mut self, path: &Path) -> Result<()> {
         ensure!(self.agent.is_some(), "no agent runs");
-        let socket = self.home.path().join(REQUESTS);
-        self.recording = Some(Recording::begin(&socket, path)?);
+        let home = self.home.path();
+        self.recording = Some(Recording::begin(&home.join(REQUESTS), path, home)?);
         Ok(())
     }
 

@@ -13,12 +13,13 @@ use crate::recording;
 /// A capture that goes on until the agent ends.
 pub(super) struct Recording {
     path: PathBuf,
+    root: PathBuf,
     thread: JoinHandle<std::io::Result<Vec<u8>>>,
 }
 
 impl Recording {
-    /// Begins one, which is to be a file at `path`.
-    pub(super) fn begin(socket: &Path, path: &Path) -> Result<Self> {
+    /// Begins one, which is to be a file at `path`. The guest's devices are below `root`.
+    pub(super) fn begin(socket: &Path, path: &Path, root: &Path) -> Result<Self> {
         let capture = request::capture(socket, Vec::new(), Level::Full);
         let mut capture = capture.context("beginning a capture")?;
         capture.get_ref().set_read_timeout(None)?;
@@ -29,6 +30,7 @@ impl Recording {
         })?;
         Ok(Self {
             path: path.to_owned(),
+            root: root.to_owned(),
             thread,
         })
     }
@@ -37,6 +39,6 @@ impl Recording {
     pub(super) fn end(self) -> Result<()> {
         let bytes = self.thread.join();
         let bytes = bytes.map_err(|_| anyhow!("the recording panicked"))??;
-        recording::write(&self.path, &bytes)
+        recording::write(&self.path, &bytes, &self.root)
     }
 }

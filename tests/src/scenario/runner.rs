@@ -33,7 +33,8 @@ pub struct Captures {
 
 impl Captures {
     /// The file of a scenario over a transport: `SCENARIO-KERNEL-TRANSPORT.pcapng`.
-    fn path(&self, scenario: &Scenario, transport: Transport) -> PathBuf {
+    #[must_use]
+    pub fn path(&self, scenario: &Scenario, transport: Transport) -> PathBuf {
         // As in the names of kernels: 6.12 of 6.12.43+deb13-amd64.
         let kernel = self.kernel.as_ref().map_or(String::new(), |release| {
             let numbers: Vec<&str> = release.split('.').take(2).collect();
