@@ -398,7 +398,7 @@ fn what_is_no_capture_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
-    let whole = std::fs::read(captures.join("exists-hvutil.pcapng")).unwrap();
+    let whole = std::fs::read(captures.join("exists-6.1-hvutil.pcapng")).unwrap();
     std::fs::write(&path, &whole).unwrap();
     assert!(Capture::read(&path).is_ok());
     for other in [
