@@ -296,6 +296,12 @@ fn what_is_not_whole_is_shown_up_to_there() {
     let (code, nothing, error) = run(b"a text\n");
     assert_eq!((code, nothing.as_str()), (Some(1), ""));
     assert!(error.contains("no pcapng file"), "{error}");
+    let (code, _, error) = run(b"");
+    assert_eq!(code, Some(1));
+    assert!(error.contains("capture.pcapng: it is empty"), "{error}");
+    let (code, title, error) = run(&Draft::new().writer.into_inner());
+    assert_eq!((code, title.lines().count()), (Some(0), 1));
+    assert!(error.contains("capture.pcapng has no messages"), "{error}");
 }
 
 #[test]

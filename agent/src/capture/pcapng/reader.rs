@@ -35,6 +35,9 @@ pub enum ReadError {
         /// The error of the call.
         source: io::Error,
     },
+    /// It has no byte.
+    #[error("it is empty")]
+    Empty,
     /// It does not begin as a pcapng file does.
     #[error("it is no pcapng file, as `hyperv-agent capture` writes it")]
     NotPcapng,
@@ -130,6 +133,9 @@ impl<R: Read> Reader<R> {
         // The byte order says how to read the length before it.
         let mut start = [0; START_LEN + 4];
         let read = reader.fill(&mut start)?;
+        if read == 0 {
+            return Err(ReadError::Empty);
+        }
         let [kind, len, order] = words(&start);
         if read < start.len() || kind != SECTION_HEADER {
             return Err(ReadError::NotPcapng);

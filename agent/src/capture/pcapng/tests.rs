@@ -79,9 +79,9 @@ const DEVICE: &[u8] = &[147, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 9, 0, 0, 0];
 
 #[test]
 fn what_is_no_capture() {
+    assert_eq!(error(b""), "it is empty");
     for bytes in [
-        &b""[..],
-        b"text",
+        &b"text"[..],
         &[0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0],
     ] {
         assert!(error(bytes).contains("no pcapng file"));

@@ -23,6 +23,7 @@ pub(super) struct Output {
     /// Blocks are collected here first.
     recording: Recording<Vec<u8>>,
     out: Box<dyn Write>,
+    place: String,
     written: u64,
     limit: u64,
 }
@@ -38,16 +39,21 @@ pub(super) enum State {
 }
 
 impl Output {
-    /// Begins a capture of at most `limit` bytes.
-    pub(super) fn new(out: Box<dyn Write>, section: &Section, limit: u64) -> anyhow::Result<Self> {
+    /// Begins a capture of at most `limit` bytes there. What cannot begin leaves no file.
+    pub(super) fn new(place: &Place, section: &Section, limit: u64) -> anyhow::Result<Self> {
         let mut output = Self {
             recording: Recording::new(Vec::new(), section)?,
-            out,
+            out: place.create()?,
+            place: place.to_string(),
             written: 0,
             limit,
         };
-        output.flush()?;
-        Ok(output)
+        let begun = output.flush();
+        if let (Err(_), Place::File(path)) = (&begun, place) {
+            // The first error counts.
+            let _ = fs::remove_file(path);
+        }
+        begun.map(|_| output)
     }
 
     /// Adds a message or an event of this device. It may be written only by [`Self::flush`].
@@ -85,7 +91,7 @@ impl Output {
         match written {
             Ok(()) => Ok(State::Open),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(State::Unread),
-            Err(error) => Err(error).context("cannot write the capture"),
+            Err(error) => Err(error).with_context(|| format!("cannot write {}", self.place)),
         }
     }
 }
@@ -125,8 +131,22 @@ impl Place {
         }
     }
 
+    /// Returns the command that shows what is there, if it stays there.
+    pub(super) fn show(&self) -> Option<String> {
+        let Self::File(path) = self else {
+            return None;
+        };
+        let path = path.display().to_string();
+        let plain = |it: char| it.is_alphanumeric() || "/._-+,:@%".contains(it);
+        let path = match path.chars().all(plain) {
+            true => path,
+            false => format!("'{}'", path.replace('\'', r"'\''")),
+        };
+        Some(format!("hyperv-agent capture show {path}"))
+    }
+
     /// Creates it. A file is always a new one, so that nobody else has it open.
-    pub(super) fn create(&self) -> anyhow::Result<Box<dyn Write>> {
+    fn create(&self) -> anyhow::Result<Box<dyn Write>> {
         let Self::File(path) = self else {
             return Ok(Box::new(io::stdout()));
         };

@@ -42,6 +42,9 @@ REPORTING A PROBLEM in hyperv-agent(8) says how to get a capture that helps.
 Exit status: 0 the capture was ended by a signal or a limit, 1 the agent has ended it, or
 FILE cannot be written, 2 invalid usage, 3 no agent is running.";
 
+/// The least size of a capture in bytes, with some messages in it.
+const SMALLEST: u64 = 4 << 10;
+
 const FULL: &str = "\
 the capture will contain all that host and guest exchange, which may be secret: contents and \
 paths of copied files, key-value pairs, host names and IP configurations";
@@ -57,7 +60,7 @@ pub(super) struct Record {
         long = "for",
         value_name = "DURATION",
         default_value = "1h",
-        value_parser = humantime::parse_duration
+        value_parser = duration
     )]
     limit: Duration,
 
@@ -89,9 +92,20 @@ fn levels() -> impl TypedValueParser<Value = Level> {
     })
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("expected more than 0s".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn size(text: &str) -> Result<u64, String> {
-    parse_size(text)
-        .ok_or_else(|| "expected a whole number with B, KiB, MiB, GiB or TiB".to_owned())
+    match parse_size(text) {
+        Some(size @ SMALLEST..) => Ok(size),
+        Some(_) => Err(format!("expected at least {}", bytes(SMALLEST))),
+        None => Err("expected a whole number with B, KiB, MiB, GiB or TiB".to_owned()),
+    }
 }
 
 impl Record {
@@ -125,7 +139,7 @@ impl Record {
             level: self.content,
             ..reader.section().clone()
         };
-        let mut output = Output::new(place.create()?, &section, self.max_size)?;
+        let mut output = Output::new(&place, &section, self.max_size)?;
         complain(&format!(
             "capturing to {place} for at most {} or {}; Ctrl-C ends it",
             humantime::format_duration(self.limit),
@@ -174,7 +188,12 @@ impl Record {
             (None, Some(End::Time)) => ("its time is over", Exit::Success),
             (None, None) => ("the agent has ended", Exit::Failure),
         };
-        complain(&format!("{place}: {} (ended: {why})", progress.text()));
+        let next = place.show();
+        let next = next.map_or_else(String::new, |next| format!("; `{next}` shows it"));
+        complain(&format!(
+            "{place}: {} (ended: {why}){next}",
+            progress.text()
+        ));
         Ok(exit)
     }
 }

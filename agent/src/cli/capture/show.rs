@@ -63,8 +63,11 @@ impl Show {
     }
 
     fn show(&self, input: Box<dyn Read>, out: &mut impl Write) -> anyhow::Result<()> {
-        let name = self.file.display().to_string();
-        let unreadable = || format!("cannot read the capture {name}");
+        let name = match self.file.to_str() {
+            Some("-") => "standard input".to_owned(),
+            _ => self.file.display().to_string(),
+        };
+        let unreadable = || format!("cannot read a capture from {name}");
         let mut reader = Reader::new(BufReader::new(input)).with_context(unreadable)?;
         let mut decoder = Decoder::default();
         let mut begin: Option<SystemTime> = None;
@@ -92,6 +95,9 @@ impl Show {
         }
         if begin.is_none() {
             self.title(&reader, None, out)?;
+            output::complain(&format!(
+                "{name} has no messages: meanwhile the host asked nothing"
+            ));
         }
         match reader.dropped() {
             0 => {}
