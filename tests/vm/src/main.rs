@@ -2,6 +2,7 @@
 
 mod bench;
 mod boot_command;
+mod installed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ enum Command {
     Bench(bench::Arguments),
     /// Boots a guest, runs commands in it, and powers it off
     Boot(boot_command::Arguments),
+    Installed(installed::Arguments),
     /// Lists the scenarios
     List,
     Run(suite::Arguments),
@@ -89,8 +91,10 @@ fn main() -> Result<ExitCode> {
         }
         Command::Bench(arguments) => bench::run(arguments),
         Command::Boot(arguments) => boot_command::run(arguments),
+        Command::Installed(arguments) => installed::run(arguments),
         Command::List => {
             suite::list();
+            installed::list();
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(arguments) => suite::run(&arguments),

@@ -30,7 +30,10 @@ impl Helper {
     ///
     /// If the port cannot be read or written.
     pub fn serve(&mut self, port: &Path) -> Result<()> {
-        self.syslog = Some(program::collect_syslog()?);
+        // Where systemd runs the log is the journal's.
+        if !Path::new("/run/systemd/system").exists() {
+            self.syslog = Some(program::collect_syslog()?);
+        }
         let mut options = OpenOptions::new();
         let port = options.read(true).write(true).open(port)?;
         self.serve_requests(BufReader::new(port.try_clone()?), port)
