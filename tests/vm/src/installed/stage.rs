@@ -145,7 +145,8 @@ impl<'a> Stage<'a> {
             .context("no agent serves all devices")
     }
 
-    /// Waits until somebody in the guest serves KVP. The stock daemon would take pool 0 without an end for an answer.
+    /// Waits until somebody in the guest serves KVP. It asks for a key that there is not: the
+    /// usual first request may end the stock daemon.
     pub(super) fn connect_kvp(&self) -> Result<KvpHost> {
         let port = self.offered()?.kvp.accept(TIME).context("kvp")?;
         ServiceHost::connect_with(port, &Operation::get(0, "none")).context("kvp")
