@@ -5,11 +5,12 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::super::stage::VssStage;
+use super::super::stage::{SETTLE_TIME, VssStage};
 use super::backup_status::status;
 use super::faults::{expect_inconsistent, kill_both};
 use super::file_systems::{Kind, NOTES};
 use super::{freeze, round, two};
+use crate::wait::until;
 
 /// Has systemd say that `local-fs.target` has a job, while the file is there.
 const BOOT: &str = r#"
@@ -34,12 +35,20 @@ pub(in super::super) fn early(stage: &mut VssStage<'_>) -> Result<()> {
     let mounting = format!("{NOTES}/mounting");
     file_systems.script(BOOT, &[&mounting])?;
     stage.offer()?;
-    stage.expect_logged(&["vss: waiting until systemd has mounted"])?;
-    let vss = status(&file_systems)?;
+    // The program may just be starting.
+    let vss = until(
+        SETTLE_TIME,
+        "the status to say that the service waits",
+        || {
+            let vss = status(&file_systems).unwrap_or_default();
+            Ok((vss["waits_for"] == WAITS).then_some(vss))
+        },
+    )?;
     ensure!(
-        vss["waits_for"] == WAITS && vss["devices"] == serde_json::json!([]),
-        "expected the status to say that the service waits; it says {vss}"
+        vss["devices"] == serde_json::json!([]),
+        "expected no device to be open; the status says {vss}"
     );
+    stage.expect_logged(&["vss: waiting until systemd has mounted"])?;
     let Err(error) = file_systems.program(&["vss", "rehearse"]) else {
         bail!("a rehearsal was not refused");
     };
