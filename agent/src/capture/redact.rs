@@ -149,11 +149,7 @@ impl Redactor {
         for attempt in 0..TRIES {
             other = self.letters(name, is_hex, attempt);
             let used = self.random(&other);
-            let text = match self.used.get(&used) {
-                Some(text) => *text,
-                None => hash,
-            };
-            if text == hash {
+            if self.used.get(&used).is_none_or(|text| *text == hash) {
                 if self.used.len() < MAX_USED {
                     self.used.insert(used, hash);
                 }
