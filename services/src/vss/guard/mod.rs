@@ -636,6 +636,10 @@ mod tests {
         assert!(reports.len() <= 2, "{reports:?}");
         stage.wait_frozen(0, false);
         stage.wait_frozen(1, false);
+        // The agent asks all the same. Until it has the answer, the guard may not know yet
+        // that they are thawed.
+        let thawed = [0, 1].map(|index| GuardReport::Thawed(index, Ok(())));
+        assert_eq!(stage.thaw(2), thawed);
         // That is no answer to anything later.
         stage.hold(LONG);
         assert_eq!(stage.guard.state(), GuardState::Running);
