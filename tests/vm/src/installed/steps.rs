@@ -268,6 +268,18 @@ fn is_removed(stage: &Stage<'_>) -> Result<()> {
     let mut kvp = stage.connect_kvp()?;
     let fact = kvp.enumerate(FACT_POOL, 0)?;
     ensure!(fact.is_ok(), "the stock daemon has no facts: {fact:?}");
+    // By ENUMERATE: the daemon answers a GET with an empty value.
+    let pairs = kvp.list(0)?;
+    let last = ("name".to_owned(), "upgraded".to_owned());
+    ensure!(
+        pairs.contains(&last),
+        "the stock daemon has {pairs:?}, not {last:?}"
+    );
+    let flags = stage.connect_vss()?.hot_backup();
+    ensure!(
+        flags.is_ok(),
+        "the stock daemon makes no backups: {flags:?}"
+    );
     Ok(())
 }
 
