@@ -115,7 +115,8 @@ fn ring(header: &Header, message: &[u8]) -> Description {
     let at = message.len() - rest.len();
     all.fields.extend(described.fields.into_iter().map(|field| {
         let place = match field.place {
-            place if place.is_empty() => place,
+            // It has no bytes, not even an empty string somewhere.
+            Range { start: 0, end: 0 } => field.place,
             place => place.start + at..place.end + at,
         };
         Field { place, ..field }

@@ -396,6 +396,20 @@ mod tests {
         assert_eq!(redactor().redact(record).comment, None);
     }
 
+    /// Also an empty string, or no data, is somewhere behind the header of a ring.
+    #[test]
+    fn a_write_without_data_is_whole() {
+        let mut bytes = vec![0; HEADER_LEN];
+        let kind = MessageType::FILE_COPY.0.to_le_bytes();
+        bytes[12..14].copy_from_slice(&kind);
+        bytes.extend([1, 0, 0, 0]);
+        // The offset is 7, the size 0.
+        bytes.resize(HEADER_LEN + 52, 0);
+        bytes[HEADER_LEN + 40] = 7;
+        let record = from_host(1, Transport::Ring, bytes);
+        assert_eq!(redactor().redact(record.clone()), record);
+    }
+
     /// The placeholder of a value.
     fn other(redactor: &mut Redactor, value: &str) -> String {
         text(&redactor.redact(set("key", value)), "value")
