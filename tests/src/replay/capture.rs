@@ -15,7 +15,7 @@ use super::conversation::{Channel, Conversation, Exchange, Message, What, is_neg
 use super::link::Terms;
 use super::meaning::{self, Answer, Meaning};
 use super::operation::Operation;
-use super::pools::{self, Change, Pool, Seen};
+use super::pools::{Change, Pool, Seen};
 use crate::ic::{HEADER_LEN, Reply};
 use crate::kvp::{self, FACT_POOL, POOLS};
 use crate::scenario::Pattern;
@@ -31,10 +31,8 @@ pub struct Capture {
     pub(super) conversation: Conversation,
     /// What private content was left out.
     level: Level,
-    /// Records of the pools before the first request.
-    pub(super) initial: BTreeMap<u8, Vec<pools::Record>>,
-    /// What other programs in the guest have changed before a request, by its exchange.
-    pub(super) changes: BTreeMap<usize, Vec<(u8, Change)>>,
+    /// What must change in a pool before a request, by its exchange.
+    pub(super) changes: BTreeMap<usize, (u8, Vec<Change>)>,
 }
 
 impl Capture {
@@ -85,10 +83,9 @@ impl Capture {
             records,
             conversation,
             level,
-            initial: BTreeMap::new(),
             changes: BTreeMap::new(),
         };
-        capture.find_out_pools();
+        capture.changes = capture.pool_changes();
         Ok(capture)
     }
 
@@ -152,22 +149,20 @@ impl Capture {
         meaning::of(operation.as_ref(), channel.encoding, version, &reply)
     }
 
-    fn find_out_pools(&mut self) {
-        let mut seen: BTreeMap<u8, Vec<(usize, Seen)>> = BTreeMap::new();
+    fn pool_changes(&self) -> BTreeMap<usize, (u8, Vec<Change>)> {
+        let mut pools: BTreeMap<u8, Pool> = BTreeMap::new();
+        let mut all: BTreeMap<usize, (u8, Vec<Change>)> = BTreeMap::new();
         for (place, exchange) in self.conversation.exchanges.iter().enumerate() {
-            if let Some((pool, what)) = self.seen(exchange) {
-                seen.entry(pool).or_default().push((place, what));
+            let Some((number, seen)) = self.seen(exchange) else {
+                continue;
+            };
+            let (before, changes) = pools.entry(number).or_default().see(place, &seen);
+            if !changes.is_empty() {
+                let (_, all) = all.entry(before).or_insert((number, Vec::new()));
+                all.extend(changes);
             }
         }
-        for (number, seen) in seen {
-            let mut pool = Pool::new(seen.iter().map(|(_, what)| what));
-            for (place, what) in &seen {
-                let changes = pool.see(what).into_iter();
-                let changes = changes.map(|change| (number, change));
-                self.changes.entry(*place).or_default().extend(changes);
-            }
-            self.initial.insert(number, pool.initial);
-        }
+        all
     }
 
     /// What an exchange shows of a pool that is a file.

@@ -81,7 +81,6 @@ impl<'m> Player<'m> {
     }
 
     pub(super) fn play(mut self) -> Result<Outcome> {
-        prepare::pools(self.capture, self.machine)?;
         let (begun, first) = (Instant::now(), self.capture.conversation.steps.first());
         let first = first.map_or(SystemTime::UNIX_EPOCH, |(time, _)| *time);
         for (place, (time, step)) in self.capture.conversation.steps.iter().enumerate() {

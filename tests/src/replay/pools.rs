@@ -1,17 +1,14 @@
-//! The records that the guest's pools must have for the replies of a capture to come again:
-//! those that replies show and no request has set, and those that another program in the
-//! guest has changed meanwhile.
+//! What a capture shows of the guest's pools, and what must change in them for its replies to
+//! come again: the capture does not say what was in them before, and what other programs in
+//! the guest have changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// The value of a record of which nothing but its key, or its place, is known.
 const UNKNOWN: &str = "unknown";
 
-/// The most records that are prepared: those that a capture merely counts cost memory.
+/// The most records of a pool: those that a capture merely counts cost memory.
 const MOST: usize = 1 << 16;
-
-/// A key and its value.
-pub(super) type Record = (String, String);
 
 /// What a request did to a pool, or what its reply shows of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,157 +27,121 @@ pub(super) enum Seen {
     End(usize),
 }
 
-/// A change by another program in the guest.
+/// A change that no request has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// This record is added, or its value replaced.
-    Put(String, String),
-    /// The record of this key is gone.
-    Remove(String),
+    /// A record comes to this index, before the one that is there.
+    Insert(usize, String, String),
+    /// The record at this index gets a value.
+    Value(usize, String),
+    /// The records at these indices are gone.
+    Remove(Range<usize>),
 }
 
-/// One pool, as the capture shows it so far.
+/// The keys and values of one pool, as the capture shows them so far.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    /// The records before the first request.
-    pub(super) initial: Vec<Record>,
-    /// The records now; whether each was there before the first request.
-    now: Vec<(String, String, bool)>,
-    /// Keys that were there at some time.
-    known: BTreeSet<String>,
-    /// All records were seen once: others were added since.
-    complete: bool,
-    /// Where an enumeration first shows a key.
-    order: BTreeMap<String, usize>,
+    records: Vec<(String, String)>,
+    /// Where an enumeration has arrived, and its first exchange.
+    enumerated: Option<(usize, usize)>,
 }
 
 impl Pool {
-    /// A pool of which all of this will be seen.
-    pub(super) fn new<'s>(seen: impl IntoIterator<Item = &'s Seen>) -> Self {
-        let mut pool = Self::default();
-        for seen in seen {
-            if let Seen::At(index, key, _) = seen {
-                pool.order.entry(key.clone()).or_insert(*index);
-            }
-        }
-        pool
+    /// Takes note of what an exchange shows. Returns what must have changed before, and the
+    /// exchange before which it is changed. An enumeration shows one state of the pool: all
+    /// of it changes before its first request.
+    pub(super) fn see(&mut self, exchange: usize, seen: &Seen) -> (usize, Vec<Change>) {
+        let index = match seen {
+            Seen::At(index, ..) | Seen::End(index) => Some(*index),
+            _ => None,
+        };
+        let begun = self.enumerated.zip(index);
+        let begun = begun.filter(|((last, _), index)| last < index);
+        let first = begun.map_or(exchange, |((_, first), _)| first);
+        self.enumerated = index.map(|index| (index, first));
+        (first, self.changes(seen))
     }
 
-    /// Takes note of what was seen, and returns what must have changed before.
-    pub(super) fn see(&mut self, seen: &Seen) -> Vec<Change> {
+    fn changes(&mut self, seen: &Seen) -> Vec<Change> {
+        let count = self.records.len();
         match seen {
             Seen::Set(key, value) => {
-                self.put(key, value);
+                match self.place(0, key) {
+                    Some(place) => drop(self.value(place, value)),
+                    None => drop(self.insert(count, key, value)),
+                }
                 Vec::new()
             }
             Seen::Deleted(key) => {
-                if self.known.insert(key.clone()) {
-                    self.initial.push((key.clone(), UNKNOWN.into()));
-                }
-                self.now.retain(|(now, ..)| now != key);
-                Vec::new()
-            }
-            Seen::Value(key, value) => match self.place(key) {
-                Some(_) => self.changed(key, value),
-                None if self.may_be_initial(key) => {
-                    self.add_initial(key, value);
-                    Vec::new()
-                }
-                None => self.changed(key, value),
-            },
-            Seen::Missing(key) => match self.place(key) {
-                Some(place) => self.removed(place, place + 1),
-                None => Vec::new(),
-            },
-            Seen::At(index, key, value) => self.see_at(*index, key, value),
-            Seen::End(count) => {
-                let removed = self.removed(*count, self.now.len());
-                self.complete |= *count == self.now.len();
-                removed
-            }
-        }
-    }
-
-    fn see_at(&mut self, index: usize, key: &str, value: &str) -> Vec<Change> {
-        match self.place(key) {
-            Some(place) => {
-                let mut changes = self.removed(index.min(place), place);
-                changes.extend(self.changed(key, value));
+                let changes = match self.place(0, key) {
+                    Some(_) => Vec::new(),
+                    None => self.insert(count, key, UNKNOWN),
+                };
+                self.records.retain(|(its_key, _)| its_key != key);
                 changes
             }
-            None if index < MOST && self.may_be_initial(key) => {
-                // Records that are set come behind those that were there.
-                for place in 0..index.min(self.now.len()) {
-                    self.was_initial(place);
+            Seen::Value(key, value) => match self.place(0, key) {
+                Some(place) => self.value(place, value),
+                None => self.insert(count, key, value),
+            },
+            Seen::Missing(key) => {
+                let mut changes = Vec::new();
+                while let Some(place) = self.place(0, key) {
+                    changes.extend(self.remove(place..place + 1));
                 }
-                while self.now.len() < index {
-                    let key = format!("{UNKNOWN}-{}", self.now.len());
-                    self.order.insert(key.clone(), self.now.len());
-                    self.add_initial(&key, UNKNOWN);
-                }
-                self.add_initial(key, value);
-                Vec::new()
+                changes
             }
-            None => self.changed(key, value),
+            Seen::At(index, key, value) => match self.place(*index, key) {
+                Some(place) => {
+                    let mut changes = self.remove(*index..place);
+                    changes.extend(self.value(*index, value));
+                    changes
+                }
+                None if *index >= MOST => Vec::new(),
+                None => {
+                    let unknown = count..*index;
+                    let unknown = unknown.map(|place| {
+                        let key = format!("{UNKNOWN}-{place}");
+                        self.insert(place, &key, UNKNOWN)
+                    });
+                    let mut changes: Vec<Change> = unknown.flatten().collect();
+                    changes.extend(self.insert(*index, key, value));
+                    changes
+                }
+            },
+            Seen::End(end) => self.remove(*end..count),
         }
     }
 
-    fn place(&self, key: &str) -> Option<usize> {
-        self.now.iter().position(|(now, ..)| now == key)
+    /// The index of the first record of a key from this index on.
+    fn place(&self, from: usize, key: &str) -> Option<usize> {
+        let mut records = self.records.iter().enumerate().skip(from);
+        let found = records.find(|(_, (its_key, _))| its_key == key);
+        found.map(|(place, _)| place)
     }
 
-    fn may_be_initial(&self, key: &str) -> bool {
-        !self.complete && !self.known.contains(key)
+    fn insert(&mut self, place: usize, key: &str, value: &str) -> Vec<Change> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.records.insert(place, (key.clone(), value.clone()));
+        vec![Change::Insert(place, key, value)]
     }
 
-    fn put(&mut self, key: &str, value: &str) {
-        self.known.insert(key.to_owned());
-        match self.now.iter_mut().find(|(now, ..)| now == key) {
-            Some((_, now, _)) => value.clone_into(now),
-            None => self.now.push((key.to_owned(), value.to_owned(), false)),
+    fn value(&mut self, place: usize, value: &str) -> Vec<Change> {
+        match self.records.get_mut(place) {
+            Some((_, its_value)) if its_value != value => {
+                value.clone_into(its_value);
+                vec![Change::Value(place, value.to_owned())]
+            }
+            _ => Vec::new(),
         }
     }
 
-    /// The key has this value, whoever has set it.
-    fn changed(&mut self, key: &str, value: &str) -> Vec<Change> {
-        let same = |(now, its_value, _): &(String, String, bool)| now == key && its_value == value;
-        if self.now.iter().any(same) {
+    fn remove(&mut self, places: Range<usize>) -> Vec<Change> {
+        if places.is_empty() {
             return Vec::new();
         }
-        self.put(key, value);
-        vec![Change::Put(key.to_owned(), value.to_owned())]
-    }
-
-    fn removed(&mut self, from: usize, to: usize) -> Vec<Change> {
-        if from >= to || to > self.now.len() {
-            return Vec::new();
-        }
-        let removed = self.now.drain(from..to);
-        removed.map(|(key, ..)| Change::Remove(key)).collect()
-    }
-
-    /// A record that the host has set was there before.
-    fn was_initial(&mut self, place: usize) {
-        if let Some((key, _, initial)) = self.now.get_mut(place) {
-            if !std::mem::replace(initial, true) {
-                self.initial.push((key.clone(), UNKNOWN.into()));
-            }
-        }
-    }
-
-    /// Adds a record that was there before, in the order of the enumerations.
-    fn add_initial(&mut self, key: &str, value: &str) {
-        self.known.insert(key.to_owned());
-        let order = |key: &str| self.order.get(key).copied().unwrap_or(usize::MAX);
-        let before = |other: &str| order(other) <= order(key);
-        let now = |(other, _, initial): &(String, String, bool)| *initial && before(other);
-        let place = self.now.iter().rposition(now).map_or(0, |last| last + 1);
-        let first = self.initial.iter().rposition(|(other, _)| before(other));
-        let first = first.map_or(0, |last| last + 1);
-        let record = (key.to_owned(), value.to_owned());
-        self.now
-            .insert(place, (record.0.clone(), record.1.clone(), true));
-        self.initial.insert(first, record);
+        self.records.drain(places.clone());
+        vec![Change::Remove(places)]
     }
 }
 
@@ -188,94 +149,139 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn see(all: &[Seen]) -> (Vec<Record>, Vec<Vec<Change>>) {
-        let mut pool = Pool::new(all);
-        let changes = all.iter().map(|seen| pool.see(seen)).collect();
-        (pool.initial, changes)
-    }
-
     fn at(index: usize, key: &str, value: &str) -> Seen {
         Seen::At(index, key.into(), value.into())
     }
 
-    fn records(records: &[(&str, &str)]) -> Vec<Record> {
-        let records = records.iter();
-        records
-            .map(|(key, value)| ((*key).into(), (*value).into()))
-            .collect()
+    fn set(key: &str, value: &str) -> Seen {
+        Seen::Set(key.into(), value.into())
     }
 
-    fn nothing(changes: &[Vec<Change>]) -> bool {
-        changes.iter().all(Vec::is_empty)
+    fn got(key: &str, value: &str) -> Seen {
+        Seen::Value(key.into(), value.into())
+    }
+
+    fn deleted(key: &str) -> Seen {
+        Seen::Deleted(key.into())
+    }
+
+    fn insert(index: usize, key: &str, value: &str) -> Change {
+        Change::Insert(index, key.into(), value.into())
+    }
+
+    fn value(index: usize, value: &str) -> Change {
+        Change::Value(index, value.into())
+    }
+
+    /// All changes, each with the exchange before which it is made.
+    fn changes(all: &[Seen]) -> Vec<(usize, Change)> {
+        let mut pool = Pool::default();
+        let seen = all.iter().enumerate();
+        let changes = seen.flat_map(|(exchange, seen)| {
+            let (before, changes) = pool.see(exchange, seen);
+            changes.into_iter().map(move |change| (before, change))
+        });
+        changes.collect()
     }
 
     #[test]
     fn what_is_shown_was_there_unless_it_was_set() {
-        let (initial, changes) = see(&[
-            Seen::Value("b".into(), "2".into()),
-            Seen::Set("c".into(), "3".into()),
-            Seen::Value("c".into(), "3".into()),
+        let changes = changes(&[
+            got("b", "2"),
+            set("c", "3"),
+            got("c", "3"),
             at(0, "a", "1"),
             at(1, "b", "2"),
             at(2, "c", "3"),
             Seen::End(3),
-            Seen::Deleted("a".into()),
+            deleted("a"),
             at(0, "b", "2"),
             at(1, "c", "3"),
             Seen::End(2),
         ]);
-        assert_eq!(initial, records(&[("a", "1"), ("b", "2")]));
-        assert!(nothing(&changes), "{changes:?}");
+        assert_eq!(
+            changes,
+            [(0, insert(0, "b", "2")), (3, insert(0, "a", "1"))]
+        );
     }
 
     #[test]
-    fn a_key_that_is_set_and_stands_before_others_was_there() {
-        let (initial, changes) = see(&[
-            Seen::Set("a".into(), "new".into()),
+    fn an_enumeration_shows_one_state() {
+        let changes = changes(&[
+            set("a", "new"),
             at(0, "a", "new"),
             at(1, "b", "2"),
             at(3, "d", "4"),
+            at(0, "x", "1"),
+            Seen::End(1),
         ]);
-        let unknown = ("unknown-2", "unknown");
-        let expected = [("a", "unknown"), ("b", "2"), unknown, ("d", "4")];
-        assert_eq!(initial, records(&expected));
-        assert!(nothing(&changes), "{changes:?}");
+        let expected = [
+            (1, insert(1, "b", "2")),
+            (1, insert(2, "unknown-2", UNKNOWN)),
+            (1, insert(3, "d", "4")),
+            (4, insert(0, "x", "1")),
+            (4, Change::Remove(1..5)),
+        ];
+        assert_eq!(changes, expected);
     }
 
     #[test]
     fn what_is_deleted_was_there() {
-        let (initial, changes) = see(&[
-            Seen::Deleted("a".into()),
+        let changes = changes(&[
+            deleted("a"),
             Seen::Missing("a".into()),
-            Seen::Set("a".into(), "1".into()),
+            set("a", "1"),
             at(0, "a", "1"),
+            deleted("a"),
+            deleted("a"),
         ]);
-        assert_eq!(initial, records(&[("a", "unknown")]));
-        assert!(nothing(&changes), "{changes:?}");
+        let expected = [(0, insert(0, "a", UNKNOWN)), (5, insert(0, "a", UNKNOWN))];
+        assert_eq!(changes, expected);
+    }
+
+    #[test]
+    fn a_key_may_be_there_twice() {
+        let changes = changes(&[
+            at(0, "a", "1"),
+            at(1, "b", "2"),
+            at(2, "a", "3"),
+            Seen::End(3),
+            set("a", "4"),
+            at(0, "a", "4"),
+            at(1, "b", "2"),
+            at(2, "a", "3"),
+            deleted("a"),
+            at(0, "b", "2"),
+            Seen::End(1),
+        ]);
+        let expected = [
+            (0, insert(0, "a", "1")),
+            (0, insert(1, "b", "2")),
+            (0, insert(2, "a", "3")),
+        ];
+        assert_eq!(changes, expected);
     }
 
     #[test]
     fn what_no_request_has_changed_was_changed_by_the_guest() {
-        let (initial, changes) = see(&[
-            at(0, "a", "1"),
-            at(1, "b", "2"),
-            Seen::End(2),
-            Seen::Value("a".into(), "other".into()),
-            Seen::Value("c".into(), "3".into()),
-            Seen::Missing("a".into()),
-            at(0, "c", "3"),
+        let changes = changes(&[
+            set("a", "1"),
+            set("b", "2"),
+            set("a2", "3"),
+            got("a", "other"),
+            at(0, "b", "2"),
+            at(1, "c", "3"),
+            Seen::Missing("c".into()),
             Seen::End(0),
+            at(MOST, "far", "1"),
         ]);
-        assert_eq!(initial, records(&[("a", "1"), ("b", "2")]));
-        let put = |key: &str, value: &str| vec![Change::Put(key.into(), value.into())];
-        let remove = |key: &str| vec![Change::Remove(key.into())];
         let expected = [
-            put("a", "other"),
-            put("c", "3"),
-            remove("a"),
-            remove("b"),
-            remove("c"),
+            (3, value(0, "other")),
+            (4, Change::Remove(0..1)),
+            (4, insert(1, "c", "3")),
+            (6, Change::Remove(1..2)),
+            (7, Change::Remove(0..2)),
         ];
-        assert_eq!(changes[3..], expected);
+        assert_eq!(changes, expected);
     }
 }

@@ -14,22 +14,6 @@ use crate::files::Files;
 use crate::kvp::pool;
 use crate::port::Machine;
 
-/// Writes the records that were there before the first request.
-pub(super) fn pools(capture: &Capture, machine: &dyn Machine) -> Result<()> {
-    for (number, records) in &capture.initial {
-        if records.is_empty() {
-            continue;
-        }
-        let records = records
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()));
-        let records: Vec<(&str, &str)> = records.collect();
-        let path = machine.pools().join(pool::file(*number));
-        machine.files().write(&path, &pool::records(&records))?;
-    }
-    Ok(())
-}
-
 /// Prepares for the request of an exchange, which the capture answers with `status`.
 pub(super) fn before(
     capture: &Capture,
@@ -38,11 +22,14 @@ pub(super) fn before(
     operation: Option<&Operation>,
     status: Option<Status>,
 ) -> Result<()> {
-    for (number, change) in capture.changes.get(&exchange).into_iter().flatten() {
+    if let Some((number, changes)) = capture.changes.get(&exchange) {
         let path = machine.pools().join(pool::file(*number));
         let files = machine.files();
-        let changed = changed(&files.read(&path)?, change);
-        files.write(&path, &changed)?;
+        let records = match files.facts(&path)? {
+            Some(_) => files.read(&path)?,
+            None => Vec::new(),
+        };
+        files.write(&path, &changed(&records, changes))?;
     }
     match operation.and_then(Operation::start).zip(status) {
         Some((start, status)) => target(start, status, machine),
@@ -50,32 +37,29 @@ pub(super) fn before(
     }
 }
 
-/// A pool with this change.
-fn changed(records: &[u8], change: &Change) -> Vec<u8> {
-    let (key, new) = match change {
-        Change::Put(key, value) => (key, Some(pool::record(key.as_bytes(), value.as_bytes()))),
-        Change::Remove(key) => (key, None),
-    };
-    let same = |record: &[u8]| {
-        let its_key = record.split(|byte| *byte == 0).next();
-        its_key == Some(key.as_bytes())
-    };
-    let mut put = false;
-    let mut changed = Vec::with_capacity(records.len());
-    for record in records.chunks(pool::RECORD) {
-        match &new {
-            _ if !same(record) => changed.extend(record),
-            Some(new) if !put => {
-                changed.extend(new);
-                put = true;
+/// A pool with these changes, as far as it has the records that they are about.
+fn changed(records: &[u8], changes: &[Change]) -> Vec<u8> {
+    let records = records.chunks(pool::RECORD);
+    let mut records: Vec<Vec<u8>> = records.map(<[u8]>::to_vec).collect();
+    for change in changes {
+        match change {
+            Change::Insert(at, key, value) => {
+                let record = pool::record(key.as_bytes(), value.as_bytes());
+                records.insert(records.len().min(*at), record);
             }
-            _ => {}
+            Change::Value(at, value) => {
+                if let Some(record) = records.get_mut(*at) {
+                    record.truncate(pool::KEY);
+                    *record = pool::record(record, value.as_bytes());
+                }
+            }
+            Change::Remove(places) => {
+                let end = places.end.min(records.len());
+                records.drain(places.start.min(end)..end);
+            }
         }
     }
-    if let Some(new) = new.filter(|_| !put) {
-        changed.extend(new);
-    }
-    changed
+    records.concat()
 }
 
 /// Makes the directory of a copy that succeeds, or the file that prevents it.
@@ -123,12 +107,28 @@ mod tests {
     #[test]
     fn a_change_leaves_other_records_alone() {
         let before = pool::records(&[("a", "1"), ("b", "2"), ("a", "3")]);
-        let put = |key: &str, value: &str| Change::Put(key.into(), value.into());
-        let after = changed(&before, &put("a", "new"));
-        assert_eq!(after, pool::records(&[("a", "new"), ("b", "2")]));
-        let after = changed(&before, &put("c", "3"));
-        assert_eq!(after[before.len()..], pool::records(&[("c", "3")]));
-        let after = changed(&before, &Change::Remove("a".into()));
-        assert_eq!(after, pool::records(&[("b", "2")]));
+        let insert = |at, key: &str| Change::Insert(at, key.into(), "new".into());
+        let value = |at| Change::Value(at, "other".into());
+        for (change, after) in [
+            (
+                insert(1, "c"),
+                &[("a", "1"), ("c", "new"), ("b", "2"), ("a", "3")][..],
+            ),
+            (
+                insert(9, "c"),
+                &[("a", "1"), ("b", "2"), ("a", "3"), ("c", "new")],
+            ),
+            (value(2), &[("a", "1"), ("b", "2"), ("a", "other")]),
+            (value(3), &[("a", "1"), ("b", "2"), ("a", "3")]),
+            (Change::Remove(0..2), &[("a", "3")]),
+            (Change::Remove(1..9), &[("a", "1")]),
+            (Change::Remove(7..9), &[("a", "1"), ("b", "2"), ("a", "3")]),
+        ] {
+            assert_eq!(
+                changed(&before, std::slice::from_ref(&change)),
+                pool::records(after),
+                "{change:?}"
+            );
+        }
     }
 }
