@@ -2,7 +2,9 @@
 //!
 //! A placeholder has the length and the kind of what it stands for, and is the same for the
 //! same text in one capture, and another for another text. Each name in a path has its own, so
-//! that paths share their directories. A random key makes the placeholders, and is forgotten.
+//! that paths share their directories. An address has one of the same kind, and the length of its
+//! prefix stays, so that a configuration is as valid as it was. A random key makes the
+//! placeholders, and is forgotten.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -91,7 +93,7 @@ impl Redactor {
 
     fn placeholder(&mut self, field: &Field, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
         match &field.value {
-            Value::Text(text) => self.text(text, bytes, encoding),
+            Value::Text(text) => self.text(text, field.content, bytes, encoding),
             Value::V4(list) => list.iter().flat_map(|it| self.v4(*it).octets()).collect(),
             Value::V6(list) => list.iter().flat_map(|it| self.v6(*it).octets()).collect(),
             Value::Number(number) => {
@@ -104,12 +106,12 @@ impl Redactor {
         }
     }
 
-    fn text(&mut self, text: &str, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
+    fn text(&mut self, text: &str, content: Content, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
         let encode = |text: &str| match encoding {
             Encoding::Utf8 => text.as_bytes().to_vec(),
             Encoding::Utf16 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         };
-        let encoded = encode(&self.words(text));
+        let encoded = encode(&self.words(text, content));
         if encode(text) == bytes && encoded.len() == bytes.len() {
             return encoded;
         }
@@ -121,18 +123,31 @@ impl Redactor {
     }
 
     /// Replaces letters and digits; addresses become other addresses.
-    fn words(&mut self, text: &str) -> String {
-        let parts = text.split(';').map(|part| match part.parse() {
-            Ok(IpAddr::V4(address)) => self.v4(address).to_string(),
-            Ok(IpAddr::V6(_)) => self.v6_text(part),
-            // The length of a prefix.
-            Err(_) if part.strip_prefix('/').is_some_and(is_number) => part.to_owned(),
-            Err(_) => {
-                let names = part.split_inclusive(['/', '\\']);
-                names.map(|name| self.name(name)).collect()
-            }
+    fn words(&mut self, text: &str, content: Content) -> String {
+        let parts = text.split(';').map(|part| {
+            let word = part.trim_matches(' ');
+            let (before, after) = part.split_once(word).unwrap_or_default();
+            format!("{before}{}{after}", self.word(word, content))
         });
         parts.collect::<Vec<_>>().join(";")
+    }
+
+    fn word(&mut self, word: &str, content: Content) -> String {
+        let (address, prefix) = match word.rsplit_once('/') {
+            Some((address, prefix)) if is_prefix(prefix) => word.split_at(address.len()),
+            _ => (word, ""),
+        };
+        match address.parse() {
+            Ok(IpAddr::V4(address)) => self.v4(address).to_string() + prefix,
+            Ok(IpAddr::V6(_)) => self.v6_text(address) + prefix,
+            // Without an address, as the subnet of one. Between addresses it needs no slash.
+            Err(_) if address.is_empty() => word.to_owned(),
+            Err(_) if content == Content::Address && is_prefix(word) => word.to_owned(),
+            Err(_) => {
+                let names = word.split_inclusive(['/', '\\']);
+                names.map(|name| self.name(name)).collect()
+            }
+        }
     }
 
     /// Replaces a name in a path, with the separator at its end, or any text without one.
@@ -144,15 +159,10 @@ impl Redactor {
         // A GUID, or the address of a network adapter.
         let is_hex = |it: char| it.is_ascii_hexdigit() || "-:{}".contains(it);
         let is_hex = name.len() >= 12 && name.chars().all(is_hex);
-        let hash = self.random(name);
         let mut other = String::new();
         for attempt in 0..TRIES {
             other = self.letters(name, is_hex, attempt);
-            let used = self.random(&other);
-            if self.used.get(&used).is_none_or(|text| *text == hash) {
-                if self.used.len() < MAX_USED {
-                    self.used.insert(used, hash);
-                }
+            if self.take(&other, name) {
                 break;
             }
         }
@@ -183,40 +193,91 @@ impl Redactor {
         text.char_indices().map(replace).collect()
     }
 
-    /// Another address with as many digits, in the placeholder of its network. Masks stay.
-    fn v4(&self, address: Ipv4Addr) -> Ipv4Addr {
+    /// Takes a placeholder for a text, or for a part of an address, if it stands for no other.
+    fn take(&mut self, placeholder: impl Hash, text: impl Hash) -> bool {
+        let (placeholder, text) = (self.random(placeholder), self.random(text));
+        let other = self.used.get(&placeholder);
+        let is_free = other.is_none_or(|other| *other == text);
+        if is_free && self.used.len() < MAX_USED {
+            self.used.insert(placeholder, text);
+        }
+        is_free
+    }
+
+    /// Another address with as many digits, in the placeholder of its network. Masks stay, and
+    /// addresses that no machine has on a network.
+    fn v4(&mut self, address: Ipv4Addr) -> Ipv4Addr {
         let bits = address.to_bits();
-        if bits.leading_ones() + bits.trailing_zeros() >= u32::BITS || address.is_loopback() {
+        let is_mask = bits.leading_ones() + bits.trailing_zeros() >= u32::BITS;
+        if is_mask || address.is_loopback() || address.is_multicast() {
             return address;
         }
         let octets = address.octets();
         let mut other = octets;
-        for (at, octet) in other.iter_mut().enumerate() {
-            let (first, count) = match *octet {
+        for (at, octet) in octets.into_iter().enumerate() {
+            let (first, count) = match octet {
                 0 | 255 => continue,
                 1..10 => (1, 9),
                 10..100 => (10, 90),
-                _ => (100, 100),
+                // Neither loopback nor multicast.
+                _ if at == 0 => (128, 96),
+                _ => (100, 155),
             };
-            let new = self.another(u32::from(*octet) - first, count, octets.get(..=at));
-            *octet = u8::try_from(first + new).unwrap_or_default();
+            for attempt in 0..TRIES {
+                let what = (octets.get(..=at), attempt);
+                let old = u32::from(octet).saturating_sub(first);
+                let new = first + self.another(old, count, what);
+                if let Some(place) = other.get_mut(at) {
+                    *place = u8::try_from(new).unwrap_or_default();
+                }
+                if self.take(other.get(..=at), octets.get(..=at)) {
+                    break;
+                }
+            }
         }
         other.into()
     }
 
-    fn v6(&self, address: Ipv6Addr) -> Ipv6Addr {
+    fn v6(&mut self, address: Ipv6Addr) -> Ipv6Addr {
         let text = self.v6_text(&address.to_string());
         text.parse().unwrap_or(Ipv6Addr::UNSPECIFIED)
     }
 
-    /// Another address with the same groups, the last of which may be an IPv4 address.
-    fn v6_text(&self, text: &str) -> String {
-        let mapped = text.rsplit_once(':').and_then(|(groups, last)| {
-            let last: Ipv4Addr = last.parse().ok()?;
-            let groups = self.letters(groups, true, 0);
-            Some(format!("{groups}:{}", self.v4(last)))
-        });
-        mapped.unwrap_or_else(|| self.letters(text, true, 0))
+    /// Another address of the same kind with the same groups, the last of which may be an IPv4
+    /// address.
+    fn v6_text(&mut self, text: &str) -> String {
+        let kind = |text: &str| {
+            let address: Ipv6Addr = text.parse().ok()?;
+            Some((
+                address.is_loopback() || address.is_unspecified(),
+                address.is_multicast(),
+                address.is_unicast_link_local(),
+                address.to_ipv4_mapped().is_some(),
+            ))
+        };
+        let (groups, last) = match text.rsplit_once(':') {
+            Some((groups, last)) if last.contains('.') => (groups, last.parse().ok()),
+            _ => (text, None),
+        };
+        let last = last
+            .map(|last| format!(":{}", self.v4(last)))
+            .unwrap_or_default();
+        let first = groups.split(':').next().unwrap_or_default().len();
+        // What says of which kind it is.
+        let kept = match kind(text) {
+            Some((false, false, false, false)) | None => 0,
+            Some((_, _, true, _)) => first,
+            Some(_) => groups.len(),
+        };
+        let (kept, rest) = groups.split_at(kept);
+        let mut other = String::new();
+        for attempt in 0..TRIES {
+            other = format!("{kept}{}{last}", self.letters(rest, true, attempt));
+            if kind(&other) == kind(text) && self.take(&other, text) {
+                break;
+            }
+        }
+        other
     }
 
     /// Returns another number below `count`, which depends on `what`.
@@ -260,14 +321,17 @@ fn is_public(description: &Description, field: &Field) -> bool {
     }
 }
 
-fn is_number(text: &str) -> bool {
-    text.parse::<u8>().is_ok()
+/// Whether it may be the length of a prefix.
+fn is_prefix(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u8>().is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use hyperv_services::kvp::network::settings::Settings;
+    use hyperv_services::kvp::request::{Family, IpInfo};
     use hyperv_vmbus::ic::MessageType;
     use proptest::prelude::*;
 
@@ -457,13 +521,135 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_prefix_of_an_address_stays() {
+        let mut redactor = redactor();
+        for (value, suffixes) in [
+            ("10.20.30.40/24", &["/24"][..]),
+            ("fe80::1a/64", &["/64"]),
+            (
+                "10.0.0.1/8; 10.0.0.2/32 ;fd00::5/48",
+                &["/8", "/32 ", "/48"],
+            ),
+            ("192.0.2.9;/24;/64", &["", "/24", "/64"]),
+            (
+                "255.255.255.0;255.0.0.0/8",
+                &["255.255.255.0", "255.0.0.0/8"],
+            ),
+        ] {
+            let other = other(&mut redactor, value);
+            assert_eq!(other.len(), value.len());
+            let elements = || value.split(';').zip(other.split(';'));
+            for ((old, new), suffix) in elements().zip(suffixes) {
+                let (old, new) = [old, new].map(|it| it.strip_suffix(suffix).unwrap()).into();
+                assert_eq!(old == new, old.is_empty(), "{value} {other}");
+            }
+        }
+        // What is no prefix may be private.
+        for value in ["24", "name/24", "10.0.0.1/256", "/one/24"] {
+            let other = other(&mut redactor, value);
+            let last = |text: &str| text.rsplit('/').next().map(ToOwned::to_owned);
+            assert_ne!(last(&other), last(value));
+        }
+    }
+
+    /// The host sets an IP configuration.
+    fn set_ip(transport: Transport, info: &IpInfo) -> Record {
+        let mut bytes = match transport {
+            Transport::Ring => {
+                let mut bytes = vec![0; HEADER_LEN];
+                bytes[12..14].copy_from_slice(&MessageType::KVP.0.to_le_bytes());
+                bytes.extend([5, 0]);
+                bytes
+            }
+            Transport::Device => vec![5, 0, 0, 0],
+        };
+        let mut put = |text: &str, len| {
+            let end = bytes.len() + len;
+            match transport.encoding() {
+                Encoding::Utf8 => bytes.extend(text.as_bytes()),
+                Encoding::Utf16 => bytes.extend(text.encode_utf16().flat_map(u16::to_le_bytes)),
+            }
+            bytes.resize(end, 0);
+        };
+        put("{f8615163-df3e-46c5-913f-f2d2f965ed0e}", 256);
+        put("", 2);
+        put(&info.addresses, 2048);
+        put(&info.subnets, 2048);
+        put(&info.gateways, 1024);
+        put(&info.dns, 2048);
+        put("", 2);
+        from_host(2, transport, bytes)
+    }
+
+    #[test]
+    fn a_configuration_is_as_valid_as_it_was() {
+        let prefixes = |info: &IpInfo| {
+            let settings = Settings::parse(info).ok()?;
+            let addresses = settings.addresses();
+            let addresses = addresses.map(|(ip, prefix)| (ip.is_ipv4(), prefix));
+            Some((addresses.collect::<Vec<_>>(), settings.dns.len()))
+        };
+        let many: Vec<String> = (1..9).map(|last| format!("10.0.0.{last}")).collect();
+        let many_masks = ["255.255.255.0"; 8].join(";");
+        let cases = [
+            ("192.0.2.7", "255.255.255.128", "192.0.2.1", Some(1)),
+            ("fd00::5;fe80::5", "/64;/64", "fe80::1", Some(1)),
+            (&many.join(";"), &many_masks, "172.31.0.1", Some(8)),
+            (
+                " 10.0.0.5; 192.168.1.9 ;FD00::5;fd00::6;",
+                "255.255.255.0;/16;64; 128",
+                "10.0.0.1; 198.51.100.1;2001:db8::1",
+                Some(4),
+            ),
+            ("10.0.0.1/24", "255.255.255.0", "", None),
+            ("10.0.0.1", "/33", "", None),
+            ("10.0.0.1", "255.0.255.0", "", None),
+            ("10.0.0.1", "wide", "", None),
+            ("127.0.0.2", "/8", "", None),
+            ("224.0.0.9", "/8", "", None),
+            ("fd00::1;ff02::5", "/64;/64", "", None),
+            ("fd00::1;::1", "/64;/128", "", None),
+            ("fd00::1;::ffff:10.0.0.1", "/64;/96", "", None),
+        ];
+        for (addresses, subnets, gateways, count) in cases {
+            let info = IpInfo {
+                family: Family::BOTH,
+                addresses: addresses.to_owned(),
+                subnets: subnets.to_owned(),
+                gateways: gateways.to_owned(),
+                dns: gateways.to_owned(),
+                ..IpInfo::default()
+            };
+            let before = prefixes(&info);
+            assert_eq!(before.as_ref().map(|(all, _)| all.len()), count, "{info:?}");
+            for transport in [Transport::Ring, Transport::Device] {
+                // Which placeholders there are is by chance.
+                for _ in 0..50 {
+                    let kept = redactor().redact(set_ip(transport, &info));
+                    let kept = IpInfo {
+                        family: Family::BOTH,
+                        addresses: text(&kept, "addresses"),
+                        subnets: text(&kept, "subnets"),
+                        gateways: text(&kept, "gateways"),
+                        dns: text(&kept, "name_servers"),
+                        ..IpInfo::default()
+                    };
+                    assert_eq!(prefixes(&kept), before, "{info:?} {kept:?}");
+                    assert_eq!(kept.subnets == info.subnets, subnets != "wide");
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn no_letter_and_no_digit_survives(word in "\\PC{0,60}") {
             let kept = redactor().redact(set("key", &word));
             let other = text(&kept, "value");
             prop_assert_eq!(other.encode_utf16().count(), word.encode_utf16().count());
-            if !word.split(';').any(|it| it.parse::<IpAddr>().is_ok() || it.starts_with('/')) {
+            let stays = |it: &str| it.trim_matches(' ').starts_with('/') || it.contains(':') || it.contains('.');
+            if !word.split(';').any(stays) {
                 for (old, new) in word.chars().zip(other.chars()) {
                     prop_assert!(old != new || !old.is_ascii_alphanumeric(), "{} {}", word, other);
                 }
