@@ -1,15 +1,17 @@
 //! `hyperv-agent capture FILE` with a running agent.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::BufReader;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use hyperv_agent::capture::pcapng::{ReadError, Reader};
 use hyperv_agent::capture::{Level, Record, Section};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
 
 use super::common::{Guest, ONE, Opened};
@@ -187,24 +189,65 @@ fn an_existing_file_is_replaced_on_request_only() {
         "{text}"
     );
     assert_eq!(fs::read(&home.file).unwrap(), b"precious");
-    let link = home.directory.path().join("link");
-    symlink(&home.file, &link).unwrap();
-    for other in [&link, home.directory.path(), Path::new("/dev/null")] {
-        let (status, text) = end(home.command(&["--overwrite"], other));
-        assert_eq!(status.code(), Some(1));
-        assert!(text.contains("is no regular file"), "{text}");
-    }
-    assert_eq!(fs::read(&home.file).unwrap(), b"precious");
     let (status, text) = end(home.command(&["--overwrite", "--for", "1ms"], &home.file));
     assert_eq!(status.code(), Some(0), "{text}");
     assert_eq!(home.read().1.len(), 0);
-    let full = Path::new("/proc/self/capture");
-    let (status, text) = end(home.command(&[], full));
-    assert_eq!(status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("cannot create /proc/self/capture: "),
-        "{text}"
+    // None of them has left a capture behind.
+    wait_for(&guest, |capture| capture.is_none());
+    guest.stop();
+}
+
+#[test]
+fn what_cannot_be_the_file_says_why_and_what_to_do() {
+    let guest = Guest::start(&[&ONE]);
+    let home = Home::new(&guest);
+    let in_home = |name: &str| home.directory.path().join(name);
+    fs::write(&home.file, "precious").unwrap();
+    symlink(&home.file, in_home("link")).unwrap();
+    symlink("nothing", in_home("dangling")).unwrap();
+    mkfifo(&in_home("pipe"), Mode::S_IRWXU).unwrap();
+    let _socket = UnixListener::bind(in_home("socket")).unwrap();
+    let link = "is a symbolic link, which is not followed: name what it leads to";
+    let file = format!("{} is no directory; name another file", home.file.display());
+    let none = in_home("none/sub");
+    let none = format!(
+        "there is no directory {}; create it, or name another file",
+        none.display()
     );
+    let pipe = "is a pipe: name - as the file, and redirect standard output to the pipe";
+    let elsewhere = "; name a file in another directory";
+    for (path, wanted) in [
+        (in_home("link"), link),
+        (in_home("dangling"), link),
+        (in_home("."), "is a directory: name a file in it"),
+        (in_home("pipe"), pipe),
+        (in_home("socket"), "is a socket: name another file"),
+        ("/dev/null".into(), "is a device: name another file"),
+        (home.file.join("sub/file"), &file),
+        (in_home("none/sub/file"), &none),
+        (in_home(&"x".repeat(300)), elsewhere),
+        ("/proc/self/capture".into(), elsewhere),
+    ] {
+        let (status, text) = end(home.command(&["--overwrite"], &path));
+        assert_eq!(status.code(), Some(1), "{text}");
+        let path = path.to_str().unwrap();
+        assert!(text.contains(path) && text.contains(wanted), "{text}");
+    }
+    let closed = in_home("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
+    let (status, text) = end(home.command(&["--for", "1ms"], &closed.join("file")));
+    // Permissions do not stop root that has its capabilities.
+    if status.code() != Some(0) {
+        let next = match geteuid().is_root() {
+            true => elsewhere,
+            false => "; run this as root",
+        };
+        let wanted = format!("cannot create {}/file: Permission denied", closed.display());
+        assert!(text.contains(&wanted) && text.contains(next), "{text}");
+    }
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(fs::read(&home.file).unwrap(), b"precious");
     // None of them has left a capture behind.
     wait_for(&guest, |capture| capture.is_none());
     guest.stop();

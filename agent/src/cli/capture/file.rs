@@ -1,12 +1,13 @@
 //! The file of a capture: new, for its owner only, and complete up to the last block.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use rustix::process::geteuid;
 
 use crate::capture::recording::Recording;
 use crate::capture::{Interface, Record, Section};
@@ -121,14 +122,8 @@ impl Place {
             }
             return Ok(Self::Stdout);
         }
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.is_file() => bail!("{} is no regular file", path.display()),
-            Ok(_) if !overwrite => bail!(
-                "{} exists: name another file, or add --overwrite",
-                path.display()
-            ),
-            _ => Ok(Self::File(path.to_owned())),
-        }
+        check(path, overwrite)?;
+        Ok(Self::File(path.to_owned()))
     }
 
     /// Returns the command that shows what is there, if it stays there.
@@ -154,8 +149,71 @@ impl Place {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => create_new(path),
         };
-        let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+        let file = file.map_err(|error| cannot_create(path, error))?;
         Ok(Box::new(file))
+    }
+}
+
+/// Checks that a file can be created there, before the agent is asked for anything.
+fn check(path: &Path, overwrite: bool) -> anyhow::Result<()> {
+    let shown = path.display();
+    let error = match fs::symlink_metadata(path) {
+        Ok(found) => match no_file(found.file_type()) {
+            Some(what) => bail!("{shown} is {what}"),
+            None if !overwrite => bail!("{shown} exists: name another file, or add --overwrite"),
+            None => return Ok(()),
+        },
+        Err(error) => error,
+    };
+    let mut above = path.ancestors().skip(1);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let directory = above.next().filter(|it| *it != Path::new(""));
+            if let Some(directory) = directory.filter(|it| !it.exists()) {
+                let directory = directory.display();
+                bail!(
+                    "cannot create {shown}: there is no directory {directory}; create it, or \
+                     name another file"
+                );
+            }
+            Ok(())
+        }
+        ErrorKind::NotADirectory => {
+            let file = above.find(|it| it.exists()).unwrap_or(path);
+            let file = file.display();
+            bail!("cannot create {shown}: {file} is no directory; name another file")
+        }
+        _ => Err(cannot_create(path, error)),
+    }
+}
+
+/// Says of what is no regular file what it is, and what to do.
+fn no_file(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_symlink() {
+        Some(
+            "a symbolic link, which is not followed: name what it leads to, or - for standard output",
+        )
+    } else if kind.is_dir() {
+        Some("a directory: name a file in it")
+    } else if kind.is_fifo() {
+        Some("a pipe: name - as the file, and redirect standard output to the pipe")
+    } else if kind.is_socket() {
+        Some("a socket: name another file, or - for standard output")
+    } else {
+        Some("a device: name another file, or - for standard output")
+    }
+}
+
+fn cannot_create(path: &Path, error: io::Error) -> anyhow::Error {
+    let path = path.display();
+    match error.kind() {
+        // With this cause, the command says that it takes root.
+        ErrorKind::PermissionDenied if !geteuid().is_root() => {
+            anyhow::Error::new(error).context(format!("cannot create {path}"))
+        }
+        _ => anyhow!("cannot create {path}: {error}; name a file in another directory"),
     }
 }
 
