@@ -85,10 +85,11 @@ fn captures() -> Vec<Trial> {
 /// Scenarios whose captures are made and replayed: placeholders must not hide that requests
 /// are about what earlier ones have made, or are malformed, and other programs in the guest
 /// change what they are about.
-const RECORDED: [&str; 6] = [
+const RECORDED: [&str; 7] = [
     "create-path",
     "lone-surrogate",
     "malformed-messages",
+    "sizes-that-lie",
     "kvp-pools",
     "kvp-duplicates",
     "kvp-other-writers",

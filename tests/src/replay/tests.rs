@@ -347,13 +347,17 @@ fn what_has_no_equivalent_is_left_out() {
     flags[8] = 0;
     maker.exchange(&dm_info, Status::OK, Some(flags));
     maker.exchange(&unknown, Status::NOT_SUPPORTED, None);
+    let thaw = Operation::Vss(vss::Operation::Thaw);
+    maker.exchange(&thaw, Status::INVALID_ARGUMENT, None);
+    // The request states a body that is longer than its packet.
+    maker.records[7].bytes[19] = 0xff;
     let capture = maker.capture();
     let same = replay(&capture, None);
-    assert_eq!((same.compared, same.left_out.len()), (3, 0));
+    assert_eq!((same.compared, same.left_out.len()), (4, 0));
     let other = replay(&capture, Some(Encoding::Utf8));
     assert_eq!(other.compared, 0);
     let left_out: Vec<_> = other.left_out.into_values().flatten().collect();
-    assert_eq!(left_out, [6, 2, 4]);
+    assert_eq!(left_out, [6, 8, 2, 4]);
 }
 
 #[test]

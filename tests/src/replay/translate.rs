@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hyperv_vmbus::Encoding;
+use hyperv_vmbus::{Encoding, ic};
 
 use super::conversation::{Exchange, is_negotiation};
 use super::link::{Header, Link};
@@ -69,7 +69,8 @@ impl Translator {
         if negotiation && !same {
             return Ok(Err(KERNELS));
         }
-        let Some(operation) = operation.filter(|_| same || self.is_message(kind)) else {
+        let Some(operation) = operation.filter(|_| same || self.is_message(kind, &request.bytes))
+        else {
             return Ok(match same {
                 true => Ok((header, request.bytes.clone())),
                 false => Err(NOT_VALID),
@@ -100,9 +101,9 @@ impl Translator {
         Ok(Ok((header, message)))
     }
 
-    /// Whether a packet of this type carries messages.
-    fn is_message(&self, kind: u16) -> bool {
-        self.captured == Encoding::Utf8 || kind == IN_BAND
+    /// Whether this, in a packet of this type, is a message whose header is valid.
+    fn is_message(&self, kind: u16, bytes: &[u8]) -> bool {
+        self.captured == Encoding::Utf8 || (kind == IN_BAND && ic::decode(bytes).is_ok())
     }
 }
 
