@@ -145,7 +145,7 @@ pub enum Kernel {
     Listed,
     /// Over `hv_utils` too: there the host has rings, whatever the program has.
     Either,
-    /// As `Listed`; where all scenarios are played, with the newest kernel only.
+    /// As `Either`; where all scenarios are played, with the newest kernel only.
     Newest,
     /// Never, and why not.
     Never(&'static str),
@@ -205,7 +205,8 @@ impl Scenario {
                 self.transports.contains(&USUAL) || self.transports.contains(&FOR_KVP)
             }
             Transport::HvUtil => {
-                self.kernel == Kernel::Either || self.transports.contains(&Transport::HvUtil)
+                matches!(self.kernel, Kernel::Either | Kernel::Newest)
+                    || self.transports.contains(&Transport::HvUtil)
             }
         }
     }
@@ -375,7 +376,7 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-made-read-only" VSS_BOTH vss::inaccessible::made_read_only, own_process: "an ext4 that the kernel remounted read-only after an error is skipped";
         "vss-shut-down" VSS_BOTH vss::inaccessible::shut_down, own_process: "a file system that was shut down is skipped with a warning";
         "vss-path-hangs" VSS_BOTH vss::inaccessible::path_hangs, own_process => SAME: "a loop file whose path hangs is named in time, and nothing is frozen";
-        "vss-write-out-hangs" VSS_BOTH vss::inaccessible::write_out_hangs, own_process: "a file system that cannot write its dirty pages fails the FREEZE in time and is named, and nothing is frozen later";
+        "vss-write-out-hangs" VSS_BOTH vss::inaccessible::write_out_hangs, own_process => NEWEST: "a file system that cannot write its dirty pages fails the FREEZE in time and is named, and nothing is frozen later";
         "vss-write-out-stopped" VSS_BOTH vss::inaccessible::write_out_stopped, own_process => NEWEST: "the program ends although a file system cannot write its dirty pages, and the next one serves";
         "vss-hidden" VSS_BOTH vss::inaccessible::hidden, own_process: "a file system that is mounted over is frozen, and its mount stays";
         "vss-other-namespaces" VSS_BOTH vss::inaccessible::other_namespaces, own_process: "a file system that is mounted in another mount namespace only is frozen, unless the configuration excludes those";
@@ -394,12 +395,12 @@ pub static SCENARIOS: &[Scenario] = scenarios! {
         "vss-rescinded" VSS_BOTH vss::faults::device_gone, own_process: "removing the device during a freeze thaws";
         "vss-reply-refused" HVUTIL vss::faults::reply_refused, own_process => TOO_LATE: "the guest thaws when the kernel refuses the reply to a FREEZE";
         "vss-hibernates" HVUTIL vss::faults::hibernates, own_process => TOO_LATE: "the guest thaws when the kernel refuses the reply to a THAW";
-        "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process: "after the time limit everything thaws, and the THAW fails";
+        "vss-time-limit" VSS_BOTH vss::faults::time_limit, own_process => NEWEST: "after the time limit everything thaws, and the THAW fails";
         "vss-thaw-by-hand" VSS_BOTH vss::faults::by_hand, own_process => SAME: "`hyperv-agent thaw` thaws, and the host's THAW fails";
-        "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process: "a syslog socket that nobody reads does not delay a THAW";
-        "vss-stuck-freeze" VSS_BOTH vss::stuck::in_freeze, own_process: "a FREEZE that waits for a disk fails in time, names the file system, and leaves no other one frozen";
+        "vss-syslog-full" VSS_BOTH vss::faults::syslog_full, own_process => NEWEST: "a syslog socket that nobody reads does not delay a THAW";
+        "vss-stuck-freeze" VSS_BOTH vss::stuck::in_freeze, own_process => NEWEST: "a FREEZE that waits for a disk fails in time, names the file system, and leaves no other one frozen";
         "vss-stuck-thaw" VSS_BOTH vss::stuck::in_thaw, own_process => NEWEST: "a THAW that waits for a disk thaws all other file systems, and fails in time";
-        "vss-stuck-disk" KERNEL_ONLY vss::stuck::disk, own_process => EITHER: "freeze and thaw with a suspended device-mapper disk";
+        "vss-stuck-disk" KERNEL_ONLY vss::stuck::disk, own_process => NEWEST: "freeze and thaw with a suspended device-mapper disk";
         "vss-stuck-for-a-while" VSS_BOTH vss::stuck::for_a_while, own_process => SAME: "a FREEZE succeeds when a slow disk answers in time";
         "vss-stuck-side-by-side" VSS_BOTH vss::stuck::side_by_side, own_process => SAME: "file systems on different disks are frozen at the same time, each before the one that carries it";
         "vss-stuck-time-limit" VSS_BOTH vss::stuck::time_limit, own_process => SAME: "the time limit thaws without waiting for a disk";
