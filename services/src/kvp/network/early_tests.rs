@@ -5,7 +5,7 @@ use crate::kvp::network::early::{Checks, check, is_deferred};
 use crate::kvp::network::record::{State, records};
 
 /// Short, but long enough to write files and to ask systemd.
-const SHORT: Duration = Duration::from_secs(3);
+const SHORT: Duration = Duration::from_secs(5);
 
 const STARTS: &str = "inactive\\nJob=7";
 const RUNNING: &str = "active\\nJob=0";
