@@ -418,7 +418,7 @@ fn a_manager_that_hangs_is_rolled_back() {
         guest.write(case.file, "previous\n");
         case.reject(&guest, "sleep 1000");
         let before = tree(&guest);
-        let error = guest.set(&info(), Duration::from_secs(4)).unwrap_err();
+        let error = guest.set(&info(), Duration::from_secs(12)).unwrap_err();
         assert_eq!(tree(&guest), before, "{}", case.manager);
         let words = display_chain(&error);
         assert!(words.contains("rolled back to the previous one"), "{words}");
