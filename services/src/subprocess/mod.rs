@@ -10,7 +10,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use self::kill::kill;
 use self::wait::{Stream, wait};
@@ -32,6 +33,13 @@ const MAX_PIPE: usize = 1 << 20;
 
 /// Characters of a program's last lines that an error quotes.
 const MAX_QUOTE: usize = 300;
+
+/// How long a program is waited for that is open for writing: an administrator saves it, or
+/// another process that has just forked has yet to close its copy of the writer's descriptor.
+const WRITTEN: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const WRITTEN_RETRY: Duration = Duration::from_millis(5);
 
 /// The result of a program that exited.
 #[derive(Debug)]
@@ -77,9 +85,19 @@ pub(crate) fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = sys::exec_without_shell(&mut command)
-        .spawn()
-        .map_err(failed)?;
+    let command = sys::exec_without_shell(&mut command);
+    let written = deadline.min(Instant::now() + WRITTEN);
+    let mut child = loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy
+                    && Instant::now() < written =>
+            {
+                thread::sleep(WRITTEN_RETRY);
+            }
+            spawned => break spawned.map_err(failed)?,
+        }
+    };
     let mut streams = [
         Stream::new(child.stdout.take().map(OwnedFd::from)),
         Stream::new(child.stderr.take().map(OwnedFd::from)),
@@ -167,14 +185,15 @@ fn reset_oom_score(child: &Child) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
-    use std::thread;
-    use std::time::Duration;
 
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::wait::MAX_KEPT;
     use super::*;
+    use crate::error_chain::display_chain;
 
     /// Far more than any of these programs needs.
     const LONG: Duration = Duration::from_secs(60);
@@ -387,6 +406,27 @@ mod tests {
         for path in [child, session, orphan] {
             assert_dies(noted(&path));
         }
+    }
+
+    #[test]
+    fn a_program_that_is_open_for_writing_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let program = place.path().join("program");
+        let mut file = File::create(&program).unwrap();
+        file.write_all(b"#!/bin/sh\necho up\n").unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o755))
+            .unwrap();
+        let run_it = || run(&program, &[], &[], Instant::now() + LONG, None);
+        let error = display_chain(&run_it().unwrap_err());
+        assert!(error.ends_with("Text file busy (os error 26)"), "{error}");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // If this ends too soon, nothing was waited for.
+                thread::sleep(WRITTEN / 10);
+                drop(file);
+            });
+            assert_eq!(run_it().unwrap().stdout, b"up\n");
+        });
     }
 
     #[test]
