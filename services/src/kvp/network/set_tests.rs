@@ -678,7 +678,7 @@ fn a_configuration_that_is_not_in_effect_is_rolled_back() {
         guest.interfaces[0].addresses[0].ip = address.parse().unwrap();
         guest
     };
-    let short = Duration::from_secs(2);
+    let short = Duration::from_secs(5);
     let elsewhere = guest("10.0.0.9");
     let before = tree(&elsewhere);
     let words = display_chain(&elsewhere.set(&info(), short).unwrap_err());
@@ -1038,7 +1038,7 @@ fn what_the_host_no_longer_waits_for_is_rolled_back() {
             interfaces: &|| Ok(guest.interfaces.clone()),
         };
         let log = Logger::root(guest.log.clone(), o!());
-        let deadline = Instant::now() + Duration::from_secs(4);
+        let deadline = Instant::now() + Duration::from_secs(10);
         let confirm = || {
             thread::sleep(deadline.saturating_duration_since(Instant::now()));
             false
