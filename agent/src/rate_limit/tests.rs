@@ -214,14 +214,14 @@ fn events_warnings_and_output_pass_beside_any_number_of_others() {
     assert_eq!(suppressed.events, 0);
     limit.log_summary(&to);
     let summary = received.try_recv().unwrap();
-    assert!(
-        summary.contains("messages suppressed in the last 0 s"),
-        "{summary}"
-    );
-    assert!(
-        summary.contains(" times) again, service: kvp, ("),
-        "{summary}"
-    );
+    // How long it took, and so the order of the kinds, is the machine's affair.
+    for words in [
+        "messages suppressed in the last ",
+        " times) again, service: kvp",
+        " times) and again, service: kvp",
+    ] {
+        assert!(summary.contains(words), "{summary}");
+    }
     limit.log_summary(&to);
     assert!(received.try_recv().is_err());
 }
