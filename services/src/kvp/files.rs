@@ -10,6 +10,9 @@ use rustix::fs::OFlags;
 /// Bytes that are read of a file; the rest is ignored. Lease files can be long.
 const MAX_LEN: u64 = 1 << 20;
 
+/// Bytes that are read at once.
+const CHUNK: usize = 64 << 10;
+
 /// Files of a directory that are read.
 const MAX_FILES: usize = 1000;
 
@@ -24,7 +27,8 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
     if !file.metadata().ok()?.is_file() {
         return None;
     }
-    let mut content = Vec::new();
+    // In few reads: two of a file in /proc may tell of different times.
+    let mut content = Vec::with_capacity(CHUNK);
     file.take(MAX_LEN).read_to_end(&mut content).ok()?;
     Some(content)
 }

@@ -13,6 +13,9 @@ use super::lock::Access;
 use crate::kvp::files;
 use crate::processes;
 
+/// How often to look for the lock in the kernel's list.
+const LOOKS: usize = 10;
+
 /// How long to search for processes that have the file open if the kernel does not tell
 /// which of them holds the lock.
 const SEARCH: Duration = Duration::from_millis(200);
@@ -30,11 +33,13 @@ pub(super) fn describe(file: &File, access: Access) -> String {
     };
     let (device, inode) = (metadata.dev(), metadata.ino());
     let id = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let mut pids = lock_holders(
-        &files::text(Path::new("/proc/locks")).unwrap_or_default(),
-        &id,
-        access,
-    );
+    // The kernel gives the list in parts, and leaves out locks while others are taken and
+    // released between two of them.
+    let mut looks = (0..LOOKS).map(|_| {
+        let locks = files::text(Path::new("/proc/locks")).unwrap_or_default();
+        lock_holders(&locks, &id, access)
+    });
+    let mut pids = looks.find(|pids| !pids.is_empty()).unwrap_or_default();
     let mut prefix = "";
     if pids.contains(&None) {
         // A lock of an open file description belongs to no process in particular.
@@ -139,6 +144,12 @@ fn name(pid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
 
     #[test]
@@ -161,6 +172,36 @@ mod tests {
         // On btrfs.
         assert_eq!(found("00:25:44", Access::Shared), [Some(105)]);
         assert_eq!(found("00:25:45", Access::Exclusive), []);
+    }
+
+    #[test]
+    fn the_holder_is_found_while_other_locks_come_and_go() {
+        let held = tempfile::tempfile().unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        let me = format!("process {} (", std::process::id());
+        // So many locks that the list takes more than the page that the kernel gives at once.
+        let ready = Barrier::new(4);
+        let done = AtomicBool::new(false);
+        let others = || {
+            let files: Vec<_> = (0..60).map(|_| tempfile::tempfile().unwrap()).collect();
+            ready.wait();
+            while !done.load(Ordering::Relaxed) {
+                for operation in [FlockOperation::LockExclusive, FlockOperation::Unlock] {
+                    for file in &files {
+                        flock(file, operation).unwrap();
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            (0..3).for_each(|_| drop(scope.spawn(others)));
+            ready.wait();
+            let named: Vec<_> = (0..1000).map(|_| describe(&held, Access::Shared)).collect();
+            done.store(true, Ordering::Relaxed);
+            for holder in named {
+                assert!(holder.starts_with(&me), "{holder}");
+            }
+        });
     }
 
     #[test]
