@@ -10,8 +10,8 @@ use rustix::fs::OFlags;
 /// Bytes that are read of a file; the rest is ignored. Lease files can be long.
 const MAX_LEN: u64 = 1 << 20;
 
-/// Bytes that are read at once.
-const CHUNK: usize = 64 << 10;
+/// Bytes of room for a file before it is read. With less, it is read in small parts first.
+const ROOM: usize = 64 << 10;
 
 /// Files of a directory that are read.
 const MAX_FILES: usize = 1000;
@@ -28,7 +28,7 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
         return None;
     }
     // In few reads: two of a file in /proc may tell of different times.
-    let mut content = Vec::with_capacity(CHUNK);
+    let mut content = Vec::with_capacity(ROOM);
     file.take(MAX_LEN).read_to_end(&mut content).ok()?;
     Some(content)
 }
