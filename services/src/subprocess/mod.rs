@@ -397,7 +397,7 @@ mod tests {
             orphan.display()
         );
         // The files exist long before the timeout.
-        let error = shell(&script, Duration::from_secs(3)).unwrap_err();
+        let error = shell(&script, Duration::from_secs(6)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "/bin/sh timed out and was killed, saying \"problem\""

@@ -547,7 +547,7 @@ mod tests {
         for index in [0, 2] {
             stage.change(index, |it| it.freeze_hangs = true);
         }
-        stage.hold_in(&[], Duration::from_millis(2500));
+        stage.hold_in(&[], Duration::from_secs(5));
         stage.guard.freeze();
         let limit = loop {
             if let GuardReport::TimeLimit(waits) = stage.report() {

@@ -118,7 +118,7 @@ pub(super) fn test() {
     hook(&config.directory, "90-mariadb", EXAMPLE);
 
     // A statement that takes longer than the hook may stops the freeze.
-    config.time_limit = Duration::from_secs(6);
+    config.time_limit = Duration::from_secs(10);
     let slow = Slow::start(ENDLESS);
     let error = in_words(&run_pre_freeze(&config, soon(), None, |_| (), &logger).unwrap_err());
     assert!(error.contains("cannot get the lock"), "{error}");
@@ -147,7 +147,7 @@ fn loses_the_lock(config: &Config, writer: &Writer) {
     let log = Lines::default();
     let config = Config {
         freeze_limit: Duration::from_secs(1),
-        time_limit: Duration::from_secs(6),
+        time_limit: Duration::from_secs(10),
         ..config.clone()
     };
     let ran = run_pre_freeze(&config, soon(), None, |_| (), &log.logger()).unwrap();

@@ -130,7 +130,7 @@ fn others_let_it_go_on(config: &Config) {
     // Nobody comes to end it.
     let short = Config {
         freeze_limit: Duration::from_secs(1),
-        time_limit: Duration::from_secs(3),
+        time_limit: Duration::from_secs(10),
         ..config.clone()
     };
     drop(run_pre_freeze(&short, soon(), None, |_| (), &logger).unwrap());
